@@ -1,0 +1,45 @@
+# Every target builds the environment it needs by itself, once, in .venv.
+#   make demo ARGS="--seeds 3"        make test ARGS="-k weighting -x"
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check lint types docs format clean
+.NOTPARALLEL:
+
+demo: $(READY)
+	$(BIN)/hf-compalign demo --output outputs/demo $(ARGS)
+
+# tests/conftest.py turns the network off and gives each of the two workers one thread.
+test: $(READY)
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+check: lint types docs test
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(READY)
+	$(BIN)/mypy
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Keeps .venv, which takes minutes to build, and whatever else of yours is in outputs/.
+clean:
+	rm -rf site build dist outputs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find hf_compalign tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# The constraints hold for the whole install: a bare "torch" would bring gigabytes of CUDA to a CPU machine.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	touch $@

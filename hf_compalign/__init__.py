@@ -1,0 +1,66 @@
+"""Compress a fine-tuned transformer, and prove, example by example, that it still answers like the original.
+
+The public names are loaded on first use: importing the package costs milliseconds, not the seconds of torch
+and transformers.
+"""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_compalign.align.arguments import AlignmentArguments
+    from hf_compalign.align.teacher import cache_teacher_logits
+    from hf_compalign.align.trainer import AlignedDistillationTrainer
+    from hf_compalign.compress.callbacks import PruningCallback
+    from hf_compalign.measure.audit import Audit, audit
+    from hf_compalign.measure.footprint import footprint
+    from hf_compalign.measure.predict import predict
+    from hf_compalign.measure.predictions import Predictions
+    from hf_compalign.metrics import load_metric
+
+    __version__: str
+
+__all__ = [
+    "AlignedDistillationTrainer",
+    "AlignmentArguments",
+    "Audit",
+    "Predictions",
+    "PruningCallback",
+    "__version__",
+    "audit",
+    "cache_teacher_logits",
+    "footprint",
+    "load_metric",
+    "predict",
+]
+
+_HOMES = {
+    "AlignedDistillationTrainer": "align.trainer",
+    "AlignmentArguments": "align.arguments",
+    "Audit": "measure.audit",
+    "Predictions": "measure.predictions",
+    "PruningCallback": "compress.callbacks",
+    "audit": "measure.audit",
+    "cache_teacher_logits": "align.teacher",
+    "footprint": "measure.footprint",
+    "load_metric": "metrics",
+    "predict": "measure.predict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("hf-compalign")
+    elif name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+    globals()[name] = value  # the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

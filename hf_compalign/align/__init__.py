@@ -1,0 +1,1 @@
+"""Train a student to keep its teacher's decisions."""

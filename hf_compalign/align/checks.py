@@ -1,0 +1,181 @@
+"""What cannot work is refused when the trainer is built, with the reason and the way out."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel
+from transformers.trainer_utils import sort_checkpoints
+
+from hf_compalign.align.teacher import LOGITS_COLUMN, check_cached_logits, check_distinct, trusts_positions
+from hf_compalign.columns import find_label_column
+from hf_compalign.labels import names_of
+from hf_compalign.tasks import IGNORED, task_of
+
+logger = logging.getLogger(__name__)
+
+LOWER_IS_BETTER = ("mismatch_rate", "cie", "cie_u", "kl")
+
+
+def check_setup(trainer: Any) -> None:
+    """Refuse what the loss and its weighting cannot work with, whatever the data.
+
+    Raises:
+        ValueError: several label columns, or learned weights with an optimizer that cannot take them.
+    """
+    args = trainer.args
+    if len(trainer.label_names) != 1:
+        raise ValueError(
+            f"label_names must hold one name. Got {trainer.label_names}. Name the one column with the class labels."
+        )
+    if trainer.alignment.weighting == "uncertainty":
+        if trainer.optimizer is not None:
+            raise ValueError(
+                "weighting='uncertainty' learns its weights in the Trainer's optimizer, and cannot with optimizers=. "
+                "Leave optimizers out and choose with TrainingArguments(optim=...), or use another weighting."
+            )
+        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+            raise ValueError(
+                "weighting='uncertainty' keeps its weights outside the model, which DeepSpeed and FSDP do not "
+                "optimize. Use DDP, or another weighting."
+            )
+    metric = (args.metric_for_best_model or "").removeprefix("eval_")
+    if metric in LOWER_IS_BETTER and args.greater_is_better:
+        # TrainingArguments takes every metric that does not end in "loss" for one to maximise.
+        logger.warning("%s is better when it is lower: setting greater_is_better=False.", metric)
+        args.greater_is_better = False
+
+
+def check_student_and_teacher(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Refuse two models that cannot answer the same question with the same labels.
+
+    Raises:
+        ValueError: they share parameters, or have different tasks or vocabularies.
+    """
+    check_distinct(teacher, student)
+    ours, theirs = task_of(student), task_of(teacher)
+    if ours != theirs:
+        raise ValueError(
+            f"Teacher and student must do the same task. Got {theirs.name} and {ours.name}. "
+            "Use the original of this student as its teacher."
+        )
+    vocabularies = [getattr(model.config, "vocab_size", None) for model in (student, teacher)]
+    if vocabularies[0] != vocabularies[1]:
+        raise ValueError(
+            f"Teacher and student must share a tokenizer. Got vocabularies of {vocabularies[1]} and "
+            f"{vocabularies[0]} tokens. Cache the teacher's logits with its own tokenizer, or use another teacher."
+        )
+    names = names_of(student.config.id2label), names_of(teacher.config.id2label)
+    if trusts_positions(*names):
+        logger.warning(
+            "Only one of teacher and student has label names, so they are matched by position: teacher %s, student %s.",
+            list(names[1]),
+            list(names[0]),
+        )
+
+
+def check_datasets(trainer: Any) -> str | None:
+    """Refuse data that the terms in use cannot be computed on; the fingerprint of the cached teacher, if one is.
+
+    Raises:
+        ValueError: an empty dataset, labels missing or out of range, no teacher, or stale cached logits.
+    """
+    given = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"eval": trainer.eval_dataset}
+    splits = {"train": trainer.train_dataset} | given
+    own = None
+    found: set[str] = set()
+    for split, dataset in splits.items():
+        if dataset is None:
+            continue
+        if hasattr(dataset, "__len__") and len(dataset) == 0:
+            raise ValueError(f"The {split} dataset is empty. Give it at least one row.")
+        if isinstance(dataset, Dataset):
+            _check_labels(trainer, dataset, split)
+        columns = getattr(dataset, "column_names", None) or ()
+        if LOGITS_COLUMN in columns and isinstance(dataset, Dataset):
+            if own is None and trainer.teacher is not None:
+                own = trainer.teacher.fingerprint()
+            found.add(check_cached_logits(dataset, trainer.model, teacher_fingerprint=own, split=split))
+        elif trainer.alignment.needs_teacher and trainer.teacher is None and isinstance(dataset, Dataset):
+            raise ValueError(
+                f"The loss has terms with a teacher, but there is none for the {split} dataset. Pass teacher=, or fill "
+                f"the column {LOGITS_COLUMN!r} with cache_teacher_logits, or set all teacher weights to 0."
+            )
+    if len(found) > 1:
+        raise ValueError(
+            f"The datasets carry the logits of different teachers: {', '.join(sorted(found))}. "
+            "Run cache_teacher_logits on all of them with the same teacher."
+        )
+    return found.pop() if found else None
+
+
+def _check_labels(trainer: Any, dataset: Dataset, split: str) -> None:
+    own = trainer.label_names[0]
+    column = own if own in dataset.column_names else find_label_column(dataset)
+    labels = None if column is None else np.asarray(dataset.select_columns([column]).with_format("numpy")[:][column])
+    if labels is not None and labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"The labels of the {split} dataset must be whole numbers. Got {labels.dtype} in column {column!r}. "
+            "Map them to the ids of the model's config.label2id."
+        )
+    known = np.array([]) if labels is None else labels[labels != IGNORED]
+    n_labels = trainer.model.config.num_labels
+    wrong = known[(known < 0) | (known >= n_labels)]
+    if wrong.size:
+        raise ValueError(
+            f"The labels of the {split} dataset must lie in [0, {n_labels}), or be {IGNORED} where unknown. "
+            f"Got {int(wrong[0])} in column {column!r}. Set num_labels= when loading the model, or mend the column."
+        )
+    if split == "train" and not known.size and not trainer.alignment.needs_teacher:
+        raise ValueError(
+            f"The train dataset has no labels (columns: {', '.join(dataset.column_names)}), and the task term is the "
+            "only one in use. Add a label column, name it with TrainingArguments(label_names=[...]), or train on "
+            "the teacher's answers with agreement_weight or logits_weight above 0."
+        )
+
+
+def last_complete_checkpoint(output_dir: str) -> str:
+    """The newest checkpoint that was written to its end; one cut off by a kill is passed over.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folders = sort_checkpoints(output_dir=output_dir)
+    for folder in reversed(folders):
+        # The Trainer writes this file last.
+        state = Path(folder) / "trainer_state.json"
+        try:
+            json.loads(state.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            logger.warning("Passing over %s: it was not written to its end.", folder)
+            continue
+        return str(folder)
+    raise ValueError(
+        f"No complete checkpoint found in {output_dir!r}. Train without resume_from_checkpoint to begin anew."
+    )
+
+
+def read_alignment_state(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's alignment, if it is the one that training goes on with.
+
+    Raises:
+        ValueError: it is another one, or there is none.
+    """
+    if not path.exists():
+        raise ValueError(
+            f"The checkpoint {path.parent} was not made by an AlignedDistillationTrainer: it has no {path.name}. "
+            f"To start from its weights, load the model from it and train without resume_from_checkpoint."
+        )
+    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    was = state["alignment"] | {"teacher": state["teacher"]}
+    now = recipe["alignment"] | {"teacher": recipe["teacher"]}
+    changed = [f"{key}: {was.get(key)!r} -> {now[key]!r}" for key in now if was.get(key) != now[key]]
+    if changed:
+        raise ValueError(
+            f"The checkpoint {path.parent} was made with another alignment: {'; '.join(changed)}. Resume with the "
+            "same, or load the model from it and train without resume_from_checkpoint."
+        )
+    return state

@@ -1,0 +1,153 @@
+"""The loss terms: pure functions of logits with one value per item, and the only reduction."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_compalign.tasks import IGNORED
+
+# (student logits, teacher logits, labels) -> one value per item; the task term alone does without a teacher.
+TermFunction = Callable[..., Tensor]
+
+
+def task_loss(student: Tensor, teacher: Tensor | None, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy with the labels, -log softmax(z_s)[y]; 0 where the label is -100.
+
+    At student = teacher it is the teacher's own loss, not 0.
+
+    Args:
+        student: logits [..., C].
+        teacher: not used; every term takes the same three tensors.
+        labels: [...], -100 where unknown.
+        label_smoothing: the share of the target that is spread over all classes.
+
+    Returns:
+        [...] in nats.
+
+    >>> task_loss(torch.zeros(2, 4), None, torch.tensor([1, -100])).tolist()
+    [1.3862943649291992, 0.0]
+    """
+    flat = F.cross_entropy(
+        student.reshape(-1, student.shape[-1]),
+        labels.reshape(-1),
+        ignore_index=IGNORED,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    return flat.reshape(labels.shape)
+
+
+def agreement_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, soft: bool = False) -> Tensor:
+    """Cross-entropy with the teacher's prediction: -log softmax(z_s)[r], r = argmax z_t.
+
+    With ``soft`` the target is softmax(z_t) in place of its argmax. At student = teacher it is
+    -log max softmax(z_t) when hard, the teacher's entropy when soft (which is also its minimum).
+    https://huggingface.co/papers/2012.01604
+
+    Args:
+        student: logits [..., C].
+        teacher: logits [..., C].
+        labels: not used.
+        soft: whether the target is the teacher's distribution.
+
+    Returns:
+        [...] in nats.
+
+    >>> z = torch.tensor([[2.0, 0.0]])
+    >>> bool(torch.isclose(agreement_loss(z, z, z), -torch.log_softmax(z, -1)[:, 0]).all())
+    True
+    """
+    if soft:
+        return -(teacher.softmax(-1) * student.log_softmax(-1)).sum(-1)
+    return -student.log_softmax(-1).gather(-1, teacher.argmax(-1, keepdim=True)).squeeze(-1)
+
+
+def logits_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Logit pairing: mean over classes of (z_t - z_s)^2; 0 at student = teacher.
+
+    https://huggingface.co/papers/1312.6184, as the third term of https://huggingface.co/papers/2012.01604
+
+    Args:
+        student: logits [..., C].
+        teacher: logits [..., C].
+        labels: not used.
+
+    Returns:
+        [...] in squared logits.
+
+    >>> logits_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([0])).tolist()
+    [2.5]
+    """
+    return (student - teacher).pow(2).mean(-1)
+
+
+def kl_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Distillation: T^2 * KL(softmax(z_t / T) || softmax(z_s / T)); 0 at student = teacher.
+
+    https://huggingface.co/papers/1503.02531
+
+    Args:
+        student: logits [..., C].
+        teacher: logits [..., C].
+        labels: not used.
+        temperature: T > 0; at 1 it is the plain divergence of the two predictions.
+
+    Returns:
+        [...] in nats.
+
+    >>> z = torch.randn(3, 5)
+    >>> kl_loss(z, z, z, temperature=2.0).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    p = (teacher / temperature).log_softmax(-1)
+    q = (student / temperature).log_softmax(-1)
+    # Rounding can leave a sum of tiny differences just below the 0 that is its minimum.
+    return temperature**2 * (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
+
+
+def where_teacher_is_right(teacher: Tensor, labels: Tensor) -> Tensor:
+    """The gate 1[argmax z_t = y]: [...] of bool. Items without a label pass: nobody knows them wrong."""
+    return (teacher.argmax(-1) == labels) | (labels == IGNORED)
+
+
+def gated(term: TermFunction) -> TermFunction:
+    """The term, with 0 for the items on which the teacher is known to be wrong."""
+
+    def gated_term(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        values = term(student, teacher, labels)
+        return torch.where(where_teacher_is_right(teacher, labels), values, torch.zeros_like(values))
+
+    return gated_term
+
+
+def masked_mean(per_item: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+    """Sum of the items that the mask keeps, over their count; 0 with a finite gradient when it keeps none.
+
+    Args:
+        per_item: [...], one loss per item.
+        mask: [...] of bool.
+        count: what to divide by, when it is more than this batch: the items of all accumulated batches over
+            the number of processes. None takes ``mask.sum()``.
+
+    >>> masked_mean(torch.tensor([1.0, 5.0]), torch.tensor([True, False])).item()
+    1.0
+    """
+    total = torch.where(mask, per_item, torch.zeros_like(per_item)).sum()
+    if count is None:
+        count = mask.sum()
+    return total / count.clamp_min(1.0 / 1024)
+
+
+def teacher_terms(
+    *, soft_agreement: bool, temperature: float, only_where_teacher_is_right: bool
+) -> dict[str, TermFunction]:
+    """The three terms that need a teacher, with their options bound."""
+    terms: dict[str, TermFunction] = {
+        "agreement": partial(agreement_loss, soft=soft_agreement),
+        "logits": logits_loss,
+        "kl": partial(kl_loss, temperature=temperature),
+    }
+    return {name: gated(term) for name, term in terms.items()} if only_where_teacher_is_right else terms

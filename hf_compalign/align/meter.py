@@ -1,0 +1,55 @@
+"""Running averages of the loss terms between two log lines, without asking the device for a value per step."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class TermMeter:
+    """Sums of the terms and of their weights, and the first step at which each term was nan.
+
+    Args:
+        names: the terms, in the order of the tensors given to `add`.
+        device: where the sums live.
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.names = tuple(names)
+        self._first_nan = torch.full((len(self.names),), -1, device=device)
+        self._sums = torch.zeros(2, len(self.names), device=device)
+        self._steps = 0
+
+    def add(self, losses: Tensor, weights: Tensor, *, step: int) -> None:
+        """Take in one optimizer step's losses [K] and weights [K]."""
+        losses = losses.detach()
+        unseen = torch.isnan(losses) & (self._first_nan < 0)
+        self._first_nan = torch.where(unseen, torch.full_like(self._first_nan, step), self._first_nan)
+        self._sums += torch.stack([losses, weights.detach()])
+        self._steps += 1
+
+    def averages(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The mean losses and weights since the last call, over all processes, as log entries."""
+        if not self._steps:
+            return {}
+        losses, weights = (reduce(self._sums) / self._steps).tolist()
+        self._sums.zero_()
+        self._steps = 0
+        entries = {f"{name}_loss": value for name, value in zip(self.names, losses, strict=True)}
+        return entries | {f"{name}_weight": value for name, value in zip(self.names, weights, strict=True)}
+
+    def raise_if_nan(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Stop when a term was nan since training began, on whichever process.
+
+        Raises:
+            FloatingPointError: which terms, and at which step each was nan first.
+        """
+        # Averaged over processes, a -1 everywhere stays -1; all processes stop together or none does.
+        if (reduce(self._first_nan.float()) == -1).all():
+            return
+        seen = zip(self.names, self._first_nan.tolist(), strict=True)
+        found = ", ".join(f"{name} (step {step})" for name, step in seen if step >= 0) or "on another process"
+        raise FloatingPointError(
+            f"The loss became nan: {found}. A nan in agreement, logits or kl but not in task comes from the teacher's "
+            "logits; otherwise the student diverged: lower the learning rate, or use bf16 or float32 for fp16."
+        )

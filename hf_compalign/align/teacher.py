@@ -1,0 +1,228 @@
+"""The frozen original: run beside the student, or read from a column of logits that was filled once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_compalign.fingerprint import DIGITS, combined_fingerprint, model_fingerprint, row_fingerprint
+from hf_compalign.inference import (
+    Collator,
+    check_prepared,
+    default_collator,
+    forward_logits,
+    input_names,
+    load_model,
+)
+from hf_compalign.labels import are_placeholders, label_order, names_of
+
+LOGITS_COLUMN = "teacher_logits"
+FINGERPRINT_COLUMN = "teacher_fingerprint"
+# Rows of a cached dataset that are checked when training starts; evenly spaced, so that a stale part shows.
+CHECKED_ROWS = 256
+_ANY_ORDER = "any"
+
+
+class LiveTeacher:
+    """A model in eval mode without gradients, whose logits come in the student's label order.
+
+    Args:
+        model: the original; it is put in eval mode and its parameters stop requiring gradients.
+        student_labels: the student's label names, in the order of its logits.
+    """
+
+    def __init__(self, model: PreTrainedModel, student_labels: Sequence[str]) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.labels = names_of(model.config.id2label)
+        self._order = label_order(student_labels, self.labels)
+
+    def to(self, device: torch.device) -> None:
+        """Move the teacher to the student's device; a model that is spread or quantized stays where it is."""
+        if getattr(self.model, "hf_device_map", None) is None and not getattr(self.model, "is_quantized", False):
+            self.model.to(device)
+
+    def logits(self, inputs: Mapping[str, Any], autocast: AbstractContextManager[Any] | None = None) -> Tensor:
+        """Logits [..., C] in float32 of a batch, computed in the given autocast."""
+        with autocast or nullcontext():
+            logits = forward_logits(self.model, inputs)
+        return logits if self._order is None else logits[..., list(self._order)]
+
+    def fingerprint(self) -> str:
+        """Which weights these are, and in which label order they answer."""
+        return model_fingerprint(self.model)
+
+
+def cache_teacher_logits(
+    dataset: Dataset | DatasetDict,
+    teacher: Any,
+    *,
+    student_labels: Sequence[str] | None = None,
+    processing_class: Any = None,
+    data_collator: Collator | None = None,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+) -> Any:
+    """Fill the column `teacher_logits`, so that training needs no teacher and costs what plain training costs.
+
+    Beside it the column `teacher_fingerprint` says for each row which teacher answered, in which label order, and
+    from which inputs: a dataset that was prepared anew, or is changed at random on access, is refused later.
+
+    Args:
+        dataset: tokenized texts or pixel values, as the Trainer takes them; a `DatasetDict` is filled split by split.
+        teacher: a module, a local folder or a Hub id.
+        student_labels: the student's label names, when its order differs from the teacher's.
+        processing_class: the tokenizer, to pad with.
+        data_collator: in place of the default one, as in the Trainer.
+        batch_size: rows at a time.
+        device: where to run the teacher; by default a GPU if there is one.
+
+    Returns:
+        The dataset with the two columns added: logits as C float32 each.
+
+    Raises:
+        ValueError: the dataset is empty or not prepared, is an iterable one, or the labels do not match.
+    """
+    if isinstance(dataset, dict):
+        splits = {
+            name: cache_teacher_logits(
+                split,
+                teacher,
+                student_labels=student_labels,
+                processing_class=processing_class,
+                data_collator=data_collator,
+                batch_size=batch_size,
+                device=device,
+            )
+            for name, split in dataset.items()
+        }
+        return DatasetDict(splits)
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"Only a datasets.Dataset can be cached. Got {type(dataset).__name__}. Pass teacher= to the trainer "
+            "instead: the live teacher takes any dataset."
+        )
+    model = load_model(teacher)
+    check_prepared(dataset, model)
+    names = names_of(model.config.id2label)
+    live = LiveTeacher(model, names if student_labels is None else student_labels)
+    live.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    prefix = f"{live.fingerprint()}-{_order_mark(student_labels or names)}"
+    collate = data_collator or default_collator(processing_class)
+    columns = input_names(model)
+
+    def answer(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        inputs = [{name: row[name] for name in row if name in columns} for row in rows]
+        # Hashed first: a collator may pad or change the rows it is given.
+        marks = [f"{prefix}-{row_fingerprint(row)}" for row in inputs]
+        return {LOGITS_COLUMN: live.logits(collate(inputs)).cpu().numpy(), FINGERPRINT_COLUMN: marks}
+
+    stale = [name for name in (LOGITS_COLUMN, FINGERPRINT_COLUMN) if name in dataset.column_names]
+    return dataset.remove_columns(stale).map(
+        answer,
+        batched=True,
+        batch_size=batch_size,
+        # Hashing the teacher inside the function would take longer than running it.
+        new_fingerprint=combined_fingerprint([dataset._fingerprint, prefix]),
+        desc="Teacher logits",
+    )
+
+
+def check_cached_logits(
+    dataset: Dataset, student: PreTrainedModel, *, teacher_fingerprint: str | None = None, split: str = "train"
+) -> str:
+    """Refuse cached logits that do not belong to these rows, this student or this teacher.
+
+    Args:
+        dataset: with the two columns of `cache_teacher_logits`.
+        student: whose number and order of labels the logits must have.
+        teacher_fingerprint: of the teacher that is at hand, if one is.
+        split: how error messages call the dataset.
+
+    Returns:
+        The fingerprint of the teacher that answered.
+
+    Raises:
+        ValueError: the column is stale, of another teacher, of the wrong size or order, or not marked at all.
+    """
+    if FINGERPRINT_COLUMN not in dataset.column_names:
+        raise ValueError(
+            f"The {split} dataset has a column {LOGITS_COLUMN!r} but no {FINGERPRINT_COLUMN!r}, so nothing tells "
+            "whether the logits are still right. Fill both with cache_teacher_logits."
+        )
+    names = names_of(student.config.id2label)
+    expected_order = _order_mark(names)
+    columns = input_names(student)
+    found: set[str] = set()
+    for index, row in _spread_rows(dataset):
+        _check_logits(row[LOGITS_COLUMN], len(names), split, index)
+        teacher, order, inputs = str(row[FINGERPRINT_COLUMN]).split("-")
+        if inputs != row_fingerprint({name: row[name] for name in row if name in columns}):
+            raise ValueError(
+                f"The cached teacher logits of the {split} dataset are stale: the inputs of row {index} are not those "
+                "that the teacher answered. The preprocessing has changed or is random. Run cache_teacher_logits "
+                "again after it, or pass teacher= and drop the column."
+            )
+        if _ANY_ORDER not in (order, expected_order) and order != expected_order:
+            raise ValueError(
+                f"The cached teacher logits of the {split} dataset are in another label order than the student's "
+                f"({', '.join(names)}). Run cache_teacher_logits again with student_labels= in that order."
+            )
+        found.add(teacher)
+    if len(found) > 1 or (teacher_fingerprint is not None and found != {teacher_fingerprint}):
+        wanted = f"the teacher given is {teacher_fingerprint}" if teacher_fingerprint else "they must be one"
+        raise ValueError(
+            f"The cached teacher logits of the {split} dataset are of another teacher: got {', '.join(sorted(found))}; "
+            f"{wanted}. Run cache_teacher_logits again."
+        )
+    return found.pop()
+
+
+def check_distinct(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
+    """Refuse a teacher that would change along with the student.
+
+    Raises:
+        ValueError: the two are one model, or share a parameter.
+    """
+    own = {parameter.data_ptr() for parameter in student.parameters() if parameter.numel()}
+    if teacher is student or any(p.data_ptr() in own for p in teacher.parameters() if p.numel()):
+        raise ValueError(
+            "The teacher must not be the student, nor share parameters with it: it would change in training. "
+            "Load it separately (teacher='path/to/the/original'), or pass copy.deepcopy(model) made before training."
+        )
+
+
+def trusts_positions(student_labels: Sequence[str], teacher_labels: Sequence[str]) -> bool:
+    """Whether labels can only be matched by position, because one side never named them and the other did."""
+    return are_placeholders(student_labels) != are_placeholders(teacher_labels)
+
+
+def _order_mark(names: Sequence[str]) -> str:
+    if are_placeholders(names):
+        return _ANY_ORDER
+    return row_fingerprint({"names": [name.casefold() for name in names]})[: DIGITS // 2]
+
+
+def _spread_rows(dataset: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
+    for index in np.unique(np.linspace(0, len(dataset) - 1, CHECKED_ROWS).astype(int)).tolist():
+        yield index, dataset[index]
+
+
+def _check_logits(logits: Any, n_labels: int, split: str, index: int) -> None:
+    values = np.asarray(logits, dtype=np.float64)
+    if values.shape != (n_labels,):
+        raise ValueError(
+            f"The column {LOGITS_COLUMN!r} of the {split} dataset must hold {n_labels} logits a row, one for each "
+            f"label of the student. Got shape {values.shape} in row {index}. Run cache_teacher_logits again with the "
+            "right teacher."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"The column {LOGITS_COLUMN!r} of the {split} dataset holds nan or inf in row {index}: "
+            "the teacher is broken there. Check the teacher, then run cache_teacher_logits again."
+        )

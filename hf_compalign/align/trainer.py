@@ -1,0 +1,314 @@
+"""The Trainer whose loss keeps the student answering like its teacher."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_compalign._files import write_text_atomic
+from hf_compalign.align.arguments import AlignmentArguments
+from hf_compalign.align.checks import (
+    check_datasets,
+    check_setup,
+    check_student_and_teacher,
+    last_complete_checkpoint,
+    read_alignment_state,
+)
+from hf_compalign.align.losses import kl_loss, masked_mean, task_loss
+from hf_compalign.align.meter import TermMeter
+from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher
+from hf_compalign.align.weighting import load_json_state, state_as_json
+from hf_compalign.inference import load_model
+from hf_compalign.labels import names_of
+from hf_compalign.measure.comparison import alignment_metrics
+from hf_compalign.tasks import IGNORED, Items, logits_of, task_of
+
+STATE_FILE = "alignment.json"
+
+
+class AlignedDistillationTrainer(Trainer):
+    """A `Trainer` that also trains the student to keep the answers of a frozen teacher.
+
+    Everything a `Trainer` takes can be given, and works as it does there. The loss is the weighted sum of the terms
+    of `AlignmentArguments`, each averaged over its own items: an item whose label is -100, and every item of a
+    dataset without labels, takes part in the teacher's terms alone. `evaluate` and `predict` add mismatch_rate, cie,
+    cie_u, agreement and kl against the teacher; the loss they report has the weights of the arguments, also where the
+    training adapts them. https://huggingface.co/papers/2012.01604
+
+    Args:
+        model: the student, with a sequence or image classification head.
+        args: as for `Trainer`.
+        teacher: the original: a module, a local folder or a Hub id. None when the datasets carry its logits
+            (`cache_teacher_logits`), or when all teacher weights are 0.
+        alignment: the loss terms and their weights; the default needs no change.
+        **trainer: the other arguments of `Trainer`.
+
+    Raises:
+        ValueError: something that cannot work, with what to change; before any training.
+    """
+
+    label_names: list[str]
+    _signature_columns: list[str] | None
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        *,
+        teacher: Any = None,
+        alignment: AlignmentArguments | None = None,
+        **trainer: Any,
+    ) -> None:
+        self.alignment = alignment or AlignmentArguments()
+        super().__init__(model, args, **trainer)
+        self.task = task_of(self.model)
+        # Each term is divided by the count of a whole optimizer step, over all its batches and processes. With this
+        # set, Trainer does not divide by the accumulation steps again.
+        # https://github.com/huggingface/transformers/issues/47688
+        self.model_accepts_loss_kwargs = True
+        self.label_names = self.label_names or ["labels"]
+        check_setup(self)
+        self.teacher: LiveTeacher | None = None
+        if teacher is not None:
+            loaded = load_model(teacher)
+            check_student_and_teacher(self.model, loaded)
+            self.teacher = LiveTeacher(loaded, names_of(self.model.config.id2label))
+            self.teacher.to(self.args.device)
+        self._cached_fingerprint = check_datasets(self)
+        self._recipe_cache: dict[str, Any] | None = None
+        self._terms = self.alignment.terms()
+        self._reset_weighting()
+        self._pairs: list[np.ndarray] = []
+
+    # ---- the loss ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The weighted sum of the terms; called by the Trainer for training and evaluation."""
+        training = model.training
+        if training and self.alignment.needs_teacher and not self.alignment.student_dropout:
+            _switch_dropout_off(model)
+        inputs = dict(inputs)
+        labels = inputs.pop(self.label_names[0], None)
+        needed = self.alignment.needs_teacher
+        teacher = self._teacher_logits(inputs, training=training) if needed else None
+        inputs.pop(LOGITS_COLUMN, None)
+        outputs = model(**inputs)
+        items = self.task.items(logits_of(outputs), labels)
+        counts = num_items_in_batch if isinstance(num_items_in_batch, Tensor) else None
+        losses = self._losses(outputs, items, teacher, counts)
+        if not training:
+            loss = (self.weighting.base * losses).sum()
+        else:
+            loss = self.weighting(losses)
+            self._note(losses)
+        # Trainer takes the first of a plain tuple for the loss when it evaluates.
+        return (loss, outputs if hasattr(outputs, "keys") else (loss, *outputs)) if return_outputs else loss
+
+    def _losses(self, outputs: Any, items: Items, teacher: Tensor | None, counts: Tensor | None) -> Tensor:
+        """[K], the terms of one batch; over an optimizer step's batches and processes they add up to its means."""
+        n_items, n_labelled = (None, None) if counts is None else counts.unbind()
+        losses = []
+        for name, term in self._terms.items():
+            if name == "task":
+                losses.append(self._task_loss(outputs, items, n_labelled))
+            elif teacher is None:
+                # Evaluation on a dataset without the teacher's answers: there is nothing to compare with.
+                losses.append(items.logits.new_zeros(()))
+            else:
+                values = term(items.logits, teacher, items.labels)
+                losses.append(masked_mean(values, items.mask, n_items))
+        return torch.stack(losses)
+
+    def _task_loss(self, outputs: Any, items: Items, count: Tensor | None) -> Tensor:
+        if self.compute_loss_func is not None:
+            world = self.accelerator.num_processes
+            total = None if count is None else count * world
+            # The user's function divides by all processes' items, and DDP divides once more by the processes.
+            scale = 1 if count is None else world
+            own: Tensor = self.compute_loss_func(outputs, items.labels, num_items_in_batch=total) * scale
+            return own
+        smoothing = self.args.label_smoothing_factor
+        values = task_loss(items.logits, None, items.labels, label_smoothing=smoothing)
+        return masked_mean(values, items.labelled, count)
+
+    def _teacher_logits(self, inputs: Mapping[str, Any], *, training: bool) -> Tensor | None:
+        """[B, C]: from the batch's column, else from the live teacher; None in an evaluation that has neither."""
+        cached: Tensor | None = inputs.get(LOGITS_COLUMN)
+        if cached is not None:
+            return cached.float()
+        if self.teacher is not None:
+            return self.teacher.logits(inputs, self.accelerator.autocast())
+        if training:
+            raise ValueError(
+                f"The batch has no {LOGITS_COLUMN!r}, and no teacher= was given. If the dataset has the column, the "
+                "data_collator or a transform drops it: let it pass the column on as a float tensor [B, C]."
+            )
+        return None
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        """[2]: the items and the labelled items of an optimizer step, over the number of processes."""
+        counts = torch.zeros(2, device=device)
+        for batch in batch_samples:
+            labels = batch.get(self.label_names[0])
+            size = next(value.shape[0] for value in batch.values() if isinstance(value, Tensor))
+            known = 0 if labels is None else (labels != IGNORED).sum().to(device)
+            counts += torch.stack([torch.tensor(size, device=device), torch.as_tensor(known, device=device)])
+        return self._mean_over_processes(counts)
+
+    def _mean_over_processes(self, values: Tensor) -> Tensor:
+        reduced: Tensor = self.accelerator.reduce(values.clone(), reduction="mean")
+        return reduced
+
+    # ---- bookkeeping of the terms ----
+
+    def _reset_weighting(self) -> None:
+        self.weighting = self.alignment.build_weighting(self.args.seed).to(self.args.device)
+        for parameter in self.weighting.parameters():
+            # They live outside the model, so DDP does not know them.
+            parameter.register_hook(self._mean_over_processes)
+        self._meter = TermMeter(list(self._terms), self.args.device)
+        self._step_losses = torch.zeros(len(self._terms), device=self.args.device)
+
+    def _note(self, losses: Tensor) -> None:
+        """Add up the losses of an optimizer step; at its last batch, log them and let the weighting see them."""
+        self._step_losses += losses.detach()
+        if not self.accelerator.sync_gradients:
+            return
+        step = self.state.global_step + 1
+        self._meter.add(self._step_losses, self.weighting.weights(), step=step)
+        seen = self._mean_over_processes(self._step_losses) if self.weighting.observes else self._step_losses
+        self.weighting.step(seen, step)
+        self._step_losses.zero_()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as the Trainer does, with every term's mean and weight beside the training loss."""
+        if "loss" in logs:
+            logs |= self._meter.averages(self._mean_over_processes)
+        super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.control.should_log or self.control.should_save or self.control.should_evaluate:
+            self._meter.raise_if_nan(self._mean_over_processes)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    # ---- agreement with the teacher, in evaluate() and predict() ----
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """The Trainer's loop, with the agreement of student and teacher added to its metrics."""
+        self._pairs = []
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self._pairs:
+            reference, candidate, labels, kl = np.concatenate(self._pairs).T
+            found = alignment_metrics(reference.astype(int), candidate.astype(int), labels.astype(int), kl)
+            for name, value in found.items():
+                # A metric of the user's own with that name stays what it was.
+                output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
+        return output
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """One evaluation batch, as the Trainer does it; both models' answers to each example are noted."""
+        inputs = dict(self._prepare_inputs(inputs))
+        with torch.no_grad():
+            teacher = self._teacher_logits(inputs, training=False)
+        inputs.pop(LOGITS_COLUMN, None)
+        if teacher is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        labels = inputs.get(self.label_names[0])
+        # With labels the Trainer calls compute_loss, which takes the teacher's answer from here; without, the model.
+        batch = inputs if labels is None else {**inputs, LOGITS_COLUMN: teacher}
+        loss, logits, gathered_labels = super().prediction_step(model, batch, False, ignore_keys)
+        student = logits[0] if isinstance(logits, tuple) else logits
+        self._pairs.append(self._answers(self.task.items(student, labels), teacher))
+        return (loss, None, None) if prediction_loss_only else (loss, logits, gathered_labels)
+
+    def _answers(self, items: Items, teacher: Tensor) -> np.ndarray:
+        """[N, 4]: the predictions of teacher and student, the label, the divergence; of all processes' examples."""
+        kl = kl_loss(items.logits, teacher, items.labels)
+        columns = [teacher.argmax(-1), items.logits.argmax(-1), items.labels, kl]
+        answers = torch.stack([column.double() for column in columns], dim=-1)
+        # The Trainer's own gathering drops the examples that fill up the last batch of a distributed evaluation.
+        gathered: np.ndarray = self.gather_function(answers[items.mask]).cpu().numpy()
+        return gathered
+
+    # ---- what surrounds the loop ----
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The Trainer's optimizer, which also trains the weighting where it is learned."""
+        fresh = self.optimizer is None
+        if fresh:
+            self._reset_weighting()
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        if fresh and self.weighting.learns:
+            optimizer.add_param_group({"params": list(self.weighting.parameters()), "weight_decay": 0.0})
+        return optimizer
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; a checkpoint is resumed with the alignment that it was made with.
+
+        Raises:
+            ValueError: the checkpoint was made with another alignment, or without any.
+            FloatingPointError: a loss term became nan: which, and at which step.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            self._read_state(resume_from_checkpoint)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        self._meter.raise_if_nan(self._mean_over_processes)
+        return output
+
+    def _recipe(self) -> dict[str, Any]:
+        if self._recipe_cache is None:
+            teacher = self.teacher.fingerprint() if self.teacher is not None else self._cached_fingerprint
+            self._recipe_cache = {"alignment": asdict(self.alignment), "teacher": teacher}
+        return self._recipe_cache
+
+    def _read_state(self, checkpoint: str) -> dict[str, Any]:
+        return read_alignment_state(Path(checkpoint) / STATE_FILE, self._recipe())
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            state = self._recipe() | {"weighting": state_as_json(self.weighting)}
+            write_text_atomic(Path(output_dir) / STATE_FILE, json.dumps(state, indent=2))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            load_json_state(self.weighting, self._read_state(checkpoint)["weighting"])
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns = self._signature_columns or []
+        if LOGITS_COLUMN not in columns:
+            self._signature_columns = [*columns, LOGITS_COLUMN]
+
+
+def _switch_dropout_off(model: nn.Module) -> None:
+    """Put all modules in eval mode but those for which the training mode means something else than dropout."""
+    for module in model.modules():
+        # Gradient checkpointing is on in training mode only, batch norms learn their statistics there; the model
+        # itself keeps saying that it trains.
+        keeps = isinstance(module, _BatchNorm) or getattr(module, "gradient_checkpointing", False)
+        if module is not model and not keeps:
+            module.training = False

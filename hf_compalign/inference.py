@@ -1,0 +1,111 @@
+"""Load a model and its processor, and run it on the rows of a dataset."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from hf_compalign.columns import LABEL_COLUMNS
+from hf_compalign.tasks import Task, logits_of, task_of, task_of_class
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
+
+
+def load_model(model: "PreTrainedModel | str | Path") -> "PreTrainedModel":
+    """A model as it is, or loaded with the Auto class of its head from a local folder or the Hub.
+
+    Raises:
+        ValueError: no model is found there, or its head is not supported.
+    """
+    if isinstance(model, nn.Module):
+        task_of(model)
+        return model
+    import transformers
+
+    path = str(model)
+    try:
+        config = transformers.AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"No model could be loaded from {path!r}: it must be a folder written by save_pretrained or a model "
+            f"id on the Hub. ({error})"
+        ) from error
+    if not config.architectures:
+        raise ValueError(
+            f"The config of {path!r} does not say which class of model it is (its 'architectures' is empty). "
+            "Save the fine-tuned model with save_pretrained and use that folder."
+        )
+    task = task_of_class(config.architectures[0])
+    loaded = getattr(transformers, task.auto_class).from_pretrained(path)
+    task_of(loaded)
+    return loaded
+
+
+def load_processor(path: str | Path, task: Task) -> Any:
+    """The tokenizer or the image processor that was saved beside a model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    import transformers
+
+    auto_class = transformers.AutoTokenizer if task.model_input == "input_ids" else transformers.AutoImageProcessor
+    try:
+        return auto_class.from_pretrained(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        kind = "tokenizer" if task.model_input == "input_ids" else "image processor"
+        raise ValueError(
+            f"No {kind} could be loaded from {str(path)!r}. Save it beside the model with save_pretrained, or pass "
+            f"processing_class=. ({error})"
+        ) from error
+
+
+def input_names(model: "PreTrainedModel") -> tuple[str, ...]:
+    """The arguments of the model's forward, without the labels."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return tuple(name for name in inspect.signature(base.forward).parameters if name not in LABEL_COLUMNS)
+
+
+def default_collator(processing_class: Any = None) -> Collator:
+    """What the Trainer would take: padding by the tokenizer where there is one, stacking otherwise."""
+    from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
+
+    if isinstance(processing_class, PreTrainedTokenizerBase):
+        return DataCollatorWithPadding(processing_class)
+    return default_data_collator
+
+
+def forward_logits(model: "PreTrainedModel", batch: Mapping[str, Any]) -> Tensor:
+    """Logits [..., C] in float32 of the batch's inputs that the model knows; no gradients.
+
+    The batch is moved to the model's device; the model's mode (train or eval) is the caller's business.
+    """
+    device = next(model.parameters()).device
+    known = input_names(model)
+    inputs = {name: value.to(device) for name, value in batch.items() if name in known}
+    with torch.no_grad():
+        return logits_of(model(**inputs)).float()
+
+
+def check_prepared(dataset: Dataset, model: "PreTrainedModel") -> None:
+    """Refuse a dataset that is empty or does not hold the model's inputs yet.
+
+    Raises:
+        ValueError: what is missing, and what to do.
+    """
+    if len(dataset) == 0:
+        raise ValueError("The dataset is empty. Give it at least one row.")
+    needed = task_of(model).model_input
+    columns = list(dataset[0])
+    if needed not in columns:
+        raise ValueError(
+            f"The dataset must hold the model's inputs. Got the columns {', '.join(columns)}; "
+            f"{type(model).__name__} needs {needed!r}. Tokenize the texts, or turn the images into pixel values, first."
+        )

@@ -1,0 +1,339 @@
+"""Paired statistics of two models that answered the same items.
+
+``reference`` is the model to be preserved, ``candidate`` the one that should answer like it. Predictions and
+labels are integers of shape [N]; a label of -100 means unknown. Whatever has no denominator is nan, never 0.
+
+The mismatches of a compressed model are the *compression-identified exemplars* (CIE) of
+https://huggingface.co/papers/2012.01604; CIE-U are those the reference had right.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from hf_compalign.measure.intervals import check_level, rate, wilson_interval
+
+Array = NDArray[Any]
+
+IGNORED = -100  # the label of an item whose label is not known
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The five ways in which two predictions can relate to a label; every other count derives from them.
+
+    Attributes:
+        both_right: reference = label = candidate.
+        lost: only the reference is right: a negative flip, CIE-U.
+        gained: only the candidate is right: a positive flip.
+        same_wrong: both give the same wrong answer.
+        different_wrong: both are wrong, in different ways.
+    """
+
+    both_right: int
+    lost: int
+    gained: int
+    same_wrong: int
+    different_wrong: int
+
+    @classmethod
+    def count(cls, reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike) -> "Cells":
+        """Count the cells over the labelled items.
+
+        >>> Cells.count([0, 0, 1, 1, 1], [0, 1, 0, 1, 2], [0, 0, 0, 0, 0])
+        Cells(both_right=1, lost=1, gained=1, same_wrong=1, different_wrong=1)
+
+        Raises:
+            ValueError: the three are not integers of one shape [N].
+        """
+        r, c, y = _paired(reference, candidate, labels)
+        known = y != IGNORED
+        r_right, c_right, same = (r == y) & known, (c == y) & known, (r == c) & known
+        return cls(
+            both_right=int((r_right & c_right).sum()),
+            lost=int((r_right & ~c_right).sum()),
+            gained=int((c_right & ~r_right).sum()),
+            same_wrong=int((same & ~r_right).sum()),
+            different_wrong=int((known & ~same & ~r_right & ~c_right).sum()),
+        )
+
+    @property
+    def n(self) -> int:
+        """Labelled items."""
+        return self.both_right + self.lost + self.gained + self.same_wrong + self.different_wrong
+
+    @property
+    def mismatches(self) -> int:
+        """Items that the two models answer differently: lost + gained + different_wrong."""
+        return self.lost + self.gained + self.different_wrong
+
+    @property
+    def agreement(self) -> float:
+        """Share of items with the same answer, right or wrong (https://huggingface.co/papers/2106.05945)."""
+        return rate(self.n - self.mismatches, self.n)
+
+    @property
+    def churn(self) -> float:
+        """Share of items with another answer: 1 - agreement."""
+        return rate(self.mismatches, self.n)
+
+    @property
+    def nfr(self) -> float:
+        """Negative flip rate: lost / n (https://huggingface.co/papers/2011.09161)."""
+        return self._rate("nfr")
+
+    @property
+    def pfr(self) -> float:
+        """Positive flip rate: gained / n."""
+        return self._rate("pfr")
+
+    @property
+    def flip_rate(self) -> float:
+        """(lost + gained) / n, the churn between right and wrong (https://huggingface.co/papers/2407.09141)."""
+        return self._rate("flip_rate")
+
+    @property
+    def btc(self) -> float:
+        """Backward trust, both_right / (both_right + lost) (https://huggingface.co/papers/2008.04572)."""
+        return self._rate("btc")
+
+    @property
+    def bec(self) -> float:
+        """Share of the candidate's errors that the reference makes too, if perhaps in another way."""
+        return self._rate("bec")
+
+    @property
+    def accuracy_reference(self) -> float:
+        """(both_right + lost) / n."""
+        return self._rate("accuracy_reference")
+
+    @property
+    def accuracy_candidate(self) -> float:
+        """(both_right + gained) / n."""
+        return self._rate("accuracy_candidate")
+
+    @property
+    def accuracy_change(self) -> float:
+        """Candidate minus reference: (gained - lost) / n."""
+        return rate(self.gained - self.lost, self.n)
+
+    def proportions(self) -> dict[str, tuple[int, int]]:
+        """Every rate that needs labels as (count, out of how many)."""
+        wrong = self.same_wrong + self.different_wrong
+        return {
+            "nfr": (self.lost, self.n),
+            "pfr": (self.gained, self.n),
+            "flip_rate": (self.lost + self.gained, self.n),
+            "btc": (self.both_right, self.both_right + self.lost),
+            "bec": (wrong, self.lost + wrong),
+            "accuracy_reference": (self.both_right + self.lost, self.n),
+            "accuracy_candidate": (self.both_right + self.gained, self.n),
+        }
+
+    def _rate(self, name: str) -> float:
+        return rate(*self.proportions()[name])
+
+
+def proportions(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike) -> dict[str, tuple[int, int]]:
+    """Every rate as (count, out of how many): agreement and mismatches over all items, the rest labelled.
+
+    >>> proportions([0, 1], [0, 0], [-100, 1])["mismatch_rate"]
+    (1, 2)
+    """
+    r, c, y = _paired(reference, candidate, labels)
+    cie = int((r != c).sum())
+    overall = {"mismatch_rate": (cie, len(r)), "agreement": (len(r) - cie, len(r))}
+    return overall | Cells.count(r, c, y).proportions()
+
+
+def alignment_metrics(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, kl: ArrayLike) -> dict[str, float]:
+    """What a training run reports of its student (candidate), whose per-item `kl_divergence` is ``kl`` [N].
+
+    ``mismatch_rate``, ``cie`` (a count), ``agreement`` and the mean ``kl`` over all items and, when any label
+    is known, ``cie_u`` (a count over the labelled ones).
+    """
+    found = proportions(reference, candidate, labels)
+    kl = np.asarray(kl, dtype=np.float64)
+    metrics = {
+        "mismatch_rate": rate(*found["mismatch_rate"]),
+        "cie": float(found["mismatch_rate"][0]),
+        "agreement": rate(*found["agreement"]),
+        "kl": float(kl.mean()) if kl.size else math.nan,
+    }
+    lost, n_labelled = found["nfr"]
+    return metrics | {"cie_u": float(lost)} if n_labelled else metrics
+
+
+def softmax(logits: ArrayLike) -> NDArray[np.float64]:
+    """Probabilities over the last axis, in float64."""
+    return np.exp(_log_softmax(logits))
+
+
+def kl_divergence(reference_logits: ArrayLike, candidate_logits: ArrayLike) -> NDArray[np.float64]:
+    """KL(reference || candidate) = sum_c p_c (log p_c - log q_c) per item, in nats: >= 0, and 0 at equality.
+
+    Logits are [..., C], the result [...]. A logit of -inf is a probability of 0; where the candidate rules
+    out what the reference does not, the result is inf.
+
+    >>> kl_divergence([[0.0, 0.0]], [[0.0, 0.0]])
+    array([0.])
+    """
+    log_p, log_q = _log_softmax(reference_logits), _log_softmax(candidate_logits)
+    _check_same_shape(log_p, log_q)
+    p = np.exp(log_p)
+    possible = p > 0
+    terms = np.zeros_like(p)
+    np.subtract(log_p, log_q, out=terms, where=possible)
+    # Rounding can leave a sum a hair below 0, which a divergence never is.
+    return np.maximum((p * terms).sum(axis=-1), 0.0)
+
+
+def probability_loyalty(p: ArrayLike, q: ArrayLike) -> float:
+    """Mean over the items of 1 - Jensen-Shannon distance (base 2), for probabilities [N, C].
+
+    JS distance = sqrt(KL(p || m) / 2 + KL(q || m) / 2), m = (p + q) / 2; 1.0 for equal models, 0.0 for
+    models that share nothing. See https://huggingface.co/papers/2109.03228.
+
+    >>> probability_loyalty([[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]])
+    0.5
+    """
+    first, second = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
+    _check_same_shape(first, second)
+    middle = (first + second) / 2
+    parts = special.rel_entr(first, middle) + special.rel_entr(second, middle)
+    divergence = parts.sum(axis=-1) / (2 * math.log(2))
+    return float(1 - np.sqrt(np.clip(divergence, 0.0, 1.0)).mean()) if divergence.size else math.nan
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """What became of the ``n`` items whose label is one class; every rate is out of these n.
+
+    ``mismatch_rate_interval`` is the 95 % Wilson interval, ``lost`` and ``gained`` are those of `Cells`.
+    """
+
+    label: int
+    n: int
+    mismatches: int
+    mismatch_rate: float
+    mismatch_rate_interval: tuple[float, float]
+    lost: int
+    gained: int
+    nfr: float
+    recall_reference: float
+    recall_candidate: float
+
+
+def per_class(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_classes: int) -> list[ClassRow]:
+    """One row per class of the labels, empty classes included (their rates are nan).
+
+    Raises:
+        ValueError: the three are not integers of one shape [N], or a label is not in [0, n_classes) nor -100.
+    """
+    r, c, y = _paired(reference, candidate, labels)
+    outside = y[(y != IGNORED) & ((y < 0) | (y >= n_classes))]
+    if outside.size:
+        raise ValueError(f"labels must be in [0, {n_classes}), or -100 where unknown. Got {outside[0]}.")
+    cells = [Cells.count(r[y == k], c[y == k], y[y == k]) for k in range(n_classes)]
+    return [
+        ClassRow(
+            label=label,
+            n=here.n,
+            mismatches=here.mismatches,
+            mismatch_rate=here.churn,
+            mismatch_rate_interval=wilson_interval(here.mismatches, here.n),
+            lost=here.lost,
+            gained=here.gained,
+            nfr=here.nfr,
+            recall_reference=here.accuracy_reference,
+            recall_candidate=here.accuracy_candidate,
+        )
+        for label, here in enumerate(cells)
+    ]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of two counts with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def cie_ratio(
+    reference: ArrayLike,
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Ratio:
+    """CIE(baseline) / CIE(candidate), both against the reference: above 1 the candidate keeps more answers.
+
+    The interval is a paired percentile bootstrap: items are drawn with replacement and all three models are
+    judged on the same draw. A denominator of 0 gives inf, and 0 / 0 gives nan. Resamples of 0 / 0 say nothing
+    about the ratio and are left out; when nothing else is left the interval is nan.
+
+    >>> cie_ratio([0] * 6, [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]).value
+    2.0
+
+    Raises:
+        ValueError: not integers of one shape [N], nothing to draw, or the level is not in (0, 1).
+    """
+    r, b, c = _paired(reference, baseline, candidate)
+    check_level(level)
+    if not len(r) or n_resamples < 1:
+        raise ValueError(f"a bootstrap needs items and resamples. Got {len(r)} and {n_resamples}.")
+    b_differs, c_differs = b != r, c != r
+    # An item counts only through which of the two differ, so a draw of N items is a draw of four counts.
+    both, only_b = (b_differs & c_differs).sum(), (b_differs & ~c_differs).sum()
+    only_c = (~b_differs & c_differs).sum()
+    counts = np.array([both, only_b, only_c, len(r) - both - only_b - only_c])
+    draws = np.random.default_rng(seed).multinomial(len(r), counts / len(r), size=n_resamples)
+    drawn = _divided(draws[:, 0] + draws[:, 1], draws[:, 0] + draws[:, 2])
+    drawn = drawn[~np.isnan(drawn)]
+    value = float(_divided(both + only_b, both + only_c))
+    if not drawn.size:
+        return Ratio(value, math.nan, math.nan)
+    # Interpolating between two infinities is nan, so each end is one of the draws: the outer one.
+    low = np.quantile(drawn, (1 - level) / 2, method="lower")
+    high = np.quantile(drawn, (1 + level) / 2, method="higher")
+    return Ratio(value, float(low), float(high))
+
+
+def _divided(numerator: Any, denominator: Any) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.true_divide(numerator, denominator))
+
+
+def _log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
+    return special.log_softmax(np.asarray(logits, dtype=np.float64), axis=-1)
+
+
+def _paired(*arrays: ArrayLike) -> tuple[Array, ...]:
+    """The arguments as integer arrays of one shape [N], or a ValueError."""
+    found = tuple(np.asarray(array) for array in arrays)
+    # np.asarray([]) is a float array, and an empty one has no predictions that could be fractional.
+    if any(array.ndim != 1 or (array.size and array.dtype.kind not in "iu") for array in found):
+        shown = ", ".join(f"{array.dtype} of shape {list(array.shape)}" for array in found)
+        raise ValueError(
+            f"predictions and labels must be integers of shape [N]. Got {shown}. Take the argmax of logits first."
+        )
+    if len({len(array) for array in found}) > 1:
+        lengths = ", ".join(str(len(array)) for array in found)
+        raise ValueError(f"both models must answer the same items. Got {lengths} predictions and labels.")
+    return found
+
+
+def _check_same_shape(first: Array, second: Array) -> None:
+    if first.shape != second.shape:
+        raise ValueError(
+            "both models must answer the same items over the same classes. "
+            f"Got shapes {list(first.shape)} and {list(second.shape)}."
+        )

@@ -1,0 +1,82 @@
+"""What k out of n says about the rate behind it: intervals, upper bounds and the test of a change."""
+
+import math
+
+from scipy import special
+
+
+def rate(k: int, n: int) -> float:
+    """k / n; nan, never 0, where there is nothing to count.
+
+    >>> rate(1, 4), rate(0, 0)
+    (0.25, nan)
+    """
+    return k / n if n else math.nan
+
+
+def wilson_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Two-sided Wilson score interval of the proportion k / n; (nan, nan) for n = 0.
+
+    (k + z^2/2 +- z sqrt(k (n - k) / n + z^2/4)) / (n + z^2)
+
+    >>> wilson_interval(0, 100)
+    (0.0, 0.03699349820698568)
+
+    Raises:
+        ValueError: not 0 <= k <= n, or the level is not in (0, 1).
+    """
+    _check(k, n, level)
+    if n == 0:
+        return math.nan, math.nan
+    z = float(special.ndtri((1 + level) / 2))
+    middle = k + z**2 / 2
+    half = z * math.sqrt(k * (n - k) / n + z**2 / 4)
+    # At k = 0 and k = n the ends are exactly 0 and 1; rounding would leave them a hair off.
+    low = 0.0 if k == 0 else (middle - half) / (n + z**2)
+    high = 1.0 if k == n else (middle + half) / (n + z**2)
+    return low, high
+
+
+def upper_bound(k: int, n: int, level: float = 0.95) -> float:
+    """One-sided Clopper-Pearson upper bound of the proportion k / n; nan for n = 0.
+
+    The rate at which k or fewer out of n would happen with probability 1 - level: "the rate is below this" is
+    wrong in at most 1 - level of all samples, whatever the true rate and however small n.
+
+    >>> round(upper_bound(0, 100), 4)  # about 3 / n
+    0.0295
+
+    Raises:
+        ValueError: not 0 <= k <= n, or the level is not in (0, 1).
+    """
+    _check(k, n, level)
+    if n == 0:
+        return math.nan
+    return 1.0 if k == n else float(special.betaincinv(k + 1, n - k, level))
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Exact two-sided McNemar p-value: whether the *accuracy* changed; 1.0 when nothing flipped.
+
+    As many items lost as gained give p = 1 however many they are, so this never shows that two models answer
+    alike; `upper_bound` of the mismatches does.
+
+    >>> mcnemar(10, 10), mcnemar(0, 0), mcnemar(8, 1)
+    (1.0, 1.0, 0.0390625)
+    """
+    if min(lost, gained) < 0:
+        raise ValueError(f"lost and gained are counts and cannot be negative. Got {lost} and {gained}.")
+    return min(1.0, 2 * float(special.bdtr(min(lost, gained), lost + gained, 0.5)))
+
+
+def check_level(level: float) -> None:
+    """Raise a ValueError unless a confidence level is in (0, 1)."""
+    if not 0 < level < 1:
+        hint = f" Did you mean {level / 100:g}?" if 1 < level < 100 else ""
+        raise ValueError(f"level must be in (0, 1). Got {level}.{hint}")
+
+
+def _check(k: int, n: int, level: float) -> None:
+    if not 0 <= k <= n:
+        raise ValueError(f"a proportion k / n needs 0 <= k <= n. Got k = {k} and n = {n}.")
+    check_level(level)

@@ -1,0 +1,197 @@
+"""Any model x any dataset -> `Predictions`."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Image
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from hf_compalign.columns import (
+    ID_COLUMNS,
+    find_image_column,
+    find_label_column,
+    find_text_columns,
+    label_names,
+    tokenized,
+    with_pixels,
+)
+from hf_compalign.fingerprint import combined_fingerprint, model_fingerprint, row_fingerprint
+from hf_compalign.inference import (
+    Collator,
+    check_prepared,
+    default_collator,
+    forward_logits,
+    input_names,
+    load_model,
+    load_processor,
+)
+from hf_compalign.labels import are_placeholders, label_order, names_of
+from hf_compalign.measure.predictions import Predictions
+from hf_compalign.tasks import IGNORED, Task, task_of
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a raw dataset to read; what is None is found by its type and usual names.
+
+    Attributes:
+        text: the text column, or the two of a pair.
+        image: the column with the images.
+        label: the column with the right answers.
+        id: the column that names each row; by default `id`, `idx` or `guid`, else a hash of its text or image.
+    """
+
+    text: Sequence[str] | None = None
+    image: str | None = None
+    label: str | None = None
+    id: str | None = None
+
+
+def predict(
+    model: PreTrainedModel | str | Path,
+    dataset: Dataset,
+    *,
+    processing_class: Any = None,
+    data_collator: Collator | None = None,
+    columns: Columns | None = None,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+) -> Predictions:
+    """The model's logits on every row, with the labels and a name for each row.
+
+    Args:
+        model: a module, a folder written by save_pretrained, or a Hub id.
+        dataset: raw texts or images, or already tokenized texts or pixel values.
+        processing_class: the tokenizer or image processor; by default the one saved beside the model.
+        data_collator: how rows become a batch; by default as in the Trainer.
+        columns: where to find what in a raw dataset.
+        batch_size: rows at a time.
+        device: where to run; by default where a given module is, or a GPU if there is one for a loaded model.
+
+    Returns:
+        Predictions with logits [N, C]; labels follow the model's order of label names.
+
+    Raises:
+        ValueError: the dataset is empty, its columns cannot be told apart, or its labels are not the model's.
+    """
+    columns = columns or Columns()
+    if len(dataset) == 0:
+        raise ValueError("The dataset is empty. Give it at least one row.")
+    network = load_model(model)
+    if device is None and isinstance(model, str | Path) and torch.cuda.is_available():
+        device = "cuda"
+    if device is not None:
+        network.to(device)
+    task = task_of(network)
+    names = names_of(network.config.id2label)
+    label_column = find_label_column(dataset, columns.label)
+    labels = _labels(dataset, label_column, names)
+    rows: Iterable[Mapping[str, Any]] | None = None
+    if task.model_input not in dataset.column_names and dataset.format["type"] != "custom":
+        processing_class = processing_class or load_processor(_where(network, model), task)
+        rows, dataset = _prepared(dataset, task, processing_class, columns)
+    check_prepared(dataset, network)
+    collate = data_collator or default_collator(processing_class)
+    logits, marks = _run(network, dataset, collate, batch_size)
+    if rows is not None:
+        # Of the texts and images themselves, which are the same for two models that prepare them differently.
+        marks = [row_fingerprint(row) for row in rows]
+    return Predictions(
+        logits=logits,
+        labels=labels,
+        ids=_ids(dataset, columns.id, marks),
+        label_names=names,
+        model=_where(network, model),
+        model_fingerprint=model_fingerprint(network),
+        data_fingerprint=combined_fingerprint(marks),
+    )
+
+
+def _run(model: PreTrainedModel, dataset: Dataset, collate: Collator, batch_size: int) -> tuple[np.ndarray, list[str]]:
+    """Logits [N, C] and a hash of each row's main input."""
+    known = input_names(model)
+    main = task_of(model).model_input
+    logits: list[np.ndarray] = []
+    marks: list[str] = []
+    was_training = model.training
+    model.eval()
+    try:
+        for rows in _batches(dataset, batch_size):
+            inputs = [{name: row[name] for name in row if name in known} for row in rows]
+            marks.extend(row_fingerprint({main: row[main]}) for row in inputs)
+            logits.append(forward_logits(model, collate(inputs)).cpu().numpy())
+    finally:
+        model.train(was_training)
+    return np.concatenate(logits), marks
+
+
+def _batches(dataset: Dataset, batch_size: int) -> Iterator[list[dict[str, Any]]]:
+    for start in tqdm(range(0, len(dataset), batch_size), desc="Predicting", leave=False):
+        batch = dataset[start : start + batch_size]
+        yield [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def _prepared(
+    dataset: Dataset, task: Task, processing_class: Any, columns: Columns
+) -> tuple[Iterable[Mapping[str, Any]], Dataset]:
+    """The raw rows as they are told apart, and the dataset with the model's inputs."""
+    if task.model_input == "pixel_values":
+        column = find_image_column(dataset, columns.image)
+        files = dataset.select_columns([column]).cast_column(column, Image(decode=False))
+        rows = ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
+        return rows, with_pixels(dataset, processing_class, column)
+    text = find_text_columns(dataset, columns.text)
+    return dataset.select_columns(list(text)), tokenized(dataset, processing_class, text)
+
+
+def _labels(dataset: Dataset, column: str | None, names: Sequence[str]) -> np.ndarray:
+    """[N] in the model's label order, matched by name where both sides have names."""
+    if column is None:
+        return np.full(len(dataset), IGNORED)
+    values = np.asarray(dataset.select_columns([column]).with_format("numpy")[:][column])
+    theirs = label_names(dataset, column)
+    if values.dtype.kind in "OU":
+        by_name = {name.casefold(): index for index, name in enumerate(names)}
+        unknown = sorted({str(value) for value in values if str(value).casefold() not in by_name})
+        if unknown:
+            raise ValueError(
+                f"The labels in column {column!r} must be names of the model's labels ({', '.join(names)}). "
+                f"Got {', '.join(unknown[:5])}. Name another label column, or use the model for this task."
+            )
+        return np.array([by_name[str(value).casefold()] for value in values])
+    if values.dtype.kind not in "iu":
+        raise ValueError(
+            f"The labels in column {column!r} must be class ids or names. Got {values.dtype}. Name the label column."
+        )
+    if theirs is None or are_placeholders(names):
+        return values
+    order = label_order(names, theirs)
+    return values if order is None else np.where(values < 0, IGNORED, np.argsort(order)[values])
+
+
+def _ids(dataset: Dataset, wanted: str | None, marks: list[str]) -> np.ndarray:
+    """[N] of str: an id column with a value of its own for each row, else the hash of its inputs."""
+    if wanted is not None and wanted not in dataset.column_names:
+        raise ValueError(f"There is no id column {wanted!r}. The columns are {', '.join(dataset.column_names)}.")
+    for name in (wanted,) if wanted else ID_COLUMNS:
+        if name in dataset.column_names:
+            values = np.asarray(dataset.select_columns([name]).with_format("numpy")[:][name]).astype(str)
+            if len(np.unique(values)) == len(values):
+                return values
+            if wanted:
+                raise ValueError(f"The id column {wanted!r} names several rows alike. Name another, or none.")
+    seen: dict[str, int] = {}
+    ids = []
+    for mark in marks:
+        seen[mark] = seen.get(mark, 0) + 1
+        ids.append(mark if seen[mark] == 1 else f"{mark}#{seen[mark]}")
+    return np.array(ids)
+
+
+def _where(network: PreTrainedModel, model: Any) -> str:
+    return str(model) if isinstance(model, str | Path) else str(network.config._name_or_path)

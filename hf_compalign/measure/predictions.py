@@ -1,0 +1,222 @@
+"""What one model answered, item by item: the one thing that audits are made of."""
+
+import json
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from hf_compalign._files import atomic_path
+from hf_compalign.labels import label_order
+
+FORMAT_VERSION = 1
+IGNORED = -100  # the label of an item whose label is not known
+_ARRAYS = ("logits", "labels", "ids", "mask")
+_TEXTS = ("model", "model_fingerprint", "data_fingerprint")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """One model's logits over N items and C labels, with what is needed to pair them with another model's.
+
+    >>> Predictions([[2.0, 0.0], [0.0, 1.0]], [0, -100], ["a", "b"], ["no", "yes"]).predicted
+    array([0, 1])
+
+    Attributes:
+        logits: float32 [N, C], finite.
+        labels: int64 [N], in [0, C), or -100 where unknown.
+        ids: str [N], one name per item, all different. Two models' predictions are paired by them.
+        label_names: C names, in the order of the logits' columns.
+        mask: bool [N], the items that count at all. None, the default, becomes all True.
+        model: where the model came from, for people.
+        model_fingerprint: its weights, see `hf_compalign.fingerprint`; empty when unknown.
+        data_fingerprint: the inputs it was asked, in any order; empty when unknown.
+
+    Raises:
+        ValueError: anything above does not hold.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ids: NDArray[np.str_]
+    label_names: tuple[str, ...]
+    mask: NDArray[np.bool_] = None  # type: ignore[assignment]  # __post_init__ makes it an array
+    model: str = ""
+    model_fingerprint: str = ""
+    data_fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        labels = np.asarray(self.labels)
+        if labels.size and labels.dtype.kind not in "iu":
+            raise ValueError(f"labels must be integers, -100 where unknown. Got {labels.dtype}.")
+        # A float64 that float32 cannot hold becomes inf here and is refused below, without a warning before.
+        with np.errstate(over="ignore"):
+            logits = np.asarray(self.logits).astype(np.float32, copy=False)
+        mask = np.ones(len(labels), dtype=bool) if self.mask is None else np.asarray(self.mask, dtype=bool)
+        converted = {
+            "logits": logits,
+            "labels": labels.astype(np.int64, copy=False),
+            "ids": np.asarray(self.ids).astype(np.str_, copy=False),
+            "label_names": tuple(str(name) for name in self.label_names),
+            "mask": mask,
+        }
+        for name, value in converted.items():
+            object.__setattr__(self, name, value)
+        self._check_shapes()
+        self._check_values()
+
+    def _check_shapes(self) -> None:
+        if self.logits.ndim != 2:
+            raise ValueError(f"logits must have shape [N, C]. Got {list(self.logits.shape)}.")
+        n, n_labels = self.logits.shape
+        if n == 0:
+            raise ValueError("there are no predictions: logits have 0 rows. Give a dataset that is not empty.")
+        if n_labels < 2:
+            raise ValueError(f"a choice needs at least 2 labels. Got logits with {n_labels} column(s).")
+        for name in ("labels", "ids", "mask"):
+            shape = getattr(self, name).shape
+            if shape != (n,):
+                raise ValueError(f"{name} must have one entry per row of the {n} logits. Got {list(shape)}.")
+        if len(self.label_names) != n_labels:
+            raise ValueError(
+                f"label_names must name the {n_labels} columns of the logits. Got {len(self.label_names)}."
+            )
+
+    def _check_values(self) -> None:
+        broken = ~np.atleast_1d(np.isfinite(self.logits).all(axis=1))
+        if broken.any():
+            raise ValueError(
+                f"logits must be finite. {broken.sum()} of {len(self)} items have NaN or infinite logits, "
+                f"the first is id {self._first_id(broken)}. Check the model's weights and precision."
+            )
+        n_labels = len(self.label_names)
+        outside = (self.labels != IGNORED) & ((self.labels < 0) | (self.labels >= n_labels))
+        if outside.any():
+            raise ValueError(
+                f"labels must be in [0, {n_labels}), or -100 where unknown. {outside.sum()} are not, the "
+                f"first is {self.labels[outside][0]} at id {self._first_id(outside)}."
+            )
+        unique, counts = np.unique(self.ids, return_counts=True)
+        if len(unique) < len(self.ids):
+            raise ValueError(
+                f"ids must differ from each other, as items are paired by them. {(counts > 1).sum()} appear "
+                f"more than once, such as {str(unique[counts > 1][0])!r}."
+            )
+
+    def _first_id(self, where: NDArray[np.bool_]) -> str:
+        return repr(str(self.ids[where][0]))
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The answers, int64 [N]: the column with the largest logit."""
+        return self.logits.argmax(axis=-1).astype(np.int64, copy=False)
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """softmax(logits), float64 [N, C]."""
+        return softmax(self.logits.astype(np.float64), axis=-1)
+
+    def aligned_to(self, reference: "Predictions") -> "Predictions":
+        """The same predictions with the items and the label columns in the order of the reference.
+
+        Items are paired by id and columns by label name, so neither the order of two datasets nor that of two
+        configs' ``id2label`` matters.
+
+        Raises:
+            ValueError: the two have other items, other labels, or known labels that contradict each other.
+        """
+        rows = self._rows_of(reference)
+        columns = label_order(reference.label_names, self.label_names)
+        logits, labels, names = self.logits[rows], self.labels[rows], self.label_names
+        if columns is not None:
+            logits = logits[:, columns]
+            names = tuple(names[column] for column in columns)
+            labels = np.where(labels == IGNORED, labels, np.argsort(columns)[labels])
+        moved = replace(self, logits=logits, labels=labels, ids=self.ids[rows], label_names=names, mask=self.mask[rows])
+        known = (moved.labels != IGNORED) & (reference.labels != IGNORED)
+        contradicting = known & (moved.labels != reference.labels)
+        if contradicting.any():
+            raise ValueError(
+                f"the same item must have the same label on both sides. {contradicting.sum()} of "
+                f"{known.sum()} differ, the first is id {moved._first_id(contradicting)}. "
+                "Predict both on the same dataset."
+            )
+        return moved
+
+    def _rows_of(self, reference: "Predictions") -> NDArray[np.int64]:
+        """Where each of the reference's items stands among ours."""
+        place = {name: row for row, name in enumerate(self.ids.tolist())}
+        theirs = reference.ids.tolist()
+        missing = [name for name in theirs if name not in place]
+        extra = sorted(place.keys() - set(theirs))
+        if missing or extra:
+            raise ValueError(
+                "both predictions must cover the same items. "
+                f"{len(missing)} of the reference's {len(theirs)} items are missing{_examples(missing)}, and "
+                f"{len(extra)} are not in the reference{_examples(extra)}. Predict both on the same dataset."
+            )
+        return np.array([place[name] for name in theirs], dtype=np.int64)
+
+    def save(self, path: str | Path) -> None:
+        """Write one .npz file, without pickle; it is whole or not there.
+
+        Raises:
+            ValueError: the path does not end in .npz.
+        """
+        if Path(path).suffix != ".npz":
+            raise ValueError(f"predictions are saved as .npz. Got {str(path)!r}. Use that suffix.")
+        about = {name: getattr(self, name) for name in _TEXTS}
+        about |= {"format_version": FORMAT_VERSION, "label_names": self.label_names}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Predictions":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not an .npz of predictions, or a newer version of this library wrote it.
+        """
+        stored = _read_npz(Path(path))
+        missing = [name for name in ("about", *_ARRAYS) if name not in stored]
+        if missing:
+            raise ValueError(
+                f"{path} is an .npz file but not one of predictions: it lacks {', '.join(missing)}. "
+                "Write it with Predictions.save."
+            )
+        about = json.loads(str(stored.pop("about")))
+        if about["format_version"] > FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {about['format_version']}, and this version of hf_compalign "
+                f"reads up to {FORMAT_VERSION}. Upgrade hf_compalign."
+            )
+        return cls(
+            **{name: stored[name] for name in _ARRAYS},
+            label_names=tuple(about["label_names"]),
+            **{name: about[name] for name in _TEXTS},
+        )
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    # A .npy file loads as an array, which is no context manager and has no files.
+    except (zipfile.BadZipFile, AttributeError, TypeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is not an .npz file of predictions: {error}") from error
+
+
+def _examples(ids: list[str], most: int = 3) -> str:
+    if not ids:
+        return ""
+    shown = ", ".join(repr(name) for name in ids[:most])
+    return f" ({shown}, ...)" if len(ids) > most else f" ({shown})"

@@ -1,0 +1,90 @@
+"""The evaluate metric ``mismatch``: how many predictions of a compressed model differ from its original's."""
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hf_compalign.measure.comparison import Cells, kl_divergence, probability_loyalty, proportions
+from hf_compalign.measure.intervals import rate
+
+_DESCRIPTION = """
+Counts the examples that a compressed model (the student) answers differently from the model it was made from
+(the teacher), and tells the harmful changes from the harmless ones.
+"""
+
+_INPUTS = """
+Args:
+    predictions: the student's predicted classes, one integer per example.
+    references: the true classes, -100 where unknown.
+    teacher_predictions: the teacher's predicted classes.
+    probabilities: optional, the student's probabilities, [N, C].
+    teacher_probabilities: optional, the teacher's probabilities, [N, C].
+Returns:
+    mismatch_rate, cie, agreement over all examples; cie_u, nfr, pfr, flip_rate, btc, bec, accuracy,
+    teacher_accuracy, accuracy_change over the labelled ones; kl and probability_loyalty with probabilities.
+"""
+
+_CITATION = """
+@article{joseph2020going,
+  title = {Going Beyond Classification Accuracy Metrics in Model Compression},
+  author = {Joseph, Vinu and Siddiqui, Shoaib Ahmed and Bhaskara, Aditya and Gopalakrishnan, Ganesh and
+            Muralidharan, Saurav and Garland, Michael and Ahmed, Sheraz and Dengel, Andreas},
+  journal = {arXiv preprint arXiv:2012.01604},
+  year = {2020}
+}
+"""
+
+
+class Mismatch(evaluate.Metric):
+    """Paired comparison of a student's predictions with its teacher's."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        names = ("predictions", "references", "teacher_predictions")
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features({name: datasets.Value("int64") for name in names}),
+            reference_urls=["https://huggingface.co/papers/2012.01604"],
+        )
+
+    def _compute(
+        self,
+        predictions: ArrayLike,
+        references: ArrayLike,
+        *,
+        teacher_predictions: ArrayLike,
+        probabilities: ArrayLike | None = None,
+        teacher_probabilities: ArrayLike | None = None,
+    ) -> dict[str, float]:
+        counts = proportions(teacher_predictions, predictions, references)
+        found = {name: rate(*pair) for name, pair in counts.items()}
+        found["accuracy"] = found.pop("accuracy_candidate")
+        found["teacher_accuracy"] = found.pop("accuracy_reference")
+        found["accuracy_change"] = Cells.count(teacher_predictions, predictions, references).accuracy_change
+        found["cie"] = counts["mismatch_rate"][0]
+        found["cie_u"] = counts["nfr"][0]
+        if probabilities is None and teacher_probabilities is None:
+            return found
+        return found | _of_probabilities(teacher_probabilities, probabilities, len(np.asarray(predictions)))
+
+
+def _of_probabilities(teacher: ArrayLike | None, student: ArrayLike | None, n: int) -> dict[str, float]:
+    if teacher is None or student is None:
+        raise ValueError(
+            "kl and probability_loyalty need both models' probabilities. "
+            "Got one of probabilities and teacher_probabilities: give both, or neither."
+        )
+    p, q = np.asarray(teacher, dtype=np.float64), np.asarray(student, dtype=np.float64)
+    for name, values in (("teacher_probabilities", p), ("probabilities", q)):
+        if values.ndim != 2 or len(values) != n:
+            raise ValueError(f"{name} must be {n} rows, one per example. Got shape {list(values.shape)}.")
+        if (values < 0).any() or not np.allclose(values.sum(axis=-1), 1, atol=1e-3):
+            raise ValueError(
+                f"the rows of {name} must not be negative and sum to 1. Got {values[0].tolist()} first. "
+                "Take the softmax of logits first."
+            )
+    with np.errstate(divide="ignore"):  # log(0) = -inf, the logit of a probability of 0
+        kl = kl_divergence(np.log(p), np.log(q))
+    return {"kl": float(kl.mean()), "probability_loyalty": probability_loyalty(p, q)}

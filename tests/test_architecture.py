@@ -1,0 +1,145 @@
+"""Who may import whom, which file names which optional dependency, how little the package root imports."""
+
+import ast
+import fnmatch
+import subprocess
+import sys
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import hf_compalign
+
+ROOT = Path(hf_compalign.__file__).parent
+OURS = "hf_compalign."
+MOST_LINES = 350
+
+# Anyone may import the helpers. The other modules, from the lowest layer up, may import what stands here.
+HELPERS = {"labels", "_files", "fingerprint"}
+MAY_IMPORT = {
+    **dict.fromkeys(HELPERS, ()),
+    "align": (),
+    "compress": (),
+    "measure": (),
+    "tasks": (),
+    "align.losses": ("tasks",),
+    "align.weighting": (),
+    "align.arguments": ("align.losses", "align.weighting"),
+    "compress.schedules": (),
+    "measure.intervals": (),
+    "measure.comparison": ("measure.intervals",),
+    "measure.predictions": (),
+    "measure.footprint": (),
+    "columns": ("tasks",),
+    "inference": ("tasks", "columns"),
+    "align.teacher": ("tasks", "inference", "columns"),
+    "compress.scores": ("compress.schedules",),
+    "compress.masks": ("compress.schedules", "compress.scores"),
+    "measure.predict": ("tasks", "inference", "columns", "measure.predictions"),
+    "align.trainer": ("align.*", "tasks", "measure.comparison"),
+    "compress.callbacks": ("compress.*",),
+    "measure.audit": ("measure.*",),
+    "metrics": ("measure.*",),
+    "metrics.mismatch.mismatch": ("metrics", "measure.*"),
+    "demo": ("*",),
+    "cli": ("*",),
+}
+
+# The one module that may name each optional dependency.
+OPTIONAL = {
+    "PIL": "demo",
+    "captum": "measure.attribution",
+    "fairlearn": "measure.groups",
+    "matplotlib": "report.render",
+    "onnx": "compress.export",
+    "onnxruntime": "compress.export",
+    "onnxscript": "compress.export",
+    "optimum": "compress.quantization",
+    "sklearn": "demo",
+    "torchao": "compress.quantization",
+}
+
+
+def _name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+BELOW_ROOT = [name for name in MODULES if name]  # the root itself names every public module
+
+
+@cache
+def imports(name):
+    """Full dotted names a module imports anywhere in it: inside functions and for type checking too."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name}, line {node.lineno}: imports are absolute here"
+            found |= {_imported(node.module, alias.name) for alias in node.names}
+    return frozenset(found)
+
+
+def _imported(origin, name):
+    """`from a.b import c` imports the module a.b.c where there is one of ours, else a.b."""
+    full = f"{origin}.{name}"
+    is_module = origin.startswith(OURS) and full.removeprefix(OURS) in MODULES
+    return full if is_module else origin
+
+
+def own_imports(name):
+    return {full.removeprefix(OURS) for full in imports(name) if f"{full}.".startswith(OURS)}
+
+
+@pytest.mark.parametrize("name", BELOW_ROOT)
+def test_a_module_imports_only_the_layers_below_it(name):
+    assert name in MAY_IMPORT, f"{name} is new: say in MAY_IMPORT ({Path(__file__).name}) what it may import"
+    assert "hf_compalign" not in own_imports(name), f"{name} imports the package root: name a module"
+    allowed = (*HELPERS, *MAY_IMPORT[name])
+    too_much = {
+        other for other in own_imports(name) if not any(fnmatch.fnmatchcase(other, one) for one in allowed)
+    }
+    assert not too_much, f"{name} may import {allowed}, not {too_much}"
+
+
+def test_no_import_goes_in_a_circle():
+    TopologicalSorter({name: own_imports(name) for name in BELOW_ROOT}).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("dependency", OPTIONAL)
+def test_an_optional_dependency_is_named_in_one_file(dependency):
+    users = {name for name in MODULES if dependency in {full.split(".")[0] for full in imports(name)}}
+    assert users <= {OPTIONAL[dependency]}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_documented_and_short(name):
+    source = MODULES[name].read_text()
+    assert ast.get_docstring(ast.parse(source)), f"{MODULES[name]} has no docstring"
+    assert len(source.splitlines()) < MOST_LINES, f"{MODULES[name]} is long: part it"
+
+
+@pytest.mark.parametrize("name", hf_compalign.__all__)
+def test_a_public_name_can_be_imported(name):
+    value = getattr(hf_compalign, name)
+    assert isinstance(value, str) if name == "__version__" else callable(value)
+    assert name in dir(hf_compalign)
+
+
+def test_every_public_name_has_a_home():
+    assert {*hf_compalign._HOMES, "__version__"} == {*hf_compalign.__all__}
+
+
+def test_a_misspelt_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'hf_compalign' has no attribute 'PruningCalback'"):
+        _ = hf_compalign.PruningCalback
+
+
+def test_the_package_root_is_lean():
+    code = "import sys, hf_compalign; print(*{'torch', 'transformers', 'numpy', 'datasets'} & {*sys.modules})"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == []

@@ -1,0 +1,264 @@
+"""The paired statistics, against hand-computed values, identities and independent implementations."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.spatial.distance import jensenshannon
+
+from hf_compalign.measure.comparison import (
+    Cells,
+    alignment_metrics,
+    cie_ratio,
+    kl_divergence,
+    per_class,
+    probability_loyalty,
+    proportions,
+    softmax,
+)
+
+# one item per cell, then one without a label that the models answer differently
+REFERENCE = [0, 0, 1, 1, 1, 2]
+CANDIDATE = [0, 1, 0, 1, 2, 0]
+LABELS = [0, 0, 0, 0, 0, -100]
+
+
+@st.composite
+def three_answers(draw, classes=4):
+    n = draw(st.integers(1, 40))
+    reference, candidate = (draw(arrays(np.int64, n, elements=st.integers(0, classes - 1))) for _ in range(2))
+    labels = draw(arrays(np.int64, n, elements=st.sampled_from([-100, *range(classes)])))
+    return reference, candidate, labels
+
+
+def logits_of(shape):
+    return arrays(np.float32, shape, elements=st.floats(-50, 50, width=32))
+
+
+def test_each_item_is_in_its_cell():
+    assert Cells.count(REFERENCE, CANDIDATE, LABELS) == Cells(1, 1, 1, 1, 1)
+
+
+def test_rates_of_known_cells():
+    cells = Cells(both_right=80, lost=6, gained=4, same_wrong=7, different_wrong=3)
+    assert (cells.n, cells.mismatches) == (100, 13)
+    assert cells.agreement == 0.87
+    assert cells.churn == 0.13
+    assert (cells.nfr, cells.pfr, cells.flip_rate) == (0.06, 0.04, 0.10)
+    assert cells.btc == 80 / 86
+    assert cells.bec == 10 / 16
+    assert (cells.accuracy_reference, cells.accuracy_candidate) == (0.86, 0.84)
+    assert cells.accuracy_change == -0.02
+
+
+def test_nothing_counted_is_nan_and_never_zero():
+    empty = Cells(0, 0, 0, 0, 0)
+    names = ["agreement", "churn", "nfr", "pfr", "flip_rate", "btc", "bec", "accuracy_change"]
+    assert all(math.isnan(getattr(empty, name)) for name in names)
+    assert math.isnan(Cells(5, 0, 0, 0, 0).bec)  # the candidate makes no error
+    assert math.isnan(Cells(0, 0, 5, 0, 0).btc)  # the reference is never right
+
+
+@given(three_answers())
+def test_cell_identities(answers):
+    reference, candidate, labels = answers
+    cells = Cells.count(*answers)
+    known = labels != -100
+    assert cells.n == known.sum()
+    assert cells.mismatches == (reference != candidate)[known].sum()
+    if cells.n:
+        assert cells.agreement + cells.churn == pytest.approx(1)
+        assert cells.churn >= abs(cells.accuracy_change)
+        assert cells.flip_rate == pytest.approx(cells.nfr + cells.pfr)
+        assert cells.accuracy_candidate - cells.accuracy_reference == pytest.approx(cells.accuracy_change)
+        assert cells.accuracy_reference == sklearn.metrics.accuracy_score(labels[known], reference[known])
+        assert cells.accuracy_candidate == sklearn.metrics.accuracy_score(labels[known], candidate[known])
+        assert cells.agreement == sklearn.metrics.accuracy_score(reference[known], candidate[known])
+
+
+@given(three_answers(classes=2))
+def test_with_two_classes_every_mismatch_is_a_flip(answers):
+    cells = Cells.count(*answers)
+    assert cells.different_wrong == 0
+    assert cells.flip_rate == cells.churn or cells.n == 0
+
+
+@given(three_answers())
+def test_a_model_against_itself(answers):
+    reference, _, labels = answers
+    cells = Cells.count(reference, reference, labels)
+    assert cells.mismatches == 0
+    assert cells.n == 0 or (cells.agreement, cells.nfr, cells.pfr) == (1, 0, 0)
+
+
+def test_proportions_count_unlabelled_items_only_where_no_label_is_needed():
+    found = proportions(REFERENCE, CANDIDATE, LABELS)
+    assert found["mismatch_rate"] == (4, 6)
+    assert found["agreement"] == (2, 6)
+    assert found["nfr"] == (1, 5)
+    assert found["btc"] == (1, 2)
+    assert found["bec"] == (2, 3)
+
+
+def test_alignment_metrics():
+    found = alignment_metrics(REFERENCE, CANDIDATE, LABELS, np.arange(6.0))
+    assert found == {"mismatch_rate": 4 / 6, "cie": 4.0, "agreement": 2 / 6, "kl": 2.5, "cie_u": 1.0}
+    assert {type(value) for value in found.values()} == {float}
+
+
+def test_alignment_metrics_without_labels_have_no_cie_u():
+    found = alignment_metrics([0, 1], [0, 0], [-100, -100], [0.0, 1.0])
+    assert found == {"mismatch_rate": 0.5, "cie": 1.0, "agreement": 0.5, "kl": 0.5}
+
+
+@pytest.mark.filterwarnings("error")
+def test_alignment_metrics_of_nothing_are_nan():
+    found = alignment_metrics([], [], [], [])
+    assert found.pop("cie") == 0
+    assert all(math.isnan(value) for value in found.values())
+
+
+@given(st.integers(2, 5).flatmap(lambda c: st.tuples(logits_of((3, c)), logits_of((3, c)))))
+def test_kl_is_that_of_scipy_and_never_negative(pair):
+    p, q = (softmax(logits) for logits in pair)
+    kl = kl_divergence(*pair)
+    assert kl.shape == (3,)
+    assert (kl >= 0).all()
+    np.testing.assert_allclose(kl, scipy.stats.entropy(p, q, axis=1), rtol=1e-6, atol=1e-9)
+    assert (kl_divergence(pair[0], pair[0]) == 0).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_kl_of_extreme_logits():
+    assert kl_divergence([[1e4, 0.0]], [[0.0, 1e4]]) == pytest.approx([1e4])
+    assert kl_divergence([[0.0, -np.inf]], [[0.0, 0.0]]) == pytest.approx([math.log(2)])
+    assert kl_divergence([[0.0, 0.0]], [[0.0, -np.inf]]) == [math.inf]
+    assert kl_divergence([[0.0, -np.inf]], [[0.0, -np.inf]]) == [0]
+
+
+@given(logits_of((5, 3)), logits_of((5, 3)))
+def test_probability_loyalty_takes_the_root_once(first, second):
+    p, q = softmax(first), softmax(second)
+    expected = 1 - np.mean(np.nan_to_num(jensenshannon(p, q, base=2, axis=1)))  # scipy has nan for rounded -0
+    assert probability_loyalty(p, q) == pytest.approx(expected, abs=1e-6)
+    assert probability_loyalty(p, p) == 1.0
+
+
+def test_probability_loyalty_of_known_distributions():
+    assert probability_loyalty([[1.0, 0.0]], [[0.0, 1.0]]) == 0.0
+    # m = (3/4, 1/4): JS divergence = 1/2 log2(4/3) + 1/2 (1/2 log2(2/3) + 1/2 log2 2)
+    divergence = 0.5 * math.log2(4 / 3) + 0.25 * math.log2(2 / 3) + 0.25
+    assert probability_loyalty([[1.0, 0.0]], [[0.5, 0.5]]) == pytest.approx(1 - math.sqrt(divergence))
+
+
+def test_softmax_is_in_double_precision():
+    found = softmax(np.array([[1.0, 2.0], [1000.0, 0.0]], dtype=np.float32))
+    assert found.dtype == np.float64
+    assert found[0, 1] == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-15)
+    assert found[1].tolist() == [1, 0]
+
+
+@given(three_answers())
+def test_the_classes_add_up_to_the_whole(answers):
+    reference, candidate, labels = answers
+    rows, cells = per_class(*answers, 4), Cells.count(*answers)
+    assert [row.label for row in rows] == [0, 1, 2, 3]
+    assert sum(row.n for row in rows) == cells.n
+    assert sum(row.mismatches for row in rows) == cells.mismatches
+    assert sum(row.lost for row in rows) == cells.lost
+    assert sum(row.gained for row in rows) == cells.gained
+    known = labels != -100
+    options = {"labels": range(4), "average": None, "zero_division": np.nan}
+    for name, predicted in (("recall_reference", reference), ("recall_candidate", candidate)):
+        expected = sklearn.metrics.recall_score(labels[known], predicted[known], **options)
+        np.testing.assert_allclose([getattr(row, name) for row in rows], expected)
+
+
+def test_one_class_row_by_hand():
+    first, empty = per_class(REFERENCE[:4], CANDIDATE[:4], LABELS[:4], 2)
+    assert (first.n, first.mismatches, first.mismatch_rate, first.nfr) == (4, 2, 0.5, 0.25)
+    assert first.mismatch_rate_interval == pytest.approx((0.150, 0.850), abs=5e-4)
+    assert empty.n == 0
+    assert math.isnan(empty.nfr)
+
+
+def test_labels_outside_the_classes_are_refused():
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 2\), or -100 where unknown. Got 2"):
+        per_class([0, 1], [0, 1], [1, 2], 2)
+
+
+def differing(n, *where):
+    """n answers that differ from a reference of zeros at the given items."""
+    answers = np.zeros(n, dtype=int)
+    answers[list(where)] = 1
+    return answers
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_the_ratio_has_the_interval_of_an_item_bootstrap(level):
+    n = 300
+    baseline, candidate = differing(n, *range(60)), differing(n, *range(40, 80))
+    found = cie_ratio(np.zeros(n, dtype=int), baseline, candidate, n_resamples=20_000, level=level)
+    assert found.value == 60 / 40
+    drawn = np.random.default_rng(1).integers(0, n, size=(20_000, n))
+    ratios = baseline[drawn].sum(axis=1) / candidate[drawn].sum(axis=1)
+    expected = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    assert (found.low, found.high) == pytest.approx(expected, rel=0.03)
+
+
+def test_the_bootstrap_is_paired():
+    n = 300
+    same = differing(n, *range(60))
+    found = cie_ratio(np.zeros(n, dtype=int), same, same)
+    assert (found.value, found.low, found.high) == (1, 1, 1)
+
+
+def test_the_ratio_is_reproducible():
+    arguments = (differing(50), differing(50, *range(20)), differing(50, *range(15, 25)))
+    assert cie_ratio(*arguments, seed=3) == cie_ratio(*arguments, seed=3)
+    assert cie_ratio(*arguments, seed=3) != cie_ratio(*arguments, seed=4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_ratios_without_a_denominator():
+    nothing, some = differing(20), differing(20, 1, 2, 3)
+    perfect = cie_ratio(nothing, some, nothing)
+    assert (perfect.value, perfect.low, perfect.high) == (math.inf, math.inf, math.inf)
+    both_perfect = cie_ratio(nothing, nothing, nothing)
+    assert all(math.isnan(end) for end in (both_perfect.value, both_perfect.low, both_perfect.high))
+    rare = cie_ratio(nothing, some, differing(20, 7))  # a third of the resamples have no mismatch of 7
+    assert rare.value == 3
+    assert rare.low < 3
+    assert rare.high == math.inf
+    worse = cie_ratio(nothing, nothing, some)
+    assert (worse.value, worse.low, worse.high) == (0, 0, 0)
+
+
+def test_a_bootstrap_of_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"needs items and resamples. Got 0 and 1000"):
+        cie_ratio([], [], [])
+    with pytest.raises(ValueError, match="Got 1 and 0"):
+        cie_ratio([0], [0], [0], n_resamples=0)
+    with pytest.raises(ValueError, match=r"Did you mean 0.95"):
+        cie_ratio([0], [0], [0], level=95)
+
+
+def test_logits_for_predictions_are_refused():
+    with pytest.raises(ValueError, match=r"float64 of shape \[1, 2\].*Take the argmax of logits first"):
+        Cells.count([[0.1, 0.9]], [1], [1])
+
+
+def test_other_items_are_refused():
+    with pytest.raises(ValueError, match=r"the same items. Got 2, 1, 2 predictions and labels"):
+        Cells.count([0, 1], [0], [0, 1])
+
+
+def test_other_classes_are_refused():
+    for function in (kl_divergence, probability_loyalty):
+        with pytest.raises(ValueError, match=r"the same classes. Got shapes \[1, 2\] and \[1, 3\]"):
+            function([[0.5, 0.5]], [[0.2, 0.3, 0.5]])

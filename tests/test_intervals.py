@@ -1,0 +1,87 @@
+"""Intervals and tests of counts, against statsmodels and scipy."""
+
+import math
+
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from hf_compalign.measure.intervals import check_level, mcnemar, rate, upper_bound, wilson_interval
+
+COUNTS = [(0, 1), (1, 1), (0, 50), (3, 50), (25, 50), (50, 50), (36, 1821)]
+
+
+@st.composite
+def counts(draw):
+    n = draw(st.integers(1, 5000))
+    return draw(st.integers(0, n)), n
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize(("k", "n"), COUNTS)
+def test_wilson_is_that_of_statsmodels(k, n, level):
+    expected = proportion_confint(k, n, alpha=1 - level, method="wilson")
+    assert wilson_interval(k, n, level) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize(("k", "n"), COUNTS)
+def test_the_upper_bound_is_the_exact_one_of_scipy_and_statsmodels(k, n, level):
+    # One-sided at level is the upper end of the two-sided interval at 1 - 2 (1 - level).
+    _, expected = proportion_confint(k, n, alpha=2 * (1 - level), method="beta")
+    assert upper_bound(k, n, level) == pytest.approx(expected, abs=1e-9)
+    exact = scipy.stats.binomtest(k, n, alternative="less").proportion_ci(level, method="exact").high
+    assert upper_bound(k, n, level) == pytest.approx(exact, abs=1e-9)
+
+
+@given(counts())
+def test_the_bounds_enclose_the_rate(pair):
+    low, high = wilson_interval(*pair)
+    assert 0 <= low <= rate(*pair) <= high <= 1
+    assert rate(*pair) <= upper_bound(*pair) <= 1
+
+
+def test_the_upper_bound_is_the_rate_at_which_so_few_are_rare():
+    bound = upper_bound(7, 300)
+    assert scipy.stats.binom.cdf(7, 300, bound) == pytest.approx(0.05)
+
+
+def test_nothing_counted_is_nan():
+    assert math.isnan(rate(0, 0))
+    assert all(math.isnan(end) for end in wilson_interval(0, 0))
+    assert math.isnan(upper_bound(0, 0))
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 1), (5, 0), (8, 1), (10, 10), (10, 11), (40, 60), (900, 1000)])
+def test_mcnemar_is_that_of_statsmodels(lost, gained):
+    expected = statsmodels_mcnemar([[1, lost], [gained, 1]], exact=True).pvalue
+    assert mcnemar(lost, gained) == pytest.approx(expected)
+    assert mcnemar(lost, gained) == pytest.approx(scipy.stats.binomtest(lost, lost + gained).pvalue)
+
+
+def test_mcnemar_of_a_model_with_itself_is_one():
+    assert mcnemar(0, 0) == 1.0
+
+
+@pytest.mark.parametrize("function", [wilson_interval, upper_bound])
+def test_impossible_counts_are_refused(function):
+    for k, n in [(-1, 5), (6, 5), (0, -1)]:
+        with pytest.raises(ValueError, match=rf"needs 0 <= k <= n. Got k = {k} and n = {n}"):
+            function(k, n)
+
+
+def test_impossible_levels_are_refused():
+    with pytest.raises(ValueError, match=r"level must be in \(0, 1\). Got 95. Did you mean 0.95\?"):
+        check_level(95)
+    with pytest.raises(ValueError, match=r"Got 1.$"):
+        upper_bound(1, 2, 1)
+    with pytest.raises(ValueError, match=r"Got 0.$"):
+        wilson_interval(1, 2, 0)
+
+
+def test_negative_flips_are_refused():
+    with pytest.raises(ValueError, match=r"cannot be negative. Got -1 and 3"):
+        mcnemar(-1, 3)

@@ -1,0 +1,198 @@
+"""Predictions: what they accept, how they are stored, how two of them are paired."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from hf_compalign.measure.predictions import FORMAT_VERSION, Predictions
+
+NAMES = ("negative", "neutral", "positive")
+
+
+def made(n=4, **changes):
+    generator = np.random.default_rng(0)
+    values = {
+        "logits": generator.normal(size=(n, 3)),
+        "labels": [0, 1, 2, -100][:n],
+        "ids": ["a", "b", "c", "d"][:n],
+        "label_names": NAMES,
+    }
+    return Predictions(**{**values, **changes})
+
+
+def same(first, second):
+    for field in dataclasses.fields(Predictions):
+        ours, theirs = getattr(first, field.name), getattr(second, field.name)
+        if isinstance(ours, np.ndarray):
+            assert ours.dtype == theirs.dtype, field.name
+            np.testing.assert_array_equal(ours, theirs)
+        else:
+            assert ours == theirs, field.name
+    return True
+
+
+def test_values_are_converted():
+    found = made(ids=[10, 11, 12, 13], label_names=[0, 1, 2])
+    assert (found.logits.dtype, found.labels.dtype, found.mask.dtype) == (np.float32, np.int64, np.bool_)
+    assert found.ids.tolist() == ["10", "11", "12", "13"]
+    assert found.label_names == ("0", "1", "2")
+    assert found.mask.all()
+    assert len(found) == 4
+
+
+def test_answers_and_probabilities():
+    found = made(1, logits=[[1.0, 3.0, 2.0]])
+    assert found.predicted.tolist() == [1]
+    assert found.predicted.dtype == np.int64
+    assert found.probabilities.dtype == np.float64
+    np.testing.assert_allclose(found.probabilities, softmax([[1.0, 3.0, 2.0]], axis=1), rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"logits": [0.0] * 4}, r"logits must have shape \[N, C\]. Got \[4\]"),
+        ({"logits": np.zeros((0, 3))}, "there are no predictions: logits have 0 rows"),
+        ({"logits": np.zeros((4, 1))}, r"at least 2 labels. Got logits with 1 column"),
+        ({"labels": [0, 1]}, r"labels must have one entry per row of the 4 logits. Got \[2\]"),
+        ({"ids": ["a"]}, r"ids must have one entry per row of the 4 logits. Got \[1\]"),
+        ({"mask": [True]}, r"mask must have one entry per row of the 4 logits. Got \[1\]"),
+        ({"label_names": ("a", "b")}, "label_names must name the 3 columns of the logits. Got 2"),
+        ({"labels": [0.0, 1.0, 2.0, 0.5]}, "labels must be integers, -100 where unknown. Got float64"),
+        ({"labels": [0, 3, -1, -100]}, r"in \[0, 3\), or -100 .* 2 are not, the first is 3 at id 'b'"),
+        ({"ids": ["a", "b", "b", "c"]}, "ids must differ from each other.* 1 appear more than once, such as 'b'"),
+    ],
+)
+def test_what_cannot_be_predictions_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        made(**changes)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.filterwarnings("error")
+def test_logits_that_are_not_finite_are_refused(value):
+    logits = np.zeros((4, 3))
+    logits[1, 2] = logits[3] = value
+    with pytest.raises(ValueError, match="2 of 4 items have NaN or infinite logits, the first is id 'b'"):
+        made(logits=logits)
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    original = made(
+        ids=["ä", "日本", "", "x" * 300],
+        mask=[True, False, True, True],
+        model="a/b",
+        model_fingerprint="0123",
+        data_fingerprint="abcd",
+    )
+    original.save(tmp_path / "new" / "predictions.npz")
+    assert same(Predictions.load(tmp_path / "new" / "predictions.npz"), original)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["predictions.npz"]
+
+
+def test_another_suffix_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"predictions are saved as .npz. Got '.*x.json'"):
+        made().save(tmp_path / "x.json")
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Predictions.load(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut off"])
+def test_what_is_not_an_npz_is_refused(tmp_path, content):
+    path = tmp_path / "x.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x.npz is not an .npz file of predictions"):
+        Predictions.load(path)
+
+
+def test_npy_and_pickles_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(ValueError, match=r"is not an .npz file of predictions"):
+        Predictions.load(tmp_path / "x.npy")
+    np.savez(tmp_path / "x.npz", logits=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match=r"is not an .npz file of predictions"):
+        Predictions.load(tmp_path / "x.npz")
+
+
+def test_an_npz_of_something_else_is_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", logits=np.zeros((2, 2)), labels=np.zeros(2))
+    with pytest.raises(ValueError, match="not one of predictions: it lacks about, ids, mask"):
+        Predictions.load(tmp_path / "x.npz")
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    made().save(tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as archive:
+        arrays = dict(archive)
+    about = json.loads(str(arrays["about"])) | {"format_version": FORMAT_VERSION + 1}
+    np.savez(tmp_path / "x.npz", **arrays | {"about": np.array(json.dumps(about))})
+    with pytest.raises(ValueError, match=r"format version 2, and this version .* reads up to 1. Upgrade"):
+        Predictions.load(tmp_path / "x.npz")
+
+
+def test_items_are_paired_by_id():
+    reference = made(mask=[True, True, False, True])
+    order = [2, 0, 3, 1]
+    moved = dataclasses.replace(
+        reference, **{name: getattr(reference, name)[order] for name in ("logits", "labels", "ids", "mask")}
+    )
+    assert same(moved.aligned_to(reference), reference)
+
+
+def test_label_columns_are_paired_by_name():
+    reference = made()
+    columns = [2, 0, 1]  # positive, negative, neutral
+    moved = made(
+        logits=reference.logits[:, columns],
+        labels=[1, 2, 0, -100],
+        label_names=[NAMES[column] for column in columns],
+    )
+    assert same(moved.aligned_to(reference), reference)
+
+
+def test_placeholder_names_are_trusted_by_position():
+    unnamed = made(label_names=("LABEL_0", "LABEL_1", "LABEL_2"))
+    assert same(unnamed.aligned_to(made()), unnamed)
+
+
+def test_labels_known_on_one_side_only_do_not_contradict():
+    unlabelled = made(labels=[-100] * 4)
+    assert same(unlabelled.aligned_to(made()), unlabelled)
+    assert same(made().aligned_to(unlabelled), made())
+
+
+def test_contradicting_labels_are_refused():
+    with pytest.raises(ValueError, match="2 of 3 differ, the first is id 'b'"):
+        made(labels=[0, 2, 1, 0]).aligned_to(made())
+
+
+def test_other_items_are_refused():
+    with pytest.raises(
+        ValueError,
+        match=r"2 of the reference's 4 items are missing \('c', 'd'\), and 1 are not in the reference \('e'\)",
+    ):
+        made(3, ids=["a", "b", "e"]).aligned_to(made())
+
+
+def test_only_a_few_examples_of_other_items_are_shown():
+    with pytest.raises(ValueError, match=r"missing \('a', 'b', 'c', ...\), and 4 are"):
+        made(ids=["e", "f", "g", "h"]).aligned_to(made())
+
+
+def test_other_label_names_are_refused():
+    with pytest.raises(ValueError, match="must answer with the same labels"):
+        made(label_names=("negative", "neutral", "happy")).aligned_to(made())
+
+
+def test_torch_is_not_imported():
+    code = "import sys, hf_compalign.measure.audit; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["False"]

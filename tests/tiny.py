@@ -1,0 +1,62 @@
+"""Tiny models from configs, and data made on the spot."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
+
+VOCABULARY = 40
+
+
+def bert(*, seed: int = 0, n_labels: int = 3, dropout: float = 0.0, **config: Any) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 32,
+        "num_labels": n_labels,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        # Large enough that the models of two seeds answer differently.
+        "initializer_range": 0.2,
+    }
+    return BertForSequenceClassification(BertConfig(**(settings | config)))
+
+
+def vit(*, seed: int = 0, n_labels: int = 3, **config: Any) -> ViTForImageClassification:
+    torch.manual_seed(seed)
+    settings = {
+        "image_size": 8,
+        "patch_size": 4,
+        "num_channels": 1,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "num_labels": n_labels,
+        "initializer_range": 0.2,
+    }
+    return ViTForImageClassification(ViTConfig(**(settings | config)))
+
+
+def texts(n: int = 24, *, n_labels: int = 3, seed: int = 0, length: int = 6, labels: bool = True) -> Dataset:
+    """Rows of random tokens, all of one length; the label is the first token modulo the number of labels."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(1, VOCABULARY, size=(n, length))
+    columns: dict[str, Any] = {"input_ids": ids.tolist(), "attention_mask": np.ones_like(ids).tolist()}
+    if labels:
+        columns["labels"] = (ids[:, 0] % n_labels).tolist()
+    return Dataset.from_dict(columns)
+
+
+def images(n: int = 24, *, n_labels: int = 3, seed: int = 0) -> Dataset:
+    """Rows of 1 x 8 x 8 noise whose mean tells the label."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, n_labels, size=n)
+    pixels = rng.normal(size=(n, 1, 8, 8)) + labels[:, None, None, None]
+    return Dataset.from_dict({"pixel_values": pixels.astype(np.float32).tolist(), "labels": labels.tolist()})
