@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
+IGNORED = -100  # the label of an item whose label is not known, as in torch and transformers
+
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IGNORED = -100
+from hf_compalign.labels import IGNORED
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def one_per_example(logits: Tensor, labels: Tensor | None) -> Items:
     """Single-label classification: logits [B, C], labels [B] or None -> B items."""
     if labels is None:
         labels = torch.full(logits.shape[:-1], IGNORED, dtype=torch.long, device=logits.device)
-    return Items(logits.float(), labels, torch.ones_like(labels, dtype=torch.bool))
+    # Losses of half-precision logits are computed in float32.
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return Items(logits, labels, torch.ones_like(labels, dtype=torch.bool))
 
 
 SINGLE_LABEL = (None, "single_label_classification")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
@@ -64,6 +64,7 @@ def test_nothing_counted_is_nan_and_never_zero():
     assert math.isnan(Cells(0, 0, 5, 0, 0).btc)  # the reference is never right
 
 
+@settings(deadline=None)
 @given(three_answers())
 def test_cell_identities(answers):
     reference, candidate, labels = answers
@@ -81,6 +82,7 @@ def test_cell_identities(answers):
         assert cells.agreement == sklearn.metrics.accuracy_score(reference[known], candidate[known])
 
 
+@settings(deadline=None)
 @given(three_answers(classes=2))
 def test_with_two_classes_every_mismatch_is_a_flip(answers):
     cells = Cells.count(*answers)
@@ -88,6 +90,7 @@ def test_with_two_classes_every_mismatch_is_a_flip(answers):
     assert cells.flip_rate == cells.churn or cells.n == 0
 
 
+@settings(deadline=None)
 @given(three_answers())
 def test_a_model_against_itself(answers):
     reference, _, labels = answers
@@ -123,6 +126,7 @@ def test_alignment_metrics_of_nothing_are_nan():
     assert all(math.isnan(value) for value in found.values())
 
 
+@settings(deadline=None)
 @given(st.integers(2, 5).flatmap(lambda c: st.tuples(logits_of((3, c)), logits_of((3, c)))))
 def test_kl_is_that_of_scipy_and_never_negative(pair):
     p, q = (softmax(logits) for logits in pair)
@@ -141,6 +145,7 @@ def test_kl_of_extreme_logits():
     assert kl_divergence([[0.0, -np.inf]], [[0.0, -np.inf]]) == [0]
 
 
+@settings(deadline=None)
 @given(logits_of((5, 3)), logits_of((5, 3)))
 def test_probability_loyalty_takes_the_root_once(first, second):
     p, q = softmax(first), softmax(second)
@@ -163,6 +168,7 @@ def test_softmax_is_in_double_precision():
     assert found[1].tolist() == [1, 0]
 
 
+@settings(deadline=None)
 @given(three_answers())
 def test_the_classes_add_up_to_the_whole(answers):
     reference, candidate, labels = answers
@@ -173,6 +179,8 @@ def test_the_classes_add_up_to_the_whole(answers):
     assert sum(row.lost for row in rows) == cells.lost
     assert sum(row.gained for row in rows) == cells.gained
     known = labels != -100
+    if not known.any():
+        return
     options = {"labels": range(4), "average": None, "zero_division": np.nan}
     for name, predicted in (("recall_reference", reference), ("recall_candidate", candidate)):
         expected = sklearn.metrics.recall_score(labels[known], predicted[known], **options)

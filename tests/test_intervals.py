@@ -4,7 +4,7 @@ import math
 
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.proportion import proportion_confint
@@ -37,6 +37,7 @@ def test_the_upper_bound_is_the_exact_one_of_scipy_and_statsmodels(k, n, level):
     assert upper_bound(k, n, level) == pytest.approx(exact, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(counts())
 def test_the_bounds_enclose_the_rate(pair):
     low, high = wilson_interval(*pair)

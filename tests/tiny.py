@@ -5,7 +5,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 VOCABULARY = 40
 
@@ -60,3 +66,15 @@ def images(n: int = 24, *, n_labels: int = 3, seed: int = 0) -> Dataset:
     labels = rng.integers(0, n_labels, size=n)
     pixels = rng.normal(size=(n, 1, 8, 8)) + labels[:, None, None, None]
     return Dataset.from_dict({"pixel_values": pixels.astype(np.float32).tolist(), "labels": labels.tolist()})
+
+
+def arguments(folder: Any, **settings: Any) -> TrainingArguments:
+    """Two epochs on batches of 4, quiet, on the CPU, nothing saved unless asked."""
+    quiet = {"disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no", "use_cpu": True, "seed": 3}
+    steps = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 2}
+    return TrainingArguments(output_dir=str(folder), **(quiet | steps | {"learning_rate": 1e-3} | settings))
+
+
+def flat(model: torch.nn.Module) -> torch.Tensor:
+    """All parameters of a model as one vector."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])

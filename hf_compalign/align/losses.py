@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_compalign.tasks import IGNORED
+from hf_compalign.labels import IGNORED
 
 # (student logits, teacher logits, labels) -> one value per item; the task term alone does without a teacher.
 TermFunction = Callable[..., Tensor]

@@ -183,6 +183,15 @@ def check_cached_logits(
     return found.pop()
 
 
+def without_fingerprints(dataset: Any) -> Any:
+    """The dataset, or dict of them, without the fingerprints once they are checked: no collator takes strings."""
+    if isinstance(dataset, dict):
+        return {name: without_fingerprints(split) for name, split in dataset.items()}
+    if isinstance(dataset, Dataset) and FINGERPRINT_COLUMN in dataset.column_names:
+        return dataset.remove_columns(FINGERPRINT_COLUMN)
+    return dataset
+
+
 def check_distinct(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
     """Refuse a teacher that would change along with the student.
 

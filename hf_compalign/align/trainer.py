@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
 from hf_compalign._files import write_text_atomic
 from hf_compalign.align.arguments import AlignmentArguments
@@ -24,14 +25,16 @@ from hf_compalign.align.checks import (
 )
 from hf_compalign.align.losses import kl_loss, masked_mean, task_loss
 from hf_compalign.align.meter import TermMeter
-from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher
+from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, without_fingerprints
 from hf_compalign.align.weighting import load_json_state, state_as_json
 from hf_compalign.inference import load_model
-from hf_compalign.labels import names_of
+from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.comparison import alignment_metrics
-from hf_compalign.tasks import IGNORED, Items, logits_of, task_of
+from hf_compalign.tasks import Items, logits_of, task_of
 
 STATE_FILE = "alignment.json"
+
+logger = logging.get_logger(__name__)
 
 
 class AlignedDistillationTrainer(Trainer):
@@ -56,6 +59,8 @@ class AlignedDistillationTrainer(Trainer):
     """
 
     label_names: list[str]
+    train_dataset: Any
+    eval_dataset: Any
     _signature_columns: list[str] | None
 
     def __init__(
@@ -83,6 +88,8 @@ class AlignedDistillationTrainer(Trainer):
             self.teacher = LiveTeacher(loaded, names_of(self.model.config.id2label))
             self.teacher.to(self.args.device)
         self._cached_fingerprint = check_datasets(self)
+        self.train_dataset = without_fingerprints(self.train_dataset)
+        self.eval_dataset = without_fingerprints(self.eval_dataset)
         self._recipe_cache: dict[str, Any] | None = None
         self._terms = self.alignment.terms()
         self._reset_weighting()
@@ -113,14 +120,17 @@ class AlignedDistillationTrainer(Trainer):
         if not training:
             loss = (self.weighting.base * losses).sum()
         else:
-            loss = self.weighting(losses)
+            if self._begins_step:
+                # The Trainer clears the gradients of the model alone.
+                self.weighting.zero_grad()
+            loss = self.weighting(losses, batches=1 if counts is None else counts[2])
             self._note(losses)
         # Trainer takes the first of a plain tuple for the loss when it evaluates.
         return (loss, outputs if hasattr(outputs, "keys") else (loss, *outputs)) if return_outputs else loss
 
     def _losses(self, outputs: Any, items: Items, teacher: Tensor | None, counts: Tensor | None) -> Tensor:
         """[K], the terms of one batch; over an optimizer step's batches and processes they add up to its means."""
-        n_items, n_labelled = (None, None) if counts is None else counts.unbind()
+        n_items, n_labelled = (None, None) if counts is None else counts[:2]
         losses = []
         for name, term in self._terms.items():
             if name == "task":
@@ -157,16 +167,20 @@ class AlignedDistillationTrainer(Trainer):
                 f"The batch has no {LOGITS_COLUMN!r}, and no teacher= was given. If the dataset has the column, the "
                 "data_collator or a transform drops it: let it pass the column on as a float tensor [B, C]."
             )
+        if self.alignment.needs_teacher:
+            logger.warning_once(
+                f"No teacher= and no {LOGITS_COLUMN!r} here: only the task term is evaluated, without the agreement."
+            )
         return None
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        """[2]: the items and the labelled items of an optimizer step, over the number of processes."""
-        counts = torch.zeros(2, device=device)
+        """[3]: the items, the labelled items and the batches of an optimizer step, for one process on average."""
+        counts = torch.zeros(3, device=device)
         for batch in batch_samples:
             labels = batch.get(self.label_names[0])
             size = next(value.shape[0] for value in batch.values() if isinstance(value, Tensor))
             known = 0 if labels is None else (labels != IGNORED).sum().to(device)
-            counts += torch.stack([torch.tensor(size, device=device), torch.as_tensor(known, device=device)])
+            counts += torch.stack([torch.as_tensor(n, device=device) for n in (size, known, 1)])
         return self._mean_over_processes(counts)
 
     def _mean_over_processes(self, values: Tensor) -> Tensor:
@@ -180,13 +194,15 @@ class AlignedDistillationTrainer(Trainer):
         for parameter in self.weighting.parameters():
             # They live outside the model, so DDP does not know them.
             parameter.register_hook(self._mean_over_processes)
+        self._begins_step = True
         self._meter = TermMeter(list(self._terms), self.args.device)
         self._step_losses = torch.zeros(len(self._terms), device=self.args.device)
 
     def _note(self, losses: Tensor) -> None:
         """Add up the losses of an optimizer step; at its last batch, log them and let the weighting see them."""
         self._step_losses += losses.detach()
-        if not self.accelerator.sync_gradients:
+        self._begins_step = self.accelerator.sync_gradients
+        if not self._begins_step:
             return
         step = self.state.global_step + 1
         self._meter.add(self._step_losses, self.weighting.weights(), step=step)

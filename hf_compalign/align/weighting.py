@@ -38,8 +38,8 @@ class Weighting(nn.Module):
         """[K], the weights in force."""
         return self.base * self.factors
 
-    def forward(self, losses: Tensor) -> Tensor:
-        """Losses [K] -> the scalar to minimise."""
+    def forward(self, losses: Tensor, *, batches: int | Tensor = 1) -> Tensor:
+        """The scalar to minimise, of the losses [K] of one of the `batches` of an optimizer step."""
         return (self.weights() * losses).sum()
 
     def step(self, losses: Tensor, step: int) -> None:
@@ -140,12 +140,12 @@ class UncertaintyWeighting(Weighting):
         """[K], base * exp(-s) / 2."""
         return self.base * torch.exp(-self.log_variance) / 2
 
-    def forward(self, losses: Tensor) -> Tensor:
-        """Losses [K] -> the scalar to minimise over the model and s."""
+    def forward(self, losses: Tensor, *, batches: int | Tensor = 1) -> Tensor:
+        """The scalar to minimise over the model and s; s counts once in a step, however many batches it has."""
         # Projected in place: a clamp inside the graph has no gradient outside its range and would never let go.
         with torch.no_grad():
             self.log_variance.clamp_(-self.bound, self.bound)
-        return (self.weights() * losses).sum() + self.log_variance.sum() / 2
+        return (self.weights() * losses).sum() + self.log_variance.sum() / (2 * batches)
 
 
 def state_as_json(weighting: Weighting) -> dict[str, list[float]]:

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hf_compalign._files import write_text_atomic
+from hf_compalign.labels import IGNORED
 from hf_compalign.measure.audit_text import describe
 from hf_compalign.measure.comparison import (
-    IGNORED,
     Array,
     Cells,
     ClassRow,

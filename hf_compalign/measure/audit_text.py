@@ -33,14 +33,22 @@ def _verdict(found: Mapping[str, Any]) -> str:
     n, cie = found["n"], found["cie"]
     words = f"The candidate answers {n - cie} of {n} items like the reference and {cie} differently."
     if found["n_labelled"]:
-        cells = found["cells"]
-        words += f" {cells['lost']} that were right are now wrong, {cells['gained']} that were wrong are now right."
+        lost, gained = found["cells"]["lost"], found["cells"]["gained"]
+        words += f" {_were(lost)} right {_are(lost)} now wrong, {_were(gained)} wrong {_are(gained)} now right."
     failed = [row["name"] for row in found["limits"] if not row["passed"]]
     if failed:
         return f"{words}\nNOT PASSED: not shown to be within the limit on {', '.join(failed)}."
     if found["limits"]:
         return f"{words}\nPASSED: shown to be within every limit."
     return f"{words}\nNo limit was set, so this is no verdict."
+
+
+def _were(count: int) -> str:
+    return f"{count} that {'was' if count == 1 else 'were'}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _metrics(found: Mapping[str, Any]) -> str:

@@ -3,8 +3,9 @@
 ``reference`` is the model to be preserved, ``candidate`` the one that should answer like it. Predictions and
 labels are integers of shape [N]; a label of -100 means unknown. Whatever has no denominator is nan, never 0.
 
-The mismatches of a compressed model are the *compression-identified exemplars* (CIE) of
-https://huggingface.co/papers/2012.01604; CIE-U are those the reference had right.
+The items on which a compressed model differs are its *compression-identified exemplars*
+(CIE, https://huggingface.co/papers/2010.03058); CIE-U are those of them that the reference had right. How to
+train for few of them: https://huggingface.co/papers/2012.01604.
 """
 
 import math
@@ -15,11 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from hf_compalign.labels import IGNORED
 from hf_compalign.measure.intervals import check_level, rate, wilson_interval
 
 Array = NDArray[Any]
-
-IGNORED = -100  # the label of an item whose label is not known
 
 
 @dataclass(frozen=True)

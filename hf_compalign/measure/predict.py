@@ -30,9 +30,9 @@ from hf_compalign.inference import (
     load_model,
     load_processor,
 )
-from hf_compalign.labels import are_placeholders, label_order, names_of
+from hf_compalign.labels import IGNORED, are_placeholders, label_order, names_of
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.tasks import IGNORED, Task, task_of
+from hf_compalign.tasks import Task, task_of
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hf_compalign._files import atomic_path
-from hf_compalign.labels import label_order
+from hf_compalign.labels import IGNORED, label_order
 
 FORMAT_VERSION = 1
-IGNORED = -100  # the label of an item whose label is not known
 _ARRAYS = ("logits", "labels", "ids", "mask")
 _TEXTS = ("model", "model_fingerprint", "data_fingerprint")
 
@@ -138,7 +137,7 @@ class Predictions:
         if columns is not None:
             logits = logits[:, columns]
             names = tuple(names[column] for column in columns)
-            labels = np.where(labels == IGNORED, labels, np.argsort(columns)[labels])
+            labels[labels != IGNORED] = np.argsort(columns)[labels[labels != IGNORED]]
         moved = replace(self, logits=logits, labels=labels, ids=self.ids[rows], label_names=names, mask=self.mask[rows])
         known = (moved.labels != IGNORED) & (reference.labels != IGNORED)
         contradicting = known & (moved.labels != reference.labels)

@@ -1,0 +1,57 @@
+"""The demo's data: scikit-learn's 1,797 real handwritten digits, as images of 8 x 8 pixels."""
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from transformers import ViTImageProcessor
+
+from hf_compalign.columns import with_pixels
+
+SIZE = 8
+NAMES = tuple(map(str, range(10)))
+_BRIGHTEST = 16  # scikit-learn keeps each pixel as a number from 0 to 16
+
+
+def load_digits(seed: int, *, test_share: float, n_items: int | None = None) -> tuple[Dataset, Dataset]:
+    """The training and the test items with the columns id, image and label; every digit has its share in both.
+
+    Args:
+        seed: which items are the test items.
+        test_share: how many of them, in (0, 1).
+        n_items: take only the first of all items.
+
+    Raises:
+        ImportError: scikit-learn or Pillow is not installed.
+    """
+    try:
+        from PIL.Image import fromarray
+        from sklearn import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"The demo needs scikit-learn and Pillow ({error}). Install them: pip install 'hf-compalign[demo]'"
+        ) from error
+    found = datasets.load_digits()
+    images = np.rint(found.images[:n_items] * (255 / _BRIGHTEST)).astype(np.uint8)
+    columns = {
+        "id": [f"digit-{index:04d}" for index in range(len(images))],
+        "image": [fromarray(image) for image in images],
+        "label": found.target[: len(images)],
+    }
+    features = Features({"id": Value("string"), "image": Image(), "label": ClassLabel(names=list(NAMES))})
+    split = Dataset.from_dict(columns, features=features).train_test_split(
+        test_size=test_share, stratify_by_column="label", seed=seed
+    )
+    return split["train"], split["test"]
+
+
+def image_processor() -> ViTImageProcessor:
+    """Pixels in [-1, 1]; saved beside a model, it prepares any image as the digits were."""
+    return ViTImageProcessor(
+        size={"height": SIZE, "width": SIZE}, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
+    )
+
+
+def prepared(dataset: Dataset) -> Dataset:
+    """The columns that a Trainer takes, computed once: pixel_values float32 [3, 8, 8], and labels."""
+    pixels = with_pixels(dataset, image_processor(), "image")[:]["pixel_values"]
+    columns = {"pixel_values": list(pixels), "labels": dataset["label"]}
+    return Dataset.from_dict(columns).with_format("torch")

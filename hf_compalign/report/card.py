@@ -1,0 +1,152 @@
+"""The model card: what the Hub shows of a compressed model, with the numbers of its audit."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from hf_compalign._files import write_text_atomic
+from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.footprint import Footprint
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+TAGS = ("hf_compalign", "model-compression", "knowledge-distillation")
+# The metrics of the audit that go into the card's model-index, with their names on the Hub.
+INDEXED = {
+    "accuracy_candidate": ("accuracy", "Accuracy"),
+    "agreement": ("agreement", "Agreement with the original"),
+    "mismatch_rate": ("mismatch_rate", "Mismatch rate against the original"),
+    "nfr": ("negative_flip_rate", "Negative flip rate against the original"),
+}
+
+
+@dataclass(frozen=True)
+class CardDetails:
+    """What a card says that an audit does not know.
+
+    Attributes:
+        task: the Hub's pipeline tag, such as "text-classification".
+        base_model: the original, or what it was fine-tuned from. Only a Hub id goes into the metadata.
+        dataset: what both models were compared on, for people.
+        dataset_id: the same on the Hub; None for files of one's own.
+        dataset_config: which configuration of it.
+        dataset_split: which split of it.
+        name: what the model is loaded by; by default the name of its folder.
+        tags: in addition to `TAGS`, such as "pruning".
+        recipe: how the model was made: heading -> option -> value.
+        footprints: of the original and of the compressed model.
+    """
+
+    task: str
+    base_model: str
+    dataset: str
+    dataset_id: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str | None = None
+    name: str | None = None
+    tags: Sequence[str] = ()
+    recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    footprints: tuple[Footprint, Footprint] | None = None
+
+
+def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) -> ModelCard:
+    """Write README.md into the folder of a compressed model; it is whole or not there.
+
+    Args:
+        folder: where `save_pretrained` wrote the compressed model.
+        audit: of the original (reference) and the compressed model (candidate).
+        details: what the audit does not know.
+
+    Returns:
+        The card, to be pushed with its own `push_to_hub`.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r} to write the card into. Save the model first.")
+    name = details.name or folder.name
+    card = ModelCard.from_template(
+        _metadata(audit, details, name),
+        template_path=str(TEMPLATE),
+        name=name,
+        details=details,
+        audit=audit,
+        models_table=_models_table(audit, details.footprints),
+        changes_table=_changes_table(audit),
+    )
+    write_text_atomic(folder / "README.md", str(card))
+    return card
+
+
+def _metadata(audit: Audit, details: CardDetails, name: str) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type=details.task,
+            dataset_type=details.dataset_id or details.dataset,
+            dataset_name=details.dataset,
+            dataset_config=details.dataset_config,
+            dataset_split=details.dataset_split,
+            metric_type=metric,
+            metric_name=title,
+            metric_value=audit.metrics[key],
+        )
+        for key, (metric, title) in INDEXED.items()
+        if not math.isnan(audit.metrics[key])
+    ]
+    # The Hub knows adapter, finetune, merge and quantized. A pruned model with all its layers is a finetune.
+    on_hub = _is_hub_id(details.base_model)
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=details.task,
+        tags=[*TAGS, *details.tags],
+        model_name=name.rpartition("/")[2],
+        eval_results=results,
+        datasets=[details.dataset_id] if details.dataset_id else None,
+        base_model=details.base_model if on_hub else None,
+        **({"base_model_relation": "finetune"} if on_hub else {}),
+    )
+
+
+def _is_hub_id(name: str) -> bool:
+    if Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _models_table(audit: Audit, footprints: tuple[Footprint, Footprint] | None) -> list[tuple[str, str, str]]:
+    """Rows of (what, original, compressed)."""
+    rows = []
+    if audit.n_labelled:
+        accuracies = [_rate(audit, f"accuracy_{side}") for side in ("reference", "candidate")]
+        rows.append(("accuracy", accuracies[0], accuracies[1]))
+    if footprints is not None:
+        original, compressed = footprints
+        rows.append(("parameters", f"{original.parameters:,}", f"{compressed.parameters:,}"))
+        nonzero = (f"{original.nonzero_parameters:,}", f"{compressed.nonzero_parameters:,}")
+        rows.append(("parameters that are not 0", *nonzero))
+    return rows
+
+
+def _changes_table(audit: Audit) -> list[tuple[str, str, str]]:
+    """Rows of (what, count or value, rate with its interval)."""
+    rows = [("answers that differ (mismatches)", str(audit.metrics["cie"]), _rate(audit, "mismatch_rate"))]
+    if audit.cells is not None:
+        rows.append(("right before, wrong now (NFR)", str(audit.cells.lost), _rate(audit, "nfr")))
+        rows.append(("wrong before, right now (PFR)", str(audit.cells.gained), _rate(audit, "pfr")))
+    rows.append(("KL divergence from the original", f"{audit.metrics['kl']:.4g} nats", ""))
+    return rows
+
+
+def _rate(audit: Audit, name: str) -> str:
+    low, high = audit.metrics[f"{name}_interval"]
+    return f"{100 * audit.metrics[name]:.2f} % ({100 * low:.2f} to {100 * high:.2f} %)"

@@ -1,0 +1,55 @@
+"""Files are whole or not there; fingerprints tell contents apart."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from hf_compalign._files import atomic_path, write_text_atomic
+from hf_compalign.fingerprint import combined_fingerprint, model_fingerprint, row_fingerprint
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    write_text_atomic(path, "old")
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_half()
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_models_are_told_apart_by_their_weights():
+    model = tiny.bert(seed=1)
+    before = model_fingerprint(model)
+    assert before == model_fingerprint(tiny.bert(seed=1))
+    assert model_fingerprint(model.to(torch.bfloat16)) != before
+    model = tiny.bert(seed=1)
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1e-3
+    assert model_fingerprint(model) != before
+
+
+def test_rows_hash_by_content_not_by_container():
+    as_list = {"b": [1, 2], "a": [0.5, 0.25], "t": "x"}
+    as_array = {"t": "x", "a": np.array([0.5, 0.25]), "b": torch.tensor([1, 2], dtype=torch.int32)}
+    assert row_fingerprint(as_list) == row_fingerprint(as_array)
+    assert row_fingerprint({"a": [1, 2]}) != row_fingerprint({"a": [2, 1]})
+    assert row_fingerprint({"a": [[1, 2]]}) != row_fingerprint({"a": [1, 2]})
+    assert row_fingerprint({"a": ["x", "y"]}) != row_fingerprint({"a": ["xy"]})
+    assert row_fingerprint({"a": None}) != row_fingerprint({"a": 0})
+    assert row_fingerprint({"a": {"k": b"1"}}) != row_fingerprint({"a": {"k": b"2"}})
+
+
+def test_a_value_without_content_is_refused():
+    with pytest.raises(TypeError, match="cannot fingerprint a value of type complex"):
+        row_fingerprint({"a": 1j})
+
+
+def test_combined_fingerprints_do_not_depend_on_order():
+    assert combined_fingerprint(["a", "b"]) == combined_fingerprint(["b", "a"]) != combined_fingerprint(["a"])

@@ -1,0 +1,277 @@
+"""Schedules, masks, and the pruning callback with a plain and an aligned Trainer."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch.nn.utils import prune
+from transformers import AutoModelForSequenceClassification, Trainer
+
+from hf_compalign import AlignedDistillationTrainer, PruningCallback
+from hf_compalign.compress.masks import compute_masks, prunable_weights, sparsity_of
+from hf_compalign.compress.schedules import SCHEDULES, resolve_schedule
+from hf_compalign.compress.scores import magnitude, resolve_score
+
+# ---- schedules ----
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_rise_to_1(name):
+    values = [SCHEDULES[name](t) for t in np.linspace(0, 1, 50)]
+    assert values == sorted(values)
+    assert values[-1] == 1
+    assert resolve_schedule(name) is SCHEDULES[name]
+
+
+def test_cubic_is_the_published_formula():
+    # s_t = s_f + (s_i - s_f) (1 - t)^3 with s_i = 0, s_f = 1
+    assert [round(SCHEDULES["cubic"](t), 6) for t in (0, 0.25, 0.5, 1)] == [0, 0.578125, 0.875, 1]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("fast", "schedule must be one of constant, linear, cubic.* Got 'fast'"),
+        (lambda t: 1 - t, "without falling. Got 1 at 0, 0.5 at 0.5 and 0 at 1"),
+        (lambda t: t / 2, "exactly 1 .* and 0.5 at 1"),
+        (lambda t: t - 0.1, "rise from 0 or more"),
+    ],
+)
+def test_bad_schedules_are_refused(schedule, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_schedule(schedule)
+
+
+# ---- masks ----
+
+
+def two_layers():
+    generator = torch.Generator().manual_seed(0)
+    return {"a": torch.randn(10, 8, generator=generator), "b": 3 * torch.randn(6, 5, generator=generator)}
+
+
+def test_global_masks_are_those_of_torchs_global_pruning():
+    weights = two_layers()
+    layers = {name: torch.nn.Linear(*reversed(weight.shape)) for name, weight in weights.items()}
+    for name, layer in layers.items():
+        layer.weight.data = weights[name].clone()
+    parameters = [(layer, "weight") for layer in layers.values()]
+    prune.global_unstructured(parameters, pruning_method=prune.L1Unstructured, amount=0.4)
+    masks = compute_masks(weights, 0.4, pattern="global", score=magnitude)
+    for name, layer in layers.items():
+        assert torch.equal(masks[name], layer.weight_mask.bool())
+
+
+def test_layer_masks_prune_every_layer_alike():
+    weights = two_layers()
+    masks = compute_masks(weights, 0.3, pattern="layer", score=magnitude)
+    assert {name: int((~mask).sum()) for name, mask in masks.items()} == {"a": 24, "b": 9}
+    kept, pruned = weights["a"][masks["a"]].abs(), weights["a"][~masks["a"]].abs()
+    assert kept.min() > pruned.max()
+
+
+def test_amounts_do_not_compound():
+    weights = two_layers()
+    first = compute_masks(weights, 0.3, pattern="global", score=magnitude)
+    pruned = {name: weight * first[name] for name, weight in weights.items()}
+    second = compute_masks(pruned, 0.5, pattern="global", score=magnitude)
+    assert sum(int((~mask).sum()) for mask in second.values()) == 55  # of 110
+    for name, mask in second.items():
+        assert not (mask & ~first[name]).any()  # nothing that was pruned comes back
+    assert sparsity_of({name: pruned[name] * second[name] for name in weights}) == 0.5
+
+
+def test_embeddings_and_the_classifier_stay_out():
+    names = set(prunable_weights(tiny.bert()))
+    assert len(names) == 13
+    assert "bert.encoder.layer.0.attention.self.query.weight" in names
+    assert not [name for name in names if "embeddings" in name or "classifier" in name]
+    assert not [name for name in prunable_weights(tiny.vit()) if "embeddings" in name or "classifier" in name]
+
+
+def test_patterns_choose_layers():
+    model = tiny.bert()
+    attention = prunable_weights(model, include=["*.attention.*"], exclude=["*.layer.1.*"])
+    assert len(attention) == 4
+    assert set(prunable_weights(model, include=["classifier"])) == {"classifier.weight"}
+
+
+def test_a_shared_weight_is_pruned_once():
+    model = tiny.bert()
+    layers = model.bert.encoder.layer
+    layers[1].output.dense.weight = layers[0].output.dense.weight
+    assert len(prunable_weights(model)) == 12
+
+
+def test_patterns_that_match_nothing_are_refused():
+    model = tiny.bert()
+    with pytest.raises(ValueError, match=r"'\*.mlp' matches no linear .* named like: bert.encoder.layer.0.attention"):
+        prunable_weights(model, exclude=["*.mlp"])
+    with pytest.raises(ValueError, match=r"No layer of BertForSequenceClassification is left to prune with include="):
+        prunable_weights(model, include=["classifier"], exclude=["class*"])
+
+
+def test_unknown_scores_are_refused():
+    with pytest.raises(ValueError, match="score must be one of magnitude. Got 'wanda'"):
+        resolve_score("wanda")
+
+
+# ---- the callback ----
+
+
+def train(folder, callback, *, student=None, teacher=None, **settings):
+    trainer = AlignedDistillationTrainer(
+        student or tiny.bert(seed=2),
+        tiny.arguments(folder, **settings),
+        teacher=teacher or tiny.bert(seed=1),
+        train_dataset=tiny.texts(),
+        eval_dataset=tiny.texts(40, seed=4),
+        callbacks=[callback],
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("pattern", ["layer", "global"])
+@pytest.mark.parametrize("model", ["bert", "vit"])
+def test_a_plain_trainer_ends_at_the_final_sparsity(tmp_path, pattern, model):
+    student, dataset = (tiny.bert(), tiny.texts()) if model == "bert" else (tiny.vit(), tiny.images())
+    callback = PruningCallback(0.75, pattern=pattern)
+    Trainer(student, tiny.arguments(tmp_path), train_dataset=dataset, callbacks=[callback]).train()
+    weights = prunable_weights(student)
+    assert sparsity_of(weights) == pytest.approx(0.75, abs=1e-3)
+    per_layer = [sparsity_of({name: weight}) for name, weight in weights.items()]
+    assert (np.ptp(per_layer) < 0.01) == (pattern == "layer")
+    assert not [name for name, _ in student.named_buffers() if "mask" in name]
+
+
+def test_the_schedule_counts_optimizer_steps(tmp_path):
+    # 6 steps an epoch, 2 epochs; window (0.25, 0.75) is steps 3 to 9, linear.
+    callback = PruningCallback(0.6, schedule="linear", window=(0.25, 0.75), every=2)
+    for accumulation in (1, 2):
+        settings = {"per_device_train_batch_size": 4 // accumulation, "gradient_accumulation_steps": accumulation}
+        trainer = train(tmp_path, callback, logging_strategy="steps", logging_steps=1, **settings)
+        logged = [log["sparsity"] for log in trainer.state.log_history if "sparsity" in log]
+        expected = [0, 0, 0, 0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.6, 0.6]
+        assert logged == pytest.approx(expected, abs=1e-3)
+
+
+def test_constant_prunes_before_the_first_step(tmp_path):
+    trainer = train(tmp_path, PruningCallback(0.5, schedule="constant"), max_steps=1, learning_rate=0.0)
+    assert sparsity_of(prunable_weights(trainer.model)) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_pruned_weights_stay_0_and_the_others_train(tmp_path):
+    student = tiny.bert(seed=2)
+    before = {name: weight.detach().clone() for name, weight in prunable_weights(student).items()}
+    train(tmp_path, PruningCallback(0.5, schedule="constant", every=1), student=student)
+    masks = compute_masks(before, 0.5, pattern="global", score=magnitude)
+    for name, weight in prunable_weights(student).items():
+        assert (weight[~masks[name]] == 0).all()
+        assert not torch.equal(weight[masks[name]], before[name][masks[name]])
+
+
+def test_every_checkpoint_is_an_ordinary_folder(tmp_path):
+    trainer = train(tmp_path, PruningCallback(0.5), save_strategy="steps", save_steps=3)
+    for step in (3, 6, 9, 12):
+        loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / f"checkpoint-{step}")
+        share = {3: 0.4375, 6: 0.5, 9: 0.5, 12: 0.5}[step]
+        assert sparsity_of(prunable_weights(loaded)) == pytest.approx(share, abs=1e-3)
+    assert torch.equal(tiny.flat(loaded), tiny.flat(trainer.model))
+
+
+def test_the_best_model_has_the_final_sparsity(tmp_path):
+    # The teacher is the student before pruning, and nothing is learned: the unpruned checkpoints agree with it.
+    trainer = train(
+        tmp_path,
+        PruningCallback(0.8, window=(0.3, 0.6)),
+        teacher=tiny.bert(seed=2),
+        learning_rate=0.0,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="mismatch_rate",
+    )
+    rates = [log["eval_mismatch_rate"] for log in trainer.state.log_history if "eval_mismatch_rate" in log]
+    assert rates[0] == 0 < min(rates[-5:])
+    assert trainer.state.best_global_step >= 8
+    assert sparsity_of(prunable_weights(trainer.model)) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_two_callbacks_share_nothing(tmp_path):
+    one, two = PruningCallback(0.3), PruningCallback(0.7)
+    first = train(tmp_path, one)
+    second = train(tmp_path, two)
+    assert sparsity_of(prunable_weights(first.model)) == pytest.approx(0.3, abs=1e-3)
+    assert sparsity_of(prunable_weights(second.model)) == pytest.approx(0.7, abs=1e-3)
+
+
+def test_one_callback_serves_several_trainings(tmp_path):
+    callback = PruningCallback(0.5)
+    models = [tiny.flat(train(tmp_path, callback).model) for _ in range(2)]
+    assert torch.equal(*models)
+
+
+def test_ending_early_is_said(tmp_path, caplog):
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 2
+
+    trainer = AlignedDistillationTrainer(
+        tiny.bert(seed=2),
+        tiny.arguments(tmp_path),
+        teacher=tiny.bert(seed=1),
+        train_dataset=tiny.texts(),
+        callbacks=[PruningCallback(0.5, schedule="linear"), Stop()],
+    )
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert "ended at step 2, before the final sparsity of step 6: the model is 16.7 % sparse" in caplog.text
+
+
+def test_a_weight_that_is_0_by_chance_is_not_taken_for_pruned(tmp_path):
+    callback = PruningCallback(0.5)
+    trainer = train(tmp_path, callback)
+    name, weight = next(iter(prunable_weights(trainer.model).items()))
+    mask = callback._masks[name].clone()
+    kept = mask.nonzero()[0]
+    with torch.no_grad():
+        weight[tuple(kept)] = 0.0
+    saved = json.loads(json.dumps(callback.state()))
+    assert list(saved["masks"]["unpruned_zeros"]) == [name]
+    callback._restore(saved)
+    assert torch.equal(callback._masks[name], mask)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sparsity": 80}, r"sparsity must be in \[0, 1\). Got 80. Did you mean 0.8\?"),
+        ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\). Got 1.0.$"),
+        ({"sparsity": -0.1}, r"Got -0.1.$"),
+        ({"pattern": "2:4"}, "pattern must be one of layer, global. Got '2:4'"),
+        ({"window": (0.6, 0.5)}, r"window must be .* Got \(0.6, 0.5\)"),
+        ({"window": (0, 100)}, r"shares of the training.* Got \(0, 100\)"),
+        ({"every": 0}, "every must be 1 optimizer step or more, or None. Got 0"),
+        ({"schedule": "x"}, "schedule must be one of"),
+        ({"score": "x"}, "score must be one of"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PruningCallback(**({"sparsity": 0.5} | arguments))
+
+
+def test_a_pattern_that_matches_nothing_is_refused_before_the_first_step(tmp_path):
+    before = tiny.flat(tiny.bert(seed=2))
+    student = tiny.bert(seed=2)
+    with pytest.raises(ValueError, match="matches no linear"):
+        train(tmp_path, PruningCallback(0.5, include=["nothing"]), student=student)
+    assert torch.equal(before, tiny.flat(student))

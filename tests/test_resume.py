@@ -1,0 +1,128 @@
+"""A resumed run ends like an uninterrupted one, and refuses to go on with another recipe."""
+
+import json
+import shutil
+
+import pytest
+import tiny
+import torch
+from transformers import Trainer
+
+from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, PruningCallback
+
+WEIGHTINGS = ["fixed", "random", "round_robin", "softadapt", "uncertainty"]
+
+
+def build(folder, *, weighting="fixed", callback=None, teacher=None, **settings):
+    saving = {"save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": 2}
+    return AlignedDistillationTrainer(
+        tiny.bert(seed=2, dropout=0.1),
+        tiny.arguments(folder, **(saving | settings)),
+        teacher=teacher or tiny.bert(seed=1),
+        alignment=AlignmentArguments(weighting=weighting, student_dropout=True),
+        train_dataset=tiny.texts(32),
+        callbacks=[PruningCallback(0.6, every=1) if callback is None else callback],
+    )
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_resume_equals_uninterrupted(tmp_path, weighting):
+    whole = build(tmp_path / "whole", weighting=weighting)
+    whole.train()
+    for step in (1, 3, 6):
+        # Another process, another output folder: only the checkpoint is left of the first run.
+        copy = tmp_path / f"moved-{step}"
+        shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", copy)
+        resumed = build(tmp_path / f"resumed-{step}", weighting=weighting)
+        resumed.train(resume_from_checkpoint=str(copy))
+        assert torch.equal(tiny.flat(whole.model), tiny.flat(resumed.model))
+        assert torch.equal(whole.weighting.weights(), resumed.weighting.weights())
+
+
+def test_callback_states_restored_by_the_trainer_do_no_harm(tmp_path):
+    whole = build(tmp_path / "whole")
+    whole.train()
+    settings = {"restore_callback_states_from_checkpoint": True}
+    resumed = build(tmp_path / "resumed", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert torch.equal(tiny.flat(whole.model), tiny.flat(resumed.model))
+
+
+def test_two_callbacks_each_find_their_own_masks(tmp_path):
+    def callbacks():
+        return [PruningCallback(0.5, include=["*attention*"]), PruningCallback(0.8, include=["*intermediate*"])]
+
+    def trainer(folder):
+        built = build(folder, callback=callbacks()[0])
+        built.add_callback(callbacks()[1])
+        return built
+
+    whole, resumed = trainer(tmp_path / "a"), trainer(tmp_path / "b")
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
+    assert torch.equal(tiny.flat(whole.model), tiny.flat(resumed.model))
+
+
+def test_a_plain_trainer_resumes_with_its_masks(tmp_path):
+    models = []
+    for resume in (None, str(tmp_path / "0" / "checkpoint-4")):
+        trainer = Trainer(
+            tiny.bert(seed=2),
+            tiny.arguments(tmp_path / str(len(models)), save_strategy="steps", save_steps=2),
+            train_dataset=tiny.texts(),
+            callbacks=[PruningCallback(0.6)],
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        models.append(tiny.flat(trainer.model))
+    assert torch.equal(*models)
+
+
+def test_a_checkpoint_cut_off_by_a_kill_is_passed_over(tmp_path, caplog):
+    whole = build(tmp_path)
+    whole.train()
+    expected = tiny.flat(whole.model).clone()
+    shutil.rmtree(tmp_path / "checkpoint-8")
+    state = tmp_path / "checkpoint-7" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    (tmp_path / "checkpoint-6" / "trainer_state.json").unlink()
+    resumed = build(tmp_path)
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(expected, tiny.flat(resumed.model))
+    assert "Passing over" in caplog.text
+
+
+def test_nothing_to_resume_from(tmp_path):
+    with pytest.raises(ValueError, match="No complete checkpoint found in"):
+        build(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_another_recipe_is_refused(tmp_path):
+    build(tmp_path).train()
+    checkpoint = str(tmp_path / "checkpoint-3")
+    cases = [
+        ("another alignment: weighting: 'fixed' -> 'random'", {"weighting": "random"}),
+        ("another alignment: teacher: '.*' -> '.*'", {"teacher": tiny.bert(seed=7)}),
+        ("another PruningCallback: sparsity: 0.6 -> 0.7", {"callback": PruningCallback(0.7, every=1)}),
+        (r"optimizer steps \[0, 4\], and this run's is \[0, 6\]", {"num_train_epochs": 3}),
+    ]
+    for message, settings in cases:
+        with pytest.raises(ValueError, match=message):
+            build(tmp_path / "other", **settings).train(resume_from_checkpoint=checkpoint)
+
+
+def test_checkpoints_of_other_makers_are_refused(tmp_path):
+    arguments = tiny.arguments(tmp_path, save_strategy="epoch", max_steps=6)
+    Trainer(tiny.bert(), arguments, train_dataset=tiny.texts()).train()
+    checkpoint = str(tmp_path / "checkpoint-6")
+    with pytest.raises(ValueError, match=r"not made by an AlignedDistillationTrainer: it has no alignment.json"):
+        build(tmp_path / "other").train(resume_from_checkpoint=checkpoint)
+    pruned = Trainer(tiny.bert(), arguments, train_dataset=tiny.texts(), callbacks=[PruningCallback(0.5)])
+    with pytest.raises(ValueError, match="made without a PruningCallback"):
+        pruned.train(resume_from_checkpoint=checkpoint)
+
+
+def test_the_state_of_the_alignment_is_readable(tmp_path):
+    build(tmp_path, weighting="uncertainty").train()
+    state = json.loads((tmp_path / "checkpoint-3" / "alignment.json").read_text())
+    assert state["alignment"]["weighting"] == "uncertainty"
+    assert len(state["weighting"]["log_variance"]) == 3

@@ -1,0 +1,519 @@
+"""The aligned trainer: its loss, its metrics, and everything a Trainer user does."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, concatenate_datasets
+from transformers import EarlyStoppingCallback, Trainer
+
+from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_teacher_logits
+from hf_compalign.measure.comparison import kl_divergence
+
+PLAIN = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
+KL = AlignmentArguments(kl_weight=0.5, temperature=3.0)
+
+
+def build(folder, *, student=None, teacher=None, alignment=None, dataset=None, settings=None, **trainer):
+    return AlignedDistillationTrainer(
+        student or tiny.bert(seed=2),
+        tiny.arguments(folder, **(settings or {})),
+        teacher=teacher or tiny.bert(seed=1),
+        alignment=alignment,
+        train_dataset=tiny.texts() if dataset is None else dataset,
+        **trainer,
+    )
+
+
+def batch_of(dataset):
+    return {name: torch.tensor(dataset[name][:]) for name in dataset.column_names}
+
+
+def logits(model, dataset):
+    inputs = batch_of(dataset.select_columns(["input_ids", "attention_mask"]))
+    with torch.no_grad():
+        return model.eval()(**inputs).logits
+
+
+# ---- the loss ----
+
+
+def test_the_loss_is_the_sum_of_its_terms(tmp_path):
+    dataset = tiny.texts(8)
+    trainer = build(tmp_path, dataset=dataset, alignment=KL)
+    z_s, z_t = logits(trainer.model, dataset), logits(tiny.bert(seed=1), dataset)
+    y = torch.tensor(dataset["labels"][:])
+    p, q = (z_t / 3).log_softmax(-1), (z_s / 3).log_softmax(-1)
+    expected = (
+        F.cross_entropy(z_s, y)
+        + F.cross_entropy(z_s, z_t.argmax(-1))
+        + F.mse_loss(z_s, z_t)
+        + 0.5 * 9 * F.kl_div(q, p, log_target=True, reduction="batchmean")
+    )
+    assert torch.allclose(trainer.compute_loss(trainer.model.train(), batch_of(dataset)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("model", "dataset"), [(tiny.bert(), tiny.texts(8)), (tiny.vit(), tiny.images(8))])
+def test_the_task_term_is_the_models_own_loss(tmp_path, model, dataset):
+    trainer = build(tmp_path, student=model, teacher=copy.deepcopy(model), alignment=PLAIN, dataset=dataset)
+    batch = batch_of(dataset)
+    own = model.train()(**batch).loss
+    assert torch.equal(trainer.compute_loss(model, batch), own)
+
+
+def test_without_teacher_terms_training_is_bit_identical_to_the_stock_trainer(tmp_path):
+    stock, ours = tiny.bert(seed=2, dropout=0.1), tiny.bert(seed=2, dropout=0.1)
+    dataset = tiny.texts(22)
+    Trainer(stock, tiny.arguments(tmp_path), train_dataset=dataset).train()
+    build(tmp_path, student=ours, alignment=PLAIN, dataset=dataset).train()
+    assert torch.equal(tiny.flat(stock), tiny.flat(ours))
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "softadapt", "uncertainty"])
+def test_one_batch_of_8_equals_4_accumulated_batches_of_2(tmp_path, weighting):
+    # Some items have no label, so the terms have different counts in every micro-batch.
+    labels = [label if i % 3 else -100 for i, label in enumerate(tiny.texts(32)["labels"])]
+    dataset = tiny.texts(32, labels=False).add_column("labels", labels)
+    results = []
+    for size, accumulation in ((8, 1), (2, 4)):
+        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+        settings = {"optim": "sgd", "num_train_epochs": 3, "logging_strategy": "steps", "logging_steps": 1}
+        alignment = AlignmentArguments(weighting=weighting)
+        trainer = build(tmp_path, alignment=alignment, dataset=dataset, settings=sizes | settings)
+        trainer.train()
+        history = trainer.state.log_history[:-1]
+        logged = [{k: v for k, v in log.items() if k.endswith(("_loss", "_weight"))} for log in history]
+        results.append((tiny.flat(trainer.model), logged))
+    (one, first), (four, second) = results
+    assert torch.allclose(one, four, atol=1e-6)
+    assert len(first) == 12
+    for left, right in zip(first, second, strict=True):
+        assert left == pytest.approx(right, rel=1e-4)
+
+
+def test_unlabelled_items_train_the_teachers_terms_alone(tmp_path):
+    labelled = tiny.texts(4)
+    unlabelled = tiny.texts(4, seed=7, labels=False).add_column("labels", [-100] * 4)
+    mixed = concatenate_datasets([labelled, unlabelled])
+    trainer = build(tmp_path, dataset=mixed)
+    z_s, z_t = logits(trainer.model, mixed), logits(tiny.bert(seed=1), mixed)
+    expected = (
+        F.cross_entropy(z_s[:4], torch.tensor(labelled["labels"][:]))
+        + F.cross_entropy(z_s, z_t.argmax(-1))
+        + F.mse_loss(z_s, z_t)
+    )
+    assert torch.allclose(trainer.compute_loss(trainer.model.train(), batch_of(mixed)), expected, atol=1e-6)
+
+
+def test_a_dataset_without_labels_trains(tmp_path):
+    student = tiny.bert(seed=2)
+    before = tiny.flat(student)
+    settings = {"logging_strategy": "steps", "logging_steps": 1}
+    trainer = build(tmp_path, student=student, dataset=tiny.texts(8, labels=False), settings=settings)
+    trainer.train()
+    assert not torch.equal(before, tiny.flat(student))
+    assert trainer.state.log_history[0]["task_loss"] == 0
+    assert trainer.state.log_history[0]["logits_loss"] > 0
+
+
+def test_the_gate_reaches_the_loss(tmp_path):
+    dataset, teacher = tiny.texts(16), tiny.bert(seed=1)
+    alignment = AlignmentArguments(task_weight=0.0, agreement_weight=0.0, only_where_teacher_is_right=True)
+    trainer = build(tmp_path, dataset=dataset, alignment=alignment)
+    z_s, z_t = logits(trainer.model, dataset), logits(teacher, dataset)
+    right = z_t.argmax(-1) == torch.tensor(dataset["labels"][:])
+    assert 0 < right.sum() < 16
+    expected = ((z_s - z_t) ** 2).mean(-1)[right].sum() / 16
+    assert torch.allclose(trainer.compute_loss(trainer.model.train(), batch_of(dataset)), expected, atol=1e-6)
+
+
+def test_student_dropout_is_off_unless_asked_for(tmp_path):
+    dataset = tiny.texts(8)
+    for on in (False, True):
+        student = tiny.bert(seed=2, dropout=0.5)
+        trainer = build(tmp_path, student=student, dataset=dataset, alignment=AlignmentArguments(student_dropout=on))
+        losses = {trainer.compute_loss(student.train(), batch_of(dataset)).item() for _ in range(3)}
+        assert (len(losses) > 1) == on
+        assert student.config.hidden_dropout_prob == 0.5
+
+
+def test_label_smoothing_and_an_own_loss_function_are_the_task_term(tmp_path):
+    dataset = tiny.texts(8)
+    z, y = logits(tiny.bert(seed=2), dataset), torch.tensor(dataset["labels"][:])
+    smoothed = build(tmp_path, dataset=dataset, alignment=PLAIN, settings={"label_smoothing_factor": 0.2})
+    loss = smoothed.compute_loss(smoothed.model.train(), batch_of(dataset))
+    assert torch.allclose(loss, F.cross_entropy(z, y, label_smoothing=0.2), atol=1e-6)
+
+    def doubled(outputs, labels, num_items_in_batch=None):
+        count = len(labels) if num_items_in_batch is None else num_items_in_batch
+        return 2 * F.cross_entropy(outputs.logits, labels, reduction="sum") / count
+
+    models = []
+    for size, accumulation in ((8, 1), (2, 4)):
+        settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "optim": "sgd"}
+        trainer = build(tmp_path, dataset=dataset, settings=settings, compute_loss_func=doubled)
+        counts = torch.tensor([8.0, 8.0, 1.0])
+        loss = trainer.compute_loss(trainer.model.train(), batch_of(dataset), num_items_in_batch=counts)
+        z_t = logits(tiny.bert(seed=1), dataset)
+        expected = 2 * F.cross_entropy(z, y) + F.cross_entropy(z, z_t.argmax(-1)) + F.mse_loss(z, z_t)
+        assert torch.allclose(loss, expected, atol=1e-6)
+        trainer.train()
+        models.append(tiny.flat(trainer.model))
+    assert torch.allclose(*models, atol=1e-6)
+
+
+def test_a_cached_teacher_trains_like_a_live_one(tmp_path):
+    teacher, dataset = tiny.bert(seed=1), tiny.texts(16)
+    # Batches of one give both ways the same shapes, and so the same bits.
+    settings = {"per_device_train_batch_size": 1}
+    live = build(tmp_path, teacher=teacher, dataset=dataset, settings=settings)
+    live.train()
+    cached = cache_teacher_logits(dataset, teacher, batch_size=1)
+    for keep_all in (False, True):
+        student = tiny.bert(seed=2)
+        arguments = tiny.arguments(tmp_path, **settings, remove_unused_columns=not keep_all)
+        AlignedDistillationTrainer(student, arguments, train_dataset=cached).train()
+        assert torch.equal(tiny.flat(live.model), tiny.flat(student))
+
+
+# ---- logging ----
+
+
+def test_every_term_is_logged_as_a_mean_over_the_interval(tmp_path):
+    dataset = tiny.texts(16)
+    settings = {"learning_rate": 0.0, "num_train_epochs": 1, "logging_strategy": "steps", "logging_steps": 4}
+    alignment = AlignmentArguments(task_weight=0.5, logits_weight=2.0)
+    trainer = build(tmp_path, dataset=dataset, settings=settings, alignment=alignment)
+    trainer.train()
+    z_s, z_t = logits(trainer.model, dataset), logits(tiny.bert(seed=1), dataset)
+    log = trainer.state.log_history[0]
+    assert log["task_loss"] == pytest.approx(F.cross_entropy(z_s, torch.tensor(dataset["labels"][:])).item(), rel=1e-5)
+    assert log["agreement_loss"] == pytest.approx(F.cross_entropy(z_s, z_t.argmax(-1)).item(), rel=1e-5)
+    assert log["logits_loss"] == pytest.approx(F.mse_loss(z_s, z_t).item(), rel=1e-5)
+    assert (log["task_weight"], log["agreement_weight"], log["logits_weight"]) == (0.5, 1.0, 2.0)
+    parts = 0.5 * log["task_loss"] + log["agreement_loss"] + 2 * log["logits_loss"]
+    assert log["loss"] == pytest.approx(parts, rel=1e-5)
+
+
+@pytest.mark.parametrize("logging", ["steps", "no"])
+def test_nan_logits_stop_training_and_name_step_and_term(tmp_path, logging):
+    dataset = cache_teacher_logits(tiny.texts(16), tiny.bert(seed=1))
+    trainer = AlignedDistillationTrainer(
+        tiny.bert(), tiny.arguments(tmp_path, logging_strategy=logging, logging_steps=3), train_dataset=dataset
+    )
+    own = trainer.data_collator
+    batches = iter(range(100))
+
+    def broken(rows):
+        batch = own(rows)
+        if next(batches) == 1:
+            batch["teacher_logits"][0, 0] = math.nan
+        return batch
+
+    trainer.data_collator = broken
+    with pytest.raises(FloatingPointError, match=r"became nan: .*logits \(step 2\)"):
+        trainer.train()
+
+
+# ---- evaluation ----
+
+
+def seen_by_the_user(folder, trainer_class, **settings):
+    seen = {}
+
+    def compute_metrics(prediction):
+        seen["predictions"], seen["labels"] = prediction.predictions, prediction.label_ids
+        return {"accuracy": float((prediction.predictions == prediction.label_ids).mean())}
+
+    def argmax(logits, labels):
+        seen["shape"] = tuple(logits.shape)
+        return logits.argmax(-1)
+
+    trainer = trainer_class(
+        tiny.bert(seed=2),
+        tiny.arguments(folder, **settings),
+        eval_dataset=tiny.texts(10),
+        compute_metrics=compute_metrics,
+        preprocess_logits_for_metrics=argmax,
+    )
+    return trainer, seen
+
+
+def test_evaluate_adds_metrics_and_changes_nothing_else(tmp_path):
+    def aligned(*args, **kwargs):
+        return AlignedDistillationTrainer(*args, teacher=tiny.bert(seed=1), **kwargs)
+
+    stock, expected = seen_by_the_user(tmp_path, Trainer)
+    ours, seen = seen_by_the_user(tmp_path, aligned)
+    stock_metrics, metrics = stock.evaluate(), ours.evaluate()
+    assert seen["shape"] == expected["shape"]
+    for name in ("predictions", "labels"):
+        np.testing.assert_array_equal(seen[name], expected[name])
+    assert metrics["eval_accuracy"] == stock_metrics["eval_accuracy"]
+
+    dataset = tiny.texts(10)
+    z_s, z_t = (logits(tiny.bert(seed=seed), dataset).numpy() for seed in (2, 1))
+    c, r, y = z_s.argmax(-1), z_t.argmax(-1), np.array(dataset["labels"][:])
+    assert metrics["eval_cie"] == (c != r).sum()
+    assert metrics["eval_cie_u"] == ((c != y) & (r == y)).sum()
+    assert metrics["eval_mismatch_rate"] == pytest.approx((c != r).mean())
+    assert metrics["eval_agreement"] == pytest.approx((c == r).mean())
+    assert metrics["eval_kl"] == pytest.approx(kl_divergence(z_t, z_s).mean(), rel=1e-4)
+    assert 0 < metrics["eval_cie"] < 10
+
+
+def test_predict_works_with_labels_without_and_with_loss_only(tmp_path):
+    dataset = tiny.texts(10)
+    trainer = build(tmp_path)
+    with_labels, without = trainer.predict(dataset), trainer.predict(dataset.remove_columns("labels"))
+    np.testing.assert_array_equal(with_labels.predictions, without.predictions)
+    assert without.label_ids is None
+    assert "test_cie_u" not in without.metrics
+    assert without.metrics["test_cie"] == with_labels.metrics["test_cie"]
+    loss_only = build(tmp_path, settings={"prediction_loss_only": True}, eval_dataset=dataset).evaluate()
+    assert loss_only["eval_cie"] == with_labels.metrics["test_cie"]
+
+
+def test_a_teacher_that_only_measures(tmp_path):
+    trainer = build(tmp_path, alignment=PLAIN, eval_dataset=tiny.texts(10))
+    assert "eval_mismatch_rate" in trainer.evaluate()
+
+
+def test_several_eval_datasets_and_the_users_own_metric_of_that_name(tmp_path):
+    eval_datasets = {"one": tiny.texts(6), "two": tiny.texts(9, seed=4)}
+    trainer = build(tmp_path, eval_dataset=eval_datasets, compute_metrics=lambda prediction: {"agreement": 7.0})
+    metrics = trainer.evaluate()
+    assert metrics["eval_one_cie"] <= 6
+    assert metrics["eval_two_mismatch_rate"] == metrics["eval_two_cie"] / 9
+    assert metrics["eval_one_agreement"] == 7.0
+
+
+def test_the_best_model_is_the_one_with_the_fewest_mismatches(tmp_path):
+    settings = {
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "mismatch_rate",
+        "num_train_epochs": 4,
+        "learning_rate": 5e-3,
+    }
+    trainer = build(tmp_path, eval_dataset=tiny.texts(30, seed=8), settings=settings)
+    trainer.add_callback(EarlyStoppingCallback(3))
+    trainer.train()
+    rates = [log["eval_mismatch_rate"] for log in trainer.state.log_history if "eval_mismatch_rate" in log]
+    assert len(set(rates)) > 1
+    assert trainer.state.best_metric == min(rates)
+    assert trainer.evaluate()["eval_mismatch_rate"] == min(rates)
+
+
+# ---- what Trainer users do ----
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bf16": True},
+        {"gradient_checkpointing": True},
+        {"auto_find_batch_size": True},
+        {"remove_unused_columns": False},
+        {"max_grad_norm": 0.0},
+        {"train_sampling_strategy": "group_by_length"},
+    ],
+)
+def test_the_trainers_own_options_work(tmp_path, settings):
+    student = tiny.bert(seed=2)
+    before = tiny.flat(student).clone()
+    trainer = build(tmp_path, student=student, settings=settings, eval_dataset=tiny.texts(5))
+    trainer.train()
+    assert torch.isfinite(tiny.flat(student)).all()
+    assert not torch.equal(before, tiny.flat(student))
+    assert "eval_cie" in trainer.evaluate()
+
+
+def test_gradient_checkpointing_stays_on_with_dropout_off(tmp_path):
+    student = tiny.bert(seed=2, dropout=0.3)
+    trainer = build(tmp_path, student=student, settings={"gradient_checkpointing": True})
+    trainer.train()
+    checkpointed = [m for m in student.modules() if getattr(m, "gradient_checkpointing", False)]
+    assert checkpointed
+    trainer.compute_loss(student.train(), batch_of(tiny.texts(2)))
+    assert all(module.training for module in checkpointed)
+    assert not any(m.training for m in student.modules() if isinstance(m, torch.nn.Dropout))
+
+
+def test_labels_under_another_name(tmp_path):
+    named = tiny.texts().rename_column("labels", "sentiment")
+    models = []
+    for dataset, settings in ((tiny.texts(), {}), (named, {"label_names": ["sentiment"]})):
+        trainer = build(tmp_path, dataset=dataset, settings=settings, eval_dataset=dataset)
+        trainer.train()
+        models.append(tiny.flat(trainer.model))
+        assert "eval_cie_u" in trainer.evaluate()
+    assert torch.equal(*models)
+
+
+def test_an_iterable_dataset(tmp_path):
+    stream = tiny.texts().to_iterable_dataset()
+    settings = {"max_steps": 4}
+    trainer = build(tmp_path, dataset=stream, settings=settings, eval_dataset=tiny.texts(5))
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+def test_hyperparameter_search_starts_every_trial_afresh(tmp_path):
+    learned = AlignmentArguments(weighting="uncertainty")
+    trainer = AlignedDistillationTrainer(
+        None,
+        tiny.arguments(tmp_path, num_train_epochs=1),
+        teacher=tiny.bert(seed=1),
+        alignment=learned,
+        model_init=lambda: tiny.bert(seed=2),
+        train_dataset=tiny.texts(8),
+        eval_dataset=tiny.texts(8, seed=3),
+    )
+    weightings = []
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", [1e-3])},
+        compute_objective=lambda metrics: (
+            weightings.append(trainer.weighting.weights().tolist()) or metrics["eval_loss"]
+        ),
+        n_trials=2,
+        direction="minimize",
+    )
+    assert best.hyperparameters == {"learning_rate": 1e-3}
+    assert len(weightings) == 2
+    # Two trials with the same settings: the learned weights of the first are not carried into the second.
+    assert weightings[0] == weightings[1]
+
+
+def test_learned_weights_are_trained_and_the_teacher_is_not(tmp_path):
+    teacher = tiny.bert(seed=1)
+    before = tiny.flat(teacher).clone()
+    trainer = build(tmp_path, teacher=teacher, alignment=AlignmentArguments(weighting="uncertainty"))
+    trainer.train()
+    assert not torch.equal(trainer.weighting.log_variance.detach(), torch.zeros(3))
+    assert torch.equal(before, tiny.flat(teacher))
+    trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert not trained & {id(parameter) for parameter in teacher.parameters()}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_learned_weights_follow_their_gradient(tmp_path, accumulation):
+    settings = {"optim": "sgd", "lr_scheduler_type": "constant", "learning_rate": 0.1, "logging_strategy": "steps"}
+    settings |= {"logging_steps": 1, "max_steps": 3, "gradient_accumulation_steps": accumulation}
+    trainer = build(tmp_path, alignment=AlignmentArguments(weighting="uncertainty"), settings=settings)
+    trainer.train()
+    s = np.zeros(3)
+    for log in trainer.state.log_history[:3]:
+        losses = np.array([log[f"{name}_loss"] for name in ("task", "agreement", "logits")])
+        s -= 0.1 * (1 - np.exp(-s) * losses) / 2
+    np.testing.assert_allclose(trainer.weighting.log_variance.detach(), s, rtol=1e-4)
+
+
+def test_the_checkpoint_is_the_student_alone(tmp_path):
+    trainer = build(tmp_path, settings={"save_strategy": "epoch"})
+    trainer.train()
+    checkpoint = tmp_path / "checkpoint-12"
+    loaded = type(trainer.model).from_pretrained(checkpoint)
+    assert torch.equal(tiny.flat(loaded), tiny.flat(trainer.model))
+    assert "alignment.json" in {path.name for path in checkpoint.iterdir()}
+
+
+# ---- what is refused ----
+
+
+class Empty(torch.utils.data.Dataset):
+    def __len__(self):
+        return 0
+
+
+def test_bad_input_is_refused_before_training(tmp_path):
+    named = {"id2label": {0: "x", 1: "y", 2: "z"}, "label2id": {"x": 0, "y": 1, "z": 2}}
+    other = {"id2label": {0: "x", 1: "y", 2: "q"}, "label2id": {"x": 0, "y": 1, "q": 2}}
+    student = tiny.bert()
+    column = [0.5] * 24
+    cases = [
+        ("same labels. Got 3 labels .* against 2", {"teacher": tiny.bert(n_labels=2)}),
+        ("same labels. Got x, y, z against x, y, q", {"student": tiny.bert(**named), "teacher": tiny.bert(**other)}),
+        ("must not be the student", {"student": student, "teacher": student}),
+        ("must share a tokenizer. Got vocabularies of 41 and 40", {"teacher": tiny.bert(vocab_size=41)}),
+        ("same task. Got image-classification and text", {"teacher": tiny.vit()}),
+        ("No model could be loaded from 'no/where'", {"teacher": "no/where"}),
+        ("The train dataset is empty", {"dataset": Empty()}),
+        ("The eval dataset is empty", {"eval_dataset": tiny.texts().select([])}),
+        (r"must lie in \[0, 3\), or be -100.* Got 4 in column 'labels'", {"dataset": tiny.texts(n_labels=5)}),
+        (
+            "must be whole numbers. Got float32",
+            {"dataset": tiny.texts().remove_columns("labels").add_column("labels", column)},
+        ),
+        (
+            "has no labels .* only one in use",
+            {"dataset": tiny.texts().remove_columns("labels"), "alignment": PLAIN},
+        ),
+        ("label_names must hold one name. Got", {"settings": {"label_names": ["a", "b"]}}),
+        (
+            "cannot with optimizers=",
+            {
+                "student": student,
+                "alignment": AlignmentArguments(weighting="uncertainty"),
+                "optimizers": (torch.optim.SGD(student.parameters(), lr=0.1), None),
+            },
+        ),
+    ]
+    for message, settings in cases:
+        with pytest.raises(ValueError, match=message):
+            build(tmp_path, **settings)
+
+
+def test_teacher_terms_without_a_teacher_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is none for the train dataset. Pass teacher=, or fill the column"):
+        AlignedDistillationTrainer(tiny.bert(), tiny.arguments(tmp_path), train_dataset=tiny.texts())
+    cached = cache_teacher_logits(tiny.texts(), tiny.bert(seed=1))
+    with pytest.raises(ValueError, match="there is none for the eval dataset"):
+        AlignedDistillationTrainer(
+            tiny.bert(), tiny.arguments(tmp_path), train_dataset=cached, eval_dataset=tiny.texts()
+        )
+    other = cache_teacher_logits(tiny.texts(), tiny.bert(seed=5))
+    with pytest.raises(ValueError, match="carry the logits of different teachers"):
+        AlignedDistillationTrainer(tiny.bert(), tiny.arguments(tmp_path), train_dataset=cached, eval_dataset=other)
+    with pytest.raises(ValueError, match="of another teacher"):
+        build(tmp_path, dataset=cached, teacher=tiny.bert(seed=6))
+
+
+def test_a_collator_that_drops_the_cached_logits_is_named(tmp_path):
+    cached = cache_teacher_logits(tiny.texts(), tiny.bert(seed=1))
+
+    def forgetful(rows):
+        names = ("input_ids", "attention_mask", "labels")
+        return {name: torch.tensor([row[name] for row in rows]) for name in names}
+
+    trainer = AlignedDistillationTrainer(
+        tiny.bert(), tiny.arguments(tmp_path), train_dataset=cached, data_collator=forgetful
+    )
+    with pytest.raises(ValueError, match="has no 'teacher_logits'.*data_collator or a transform drops it"):
+        trainer.train()
+
+
+def test_label_names_given_on_one_side_only_are_said_to_be_trusted(tmp_path, caplog):
+    named = {"id2label": {0: "x", 1: "y", 2: "z"}, "label2id": {"x": 0, "y": 1, "z": 2}}
+    build(tmp_path, teacher=tiny.bert(seed=1, **named))
+    assert "matched by position: teacher ['x', 'y', 'z']" in caplog.text
+
+
+def test_a_teacher_loads_from_a_folder(tmp_path):
+    tiny.bert(seed=1).save_pretrained(tmp_path / "teacher")
+    live = build(tmp_path, eval_dataset=tiny.texts(10)).evaluate()
+    loaded = build(tmp_path, teacher=str(tmp_path / "teacher"), eval_dataset=tiny.texts(10)).evaluate()
+    assert loaded["eval_loss"] == live["eval_loss"]
+
+
+def test_plain_datasets_of_torch_work(tmp_path):
+    rows = [{k: torch.tensor(v) for k, v in row.items()} for row in tiny.texts(8)]
+    trainer = build(tmp_path, dataset=rows)
+    trainer.train()
+    assert trainer.state.global_step == 4
+    assert isinstance(tiny.texts(1), Dataset)
