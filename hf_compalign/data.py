@@ -7,8 +7,7 @@ import numpy as np
 from datasets import Dataset, Value, concatenate_datasets, load_dataset
 
 from hf_compalign.columns import label_names
-from hf_compalign.labels import are_placeholders, label_order
-from hf_compalign.tasks import IGNORED
+from hf_compalign.labels import IGNORED, are_placeholders, label_order
 
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 LABELS = "labels"

@@ -56,15 +56,23 @@ def load_processor(path: str | Path, task: Task) -> Any:
     """
     import transformers
 
-    auto_class = transformers.AutoTokenizer if task.model_input == "input_ids" else transformers.AutoImageProcessor
+    text = task.model_input == "input_ids"
+    auto_class = transformers.AutoTokenizer if text else transformers.AutoImageProcessor
     try:
+        # transformers 5 makes up an empty tokenizer for a folder that has none, to which every word is unknown.
+        if text and Path(path).is_dir() and not _has_tokenizer(Path(path)):
+            raise OSError("The folder holds no tokenizer file.")
         return auto_class.from_pretrained(str(path))
     except (OSError, ValueError, KeyError) as error:
-        kind = "tokenizer" if task.model_input == "input_ids" else "image processor"
+        kind = "tokenizer" if text else "image processor"
         raise ValueError(
             f"No {kind} could be loaded from {str(path)!r}. Save it beside the model with save_pretrained, or pass "
             f"processing_class=. ({error})"
         ) from error
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model"))
 
 
 def input_names(model: "PreTrainedModel") -> tuple[str, ...]:

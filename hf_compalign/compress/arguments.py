@@ -35,7 +35,8 @@ class CompressionArguments:
         default=0.5, metadata={"help": "Share of the training at which the final sparsity is reached."}
     )
     pruning_every: int | None = field(
-        default=None, metadata={"help": "Optimizer steps between two updates of the masks; about 20 updates if left out."}
+        default=None,
+        metadata={"help": "Optimizer steps between two updates of the masks; about 20 updates if left out."},
     )
     pruning_score: str = field(default="magnitude", metadata={"help": f"How weights are ranked: {', '.join(SCORES)}."})
     pruning_include: list[str] | None = field(

@@ -48,7 +48,11 @@ _STAGES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is made with. The defaults are round numbers, chosen without looking at any test item.
+    """What a run is made with.
+
+    The defaults are round numbers. Sparsity and steps are such that pruning hurts: recovered with CE alone, models of
+    two other seeds gave another answer to 5 to 8 % of the images in a validation part of their training images. The
+    aligned student had no part in that choice, nor any test image of these seeds.
 
     Attributes:
         sparsity: the share of the weights in linear and convolution layers that is pruned.
@@ -65,9 +69,9 @@ class Settings:
         timed_passes: how often it is measured.
     """
 
-    sparsity: float = 0.9
+    sparsity: float = 0.95
     reference_steps: int = 600
-    compression_steps: int = 400
+    compression_steps: int = 300
     reference_learning_rate: float = 1e-3
     compression_learning_rate: float = 5e-4
     batch_size: int = 64

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
 
 from hf_compalign._files import write_text_atomic
 from hf_compalign.measure.audit import Audit
@@ -100,7 +101,9 @@ def _metadata(audit: Audit, details: CardDetails, name: str) -> ModelCardData:
         if not math.isnan(audit.metrics[key])
     ]
     # The Hub knows adapter, finetune, merge and quantized. A pruned model with all its layers is a finetune.
-    on_hub = _is_hub_id(details.base_model)
+    base: dict[str, Any] = {}
+    if _is_hub_id(details.base_model):
+        base = {"base_model": details.base_model, "base_model_relation": "finetune"}
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=details.task,
@@ -108,8 +111,7 @@ def _metadata(audit: Audit, details: CardDetails, name: str) -> ModelCardData:
         model_name=name.rpartition("/")[2],
         eval_results=results,
         datasets=[details.dataset_id] if details.dataset_id else None,
-        base_model=details.base_model if on_hub else None,
-        **({"base_model_relation": "finetune"} if on_hub else {}),
+        **base,
     )
 
 
@@ -150,3 +152,9 @@ def _changes_table(audit: Audit) -> list[tuple[str, str, str]]:
 def _rate(audit: Audit, name: str) -> str:
     low, high = audit.metrics[f"{name}_interval"]
     return f"{100 * audit.metrics[name]:.2f} % ({100 * low:.2f} to {100 * high:.2f} %)"
+
+
+def changed_options(arguments: Any) -> dict[str, Any]:
+    """The options of a dataclass that are not at their default, for a card's recipe."""
+    options = {option.name: (getattr(arguments, option.name), option.default) for option in fields(arguments)}
+    return {name: value for name, (value, default) in options.items() if value != default}

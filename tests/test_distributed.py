@@ -1,0 +1,57 @@
+"""Two processes give the losses, masks, metrics and files of one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import distributed_run
+import numpy as np
+import pytest
+
+SCRIPT = Path(distributed_run.__file__)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    # accelerate starts torchrun's elastic launcher with --multi_gpu; the trainings themselves ask for the CPU.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch += [str(SCRIPT), str(folder)]
+    done = subprocess.run(launch, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = json.loads((folder / "results.json").read_text())
+    one = {name: distributed_run.run(folder / f"one-{name}", name) for name in two}
+    return folder, one, two
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "softadapt", "uncertainty"])
+def test_two_processes_equal_one(results, weighting):
+    _, one, two = (r[weighting] if isinstance(r, dict) else r for r in results)
+    assert (one["processes"], two["processes"]) == (1, 2)
+    np.testing.assert_allclose(one["parameters"], two["parameters"], atol=1e-6)
+    np.testing.assert_allclose(one["weights"], two["weights"], rtol=1e-5)
+    np.testing.assert_array_equal(np.array(one["parameters"]) == 0, np.array(two["parameters"]) == 0)
+    assert len(one["logs"]) == len(two["logs"]) == 5
+    for left, right in zip(one["logs"], two["logs"], strict=True):
+        assert left == pytest.approx(right, rel=1e-4, abs=1e-6)
+
+
+def test_metrics_pair_by_example_and_count_each_once(results):
+    _, one, two = results
+    for name in one:
+        metrics = one[name]["metrics"]
+        assert metrics == pytest.approx(two[name]["metrics"], rel=1e-2)
+        assert metrics["eval_cie"] == two[name]["metrics"]["eval_cie"]
+        assert metrics["eval_mismatch_rate"] == pytest.approx(metrics["eval_cie"] / distributed_run.EVALUATED)
+
+
+def test_the_same_files_are_written(results):
+    folder, _, _ = results
+    one, two = (
+        {path.name for path in (folder / name / "checkpoint-4").iterdir() if not path.name.startswith("rng_state")}
+        for name in ("one-fixed", "fixed")
+    )
+    assert one == two

@@ -1,0 +1,184 @@
+"""A model on a dataset: raw or prepared, text or image, from memory or a folder."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
+
+from hf_compalign import audit, predict
+from hf_compalign.columns import find_image_column, find_label_column, find_text_columns, label_names
+from hf_compalign.measure.predict import Columns
+
+WORDS = ["bad", "good", "film", "book", "the", "a"]
+NAMED = {"id2label": {0: "neg", 1: "pos"}, "label2id": {"neg": 0, "pos": 1}, "n_labels": 2}
+
+
+def tokenizer():
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32)
+
+
+def reviews(**columns):
+    texts = ["the good film", "a bad book", "good", "the film the film", "a bad film bad book"]
+    return Dataset.from_dict({"text": texts, "label": [1, 0, 1, 0, 0]} | columns)
+
+
+def logits_one_by_one(model, texts):
+    with torch.no_grad():
+        encoded = (tokenizer()(text, return_tensors="pt") for text in texts)
+        return np.concatenate([model.eval()(**inputs).logits.numpy() for inputs in encoded])
+
+
+def test_raw_texts_are_tokenized_and_padded():
+    model = tiny.bert(**NAMED)
+    found = predict(model, reviews(), processing_class=tokenizer(), batch_size=2)
+    expected = logits_one_by_one(model, reviews()["text"])
+    np.testing.assert_allclose(found.logits, expected, atol=1e-5)
+    assert found.labels.tolist() == [1, 0, 1, 0, 0]
+    assert found.label_names == ("neg", "pos")
+    assert not model.training
+
+
+def test_the_models_mode_is_left_as_it_was():
+    model = tiny.bert(dropout=0.5).train()
+    first, second = predict(model, tiny.texts(5)), predict(model, tiny.texts(5))
+    np.testing.assert_array_equal(first.logits, second.logits)
+    assert model.training
+
+
+def test_a_folder_brings_its_own_tokenizer(tmp_path):
+    model = tiny.bert(**NAMED)
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    from_folder, from_memory = predict(tmp_path, reviews()), predict(model, reviews(), processing_class=tokenizer())
+    np.testing.assert_array_equal(from_folder.logits, from_memory.logits)
+    assert from_folder.model_fingerprint == from_memory.model_fingerprint
+    assert from_folder.model == str(tmp_path)
+
+
+def test_models_that_tokenize_differently_still_pair_by_the_text():
+    shifted = tokenizer()
+    shifted.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    reference = predict(tiny.bert(**NAMED), reviews(), processing_class=tokenizer())
+    shuffled = reviews().select([4, 2, 0, 1, 3])
+    candidate = predict(tiny.bert(seed=1, **NAMED), shuffled, processing_class=shifted)
+    assert audit(reference, candidate).n == 5
+
+
+def test_pairs_of_texts():
+    dataset = Dataset.from_dict({"premise": ["good"], "hypothesis": ["bad"], "label": [0]})
+    model = tiny.bert(**NAMED)
+    found = predict(model, dataset, processing_class=tokenizer())
+    with torch.no_grad():
+        expected = model(**tokenizer()("good", "bad", return_tensors="pt")).logits
+    np.testing.assert_allclose(found.logits, expected, atol=1e-6)
+
+
+def test_raw_images_are_processed_and_told_apart_by_their_bytes():
+    pixels = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (0, 100, 200)]
+    features = Features(picture=Image(), label=ClassLabel(names=["neg", "pos"]))
+    dataset = Dataset.from_dict({"picture": pixels, "label": [0, 1, 1]}, features=features)
+    processor = ViTImageProcessorPil(size={"height": 8, "width": 8})
+    model = tiny.vit(num_channels=3, **NAMED)
+    found = predict(model, dataset, processing_class=processor)
+    with torch.no_grad():
+        expected = model(torch.tensor(np.stack(processor(pixels)["pixel_values"]))).logits
+    np.testing.assert_allclose(found.logits, expected, atol=1e-5)
+    assert len(set(found.ids)) == 3
+    assert found.labels.tolist() == [0, 1, 1]
+
+
+def test_prepared_rows_pair_in_any_order():
+    dataset = tiny.texts(9)
+    reference, candidate = predict(tiny.bert(), dataset), predict(tiny.bert(seed=1), dataset.shuffle(seed=0))
+    assert reference.data_fingerprint == candidate.data_fingerprint
+    expected = predict(tiny.bert(seed=1), dataset)
+    np.testing.assert_allclose(candidate.aligned_to(reference).logits, expected.logits, atol=1e-6)
+
+
+def test_equal_rows_get_names_of_their_own():
+    found = predict(tiny.bert(), tiny.texts(3).select([0, 0, 1]))
+    assert found.ids[1] == f"{found.ids[0]}#2"
+
+
+def test_an_id_column_names_the_rows_when_it_can():
+    dataset = reviews(idx=[5, 6, 7, 8, 9], group=["x"] * 5)
+    model = tiny.bert(**NAMED)
+    assert predict(model, dataset, processing_class=tokenizer()).ids.tolist() == ["5", "6", "7", "8", "9"]
+    # Test sets of the Hub often carry idx = -1 everywhere.
+    useless = reviews(idx=[-1] * 5)
+    assert len(set(predict(model, useless, processing_class=tokenizer()).ids)) == 5
+    with pytest.raises(ValueError, match="The id column 'group' names several rows alike"):
+        predict(model, dataset, processing_class=tokenizer(), columns=Columns(id="group"))
+    with pytest.raises(ValueError, match="There is no id column 'nope'"):
+        predict(model, dataset, processing_class=tokenizer(), columns=Columns(id="nope"))
+
+
+def test_labels_follow_the_models_order_of_names():
+    features = Features(text=Value("string"), label=ClassLabel(names=["pos", "neg"]))
+    dataset = Dataset.from_dict({"text": ["good", "bad", "film"], "label": [0, 1, -1]}, features=features)
+    model = tiny.bert(**NAMED)
+    assert predict(model, dataset, processing_class=tokenizer()).labels.tolist() == [1, 0, -100]
+    by_name = Dataset.from_dict({"text": ["good", "bad"], "label": ["POS", "neg"]})
+    assert predict(model, by_name, processing_class=tokenizer()).labels.tolist() == [1, 0]
+    unlabelled = dataset.remove_columns("label")
+    assert predict(model, unlabelled, processing_class=tokenizer()).labels.tolist() == [-100] * 3
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (reviews().select([]), "The dataset is empty"),
+        (
+            Dataset.from_dict({"x": ["a"], "y": ["b"]}),
+            "Cannot tell which columns hold the text. Got the columns 'x', 'y'",
+        ),
+        (reviews().remove_columns("label").add_column("label", ["pos", "neg", "so", "so", "la"]), "Got la, so"),
+        (reviews().remove_columns("label").add_column("label", [0.5] * 5), "must be class ids or names. Got float32"),
+    ],
+)
+def test_bad_data_is_refused(dataset, message):
+    with pytest.raises(ValueError, match=message):
+        predict(tiny.bert(**NAMED), dataset, processing_class=tokenizer())
+
+
+def test_a_model_without_a_tokenizer_says_so(tmp_path):
+    tiny.bert(**NAMED).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="No tokenizer could be loaded from .* pass processing_class="):
+        predict(tmp_path, reviews())
+
+
+def test_a_config_without_architecture_is_refused(tmp_path):
+    tiny.bert().config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="does not say which class of model it is"):
+        predict(tmp_path, tiny.texts(2))
+
+
+# ---- columns ----
+
+
+def test_columns_are_found_by_type_and_usual_names():
+    features = Features(headline=Value("string"), topic=ClassLabel(names=["a"]), photo=Image())
+    dataset = Dataset.from_dict({"headline": ["x"], "topic": [0], "photo": [None]}, features=features)
+    assert find_text_columns(dataset) == ("headline",)
+    assert find_label_column(dataset) == "topic"
+    assert find_image_column(dataset) == "photo"
+    assert label_names(dataset, "topic") == ("a",)
+    assert label_names(dataset, "headline") is None
+
+
+def test_wanted_columns_must_exist():
+    dataset = reviews()
+    assert find_text_columns(dataset, ["text"]) == ("text",)
+    assert find_label_column(dataset, "label") == "label"
+    with pytest.raises(ValueError, match=r"There is no column 'txt'. .*'text', 'label'. Did you mean 'text'\?"):
+        find_text_columns(dataset, ["txt"])
+    with pytest.raises(ValueError, match="There is no column 'target'"):
+        find_label_column(dataset, "target")
+    with pytest.raises(ValueError, match="of which 0 are of type Image. Name the image column"):
+        find_image_column(dataset)
