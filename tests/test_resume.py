@@ -2,7 +2,12 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
+import killed_run
 import pytest
 import tiny
 import torch
@@ -126,3 +131,22 @@ def test_the_state_of_the_alignment_is_readable(tmp_path):
     state = json.loads((tmp_path / "checkpoint-3" / "alignment.json").read_text())
     assert state["alignment"]["weighting"] == "uncertainty"
     assert len(state["weighting"]["log_variance"]) == 3
+
+
+def test_a_killed_process_resumes_to_the_same_result(tmp_path):
+    whole = killed_run.build(str(tmp_path / "whole"))
+    whole.train()
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, killed_run.__file__, str(folder)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint-4").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "checkpoint-24").exists()
+    resumed = killed_run.build(str(folder))
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(tiny.flat(whole.model), tiny.flat(resumed.model))
