@@ -5,7 +5,7 @@ The flags are those of transformers' own scripts, of `AlignmentArguments` and of
     python examples/run_glue.py --task_name sst2 --model_name_or_path google-bert/bert-base-uncased \
         --sparsity 0.5 --do_train --do_eval --output_dir outputs/sst2
 
-See README.md beside this file for more.
+README.md beside this file has more.
 """
 
 import logging
@@ -33,7 +33,7 @@ from hf_compalign import (
     footprint,
     predict,
 )
-from hf_compalign.align.fine_tuning import fine_tune_teacher, load_for_labels
+from hf_compalign.align.fine_tuning import ModelArguments, fine_tune_teacher, load_for_labels
 from hf_compalign.columns import find_label_column, find_text_columns, tokenized
 from hf_compalign.compress.arguments import CompressionArguments
 from hf_compalign.data import class_names, load_file, mix_unlabelled, sample, with_label_ids
@@ -43,40 +43,9 @@ from hf_compalign.measure.predict import Columns
 from hf_compalign.report.card import CardDetails, changed_options, write_model_card
 
 GLUE = "nyu-mll/glue"
+VALIDATION = {"mnli": "validation_matched"}  # of the other tasks it is "validation"
 # What the model card says of the training.
 REPORTED = ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "seed")
-VALIDATION = {"mnli": "validation_matched"}  # of the other tasks it is "validation"
-
-
-@dataclass
-class ModelArguments:
-    """Which models take part."""
-
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Pretrained checkpoint that the teacher is fine-tuned from, when none is given."},
-    )
-    teacher_name_or_path: str | None = field(
-        default=None, metadata={"help": "The original: a fine-tuned model, whose answers the student is to keep."}
-    )
-    student_name_or_path: str | None = field(
-        default=None, metadata={"help": "Weights that the student starts from; the teacher's if left out."}
-    )
-    ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Start with a new head where a checkpoint has one for other labels."}
-    )
-    teacher_num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of fine-tuning the teacher."})
-    teacher_learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of fine-tuning the teacher."})
-    cache_teacher: bool = field(
-        default=False, metadata={"help": "Run the teacher once over the data before training, not in every step."}
-    )
-
-    def __post_init__(self) -> None:
-        if (self.model_name_or_path is None) == (self.teacher_name_or_path is None):
-            raise ValueError(
-                "Give either model_name_or_path, to fine-tune the teacher from it first, or teacher_name_or_path, the "
-                "fine-tuned original. What the student starts from, if not from the teacher, is student_name_or_path."
-            )
 
 
 @dataclass
@@ -92,8 +61,10 @@ class DataArguments:
         default=None, metadata={"help": "Audit on these data; the evaluation data then only accompany the training."}
     )
     transfer_file: str | None = field(
-        default=None,
-        metadata={"help": "Texts without labels to learn the teacher's answers on, mixed into the training."},
+        default=None, metadata={"help": "Texts without labels, mixed in to learn the teacher's answers on."}
+    )
+    cache_teacher: bool = field(
+        default=False, metadata={"help": "Run the teacher once over the data before training, not in every step."}
     )
     text_column_names: list[str] | None = field(
         default=None, metadata={"help": "The text column, or the two of a pair."}
@@ -111,22 +82,21 @@ class DataArguments:
         if sum(source is not None for source in given) != 1:
             raise ValueError(f"Give one of task_name, dataset_name and train_file. Got {given}.")
         if self.train_file is None and self.validation_file is not None:
-            raise ValueError("validation_file goes with train_file. A dataset of the Hub has a split of its own.")
+            raise ValueError("validation_file goes with train_file; a dataset on the Hub has a split of its own.")
+
+    @property
+    def source(self) -> str:
+        """What the training data are called."""
+        return str(self.task_name or self.dataset_name or self.train_file)
 
 
-def check(args: TrainingArguments, raw: dict[str, Dataset]) -> None:
-    """Refuse what this script does not do."""
+def load_data(data: DataArguments, args: TrainingArguments) -> dict[str, Dataset]:
+    """The splits train and, where there are such data, validation and test."""
     if not args.do_train or args.do_predict:
         raise ValueError(
             "Give do_train, and do_eval for the audit. To audit on test data give test_file instead of do_predict; to "
             "only compare two models use the command hf-compalign audit."
         )
-    if args.do_eval and "validation" not in raw and "test" not in raw:
-        raise ValueError("There is nothing to evaluate on. Give validation_file or test_file, or leave do_eval out.")
-
-
-def load_data(data: DataArguments) -> dict[str, Dataset]:
-    """The splits train and, where there are such data, validation and test."""
     if data.train_file is not None:
         splits = {"train": load_file(data.train_file)}
         if data.validation_file is not None:
@@ -134,19 +104,21 @@ def load_data(data: DataArguments) -> dict[str, Dataset]:
     else:
         name, config = (GLUE, data.task_name) if data.task_name else (data.dataset_name, data.dataset_config_name)
         found = load_dataset(name, config)
-        splits = {"train": found["train"], "validation": found[VALIDATION.get(data.task_name or "", "validation")]}
+        splits = {"train": found["train"], "validation": found[VALIDATION.get(data.source, "validation")]}
     if data.test_file is not None:
         splits["test"] = load_file(data.test_file)
+    if args.do_eval and splits.keys() == {"train"}:
+        raise ValueError("There is nothing to evaluate on. Give validation_file or test_file, or leave do_eval out.")
     most = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_eval_samples}
     return {split: sample(dataset, most[split]) for split, dataset in splits.items()}
 
 
-class TextPreparation:
+class Texts:
     """Which columns are the texts and the labels, and how texts become a model's inputs."""
 
     def __init__(self, data: DataArguments, args: TrainingArguments, train: Dataset, checkpoint: str) -> None:
         self.args = args
-        self.text_columns = find_text_columns(train, data.text_column_names)
+        self.columns = find_text_columns(train, data.text_column_names)
         self.label_column = find_label_column(train, data.label_column_name)
         if self.label_column is None:
             raise ValueError(f"Name the label column with label_column_name: one of {', '.join(train.column_names)}.")
@@ -162,49 +134,22 @@ class TextPreparation:
     def tokenized(self, dataset: Dataset) -> Dataset:
         """The dataset with the tokenizer's columns added; one process computes them, the others read them."""
         with self.args.main_process_first(desc="tokenizing"):
-            return tokenized(dataset, self.tokenizer, self.text_columns)
+            return tokenized(dataset, self.tokenizer, self.columns)
 
     def labelled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
         """Tokenized texts, and labels as the ids of a model with these label names."""
-        dataset = dataset.select_columns([*self.text_columns, self.label_column])
+        dataset = dataset.select_columns([*self.columns, self.label_column])
         return self.tokenized(with_label_ids(dataset, self.label_column, names))
 
     def unlabelled(self, path: str) -> Dataset:
-        """The texts of a file, under the names of the training data's columns."""
+        """The tokenized texts of a file, which may call its columns otherwise than the training data."""
         dataset = load_file(path)
-        found = find_text_columns(
-            dataset, None if set(self.text_columns) - {*dataset.column_names} else self.text_columns
-        )
-        dataset = dataset.select_columns(list(found))
-        return self.tokenized(dataset.rename_columns(dict(zip(found, self.text_columns, strict=True))))
-
-
-def fine_tuned_teacher(
-    models: ModelArguments, data: DataArguments, args: TrainingArguments, text: TextPreparation, train: Dataset
-) -> str:
-    """The folder of the original: model_name_or_path, trained with the labels alone."""
-    names = class_names(train, text.label_column)
-    return fine_tune_teacher(
-        Path(args.output_dir) / "teacher",
-        args,
-        model_init=lambda: load_for_labels(
-            AutoModelForSequenceClassification,
-            models.model_name_or_path,
-            names,
-            ignore_mismatched_sizes=models.ignore_mismatched_sizes,
-        ),
-        recipe={
-            "model_name_or_path": models.model_name_or_path,
-            "data": data.task_name or data.dataset_name or data.train_file,
-            "max_train_samples": data.max_train_samples,
-            "max_seq_length": data.max_seq_length,
-        },
-        num_train_epochs=models.teacher_num_train_epochs,
-        learning_rate=models.teacher_learning_rate,
-        train_dataset=text.labelled(train, names),
-        data_collator=text.collator,
-        processing_class=text.tokenizer,
-    )
+        same = set(self.columns) <= set(dataset.column_names)
+        found = self.columns if same else find_text_columns(dataset)
+        if len(found) != len(self.columns):
+            raise ValueError(f"transfer_file must have the text columns {self.columns}. Got {dataset.column_names}.")
+        names = dict(zip(found, self.columns, strict=True))
+        return self.tokenized(dataset.select_columns(list(found)).rename_columns(names))
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
@@ -212,21 +157,17 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
-def audited(args: TrainingArguments, teacher: str, text: TextPreparation, dataset: Dataset) -> Audit:
+def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Dataset) -> Audit:
     """The audit of the saved student against the original; it is printed, and saved with both models' predictions."""
     folder = Path(args.output_dir)
-    label_column = text.label_column if text.label_column in dataset.column_names else None
-    reference, candidate = (
-        predict(
-            model,
-            dataset,
-            processing_class=text.tokenizer,
-            data_collator=text.collator,
-            columns=Columns(label=label_column),
-            batch_size=args.per_device_eval_batch_size,
-        )
-        for model in (teacher, args.output_dir)
-    )
+    options = {
+        "processing_class": texts.tokenizer,
+        "data_collator": texts.collator,
+        "columns": Columns(label=texts.label_column if texts.label_column in dataset.column_names else None),
+        "batch_size": args.per_device_eval_batch_size,
+    }
+    reference = predict(teacher, dataset, **options)
+    candidate = predict(args.output_dir, dataset, **options)
     reference.save(folder / "predictions_reference.npz")
     candidate.save(folder / "predictions_candidate.npz")
     found = audit(reference, candidate)
@@ -242,89 +183,97 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     models, data, alignment, compression, args = parser.parse_args_into_dataclasses(argv)
     logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING)
-    raw = load_data(data)
-    check(args, raw)
+    raw = load_data(data, args)
     set_seed(args.seed)
 
-    # The original, and the student that starts from its weights.
-    text = TextPreparation(data, args, raw["train"], models.teacher_name_or_path or models.model_name_or_path)
-    teacher = models.teacher_name_or_path or fine_tuned_teacher(models, data, args, text, raw["train"])
+    # The original: given, or fine-tuned with the labels alone.
+    texts = Texts(data, args, raw["train"], models.origin)
+    teacher = models.teacher_name_or_path
+    if teacher is None:
+        names = class_names(raw["train"], texts.label_column)
+        teacher = fine_tune_teacher(
+            models,
+            args,
+            auto_class=AutoModelForSequenceClassification,
+            names=names,
+            recipe={"data": data.source, "rows": data.max_train_samples, "max_seq_length": data.max_seq_length},
+            train_dataset=texts.labelled(raw["train"], names),
+            data_collator=texts.collator,
+            processing_class=texts.tokenizer,
+        )
     original = load_model(teacher)
+
+    # The student, and what it is trained on: labelled texts, and others that only the teacher answers.
     student = load_for_labels(
         AutoModelForSequenceClassification,
         models.student_name_or_path or teacher,
         names_of(original.config.id2label),
         ignore_mismatched_sizes=models.ignore_mismatched_sizes,
     )
-
-    # What it is trained on: labelled texts, and others that only the teacher answers.
     names = names_of(student.config.id2label)
-    datasets = {split: text.labelled(raw[split], names) for split in ("train", "validation") if split in raw}
+    splits = {split: texts.labelled(raw[split], names) for split in ("train", "validation") if split in raw}
     if data.transfer_file is not None:
-        datasets["train"] = mix_unlabelled(datasets["train"], text.unlabelled(data.transfer_file), seed=args.seed)
-    if models.cache_teacher:
+        splits["train"] = mix_unlabelled(splits["train"], texts.unlabelled(data.transfer_file), seed=args.seed)
+    if data.cache_teacher:
         with args.main_process_first(desc="caching the teacher's logits"):
-            datasets = {
-                split: cache_teacher_logits(
-                    dataset,
-                    original,
-                    student_labels=names,
-                    data_collator=text.collator,
-                    batch_size=args.eval_batch_size,
-                )
-                for split, dataset in datasets.items()
-            }
+            options = {"student_labels": names, "data_collator": texts.collator, "batch_size": args.eval_batch_size}
+            splits = {split: cache_teacher_logits(rows, original, **options) for split, rows in splits.items()}
 
     trainer = AlignedDistillationTrainer(
         student,
         args,
-        teacher=None if models.cache_teacher else original,
+        teacher=None if data.cache_teacher else original,
         alignment=alignment,
-        train_dataset=datasets["train"],
-        eval_dataset=datasets.get("validation"),
-        data_collator=text.collator,
-        processing_class=text.tokenizer,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        data_collator=texts.collator,
+        processing_class=texts.tokenizer,
         compute_metrics=accuracy,
         callbacks=compression.callbacks(),
     )
     resume = args.resume_from_checkpoint
     metrics = trainer.train(resume_from_checkpoint=True if resume == "True" else resume).metrics
-    metrics["train_samples"] = len(datasets["train"])
     trainer.save_model()
-    trainer.log_metrics("train", metrics)
-    trainer.save_metrics("train", metrics)
+    trainer.log_metrics("train", metrics | {"train_samples": len(splits["train"])})
+    trainer.save_metrics("train", metrics | {"train_samples": len(splits["train"])})
     trainer.save_state()
-    if args.do_eval and "validation" in datasets:
+    if args.do_eval and "validation" in splits:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
 
+    # The proof, and a card that tells it; only the first process writes.
+    split = "test" if "test" in raw else "validation"
+    audited = texts.tokenized(raw[split]) if args.do_eval else None
+    found = None
+    if audited is not None and trainer.is_world_process_zero():
+        found = audit_saved(args, teacher, texts, audited)
+    trainer.accelerator.wait_for_everyone()
     if args.push_to_hub:
+        # With the audit, and with a card that the Trainer drafts; ours takes its place below.
         trainer.push_to_hub()
-    if args.do_eval and trainer.is_world_process_zero():
-        split = "test" if "test" in raw else "validation"
-        found = audited(args, teacher, text, text.tokenized(raw[split]))
+    if found is not None:
+        own_file = data.test_file or data.validation_file
         details = CardDetails(
             task="text-classification",
-            base_model=models.teacher_name_or_path or models.model_name_or_path,
-            dataset=data.task_name or data.dataset_name or Path(data.test_file or data.validation_file).name,
-            dataset_id=None if data.train_file or data.test_file else raw[split].info.dataset_name,
-            dataset_config=data.task_name or data.dataset_config_name,
-            dataset_split=split,
+            base_model=models.origin,
+            dataset=Path(own_file).name if own_file else data.source,
+            dataset_id=None if own_file else (GLUE if data.task_name else data.dataset_name),
+            dataset_config=None if own_file else (data.task_name or data.dataset_config_name),
+            dataset_split=split if own_file else VALIDATION.get(data.source, split),
             name=trainer.hub_model_id,
             tags=["pruning"] if compression.sparsity else [],
             recipe={
                 "Compression": changed_options(compression),
-                "Alignment": alignment.weights() | changed_options(alignment),
+                "Alignment": {f"{term}_weight": weight for term, weight in alignment.weights().items()}
+                | changed_options(alignment),
                 "Training": {name: getattr(args, name) for name in REPORTED} | {"steps": trainer.state.global_step},
             },
             footprints=(footprint(original), footprint(trainer.model)),
         )
         card = write_model_card(args.output_dir, found, details=details)
         if args.push_to_hub:
-            # The Trainer has drafted a card of its own.
             card.push_to_hub(trainer.hub_model_id, token=args.hub_token)
-    trainer.accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":

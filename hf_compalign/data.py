@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, Value, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetsError
 
 from hf_compalign.columns import label_names
-from hf_compalign.labels import IGNORED, are_placeholders, label_order
+from hf_compalign.labels import IGNORED, label_order
 
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 LABELS = "labels"
@@ -17,18 +18,18 @@ def load_file(path: str | Path) -> Dataset:
     """The rows of a parquet, csv or json file, or the images of a folder with one subfolder for each class.
 
     Raises:
-        ValueError: there is nothing there, it is of another kind, or it is empty.
+        ValueError: there is nothing there, it is of another kind, or it holds no rows.
     """
     path = Path(path)
-    if path.is_dir():
-        return load_dataset("imagefolder", data_dir=str(path), split="train")
-    if path.suffix not in BUILDERS or not path.is_file():
-        problem = "There is no such file" if path.suffix in BUILDERS else "This is no data file"
+    builder = "imagefolder" if path.is_dir() else BUILDERS.get(path.suffix.lower())
+    if builder is None or not path.exists():
+        problem = "This is no data file" if path.exists() else "There is no such file"
         raise ValueError(f"{problem}: {str(path)!r}. Give a folder of images or a file: {', '.join(BUILDERS)}.")
-    dataset = load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train")
-    if len(dataset) == 0:
-        raise ValueError(f"{str(path)!r} has no rows. Give at least one.")
-    return dataset
+    source = {"data_dir": str(path)} if path.is_dir() else {"data_files": str(path)}
+    try:
+        return load_dataset(builder, split="train", **source)
+    except (ValueError, OSError, DatasetsError) as error:
+        raise ValueError(f"No rows could be read from {str(path)!r}. Give it at least one. ({error})") from error
 
 
 def sample(dataset: Dataset, most: int | None) -> Dataset:
@@ -72,7 +73,7 @@ def label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> np.ndarray
                 f"Got {', '.join(unknown[:5])}. Name another label column, or use the model for this task."
             )
         return np.array([by_name[str(value).casefold()] for value in values])
-    if theirs is None or are_placeholders(names):
+    if theirs is None:
         return values.astype(np.int64)
     order = label_order(names, theirs)
     moved = values if order is None else np.argsort(order)[values]

@@ -1,20 +1,58 @@
-"""Where an alignment starts: the original, fine-tuned when there is none, and a student with its labels."""
+"""Where an alignment starts: the original, fine-tuned first when there is none, and the student's weights."""
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers import AutoConfig, PreTrainedModel, TrainingArguments
 
 from hf_compalign._files import write_text_atomic
+from hf_compalign.align.arguments import AlignmentArguments
+from hf_compalign.align.trainer import AlignedDistillationTrainer
 from hf_compalign.labels import names_of
 
 logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "fine_tuning.json"
+
+
+@dataclass
+class ModelArguments:
+    """Which models take part, as flags of a script.
+
+    Raises:
+        ValueError: neither a teacher nor what to fine-tune one from is given, or both are.
+    """
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pretrained checkpoint to fine-tune the teacher from, when there is none yet."}
+    )
+    teacher_name_or_path: str | None = field(
+        default=None, metadata={"help": "The original: a fine-tuned model, whose answers the student is to keep."}
+    )
+    student_name_or_path: str | None = field(
+        default=None, metadata={"help": "What the student starts from; the teacher's weights if left out."}
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Start with a new head where a checkpoint has one for other labels."}
+    )
+    teacher_num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of fine-tuning the teacher."})
+    teacher_learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of fine-tuning the teacher."})
+
+    def __post_init__(self) -> None:
+        if (self.model_name_or_path is None) == (self.teacher_name_or_path is None):
+            raise ValueError(
+                "Give either model_name_or_path, to fine-tune the teacher from it first, or teacher_name_or_path, the "
+                "fine-tuned original. What the student starts from, if not from the teacher, is student_name_or_path."
+            )
+
+    @property
+    def origin(self) -> str:
+        """The checkpoint that all others come from; the tokenizer or image processor is there too."""
+        return str(self.teacher_name_or_path or self.model_name_or_path)
 
 
 def load_for_labels(
@@ -37,56 +75,62 @@ def load_for_labels(
 
 
 def fine_tune_teacher(
-    folder: str | Path,
+    models: ModelArguments,
     args: TrainingArguments,
     *,
-    model_init: Callable[[], PreTrainedModel],
+    auto_class: Any,
+    names: Sequence[str],
     recipe: Mapping[str, Any],
-    num_train_epochs: float,
-    learning_rate: float,
     **trainer: Any,
 ) -> str:
-    """Fine-tune a model with the stock Trainer into a folder, unless that has been done there before.
+    """Fine-tune model_name_or_path with the labels alone, unless that has been done before.
 
     Args:
-        folder: where the model is saved; a file with the recipe is written last.
-        args: of the student; the teacher takes what is not about saving, evaluating or the length of the training.
-        model_init: the model to start from; called only when it is needed.
+        models: what to start from, and the length and learning rate of the training.
+        args: of the student; the teacher takes what is not about its length, about saving or about evaluation.
+        auto_class: the class of transformers that loads such a model.
+        names: the label names.
         recipe: what else the teacher depends on, such as its data; plain JSON.
-        num_train_epochs: the length of the training.
-        learning_rate: the highest of the training.
         **trainer: further arguments of `Trainer`, among them train_dataset.
 
     Returns:
-        The folder.
+        The folder `teacher` in the output_dir; a file in it, written last, says how it was made.
 
     Raises:
-        ValueError: a teacher of another recipe is in the folder.
+        ValueError: a teacher that was made in another way is there.
     """
-    folder = Path(folder)
-    own = {"num_train_epochs": num_train_epochs, "learning_rate": learning_rate, "seed": args.seed}
-    recipe = dict(recipe) | own
+    folder = Path(args.output_dir) / "teacher"
+    recipe = {
+        "model_name_or_path": models.model_name_or_path,
+        "num_train_epochs": models.teacher_num_train_epochs,
+        "learning_rate": models.teacher_learning_rate,
+        "seed": args.seed,
+    } | dict(recipe)
     if _is_finished(folder, recipe):
         logger.info("Taking the teacher that was fine-tuned in %s.", folder)
         return str(folder)
     teacher_args = replace(
         args,
         output_dir=str(folder),
-        num_train_epochs=num_train_epochs,
-        learning_rate=learning_rate,
+        num_train_epochs=models.teacher_num_train_epochs,
+        learning_rate=models.teacher_learning_rate,
         max_steps=-1,
         save_strategy="no",
         eval_strategy="no",
         load_best_model_at_end=False,
         push_to_hub=False,
     )
-    stock = Trainer(model_init(), teacher_args, **trainer)
-    stock.train()
-    stock.save_model()
-    if stock.is_world_process_zero():
+    model = load_for_labels(auto_class, models.origin, names, ignore_mismatched_sizes=models.ignore_mismatched_sizes)
+    # The stock Trainer, but with the right loss also under gradient accumulation and in several processes.
+    # https://github.com/huggingface/transformers/issues/47688
+    labels_alone = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
+    trained = AlignedDistillationTrainer(model, teacher_args, alignment=labels_alone, **trainer)
+    trained.train()
+    trained.save_model()
+    if trained.is_world_process_zero():
         write_text_atomic(folder / RECIPE_FILE, json.dumps(recipe, indent=2))
     # The other processes load what the first one has written.
-    stock.accelerator.wait_for_everyone()
+    trained.accelerator.wait_for_everyone()
     return str(folder)
 
 
@@ -95,11 +139,11 @@ def _is_finished(folder: Path, recipe: Mapping[str, Any]) -> bool:
     if not path.exists():
         return False
     was = json.loads(path.read_text(encoding="utf-8"))
-    keys = sorted(was.keys() | recipe.keys())
+    keys = [*recipe, *(key for key in was if key not in recipe)]
     changed = [f"{key}: {was.get(key)!r} -> {recipe.get(key)!r}" for key in keys if was.get(key) != recipe.get(key)]
     if changed:
         raise ValueError(
-            f"The teacher in {folder} was fine-tuned in another way: {'; '.join(changed)}. Take it as it is with "
-            f"teacher_name_or_path={str(folder)!r}, or choose another output_dir."
+            f"The teacher in {folder} was fine-tuned in another way: {'; '.join(changed)}. To take it as it is, give "
+            f"it as teacher_name_or_path; to make another, choose another output_dir."
         )
     return True

@@ -11,7 +11,6 @@ import numpy as np
 from hf_compalign.demo.run import MODELS, RECIPES, Run, Settings
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.comparison import Ratio, cie_ratio
-from hf_compalign.measure.intervals import wilson_interval
 from hf_compalign.measure.predictions import Predictions
 
 KIND = "hf_compalign.demo"
@@ -39,7 +38,7 @@ def summarise(runs: Sequence[Run], settings: Settings, *, seconds: float) -> dic
     total = _numbers(predictions, audits)
     for name in MODELS:
         costs = [numbers[name] for numbers in each]
-        total[name] |= {key: fmean(cost[key] for cost in costs) for key in _costs(runs[0], name)}
+        total[name] |= {key: _mean([cost[key] for cost in costs]) for key in _costs(runs[0], name)}
     about = runs[0].footprints["reference"]
     return {
         "kind": KIND,
@@ -73,7 +72,9 @@ def _pooled(runs: Sequence[Run]) -> dict[str, Predictions]:
 def _numbers(predictions: Mapping[str, Predictions], audits: Mapping[str, Audit]) -> dict[str, Any]:
     found = {name: audits[name].metrics for name in RECIPES}
     ratio = cie_ratio(*(predictions[name].predicted for name in MODELS), n_resamples=_RESAMPLES)
-    n = audits["ce"].n
+    n, cie = audits["ce"].n, {name: metrics["cie"] for name, metrics in found.items()}
+    # Every resample of a 0 is 0: its interval would look certain.
+    ends = (ratio.low, ratio.high) if all(cie.values()) else (math.nan, math.nan)
     about_reference = {
         "accuracy": found["ce"]["accuracy_reference"],
         "accuracy_interval": found["ce"]["accuracy_reference_interval"],
@@ -84,8 +85,8 @@ def _numbers(predictions: Mapping[str, Predictions], audits: Mapping[str, Audit]
         "reference": about_reference,
         **{name: _against_reference(metrics) for name, metrics in found.items()},
         "cie_ratio": _finite(ratio.value),
-        "cie_ratio_interval": [_finite(ratio.low), _finite(ratio.high)],
-        "conclusion": conclusion(n, found["ce"]["cie"], found["aligned"]["cie"], ratio),
+        "cie_ratio_interval": [_finite(end) for end in ends],
+        "conclusion": conclusion(n, cie["ce"], cie["aligned"], ratio),
     }
 
 
@@ -124,9 +125,10 @@ def conclusion(n: int, ce: int, aligned: int, ratio: Ratio) -> str:
     )
     if ce == aligned == 0:
         return f"{facts} There is nothing to compare: prune more, with a higher --sparsity."
-    value = f"{ratio.value:.2f}" if math.isfinite(ratio.value) else "not bounded"
+    if 0 in (ce, aligned):
+        return f"{facts} With a 0 among them, the ratio has no meaningful interval: prune more, or use more --seeds."
     high = f"{ratio.high:.2f}" if math.isfinite(ratio.high) else "no bound"
-    ratio_text = f"The CIE ratio CE / aligned is {value} (95 % interval {ratio.low:.2f} to {high})"
+    ratio_text = f"The CIE ratio CE / aligned is {ratio.value:.2f} (95 % interval {ratio.low:.2f} to {high})"
     if ratio.low > 1:
         return f"{facts} {ratio_text}: here, alignment kept more of the reference's answers."
     if ratio.high < 1:
@@ -136,7 +138,7 @@ def conclusion(n: int, ce: int, aligned: int, ratio: Ratio) -> str:
 
 def model_rows(results: Mapping[str, Any]) -> Rows:
     """The table of the three models, with its header."""
-    rows = [["", "accuracy", "mismatches", "95 % interval", "CIE-U", "KL", "non-zero", "on disk", "latency"]]
+    rows = [["", "accuracy", "mismatches", "95 % CI", "CIE-U", "KL", "non-zero", "on disk", "latency"]]
     for name in MODELS:
         found = results[name]
         against = ["-", "-", "-", "-"] if name == "reference" else _against_cells(found)
@@ -152,7 +154,7 @@ def model_rows(results: Mapping[str, Any]) -> Rows:
 def _against_cells(found: Mapping[str, Any]) -> list[str]:
     return [
         f"{found['cie']} ({_percent(found['mismatch_rate'])})",
-        " to ".join(_percent(end) for end in found["mismatch_rate_interval"]).replace(" % to", " to"),
+        " to ".join(f"{100 * end:.1f}" for end in found["mismatch_rate_interval"]),
         str(found["cie_u"]),
         f"{found['kl']:.3f}",
     ]
@@ -160,7 +162,7 @@ def _against_cells(found: Mapping[str, Any]) -> list[str]:
 
 def seed_rows(results: Mapping[str, Any]) -> Rows:
     """One row for each run, with a header."""
-    rows = [["seed", "accuracy, reference", "mismatches, CE alone", "aligned", "CIE ratio", "95 % interval"]]
+    rows = [["seed", "accuracy", "mismatches: CE alone", "aligned", "CIE ratio", "95 % CI"]]
     for run in results["runs"]:
         low, high = (_number(end) for end in run["cie_ratio_interval"])
         counts = [f"{run[name]['cie']} of {run['n']}" for name in RECIPES]
@@ -184,15 +186,19 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         "Mismatches, CIE-U (mismatches that the reference had right) and KL (nats) are against the reference, on "
         f"{results['n']} test images that no model was trained on"
         + (f", those of {len(results['seeds'])} runs together." if many else "."),
-        f"Both students: {settings['sparsity']:.0%} of the weights pruned by magnitude, "
+        f"Both students: {100 * settings['sparsity']:g} % of the weights pruned by magnitude, "
         f"{settings['compression_steps']} optimizer steps, the same seed; only the loss differs.",
         "The pruned weights are zeros in ordinary dense files. So these models are not smaller, and a difference in "
         "latency is noise: sparsity needs a format and kernels of its own to pay.",
         f"Latency: median of {settings['timed_passes']} passes of a batch of {settings['timed_images']} images, the "
-        f"three models in turn, on {results['device']} with {results['threads']} threads.",
+        f"three models in turn; device {results['device']}, CPU threads: {results['threads']}.",
         "The interval of the ratio is a paired bootstrap over the images, for the models trained here. "
         + ("How much runs differ shows in the rows of the seeds." if many else "Other seeds differ: try --seeds 3."),
     ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return values[0] if len(set(values)) == 1 else fmean(values)  # equal counts stay whole numbers
 
 
 def _percent(value: float) -> str:

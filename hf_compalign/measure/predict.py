@@ -16,10 +16,10 @@ from hf_compalign.columns import (
     find_image_column,
     find_label_column,
     find_text_columns,
-    label_names,
     tokenized,
     with_pixels,
 )
+from hf_compalign.data import label_ids
 from hf_compalign.fingerprint import combined_fingerprint, model_fingerprint, row_fingerprint
 from hf_compalign.inference import (
     Collator,
@@ -30,7 +30,7 @@ from hf_compalign.inference import (
     load_model,
     load_processor,
 )
-from hf_compalign.labels import IGNORED, are_placeholders, label_order, names_of
+from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.tasks import Task, task_of
 
@@ -90,7 +90,8 @@ def predict(
     task = task_of(network)
     names = names_of(network.config.id2label)
     label_column = find_label_column(dataset, columns.label)
-    labels = _labels(dataset, label_column, names)
+    unknown = np.full(len(dataset), IGNORED)
+    labels = unknown if label_column is None else label_ids(dataset, label_column, names)
     rows: Iterable[Mapping[str, Any]] | None = None
     if task.model_input not in dataset.column_names and dataset.format["type"] != "custom":
         processing_class = processing_class or load_processor(_where(network, model), task)
@@ -147,31 +148,6 @@ def _prepared(
         return rows, with_pixels(dataset, processing_class, column)
     text = find_text_columns(dataset, columns.text)
     return dataset.select_columns(list(text)), tokenized(dataset, processing_class, text)
-
-
-def _labels(dataset: Dataset, column: str | None, names: Sequence[str]) -> np.ndarray:
-    """[N] in the model's label order, matched by name where both sides have names."""
-    if column is None:
-        return np.full(len(dataset), IGNORED)
-    values = np.asarray(dataset.select_columns([column]).with_format("numpy")[:][column])
-    theirs = label_names(dataset, column)
-    if values.dtype.kind in "OU":
-        by_name = {name.casefold(): index for index, name in enumerate(names)}
-        unknown = sorted({str(value) for value in values if str(value).casefold() not in by_name})
-        if unknown:
-            raise ValueError(
-                f"The labels in column {column!r} must be names of the model's labels ({', '.join(names)}). "
-                f"Got {', '.join(unknown[:5])}. Name another label column, or use the model for this task."
-            )
-        return np.array([by_name[str(value).casefold()] for value in values])
-    if values.dtype.kind not in "iu":
-        raise ValueError(
-            f"The labels in column {column!r} must be class ids or names. Got {values.dtype}. Name the label column."
-        )
-    if theirs is None or are_placeholders(names):
-        return values
-    order = label_order(names, theirs)
-    return values if order is None else np.where(values < 0, IGNORED, np.argsort(order)[values])
 
 
 def _ids(dataset: Dataset, wanted: str | None, marks: list[str]) -> np.ndarray:

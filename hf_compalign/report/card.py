@@ -21,7 +21,7 @@ INDEXED = {
     "accuracy_candidate": ("accuracy", "Accuracy"),
     "agreement": ("agreement", "Agreement with the original"),
     "mismatch_rate": ("mismatch_rate", "Mismatch rate against the original"),
-    "nfr": ("negative_flip_rate", "Negative flip rate against the original"),
+    "nfr": ("nfr", "Negative flip rate against the original"),
 }
 
 
@@ -31,7 +31,8 @@ class CardDetails:
 
     Attributes:
         task: the Hub's pipeline tag, such as "text-classification".
-        base_model: the original, or what it was fine-tuned from. Only a Hub id goes into the metadata.
+        base_model: a Hub id or a folder: the original, or what it was fine-tuned from. The Hub's metadata only take
+            an id.
         dataset: what both models were compared on, for people.
         dataset_id: the same on the Hub; None for files of one's own.
         dataset_config: which configuration of it.
@@ -76,12 +77,14 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
         _metadata(audit, details, name),
         template_path=str(TEMPLATE),
         name=name,
+        # A local path says nothing to others.
+        origin=details.base_model if _is_hub_id(details.base_model) else Path(details.base_model).name,
         details=details,
         audit=audit,
         models_table=_models_table(audit, details.footprints),
         changes_table=_changes_table(audit),
     )
-    write_text_atomic(folder / "README.md", str(card))
+    write_text_atomic(folder / "README.md", f"{card}\n")
     return card
 
 

@@ -1,0 +1,52 @@
+"""The versions of everything involved, for bug reports."""
+
+import platform
+from importlib import metadata
+from typing import Any
+
+_REQUIRED = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "scipy", "safetensors")
+# Optional package -> the extra that brings it.
+_EXTRAS = {
+    "pillow": "vision",
+    "scikit-learn": "demo",
+    "optimum": "optimum",
+    "optimum-quanto": "optimum",
+    "torchao": "torchao",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "fairlearn": "fairness",
+    "captum": "attribution",
+    "matplotlib": "report",
+}
+
+
+def environment() -> dict[str, Any]:
+    """Name -> version or description; a package that is missing says how to install it."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "hf_compalign": _version("hf-compalign"),
+        **{package: _version(package) for package in _REQUIRED},
+        **_hardware(),
+        **{package: _version(package, extra) for package, extra in _EXTRAS.items()},
+    }
+
+
+def _version(package: str, extra: str | None = None) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed" if extra is None else f"not installed (pip install 'hf-compalign[{extra}]')"
+
+
+def _hardware() -> dict[str, Any]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # the very thing that a bug report may be about
+        return {"device": f"unknown, as torch cannot be imported: {error}"}
+    if torch.cuda.is_available():
+        device = f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    else:
+        device = "MPS" if torch.backends.mps.is_available() else "CPU"
+    return {"device": device, "threads": torch.get_num_threads()}

@@ -1,0 +1,87 @@
+"""What the command line shows: bars, tables, JSON and errors; and what it keeps off the screen."""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+BAD_INPUT = 2
+
+
+def stderr() -> Console:
+    """Where progress and errors go: stdout holds nothing but results."""
+    return Console(stderr=True, highlight=False)
+
+
+def stdout() -> Console:
+    """Where results go; into a file or a pipe, as lines of any length."""
+    console = Console(highlight=False)
+    console.soft_wrap = not console.is_terminal
+    return console
+
+
+def hush(*, bars: bool) -> None:
+    """Keep off the screen what the libraries say and a user cannot act on; to be called before they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DATASETS_VERBOSITY", "critical")
+    if not bars:
+        os.environ["TQDM_DISABLE"] = "1"
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+
+
+@contextmanager
+def clear_errors(console: Console) -> Iterator[None]:
+    """Turn what the user can mend into one red line and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        message = " ".join(str(error).split())
+        console.print(Text(f"Error: {message}", style="bold red"), soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from error
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A function (stage, done, total) that shows one bar for each stage."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+                if not console.is_terminal:
+                    console.print(stage)  # a log shows no bars before the end
+            progress.update(tasks[stage], completed=done)
+
+        yield show
+
+
+def table(rows: Sequence[Sequence[str]], console: Console) -> Table:
+    """The first row is the header; the first column is text, the others are numbers."""
+    padding = (0, 1) if console.width >= 100 else 0
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=padding, pad_edge=False)
+    header, *body = rows
+    for index, title in enumerate(header):
+        shown.add_column(title, justify="right" if index else "left")
+    for row in body:
+        shown.add_row(*row)
+    return shown
+
+
+def print_json(found: Mapping[str, Any]) -> None:
+    """One object on stdout; JSON has no nan, so a number without a value is null."""
+    strict = json.loads(json.dumps(found), parse_constant=lambda _: None)
+    typer.echo(json.dumps(strict, indent=2, ensure_ascii=False))

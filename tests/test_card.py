@@ -1,0 +1,151 @@
+"""The model card says what the audit says, in a form that the Hub reads."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.footprint import Footprint
+from hf_compalign.measure.predictions import Predictions
+from hf_compalign.report.card import CardDetails, changed_options, write_model_card
+
+DETAILS = CardDetails(
+    task="text-classification",
+    base_model="google-bert/bert-base-uncased",
+    dataset="sst2",
+    dataset_id="nyu-mll/glue",
+    dataset_config="sst2",
+    dataset_split="validation",
+    tags=["pruning"],
+    recipe={"Compression": {"sparsity": 0.5, "pruning_pattern": "layer"}, "Alignment": {}},
+)
+
+
+def predictions(answers, *, labels, **about):
+    logits = np.eye(3)[answers]
+    ids = [f"item {index}" for index in range(len(answers))]
+    return Predictions(logits, labels, ids, ["red", "green", "blue"], **about)
+
+
+def compared(labels=(0, 1, 2, 0, 1, 2, 0, 1)):
+    # Against the labels: 5 right in both, item 5 lost, item 6 gained, item 7 wrong in different ways.
+    reference = predictions([0, 1, 2, 0, 1, 2, 1, 0], labels=labels)
+    candidate = predictions([0, 1, 2, 0, 1, 0, 0, 2], labels=labels)
+    return audit(reference, candidate, limits={"mismatch_rate": 0.9})
+
+
+def front_matter(folder):
+    text = (folder / "README.md").read_text()
+    _, header, body = text.split("---\n", 2)
+    return yaml.safe_load(header), body
+
+
+def test_the_numbers_of_the_card_are_those_of_the_audit(tmp_path):
+    write_model_card(tmp_path, compared(), details=DETAILS)
+    header, body = front_matter(tmp_path)
+    (index,) = header["model-index"]
+    (result,) = index["results"]
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert values == {"accuracy": 6 / 8, "agreement": 5 / 8, "mismatch_rate": 3 / 8, "nfr": 1 / 8}
+    assert index["name"] == tmp_path.name
+    assert result["task"] == {"type": "text-classification"}
+    assert result["dataset"] == {"name": "sst2", "type": "nyu-mll/glue", "config": "sst2", "split": "validation"}
+    # The interval of 3 in 8 is statsmodels' proportion_confint(3, 8, method="wilson").
+    assert "| answers that differ (mismatches) | 3 | 37.50 % (13.68 to 69.43 %) |" in body
+    assert "| right before, wrong now (NFR) | 1 | 12.50 %" in body
+    assert "| wrong before, right now (PFR) | 1 | 12.50 %" in body
+    assert "| accuracy | 75.00 %" in body
+    assert f"| KL divergence from the original | {compared().metrics['kl']:.4g} nats |" in body
+    assert "5 of them like the original and 3 differently" in body
+    assert "The limit of 0.9 on `mismatch_rate` was kept" in body
+
+
+def test_the_metadata_are_what_the_hub_knows(tmp_path):
+    returned = write_model_card(tmp_path, compared(), details=DETAILS)
+    header, _ = front_matter(tmp_path)
+    assert header["base_model"] == "google-bert/bert-base-uncased"
+    assert header["base_model_relation"] == "finetune"
+    assert header["library_name"] == "transformers"
+    assert header["pipeline_tag"] == "text-classification"
+    assert header["datasets"] == ["nyu-mll/glue"]
+    assert {"hf_compalign", "pruning", "knowledge-distillation"} <= set(header["tags"])
+    # The Hub's own reader finds the same results, and the card that is returned is the one that was written.
+    loaded = ModelCard.load(tmp_path / "README.md")
+    assert loaded.data.to_dict() == returned.data.to_dict()
+    assert {result.metric_type: result.metric_value for result in loaded.data.eval_results}["nfr"] == 1 / 8
+
+
+def test_a_local_original_is_not_named_in_the_metadata(tmp_path):
+    (tmp_path / "original").mkdir()
+    details = dataclasses.replace(DETAILS, base_model=str(tmp_path / "original"))
+    write_model_card(tmp_path, compared(), details=details)
+    header, body = front_matter(tmp_path)
+    assert not {"base_model", "base_model_relation"} & header.keys()
+    assert "from `original`" in body
+    assert str(tmp_path) not in body
+
+
+def test_the_body_says_how_it_was_made_and_is_loaded(tmp_path):
+    sizes = [
+        Footprint(
+            parameters=1200,
+            nonzero_parameters=nonzero,
+            size_bytes=4800,
+            latency_ms=None,
+            latency_ms_low=None,
+            latency_ms_high=None,
+            batch_size=None,
+            threads=1,
+            device="cpu",
+        )
+        for nonzero in (1200, 700)
+    ]
+    details = dataclasses.replace(DETAILS, name="my-org/my-model", footprints=tuple(sizes))
+    write_model_card(tmp_path, compared(), details=details)
+    header, body = front_matter(tmp_path)
+    assert "**Compression**: `sparsity` 0.5, `pruning_pattern` layer\n" in body
+    assert "**Alignment**: none\n" in body
+    assert 'pipeline("text-classification", model="my-org/my-model")' in body
+    assert "| parameters | 1,200 | 1,200 |" in body
+    assert "| parameters that are not 0 | 1,200 | 700 |" in body
+    assert "they take the same space and time" in body
+    assert "https://huggingface.co/papers/2012.01604" in body
+    assert header["model-index"][0]["name"] == "my-model"
+    assert "{{" not in body
+    assert "{%" not in body
+
+
+def test_without_labels_the_card_claims_nothing_about_accuracy(tmp_path):
+    write_model_card(tmp_path, compared(labels=[-100] * 8), details=DETAILS)
+    header, body = front_matter(tmp_path)
+    metrics = header["model-index"][0]["results"][0]["metrics"]
+    assert {metric["type"] for metric in metrics} == {"agreement", "mismatch_rate"}
+    assert not any(math.isnan(metric["value"]) for metric in metrics)
+    assert "accuracy |" not in body
+    assert "nan %" not in body
+
+
+def test_a_limit_that_is_not_kept_is_told(tmp_path):
+    found = compared()
+    limits = tuple(dataclasses.replace(limit, limit=0.1, passed=False) for limit in found.limits)
+    write_model_card(tmp_path, dataclasses.replace(found, limits=limits), details=DETAILS)
+    _, body = front_matter(tmp_path)
+    assert "The limit of 0.1 on `mismatch_rate` was not shown to be kept (95 % upper bound 0.7108)." in body
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere.* Save the model first"):
+        write_model_card(tmp_path / "nowhere", compared(), details=DETAILS)
+
+
+def test_changed_options_are_those_not_at_their_default():
+    @dataclasses.dataclass
+    class Options:
+        kept: float = 1.0
+        changed: float = 1.0
+
+    assert changed_options(Options(changed=2.0)) == {"changed": 2.0}

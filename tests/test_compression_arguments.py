@@ -1,0 +1,46 @@
+"""The flags of the compression: each reaches the callback, and none is ignored."""
+
+import pytest
+from transformers import HfArgumentParser
+
+from hf_compalign.compress.arguments import CompressionArguments
+
+
+def test_every_flag_reaches_the_callback():
+    flags = (
+        "--sparsity 0.5 --pruning_pattern layer --pruning_schedule linear --pruning_begin 0.1 --pruning_end 0.8 "
+        "--pruning_every 3 --pruning_score magnitude --pruning_include *.query *.key --pruning_exclude *layer.0*"
+    )
+    (arguments,) = HfArgumentParser(CompressionArguments).parse_args_into_dataclasses(flags.split())
+    (callback,) = arguments.callbacks()
+    assert callback._recipe() == {
+        "sparsity": 0.5,
+        "pattern": "layer",
+        "schedule": "linear",
+        "window": [0.1, 0.8],
+        "every": 3,
+        "score": "magnitude",
+        "include": ["*.query", "*.key"],
+        "exclude": ["*layer.0*"],
+    }
+    assert arguments.callbacks()[0] is not callback
+
+
+def test_nothing_is_pruned_by_default():
+    assert CompressionArguments().callbacks() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparsity": 80}, r"sparsity must be in \[0, 1\). Got 80. Did you mean 0.8?"),
+        ({"sparsity": -0.1}, r"sparsity must be in \[0, 1\)"),
+        ({"sparsity": 0.5, "pruning_end": 2.0}, "window must be the begin and end"),
+        ({"sparsity": 0.5, "pruning_pattern": "rows"}, "pattern must be one of layer, global"),
+        ({"pruning_end": 0.9}, "pruning_end=0.9 would be ignored: nothing is pruned. Set sparsity above 0"),
+        ({"pruning_exclude": ["x"]}, r"pruning_exclude=\['x'\] would be ignored"),
+    ],
+)
+def test_bad_or_idle_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        CompressionArguments(**options)

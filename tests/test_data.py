@@ -1,0 +1,109 @@
+"""Files as datasets, labels as a model's ids, and rows without labels mixed in."""
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from hf_compalign.data import class_names, label_ids, load_file, mix_unlabelled, sample, with_label_ids
+
+
+def labelled(values, names=None):
+    feature = ClassLabel(names=names) if names else None
+    rows = {"text": [f"row {index}" for index in range(len(values))], "label": values}
+    dataset = Dataset.from_dict(rows)
+    return dataset.cast_column("label", feature) if feature else dataset
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl", "CSV"])
+def test_the_suffix_tells_how_a_file_is_read(suffix, tmp_path):
+    rows = labelled(["a", "b"])
+    path = tmp_path / f"rows.{suffix}"
+    getattr(rows, {"jsonl": "to_json"}.get(suffix, f"to_{suffix.lower()}"))(path)
+    assert load_file(path).to_dict() == rows.to_dict()
+
+
+def test_what_is_no_data_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"There is no such file: .*rows.csv.*Give a folder of images or a file: .parquet"
+    ):
+        load_file(tmp_path / "rows.csv")
+    (tmp_path / "rows.txt").write_text("text")
+    with pytest.raises(ValueError, match="This is no data file: .*rows.txt"):
+        load_file(tmp_path / "rows.txt")
+    labelled([0]).select([]).to_parquet(tmp_path / "empty.parquet")
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "folder").mkdir()
+    for name in ("empty.parquet", "broken.json", "folder"):
+        with pytest.raises(ValueError, match=f"No rows could be read from .*{name}'. Give it at least one"):
+            load_file(tmp_path / name)
+
+
+def test_a_sample_is_always_the_same_and_not_the_head():
+    rows = labelled(list(range(50)))
+    drawn = sample(rows, 10)["label"]
+    assert drawn == sample(rows, 10)["label"]
+    assert len(set(drawn)) == 10
+    assert drawn != list(range(10))
+    assert sample(rows, None) is rows
+    assert sample(rows, 50) is rows
+
+
+@pytest.mark.parametrize(
+    ("dataset", "names"),
+    [
+        (labelled([1, 0], ["no", "yes"]), ("no", "yes")),
+        (labelled(["yes", "no", "yes"]), ("no", "yes")),
+        (labelled([0, 2]), ("LABEL_0", "LABEL_1", "LABEL_2")),
+    ],
+)
+def test_the_names_of_classes(dataset, names):
+    assert class_names(dataset, "label") == names
+
+
+@pytest.mark.parametrize(
+    ("dataset", "names", "ids"),
+    [
+        # By name, without regard to case; by number where one side has no names; -1 is datasets' "unknown".
+        (labelled([1, 0, 2, -1], ["a", "b", "c"]), ("C", "A", "B"), [2, 1, 0, -100]),
+        (labelled(["b", "A"]), ("a", "b"), [1, 0]),
+        (labelled([1, 0, -1], ["no", "yes"]), ("LABEL_0", "LABEL_1"), [1, 0, -100]),
+        (labelled([1, -100]), ("a", "b"), [1, -100]),
+    ],
+)
+def test_labels_become_the_ids_of_the_model(dataset, names, ids):
+    assert label_ids(dataset, "label", names).tolist() == ids
+    prepared = with_label_ids(dataset, "label", names)
+    assert prepared["labels"] == ids
+    assert prepared.column_names == ["text", "labels"]
+
+
+def test_labels_of_another_task_are_refused():
+    with pytest.raises(ValueError, match=r"must be names of the model's labels \(a, b\). Got c"):
+        label_ids(labelled(["a", "c"]), "label", ("a", "b"))
+    with pytest.raises(ValueError, match="must answer with the same labels"):
+        label_ids(labelled([0], ["x", "y"]), "label", ("a", "b"))
+    with pytest.raises(ValueError, match="must be class ids or names. Got float.* a regression is not supported"):
+        label_ids(labelled([0.5]), "label", ("a", "b"))
+
+
+def test_mixing_keeps_every_row_with_its_label():
+    features = Features({"text": Value("string"), "labels": ClassLabel(names=["a", "b"])})
+    train = Dataset.from_dict({"text": ["t0", "t1", "t2"], "labels": [0, 1, 1]}, features=features)
+    extra = Dataset.from_dict({"label": [1.5, 2.5], "text": ["u0", "u1"]})
+    mixed = mix_unlabelled(train, extra, seed=3)
+    rows = dict(zip(mixed["text"], mixed["labels"], strict=True))
+    assert rows == {"t0": 0, "t1": 1, "t2": 1, "u0": -100, "u1": -100}
+    assert mixed.to_dict() == mix_unlabelled(train, extra, seed=3).to_dict()
+    orders = {tuple(mix_unlabelled(train, extra, seed=seed)["text"]) for seed in range(5)}
+    assert len(orders) > 1
+
+
+def test_mixing_needs_the_same_inputs():
+    train = Dataset.from_dict({"premise": ["p"], "hypothesis": ["h"], "labels": [0]})
+    with pytest.raises(ValueError, match="Got premise; missing: hypothesis. Rename its columns"):
+        mix_unlabelled(train, Dataset.from_dict({"premise": ["q"]}), seed=0)
+
+
+def test_a_label_is_never_lost_in_numpy_types():
+    ids = label_ids(labelled(np.array([1, 0], dtype=np.int8)), "label", ("a", "b"))
+    assert ids.dtype == np.int64

@@ -1,0 +1,430 @@
+"""The example scripts, run from end to end on models and data of a few kilobytes."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import yaml
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from safetensors.torch import load_file as load_weights
+
+from hf_compalign.compress.masks import prunable_weights, sparsity_of
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.predictions import Predictions
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+WORDS = [f"w{index}" for index in range(tiny.VOCABULARY - 4)]
+FLAGS = """
+    --do_train --do_eval --disable_tqdm True --per_device_train_batch_size 8 --logging_steps 2 --max_steps 6
+    --learning_rate 1e-3 --teacher_num_train_epochs 4 --teacher_learning_rate 5e-3
+"""
+TRAIN = FLAGS.split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def examples_on_path():
+    sys.path.insert(0, str(EXAMPLES))
+    yield
+    sys.path.remove(str(EXAMPLES))
+
+
+def run_glue(*arguments):
+    import run_glue
+
+    run_glue.main([str(argument) for argument in arguments])
+
+
+def run_images(*arguments):
+    import run_image_classification
+
+    run_image_classification.main([str(argument) for argument in arguments])
+
+
+def texts(n, *, seed, column="sentence", n_classes=2):
+    """Random words; the label is told by the first of them."""
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, n_classes, size=n)
+    rest = rng.integers(n_classes, len(WORDS), size=(n, 4))
+    rows = [" ".join(WORDS[word] for word in (head, *tail)) for head, tail in zip(first, rest, strict=True)]
+    return Dataset.from_dict({column: rows, "label": [["no", "yes", "maybe"][head] for head in first]})
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: index for index, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    folder = tmp_path_factory.mktemp("bert")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=32,
+    ).save_pretrained(folder)
+    tiny.bert(n_labels=2).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    texts(48, seed=0).to_csv(folder / "train.csv")
+    texts(30, seed=1).to_csv(folder / "validation.csv")
+    # Another format and another name for the column.
+    texts(16, seed=2, column="text").remove_columns("label").to_parquet(folder / "transfer.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def glue_flags(bert_folder, text_files):
+    return [
+        *("--train_file", text_files / "train.csv", "--validation_file", text_files / "validation.csv"),
+        *("--transfer_file", text_files / "transfer.parquet", "--cache_teacher", "--sparsity", "0.5"),
+        *("--save_strategy", "steps", "--save_steps", "4", "--max_seq_length", "8", *TRAIN),
+    ]
+
+
+@pytest.fixture(scope="module")
+def glue_run(glue_flags, bert_folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "glue"
+    run_glue("--model_name_or_path", bert_folder, *glue_flags, "--output_dir", output)
+    return output
+
+
+def recomputed_audit(output):
+    sides = [Predictions.load(output / f"predictions_{side}.npz") for side in ("reference", "candidate")]
+    return audit(*sides)
+
+
+def indexed(output):
+    """The card's model-index: metric -> value."""
+    header = yaml.safe_load((output / "README.md").read_text().split("---\n")[1])
+    (result,) = header["model-index"][0]["results"]
+    return {metric["type"]: metric["value"] for metric in result["metrics"]}, result["dataset"], header
+
+
+def stored(output, name):
+    return json.loads((output / name).read_text())
+
+
+def logged(output, key):
+    return [entry[key] for entry in stored(output, "trainer_state.json")["log_history"] if key in entry]
+
+
+def check_output(output, auto_class, *, sparsity, n):
+    """What every run must leave behind; returns the saved model."""
+    model = auto_class.from_pretrained(output)
+    measured = sparsity_of(prunable_weights(model))
+    assert measured == pytest.approx(sparsity, abs=1e-3)
+    found = recomputed_audit(output)
+    assert found.n == n
+    saved = stored(output, "audit.json")
+    for key in ("n", "cie", "cie_u", "mismatch_rate", "agreement", "nfr", "kl", "accuracy_candidate", "cells"):
+        assert saved[key] == found.to_dict()[key], key
+    numbers, _, _ = indexed(output)
+    assert numbers == {
+        "accuracy": saved["accuracy_candidate"],
+        "agreement": saved["agreement"],
+        "mismatch_rate": saved["mismatch_rate"],
+        "nfr": saved["nfr"],
+    }
+    # The Trainer's own evaluation saw the same two models.
+    assert stored(output, "eval_results.json")["eval_accuracy"] == pytest.approx(saved["accuracy_candidate"])
+    assert stored(output, "eval_results.json")["eval_mismatch_rate"] == pytest.approx(saved["mismatch_rate"])
+    return model
+
+
+def test_glue_from_files_leaves_a_pruned_model_its_audit_and_its_card(glue_run):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = check_output(glue_run, AutoModelForSequenceClassification, sparsity=0.5, n=30)
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    assert AutoTokenizer.from_pretrained(glue_run).model_max_length == 8
+    assert sparsity_of(prunable_weights(AutoModelForSequenceClassification.from_pretrained(glue_run / "teacher"))) == 0
+    saved = stored(glue_run, "audit.json")
+    # A teacher that had learned nothing would make the test empty: the first word tells the label.
+    assert saved["accuracy_reference"] > 0.8
+    assert saved["reference"]["model"] == str(glue_run / "teacher")
+    assert saved["candidate"]["model"] == str(glue_run)
+
+
+def test_the_rows_without_labels_take_part(glue_run):
+    assert stored(glue_run, "train_results.json")["train_samples"] == 48 + 16
+    assert logged(glue_run, "agreement_loss")
+    assert logged(glue_run, "sparsity")[-1] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_second_run_takes_the_teacher_and_resumes_to_the_same_weights(
+    glue_run, glue_flags, bert_folder, monkeypatch, tmp_path
+):
+    from hf_compalign.align import fine_tuning
+
+    # A run that was cut off: the teacher and the first checkpoint are there, and no results.
+    output = tmp_path / "glue"
+    for name in ("teacher", "checkpoint-4"):
+        shutil.copytree(glue_run / name, output / name)
+    monkeypatch.setattr(fine_tuning, "AlignedDistillationTrainer", None)  # fine-tuning again would call it
+    run_glue(
+        "--model_name_or_path", bert_folder, *glue_flags, "--output_dir", output, "--resume_from_checkpoint", "True"
+    )
+    once, resumed = (load_weights(folder / "model.safetensors") for folder in (glue_run, output))
+    assert once.keys() == resumed.keys()
+    assert all(torch.equal(once[name], resumed[name]) for name in once)
+
+
+def test_a_teacher_that_was_made_in_another_way_is_refused(glue_run, glue_flags, bert_folder):
+    changed = [*glue_flags, "--teacher_learning_rate", "1e-5"]
+    with pytest.raises(
+        ValueError, match=r"fine-tuned in another way: learning_rate: 0.005 -> 1e-05.*another output_dir"
+    ):
+        run_glue("--model_name_or_path", bert_folder, *changed, "--output_dir", glue_run)
+
+
+def test_plain_recovery_of_the_same_teacher(glue_run, text_files, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    run_glue(
+        *("--train_file", text_files / "train.csv", "--validation_file", text_files / "validation.csv"),
+        *("--teacher_name_or_path", glue_run / "teacher", "--sparsity", "0.5", "--pruning_pattern", "layer"),
+        *("--agreement_weight", "0", "--logits_weight", "0", "--max_train_samples", "24", "--max_eval_samples", "20"),
+        *(*TRAIN, "--output_dir", tmp_path, "--test_file", text_files / "validation.csv", "--pad_to_max_length"),
+    )
+    # Audited on the 20 drawn from the test file, which are those of the validation file here.
+    model = check_output(tmp_path, AutoModelForSequenceClassification, sparsity=0.5, n=20)
+    assert all(
+        (weight == 0).float().mean() == pytest.approx(0.5, abs=1e-3) for weight in prunable_weights(model).values()
+    )
+    assert stored(tmp_path, "train_results.json")["train_samples"] == 24
+    assert not logged(tmp_path, "agreement_loss")
+    assert not (tmp_path / "teacher").exists()
+
+
+def test_mnli_from_the_hub_is_measured_on_the_matched_validation_set(bert_folder, monkeypatch, tmp_path):
+    import run_glue as script
+
+    def split(n, seed):
+        rows = texts(n, seed=seed, n_classes=3)
+        labels = [["no", "yes", "maybe"].index(name) for name in rows["label"]]
+        columns = {"premise": rows["sentence"], "hypothesis": rows["sentence"], "label": labels, "idx": list(range(n))}
+        features = {"premise": Value("string"), "hypothesis": Value("string"), "idx": Value("int32")}
+        return Dataset.from_dict(columns, Features(features | {"label": ClassLabel(names=["no", "yes", "maybe"])}))
+
+    asked = []
+
+    def load(*name):
+        asked.append(name)
+        return DatasetDict(train=split(24, 0), validation_matched=split(12, 1), validation_mismatched=split(5, 2))
+
+    monkeypatch.setattr(script, "load_dataset", load)
+    flags = ["--task_name", "mnli", "--model_name_or_path", bert_folder, "--ignore_mismatched_sizes", *TRAIN]
+    run_glue(*flags, "--output_dir", tmp_path)
+    assert asked == [("nyu-mll/glue", "mnli")]
+    reference = Predictions.load(tmp_path / "predictions_reference.npz")
+    assert reference.ids.tolist() == [str(index) for index in range(12)]
+    assert reference.label_names == ("no", "yes", "maybe")
+    _, dataset, header = indexed(tmp_path)
+    assert dataset == {"name": "mnli", "type": "nyu-mll/glue", "config": "mnli", "split": "validation_matched"}
+    assert "pruning" not in header["tags"]
+    assert "sparsity" not in stored(tmp_path, "trainer_state.json")["log_history"][0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sparsity", "80", "--do_train"], r"sparsity must be in \[0, 1\). Got 80.0. Did you mean 0.8"),
+        (["--pruning_pattern", "layer", "--do_train"], "pruning_pattern='layer' would be ignored: nothing is pruned"),
+        (["--do_eval"], "Give do_train, and do_eval for the audit"),
+        (["--do_train", "--do_predict"], "give test_file instead of do_predict"),
+        (["--do_train", "--do_eval"], "nothing to evaluate on. Give validation_file or test_file"),
+        (["--do_train", "--teacher_name_or_path", "x"], "Give either model_name_or_path.* or teacher_name_or_path"),
+        (["--do_train", "--task_name", "sst2"], "Give one of task_name, dataset_name and train_file"),
+        (["--do_train", "--validation_file", "x.csv", "--task_name", "sst2"], "Give one of task_name, dataset_name"),
+        (["--do_train", "--label_column_name", "labl"], "There is no column 'labl'.*Did you mean 'label'"),
+    ],
+)
+def test_glue_refuses_what_it_would_ignore_or_cannot_do(flags, message, bert_folder, text_files, tmp_path):
+    given = ["--model_name_or_path", bert_folder, "--train_file", text_files / "train.csv", "--output_dir", tmp_path]
+    with pytest.raises(ValueError, match=message):
+        run_glue(*given, *flags)
+
+
+def test_columns_that_cannot_be_told_are_asked_for(glue_run, text_files, tmp_path):
+    texts(8, seed=0).rename_column("label", "target").to_json(tmp_path / "unnamed.json")
+    given = ["--teacher_name_or_path", glue_run / "teacher", "--do_train", "--output_dir", tmp_path / "out"]
+    with pytest.raises(ValueError, match="Name the label column with label_column_name: one of sentence, target"):
+        run_glue(*given, "--train_file", tmp_path / "unnamed.json", "--text_column_names", "sentence")
+    texts(8, seed=0).add_column("text_pair", WORDS[:8]).rename_column("sentence", "text").to_json(
+        tmp_path / "pairs.json"
+    )
+    given += ["--train_file", text_files / "train.csv", "--transfer_file", tmp_path / "pairs.json"]
+    with pytest.raises(ValueError, match=r"transfer_file must have the text columns \('sentence',\). Got \['text'"):
+        run_glue(*given)
+
+
+def test_a_regression_is_refused(bert_folder, tmp_path):
+    Dataset.from_dict({"sentence": ["w1 w2", "w3"], "label": [0.5, 4.25]}).to_parquet(tmp_path / "stsb.parquet")
+    with pytest.raises(ValueError, match="must be class ids or names. Got float.*a regression is not supported"):
+        run_glue(
+            *("--model_name_or_path", bert_folder, "--train_file", tmp_path / "stsb.parquet", "--do_train"),
+            *("--output_dir", tmp_path / "out"),
+        )
+
+
+def test_the_card_with_the_audit_is_what_ends_up_on_the_hub(glue_run, text_files, monkeypatch, tmp_path):
+    from huggingface_hub import ModelCard
+    from transformers import Trainer
+
+    pushed = []
+
+    def init_hf_repo(trainer, *args, **kwargs):
+        trainer.hub_model_id = "someone/pruned"
+        trainer.push_in_progress = None
+
+    def push_to_hub(trainer, *args, **kwargs):
+        folder = Path(trainer.args.output_dir)
+        (folder / "README.md").write_text("a draft")
+        pushed.append({path.name for path in folder.iterdir()})
+
+    monkeypatch.setattr(Trainer, "init_hf_repo", init_hf_repo)
+    monkeypatch.setattr(Trainer, "push_to_hub", push_to_hub)
+    monkeypatch.setattr(ModelCard, "push_to_hub", lambda card, repo_id, **_: pushed.append((repo_id, str(card))))
+    files = ["--train_file", text_files / "train.csv", "--validation_file", text_files / "validation.csv"]
+    flags = [*files, "--teacher_name_or_path", glue_run / "teacher", *TRAIN, "--save_strategy", "no", "--push_to_hub"]
+    run_glue(*flags, "--output_dir", tmp_path)
+    assert {"model.safetensors", "audit.json", "predictions_candidate.npz"} <= pushed[-2]
+    repo_id, card = pushed[-1]
+    assert repo_id == "someone/pruned"
+    assert 'model="someone/pruned"' in card
+    assert card.strip() == (tmp_path / "README.md").read_text().strip()
+
+
+# ---- images ----
+
+
+def pictures(n, *, seed):
+    """Noise around a brightness that tells the class."""
+    from PIL.Image import fromarray
+
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, size=n)
+    noise = rng.integers(0, 60, size=(n, 8, 8, 3))
+    return [fromarray(pixels.astype(np.uint8)) for pixels in noise + 180 * labels[:, None, None, None]], labels
+
+
+@pytest.fixture(scope="module")
+def vit_folder(tmp_path_factory):
+    from transformers import ViTImageProcessor
+
+    folder = tmp_path_factory.mktemp("vit")
+    tiny.vit(n_labels=2, num_channels=3).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image_folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for split, n, seed in (("train", 40, 0), ("validation", 20, 1), ("transfer", 12, 2)):
+        for index, (picture, label) in enumerate(zip(*pictures(n, seed=seed), strict=True)):
+            folder = root / split / ("" if split == "transfer" else ["dark", "light"][label])
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def image_run(vit_folder, image_folders, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "images"
+    run_images(
+        *("--model_name_or_path", vit_folder, "--train_dir", image_folders / "train", "--sparsity", "0.6"),
+        *("--validation_dir", image_folders / "validation", "--transfer_file", image_folders / "transfer"),
+        *("--train_augmentation", *TRAIN, "--output_dir", output),
+    )
+    return output
+
+
+def test_images_from_folders_leave_a_pruned_model_its_audit_and_its_card(image_run):
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    model = check_output(image_run, AutoModelForImageClassification, sparsity=0.6, n=20)
+    assert model.config.id2label == {0: "dark", 1: "light"}
+    assert AutoImageProcessor.from_pretrained(image_run).size["height"] == 8
+    assert stored(image_run, "train_results.json")["train_samples"] == 40 + 12
+    assert stored(image_run, "audit.json")["accuracy_reference"] > 0.8
+    assert indexed(image_run)[2]["pipeline_tag"] == "image-classification"
+
+
+def test_images_from_parquet_with_a_cached_teacher_and_a_split_of_their_own(image_run, tmp_path):
+    from transformers import AutoModelForImageClassification
+
+    images, labels = pictures(40, seed=3)
+    features = Features({"picture": Image(), "kind": ClassLabel(names=["light", "dark"]), "n": Value("int64")})
+    # The classes are numbered the other way round than the teacher's.
+    columns = {"picture": images, "kind": (1 - labels).tolist(), "n": list(range(40))}
+    Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "train.parquet")
+    flags = ["--train_file", tmp_path / "train.parquet", "--teacher_name_or_path", image_run / "teacher"]
+    run_images(*flags, "--cache_teacher", "--train_val_split", "0.25", *TRAIN, "--output_dir", tmp_path / "out")
+    check_output(tmp_path / "out", AutoModelForImageClassification, sparsity=0.0, n=10)
+    assert stored(tmp_path / "out", "train_results.json")["train_samples"] == 30
+    # Labels matched by number would put it at nearly 0.
+    assert stored(tmp_path / "out", "audit.json")["accuracy_reference"] > 0.8
+
+
+def test_cached_logits_of_augmented_images_are_refused(image_run, image_folders, tmp_path):
+    with pytest.raises(ValueError, match="stale: the inputs of row .* preprocessing has changed or is random"):
+        run_images(
+            *("--teacher_name_or_path", image_run / "teacher", "--train_dir", image_folders / "train"),
+            *("--train_augmentation", "--cache_teacher", *TRAIN, "--output_dir", tmp_path),
+        )
+
+
+def test_augmentation_keeps_the_content_and_changes_the_picture():
+    import random
+
+    import run_image_classification as script
+    from PIL.Image import fromarray
+
+    random.seed(0)
+    pixels = np.arange(16 * 24, dtype=np.uint16).reshape(16, 24).astype(np.int32)
+    seen = set()
+    for _ in range(50):
+        crop = np.asarray(script.flip_and_crop(fromarray(pixels)))
+        assert crop.shape == (14, 21)
+        # A crop, perhaps mirrored: neighbours still differ by one.
+        assert set(np.diff(crop, axis=1).ravel().tolist()) in ({1}, {-1})
+        seen.add(crop.tobytes())
+    assert len(seen) > 10
+
+
+# ---- their page ----
+
+
+@pytest.mark.parametrize("name", ["run_glue", "run_image_classification"])
+def test_every_flag_of_the_page_exists(name, capsys):
+    import importlib
+
+    script = importlib.import_module(name)
+    with pytest.raises(SystemExit):
+        script.main(["--help"])
+    known = set(re.findall(r"--\w+", capsys.readouterr().out))
+    page = (EXAMPLES / "README.md").read_text()
+    own = {"--train_dir", "--validation_dir", "--train_val_split", "--train_augmentation"}
+    foreign = {"--num_processes"} | (own if name == "run_glue" else {"--task_name", "--text_column_names"})
+    assert set(re.findall(r"--\w+", page)) - known <= foreign
+    command = re.search(rf"python examples/{name}\.py.*?\n```", page, re.S).group()
+    assert set(re.findall(r"--\w+", command)) <= known
