@@ -42,7 +42,7 @@ def main() -> None:
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for models, audits and a README.md.")] = Path("demo-output"),
     seeds: Annotated[int, typer.Option(min=1, help="Run everything with so many seeds, and pool the results.")] = 1,
-    sparsity: Annotated[float, typer.Option(help="Share of the weights that is pruned, between 0 and 1.")] = 0.95,
+    sparsity: Annotated[float, typer.Option(help="Share of the weights that is pruned, between 0 and 1.")] = 0.8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Use a folder that holds other files too.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -124,10 +124,10 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
     console = stderr()
     with clear_errors(console):
         hush(bars=console.is_terminal)
-        from hf_compalign.measure.audit import _checked_limits as check_limits
         from hf_compalign.measure.audit import audit as compare
+        from hf_compalign.measure.audit import checked_limits
 
-        limits = check_limits(_parsed_limits(limit or []))
+        limits = checked_limits(_parsed_limits(limit or []))
         group_names = None
         about_data = {
             "--dataset": dataset,

@@ -10,9 +10,7 @@ import pytest
 import typer
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("hf_compalign/metrics/*/README.md")]
-)
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("hf_compalign/metrics/*/README.md")])
 MODULES = sorted(path for path in ROOT.glob("hf_compalign/**/*.py") if ">>> " in path.read_text())
 
 _FENCE = re.compile(r"^(?P<indent> *)``` *(?P<language>\w+)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.M | re.S)

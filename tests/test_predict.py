@@ -61,6 +61,14 @@ def test_a_folder_brings_its_own_tokenizer(tmp_path):
     assert from_folder.model == str(tmp_path)
 
 
+def test_tokenized_rows_of_different_lengths_are_padded_by_the_folders_tokenizer(tmp_path):
+    model = tiny.bert(**NAMED)
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    ready = reviews().map(lambda row: tokenizer()(row["text"]))
+    np.testing.assert_allclose(predict(tmp_path, ready).logits, predict(tmp_path, reviews()).logits, atol=1e-6)
+
+
 def test_models_that_tokenize_differently_still_pair_by_the_text():
     shifted = tokenizer()
     shifted.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]

@@ -66,7 +66,7 @@ def check_student_and_teacher(student: PreTrainedModel, teacher: PreTrainedModel
     if vocabularies[0] != vocabularies[1]:
         raise ValueError(
             f"Teacher and student must share a tokenizer. Got vocabularies of {vocabularies[1]} and "
-            f"{vocabularies[0]} tokens. Cache the teacher's logits with its own tokenizer, or use another teacher."
+            f"{vocabularies[0]} tokens. Use the original of this student as its teacher."
         )
     names = names_of(student.config.id2label), names_of(teacher.config.id2label)
     if trusts_positions(*names):

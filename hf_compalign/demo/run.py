@@ -51,9 +51,9 @@ _STAGES = {
 class Settings:
     """What a run is made with.
 
-    The defaults are round numbers. Sparsity and steps are such that pruning hurts: with the seeds 100 and 101, models
-    recovered with CE alone answered 4 to 7 % of a validation part of the training images differently. How an aligned
-    student fares had no part in that choice.
+    The defaults are round numbers. The sparsity is the highest in steps of 0.1 at which recovery with CE alone kept the
+    accuracy within one point of the reference, on a validation part of the training images with the seeds 100 and
+    101: accuracy survives, as it does in practice, and the question is what became of the single answers.
 
     Attributes:
         sparsity: the share of the weights in linear and convolution layers that is pruned.
@@ -70,7 +70,7 @@ class Settings:
         timed_passes: how often it is measured.
     """
 
-    sparsity: float = 0.95
+    sparsity: float = 0.8
     reference_steps: int = 600
     compression_steps: int = 300
     reference_learning_rate: float = 1e-3

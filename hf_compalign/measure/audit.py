@@ -175,7 +175,7 @@ def audit(
         ValueError: other items, labels or inputs on the two sides, groups of another length, nothing to
             compare, or a limit that is unknown, outside [0, 1] or needs labels where there are none.
     """
-    limits = _checked_limits(limits or {})
+    limits = checked_limits(limits or {})
     if groups is not None and len(groups) != len(reference):
         raise ValueError(f"groups must name one group per item: {len(reference)} of them. Got {len(groups)}.")
     candidate = candidate.aligned_to(reference)
@@ -250,7 +250,12 @@ def _group_rows(answers: tuple[Array, Array, Array], groups: list[str | None]) -
     return tuple(rows)
 
 
-def _checked_limits(limits: Mapping[str, float]) -> dict[str, float]:
+def checked_limits(limits: Mapping[str, float]) -> dict[str, float]:
+    """The limits, when `audit` can judge them; so that a caller can ask before it runs any model.
+
+    Raises:
+        ValueError: a limit is unknown or outside [0, 1].
+    """
     for name, limit in limits.items():
         if name not in _BOUNDED:
             close = difflib.get_close_matches(name, _BOUNDED, n=1)

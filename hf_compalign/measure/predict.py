@@ -82,19 +82,18 @@ def predict(
     columns = columns or Columns()
     if len(dataset) == 0:
         raise ValueError("The dataset is empty. Give it at least one row.")
-    network = load_model(model)
-    if device is None and isinstance(model, str | Path) and torch.cuda.is_available():
-        device = "cuda"
-    if device is not None:
-        network.to(device)
+    network = _placed(model, device)
     task = task_of(network)
     names = names_of(network.config.id2label)
     label_column = find_label_column(dataset, columns.label)
-    unknown = np.full(len(dataset), IGNORED)
-    labels = unknown if label_column is None else label_ids(dataset, label_column, names)
+    labels = np.full(len(dataset), IGNORED)
+    if label_column is not None:
+        labels = label_ids(dataset, label_column, names)
     rows: Iterable[Mapping[str, Any]] | None = None
-    if task.model_input not in dataset.column_names and dataset.format["type"] != "custom":
-        processing_class = processing_class or load_processor(_where(network, model), task)
+    raw = task.model_input not in dataset.column_names and dataset.format["type"] != "custom"
+    if processing_class is None and (raw or (data_collator is None and isinstance(model, str | Path))):
+        processing_class = _processor_beside(_where(network, model), task, needed=raw)
+    if raw:
         rows, dataset = _prepared(dataset, task, processing_class, columns)
     check_prepared(dataset, network)
     collate = data_collator or default_collator(processing_class)
@@ -111,6 +110,13 @@ def predict(
         model_fingerprint=model_fingerprint(network),
         data_fingerprint=combined_fingerprint(marks),
     )
+
+
+def _placed(model: PreTrainedModel | str | Path, device: str | torch.device | None) -> PreTrainedModel:
+    network = load_model(model)
+    if device is None and isinstance(model, str | Path) and torch.cuda.is_available():
+        device = "cuda"
+    return network if device is None else network.to(device)
 
 
 def _run(model: PreTrainedModel, dataset: Dataset, collate: Collator, batch_size: int) -> tuple[np.ndarray, list[str]]:
@@ -167,6 +173,16 @@ def _ids(dataset: Dataset, wanted: str | None, marks: list[str]) -> np.ndarray:
         seen[mark] = seen.get(mark, 0) + 1
         ids.append(mark if seen[mark] == 1 else f"{mark}#{seen[mark]}")
     return np.array(ids)
+
+
+def _processor_beside(where: str, task: Task, *, needed: bool) -> Any:
+    """What was saved beside the model; prepared rows only need it to be padded, if they differ in length."""
+    try:
+        return load_processor(where, task)
+    except ValueError:
+        if needed:
+            raise
+        return None
 
 
 def _where(network: PreTrainedModel, model: Any) -> str:
