@@ -203,6 +203,21 @@ def test_the_best_model_has_the_final_sparsity(tmp_path):
     assert sparsity_of(prunable_weights(trainer.model)) == pytest.approx(0.8, abs=1e-3)
 
 
+def test_trackers_see_the_sparsity(tmp_path, monkeypatch):
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.append(dict(logs))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tracker", Tracker)
+    train(tmp_path, PruningCallback(0.5), report_to="tracker", logging_strategy="steps", logging_steps=6)
+    assert [log.get("sparsity") for log in seen[:2]] == pytest.approx([0.5, 0.5], abs=1e-3)
+
+
 def test_two_callbacks_share_nothing(tmp_path):
     one, two = PruningCallback(0.3), PruningCallback(0.7)
     first = train(tmp_path, one)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -74,6 +75,9 @@ class AlignedDistillationTrainer(Trainer):
     ) -> None:
         self.alignment = alignment or AlignmentArguments()
         super().__init__(model, args, **trainer)
+        # What reports comes last, so that it sees what other callbacks (the sparsity, say) put into a log line.
+        reports = tuple(get_reporting_integration_callbacks(self.args.report_to))
+        self.callback_handler.callbacks.sort(key=lambda callback: isinstance(callback, reports))
         self.task = task_of(self.model)
         # Each term is divided by the count of a whole optimizer step, over all its batches and processes. With this
         # set, Trainer does not divide by the accumulation steps again.
