@@ -38,7 +38,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         every: optimizer steps between two updates of the masks; None makes about 20 updates.
         score: how weights are ranked: "magnitude".
         include: patterns of module names to prune; by default all linear and convolution layers but the
-            embeddings and the classification head.
+            embeddings and the classification head (with the pooler).
         exclude: patterns of module names to leave out.
 
     Raises:

@@ -11,8 +11,18 @@ from torch.nn.utils import prune
 from hf_compalign.compress.scores import Score, rank_together
 
 PATTERNS = ("layer", "global")
-# The layers that make the answer, and those that read the input (an image model's patches are a convolution).
-LEFT_OUT = ("classifier", "classifier.*", "*.classifier", "pre_classifier", "score", "logits_proj", "*embeddings*")
+# The layers that make the answer, and those that read the input (an image model's patches are a convolution). BERT's
+# pooler belongs to the head: it is as good as new before fine-tuning, and its small weights would all go first.
+LEFT_OUT = (
+    "classifier",
+    "classifier.*",
+    "*.classifier",
+    "pre_classifier",
+    "*pooler*",
+    "score",
+    "logits_proj",
+    "*embeddings*",
+)
 
 
 def prunable_weights(
@@ -23,7 +33,7 @@ def prunable_weights(
     Args:
         model: the model, not wrapped.
         include: patterns of module names (as in `fnmatch`); None takes every linear and convolution layer but the
-            embeddings and the classification head.
+            embeddings and the classification head (with the pooler).
         exclude: patterns of module names to leave out after that.
 
     Raises:
