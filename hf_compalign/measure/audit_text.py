@@ -83,7 +83,7 @@ def _judged(limit: Mapping[str, Any]) -> str:
 
 
 def _classes(classes: Sequence[Mapping[str, Any]]) -> str:
-    rows = [["class", "n", "mismatches", "rate", "95 % interval", "NFR", "recall, reference", "candidate"]]
+    rows = [["class", "n", "mismatches", "rate", "95 % interval", "NFR", "recall", "after"]]
     for row in classes:
         shown = [row["name"], str(row["n"]), str(row["mismatches"]), _percent(row["mismatch_rate"])]
         shown += [_interval(row["mismatch_rate_interval"]), _percent(row["nfr"])]
