@@ -175,10 +175,10 @@ def test_one_limit_out_of_two_fails():
     ("limits", "message"),
     [
         ({"missmatch_rate": 0.1}, r"no limit 'missmatch_rate'. Allowed: mismatch_rate, nfr.*Did you mean 'mismatch"),
-        ({"kl": 0.1}, r"there is no limit 'kl'. Allowed: mismatch_rate, nfr, flip_rate, pfr.$"),
-        ({"nfr": 2}, r"the limit nfr must be in \[0, 1\]. Got 2. Did you mean 0.02\?"),
-        ({"nfr": -0.1}, r"the limit nfr must be in \[0, 1\]. Got -0.1.$"),
-        ({"nfr": math.nan}, r"the limit nfr must be in \[0, 1\]. Got nan.$"),
+        ({"kl": 0.1}, r"There is no limit 'kl'. Allowed: mismatch_rate, nfr, flip_rate, pfr.$"),
+        ({"nfr": 2}, r"The limit nfr must be in \[0, 1\]. Got 2. Did you mean 0.02\?"),
+        ({"nfr": -0.1}, r"The limit nfr must be in \[0, 1\]. Got -0.1.$"),
+        ({"nfr": math.nan}, r"The limit nfr must be in \[0, 1\]. Got nan.$"),
     ],
 )
 def test_impossible_limits_are_refused(limits, message):
@@ -188,7 +188,7 @@ def test_impossible_limits_are_refused(limits, message):
 
 def test_limits_that_need_labels_are_refused_without_them():
     unlabelled = dataclasses.replace(REFERENCE, labels=np.full(6, -100))
-    with pytest.raises(ValueError, match="the limit nfr needs labels, and no item has a known one"):
+    with pytest.raises(ValueError, match="The limit nfr needs labels, and no item has a known one"):
         audit(unlabelled, unlabelled, limits={"nfr": 0.1})
 
 

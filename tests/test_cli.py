@@ -143,7 +143,7 @@ def test_json_holds_the_whole_audit_with_null_for_nan(files, tmp_path):
         ([], "Two models are compared on a dataset. Name one with --dataset"),
         (["--dataset", "rows.parquet", "--limit", "mismatch"], "--limit must be a name and a number.*'mismatch'"),
         (["--dataset", "rows.parquet", "--limit", "nfr=small"], "--limit must be a name and a number.*'nfr=small'"),
-        (["--dataset", "rows.parquet", "--limit", "mismatches=0.1"], "there is no limit 'mismatches'"),
+        (["--dataset", "rows.parquet", "--limit", "mismatches=0.1"], "There is no limit 'mismatches'"),
         (["--dataset", "rows.parquet", "--limit", "nfr=2"], r"limit nfr must be in \[0, 1\]. Got 2.0"),
         (["--dataset", "rows.parquet", "--label-column", "lables"], "There is no column 'lables'.*Did you mean"),
         (["--dataset", "rows.parquet", "--groups", "sex"], "There is no column 'sex' for the groups.*group"),
@@ -172,7 +172,7 @@ def test_what_cannot_be_audited_is_refused_in_one_line(place, monkeypatch, optio
         (("reference.npz", "missing.npz"), [], "There is no file missing.npz"),
         (("reference.npz", "broken.npz"), [], "broken.npz is not an .npz file of predictions"),
         (("reference.npz", "candidate.npz"), ["--split", "test"], "so --split would be ignored"),
-        (("reference.npz", "fewer.npz"), [], "both predictions must cover the same items"),
+        (("reference.npz", "fewer.npz"), [], "Both predictions must cover the same items"),
         (("nowhere", "candidate"), ["--dataset", "rows.parquet"], "No model could be loaded from 'nowhere'"),
     ],
 )

@@ -149,5 +149,5 @@ def test_nothing_is_written_to_the_cache(mismatch):
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(ValueError, match=r"there is no metric 'mismatches'. Available: mismatch.$"):
+    with pytest.raises(ValueError, match=r"There is no metric 'mismatches'. Available: mismatch.$"):
         load_metric("mismatches")

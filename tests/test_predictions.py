@@ -57,7 +57,7 @@ def test_answers_and_probabilities():
     ("changes", "message"),
     [
         ({"logits": [0.0] * 4}, r"logits must have shape \[N, C\]. Got \[4\]"),
-        ({"logits": np.zeros((0, 3))}, "there are no predictions: logits have 0 rows"),
+        ({"logits": np.zeros((0, 3))}, "There are no predictions: logits have 0 rows"),
         ({"logits": np.zeros((4, 1))}, r"at least 2 labels. Got logits with 1 column"),
         ({"labels": [0, 1]}, r"labels must have one entry per row of the 4 logits. Got \[2\]"),
         ({"ids": ["a"]}, r"ids must have one entry per row of the 4 logits. Got \[1\]"),
@@ -96,7 +96,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
 
 
 def test_another_suffix_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"predictions are saved as .npz. Got '.*x.json'"):
+    with pytest.raises(ValueError, match=r"Predictions are saved as .npz. Got '.*x.json'"):
         made().save(tmp_path / "x.json")
 
 

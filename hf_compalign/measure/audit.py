@@ -182,7 +182,7 @@ def audit(
     _check_same_inputs(reference, candidate)
     counted = np.flatnonzero(reference.mask & candidate.mask)
     if not counted.size:
-        raise ValueError(f"there is nothing to compare: all {len(reference)} items are masked out.")
+        raise ValueError(f"There is nothing to compare: all {len(reference)} items are masked out.")
     labels = np.where(reference.labels == IGNORED, candidate.labels, reference.labels)[counted]
     answers = (reference.predicted[counted], candidate.predicted[counted], labels)
     cells = Cells.count(*answers)
@@ -260,10 +260,10 @@ def checked_limits(limits: Mapping[str, float]) -> dict[str, float]:
         if name not in _BOUNDED:
             close = difflib.get_close_matches(name, _BOUNDED, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"there is no limit {name!r}. Allowed: {', '.join(_BOUNDED)}.{hint}")
+            raise ValueError(f"There is no limit {name!r}. Allowed: {', '.join(_BOUNDED)}.{hint}")
         if not 0 <= limit <= 1:  # also refuses nan
             hint = f" Did you mean {limit / 100:g}?" if 1 < limit <= 100 else ""
-            raise ValueError(f"the limit {name} must be in [0, 1]. Got {limit}.{hint}")
+            raise ValueError(f"The limit {name} must be in [0, 1]. Got {limit}.{hint}")
     return {name: float(limit) for name, limit in limits.items()}
 
 
@@ -271,7 +271,7 @@ def _verdict(name: str, limit: float, metrics: Mapping[str, Any]) -> Verdict:
     bound = metrics[f"{name}_upper_bound"]
     if math.isnan(bound):
         raise ValueError(
-            f"the limit {name} needs labels, and no item has a known one. "
+            f"The limit {name} needs labels, and no item has a known one. "
             "Predict on a dataset with labels, or limit mismatch_rate, which needs none."
         )
     return Verdict(name=name, limit=limit, value=metrics[name], upper_bound=bound, passed=bound <= limit)
@@ -281,7 +281,7 @@ def _check_same_inputs(reference: Predictions, candidate: Predictions) -> None:
     ours, theirs = reference.data_fingerprint, candidate.data_fingerprint
     if ours and theirs and ours != theirs:
         raise ValueError(
-            f"both models must be asked the same inputs. The ids match, but the data do not: {ours} against "
+            f"Both models must be asked the same inputs. The ids match, but the data do not: {ours} against "
             f"{theirs}. Predict again with both models on the same dataset."
         )
 

@@ -289,7 +289,7 @@ def cie_ratio(
     r, b, c = _paired(reference, baseline, candidate)
     check_level(level)
     if not len(r) or n_resamples < 1:
-        raise ValueError(f"a bootstrap needs items and resamples. Got {len(r)} and {n_resamples}.")
+        raise ValueError(f"A bootstrap needs items and resamples. Got {len(r)} and {n_resamples}.")
     b_differs, c_differs = b != r, c != r
     # An item counts only through which of the two differ, so a draw of N items is a draw of four counts.
     both, only_b = (b_differs & c_differs).sum(), (b_differs & ~c_differs).sum()
@@ -323,17 +323,17 @@ def _paired(*arrays: ArrayLike) -> tuple[Array, ...]:
     if any(array.ndim != 1 or (array.size and array.dtype.kind not in "iu") for array in found):
         shown = ", ".join(f"{array.dtype} of shape {list(array.shape)}" for array in found)
         raise ValueError(
-            f"predictions and labels must be integers of shape [N]. Got {shown}. Take the argmax of logits first."
+            f"Predictions and labels must be integers of shape [N]. Got {shown}. Take the argmax of logits first."
         )
     if len({len(array) for array in found}) > 1:
         lengths = ", ".join(str(len(array)) for array in found)
-        raise ValueError(f"both models must answer the same items. Got {lengths} predictions and labels.")
+        raise ValueError(f"Both models must answer the same items. Got {lengths} predictions and labels.")
     return found
 
 
 def _check_same_shape(first: Array, second: Array) -> None:
     if first.shape != second.shape:
         raise ValueError(
-            "both models must answer the same items over the same classes. "
+            "Both models must answer the same items over the same classes. "
             f"Got shapes {list(first.shape)} and {list(second.shape)}."
         )

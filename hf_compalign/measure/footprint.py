@@ -116,7 +116,7 @@ def interleaved_latency_ms(
     """
     if n_runs < 1 or n_warmup < 0:
         raise ValueError(
-            f"timing needs n_runs >= 1 and n_warmup >= 0. Got n_runs = {n_runs} and n_warmup = {n_warmup}."
+            f"Timing needs n_runs >= 1 and n_warmup >= 0. Got n_runs = {n_runs} and n_warmup = {n_warmup}."
         )
     placed = {name: (model, _on_device(inputs, _device(model))) for name, (model, inputs) in candidates.items()}
     times_ms: dict[str, list[float]] = {name: [] for name in placed}

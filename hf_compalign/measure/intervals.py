@@ -78,5 +78,5 @@ def check_level(level: float) -> None:
 
 def _check(k: int, n: int, level: float) -> None:
     if not 0 <= k <= n:
-        raise ValueError(f"a proportion k / n needs 0 <= k <= n. Got k = {k} and n = {n}.")
+        raise ValueError(f"A proportion k / n needs 0 <= k <= n. Got k = {k} and n = {n}.")
     check_level(level)

@@ -73,9 +73,9 @@ class Predictions:
             raise ValueError(f"logits must have shape [N, C]. Got {list(self.logits.shape)}.")
         n, n_labels = self.logits.shape
         if n == 0:
-            raise ValueError("there are no predictions: logits have 0 rows. Give a dataset that is not empty.")
+            raise ValueError("There are no predictions: logits have 0 rows. Give a dataset that is not empty.")
         if n_labels < 2:
-            raise ValueError(f"a choice needs at least 2 labels. Got logits with {n_labels} column(s).")
+            raise ValueError(f"A choice needs at least 2 labels. Got logits with {n_labels} column(s).")
         for name in ("labels", "ids", "mask"):
             shape = getattr(self, name).shape
             if shape != (n,):
@@ -143,7 +143,7 @@ class Predictions:
         contradicting = known & (moved.labels != reference.labels)
         if contradicting.any():
             raise ValueError(
-                f"the same item must have the same label on both sides. {contradicting.sum()} of "
+                f"The same item must have the same label on both sides. {contradicting.sum()} of "
                 f"{known.sum()} differ, the first is id {moved._first_id(contradicting)}. "
                 "Predict both on the same dataset."
             )
@@ -157,7 +157,7 @@ class Predictions:
         extra = sorted(place.keys() - set(theirs))
         if missing or extra:
             raise ValueError(
-                "both predictions must cover the same items. "
+                "Both predictions must cover the same items. "
                 f"{len(missing)} of the reference's {len(theirs)} items are missing{_examples(missing)}, and "
                 f"{len(extra)} are not in the reference{_examples(extra)}. Predict both on the same dataset."
             )
@@ -170,7 +170,7 @@ class Predictions:
             ValueError: the path does not end in .npz.
         """
         if Path(path).suffix != ".npz":
-            raise ValueError(f"predictions are saved as .npz. Got {str(path)!r}. Use that suffix.")
+            raise ValueError(f"Predictions are saved as .npz. Got {str(path)!r}. Use that suffix.")
         about = {name: getattr(self, name) for name in _TEXTS}
         about |= {"format_version": FORMAT_VERSION, "label_names": self.label_names}
         arrays = {name: getattr(self, name) for name in _ARRAYS}

@@ -19,7 +19,7 @@ def load_metric(name: str, **kwargs: Any) -> Any:
     """
     available = sorted(script.stem for script in _FOLDER.glob("*/*.py") if script.stem == script.parent.name)
     if name not in available:
-        raise ValueError(f"there is no metric {name!r}. Available: {', '.join(available)}.")
+        raise ValueError(f"There is no metric {name!r}. Available: {', '.join(available)}.")
     import evaluate
 
     return evaluate.load(str(_FOLDER / name), **{"keep_in_memory": True, **kwargs})

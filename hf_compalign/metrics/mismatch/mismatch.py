@@ -82,7 +82,7 @@ def _of_probabilities(teacher: ArrayLike | None, student: ArrayLike | None, n: i
             raise ValueError(f"{name} must be {n} rows, one per example. Got shape {list(values.shape)}.")
         if (values < 0).any() or not np.allclose(values.sum(axis=-1), 1, atol=1e-3):
             raise ValueError(
-                f"the rows of {name} must not be negative and sum to 1. Got {values[0].tolist()} first. "
+                f"The rows of {name} must not be negative and sum to 1. Got {values[0].tolist()} first. "
                 "Take the softmax of logits first."
             )
     with np.errstate(divide="ignore"):  # log(0) = -inf, the logit of a probability of 0
