@@ -38,8 +38,8 @@ class LiveTeacher:
 
     def __init__(self, model: PreTrainedModel, student_labels: Sequence[str]) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.labels = names_of(model.config.id2label)
-        self._order = label_order(student_labels, self.labels)
+        self.student_labels = tuple(student_labels)
+        self._order = label_order(student_labels, names_of(model.config.id2label))
 
     def to(self, device: torch.device) -> None:
         """Move the teacher to the student's device; a model that is spread or quantized stays where it is."""
@@ -53,7 +53,7 @@ class LiveTeacher:
         return logits if self._order is None else logits[..., list(self._order)]
 
     def fingerprint(self) -> str:
-        """Which weights these are, and in which label order they answer."""
+        """Which weights these are; see `model_fingerprint`."""
         return model_fingerprint(self.model)
 
 
@@ -87,40 +87,32 @@ def cache_teacher_logits(
     Raises:
         ValueError: the dataset is empty or not prepared, is an iterable one, or the labels do not match.
     """
-    if isinstance(dataset, dict):
-        splits = {
-            name: cache_teacher_logits(
-                split,
-                teacher,
-                student_labels=student_labels,
-                processing_class=processing_class,
-                data_collator=data_collator,
-                batch_size=batch_size,
-                device=device,
+    splits = dataset if isinstance(dataset, dict) else {"": dataset}
+    for split in splits.values():
+        if not isinstance(split, Dataset):
+            raise ValueError(
+                f"Only a datasets.Dataset can be cached. Got {type(split).__name__}. Pass teacher= to the trainer "
+                "instead: the live teacher takes any dataset."
             )
-            for name, split in dataset.items()
-        }
-        return DatasetDict(splits)
-    if not isinstance(dataset, Dataset):
-        raise ValueError(
-            f"Only a datasets.Dataset can be cached. Got {type(dataset).__name__}. Pass teacher= to the trainer "
-            "instead: the live teacher takes any dataset."
-        )
     model = load_model(teacher)
-    check_prepared(dataset, model)
-    names = names_of(model.config.id2label)
-    live = LiveTeacher(model, names if student_labels is None else student_labels)
+    live = LiveTeacher(model, student_labels or names_of(model.config.id2label))
     live.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-    prefix = f"{live.fingerprint()}-{_order_mark(student_labels or names)}"
     collate = data_collator or default_collator(processing_class)
-    columns = input_names(model)
+    filled = {name: _filled(split, live, collate, batch_size) for name, split in splits.items()}
+    return DatasetDict(filled) if isinstance(dataset, dict) else filled[""]
+
+
+def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_size: int) -> Dataset:
+    check_prepared(dataset, teacher.model)
+    columns = input_names(teacher.model)
+    prefix = f"{teacher.fingerprint()}-{_order_mark(teacher.student_labels)}"
 
     def answer(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         inputs = [{name: row[name] for name in row if name in columns} for row in rows]
         # Hashed first: a collator may pad or change the rows it is given.
         marks = [f"{prefix}-{row_fingerprint(row)}" for row in inputs]
-        return {LOGITS_COLUMN: live.logits(collate(inputs)).cpu().numpy(), FINGERPRINT_COLUMN: marks}
+        return {LOGITS_COLUMN: teacher.logits(collate(inputs)).cpu().numpy(), FINGERPRINT_COLUMN: marks}
 
     stale = [name for name in (LOGITS_COLUMN, FINGERPRINT_COLUMN) if name in dataset.column_names]
     return dataset.remove_columns(stale).map(
