@@ -12,6 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import EarlyStoppingCallback, Trainer
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_teacher_logits
+from hf_compalign.align.checks import check_setup
 from hf_compalign.measure.comparison import kl_divergence
 
 PLAIN = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
@@ -334,6 +335,29 @@ def test_the_trainers_own_options_work(tmp_path, settings):
     assert "eval_cie" in trainer.evaluate()
 
 
+def test_a_compiled_student_trains(tmp_path):
+    student = tiny.bert(seed=2, dropout=0.3)
+    before = tiny.flat(student).clone()
+    settings = {"torch_compile": True, "torch_compile_backend": "aot_eager", "max_steps": 3}
+    trainer = build(tmp_path, student=student, settings=settings, eval_dataset=tiny.texts(4))
+    trainer.train()
+    assert not torch.equal(before, tiny.flat(student))
+    assert "eval_cie" in trainer.evaluate()
+
+
+def test_the_teacher_computes_in_the_students_autocast(tmp_path):
+    teacher = tiny.bert(seed=1)
+    settings = {"bf16": True, "learning_rate": 0.0, "logging_strategy": "steps", "logging_steps": 1, "max_steps": 1}
+    trainer = build(tmp_path, student=tiny.bert(seed=1), teacher=teacher, settings=settings)
+    trainer.train()
+    # Equal weights give equal logits only if both are computed in bfloat16.
+    assert trainer.state.log_history[0]["logits_loss"] == 0
+    batch = batch_of(tiny.texts(4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = trainer.teacher.logits(batch)
+    assert not torch.equal(low, trainer.teacher.logits(batch))
+
+
 def test_gradient_checkpointing_stays_on_with_dropout_off(tmp_path):
     student = tiny.bert(seed=2, dropout=0.3)
     trainer = build(tmp_path, student=student, settings={"gradient_checkpointing": True})
@@ -467,6 +491,14 @@ def test_bad_input_is_refused_before_training(tmp_path):
     for message, settings in cases:
         with pytest.raises(ValueError, match=message):
             build(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("strategy", ["is_deepspeed_enabled", "is_fsdp_enabled"])
+def test_learned_weights_are_refused_where_they_would_not_be_trained(tmp_path, monkeypatch, strategy):
+    trainer = build(tmp_path, alignment=AlignmentArguments(weighting="uncertainty"))
+    monkeypatch.setattr(trainer, strategy, True)
+    with pytest.raises(ValueError, match="keeps its weights outside the model, which DeepSpeed and FSDP do not"):
+        check_setup(trainer)
 
 
 def test_teacher_terms_without_a_teacher_are_refused(tmp_path):

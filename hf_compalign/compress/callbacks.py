@@ -100,9 +100,9 @@ class PruningCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Find the weights; prune them where the schedule begins at once; take up the masks of a resumed run."""
-        if args.deepspeed:
+        if args.deepspeed or args.fsdp:
             raise ValueError(
-                "PruningCallback cannot prune under DeepSpeed, which keeps the weights it trains to itself. Use DDP."
+                "PruningCallback cannot prune under DeepSpeed or FSDP, where no process has the whole weights. Use DDP."
             )
         self._weights = prunable_weights(kwargs["model"], include=self.include, exclude=self.exclude)
         begin, end = (math.ceil(share * state.max_steps) for share in self.window)
