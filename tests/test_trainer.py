@@ -9,7 +9,7 @@ import tiny
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, concatenate_datasets
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import DistilBertConfig, DistilBertForSequenceClassification, EarlyStoppingCallback, Trainer
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_teacher_logits
 from hf_compalign.align.checks import check_setup
@@ -179,6 +179,36 @@ def test_a_cached_teacher_trains_like_a_live_one(tmp_path):
         arguments = tiny.arguments(tmp_path, **settings, remove_unused_columns=not keep_all)
         AlignedDistillationTrainer(student, arguments, train_dataset=cached).train()
         assert torch.equal(tiny.flat(live.model), tiny.flat(student))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_teacher_gets_inputs_that_the_student_does_not_take(tmp_path, cached):
+    shape = {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 32}
+    student = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=40, num_labels=3, **shape))
+    teacher = tiny.bert(seed=1)
+    # The second half of each row is the second of a pair.
+    pairs = tiny.texts(16).add_column("token_type_ids", [[0, 0, 0, 1, 1, 1]] * 16)
+    inputs = batch_of(pairs.remove_columns("labels"))
+    with torch.no_grad():
+        right = teacher.eval()(**inputs).logits
+        wrong = teacher(**{**inputs, "token_type_ids": torch.zeros(16, 6, dtype=torch.long)}).logits
+        own = student.eval()(inputs["input_ids"], inputs["attention_mask"]).logits
+    assert not torch.allclose(right, wrong)
+    dataset = cache_teacher_logits(pairs, teacher) if cached else pairs
+    settings = {"learning_rate": 0.0, "logging_strategy": "steps", "logging_steps": 4, "num_train_epochs": 1}
+    trainer = AlignedDistillationTrainer(
+        student,
+        tiny.arguments(tmp_path, **settings),
+        teacher=None if cached else teacher,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["logits_loss"] == pytest.approx(F.mse_loss(own, right).item(), rel=1e-4)
+    expected = (own.argmax(-1) != right.argmax(-1)).sum().item()
+    assert trainer.evaluate()["eval_cie"] == expected
+    if not cached:
+        assert trainer.predict(pairs.remove_columns("labels")).metrics["test_cie"] == expected
 
 
 # ---- logging ----

@@ -20,6 +20,7 @@ from hf_compalign.inference import (
     load_model,
 )
 from hf_compalign.labels import are_placeholders, label_order, names_of
+from hf_compalign.tasks import task_of
 
 LOGITS_COLUMN = "teacher_logits"
 FINGERPRINT_COLUMN = "teacher_fingerprint"
@@ -104,14 +105,15 @@ def cache_teacher_logits(
 
 def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_size: int) -> Dataset:
     check_prepared(dataset, teacher.model)
-    columns = input_names(teacher.model)
+    columns, main = input_names(teacher.model), task_of(teacher.model).model_input
     prefix = f"{teacher.fingerprint()}-{_order_mark(teacher.student_labels)}"
 
     def answer(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         inputs = [{name: row[name] for name in row if name in columns} for row in rows]
-        # Hashed first: a collator may pad or change the rows it is given.
-        marks = [f"{prefix}-{row_fingerprint(row)}" for row in inputs]
+        # Hashed first: a collator may pad or change the rows it is given. Only the main input, from which the others
+        # follow: the student may take fewer of them than the teacher.
+        marks = [f"{prefix}-{row_fingerprint({main: row[main]})}" for row in inputs]
         return {LOGITS_COLUMN: teacher.logits(collate(inputs)).cpu().numpy(), FINGERPRINT_COLUMN: marks}
 
     stale = [name for name in (LOGITS_COLUMN, FINGERPRINT_COLUMN) if name in dataset.column_names]
@@ -149,12 +151,12 @@ def check_cached_logits(
         )
     names = names_of(student.config.id2label)
     expected_order = _order_mark(names)
-    columns = input_names(student)
+    main = task_of(student).model_input
     found: set[str] = set()
     for index, row in _spread_rows(dataset):
         _check_logits(row[LOGITS_COLUMN], len(names), split, index)
         teacher, order, inputs = str(row[FINGERPRINT_COLUMN]).split("-")
-        if inputs != row_fingerprint({name: row[name] for name in row if name in columns}):
+        if inputs != row_fingerprint({main: row[main]}):
             raise ValueError(
                 f"The cached teacher logits of the {split} dataset are stale: the inputs of row {index} are not those "
                 "that the teacher answered. The preprocessing has changed or is random. Run cache_teacher_logits "

@@ -28,7 +28,7 @@ from hf_compalign.align.losses import kl_loss, masked_mean, task_loss
 from hf_compalign.align.meter import TermMeter
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, without_fingerprints
 from hf_compalign.align.weighting import load_json_state, state_as_json
-from hf_compalign.inference import load_model
+from hf_compalign.inference import input_names, load_model
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.comparison import alignment_metrics
 from hf_compalign.tasks import Items, logits_of, task_of
@@ -86,11 +86,14 @@ class AlignedDistillationTrainer(Trainer):
         self.label_names = self.label_names or ["labels"]
         check_setup(self)
         self.teacher: LiveTeacher | None = None
+        self._for_teacher_alone = {LOGITS_COLUMN}
         if teacher is not None:
             loaded = load_model(teacher)
             check_student_and_teacher(self.model, loaded)
             self.teacher = LiveTeacher(loaded, names_of(self.model.config.id2label))
             self.teacher.to(self.args.device)
+            # DistilBERT, say, takes no token_type_ids, and its teacher BERT needs them for pairs.
+            self._for_teacher_alone |= set(input_names(loaded)) - set(input_names(self.model))
         self._cached_fingerprint = check_datasets(self)
         self.train_dataset = without_fingerprints(self.train_dataset)
         self.eval_dataset = without_fingerprints(self.eval_dataset)
@@ -116,8 +119,7 @@ class AlignedDistillationTrainer(Trainer):
         labels = inputs.pop(self.label_names[0], None)
         needed = self.alignment.needs_teacher
         teacher = self._teacher_logits(inputs, training=training) if needed else None
-        inputs.pop(LOGITS_COLUMN, None)
-        outputs = model(**inputs)
+        outputs = model(**self._of_student(inputs))
         items = self.task.items(logits_of(outputs), labels)
         counts = num_items_in_batch if isinstance(num_items_in_batch, Tensor) else None
         losses = self._losses(outputs, items, teacher, counts)
@@ -176,6 +178,9 @@ class AlignedDistillationTrainer(Trainer):
                 f"No teacher= and no {LOGITS_COLUMN!r} here: only the task term is evaluated, without the agreement."
             )
         return None
+
+    def _of_student(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in inputs.items() if name not in self._for_teacher_alone}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """[3]: the items, the labelled items and the batches of an optimizer step, for one process on average."""
@@ -250,7 +255,7 @@ class AlignedDistillationTrainer(Trainer):
         inputs = dict(self._prepare_inputs(inputs))
         with torch.no_grad():
             teacher = self._teacher_logits(inputs, training=False)
-        inputs.pop(LOGITS_COLUMN, None)
+        inputs = self._of_student(inputs)
         if teacher is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         labels = inputs.get(self.label_names[0])
@@ -319,9 +324,7 @@ class AlignedDistillationTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        columns = self._signature_columns or []
-        if LOGITS_COLUMN not in columns:
-            self._signature_columns = [*columns, LOGITS_COLUMN]
+        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), *self._for_teacher_alone]))
 
 
 def _switch_dropout_off(model: nn.Module) -> None:
