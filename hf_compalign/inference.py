@@ -83,11 +83,23 @@ def input_names(model: "PreTrainedModel") -> tuple[str, ...]:
 
 def default_collator(processing_class: Any = None) -> Collator:
     """What the Trainer would take: padding by the tokenizer where there is one, stacking otherwise."""
-    from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
+    from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-    if isinstance(processing_class, PreTrainedTokenizerBase):
-        return DataCollatorWithPadding(processing_class)
-    return default_data_collator
+    return (
+        DataCollatorWithPadding(processing_class) if isinstance(processing_class, PreTrainedTokenizerBase) else _stack
+    )
+
+
+def _stack(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+    from transformers import default_data_collator
+
+    try:
+        return default_data_collator(rows)
+    except ValueError as error:
+        raise ValueError(
+            "The rows cannot be stacked into a batch, since they differ in length or shape. Pass processing_class=, "
+            f"the tokenizer that pads them, or a data_collator=. ({error})"
+        ) from error
 
 
 def forward_logits(model: "PreTrainedModel", batch: Mapping[str, Any]) -> Tensor:

@@ -69,6 +69,12 @@ def test_tokenized_rows_of_different_lengths_are_padded_by_the_folders_tokenizer
     np.testing.assert_allclose(predict(tmp_path, ready).logits, predict(tmp_path, reviews()).logits, atol=1e-6)
 
 
+def test_rows_of_different_lengths_without_a_tokenizer_are_refused():
+    ready = reviews().map(lambda row: tokenizer()(row["text"]))
+    with pytest.raises(ValueError, match="differ in length or shape. Pass processing_class="):
+        predict(tiny.bert(**NAMED), ready)
+
+
 def test_models_that_tokenize_differently_still_pair_by_the_text():
     shifted = tokenizer()
     shifted.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
