@@ -341,6 +341,16 @@ def test_the_best_model_is_the_one_with_the_fewest_mismatches(tmp_path):
     assert trainer.evaluate()["eval_mismatch_rate"] == min(rates)
 
 
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [("cie", False), ("eval_kl", False), ("eval_one_mismatch_rate", False), ("agreement", True), ("accuracy", True)],
+)
+def test_fewer_mismatches_are_better(tmp_path, metric, greater):
+    settings = {"eval_strategy": "epoch", "metric_for_best_model": metric, "greater_is_better": True}
+    trainer = build(tmp_path, eval_dataset=tiny.texts(4), settings=settings)
+    assert trainer.args.greater_is_better == greater
+
+
 # ---- what Trainer users do ----
 
 
