@@ -420,6 +420,18 @@ def test_labels_under_another_name(tmp_path):
     assert torch.equal(*models)
 
 
+def test_a_transform_may_make_the_labels(tmp_path):
+    def numbered(batch):
+        batch["labels"] = [int(name) for name in batch.pop("label")]
+        return batch
+
+    names = [str(label) for label in tiny.texts()["labels"]]
+    dataset = tiny.texts(labels=False).add_column("label", names).with_transform(numbered)
+    trainer = build(tmp_path, dataset=dataset, settings={"remove_unused_columns": False, "max_steps": 2})
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
 def test_an_iterable_dataset(tmp_path):
     stream = tiny.texts().to_iterable_dataset()
     settings = {"max_steps": 4}

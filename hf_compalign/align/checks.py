@@ -118,6 +118,8 @@ def _check_labels(trainer: Any, dataset: Dataset, split: str) -> None:
     column = own if own in dataset.column_names else find_label_column(dataset)
     labels = None if column is None else np.asarray(dataset.select_columns([column]).with_format("numpy")[:][column])
     if labels is not None and labels.dtype.kind not in "iu":
+        if dataset.format["type"] == "custom":
+            return  # the transform may well turn them into numbers
         raise ValueError(
             f"The labels of the {split} dataset must be whole numbers. Got {labels.dtype} in column {column!r}. "
             "Map them to the ids of the model's config.label2id."
