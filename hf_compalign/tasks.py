@@ -52,11 +52,12 @@ class Task:
 
 
 def one_per_example(logits: Tensor, labels: Tensor | None) -> Items:
-    """Single-label classification: logits [B, C], labels [B] or None -> B items."""
+    """Single-label classification: logits [B, C], labels [B] (or [B, 1], as models allow) or None -> B items."""
     if labels is None:
         labels = torch.full(logits.shape[:-1], IGNORED, dtype=torch.long, device=logits.device)
     # Losses of half-precision logits are computed in float32.
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    labels = labels.reshape(logits.shape[:-1])
     return Items(logits, labels, torch.ones_like(labels, dtype=torch.bool))
 
 

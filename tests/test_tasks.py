@@ -44,6 +44,7 @@ def test_items_of_a_classifier():
     assert items.logits.dtype == torch.float32
     assert items.mask.tolist() == [True, True, True]
     assert items.labelled.tolist() == [True, False, True]
+    assert one_per_example(torch.zeros(2, 2), torch.tensor([[1], [0]])).labels.tolist() == [1, 0]
     assert one_per_example(torch.zeros(2, 2), None).labels.tolist() == [-100, -100]
 
 
