@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
+from hf_compalign._compat import has_tokenizer
 from hf_compalign.columns import LABEL_COLUMNS
 from hf_compalign.tasks import Task, logits_of, task_of, task_of_class
 
@@ -59,8 +61,7 @@ def load_processor(path: str | Path, task: Task) -> Any:
     text = task.model_input == "input_ids"
     auto_class = transformers.AutoTokenizer if text else transformers.AutoImageProcessor
     try:
-        # transformers 5 makes up an empty tokenizer for a folder that has none, to which every word is unknown.
-        if text and Path(path).is_dir() and not _has_tokenizer(Path(path)):
+        if text and Path(path).is_dir() and not has_tokenizer(Path(path)):
             raise OSError("The folder holds no tokenizer file.")
         return auto_class.from_pretrained(str(path))
     except (OSError, ValueError, KeyError) as error:
@@ -71,14 +72,16 @@ def load_processor(path: str | Path, task: Task) -> Any:
         ) from error
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    return any(any(folder.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model"))
-
-
 def input_names(model: "PreTrainedModel") -> tuple[str, ...]:
     """The arguments of the model's forward, without the labels."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return tuple(name for name in inspect.signature(base.forward).parameters if name not in LABEL_COLUMNS)
+    return _input_names(type(base).forward)
+
+
+@cache
+def _input_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """Asked for every batch, so worked out once for each class of models."""
+    return tuple(name for name in inspect.signature(forward).parameters if name not in ("self", *LABEL_COLUMNS))
 
 
 def default_collator(processing_class: Any = None) -> Collator:

@@ -17,7 +17,7 @@ OURS = "hf_compalign."
 MOST_LINES = 350
 
 # Anyone may import the helpers. The other modules, from the lowest layer up, may import what stands here.
-HELPERS = {"labels", "_files", "fingerprint"}
+HELPERS = {"labels", "_files", "_compat", "fingerprint", "recipes"}
 MAY_IMPORT = {
     **dict.fromkeys(HELPERS, ()),
     "align": (),

@@ -52,7 +52,7 @@ def test_logits_come_in_the_students_order():
 
 
 def test_valid_logits_are_accepted_after_every_way_of_arranging_rows(teacher, cached, tmp_path):
-    fingerprint = LiveTeacher(teacher, ("LABEL_0", "LABEL_1", "LABEL_2")).fingerprint()
+    fingerprint = LiveTeacher(teacher, ("LABEL_0", "LABEL_1", "LABEL_2")).fingerprint
     student = tiny.bert(seed=2)
     arranged = concatenate_datasets([cached.shuffle(seed=1), cached.select([3, 1])])
     arranged.to_parquet(tmp_path / "rows.parquet")

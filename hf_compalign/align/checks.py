@@ -13,6 +13,7 @@ from transformers.trainer_utils import sort_checkpoints
 from hf_compalign.align.teacher import LOGITS_COLUMN, check_cached_logits, check_distinct, trusts_positions
 from hf_compalign.columns import find_label_column
 from hf_compalign.labels import IGNORED, names_of
+from hf_compalign.recipes import changes
 from hf_compalign.tasks import task_of
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def check_datasets(trainer: Any) -> str | None:
         columns = getattr(dataset, "column_names", None) or ()
         if LOGITS_COLUMN in columns and isinstance(dataset, Dataset):
             if own is None and trainer.teacher is not None:
-                own = trainer.teacher.fingerprint()
+                own = trainer.teacher.fingerprint
             found.add(check_cached_logits(dataset, trainer.model, teacher_fingerprint=own, split=split))
         elif trainer.alignment.needs_teacher and trainer.teacher is None and isinstance(dataset, Dataset):
             raise ValueError(
@@ -175,10 +176,9 @@ def read_alignment_state(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     was = state["alignment"] | {"teacher": state["teacher"]}
     now = recipe["alignment"] | {"teacher": recipe["teacher"]}
-    changed = [f"{key}: {was.get(key)!r} -> {now[key]!r}" for key in now if was.get(key) != now[key]]
-    if changed:
+    if changed := changes(was, now):
         raise ValueError(
-            f"The checkpoint {path.parent} was made with another alignment: {'; '.join(changed)}. Resume with the "
+            f"The checkpoint {path.parent} was made with another alignment: {changed}. Resume with the "
             "same, or load the model from it and train without resume_from_checkpoint."
         )
     return state

@@ -13,6 +13,7 @@ from hf_compalign._files import write_text_atomic
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.trainer import AlignedDistillationTrainer
 from hf_compalign.labels import names_of
+from hf_compalign.recipes import changes
 
 logger = logging.getLogger(__name__)
 
@@ -139,11 +140,9 @@ def _is_finished(folder: Path, recipe: Mapping[str, Any]) -> bool:
     if not path.exists():
         return False
     was = json.loads(path.read_text(encoding="utf-8"))
-    keys = [*recipe, *(key for key in was if key not in recipe)]
-    changed = [f"{key}: {was.get(key)!r} -> {recipe.get(key)!r}" for key in keys if was.get(key) != recipe.get(key)]
-    if changed:
+    if changed := changes(was, recipe):
         raise ValueError(
-            f"The teacher in {folder} was fine-tuned in another way: {'; '.join(changed)}. To take it as it is, give "
+            f"The teacher in {folder} was fine-tuned in another way: {changed}. To take it as it is, give "
             f"it as teacher_name_or_path; to make another, choose another output_dir."
         )
     return True

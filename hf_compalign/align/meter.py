@@ -21,8 +21,7 @@ class TermMeter:
         self._steps = 0
 
     def add(self, losses: Tensor, weights: Tensor, *, step: int) -> None:
-        """Take in one optimizer step's losses [K] and weights [K]."""
-        losses = losses.detach()
+        """Take in one optimizer step's losses [K], already detached, and weights [K]."""
         unseen = torch.isnan(losses) & (self._first_nan < 0)
         self._first_nan = torch.where(unseen, torch.full_like(self._first_nan, step), self._first_nan)
         self._sums += torch.stack([losses, weights.detach()])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,9 @@ class LiveTeacher:
             logits = forward_logits(self.model, inputs)
         return logits if self._order is None else logits[..., list(self._order)]
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Which weights these are; see `model_fingerprint`."""
+        """Which weights these are; see `model_fingerprint`. The teacher is frozen, so it is worked out once."""
         return model_fingerprint(self.model)
 
 
@@ -106,7 +108,7 @@ def cache_teacher_logits(
 def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_size: int) -> Dataset:
     check_prepared(dataset, teacher.model)
     columns, main = input_names(teacher.model), task_of(teacher.model).model_input
-    prefix = f"{teacher.fingerprint()}-{_order_mark(teacher.student_labels)}"
+    prefix = f"{teacher.fingerprint}-{_order_mark(teacher.student_labels)}"
 
     def answer(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]

@@ -97,7 +97,6 @@ class AlignedDistillationTrainer(Trainer):
         self._cached_fingerprint = check_datasets(self)
         self.train_dataset = without_fingerprints(self.train_dataset)
         self.eval_dataset = without_fingerprints(self.eval_dataset)
-        self._recipe_cache: dict[str, Any] | None = None
         self._terms = self.alignment.terms()
         self._reset_weighting()
         self._pairs: list[np.ndarray] = []
@@ -188,8 +187,10 @@ class AlignedDistillationTrainer(Trainer):
         for batch in batch_samples:
             labels = batch.get(self.label_names[0])
             size = next(value.shape[0] for value in batch.values() if isinstance(value, Tensor))
-            known = 0 if labels is None else (labels != IGNORED).sum().to(device)
-            counts += torch.stack([torch.as_tensor(n, device=device) for n in (size, known, 1)])
+            counts[0] += size
+            if labels is not None:
+                counts[1] += (labels != IGNORED).sum().to(device)
+            counts[2] += 1
         return self._mean_over_processes(counts)
 
     def _mean_over_processes(self, values: Tensor) -> Tensor:
@@ -303,10 +304,8 @@ class AlignedDistillationTrainer(Trainer):
         return output
 
     def _recipe(self) -> dict[str, Any]:
-        if self._recipe_cache is None:
-            teacher = self.teacher.fingerprint() if self.teacher is not None else self._cached_fingerprint
-            self._recipe_cache = {"alignment": asdict(self.alignment), "teacher": teacher}
-        return self._recipe_cache
+        teacher = self._cached_fingerprint if self.teacher is None else self.teacher.fingerprint
+        return {"alignment": asdict(self.alignment), "teacher": teacher}
 
     def _read_state(self, checkpoint: str) -> dict[str, Any]:
         return read_alignment_state(Path(checkpoint) / STATE_FILE, self._recipe())

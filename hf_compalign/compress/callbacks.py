@@ -16,6 +16,7 @@ from transformers.trainer_callback import ExportableState
 from hf_compalign.compress.masks import PATTERNS, compute_masks, prunable_weights, sparsity_of
 from hf_compalign.compress.schedules import Schedule, resolve_schedule
 from hf_compalign.compress.scores import resolve_score
+from hf_compalign.recipes import changes
 
 logger = logging.getLogger(__name__)
 
@@ -223,11 +224,9 @@ def _own_state(callback: PruningCallback, state: TrainerState) -> dict[str, Any]
             "The checkpoint was made without a PruningCallback, so this run cannot go on from it. To prune it, load "
             "the model from the checkpoint and train without resume_from_checkpoint."
         )
-    was = stored[-1]["args"]
-    changed = [f"{key}: {was.get(key)!r} -> {value!r}" for key, value in recipe.items() if was.get(key) != value]
     raise ValueError(
-        f"The checkpoint was made with another PruningCallback: {'; '.join(changed)}. Resume with the same, or load "
-        "the model from the checkpoint and train without resume_from_checkpoint."
+        f"The checkpoint was made with another PruningCallback: {changes(stored[-1]['args'], recipe)}. Resume with "
+        "the same, or load the model from the checkpoint and train without resume_from_checkpoint."
     )
 
 

@@ -97,7 +97,7 @@ def predict(
         rows, dataset = _prepared(dataset, task, processing_class, columns)
     check_prepared(dataset, network)
     collate = data_collator or default_collator(processing_class)
-    logits, marks = _run(network, dataset, collate, batch_size)
+    logits, marks = _run(network, dataset, collate, batch_size, marked=rows is None)
     if rows is not None:
         # Of the texts and images themselves, which are the same for two models that prepare them differently.
         marks = [row_fingerprint(row) for row in rows]
@@ -119,8 +119,10 @@ def _placed(model: PreTrainedModel | str | Path, device: str | torch.device | No
     return network if device is None else network.to(device)
 
 
-def _run(model: PreTrainedModel, dataset: Dataset, collate: Collator, batch_size: int) -> tuple[np.ndarray, list[str]]:
-    """Logits [N, C] and a hash of each row's main input."""
+def _run(
+    model: PreTrainedModel, dataset: Dataset, collate: Collator, batch_size: int, *, marked: bool
+) -> tuple[np.ndarray, list[str]]:
+    """Logits [N, C] and, if they are to be marked, a hash of each row's main input."""
     known = input_names(model)
     main = task_of(model).model_input
     logits: list[np.ndarray] = []
@@ -130,7 +132,8 @@ def _run(model: PreTrainedModel, dataset: Dataset, collate: Collator, batch_size
     try:
         for rows in _batches(dataset, batch_size):
             inputs = [{name: row[name] for name in row if name in known} for row in rows]
-            marks.extend(row_fingerprint({main: row[main]}) for row in inputs)
+            if marked:
+                marks.extend(row_fingerprint({main: row[main]}) for row in inputs)
             logits.append(forward_logits(model, collate(inputs)).cpu().numpy())
     finally:
         model.train(was_training)
