@@ -17,7 +17,7 @@ OURS = "hf_compalign."
 MOST_LINES = 350
 
 # Anyone may import the helpers. The other modules, from the lowest layer up, may import what stands here.
-HELPERS = {"labels", "_files", "_compat", "fingerprint", "recipes"}
+HELPERS = {"labels", "_files", "_compat", "_modes", "fingerprint", "recipes"}
 MAY_IMPORT = {
     **dict.fromkeys(HELPERS, ()),
     "align": (),
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "align.weighting": (),
     "align.arguments": ("align.losses", "align.weighting"),
     "compress.schedules": (),
+    "compress.calibration": ("inference",),
     "measure.intervals": (),
     "measure.comparison": ("measure.intervals",),
     "measure.audit_text": (),
