@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import Footprint
+from hf_compalign.measure.latency import Latency
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.report.card import CardDetails, changed_options, write_model_card
 
@@ -90,33 +91,62 @@ def test_a_local_original_is_not_named_in_the_metadata(tmp_path):
 
 
 def test_the_body_says_how_it_was_made_and_is_loaded(tmp_path):
-    sizes = [
-        Footprint(
-            parameters=1200,
-            nonzero_parameters=nonzero,
-            size_bytes=4800,
-            latency_ms=None,
-            latency_ms_low=None,
-            latency_ms_high=None,
-            batch_size=None,
-            threads=1,
-            device="cpu",
-        )
-        for nonzero in (1200, 700)
-    ]
-    details = dataclasses.replace(DETAILS, name="my-org/my-model", footprints=tuple(sizes))
+    details = dataclasses.replace(DETAILS, name="my-org/my-model")
     write_model_card(tmp_path, compared(), details=details)
     header, body = front_matter(tmp_path)
     assert "**Compression**: `sparsity` 0.5, `pruning_pattern` layer\n" in body
     assert "**Alignment**: none\n" in body
     assert 'pipeline("text-classification", model="my-org/my-model")' in body
-    assert "| parameters | 1,200 | 1,200 |" in body
-    assert "| parameters that are not 0 | 1,200 | 700 |" in body
-    assert "they take the same space and time" in body
     assert "https://huggingface.co/papers/2012.01604" in body
     assert header["model-index"][0]["name"] == "my-model"
     assert "{{" not in body
     assert "{%" not in body
+
+
+def test_the_card_says_what_the_model_costs_and_what_zeros_are_worth(tmp_path):
+    dense = Footprint(
+        parameters=1200,
+        nonzero_parameters=1200,
+        semi_structured_parameters=0,
+        size_bytes=4800,
+        compressed_size_bytes=None,
+        flops_per_item=2400.0,
+        latency=None,
+        batch_size=4,
+        threads=1,
+        device="cpu",
+    )
+    pruned = dataclasses.replace(dense, nonzero_parameters=300)
+    times = (Latency(8.0, 7.5, 9.0), Latency(8.0, 7.0, 8.25))
+    details = dataclasses.replace(DETAILS, footprints=(dense, pruned), latencies=times)
+    write_model_card(tmp_path, compared(), details=details)
+    _, body = front_matter(tmp_path)
+    table = """## What does it cost?
+
+| | original | compressed | ratio |
+|---|---|---|---|
+| parameters | 1,200 | 1,200 | 1.00 |
+| parameters that are not 0 | 1,200 | 300 | 0.25 |
+| FLOPs per item | 2,400 | 2,400 | 1.00 |
+| bytes | 4,800 | 4,800 | 1.00 |
+| latency (ms) | 8.00 (7.50 to 9.00) | 8.00 (7.00 to 8.25) | 1.00 |
+
+"""
+    assert table in body
+    assert "75 % of the compressed model's parameters are 0." in body
+    assert "zeros make the model neither smaller nor faster" in body
+
+
+def test_without_footprints_the_card_claims_nothing_about_costs(tmp_path):
+    write_model_card(tmp_path, compared(), details=DETAILS)
+    assert "cost" not in front_matter(tmp_path)[1]
+
+
+def test_latencies_without_footprints_are_refused(tmp_path):
+    details = dataclasses.replace(DETAILS, latencies=(Latency(1.0, 1.0, 1.0),) * 2)
+    with pytest.raises(ValueError, match="latencies beside the footprints. Got no footprints: give both, or neither"):
+        write_model_card(tmp_path, compared(), details=details)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_labels_the_card_claims_nothing_about_accuracy(tmp_path):

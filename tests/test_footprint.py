@@ -1,13 +1,21 @@
-"""The footprint: counts and bytes by hand, and what timing leaves as it was."""
+"""The footprint: counts, bytes and FLOPs by hand and against real files, and what measuring leaves as it was."""
 
+import dataclasses
+import gzip
 import json
+import types
 
+import huggingface_hub.constants
 import pytest
+import tiny
 import torch
+import transformers
 from torch import nn
 
-from hf_compalign.measure import footprint as module
-from hf_compalign.measure.footprint import footprint, interleaved_latency_ms
+from hf_compalign.measure import latency as latency_module
+from hf_compalign.measure.footprint import Footprint, footprint
+from hf_compalign.measure.footprint_text import footprint_table
+from hf_compalign.measure.latency import Latency, interleaved_latency_ms
 
 
 class Tied(nn.Module):
@@ -32,6 +40,9 @@ class Tied(nn.Module):
 IDS = torch.zeros(6, 2, dtype=torch.long)
 
 
+# ---- numbers and bytes ----
+
+
 def test_tied_weights_count_once():
     found = footprint(Tied())
     assert found.parameters == 40 + 20
@@ -40,25 +51,161 @@ def test_tied_weights_count_once():
 
 def test_pruned_weights_are_zero_but_not_smaller():
     model = Tied()
-    before = footprint(model)
+    before = footprint(model, inputs={"ids": IDS}, n_runs=1)
     nn.init.ones_(model.embed.weight)
     nn.init.ones_(model.middle.bias)
     with torch.no_grad():
         model.middle.weight.copy_(torch.tensor([[0.0, 1.0], [2.0, 0.0]]).repeat(2, 2))
-    found = footprint(model)
+    found = footprint(model, inputs={"ids": IDS}, n_runs=1)
     assert (found.parameters, found.nonzero_parameters) == (60, 60 - 8)
     assert found.size_bytes == before.size_bytes
+    assert found.flops_per_item == before.flops_per_item
 
 
 def test_half_precision_takes_half_the_bytes():
     assert footprint(nn.Linear(8, 8, bias=False).half()).size_bytes == 2 * 64
 
 
-def test_nothing_is_timed_without_inputs():
+def test_only_layers_that_keep_to_2_4_throughout_count_for_it():
+    kept, broken, odd, bias = nn.Linear(8, 2), nn.Linear(8, 2), nn.Linear(6, 2), nn.Linear(4, 1)
+    pattern = torch.tensor([[1.0, 0, 2, 0, 0, 3, 4, 0], [0, 0, 5, 6, 0, 0, 0, 0]])
+    with torch.no_grad():
+        kept.weight.copy_(pattern)
+        # Three in the middle four columns, yet no more than two in each aligned four; then three in one of these.
+        kept.weight[0] = torch.tensor([0.0, 0, 1, 1, 1, 0, 0, 1])
+        broken.weight.copy_(pattern)
+        broken.weight[1, 0] = 1
+        odd.weight.zero_()
+    assert footprint(nn.ModuleList([kept, broken, odd, bias, nn.Embedding(4, 4)])).semi_structured_parameters == 16
+    assert footprint(nn.ModuleList([kept, nn.ModuleList([kept])])).semi_structured_parameters == 16
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_the_weight_file_is_weighed_and_nothing_else(tmp_path, name):
+    model = tiny.bert()
+    model.save_pretrained(tmp_path)
+    if name == "pytorch_model.bin":
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / name)
+    for other in ("optimizer.bin", "training_args.bin", "model-00001-of-00002.safetensors"):
+        (tmp_path / other).write_bytes(b"x" * 999)
+    found = footprint(tmp_path, compressed=True)
+    assert found.size_bytes == (tmp_path / name).stat().st_size
+    assert found.parameters == model.num_parameters()
+    # zlib's header and checksum take 6 bytes, gzip's 18.
+    assert found.compressed_size_bytes == len(gzip.compress((tmp_path / name).read_bytes(), 6)) - 12
+
+
+def test_all_shards_are_weighed(tmp_path):
+    tiny.bert().save_pretrained(tmp_path, max_shard_size="4KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    found = footprint(str(tmp_path), compressed=True)
+    assert found.size_bytes == sum(shard.stat().st_size for shard in shards)
+    whole = b"".join(shard.read_bytes() for shard in shards)
+    assert found.compressed_size_bytes == len(gzip.compress(whole, 6)) - 12
+
+
+@pytest.mark.parametrize("head", ["classification", "tied", "image"])
+def test_a_module_weighs_what_save_pretrained_writes_without_the_header(tmp_path, head):
+    if head == "tied":
+        # The decoder is the embedding, and its bias is there under two names.
+        model = transformers.BertForMaskedLM(tiny.bert().config)
+    else:
+        model = tiny.bert() if head == "classification" else tiny.vit()
+    model.save_pretrained(tmp_path)
+    data = (tmp_path / "model.safetensors").read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    assert footprint(model).size_bytes == len(data) - header
+
+
+def test_a_hub_id_is_weighed_by_the_files_in_the_cache(tmp_path, monkeypatch):
+    repository = tmp_path / "models--someone--tiny"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    tiny.bert().save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    found = footprint("someone/tiny")
+    assert found == footprint(snapshot)
+    assert found.size_bytes == (snapshot / "model.safetensors").stat().st_size
+
+
+def test_zeros_save_bytes_under_zlib_only():
+    model = tiny.bert(hidden_size=64, intermediate_size=128)
+    before = footprint(model, compressed=True)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(torch.rand_like(weight) > 0.9)
+    after = footprint(model, compressed=True)
+    assert after.size_bytes == before.size_bytes
+    assert after.compressed_size_bytes < 0.3 * before.compressed_size_bytes
+    assert footprint(model).compressed_size_bytes is None
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    tiny.bert().config.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no weight files. Looked for model.safetensors, pytorch_"):
+        footprint(tmp_path)
+
+
+def test_a_path_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="No model could be loaded from .*nowhere"):
+        footprint(tmp_path / "nowhere")
+
+
+# ---- FLOPs ----
+
+
+def _encoder_flops(length, *, layers=2, hidden=16, ffn=32, n_labels=3):
+    """2 x m x n x k for each product of an m x k with a k x n matrix, all heads together."""
+    projections = 4 * 2 * length * hidden * hidden
+    attention = 2 * (2 * length * length * hidden)
+    feed_forward = 2 * (2 * length * hidden * ffn)
+    return layers * (projections + attention + feed_forward) + 2 * hidden * n_labels
+
+
+# What runs here of itself is sdpa, whose kernel torch 2.13 does not count on a CPU.
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_flops_of_bert_are_those_of_its_matrix_products(attention, batch_size):
+    model = tiny.bert()
+    model.set_attn_implementation(attention)
+    ids = torch.ones(batch_size, 5, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    mask[0, 3:] = 0  # padding is computed like the rest
+    pooler = 2 * 16 * 16
+    found = footprint(model, inputs={"input_ids": ids, "attention_mask": mask}, n_runs=1)
+    assert found.flops_per_item == _encoder_flops(5) + pooler
+
+
+def test_the_flops_of_vit_hold_its_convolution():
+    # 4 patches of 4 x 4 pixels and the class token.
+    found = footprint(tiny.vit(), inputs={"pixel_values": torch.zeros(2, 1, 8, 8)}, n_runs=1)
+    assert found.flops_per_item == _encoder_flops(5) + 4 * 2 * 16 * 16
+
+
+def test_a_fused_encoder_layer_is_counted_and_stays_fused():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    found = footprint(layer, inputs={"src": torch.zeros(2, 5, 16)}, n_runs=1)
+    assert found.flops_per_item == _encoder_flops(5, layers=1, n_labels=0)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_flops_that_torch_cannot_count_are_left_out():
+    model = Tied()
+    model.config = types.SimpleNamespace(_attn_implementation="flash_attention_2")
+    assert footprint(model, inputs={"ids": IDS}, n_runs=1).flops_per_item is None
+
+
+# ---- time ----
+
+
+def test_nothing_is_run_without_inputs():
     model = Tied()
     found = footprint(model)
-    assert (found.latency_ms, found.latency_ms_low, found.latency_ms_high) == (None, None, None)
-    assert found.batch_size is None
+    assert (found.latency, found.flops_per_item, found.batch_size) == (None, None, None)
     assert model.calls == []
 
 
@@ -67,8 +214,9 @@ def test_the_conditions_of_the_timing_are_stated():
     found = footprint(model, inputs={"scale": 2.0, "ids": IDS}, n_warmup=2, n_runs=5)
     assert found.batch_size == 6
     assert (found.threads, found.device) == (torch.get_num_threads(), "cpu")
-    assert 0 < found.latency_ms_low <= found.latency_ms <= found.latency_ms_high
-    assert model.calls == [(False, False, True)] * 7  # evaluation and inference mode, warm-up included
+    assert 0 < found.latency.low_ms <= found.latency.median_ms <= found.latency.high_ms
+    # Evaluation and inference mode: the warm-up, the timed passes, and one to count FLOPs.
+    assert model.calls == [(False, False, True)] * (2 + 5 + 1)
 
 
 def test_every_submodule_gets_its_own_training_mode_back():
@@ -84,9 +232,9 @@ def test_every_submodule_gets_its_own_training_mode_back():
 
 def test_the_median_and_the_quartiles_leave_out_the_warm_up(monkeypatch):
     times = iter([1e6, 1e6, 5.0, 1.0, 3.0, 4.0, 2.0])
-    monkeypatch.setattr(module, "_time_ms", lambda model, inputs: next(times))
+    monkeypatch.setattr(latency_module, "_time_ms", lambda model, inputs: next(times))
     found = footprint(Tied(), inputs={"ids": IDS}, n_warmup=2, n_runs=5)
-    assert (found.latency_ms_low, found.latency_ms, found.latency_ms_high) == (2, 3, 4)
+    assert found.latency == Latency(median_ms=3, low_ms=2, high_ms=4)
 
 
 def test_models_take_turns():
@@ -98,28 +246,6 @@ def test_models_take_turns():
     found = interleaved_latency_ms(candidates, n_warmup=1, n_runs=2)
     assert "".join(order) == "ababab"
     assert list(found) == ["a", "b"]
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_the_weight_file_is_weighed_and_nothing_else(tmp_path, name):
-    (tmp_path / name).write_bytes(b"x" * 100)
-    for other in ("optimizer.bin", "training_args.bin", "config.json", "model-00001-of-00002.safetensors"):
-        (tmp_path / other).write_bytes(b"x" * 999)
-    assert footprint(Tied(), folder=tmp_path).size_bytes == 100
-
-
-def test_all_shards_are_weighed(tmp_path):
-    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    index = {"weight_map": {**shards, "c": shards["b"]}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    for size, shard in zip((100, 30), shards.values(), strict=True):
-        (tmp_path / shard).write_bytes(b"x" * size)
-    assert footprint(Tied(), folder=tmp_path).size_bytes == 130
-
-
-def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no weight files. Looked for model.safetensors, pytorch_"):
-        footprint(Tied(), folder=tmp_path)
 
 
 def test_inputs_without_a_tensor_are_refused():
@@ -134,15 +260,76 @@ def test_timing_nothing_is_refused():
         interleaved_latency_ms({}, n_warmup=-1)
 
 
-def test_a_saved_transformer_weighs_what_its_file_does(tmp_path):
-    import transformers
+# ---- the table ----
 
-    config = transformers.BertConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+DENSE = Footprint(
+    parameters=2000,
+    nonzero_parameters=2000,
+    semi_structured_parameters=0,
+    size_bytes=8000,
+    compressed_size_bytes=None,
+    flops_per_item=None,
+    latency=None,
+    batch_size=None,
+    threads=2,
+    device="cpu",
+)
+MASKED = dataclasses.replace(DENSE, nonzero_parameters=800)
+TIMES = (Latency(10.0, 9.0, 12.0), Latency(9.0, 8.5, 9.5))
+
+
+def test_a_masked_model_is_never_called_smaller_or_faster():
+    table, _, notes = footprint_table(DENSE, MASKED).partition("\n\n")
+    assert [line.split() for line in table.splitlines()] == [
+        ["reference", "candidate", "ratio"],
+        ["parameters", "2,000", "2,000", "1.00"],
+        ["parameters", "that", "are", "not", "0", "2,000", "800", "0.40"],
+        ["bytes", "8,000", "8,000", "1.00"],
+    ]
+    assert notes == (
+        "60 % of the compressed model's parameters are 0. They are stored and multiplied like the others: zeros make "
+        "the model neither smaller nor faster."
     )
-    model = transformers.BertForSequenceClassification(config)
-    model.save_pretrained(tmp_path)
-    found = footprint(model, folder=tmp_path)
-    assert found.size_bytes == (tmp_path / "model.safetensors").stat().st_size
-    assert found.parameters == model.num_parameters()
-    assert footprint(model).size_bytes == 4 * found.parameters
+
+
+def test_what_was_measured_of_both_is_shown():
+    smaller = dataclasses.replace(
+        DENSE, size_bytes=2000, compressed_size_bytes=1850, flops_per_item=500.5, parameters=500, nonzero_parameters=499
+    )
+    table = footprint_table(dataclasses.replace(DENSE, compressed_size_bytes=7400), smaller)
+    assert "after zlib" in table
+    assert "FLOPs" not in table  # of one alone there is nothing to compare
+    assert "latency" not in table.lower()
+    assert "neither" not in table  # a few zeros are in every model
+    table = footprint_table(dataclasses.replace(DENSE, flops_per_item=2002.0), smaller)
+    assert ["FLOPs", "per", "item", "2,002", "500", "0.25"] in [line.split() for line in table.splitlines()]
+
+
+def test_only_times_taken_side_by_side_have_a_ratio():
+    timed = [dataclasses.replace(DENSE, latency=latency, batch_size=8) for latency in TIMES]
+    words = ["latency", "(ms)", "10.00", "(9.00", "to", "12.00)", "9.00", "(8.50", "to", "9.50)"]
+    alone = footprint_table(*timed)
+    assert words in [line.split() for line in alone.splitlines()]
+    assert "(8 items, cpu, CPU threads: 2; 8 items, cpu, CPU threads: 2). The models were not timed side by" in alone
+    together = footprint_table(DENSE, DENSE, latencies=TIMES)
+    assert [*words, "0.90"] in [line.split() for line in together.splitlines()]
+    assert "both models in turn" in together
+
+
+def test_2_4_and_compression_are_said_to_pay_where_they_do():
+    found = footprint_table(DENSE, dataclasses.replace(MASKED, semi_structured_parameters=1500))
+    assert "75 % of the parameters are in linear layers that keep to the 2:4 pattern. NVIDIA GPUs from Ampere" in found
+    assert "archive" not in found
+    assert "archive" in footprint_table(DENSE, dataclasses.replace(MASKED, compressed_size_bytes=5000))
+
+
+def test_a_footprint_is_plain_data():
+    found = footprint(Tied(), inputs={"ids": IDS}, n_runs=1)
+    written = json.loads(json.dumps(dataclasses.asdict(found)))
+    assert Footprint(**written | {"latency": Latency(**written["latency"])}) == found
+
+
+def test_a_model_without_weights_has_a_table():
+    nothing = footprint(nn.Identity())
+    assert nothing.parameters == nothing.size_bytes == 0
+    assert footprint_table(nothing, nothing).split("\n")[1].split() == ["parameters", "0", "0"]

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,14 +282,6 @@ def test_a_weight_that_is_0_by_chance_is_not_taken_for_pruned(tmp_path):
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         PruningCallback(**({"sparsity": 0.5} | arguments))
-
-
-@pytest.mark.parametrize(
-    "sharding", [{"deepspeed": "zero3.json", "fsdp": []}, {"deepspeed": None, "fsdp": ["full_shard"]}]
-)
-def test_sharded_weights_are_refused(sharding):
-    with pytest.raises(ValueError, match="cannot prune under DeepSpeed or FSDP.* Use DDP"):
-        PruningCallback(0.5).on_train_begin(SimpleNamespace(**sharding), None, None, model=tiny.bert())
 
 
 def test_a_pattern_that_matches_nothing_is_refused_before_the_first_step(tmp_path):

@@ -1,6 +1,7 @@
 """Scores -> masks, by the methods of torch.nn.utils.prune; and which weights of a model are pruned at all."""
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -8,9 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from hf_compalign.compress.scores import Score, rank_together
-
-PATTERNS = ("layer", "global")
+PATTERNS = ("layer", "row", "global")
 # The layers that make the answer, and those that read the input (an image model's patches are a convolution). BERT's
 # pooler belongs to the head: it is as good as new before fine-tuning, and its small weights would all go first.
 LEFT_OUT = (
@@ -62,24 +61,98 @@ def prunable_weights(
     return weights
 
 
-def compute_masks(weights: Mapping[str, Tensor], sparsity: float, *, pattern: str, score: Score) -> dict[str, Tensor]:
-    """Masks of bool, True where a weight stays, with the given share of all weights pruned.
+class _LowestOfEachGroup(prune.BasePruningMethod):
+    """Prunes the same number of scores, the lowest, in every group of consecutive ones."""
 
-    "layer" prunes every weight matrix to the sparsity, "global" the lowest scores of all together. The mask is
-    always the whole one for its sparsity, computed afresh: amounts given one after the other would compound.
+    PRUNING_TYPE = "unstructured"
+
+    def __init__(self, count: int, group: int) -> None:
+        self.count = count
+        self.group = group
+
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+        """The mask of the scores ``t``; of those that compare equal, topk decides."""
+        lowest = t.reshape(-1, self.group).topk(self.count, largest=False).indices
+        mask = default_mask.reshape(-1, self.group).scatter(1, lowest, 0)
+        return mask.view_as(t)
+
+
+def compute_masks(scores: Mapping[str, Tensor], sparsity: float, *, pattern: str) -> dict[str, Tensor]:
+    """Masks of bool, True where a weight stays, with the given share of the lowest scores pruned.
+
+    "layer" prunes every weight matrix to the sparsity, "row" every output row of it, "global" the lowest of all
+    together, "2:4" (or any N:M) all but 2 of 4 consecutive weights at the sparsity 0.5, fewer below. The mask is always
+    the whole one for its sparsity, computed afresh: amounts given one after the other would compound.
+
+    >>> compute_masks({"w": torch.tensor([[3.0, 1.0], [4.0, 2.0]])}, 0.5, pattern="row")
+    {'w': tensor([[ True, False],
+            [ True, False]])}
     """
-    scores = {name: score(weight) for name, weight in weights.items()}
+    if pattern == "global":
+        together = torch.cat([score.reshape(-1).float() for score in scores.values()])
+        parts = _lowest_pruned(together, sparsity, len(together)).split([score.numel() for score in scores.values()])
+        return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
+    return {name: _lowest_pruned(score, sparsity, _group_size(score, pattern)) for name, score in scores.items()}
+
+
+def _lowest_pruned(scores: Tensor, sparsity: float, group: int) -> Tensor:
+    method = _LowestOfEachGroup(round(sparsity * group), group)
+    return method.compute_mask(scores, torch.ones_like(scores, dtype=torch.bool))
+
+
+def _group_size(scores: Tensor, pattern: str) -> int:
     if pattern == "layer":
-        return {name: _lowest_pruned(values, sparsity) for name, values in scores.items()}
-    together = _lowest_pruned(rank_together(scores), sparsity)
-    parts = together.split([values.numel() for values in scores.values()])
-    return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
+        return scores.numel()
+    return scores[0].numel() if pattern == "row" else kept_of(pattern)[1]
 
 
-def _lowest_pruned(scores: Tensor, sparsity: float) -> Tensor:
-    count = round(sparsity * scores.numel())
-    method = prune.L1Unstructured(amount=count)
-    return method.compute_mask(scores, default_mask=torch.ones_like(scores)).bool()
+def kept_of(pattern: str) -> tuple[int, int]:
+    """(N, M) of a pattern N:M: N of M consecutive weights of a row stay.
+
+    >>> kept_of("2:4")
+    (2, 4)
+
+    Raises:
+        ValueError: it is none of the patterns, or not 0 < N < M.
+    """
+    kept, _, group = pattern.partition(":")
+    if not (kept.isdecimal() and group.isdecimal() and 0 < int(kept) < int(group)):
+        raise ValueError(
+            f"pattern must be one of {', '.join(PATTERNS)}, or N:M with 0 < N < M, of which 2:4 is the one that GPUs "
+            f"have kernels for. Got {pattern!r}."
+        )
+    return int(kept), int(group)
+
+
+def check_pattern(pattern: str, sparsity: float) -> None:
+    """Refuse a pattern that does not exist, or that does not have this sparsity in the end.
+
+    Raises:
+        ValueError: says which patterns there are, or the pattern's sparsity.
+    """
+    if pattern in PATTERNS:
+        return
+    kept, group = kept_of(pattern)
+    if not math.isclose(sparsity, 1 - kept / group):
+        raise ValueError(f"The pattern {pattern} has the sparsity {1 - kept / group:g}. Got {sparsity:g}. Give that.")
+
+
+def check_shapes(weights: Mapping[str, Tensor], pattern: str) -> None:
+    """Refuse weights whose rows a pattern N:M does not divide.
+
+    Raises:
+        ValueError: names the first such weight.
+    """
+    if pattern in PATTERNS:
+        return
+    _, group = kept_of(pattern)
+    for name, weight in weights.items():
+        n_inputs = weight.numel() // len(weight)
+        if n_inputs % group:
+            raise ValueError(
+                f"The pattern {pattern} needs rows of a multiple of {group} weights. {name} has {n_inputs}. Leave it "
+                f"out with exclude={[name.removesuffix('.weight')]}."
+            )
 
 
 def sparsity_of(weights: Mapping[str, Tensor]) -> float:

@@ -1,36 +1,45 @@
-"""How much a weight matters: a tensor of the weight's shape, >= 0, the least important lowest."""
+"""How much a weight matters: a tensor of the weight's shape, the least important lowest."""
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
-
-Score = Callable[[Tensor], Tensor]
 
 
 def magnitude(weight: Tensor) -> Tensor:
-    """|w|. https://huggingface.co/papers/1506.02626
+    """|w|, >= 0. https://huggingface.co/papers/1506.02626
 
+    >>> import torch
     >>> magnitude(torch.tensor([-2.0, 1.0])).tolist()
     [2.0, 1.0]
     """
     return weight.detach().abs()
 
 
-SCORES: dict[str, Score] = {"magnitude": magnitude}
+def wanda(weight: Tensor, input_norm: Tensor) -> Tensor:
+    """|w_ij| ||x_j||, >= 0. https://huggingface.co/papers/2306.11695
 
-
-def resolve_score(score: str) -> Score:
-    """A score by its name.
-
-    Raises:
-        ValueError: there is no score of that name.
+    Args:
+        weight: [out, in].
+        input_norm: [in], the L2 norm of each input feature over the tokens of the calibration data.
     """
-    if score not in SCORES:
-        raise ValueError(f"score must be one of {', '.join(SCORES)}. Got {score!r}.")
-    return SCORES[score]
+    return weight.detach().abs() * input_norm.to(weight.dtype)
 
 
-def rank_together(scores: dict[str, Tensor]) -> Tensor:
-    """The scores of all layers as one vector, [sum of numel], float32, in the order of the dict."""
-    return torch.cat([score.reshape(-1).float() for score in scores.values()])
+def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
+    """|w * dL/dw|, >= 0, the first-order change of the loss without the weight. https://huggingface.co/papers/1906.10771
+
+    Args:
+        weight: any shape.
+        gradient: of the same shape, of one batch; the scores of several batches are added up.
+    """
+    return (weight.detach() * gradient).abs()
+
+
+def movement(weight: Tensor, gradient: Tensor) -> Tensor:
+    """-w * dL/dw, of either sign: positive where a step moves the weight away from 0.
+
+    https://huggingface.co/papers/2005.07683
+
+    Args:
+        weight: any shape.
+        gradient: of the same shape, of one optimizer step; the scores of all steps are added up.
+    """
+    return -weight.detach() * gradient

@@ -27,7 +27,8 @@ from hf_compalign.compress.callbacks import PruningCallback
 from hf_compalign.demo.digits import NAMES, SIZE, image_processor, load_digits, prepared
 from hf_compalign.inference import load_model
 from hf_compalign.measure.audit import Audit, audit
-from hf_compalign.measure.footprint import Footprint, Latency, footprint, interleaved_latency_ms
+from hf_compalign.measure.footprint import Footprint, footprint
+from hf_compalign.measure.latency import Latency, interleaved_latency_ms
 from hf_compalign.measure.predict import predict
 from hf_compalign.measure.predictions import Predictions
 
@@ -204,5 +205,5 @@ def _measure(folder: Path, test: Dataset, seed: int, settings: Settings, progres
         {name: (model, inputs) for name, model in models.items()}, n_warmup=10, n_runs=settings.timed_passes
     )
     progress("Auditing", len(MODELS), len(MODELS))
-    footprints = {name: footprint(model, folder=folder / name) for name, model in models.items()}
+    footprints = {name: footprint(folder / name) for name in models}
     return Run(seed, predictions, audits, footprints, latencies)

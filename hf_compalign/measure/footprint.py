@@ -1,174 +1,207 @@
 """How large and how fast a model is, measured and not derived from how it was compressed."""
 
 import json
-import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from huggingface_hub import snapshot_download
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_compalign._modes import evaluating
+from hf_compalign.inference import load_model
+from hf_compalign.measure.latency import Latency, device_of, interleaved_latency_ms, on_device
 
 # What from_pretrained looks for, in its order of preference.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Median and quartiles of one forward pass, in milliseconds."""
-
-    median_ms: float
-    low_ms: float
-    high_ms: float
+# What gzip takes by default. Level 9 saves 1 % more of a sparse model and takes ten times as long.
+_ZLIB_LEVEL = 6
+_CHUNK_BYTES = 1 << 20
+# The attention of other packages, and compiled attention, runs in kernels that torch's counter does not see.
+_COUNTED_ATTENTION = (None, "eager", "sdpa")
 
 
 @dataclass(frozen=True)
 class Footprint:
     """What a model costs to keep and to run.
 
+    Weights pruned to 0 but stored dense take the same bytes, the same FLOPs and the same time as before: a sparse
+    model is neither smaller nor faster. `hf_compalign.measure.footprint_text.footprint_table` sets two side by side.
+
     Attributes:
         parameters: how many numbers it holds; tied ones count once.
-        nonzero_parameters: how many of them are not 0. Weights pruned to 0 but stored dense still take
-            the same bytes and the same time as before: a sparse model is not a smaller one.
-        size_bytes: bytes of the weight files, or of the weights in memory when no folder was given.
-        latency_ms: median time of one forward pass; None when no inputs were given.
-        latency_ms_low: lower quartile.
-        latency_ms_high: upper quartile.
-        batch_size: items in the timed batch; None when no inputs were given.
+        nonzero_parameters: how many of them are not 0.
+        semi_structured_parameters: how many sit in linear layers that keep to the 2:4 pattern: of each four weights
+            in a row, at most two are not 0. Torch has kernels for it on NVIDIA GPUs from Ampere on, for layers
+            converted with `torch.sparse.to_sparse_semi_structured`; elsewhere it is worth as little as any zeros.
+        size_bytes: bytes of the weight files, or of the tensors that `save_pretrained` would write for a module.
+        compressed_size_bytes: the same bytes after zlib (level 6, as in gzip): what a compressed archive or download
+            would take, and the one place where zeros save anything by themselves. None unless asked for.
+        flops_per_item: floating-point operations (a multiplication and an addition are two) of the matrix products
+            and convolutions in one forward pass, padding included, divided by the batch size. They are those that
+            really run: multiplying by 0 counts. None without inputs, or if the model's attention is neither "eager"
+            nor "sdpa" and so not seen by torch's counter.
+        latency: of one forward pass of the whole batch; None without inputs.
+        batch_size: items in the batch that was counted and timed; None without inputs.
         threads: CPU threads that torch used.
         device: where the model was.
     """
 
     parameters: int
     nonzero_parameters: int
+    semi_structured_parameters: int
     size_bytes: int
-    latency_ms: float | None
-    latency_ms_low: float | None
-    latency_ms_high: float | None
+    compressed_size_bytes: int | None
+    flops_per_item: float | None
+    latency: Latency | None
     batch_size: int | None
     threads: int
     device: str
 
 
 def footprint(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     *,
-    folder: str | Path | None = None,
     inputs: Mapping[str, Any] | None = None,
+    compressed: bool = False,
     n_warmup: int = 3,
     n_runs: int = 20,
 ) -> Footprint:
     """Count, weigh and time a model where it is.
 
-    >>> footprint(nn.Linear(3, 2)).parameters
-    8
+    >>> found = footprint(nn.Linear(3, 2), inputs={"input": torch.ones(5, 3)}, n_runs=1)
+    >>> found.parameters, found.size_bytes, found.flops_per_item
+    (8, 32, 12.0)
 
     Args:
-        model: stays on its device and in the training mode it came with.
-        folder: where `save_pretrained` wrote it; its weight files give ``size_bytes``.
-        inputs: keyword arguments of one forward pass; moved to the model's device. Without them nothing is
-            timed. To set two models side by side, time them with `interleaved_latency_ms`.
+        model: a module, which stays on its device and in the training mode it came with; or the folder or Hub id
+            of one, whose weight files give the bytes.
+        inputs: keyword arguments of one forward pass; moved to the model's device. Without them no FLOPs are
+            counted and nothing is timed. To set two models side by side, time them with
+            `hf_compalign.measure.latency.interleaved_latency_ms`.
+        compressed: also run zlib over the weights, which takes about 3 s per 100 MB.
         n_warmup: untimed passes first.
         n_runs: timed passes.
 
     Raises:
         FileNotFoundError: the folder holds no weight files.
-        ValueError: n_runs < 1 or n_warmup < 0, or no input is a tensor.
+        ValueError: n_runs < 1 or n_warmup < 0, no input is a tensor, or there is no supported model at the path.
     """
-    latency = batch_size = None
+    files: list[Path] | None = None
+    if not isinstance(model, nn.Module):
+        files, model = _opened(model)
+    tensors = list(_saved_tensors(model))
+    batch_size = latency = flops = None
     if inputs is not None:
         batch_size = _batch_size(inputs)
-        timed = interleaved_latency_ms({"model": (model, inputs)}, n_warmup=n_warmup, n_runs=n_runs)
-        latency = timed["model"]
+        latency = interleaved_latency_ms({"": (model, inputs)}, n_warmup=n_warmup, n_runs=n_runs)[""]
+        flops = _flops(model, inputs)
     # parameters() yields a tied parameter once.
     parameters = list(model.parameters())
     return Footprint(
         parameters=sum(parameter.numel() for parameter in parameters),
         nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in parameters),
-        size_bytes=_bytes_in_memory(model) if folder is None else _bytes_on_disk(Path(folder)),
-        latency_ms=latency.median_ms if latency else None,
-        latency_ms_low=latency.low_ms if latency else None,
-        latency_ms_high=latency.high_ms if latency else None,
+        semi_structured_parameters=_semi_structured(model),
+        size_bytes=sum(map(_n_bytes, tensors) if files is None else (file.stat().st_size for file in files)),
+        compressed_size_bytes=_after_zlib(_chunks(tensors, files)) if compressed else None,
+        flops_per_item=flops / batch_size if flops is not None and batch_size else None,
+        latency=latency,
         batch_size=batch_size,
         threads=torch.get_num_threads(),
-        device=str(_device(model)),
+        device=str(device_of(model)),
     )
 
 
-def interleaved_latency_ms(
-    candidates: Mapping[str, tuple[nn.Module, Mapping[str, Any]]],
-    *,
-    n_warmup: int = 3,
-    n_runs: int = 20,
-) -> dict[str, Latency]:
-    """Time several models side by side: one pass of each in turn, so that a busy moment meets them all.
-
-    Args:
-        candidates: name -> (model, keyword arguments of its forward pass).
-        n_warmup: untimed rounds first.
-        n_runs: timed rounds.
-
-    Raises:
-        ValueError: n_runs < 1 or n_warmup < 0.
-    """
-    if n_runs < 1 or n_warmup < 0:
-        raise ValueError(
-            f"Timing needs n_runs >= 1 and n_warmup >= 0. Got n_runs = {n_runs} and n_warmup = {n_warmup}."
-        )
-    placed = {name: (model, _on_device(inputs, _device(model))) for name, (model, inputs) in candidates.items()}
-    times_ms: dict[str, list[float]] = {name: [] for name in placed}
-    with _evaluating(*(model for model, _ in placed.values())), torch.inference_mode():
-        for turn in range(n_warmup + n_runs):
-            for name, (model, inputs) in placed.items():
-                elapsed_ms = _time_ms(model, inputs)
-                if turn >= n_warmup:
-                    times_ms[name].append(elapsed_ms)
-    return {name: _latency(times) for name, times in times_ms.items()}
+def _opened(path: str | Path) -> tuple[list[Path], nn.Module]:
+    """The weight files behind a folder or a Hub id, and the model."""
+    if Path(path).is_dir():
+        return _weight_files(Path(path)), load_model(path)
+    model = load_model(path)
+    # Loading has put the files into the cache; this finds them there without asking the Hub again.
+    return _weight_files(Path(snapshot_download(str(path), local_files_only=True))), model
 
 
-def _latency(times_ms: list[float]) -> Latency:
-    low, median, high = np.percentile(times_ms, [25, 50, 75]).tolist()
-    return Latency(median_ms=median, low_ms=low, high_ms=high)
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that from_pretrained would read; optimizer states and the like do not count."""
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            return [folder / shard for shard in sorted(shards)]
+    raise FileNotFoundError(
+        f"{folder} holds no weight files. Looked for {', '.join(_WEIGHTS)} and their shards. "
+        "Give the folder that save_pretrained wrote."
+    )
 
 
-def _time_ms(model: nn.Module, inputs: Mapping[str, Any]) -> float:
-    device = _device(model)
-    _synchronise(device)
-    start = time.perf_counter()
-    model(**inputs)
-    _synchronise(device)
-    return 1000 * (time.perf_counter() - start)
+def _saved_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """What the state dict holds, tied tensors once."""
+    saved = model.state_dict().keys()
+    yield from model.parameters()
+    yield from (buffer for name, buffer in model.named_buffers() if name in saved)
 
 
-def _synchronise(device: torch.device) -> None:
-    """Wait for the kernels: a GPU's forward pass returns before it is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _n_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _chunks(tensors: Iterable[Tensor], files: Iterable[Path] | None) -> Iterator[Any]:
+    """The bytes of the files, or else of the tensors, a part at a time."""
+    if files is None:
+        for tensor in tensors:
+            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield chunk
+
+
+def _after_zlib(chunks: Iterable[Any]) -> int:
+    packer = zlib.compressobj(_ZLIB_LEVEL)
+    return sum(len(packer.compress(chunk)) for chunk in chunks) + len(packer.flush())
+
+
+def _semi_structured(model: nn.Module) -> int:
+    """Weights in linear layers that keep to 2:4, tied ones once."""
+    weights = {module.weight for module in model.modules() if isinstance(module, nn.Linear)}
+    return sum(weight.numel() for weight in weights if _keeps_2_4(weight))
+
+
+def _keeps_2_4(weight: Tensor) -> bool:
+    return weight.shape[-1] % 4 == 0 and bool((weight.reshape(-1, 4).count_nonzero(1) <= 2).all())
+
+
+def _flops(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
+    if getattr(getattr(model, "config", None), "_attn_implementation", None) not in _COUNTED_ATTENTION:
+        return None
+    placed = on_device(inputs, device_of(model))
+    with evaluating(model), torch.inference_mode(), _countable_attention(), FlopCounterMode(display=False) as counter:
+        model(**placed)
+    return int(counter.get_total_flops())
 
 
 @contextmanager
-def _evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each submodule gets its own mode back, as parts may be frozen."""
-    modes = {module: module.training for model in models for module in model.modules()}
+def _countable_attention() -> Iterator[None]:
+    """Attention as plain matrix products: as many of them, and all known to torch's counter.
+
+    Torch 2.13 does not count the flash kernel of the CPU, nor the fused one of `nn.TransformerEncoderLayer`.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        for model in models:
-            model.eval()
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _device(model: nn.Module) -> torch.device:
-    tensor = next(model.parameters(), None)
-    return torch.device("cpu") if tensor is None else tensor.device
-
-
-def _on_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _batch_size(inputs: Mapping[str, Any]) -> int:
@@ -178,25 +211,3 @@ def _batch_size(inputs: Mapping[str, Any]) -> int:
             f"inputs must hold at least one tensor with a batch axis. Got {', '.join(inputs) or 'nothing'}."
         )
     return sizes[0]
-
-
-def _bytes_in_memory(model: nn.Module) -> int:
-    """Bytes of what the state dict holds, tied tensors once."""
-    saved = model.state_dict().keys()
-    buffers = [buffer for name, buffer in model.named_buffers() if name in saved]
-    return sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *buffers])
-
-
-def _bytes_on_disk(folder: Path) -> int:
-    """Bytes of the files that from_pretrained would read; optimizer states and the like do not count."""
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            return (folder / name).stat().st_size
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            return sum((folder / shard).stat().st_size for shard in shards)
-    raise FileNotFoundError(
-        f"{folder} holds no weight files. Looked for {', '.join(_WEIGHTS)} and their shards. "
-        "Give the folder that save_pretrained wrote."
-    )

@@ -13,6 +13,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from hf_compalign._files import write_text_atomic
 from hf_compalign.measure.audit import Audit
 from hf_compalign.measure.footprint import Footprint
+from hf_compalign.measure.footprint_text import Row, footprint_notes, footprint_rows
+from hf_compalign.measure.latency import Latency
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 TAGS = ("hf_compalign", "model-compression", "knowledge-distillation")
@@ -41,6 +43,7 @@ class CardDetails:
         tags: in addition to `TAGS`, such as "pruning".
         recipe: how the model was made: heading -> option -> value.
         footprints: of the original and of the compressed model.
+        latencies: of both, timed side by side by `interleaved_latency_ms`; shown with the footprints.
     """
 
     task: str
@@ -53,6 +56,7 @@ class CardDetails:
     tags: Sequence[str] = ()
     recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     footprints: tuple[Footprint, Footprint] | None = None
+    latencies: tuple[Latency, Latency] | None = None
 
 
 def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) -> ModelCard:
@@ -68,11 +72,13 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
 
     Raises:
         FileNotFoundError: there is no such folder.
+        ValueError: the details hold latencies but no footprints.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r} to write the card into. Save the model first.")
     name = details.name or folder.name
+    costs_table, costs_notes = _costs(details)
     card = ModelCard.from_template(
         _metadata(audit, details, name),
         template_path=str(TEMPLATE),
@@ -81,8 +87,10 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
         origin=details.base_model if _is_hub_id(details.base_model) else Path(details.base_model).name,
         details=details,
         audit=audit,
-        models_table=_models_table(audit, details.footprints),
+        models_table=_models_table(audit),
         changes_table=_changes_table(audit),
+        costs_table=costs_table,
+        costs_notes=costs_notes,
     )
     write_text_atomic(folder / "README.md", f"{card}\n")
     return card
@@ -128,18 +136,24 @@ def _is_hub_id(name: str) -> bool:
     return True
 
 
-def _models_table(audit: Audit, footprints: tuple[Footprint, Footprint] | None) -> list[tuple[str, str, str]]:
+def _models_table(audit: Audit) -> list[tuple[str, str, str]]:
     """Rows of (what, original, compressed)."""
-    rows = []
-    if audit.n_labelled:
-        accuracies = [_rate(audit, f"accuracy_{side}") for side in ("reference", "candidate")]
-        rows.append(("accuracy", accuracies[0], accuracies[1]))
-    if footprints is not None:
-        original, compressed = footprints
-        rows.append(("parameters", f"{original.parameters:,}", f"{compressed.parameters:,}"))
-        nonzero = (f"{original.nonzero_parameters:,}", f"{compressed.nonzero_parameters:,}")
-        rows.append(("parameters that are not 0", *nonzero))
-    return rows
+    if not audit.n_labelled:
+        return []
+    return [("accuracy", _rate(audit, "accuracy_reference"), _rate(audit, "accuracy_candidate"))]
+
+
+def _costs(details: CardDetails) -> tuple[list[Row], list[str]]:
+    """Rows of (what, original, compressed, ratio), and what one must know to read them."""
+    if details.footprints is None:
+        if details.latencies is not None:
+            raise ValueError("A card shows latencies beside the footprints. Got no footprints: give both, or neither.")
+        return [], []
+    original, compressed = details.footprints
+    return (
+        footprint_rows(original, compressed, latencies=details.latencies),
+        footprint_notes(original, compressed, latencies=details.latencies),
+    )
 
 
 def _changes_table(audit: Audit) -> list[tuple[str, str, str]]:

@@ -1,22 +1,27 @@
-"""Compression as callbacks of any Trainer: what they do to the model is in its weights, not in its modules."""
+"""Pruning while a model trains."""
 
-import base64
 import logging
 import math
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hf_compalign.compress.masks import PATTERNS, compute_masks, prunable_weights, sparsity_of
+from hf_compalign.compress.callbacks.resuming import own_state, packed, unpacked
+from hf_compalign.compress.masks import PATTERNS, compute_masks, prunable_weights
 from hf_compalign.compress.schedules import Schedule, resolve_schedule
 from hf_compalign.compress.scores import resolve_score
-from hf_compalign.recipes import changes
+from hf_compalign.compress.sharding import (
+    anywhere,
+    is_sharded,
+    laid_out_like,
+    refuse_unsupported,
+    same_everywhere_,
+    whole,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +35,7 @@ class PruningCallback(TrainerCallback, ExportableState):
     The masks are computed from the weights' scores with torch.nn.utils.prune, kept outside the model, and applied in
     place after every optimizer step. Every checkpoint is thus an ordinary one with zeros in it, and resumes exactly.
     `load_best_model_at_end` only considers checkpoints that have the final sparsity. The achieved sparsity is logged.
+    Several processes, with DDP or FSDP version 2, prune the same weights as one.
 
     Args:
         sparsity: the final share of pruned weights, in [0, 1).
@@ -73,6 +79,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._score_name = score
         self._weights: dict[str, nn.Parameter] = {}
         self._masks: dict[str, Tensor] = {}
+        self._gathered_zeros: dict[str, str] | None = None
         self._span = (0, 0)
 
     # ---- the schedule ----
@@ -101,10 +108,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Find the weights; prune them where the schedule begins at once; take up the masks of a resumed run."""
-        if args.deepspeed or args.fsdp:
-            raise ValueError(
-                "PruningCallback cannot prune under DeepSpeed or FSDP, where no process has the whole weights. Use DDP."
-            )
+        refuse_unsupported(args, kwargs["model"])
         self._weights = prunable_weights(kwargs["model"], include=self.include, exclude=self.exclude)
         begin, end = (math.ceil(share * state.max_steps) for share in self.window)
         self._span = (begin, end)
@@ -114,7 +118,7 @@ class PruningCallback(TrainerCallback, ExportableState):
                 self._update(0)
             self._apply()
         else:
-            self._restore(_own_state(self, state))
+            self._restore(own_state(state, type(self).__name__, self._recipe(), part="masks"))
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -138,7 +142,7 @@ class PruningCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Put the sparsity beside the training loss."""
         if logs is not None and "loss" in logs and self._weights:
-            logs["sparsity"] = sparsity_of(self._weights)
+            logs["sparsity"] = self._sparsity()
             state.log_history[-1]["sparsity"] = logs["sparsity"]
 
     def on_train_end(
@@ -151,7 +155,7 @@ class PruningCallback(TrainerCallback, ExportableState):
                 "%.1f %%.",
                 state.global_step,
                 self._final_step(),
-                100 * sparsity_of(self._weights),
+                100 * self._sparsity(),
                 100 * self.sparsity,
             )
 
@@ -159,12 +163,38 @@ class PruningCallback(TrainerCallback, ExportableState):
 
     def _update(self, step: int) -> None:
         share = self.share_at(step)
-        self._masks = compute_masks(self._weights, share, pattern=self.pattern, score=self._score) if share else {}
+        self._masks = {}
+        if not share:
+            return
+        # Weights in shards are gathered one by one, unless all of them are ranked together.
+        parts = [list(self._weights)] if self.pattern == "global" else [[name] for name in self._weights]
+        for part in parts:
+            weights = {name: whole(self._weights[name]) for name in part}
+            masks = compute_masks(weights, share, pattern=self.pattern, score=self._score)
+            same_everywhere_(masks.values())
+            self._masks |= {name: laid_out_like(mask, self._weights[name]) for name, mask in masks.items()}
 
     def _apply(self) -> None:
         with torch.no_grad():
             for name, mask in self._masks.items():
                 self._weights[name].mul_(mask)
+        # One process alone asks for the state when a checkpoint is written, and could not gather shards then.
+        sharded = any(is_sharded(weight) for weight in self._weights.values())
+        self._gathered_zeros = self._unpruned_zeros() if sharded else None
+
+    def _unpruned_zeros(self) -> dict[str, str]:
+        """Where a weight is 0 that is not pruned: packed, by name, for the weights that have any."""
+
+        def zeros(name: str) -> Tensor:
+            return (self._weights[name] == 0) & self._masks[name]
+
+        found = anywhere(zeros(name) for name in self._masks)
+        return {name: packed(whole(zeros(name))) for name, has in zip(self._masks, found, strict=True) if has}
+
+    def _sparsity(self) -> float:
+        """The share of the weights that are 0, over all processes' shards."""
+        zeros = sum(int(whole((weight == 0).sum())) for weight in self._weights.values())
+        return zeros / sum(weight.numel() for weight in self._weights.values())
 
     # ---- resuming ----
 
@@ -186,12 +216,8 @@ class PruningCallback(TrainerCallback, ExportableState):
         A pruned weight is 0 in the checkpoint. So the mask is where the weight is not 0, plus the weights that are 0
         by chance: almost always none.
         """
-        unpruned_zeros = {}
-        for name, mask in self._masks.items():
-            zeros = (self._weights[name] == 0) & mask
-            if zeros.any():
-                unpruned_zeros[name] = _packed(zeros)
-        kept = {"span": list(self._span), "masked": bool(self._masks), "unpruned_zeros": unpruned_zeros}
+        zeros = self._unpruned_zeros() if self._gathered_zeros is None else self._gathered_zeros
+        kept = {"span": list(self._span), "masked": bool(self._masks), "unpruned_zeros": zeros}
         return {"args": self._recipe(), "attributes": {}, "masks": kept}
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -204,41 +230,11 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._masks = {}
         if masks["masked"]:
             for name, weight in self._weights.items():
-                packed = masks["unpruned_zeros"].get(name)
+                own = masks["unpruned_zeros"].get(name)
                 self._masks[name] = weight.detach() != 0
-                if packed is not None:
-                    self._masks[name] |= _unpacked(packed, weight)
-
-
-def _own_state(callback: PruningCallback, state: TrainerState) -> dict[str, Any]:
-    """What this callback wrote into the checkpoint that is resumed."""
-    stored = state.stateful_callbacks.get(type(callback).__name__) or []
-    stored = stored if isinstance(stored, list) else [stored]
-    recipe = callback._recipe()
-    # The Trainer appends the states of several callbacks of one class to one list at every save: ours is the last.
-    own = [saved for saved in stored if saved["args"] == recipe and "masks" in saved]
-    if own:
-        return own[-1]
-    if not stored:
-        raise ValueError(
-            "The checkpoint was made without a PruningCallback, so this run cannot go on from it. To prune it, load "
-            "the model from the checkpoint and train without resume_from_checkpoint."
-        )
-    raise ValueError(
-        f"The checkpoint was made with another PruningCallback: {changes(stored[-1]['args'], recipe)}. Resume with "
-        "the same, or load the model from the checkpoint and train without resume_from_checkpoint."
-    )
-
-
-def _packed(mask: Tensor) -> str:
-    bits = np.packbits(mask.cpu().numpy().reshape(-1))
-    return base64.b64encode(zlib.compress(bits.tobytes())).decode("ascii")
-
-
-def _unpacked(packed: str, like: Tensor) -> Tensor:
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(packed)), dtype=np.uint8)
-    flat = np.unpackbits(bits, count=like.numel()).astype(bool)
-    return torch.from_numpy(flat).view(like.shape).to(like.device)
+                if own is not None:
+                    self._masks[name] |= laid_out_like(unpacked(own, weight), weight)
+        self._apply()
 
 
 def _check_arguments(sparsity: float, pattern: str, window: tuple[float, float], every: int | None) -> None:

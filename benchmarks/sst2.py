@@ -1,0 +1,83 @@
+"""What the benchmarks on SST-2 share: the data, split once and for all, and the original model.
+
+The training file holds 67,349 phrases, many of them parts of each other. The rows that end in a full stop are whole
+sentences or close to it: 6,920 of them, drawn with a fixed seed, train the original and recover the compressed models;
+14,000 of the other rows, taken without their labels, are transfer data. All models are tested on the 872 sentences of
+the validation file, which no training sees.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+
+from hf_compalign.columns import tokenized
+from hf_compalign.data import load_file
+
+SENTENCES = 6920
+TRANSFER = 14_000
+MAX_TOKENS = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every benchmark on SST-2 has."""
+    parser.add_argument("--checkpoint", required=True, help="the pretrained encoder: a folder or a Hub id")
+    parser.add_argument("--data", type=Path, required=True, help="folder of train.parquet and validation.parquet")
+    parser.add_argument("--output", type=Path, required=True, help="where the models and results go")
+
+
+class Sst2:
+    """The tokenized splits: train, transfer (no labels) and test."""
+
+    def __init__(self, checkpoint: str, folder: Path) -> None:
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(checkpoint)
+        self.tokenizer.model_max_length = MAX_TOKENS
+        self.collator = DataCollatorWithPadding(self.tokenizer)
+        phrases = load_file(str(folder / "train.parquet"))
+        whole = np.array([text.rstrip().endswith(" .") for text in phrases["sentence"]])
+        rng = np.random.default_rng(0)
+        sentences = rng.permutation(np.flatnonzero(whole))[:SENTENCES]
+        others = rng.permutation(np.setdiff1d(np.arange(len(phrases)), sentences))[:TRANSFER]
+        self.train = self._prepared(phrases.select(sentences))
+        self.transfer = self._prepared(phrases.select(others)).remove_columns("labels")
+        self.test = self._prepared(load_file(str(folder / "validation.parquet")))
+
+    def _prepared(self, dataset: Dataset) -> Dataset:
+        rows = tokenized(dataset, self.tokenizer, ("sentence",)).rename_column("label", "labels")
+        return rows.remove_columns([name for name in ("sentence", "idx") if name in rows.column_names])
+
+    def batches(self, dataset: Dataset, batch_size: int = 32) -> DataLoader:
+        """Padded batches in the order of the dataset."""
+        return DataLoader(dataset, batch_size=batch_size, collate_fn=self.collator)
+
+
+def original(data: Sst2, checkpoint: str, folder: Path, *, seed: int = 0) -> Path:
+    """The fine-tuned model: two epochs over the sentences, kept in the folder and made once."""
+    if not (folder / "config.json").is_file():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint, num_labels=2, id2label={0: "negative", 1: "positive"}
+        )
+        args = TrainingArguments(
+            str(folder),
+            num_train_epochs=2,
+            learning_rate=5e-5,
+            per_device_train_batch_size=32,
+            save_strategy="no",
+            seed=seed,
+        )
+        trainer = Trainer(
+            model, args, train_dataset=data.train, data_collator=data.collator, processing_class=data.tokenizer
+        )
+        trainer.train()
+        trainer.save_model()
+    return folder

@@ -1,0 +1,5 @@
+"""Compression as callbacks of any Trainer: what they do to the model is in its weights, not in its modules."""
+
+from hf_compalign.compress.callbacks.pruning import PruningCallback
+
+__all__ = ["PruningCallback"]

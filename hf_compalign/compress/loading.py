@@ -1,0 +1,202 @@
+"""Open a compressed model again: from a folder or the Hub, without pickle and without code from there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_compalign.compress.architectures import layers_of
+from hf_compalign.compress.cutting import cut_, cut_units
+from hf_compalign.compress.plan import LayerPlan, ShrinkPlan, zero_units_plan
+from hf_compalign.compress.widths import VERSION
+
+# What says where a model is and how to get it, for its config as for its weights.
+_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# What is decided here.
+_DECIDED = (
+    "config",
+    "device_map",
+    "ignore_mismatched_sizes",
+    "output_loading_info",
+    "quantization_config",
+    "state_dict",
+    "trust_remote_code",
+    "use_safetensors",
+)
+
+
+def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
+    """A model saved by `save_pretrained`, compressed or not, with the class and the widths its config names.
+
+    Only safetensors are read, and no code that comes with the model is run.
+
+    Args:
+        path_or_id: a folder or a model id on the Hub.
+        **kwargs: passed on to from_pretrained: `dtype`, `attn_implementation`, `revision`, `token`, ...
+
+    Returns:
+        The model in evaluation mode, of the stock class of transformers, every weight read from the files.
+
+    Raises:
+        ValueError: there is no such model, its files are damaged or do not fit its config, it was made by a newer
+            version, or an argument is one that is decided here.
+    """
+    where = str(path_or_id)
+    decided = sorted(set(kwargs) & set(_DECIDED))
+    if decided:
+        raise ValueError(
+            f"load_compressed decides {', '.join(decided)} itself. Leave it out; to move the loaded model, use "
+            ".to(device)."
+        )
+    config = _config(where, {name: value for name, value in kwargs.items() if name in _WHERE})
+    stock = _class(where, config)
+    shrink = _shrink(where, getattr(config, "compression", None))
+    if shrink is None:
+        return _loaded(stock, where, config, kwargs)
+    if shrink["cut"]:
+        model = _loaded(_with_widths(stock, shrink), where, config, kwargs)
+        model.__class__ = stock
+        return model
+    model = _loaded(stock, where, config, kwargs)
+    try:
+        cut_(model, zero_units_plan(model, shrink["dropped_layers"]))
+    except ValueError as error:
+        raise ValueError(f"The model in {where!r} cannot be cut as its config says. {error}") from error
+    return model
+
+
+def _config(where: str, options: Mapping[str, Any]) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise ValueError(
+            f"No model could be loaded from {where!r}: it must be a folder written by save_pretrained or a model id "
+            f"on the Hub, of an architecture that transformers knows; code from the Hub is not run. ({error})"
+        ) from error
+
+
+def _class(where: str, config: Any) -> Any:
+    """The class that the config names, if it is one of transformers'."""
+    if not config.architectures:
+        raise ValueError(
+            f"The config of {where!r} does not say which class of model it is (its 'architectures' is empty). Save the "
+            "fine-tuned model with save_pretrained and use that folder."
+        )
+    name = config.architectures[0]
+    found = getattr(transformers, str(name), None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise ValueError(
+            f"The config of {where!r} names the class {name!r}, which transformers {transformers.__version__} does not "
+            "have. Code that comes with a model is not run here: load it with from_pretrained of its own class."
+        )
+    return found
+
+
+def _loaded(cls: Any, where: str, config: Any, kwargs: Mapping[str, Any]) -> PreTrainedModel:
+    """The model with every weight from the files, or an error."""
+    try:
+        model, info = cls.from_pretrained(
+            where, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **kwargs
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ValueError(
+            f"The weights of {where!r} could not be read into {cls.__name__}: the files are missing, damaged, or not "
+            f"those of its config. Copy or download the whole folder again. ({error})"
+        ) from error
+    # Ordinary checkpoints may hold more than the class uses, such as a head for pre-training.
+    extra = info["unexpected_keys"] if getattr(config, "compression", None) else ()
+    for kind, names in (("lack", info["missing_keys"]), ("hold besides", extra)):
+        if names:
+            raise ValueError(
+                f"The weights of {where!r} are not those of its config: they {kind} {', '.join(sorted(names)[:5])} "
+                f"({len(names)} in all), and {cls.__name__} needs each weight once. Copy or download the whole folder "
+                "again."
+            )
+    return model
+
+
+def _with_widths(stock: Any, shrink: Mapping[str, Any]) -> Any:
+    """A class that is built with the stock class's layers cut to the widths, before its weights are read."""
+
+    def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        stock.__init__(self, config, *args, **kwargs)
+        _cut_to(self, shrink)
+
+    # By its name transformers finds the class's key conversions, and saves what class the model is.
+    namespace = {"__init__": build, "__module__": stock.__module__, "__qualname__": stock.__qualname__}
+    return type(stock.__name__, (stock,), namespace)
+
+
+def _cut_to(model: nn.Module, shrink: Mapping[str, Any]) -> None:
+    """Cut a freshly built model to the widths; which of its units stay does not matter yet."""
+    layers, widths = layers_of(model), shrink["layers"]
+    if len(widths) != len(layers) or any(
+        one["heads"] > layer.n_heads or one["neurons"] > layer.n_neurons
+        for one, layer in zip(widths, layers, strict=False)
+    ):
+        raise ValueError(f"config.compression has other or wider layers than the config: {widths!r:.200}.")
+    plan = ShrinkPlan(
+        tuple(
+            # Of an attention bias that all layers share, a layer's heads read the columns that are named.
+            LayerPlan(index, tuple(one.get("bias_heads", range(one["heads"]))), tuple(range(one["neurons"])))
+            for index, one in enumerate(widths)
+        )
+    )
+    plan.check(model)
+    cut_units(model, plan)
+
+
+def _shrink(where: str, compression: Any) -> dict[str, Any] | None:
+    """What config.compression says of removed units, checked; None where it says nothing."""
+    if compression is None:
+        return None
+    if not isinstance(compression, dict) or not _is_count(compression.get("version")):
+        raise _malformed(where, f"it must be a dict with a version, and is {compression!r:.200}")
+    if compression["version"] > VERSION:
+        raise ValueError(
+            f"The model in {where!r} was made by a newer hf_compalign (compression version {compression['version']}; "
+            f"this one reads {VERSION}): upgrade with pip install -U hf-compalign"
+        )
+    if "shrink" not in compression:
+        return None
+    shrink = compression["shrink"]
+    if not isinstance(shrink, dict):
+        raise _malformed(where, f"'shrink' must be a dict, and is {shrink!r:.200}")
+    checked: dict[str, Any] = {"cut": True, "layers": None, "dropped_layers": []} | shrink
+    if checked["cut"] is True:
+        valid = isinstance(checked["layers"], list) and all(map(_is_layer, checked["layers"]))
+    else:
+        valid = checked["cut"] is False and _are_indices(checked["dropped_layers"])
+    if not valid:
+        raise _malformed(
+            where,
+            "'shrink' must hold 'layers', each with its number of 'heads' and 'neurons', or 'cut': false with "
+            f"'dropped_layers', and is {shrink!r:.200}",
+        )
+    return checked
+
+
+def _malformed(where: str, what: str) -> ValueError:
+    return ValueError(
+        f"config.compression of {where!r} is malformed: {what}. Copy or download the folder again, or save the model "
+        "again with save_pretrained."
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_indices(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(one, int) and one >= 0 for one in values)
+
+
+def _is_layer(one: Any) -> bool:
+    if not (isinstance(one, dict) and _is_count(one.get("heads")) and _is_count(one.get("neurons"))):
+        return False
+    return "bias_heads" not in one or (_are_indices(one["bias_heads"]) and len(one["bias_heads"]) == one["heads"])

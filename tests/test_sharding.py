@@ -1,0 +1,95 @@
+"""Two processes under FSDP version 2 prune like one; what cannot be pruned in place is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sharded_run
+import tiny
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from hf_compalign import PruningCallback
+from hf_compalign.compress.sharding import same_everywhere_
+from hf_compalign.compress.masks import prunable_weights, sparsity_of
+
+SCRIPT = Path(sharded_run.__file__)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, str(SCRIPT), str(folder)], capture_output=True, text=True, env=os.environ, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    """The results of each process."""
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("pattern", sharded_run.PATTERNS)
+def test_two_sharded_processes_equal_one(results, pattern, tmp_path):
+    one = sharded_run.train(tmp_path, pattern)
+    assert not one["sharded"]
+    for process in results:
+        two = process["patterns"][pattern]
+        assert two["sharded"]
+        assert two["optimized"]  # what is pruned is what the optimizer trains
+        np.testing.assert_allclose(two["parameters"], one["parameters"], atol=1e-6)
+        np.testing.assert_array_equal(np.array(two["parameters"]) == 0, np.array(one["parameters"]) == 0)
+        assert two["sparsities"] == one["sparsities"]
+        assert len(two["sparsities"]) == sharded_run.STEPS
+
+
+@pytest.mark.parametrize("pattern", sharded_run.PATTERNS)
+def test_a_sharded_checkpoint_is_an_ordinary_folder(folder, results, pattern):
+    for step, logged in zip((2, 4, 6), results[0]["patterns"][pattern]["sparsities"][1::2], strict=True):
+        loaded = AutoModelForSequenceClassification.from_pretrained(folder / pattern / f"checkpoint-{step}")
+        assert sparsity_of(prunable_weights(loaded)) == logged
+    assert logged == pytest.approx(0.6, abs=1e-3)
+    assert tiny.flat(loaded).tolist() == results[0]["patterns"][pattern]["parameters"]
+
+
+@pytest.mark.parametrize("kind", ["full", "shards"])
+def test_a_sharded_run_resumes_bitwise(results, kind):
+    for process in results:
+        assert process[kind]["resumed"]["parameters"] == process[kind]["whole"]["parameters"]
+        assert process[kind]["resumed"]["sparsities"] == process[kind]["whole"]["sparsities"]
+
+
+def test_zeros_by_chance_in_another_process_are_saved_without_it(results):
+    for process in results:
+        assert process["zeros"] == {"written": True, "of_last": True, "zeros": True, "masks": True}
+
+
+def test_fsdp_version_1_is_refused(results):
+    for process in results:
+        assert "does not work under FSDP version 1" in process["refusal"]
+        assert "Use DDP, or FSDP version 2: TrainingArguments(fsdp=True, fsdp_config={'ver" in process["refusal"]
+
+
+def test_deepspeed_is_refused(tmp_path):
+    arguments = tiny.arguments(tmp_path)
+    arguments.deepspeed_plugin = object()
+    with pytest.raises(ValueError, match="does not work under DeepSpeed.* Use DDP, or FSDP version 2"):
+        PruningCallback(0.5).on_train_begin(arguments, None, None, model=tiny.bert())
+
+
+def test_tensors_become_those_of_the_first_process(results):
+    assert [process["same"] for process in results] == [[0, 3, 1, 4, 2, 5, 1, 1]] * sharded_run.PROCESSES
+
+
+def test_one_process_keeps_its_tensors():
+    tensor = torch.arange(3.0)
+    same_everywhere_([tensor])
+    assert tensor.tolist() == [0, 1, 2]
