@@ -7,6 +7,7 @@ the validation file, which no training sees.
 """
 
 import argparse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
 )
 
+from hf_compalign import Predictions, audit, predict
 from hf_compalign.columns import tokenized
 from hf_compalign.data import load_file
 
@@ -56,9 +59,15 @@ class Sst2:
         rows = tokenized(dataset, self.tokenizer, ("sentence",)).rename_column("label", "labels")
         return rows.remove_columns([name for name in ("sentence", "idx") if name in rows.column_names])
 
-    def batches(self, dataset: Dataset, batch_size: int = 32) -> DataLoader:
-        """Padded batches in the order of the dataset."""
-        return DataLoader(dataset, batch_size=batch_size, collate_fn=self.collator)
+    def calibration(self, n_rows: int, *, seed: int) -> DataLoader:
+        """Padded batches of some training rows, without their labels, of like length together."""
+        rows = self.train.shuffle(seed=seed).select(range(n_rows)).remove_columns("labels")
+        by_length = sorted(range(n_rows), key=lambda index: len(rows[index]["input_ids"]))
+        return DataLoader(rows.select(by_length), batch_size=64, collate_fn=self.collator)
+
+    def answers(self, model: PreTrainedModel) -> Predictions:
+        """What a model says of the test data."""
+        return predict(model, self.test, data_collator=self.collator, batch_size=64)
 
 
 def original(data: Sst2, checkpoint: str, folder: Path, *, seed: int = 0) -> Path:
@@ -81,3 +90,31 @@ def original(data: Sst2, checkpoint: str, folder: Path, *, seed: int = 0) -> Pat
         trainer.train()
         trainer.save_model()
     return folder
+
+
+class Store:
+    """The answers of every run, one file each: a benchmark that was stopped goes on where it was."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, name: str, make: Callable[[], Predictions]) -> Predictions:
+        """The answers of a run, made unless they are there."""
+        path = self.folder / f"{name}.npz"
+        if not path.is_file():
+            make().save(path)
+        return Predictions.load(path)
+
+
+def table(reference: Predictions, candidates: dict[str, Predictions]) -> Iterator[str]:
+    """Lines of a Markdown table: what each candidate changes of the reference's answers; intervals are 95 %."""
+    yield "| model | accuracy | mismatches | lost | KL |"
+    yield "|---|---|---|---|---|"
+    for name, answers in candidates.items():
+        found = audit(reference, answers).metrics
+        low, high = found["mismatch_rate_interval"]
+        yield (
+            f"| {name} | {found['candidate_accuracy']:.2%} | {found['cie']}: {found['mismatch_rate']:.2%} "
+            f"({low:.2%} to {high:.2%}) | {found['cie_u']} | {found['kl']:.3f} |"
+        )

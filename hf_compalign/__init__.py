@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from hf_compalign.align.arguments import AlignmentArguments
     from hf_compalign.align.teacher import cache_teacher_logits
     from hf_compalign.align.trainer import AlignedDistillationTrainer
-    from hf_compalign.compress.callbacks import PruningCallback
+    from hf_compalign.compress.callbacks import PruningCallback, ShrinkCallback
+    from hf_compalign.compress.loading import load_compressed
+    from hf_compalign.compress.pruning import prune_
+    from hf_compalign.compress.shrink import shrink_
     from hf_compalign.measure.audit import Audit, audit
     from hf_compalign.measure.footprint import footprint
     from hf_compalign.measure.predict import predict
@@ -27,12 +30,16 @@ __all__ = [
     "Audit",
     "Predictions",
     "PruningCallback",
+    "ShrinkCallback",
     "__version__",
     "audit",
     "cache_teacher_logits",
     "footprint",
+    "load_compressed",
     "load_metric",
     "predict",
+    "prune_",
+    "shrink_",
 ]
 
 _HOMES = {
@@ -41,11 +48,15 @@ _HOMES = {
     "Audit": "measure.audit",
     "Predictions": "measure.predictions",
     "PruningCallback": "compress.callbacks",
+    "ShrinkCallback": "compress.callbacks",
     "audit": "measure.audit",
     "cache_teacher_logits": "align.teacher",
     "footprint": "measure.footprint",
+    "load_compressed": "compress.loading",
     "load_metric": "metrics",
     "predict": "measure.predict",
+    "prune_": "compress.pruning",
+    "shrink_": "compress.shrink",
 }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_compalign._compat import has_tokenizer
 from hf_compalign.columns import LABEL_COLUMNS
-from hf_compalign.tasks import Task, logits_of, task_of, task_of_class
+from hf_compalign.tasks import Task, logits_of, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,33 +21,17 @@ Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 
 
 def load_model(model: "PreTrainedModel | str | Path") -> "PreTrainedModel":
-    """A model as it is, or loaded with the Auto class of its head from a local folder or the Hub.
+    """A model as it is, or loaded from a local folder or the Hub, shrunk or not.
 
     Raises:
         ValueError: no model is found there, or its head is not supported.
     """
-    if isinstance(model, nn.Module):
-        task_of(model)
-        return model
-    import transformers
+    if not isinstance(model, nn.Module):
+        from hf_compalign.compress.loading import load_compressed
 
-    path = str(model)
-    try:
-        config = transformers.AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"No model could be loaded from {path!r}: it must be a folder written by save_pretrained or a model "
-            f"id on the Hub. ({error})"
-        ) from error
-    if not config.architectures:
-        raise ValueError(
-            f"The config of {path!r} does not say which class of model it is (its 'architectures' is empty). "
-            "Save the fine-tuned model with save_pretrained and use that folder."
-        )
-    task = task_of_class(config.architectures[0])
-    loaded = getattr(transformers, task.auto_class).from_pretrained(path)
-    task_of(loaded)
-    return loaded
+        model = load_compressed(model)
+    task_of(model)
+    return model
 
 
 def load_processor(path: str | Path, task: Task) -> Any:

@@ -9,11 +9,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from hf_compalign.compress import budget as budgets
 from hf_compalign.compress.architectures import layers_of
 from hf_compalign.compress.budget import Budget, plan_for
+from hf_compalign.compress.costs import CostTable, flops_table, latency_table
 from hf_compalign.compress.cutting import cut_
 from hf_compalign.compress.importance import LayerImportance, unit_importance
-from hf_compalign.compress.latency import CostTable, flops_table, latency_table
 
 
 def importance(heads, neurons, layer=1.0):
@@ -133,7 +134,8 @@ def test_the_cut_model_has_the_flops_that_were_asked_for(kind, budget, target):
     cut_(cut, plan)
     share = flops(cut, INPUTS[kind]) / flops(model, INPUTS[kind])
     assert share <= target
-    assert share > target - 0.04  # a head of each layer is a tenth of it all, so neurons are given back for it
+    # A head of each layer is a tenth of it all, so neurons are given back for it.
+    assert share > target - 0.04 or widths(plan) == [(4, 32)] * 3
     if "uniform" in budget:
         assert len(set(widths(plan))) == 1
 
@@ -178,6 +180,26 @@ def test_units_that_save_no_time_stay():
     plan = plan_for(model, [importance([0, 0], [1] * 32)] * 2, Budget(target_latency=0.5), costs=table)
     assert [len(layer.heads) for layer in plan.layers] == [2, 2]
     assert table.total(widths(plan)) <= 0.5 * table.total([(2, 32)] * 2)
+
+
+def test_a_latency_that_is_missed_is_aimed_at_again(monkeypatch, caplog):
+    model = tiny.bert()
+    importances = random_importances(model)
+    table = CostTable(2.0, 1.0, heads=((1, 0.0), (2, 1.0)), neurons=((1, 0.0), (32, 31.0)))
+    whole = table.total([(2, 32)] * 2)
+
+    def slower(model, plan, inputs):
+        """The table is wrong by a tenth of the dense model's time."""
+        return table.total(widths(plan)) / whole + 0.1
+
+    monkeypatch.setattr(budgets, "latency_table", lambda model, inputs: table)
+    monkeypatch.setattr(budgets, "latency_share", slower)
+    plan = plan_for(model, importances, Budget(target_latency=0.6), inputs=INPUTS["bert"])
+    assert 0.55 < slower(model, plan, INPUTS["bert"]) <= 0.6
+    assert not caplog.text
+    monkeypatch.setattr(budgets, "latency_share", lambda model, plan, inputs: 0.65)
+    plan_for(model, importances, Budget(target_latency=0.6), inputs=INPUTS["bert"])
+    assert "The shrunk model takes 0.65 of the dense one's time, not 0.6" in caplog.text
 
 
 def test_dropped_layers_count_towards_a_target():

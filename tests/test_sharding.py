@@ -14,8 +14,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from hf_compalign import PruningCallback
-from hf_compalign.compress.sharding import same_everywhere_
 from hf_compalign.compress.masks import prunable_weights, sparsity_of
+from hf_compalign.compress.sharding import same_everywhere_
 
 SCRIPT = Path(sharded_run.__file__)
 

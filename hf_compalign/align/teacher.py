@@ -31,15 +31,15 @@ _ANY_ORDER = "any"
 
 
 class LiveTeacher:
-    """A model in eval mode without gradients, whose logits come in the student's label order.
+    """A model in eval mode, run without gradients, whose logits come in the student's label order.
 
     Args:
-        model: the original; it is put in eval mode and its parameters stop requiring gradients.
+        model: the original; it is put in eval mode. Its parameters stay as they are: a copy of it can be trained.
         student_labels: the student's label names, in the order of its logits.
     """
 
     def __init__(self, model: PreTrainedModel, student_labels: Sequence[str]) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.eval()
         self.student_labels = tuple(student_labels)
         self._order = label_order(student_labels, names_of(model.config.id2label))
 

@@ -299,6 +299,10 @@ class AlignedDistillationTrainer(Trainer):
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
             self._read_state(resume_from_checkpoint)
+        for callback in self.callback_handler.callbacks:
+            # A compression may choose by what this loss depends on.
+            if hasattr(callback, "use_loss"):
+                callback.use_loss(lambda model, batch: self.compute_loss(model, self._prepare_inputs(dict(batch))))
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         self._meter.raise_if_nan(self._mean_over_processes)
         return output

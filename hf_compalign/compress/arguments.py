@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, fields
 
 from hf_compalign.compress.callbacks import PruningCallback
 from hf_compalign.compress.masks import PATTERNS
+from hf_compalign.compress.pruning import SCORES
 from hf_compalign.compress.schedules import SCHEDULES
-from hf_compalign.compress.scores import SCORES
 
 
 @dataclass
@@ -24,11 +24,14 @@ class CompressionArguments:
     sparsity: float = field(
         default=0.0, metadata={"help": "Final share of pruned weights, in [0, 1). 0 prunes nothing."}
     )
-    pruning_pattern: str = field(
-        default="global", metadata={"help": f"Where the weights are ranked together: {', '.join(PATTERNS)}."}
+    pruning_score: str = field(default="magnitude", metadata={"help": f"How weights are ranked: {', '.join(SCORES)}."})
+    pruning_pattern: str | None = field(
+        default=None,
+        metadata={"help": f"Where weights are ranked: {', '.join(PATTERNS)} or N:M; the score's own if left out."},
     )
-    pruning_schedule: str = field(
-        default="cubic", metadata={"help": f"How the sparsity rises: {', '.join(SCHEDULES)} (all at once)."}
+    pruning_schedule: str | None = field(
+        default=None,
+        metadata={"help": f"How the sparsity rises: {', '.join(SCHEDULES)}; the first is all at once, obs's default."},
     )
     pruning_begin: float = field(default=0.0, metadata={"help": "Share of the training at which pruning begins."})
     pruning_end: float = field(
@@ -38,7 +41,6 @@ class CompressionArguments:
         default=None,
         metadata={"help": "Optimizer steps between two updates of the masks; about 20 updates if left out."},
     )
-    pruning_score: str = field(default="magnitude", metadata={"help": f"How weights are ranked: {', '.join(SCORES)}."})
     pruning_include: list[str] | None = field(
         default=None,
         metadata={"help": "Patterns of module names to prune; all layers but embeddings and the head if left out."},

@@ -1,6 +1,7 @@
 """From a budget, in the terms that one thinks in, to the plan of what stays: the least important goes first."""
 
 import heapq
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,11 +13,19 @@ from torch import Tensor, nn
 
 from hf_compalign.compress.architectures import Layer, layers_of
 from hf_compalign.compress.calibration import Batch
+from hf_compalign.compress.costs import CostTable, flops_table, latency_share, latency_table, multiple_of
 from hf_compalign.compress.importance import LayerImportance
-from hf_compalign.compress.latency import CostTable, flops_table, latency_table, multiple_of
 from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
 
+# Plans that are timed, until one meets a target of latency.
+AIMS = 3
 _TARGETS = ("target_flops", "target_latency")
+
+# "heads" and "neurons" -> layer -> the importance of its units, and how many of them stay
+Scores = Mapping[str, Mapping[int, Tensor]]
+Widths = dict[str, dict[int, int]]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ def plan_for(
 
     Whole layers go first. Each layer that stays keeps at least one head and eight neurons (one, if it has less than
     64). The widths of the feed-forward parts become multiples of eight, so that a share is met within that rounding.
-    A target is reached by removing again and again what matters least for what it costs.
+    A target is reached by removing again and again what matters least for what it costs; for one of latency the result
+    is timed, and the plan made anew where it is too slow.
 
     Args:
         model: the dense model; only read.
@@ -109,22 +119,21 @@ def plan_for(
             kind: _widths_for_share(name, share, kind, scores[kind], uniform=budget.uniform)
             for name, kind, share in (("heads", "heads", budget.heads), ("ffn", "neurons", budget.ffn))
         }
+        plan = _plan(scores, widths)
     else:
-        if costs is None:
-            if inputs is None:
-                raise ValueError(f"{budget.target[0]} needs inputs: a batch to measure the model on.")
-            measure = flops_table if budget.target_flops is not None else latency_table
-            costs = measure(model, inputs)
-        before = costs.total((layer.n_heads, layer.n_neurons) for layer in layers)
-        widths = _widths_for_target(budget.target, scores, costs, before=before, uniform=budget.uniform)
-    plan = ShrinkPlan(
-        tuple(
-            LayerPlan(index, *(_top(scores[kind][index], widths[kind][index]) for kind in ("heads", "neurons")))
-            for index in stay
-        )
-    )
+        plan = _plan_for_target(model, scores, budget, inputs=inputs, costs=costs)
     plan.check(model)
     return plan
+
+
+def _plan(scores: Scores, widths: Widths) -> ShrinkPlan:
+    """Of each layer, as many of the most important units as its width says."""
+    return ShrinkPlan(
+        tuple(
+            LayerPlan(index, *(_top(scores[kind][index], widths[kind][index]) for kind in ("heads", "neurons")))
+            for index in scores["heads"]
+        )
+    )
 
 
 # ---- layers ----
@@ -173,9 +182,6 @@ class _Part:
     widths: tuple[int, ...]
     losses: tuple[float, ...]
     savings: tuple[float, ...]
-
-
-Widths = dict[str, dict[int, int]]
 
 
 def _parts(kind: str, scores: Mapping[int, Tensor], cost: Callable[[int], float], *, uniform: bool) -> list[_Part]:
@@ -265,29 +271,47 @@ def _widths_for_share(
     return widths[kind]
 
 
-def _widths_for_target(
-    target: tuple[str, float],
-    scores: Mapping[str, Mapping[int, Tensor]],
-    costs: CostTable,
-    *,
-    before: float,
-    uniform: bool,
-) -> Widths:
-    """The widths by which the target is reached, losing as little importance as can be for what each step saves."""
+def _plan_for_target(
+    model: nn.Module, scores: Scores, budget: Budget, *, inputs: Batch | None, costs: CostTable | None
+) -> ShrinkPlan:
+    """The plan by which the target is reached, losing as little importance as can be for what each step saves."""
+    name = "target_flops" if budget.target_latency is None else "target_latency"
+    is_timed = name == "target_latency" and costs is None
+    if costs is None:
+        if inputs is None:
+            raise ValueError(f"{name} needs inputs: a batch to measure the model on.")
+        costs = latency_table(model, inputs) if is_timed else flops_table(model, inputs)
+    before = costs.total((layer.n_heads, layer.n_neurons) for layer in layers_of(model))
+    target = aim = getattr(budget, name)
+    for _ in range(AIMS):
+        widths, reached = _widths_for_target(scores, costs, aim * before, uniform=budget.uniform)
+        if reached > aim * before * (1 + 1e-9):
+            raise ValueError(
+                f"{name}={target:g} cannot be reached: with the fewest heads and neurons in {len(scores['heads'])} "
+                f"layers, {reached / before * target / aim:.3g} remains. Drop layers as well (layers=), or raise the "
+                "target."
+            )
+        plan = _plan(scores, widths)
+        # Times do not quite add up: the whole is timed, and where it takes longer, the aim is taken lower.
+        share = latency_share(model, plan, inputs) if is_timed and inputs is not None else target
+        if share <= target:
+            break
+        aim *= target / share
+    else:
+        logger.warning("The shrunk model takes %.3g of the dense one's time, not %.3g.", share, target)
+    return plan
+
+
+def _widths_for_target(scores: Scores, costs: CostTable, most: float, *, uniform: bool) -> tuple[Widths, float]:
+    """The widths by which the model costs at most that, where it can, and what it then costs."""
     parts = [
         part
         for kind, of_kind in scores.items()
         for part in _parts(kind, of_kind, partial(costs.of_units, kind), uniform=uniform)
     ]
-    name, share = target
-    after = costs.total((len(scores["heads"][index]), len(scores["neurons"][index])) for index in scores["heads"])
-    widths, saved = _narrowed(parts, after - share * before)
-    if after - saved > share * before * (1 + 1e-9):
-        raise ValueError(
-            f"{name}={share:g} cannot be reached: with the fewest heads and neurons in {len(scores['heads'])} layers, "
-            f"{(after - saved) / before:.3g} remains. Drop layers as well (layers=), or raise the target."
-        )
-    return widths
+    present = costs.total((len(scores["heads"][index]), len(scores["neurons"][index])) for index in scores["heads"])
+    widths, saved = _narrowed(parts, present - most)
+    return widths, present - saved
 
 
 def _top(scores: Tensor, width: int) -> tuple[int, ...]:

@@ -1,8 +1,12 @@
 """Calibration data: some batches that a model is run on, to see which of its weights and units matter."""
 
-from collections.abc import Callable, Iterable, Mapping
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor, nn
@@ -56,22 +60,68 @@ def calibration_batches(calibration: Iterable[Any], model: nn.Module) -> list[di
     return batches
 
 
+def training_batches(loader: DataLoader[Any], model: nn.Module) -> list[dict[str, Tensor]]:
+    """Calibration batches from the data of a training: evenly spaced rows, the same at every call and in every process.
+
+    Neither the loader's order nor any random state is touched, and random transforms give the same values every time.
+
+    Raises:
+        ValueError: the data have no length, or the batches do not fit the model.
+    """
+    dataset = loader.dataset
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            "The training data have no length, so that no rows of them can be taken for calibration. Give "
+            f"calibration=, a list of batches of some {ROWS} rows together."
+        )
+    n_rows = min(ROWS, len(dataset))
+    with _seeded(0):
+        rows = [dataset[index * len(dataset) // n_rows] for index in range(n_rows)]
+        parts = [rows[begin : begin + BATCH_SIZE] for begin in range(0, n_rows, BATCH_SIZE)]
+        return calibration_batches([loader.collate_fn(part) for part in parts], model)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Random numbers of the CPU from a seed for a while; then they go on as before."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
 def on_device(batch: Batch, model: nn.Module) -> dict[str, Tensor]:
     """The batch where the model is."""
     device = next(model.parameters()).device
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def run_model(model: nn.Module, batch: Batch) -> Any:
-    """The model's outputs for the inputs it knows; labels and columns for others are left out."""
+def known_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """What of a batch the model knows, without labels and columns for others, where the model is."""
     known = input_names(model)
-    return model(**{name: value for name, value in on_device(batch, model).items() if name in known})
+    return {name: value for name, value in on_device(batch, model).items() if name in known}
+
+
+def run_model(model: nn.Module, batch: Batch) -> Any:
+    """The model's outputs for a batch without its labels."""
+    return model(**known_inputs(model, batch))
 
 
 def own_loss(model: nn.Module, batch: Batch) -> Tensor:
     """The model's loss for the labels; without labels, the cross-entropy of its own predictions."""
     known = (*input_names(model), "labels", "start_positions", "end_positions")
-    outputs = model(**{name: value for name, value in on_device(batch, model).items() if name in known})
+    config: Any = model.config
+    problem_type = config.problem_type
+    try:
+        outputs = model(**{name: value for name, value in on_device(batch, model).items() if name in known})
+    finally:
+        config.problem_type = problem_type  # which the model writes down when it first sees labels
     if outputs.get("loss") is not None:
         return outputs.loss
     logits = outputs[0]

@@ -98,19 +98,19 @@ def rows_into(model: nn.Module, layer: nn.Module, batch: Batch, *, n_calls: int)
 
 def input_norms(model: nn.Module, layers: Layers, batches: Sequence[Batch]) -> dict[str, Tensor]:
     """For each layer [in]: the L2 norm of every input feature over all tokens."""
+    inputs: list[tuple[str, Tensor]] = []
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, args: inputs.append((name, args[0]))
+
     squares: dict[str, Tensor] = {}
-
-    def add(name: str, batch: Batch) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            added = token_rows(args[0], batch).float().square().sum(0)
-            squares[name] = squares[name] + added if name in squares else added
-
-        return hook
-
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), _hooked(layers, keep):
         for batch in batches:
-            with _hooked(layers, lambda name, batch=batch: add(name, batch)):
-                run_model(model, batch)
+            inputs.clear()
+            run_model(model, batch)
+            for name, values in inputs:
+                added = token_rows(values, batch).float().square().sum(0)
+                squares[name] = squares[name] + added if name in squares else added
     return {name: total.sqrt() for name, total in squares.items()}
 
 
@@ -131,7 +131,7 @@ def weight_gradients(model: nn.Module, layers: Layers, batch: Batch, loss: Loss)
         nodes = [output for pairs in calls.values() for _, output in pairs]
         gradients = iter(torch.autograd.grad(value, nodes, materialize_grads=True))
     return {
-        name: sum(next(gradients).flatten(0, -2).T @ inputs.flatten(0, -2) for inputs, _ in pairs)
+        name: torch.stack([next(gradients).flatten(0, -2).T @ inputs.flatten(0, -2) for inputs, _ in pairs]).sum(0)
         for name, pairs in calls.items()
     }
 

@@ -106,7 +106,8 @@ def _loaded(cls: Any, where: str, config: Any, kwargs: Mapping[str, Any]) -> Pre
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ValueError(
             f"The weights of {where!r} could not be read into {cls.__name__}: the files are missing, damaged, or not "
-            f"those of its config. Copy or download the whole folder again. ({error})"
+            "those of its config. Copy or download the whole folder again. Of a pytorch_model.bin, which is a pickle, "
+            f"make safetensors first: load it with from_pretrained if you trust it, and save_pretrained. ({error})"
         ) from error
     # Ordinary checkpoints may hold more than the class uses, such as a head for pre-training.
     extra = info["unexpected_keys"] if getattr(config, "compression", None) else ()

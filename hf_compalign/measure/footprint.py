@@ -3,7 +3,6 @@
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,12 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from hf_compalign._modes import evaluating
+from hf_compalign._flops import count_flops
 from hf_compalign.inference import load_model
 from hf_compalign.measure.latency import Latency, device_of, interleaved_latency_ms, on_device
 
-# What from_pretrained looks for, in its order of preference.
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = "model.safetensors"
 # What gzip takes by default. Level 9 saves 1 % more of a sparse model and takes ten times as long.
 _ZLIB_LEVEL = 6
 _CHUNK_BYTES = 1 << 20
@@ -90,7 +86,6 @@ def footprint(
         n_runs: timed passes.
 
     Raises:
-        FileNotFoundError: the folder holds no weight files.
         ValueError: n_runs < 1 or n_warmup < 0, no input is a tensor, or there is no supported model at the path.
     """
     files: list[Path] | None = None
@@ -128,18 +123,12 @@ def _opened(path: str | Path) -> tuple[list[Path], nn.Module]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that from_pretrained would read; optimizer states and the like do not count."""
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            return [folder / name]
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            return [folder / shard for shard in sorted(shards)]
-    raise FileNotFoundError(
-        f"{folder} holds no weight files. Looked for {', '.join(_WEIGHTS)} and their shards. "
-        "Give the folder that save_pretrained wrote."
-    )
+    """The files that load_compressed would read; optimizer states and the like do not count."""
+    index = folder / f"{_WEIGHTS}.index.json"
+    if (folder / _WEIGHTS).is_file() or not index.is_file():
+        return [folder / _WEIGHTS]
+    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return [folder / shard for shard in sorted(shards)]
 
 
 def _saved_tensors(model: nn.Module) -> Iterator[Tensor]:
@@ -183,25 +172,7 @@ def _keeps_2_4(weight: Tensor) -> bool:
 def _flops(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
     if getattr(getattr(model, "config", None), "_attn_implementation", None) not in _COUNTED_ATTENTION:
         return None
-    placed = on_device(inputs, device_of(model))
-    with evaluating(model), torch.inference_mode(), _countable_attention(), FlopCounterMode(display=False) as counter:
-        model(**placed)
-    return int(counter.get_total_flops())
-
-
-@contextmanager
-def _countable_attention() -> Iterator[None]:
-    """Attention as plain matrix products: as many of them, and all known to torch's counter.
-
-    Torch 2.13 does not count the flash kernel of the CPU, nor the fused one of `nn.TransformerEncoderLayer`.
-    """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    return count_flops(model, on_device(inputs, device_of(model)))
 
 
 def _batch_size(inputs: Mapping[str, Any]) -> int:

@@ -1,8 +1,7 @@
 """Pruning while a model trains."""
 
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,23 +9,25 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_compalign.compress.calibration import Loss, calibration_batches, own_loss, training_batches
 from hf_compalign.compress.callbacks.resuming import own_state, packed, unpacked
-from hf_compalign.compress.masks import PATTERNS, compute_masks, prunable_weights
-from hf_compalign.compress.schedules import Schedule, resolve_schedule
-from hf_compalign.compress.scores import resolve_score
+from hf_compalign.compress.callbacks.timing import Timing
+from hf_compalign.compress.masks import check_pattern, prunable_weights
+from hf_compalign.compress.pruning import Evidence, Method, check_sparsity, check_weights, prune_weights_
+from hf_compalign.compress.schedules import Schedule
+from hf_compalign.compress.scores import movement
 from hf_compalign.compress.sharding import (
     anywhere,
     is_sharded,
     laid_out_like,
     refuse_unsupported,
-    same_everywhere_,
     whole,
 )
 
-logger = logging.getLogger(__name__)
+# Where the optimizer's state keeps the learned scores.
+MOVEMENT = "movement_score"
 
-# A mask is computed about this often on the way to the final sparsity, unless `every` says otherwise.
-UPDATES = 20
+logger = logging.getLogger(__name__)
 
 
 class PruningCallback(TrainerCallback, ExportableState):
@@ -39,11 +40,17 @@ class PruningCallback(TrainerCallback, ExportableState):
 
     Args:
         sparsity: the final share of pruned weights, in [0, 1).
-        pattern: "global" ranks the weights of all layers together, "layer" each layer's alone.
+        score: how weights are ranked: "magnitude"; "movement", learned from the gradients of the training
+            (https://huggingface.co/papers/2005.07683); "wanda", "taylor" or "obs" as in `prune_`, by calibration.
+        pattern: where weights are ranked together: "global", in each "layer", in each "row" of outputs, or "2:4" (any
+            N:M). By default "global", but "row" for wanda and "layer" for obs.
         schedule: "cubic", "linear" or "constant" (all at once), or a function from progress to share, both in [0, 1].
+            By default "cubic"; for obs, whose every update takes as long as that of `prune_`, "constant": the model is
+            pruned at the beginning of the window, and the rest of the training recovers.
         window: begin and end of the schedule as shares of all optimizer steps; after the end the masks stand still.
         every: optimizer steps between two updates of the masks; None makes about 20 updates.
-        score: how weights are ranked: "magnitude".
+        calibration: for wanda, taylor and obs: batches as the model takes them, a DataLoader or a list; by default 512
+            rows of the training data.
         include: patterns of module names to prune; by default all linear and convolution layers but the
             embeddings and the classification head (with the pooler).
         exclude: patterns of module names to leave out.
@@ -52,55 +59,38 @@ class PruningCallback(TrainerCallback, ExportableState):
         ValueError: an argument out of range, with what is allowed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what to prune, how, when and by which data
         self,
         sparsity: float,
         *,
-        pattern: str = "global",
-        schedule: str | Schedule = "cubic",
+        score: str = "magnitude",
+        pattern: str | None = None,
+        schedule: str | Schedule | None = None,
         window: tuple[float, float] = (0.0, 0.5),
         every: int | None = None,
-        score: str = "magnitude",
+        calibration: Iterable[Any] | None = None,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
     ) -> None:
-        _check_arguments(sparsity, pattern, window, every)
+        self.method = Method(score, pattern or "")
+        check_sparsity(sparsity)
+        check_pattern(self.method.pattern, sparsity)
         self.sparsity = sparsity
-        self.pattern = pattern
-        self.window = (float(window[0]), float(window[1]))
-        self.every = every
         self.include = None if include is None else list(include)
         self.exclude = None if exclude is None else list(exclude)
-        self._schedule = resolve_schedule(schedule)
-        self._schedule_name = (
-            schedule if isinstance(schedule, str) else getattr(schedule, "__qualname__", repr(schedule))
-        )
-        self._score = resolve_score(score)
-        self._score_name = score
+        self.timing = Timing(schedule or ("constant" if score == "obs" else "cubic"), window, every)
+        _check_evidence(self.method, calibration, begins_at_once=self.timing.begins_at_once)
+        self._calibration = calibration
+        self._loss: Loss = own_loss
+        self._evidence = Evidence()
+        self._model: nn.Module = nn.Module()
         self._weights: dict[str, nn.Parameter] = {}
         self._masks: dict[str, Tensor] = {}
         self._gathered_zeros: dict[str, str] | None = None
-        self._span = (0, 0)
-
-    # ---- the schedule ----
 
     def share_at(self, step: int) -> float:
         """The share of weights that are pruned after optimizer step number `step`."""
-        begin, end = self._span
-        if step < begin:
-            return 0.0
-        progress = 1.0 if step >= end else (step - begin) / (end - begin)
-        return self.sparsity * self._schedule(progress)
-
-    def _updates_at(self, step: int) -> bool:
-        begin, end = self._span
-        every = self.every or max(1, (end - begin) // UPDATES)
-        return begin <= step <= end and ((step - begin) % every == 0 or step == end)
-
-    def _final_step(self) -> int:
-        """The first step from which the model has the final sparsity."""
-        begin, end = self._span
-        return next(s for s in range(begin, end + 1) if self._updates_at(s) and self.share_at(s) == self.sparsity)
+        return self.sparsity * self.timing.share_at(step)
 
     # ---- the Trainer's events ----
 
@@ -108,26 +98,41 @@ class PruningCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Find the weights; prune them where the schedule begins at once; take up the masks of a resumed run."""
-        refuse_unsupported(args, kwargs["model"])
-        self._weights = prunable_weights(kwargs["model"], include=self.include, exclude=self.exclude)
-        begin, end = (math.ceil(share * state.max_steps) for share in self.window)
-        self._span = (begin, end)
+        model = kwargs["model"]
+        refuse_unsupported(args, model)
+        self._model = model
+        self._weights = prunable_weights(model, include=self.include, exclude=self.exclude)
+        check_weights(model, self._weights, self.method)
+        self._evidence = self._find_evidence(**kwargs)
+        self.timing = self.timing.over(state.max_steps)
         if state.global_step == 0:
             self._masks = {}
-            if self._updates_at(0):
+            if self.timing.updates_at(0):
                 self._update(0)
             self._apply()
         else:
             self._restore(own_state(state, type(self).__name__, self._recipe(), part="masks"))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add up how the gradients move the weights, for the score that learns from it."""
+        for name, score in self._evidence.learned.items():
+            gradient = self._weights[name].grad
+            if gradient is not None:
+                score.add_(movement(self._weights[name], gradient))
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Update the masks where the schedule says so, and apply them to the weights just trained."""
         step = state.global_step + 1
-        if self._updates_at(step):
+        for name, score in self._evidence.learned.items():
+            # Only now: an optimizer takes a state that is not empty for its own.
+            kwargs["optimizer"].state[self._weights[name]][MOVEMENT] = score
+        if self.timing.updates_at(step):
             self._update(step)
-            if step == self._final_step():
+            if step == self.timing.final_step:
                 # A model measured before this step was not yet the one that was asked for.
                 state.best_metric = state.best_global_step = state.best_model_checkpoint = None
         self._apply()
@@ -149,12 +154,12 @@ class PruningCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Say so when training ended before the final sparsity."""
-        if state.global_step < self._final_step():
+        if state.global_step < self.timing.final_step:
             logger.warning(
                 "Training ended at step %d, before the final sparsity of step %d: the model is %.1f %% sparse, not "
                 "%.1f %%.",
                 state.global_step,
-                self._final_step(),
+                self.timing.final_step,
                 100 * self._sparsity(),
                 100 * self.sparsity,
             )
@@ -163,16 +168,30 @@ class PruningCallback(TrainerCallback, ExportableState):
 
     def _update(self, step: int) -> None:
         share = self.share_at(step)
-        self._masks = {}
-        if not share:
-            return
-        # Weights in shards are gathered one by one, unless all of them are ranked together.
-        parts = [list(self._weights)] if self.pattern == "global" else [[name] for name in self._weights]
-        for part in parts:
-            weights = {name: whole(self._weights[name]) for name in part}
-            masks = compute_masks(weights, share, pattern=self.pattern, score=self._score)
-            same_everywhere_(masks.values())
-            self._masks |= {name: laid_out_like(mask, self._weights[name]) for name, mask in masks.items()}
+        if share:
+            self._masks = prune_weights_(self._model, self._weights, share, method=self.method, evidence=self._evidence)
+
+    def _find_evidence(self, optimizer: Any, train_dataloader: Any, **_: Any) -> Evidence:
+        """What the scores need of the data and of the training so far."""
+        if self.method.score == "movement":
+            # Beside the optimizer's moments, and so saved and resumed with them, in the layout of the weights.
+            stored = {name: optimizer.state.get(weight, {}).get(MOVEMENT) for name, weight in self._weights.items()}
+            learned = {
+                name: torch.zeros_like(self._weights[name]) if score is None else score
+                for name, score in stored.items()
+            }
+            return Evidence(learned=learned)
+        if not self.method.calibrated:
+            return Evidence()
+        if self._calibration is None:
+            batches = training_batches(train_dataloader, self._model)
+        else:
+            batches = calibration_batches(self._calibration, self._model)
+        return Evidence(batches, self._loss)
+
+    def use_loss(self, loss: Loss) -> None:
+        """Let "taylor" differentiate this loss; the aligned trainer hands over its own."""
+        self._loss = loss
 
     def _apply(self) -> None:
         with torch.no_grad():
@@ -201,14 +220,11 @@ class PruningCallback(TrainerCallback, ExportableState):
     def _recipe(self) -> dict[str, Any]:
         return {
             "sparsity": self.sparsity,
-            "pattern": self.pattern,
-            "schedule": self._schedule_name,
-            "window": list(self.window),
-            "every": self.every,
-            "score": self._score_name,
+            "pattern": self.method.pattern,
+            "score": self.method.score,
             "include": self.include,
             "exclude": self.exclude,
-        }
+        } | self.timing.recipe()
 
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into trainer_state.json: the recipe, and what the zeros do not tell of the masks.
@@ -217,16 +233,12 @@ class PruningCallback(TrainerCallback, ExportableState):
         by chance: almost always none.
         """
         zeros = self._unpruned_zeros() if self._gathered_zeros is None else self._gathered_zeros
-        kept = {"span": list(self._span), "masked": bool(self._masks), "unpruned_zeros": zeros}
+        kept = {"span": list(self.timing.span), "masked": bool(self._masks), "unpruned_zeros": zeros}
         return {"args": self._recipe(), "attributes": {}, "masks": kept}
 
     def _restore(self, saved: dict[str, Any]) -> None:
         masks = saved["masks"]
-        if tuple(masks["span"]) != self._span:
-            raise ValueError(
-                f"The checkpoint was pruned on a schedule over the optimizer steps {masks['span']}, and this run's is "
-                f"{list(self._span)}. Resume with the same number of epochs, batch size and data."
-            )
+        self.timing.check_resumed(masks["span"])
         self._masks = {}
         if masks["masked"]:
             for name, weight in self._weights.items():
@@ -237,16 +249,13 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._apply()
 
 
-def _check_arguments(sparsity: float, pattern: str, window: tuple[float, float], every: int | None) -> None:
-    if not 0 <= sparsity < 1:
-        hint = f" Did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
-        raise ValueError(f"sparsity must be in [0, 1). Got {sparsity}.{hint}")
-    if pattern not in PATTERNS:
-        raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}. Got {pattern!r}.")
-    if len(window) != 2 or not 0 <= window[0] <= window[1] <= 1:
+def _check_evidence(method: Method, calibration: Any, *, begins_at_once: bool) -> None:
+    if calibration is not None and not method.calibrated:
         raise ValueError(
-            f"window must be the begin and end of the schedule as shares of the training, 0 <= begin <= end <= 1. "
-            f"Got {window}. The default (0.0, 0.5) prunes in the first half."
+            f"calibration= would be ignored: score={method.score!r} needs no calibration data. Leave it out."
         )
-    if every is not None and every < 1:
-        raise ValueError(f"every must be 1 optimizer step or more, or None. Got {every}.")
+    if method.score == "movement" and begins_at_once:
+        raise ValueError(
+            "score='movement' is learned while the model trains, and nothing is learned yet at the beginning. Use the "
+            "schedule 'cubic' or 'linear', or a window that begins later."
+        )

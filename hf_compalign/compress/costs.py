@@ -10,20 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
-from torch.utils.flop_counter import FlopCounterMode
 
+from hf_compalign._flops import count_flops
 from hf_compalign._modes import evaluating
 from hf_compalign.compress.architectures import layers_of
-from hf_compalign.compress.calibration import Batch, on_device, run_model
+from hf_compalign.compress.calibration import Batch, known_inputs, on_device, run_model
 from hf_compalign.compress.cutting import cut_
 from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
 
 # Widths that are timed of the heads and of the neurons. Between them the time is interpolated.
 POINTS = 5
 # Rounds in which a cut model and the dense one are timed in turn.
-ROUNDS = 5
+ROUNDS = 7
 # Matrix kernels work in steps of this many columns.
 MULTIPLE = 8
 _SMALL = 64
@@ -92,20 +91,17 @@ def latency_table(model: nn.Module, inputs: Batch) -> CostTable:
     """The milliseconds of the model's parts for these inputs, on its device and torch's present number of threads.
 
     Whole models with cut layers are timed, each in turn with the dense one, so that a busy moment meets both and the
-    weights come from where they do in use. Takes about 300 forward passes.
+    weights come from where they do in use. Takes about 400 forward passes.
     """
-    placed = on_device(inputs, model)
-    dense = _timer(model, placed)
     with evaluating(model), torch.inference_mode():
-        whole_ms = statistics.median(1000 * dense.timeit(1).median for _ in range(ROUNDS))
+        timer = _timer(model, inputs)
+        whole_ms = statistics.median(1000 * timer.timeit(1).median for _ in range(ROUNDS))
+    return _table(model, lambda cut: whole_ms * _time_share(model, cut, inputs), whole=whole_ms, points=POINTS)
 
-        def measure(cut: nn.Module) -> float:
-            timer = _timer(cut, placed)
-            cut.eval()
-            ratios = (timer.timeit(1).median / dense.timeit(1).median for _ in range(ROUNDS))
-            return whole_ms * statistics.median(ratios)
 
-        return _table(model, measure, whole=whole_ms, points=POINTS)
+def latency_share(model: nn.Module, plan: ShrinkPlan, inputs: Batch) -> float:
+    """The time of the model cut by the plan, as a share of its time as it is."""
+    return _time_share(model, _cut_copy(model, plan), inputs)
 
 
 def flops_table(model: nn.Module, inputs: Batch) -> CostTable:
@@ -113,19 +109,22 @@ def flops_table(model: nn.Module, inputs: Batch) -> CostTable:
 
     They rise in straight lines with the units, so two widths tell all.
     """
-    return _table(model, lambda cut: count_flops(cut, inputs), whole=count_flops(model, inputs), points=2)
+    return _table(model, lambda cut: _flops(cut, inputs), whole=_flops(model, inputs), points=2)
 
 
-def count_flops(model: nn.Module, inputs: Batch) -> float:
-    """The floating point operations of one forward pass."""
-    # torch's counter does not know the fused attention kernel of CPUs and would leave attention out.
-    with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        run_model(model, inputs)
-    return counter.get_total_flops()
+def _flops(model: nn.Module, inputs: Batch) -> float:
+    return count_flops(model, known_inputs(model, inputs))
+
+
+def _time_share(dense: nn.Module, cut: nn.Module, inputs: Batch) -> float:
+    with evaluating(dense, cut), torch.inference_mode():
+        timers = [_timer(model, inputs) for model in (cut, dense)]
+        times = ([timer.timeit(1).median for timer in timers] for _ in range(ROUNDS))
+        return statistics.median(cut_time / dense_time for cut_time, dense_time in times)
 
 
 def _timer(model: nn.Module, inputs: Batch) -> Timer:
-    names = {"run": run_model, "model": model, "inputs": inputs}
+    names = {"run": run_model, "model": model, "inputs": on_device(inputs, model)}
     return Timer("run(model, inputs)", globals=names, num_threads=torch.get_num_threads())
 
 
@@ -139,7 +138,7 @@ def _table(model: nn.Module, measure: Callable[[nn.Module], float], *, whole: fl
     def cost_of(most_heads: int, most_neurons: int) -> float:
         """The cost when no layer has more heads and neurons than these."""
         widths = [(min(most_heads, n_heads), min(most_neurons, n_neurons)) for n_heads, n_neurons in present]
-        return measure(_cut_copy(model, enumerate(widths)))
+        return measure(_cut_copy(model, _first_units(enumerate(widths))))
 
     n_heads, n_neurons = ([one[kind] for one in present] for kind in (0, 1))
     heads_costs = {width: cost_of(width, max(n_neurons)) for width in _grid(n_heads, 1, points)[:-1]}
@@ -155,7 +154,7 @@ def _table(model: nn.Module, measure: Callable[[nn.Module], float], *, whole: fl
     units = [table.of_layer(*one) for one in present]
     layer = 0.0
     if len(layers) > 1:
-        others = whole - measure(_cut_copy(model, [(0, present[0])]))
+        others = whole - measure(_cut_copy(model, _first_units([(0, present[0])])))
         layer = max(0.0, (others - sum(units[1:])) / (len(layers) - 1))
     return replace(table, fixed=whole - sum(units) - layer * len(layers), layer=layer)
 
@@ -179,11 +178,14 @@ def _points(costs: Mapping[int, float], present: Sequence[int]) -> Points:
     return tuple(points)
 
 
-def _cut_copy(model: nn.Module, widths: Iterable[tuple[int, tuple[int, int]]]) -> nn.Module:
-    """A copy with the given layers alone: index, (heads, neurons)."""
-    plan = ShrinkPlan(
+def _first_units(widths: Iterable[tuple[int, tuple[int, int]]]) -> ShrinkPlan:
+    """The plan of the given layers alone: index, (heads, neurons)."""
+    return ShrinkPlan(
         tuple(LayerPlan(index, tuple(range(heads)), tuple(range(neurons))) for index, (heads, neurons) in widths)
     )
+
+
+def _cut_copy(model: nn.Module, plan: ShrinkPlan) -> nn.Module:
     cut = copy.deepcopy(model)
     cut_(cut, plan)
     return cut

@@ -1,0 +1,95 @@
+"""When a callback compresses: the steps at which it does more, and how much of the whole it has done then."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hf_compalign.compress.schedules import Schedule, resolve_schedule
+
+# There are about this many updates on the way to the end, unless `every` says otherwise.
+UPDATES = 20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The optimizer steps of a schedule.
+
+    >>> timing = Timing("linear", window=(0.0, 0.5), every=2).over(16)
+    >>> timing.span, timing.share_at(2), timing.updates_at(3), timing.final_step
+    ((0, 8), 0.25, False, 8)
+
+    Attributes:
+        schedule: "cubic", "linear" or "constant", or a function from progress to share, both in [0, 1].
+        window: begin and end of the schedule as shares of all optimizer steps.
+        every: optimizer steps between two updates; None makes about 20 updates.
+        span: begin and end as steps, once the training's length is known.
+
+    Raises:
+        ValueError: an argument out of range, with what is allowed.
+    """
+
+    schedule: str | Schedule
+    window: tuple[float, float]
+    every: int | None
+    span: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        resolve_schedule(self.schedule)
+        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
+            raise ValueError(
+                "window must be the begin and end of the schedule as shares of the training, 0 <= begin <= end <= 1. "
+                f"Got {self.window}. The default (0.0, 0.5) prunes in the first half."
+            )
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"every must be 1 optimizer step or more, or None. Got {self.every}.")
+
+    @property
+    def begins_at_once(self) -> bool:
+        """Whether something is done before the first step of the training."""
+        return self.window[0] == 0 and resolve_schedule(self.schedule)(0.0) > 0
+
+    def over(self, n_steps: int) -> "Timing":
+        """The same for a training of so many optimizer steps."""
+        begin, end = (math.ceil(share * n_steps) for share in self.window)
+        return replace(self, span=(begin, end))
+
+    def share_at(self, step: int) -> float:
+        """How much of the whole is done after an optimizer step, in [0, 1]."""
+        begin, end = self.span
+        if step < begin:
+            return 0.0
+        return resolve_schedule(self.schedule)(1.0 if step >= end else (step - begin) / (end - begin))
+
+    def updates_at(self, step: int) -> bool:
+        """Whether more is done after that step."""
+        begin, end = self.span
+        every = self.every or max(1, (end - begin) // UPDATES)
+        if not begin <= step <= end or ((step - begin) % every and step != end):
+            return False
+        before = begin + (step - begin - 1) // every * every
+        # The same share again would change nothing.
+        return step == begin or self.share_at(step) != self.share_at(before)
+
+    @property
+    def final_step(self) -> int:
+        """The first step after which all is done."""
+        begin, end = self.span
+        return next(s for s in range(begin, end + 1) if self.updates_at(s) and self.share_at(s) == 1)
+
+    def recipe(self) -> dict[str, Any]:
+        """What a resumed run must have in common, as plain JSON values."""
+        named = self.schedule if isinstance(self.schedule, str) else None
+        schedule = named or getattr(self.schedule, "__qualname__", repr(self.schedule))
+        return {"schedule": schedule, "window": [float(share) for share in self.window], "every": self.every}
+
+    def check_resumed(self, span: list[int]) -> None:
+        """Refuse to go on with a checkpoint that was made on a schedule over other steps.
+
+        Raises:
+            ValueError: says both.
+        """
+        if tuple(span) != self.span:
+            raise ValueError(
+                f"The checkpoint was made on a schedule over the optimizer steps {list(span)}, and this run's is "
+                f"{list(self.span)}. Resume with the same number of epochs, batch size and data."
+            )
