@@ -80,7 +80,7 @@ def main() -> None:
         found = [audit(reference, answers(what, how, compress, seed)).metrics for seed in seeds]
         counts = [metrics["cie"] for metrics in found]
         spread = f" ({min(counts)} to {max(counts)})" if calibrated else ""
-        means = [statistics.mean(metrics[name] for metrics in found) for name in ("candidate_accuracy", "kl")]
+        means = [statistics.mean(metrics[name] for metrics in found) for name in ("accuracy_candidate", "kl")]
         print(
             f"| {what} | {how} | {statistics.mean(counts):.0f}{spread} | {means[0]:.2%} | {means[1]:.3f} |", flush=True
         )

@@ -13,10 +13,9 @@ import copy
 
 import sst2
 from sst2 import Sst2, Store
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hf_compalign import (
-    AlignedDistillationTrainer,
     Predictions,
     PruningCallback,
     cache_teacher_logits,
@@ -26,7 +25,6 @@ from hf_compalign.data import mix_unlabelled
 from hf_compalign.measure.comparison import cie_ratio
 
 CALIBRATION_ROWS = 1024
-BATCH_SIZE = 32
 RUNS = (("magnitude", "CE"), ("magnitude", "aligned"), ("obs", "CE"), ("obs", "aligned"), ("obs", "aligned, transfer"))
 
 
@@ -35,7 +33,6 @@ class Recovery:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.data = Sst2(options.checkpoint, options.data)
-        self.folder = options.output
         path = sst2.original(self.data, options.checkpoint, options.output / "original")
         self.original = AutoModelForSequenceClassification.from_pretrained(path)
         mixed = mix_unlabelled(self.data.train, self.data.transfer, seed=0)
@@ -55,25 +52,9 @@ class Recovery:
     def recovered(self, score: str, loss: str, sparsity: float, seed: int) -> Predictions:
         """The answers after one epoch, or as many steps of it where there are more rows."""
         model, achieved = self.pruned(score, sparsity, seed)
-        args = TrainingArguments(
-            str(self.folder / "runs"),
-            max_steps=-(-len(self.data.train) // BATCH_SIZE),
-            learning_rate=5e-5,
-            per_device_train_batch_size=BATCH_SIZE,
-            save_strategy="no",
-            disable_tqdm=True,
-            seed=seed,
-        )
-        kind = Trainer if loss == "CE" else AlignedDistillationTrainer
-        trainer = kind(
-            model,
-            args,
-            train_dataset=self.rows[loss],
-            data_collator=self.data.collator,
-            # By magnitude, so much of the weights is just what is 0 already: the callback holds the zeros.
-            callbacks=[PruningCallback(achieved, schedule="constant", window=(0, 0))],
-        )
-        trainer.train()
+        # By magnitude, so much of the weights is just what is 0 already: the callback holds the zeros.
+        hold = PruningCallback(achieved, schedule="constant", window=(0, 0))
+        sst2.train(model, self.data, self.rows[loss], seed=seed, callbacks=[hold])
         return self.data.answers(model)
 
 

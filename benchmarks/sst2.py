@@ -7,7 +7,7 @@ the validation file, which no training sees.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +20,18 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 
-from hf_compalign import Predictions, audit, predict
+from hf_compalign import AlignedDistillationTrainer, Predictions, audit, predict
 from hf_compalign.columns import tokenized
 from hf_compalign.data import load_file
 
 SENTENCES = 6920
 TRANSFER = 14_000
 MAX_TOKENS = 64
+BATCH_SIZE = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +82,7 @@ def original(data: Sst2, checkpoint: str, folder: Path, *, seed: int = 0) -> Pat
             str(folder),
             num_train_epochs=2,
             learning_rate=5e-5,
-            per_device_train_batch_size=32,
+            per_device_train_batch_size=BATCH_SIZE,
             save_strategy="no",
             seed=seed,
         )
@@ -90,6 +92,23 @@ def original(data: Sst2, checkpoint: str, folder: Path, *, seed: int = 0) -> Pat
         trainer.train()
         trainer.save_model()
     return folder
+
+
+def train(
+    model: PreTrainedModel, data: Sst2, rows: Dataset, *, seed: int, callbacks: Sequence[TrainerCallback]
+) -> None:
+    """As many steps as one epoch over the sentences takes; aligned where the rows have the original's logits."""
+    args = TrainingArguments(
+        "runs",
+        max_steps=-(-len(data.train) // BATCH_SIZE),
+        learning_rate=5e-5,
+        per_device_train_batch_size=BATCH_SIZE,
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=seed,
+    )
+    kind = AlignedDistillationTrainer if "teacher_logits" in rows.column_names else Trainer
+    kind(model, args, train_dataset=rows, data_collator=data.collator, callbacks=list(callbacks)).train()
 
 
 class Store:
@@ -115,6 +134,6 @@ def table(reference: Predictions, candidates: dict[str, Predictions]) -> Iterato
         found = audit(reference, answers).metrics
         low, high = found["mismatch_rate_interval"]
         yield (
-            f"| {name} | {found['candidate_accuracy']:.2%} | {found['cie']}: {found['mismatch_rate']:.2%} "
+            f"| {name} | {found['accuracy_candidate']:.2%} | {found['cie']}: {found['mismatch_rate']:.2%} "
             f"({low:.2%} to {high:.2%}) | {found['cie_u']} | {found['kl']:.3f} |"
         )

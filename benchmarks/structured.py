@@ -1,0 +1,73 @@
+"""What half of the neurons and a quarter of the heads are worth: latency side by side, size, and the audit.
+
+python benchmarks/structured.py --checkpoint MINILM --data SST2 --output OUT [--length 128] [--runs 60] [--recover]
+
+MiniLM, fine-tuned on SST-2, is shrunk in one go with 1,024 calibration rows and the correction of what remains; with
+--recover it is then trained for one aligned epoch. All models are timed in turn, one pass each, at batch 1 and 8, on
+all cores that torch takes by default: leave them to it.
+"""
+
+import argparse
+import copy
+
+import sst2
+import torch
+from sst2 import Sst2
+from transformers import AutoModelForSequenceClassification
+
+from hf_compalign import audit, cache_teacher_logits, footprint, load_compressed, shrink_
+from hf_compalign.measure.footprint_text import footprint_table
+from hf_compalign.measure.latency import interleaved_latency_ms
+
+BUDGET = {"ffn": 0.5, "heads": 0.25}
+BATCHES = (1, 8)
+
+
+def inputs(batch_size: int, length: int, vocabulary: int) -> dict[str, torch.Tensor]:
+    """Random tokens, all of one length: how long they take does not depend on what they say."""
+    ids = torch.randint(1000, vocabulary, (batch_size, length), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def main() -> None:
+    """Shrink, recover, time, weigh, audit, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sst2.add_arguments(parser)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--recover", action="store_true")
+    options = parser.parse_args()
+    data = Sst2(options.checkpoint, options.data)
+    path = sst2.original(data, options.checkpoint, options.output / "original")
+    original = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    models = {"dense": original}
+    for name, uniform in (("shrunk", False), ("shrunk, equal widths", True)):
+        folder = options.output / "structured" / name.replace(", ", "-").replace(" ", "-")
+        if not (folder / "config.json").is_file():
+            model = copy.deepcopy(original)
+            shrink_(model, **BUDGET, uniform=uniform, calibration=data.calibration(1024, seed=0))
+            if options.recover:
+                rows = cache_teacher_logits(data.train, original, data_collator=data.collator, batch_size=64)
+                sst2.train(model, data, rows, seed=0)
+            model.save_pretrained(folder)
+        models[name] = load_compressed(folder)
+
+    reference = data.answers(original)
+    dense = footprint(original, inputs=inputs(1, options.length, original.config.vocab_size), n_runs=1)
+    for name, model in list(models.items())[1:]:
+        own = footprint(model, inputs=inputs(1, options.length, original.config.vocab_size), n_runs=1)
+        print(f"\n{name}\n", footprint_table(dense, own), audit(reference, data.answers(model)), sep="\n")
+    print(f"\n{options.length} tokens, {torch.get_num_threads()} threads, {options.runs} passes each in turn")
+    print("| batch | model | median ms (quartiles) | times faster |", "|---|---|---|---|", sep="\n")
+    for batch_size in BATCHES:
+        batch = inputs(batch_size, options.length, original.config.vocab_size)
+        times = interleaved_latency_ms({name: (model, batch) for name, model in models.items()}, n_runs=options.runs)
+        for name, time in times.items():
+            faster = times["dense"].median_ms / time.median_ms
+            print(
+                f"| {batch_size} | {name} | {time.median_ms:.1f} ({time.low_ms:.1f} to {time.high_ms:.1f}) | {faster:.2f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
