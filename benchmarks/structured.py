@@ -64,9 +64,8 @@ def main() -> None:
         times = interleaved_latency_ms({name: (model, batch) for name, model in models.items()}, n_runs=options.runs)
         for name, time in times.items():
             faster = times["dense"].median_ms / time.median_ms
-            print(
-                f"| {batch_size} | {name} | {time.median_ms:.1f} ({time.low_ms:.1f} to {time.high_ms:.1f}) | {faster:.2f} |"
-            )
+            spread = f"{time.median_ms:.1f} ({time.low_ms:.1f} to {time.high_ms:.1f})"
+            print(f"| {batch_size} | {name} | {spread} | {faster:.2f} |")
 
 
 if __name__ == "__main__":

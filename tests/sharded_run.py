@@ -15,11 +15,17 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_compalign import AlignedDistillationTrainer, PruningCallback
+from hf_compalign.compress.callbacks import ShrinkCallback
 from hf_compalign.compress.sharding import refuse_unsupported, same_everywhere_, whole, write_
 
 PROCESSES = 2
 STEPS = 6
 PATTERNS = ("layer", "global")
+SHRINKING: dict[str, dict[str, Any]] = {
+    "gradual": {"heads": 0.5, "ffn": 0.5, "layers": 1, "window": (0.0, 0.8), "every": 1},
+    "magnitude": {"heads": 0.5, "ffn": 0.25, "importance": "magnitude"},
+    "at-once": {"ffn": 0.5, "schedule": "constant", "reconstruct": True},
+}
 FSDP2 = {"version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"]}
 
 
@@ -72,6 +78,33 @@ def resumed(folder: Path, **settings: Any) -> dict[str, Any]:
     return {"whole": one, "resumed": two}
 
 
+def shrink(folder: Path, kind: str, *, resume: str | None = None, **settings: Any) -> dict[str, Any]:
+    """A training that removes units, and what is left of the model: in memory, its answers, and in a folder."""
+    trainer = build(folder, ShrinkCallback(**SHRINKING[kind]), **settings)
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model(str(folder / "saved"))
+    return {
+        "parameters": flat(trainer.model),
+        "predictions": trainer.predict(tiny.texts(10, seed=5)).predictions.tolist(),
+        "removed": [log["ffn_removed"] for log in trainer.state.log_history if "ffn_removed" in log],
+    }
+
+
+def shrunk(folder: Path, **settings: Any) -> dict[str, Any]:
+    """All kinds of shrinking; and one that goes on from its checkpoint in the middle."""
+    results = {kind: shrink(folder / kind, kind, **settings) for kind in SHRINKING}
+    middle = str(folder / "gradual" / "checkpoint-2")
+    return results | {"resumed": shrink(folder / "resumed", "gradual", resume=middle, **settings)}
+
+
+def refused(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> str:
+    try:
+        build(folder, *callbacks, plain=True, **settings).train()
+    except ValueError as error:
+        return str(error)
+    return "not refused"
+
+
 def zeros_by_chance(folder: Path, **settings: Any) -> dict[str, Any]:
     """A weight in the last process's shard is 0 and not pruned; the first process alone asks for the state."""
     callback = PruningCallback(0.5)
@@ -115,6 +148,10 @@ if __name__ == "__main__":
     fsdp = {"fsdp": True, "fsdp_config": FSDP2}
     shards = {"fsdp": True, "fsdp_config": FSDP2 | {"state_dict_type": "SHARDED_STATE_DICT"}}
     results = {
+        "ddp": shrunk(output / "ddp"),
+        "fsdp": shrunk(output / "fsdp", **fsdp),
+        "target": refused(output / "target", ShrinkCallback(target_flops=0.5), **fsdp),
+        "both": refused(output / "both", ShrinkCallback(ffn=0.5), PruningCallback(0.5, window=(0.5, 0.8)), **fsdp),
         "patterns": {pattern: train(output / pattern, pattern, **fsdp) for pattern in PATTERNS},
         "full": resumed(output / "full", **fsdp),
         "shards": resumed(output / "shards", **shards),

@@ -5,9 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import tiny
 import yaml
 from huggingface_hub import ModelCard
+from transformers import BertTokenizer
 
+from hf_compalign import shrink_
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import Footprint
 from hf_compalign.measure.latency import Latency
@@ -101,6 +104,23 @@ def test_the_body_says_how_it_was_made_and_is_loaded(tmp_path):
     assert header["model-index"][0]["name"] == "my-model"
     assert "{{" not in body
     assert "{%" not in body
+
+
+def test_the_way_to_load_a_shrunk_model_works(tmp_path):
+    model = tiny.bert()
+    shrink_(model, ffn=0.5, heads=0.5)
+    model.save_pretrained(tmp_path)
+    BertTokenizer(vocab={word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"])}).save_pretrained(
+        tmp_path
+    )
+    details = dataclasses.replace(DETAILS, name=str(tmp_path))
+    write_model_card(tmp_path, compared(), details=details)
+    _, body = front_matter(tmp_path)
+    code = body.partition("## How to load it")[2].partition("```python\n")[2].partition("```")[0]
+    names = {}
+    exec(code, names)
+    assert names["classify"]("a a")[0]["label"].startswith("LABEL_")
+    assert "`pip install hf-compalign` knows to read" in body
 
 
 def test_the_card_says_what_the_model_costs_and_what_zeros_are_worth(tmp_path):

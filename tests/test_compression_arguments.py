@@ -4,6 +4,7 @@ import pytest
 from transformers import HfArgumentParser
 
 from hf_compalign.compress.arguments import CompressionArguments
+from hf_compalign.compress.budget import Budget
 
 
 def test_every_flag_reaches_the_callback():
@@ -26,6 +27,16 @@ def test_every_flag_reaches_the_callback():
     assert arguments.callbacks()[0] is not callback
 
 
+def test_shrinking_comes_before_pruning():
+    flags = "--shrink_heads 0.25 --shrink_ffn 0.5 --shrink_layers 1 --shrink_uniform --shrink_begin 0.1 --shrink_end 0.4"
+    (arguments,) = HfArgumentParser(CompressionArguments).parse_args_into_dataclasses(
+        f"{flags} --sparsity 0.5 --pruning_begin 0.4".split()
+    )
+    shrinking, pruning = arguments.callbacks()
+    assert shrinking.budget == Budget(heads=0.25, ffn=0.5, layers=1, uniform=True)
+    assert (shrinking.timing.window, pruning.timing.window) == ((0.1, 0.4), (0.4, 0.5))
+
+
 def test_nothing_is_pruned_by_default():
     assert CompressionArguments().callbacks() == []
 
@@ -36,9 +47,11 @@ def test_nothing_is_pruned_by_default():
         ({"sparsity": 80}, r"sparsity must be in \[0, 1\). Got 80. Did you mean 0.8?"),
         ({"sparsity": -0.1}, r"sparsity must be in \[0, 1\)"),
         ({"sparsity": 0.5, "pruning_end": 2.0}, "window must be the begin and end"),
-        ({"sparsity": 0.5, "pruning_pattern": "rows"}, "pattern must be one of layer, global"),
+        ({"sparsity": 0.5, "pruning_pattern": "rows"}, "pattern must be one of layer, row, global, or N:M"),
         ({"pruning_end": 0.9}, "pruning_end=0.9 would be ignored: nothing is pruned. Set sparsity above 0"),
         ({"pruning_exclude": ["x"]}, r"pruning_exclude=\['x'\] would be ignored"),
+        ({"shrink_ffn": 50}, r"ffn must be a share in \[0, 1\). Got 50. Did you mean 0.5?"),
+        ({"shrink_uniform": True, "sparsity": 0.5}, "shrink_uniform=True would be ignored: nothing is removed. Set shr"),
     ],
 )
 def test_bad_or_idle_options_are_refused(options, message):

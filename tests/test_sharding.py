@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from hf_compalign import PruningCallback
+from hf_compalign.compress.loading import load_compressed
 from hf_compalign.compress.masks import prunable_weights, sparsity_of
 from hf_compalign.compress.sharding import same_everywhere_
 
@@ -65,6 +66,38 @@ def test_a_sharded_run_resumes_bitwise(results, kind):
     for process in results:
         assert process[kind]["resumed"]["parameters"] == process[kind]["whole"]["parameters"]
         assert process[kind]["resumed"]["sparsities"] == process[kind]["whole"]["sparsities"]
+
+
+@pytest.mark.parametrize("kind", [*sharded_run.SHRINKING, "resumed"])
+def test_two_processes_shrink_like_one(folder, results, kind, tmp_path):
+    one = sharded_run.shrink(tmp_path, "gradual" if kind == "resumed" else kind)
+    for process in results:
+        for way in ("ddp", "fsdp"):
+            two = process[way][kind]
+            np.testing.assert_allclose(two["predictions"], one["predictions"], atol=1e-5)
+            # Under FSDP the model in memory stays masked, and is cut where it is opened.
+            small = load_compressed(folder / way / kind / "saved")
+            np.testing.assert_allclose(tiny.flat(small).numpy(), one["parameters"], atol=1e-6)
+            assert way == "fsdp" or two["parameters"] == tiny.flat(small).tolist()
+            assert len(two["parameters"]) > len(one["parameters"]) or way == "ddp"
+            assert two["removed"] == one["removed"]
+            batch = {name: torch.tensor(tiny.texts(10, seed=5)[name]) for name in ("input_ids", "attention_mask")}
+            with torch.no_grad():
+                np.testing.assert_allclose(small(**batch).logits.numpy(), two["predictions"], atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_two_processes_resume_shrinking_bitwise(results, way):
+    for process in results:
+        assert process[way]["resumed"] == process[way]["gradual"]
+
+
+def test_what_needs_a_whole_model_is_refused_under_fsdp(results):
+    for process in results:
+        assert "target_flops needs a model that is whole in each process" in process["target"]
+        assert "Give shares instead (heads=, ffn=, layers=), or use DDP" in process["target"]
+        assert "Shrinking and pruning cannot be in one training under FSDP" in process["both"]
+        assert "open the folder with load_compressed, and train that with the PruningCallback" in process["both"]
 
 
 def test_zeros_by_chance_in_another_process_are_saved_without_it(results):

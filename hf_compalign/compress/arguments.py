@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field, fields
 
-from hf_compalign.compress.callbacks import PruningCallback
+from transformers import TrainerCallback
+
+from hf_compalign.compress.callbacks import PruningCallback, ShrinkCallback
 from hf_compalign.compress.masks import PATTERNS
 from hf_compalign.compress.pruning import SCORES
 from hf_compalign.compress.schedules import SCHEDULES
@@ -10,16 +12,25 @@ from hf_compalign.compress.schedules import SCHEDULES
 
 @dataclass
 class CompressionArguments:
-    """How a script makes the model smaller: the arguments of `PruningCallback` as flags.
+    """How a script makes the model smaller: arguments of `ShrinkCallback` and `PruningCallback` as flags.
 
-    >>> CompressionArguments(sparsity=0.5).callbacks()[0].sparsity
-    0.5
+    >>> [type(callback).__name__ for callback in CompressionArguments(sparsity=0.5).callbacks()]
+    ['PruningCallback']
     >>> CompressionArguments().callbacks()
     []
 
     Raises:
-        ValueError: an option out of range, or one that would be ignored because nothing is pruned.
+        ValueError: an option out of range, or one that would be ignored because nothing is pruned, or removed.
     """
+
+    shrink_heads: float = field(default=0.0, metadata={"help": "Share of the attention heads to remove, in [0, 1)."})
+    shrink_ffn: float = field(default=0.0, metadata={"help": "Share of the feed-forward neurons to remove, in [0, 1)."})
+    shrink_layers: int = field(default=0, metadata={"help": "Whole layers to remove."})
+    shrink_uniform: bool = field(
+        default=False, metadata={"help": "Keep all layers equally wide, as stock configs have it."}
+    )
+    shrink_begin: float = field(default=0.0, metadata={"help": "Share of the training at which removing begins."})
+    shrink_end: float = field(default=0.5, metadata={"help": "Share of the training at which all is removed."})
 
     sparsity: float = field(
         default=0.0, metadata={"help": "Final share of pruned weights, in [0, 1). 0 prunes nothing."}
@@ -51,29 +62,46 @@ class CompressionArguments:
 
     def __post_init__(self) -> None:
         self.callbacks()  # checks the values, before a model is loaded
-        if self.sparsity > 0:
-            return
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if value != option.default:
-                raise ValueError(
-                    f"{option.name}={value!r} would be ignored: nothing is pruned. Set sparsity above 0, or leave "
-                    f"{option.name} out."
-                )
+        for prefix, used, nothing, way in (
+            ("shrink_", self._shrinks, "removed", "Set shrink_heads, shrink_ffn or shrink_layers above 0"),
+            ("pruning_", self.sparsity > 0, "pruned", "Set sparsity above 0"),
+        ):
+            for option in fields(self):
+                value = getattr(self, option.name)
+                if option.name.startswith(prefix) and not used and value != option.default:
+                    raise ValueError(
+                        f"{option.name}={value!r} would be ignored: nothing is {nothing}. {way}, or leave "
+                        f"{option.name} out."
+                    )
 
-    def callbacks(self) -> list[PruningCallback]:
-        """Fresh callbacks for a Trainer."""
-        if self.sparsity == 0:
-            return []
-        return [
-            PruningCallback(
-                self.sparsity,
-                pattern=self.pruning_pattern,
-                schedule=self.pruning_schedule,
-                window=(self.pruning_begin, self.pruning_end),
-                every=self.pruning_every,
-                score=self.pruning_score,
-                include=self.pruning_include,
-                exclude=self.pruning_exclude,
+    @property
+    def _shrinks(self) -> bool:
+        return any((self.shrink_heads, self.shrink_ffn, self.shrink_layers))
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """Fresh callbacks for a Trainer, in the order in which they can be combined."""
+        found: list[TrainerCallback] = []
+        if self._shrinks:
+            found.append(
+                ShrinkCallback(
+                    heads=self.shrink_heads,
+                    ffn=self.shrink_ffn,
+                    layers=self.shrink_layers,
+                    uniform=self.shrink_uniform,
+                    window=(self.shrink_begin, self.shrink_end),
+                )
             )
-        ]
+        if self.sparsity != 0:
+            found.append(
+                PruningCallback(
+                    self.sparsity,
+                    score=self.pruning_score,
+                    pattern=self.pruning_pattern,
+                    schedule=self.pruning_schedule,
+                    window=(self.pruning_begin, self.pruning_end),
+                    every=self.pruning_every,
+                    include=self.pruning_include,
+                    exclude=self.pruning_exclude,
+                )
+            )
+        return found

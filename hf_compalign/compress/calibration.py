@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from hf_compalign.inference import default_collator, input_names
 
@@ -35,29 +35,45 @@ def calibration_batches(calibration: Iterable[Any], model: nn.Module) -> list[di
         ValueError: there is no batch, one lacks the model's input, or holds NaN or infinite values.
     """
     if isinstance(calibration, Dataset):
-        calibration = DataLoader(calibration, batch_size=BATCH_SIZE, collate_fn=default_collator())
+        calibration = DataLoader(calibration, batch_size=BATCH_SIZE, collate_fn=_stacked)
     if isinstance(calibration, (str, bytes, Mapping)) or not isinstance(calibration, Iterable):
         raise ValueError(
             "calibration must be a DataLoader, a list of batches or a datasets.Dataset. Got "
             f"{type(calibration).__name__}."
         )
-    needed = model.main_input_name
-    batches = []
-    for batch in calibration:
-        if not isinstance(batch, Mapping) or needed not in batch:
-            got = ", ".join(batch) if isinstance(batch, Mapping) else type(batch).__name__
-            raise ValueError(
-                f"A calibration batch must hold the inputs of {type(model).__name__}, with {needed!r} among them. Got "
-                f"{got}. Tokenize the texts, or turn the images into pixel values, and collate them as for training."
-            )
-        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        for name, value in tensors.items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise ValueError(f"The calibration data hold NaN or infinite values in {name!r}. Remove those rows.")
-        batches.append(tensors)
+    # A loader that shuffles gives the same rows at every call, and a training's own random numbers go on as before.
+    with _seeded(0):
+        batches = [_checked(batch, model) for batch in calibration]
     if not batches:
         raise ValueError("calibration holds no batch. Give at least one; a few hundred rows do.")
     return batches
+
+
+def _stacked(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+    try:
+        return default_collator()(rows)
+    except ValueError as error:
+        raise ValueError(
+            "The rows of the calibration data cannot be stacked, since they differ in length or shape. Give a "
+            "DataLoader with a collate_fn that pads them, like DataCollatorWithPadding(tokenizer)."
+        ) from error
+
+
+def _checked(batch: Any, model: nn.Module) -> dict[str, Tensor]:
+    needed = str(model.main_input_name)
+    columns = dict(batch) if isinstance(batch, Mapping) else {}
+    tensors = {name: value for name, value in columns.items() if isinstance(value, Tensor)}
+    if needed not in tensors or tensors[needed].ndim < 2:
+        got = ", ".join(f"{name} ({type(value).__name__})" for name, value in columns.items())
+        raise ValueError(
+            f"A calibration batch must hold the inputs of {type(model).__name__} as tensors of several rows, with "
+            f"{needed!r} among them. Got {got or type(batch).__name__}. Tokenize the texts, or turn the images into "
+            "pixel values, and collate them as for training."
+        )
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"The calibration data hold NaN or infinite values in {name!r}. Remove those rows.")
+    return tensors
 
 
 def training_batches(loader: DataLoader[Any], model: nn.Module) -> list[dict[str, Tensor]]:
@@ -66,13 +82,13 @@ def training_batches(loader: DataLoader[Any], model: nn.Module) -> list[dict[str
     Neither the loader's order nor any random state is touched, and random transforms give the same values every time.
 
     Raises:
-        ValueError: the data have no length, or the batches do not fit the model.
+        ValueError: the data are a stream, or the batches do not fit the model.
     """
-    dataset = loader.dataset
-    if not hasattr(dataset, "__len__"):
+    dataset: Any = loader.dataset
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ValueError(
-            "The training data have no length, so that no rows of them can be taken for calibration. Give "
-            f"calibration=, a list of batches of some {ROWS} rows together."
+            "The training data are a stream, so that no rows of them can be taken for calibration. Give calibration=, "
+            f"a list of batches of some {ROWS} rows together."
         )
     n_rows = min(ROWS, len(dataset))
     with _seeded(0):
@@ -113,8 +129,22 @@ def run_model(model: nn.Module, batch: Batch) -> Any:
     return model(**known_inputs(model, batch))
 
 
+def token_rows(values: Tensor, batch: Batch) -> Tensor:
+    """[n, features]: values, [..., tokens, features] or [items, features], without those of padding."""
+    mask = batch.get("attention_mask")
+    if mask is not None:
+        mask = mask.flatten(0, -2) if mask.ndim > 1 else mask  # multiple choice: [items, choices, tokens]
+        if mask.shape == values.shape[:-1]:
+            return values[mask.to(values.device).bool()]
+    return values.flatten(0, -2)
+
+
 def own_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's loss for the labels; without labels, the cross-entropy of its own predictions."""
+    """The model's loss for the labels; without labels, the cross-entropy of its own predictions.
+
+    Raises:
+        ValueError: there are no labels, and what the model predicts is not one class of several.
+    """
     known = (*input_names(model), "labels", "start_positions", "end_positions")
     config: Any = model.config
     problem_type = config.problem_type
@@ -124,5 +154,27 @@ def own_loss(model: nn.Module, batch: Batch) -> Tensor:
         config.problem_type = problem_type  # which the model writes down when it first sees labels
     if outputs.get("loss") is not None:
         return outputs.loss
-    logits = outputs[0]
-    return F.cross_entropy(logits.flatten(0, -2), logits.detach().argmax(-1).flatten())
+    logits = outputs.get("logits")
+    if logits is None or logits.shape[-1] < 2 or problem_type not in (None, "single_label_classification"):
+        raise ValueError(
+            f"The calibration data have no labels, and {type(model).__name__} does not predict one class of several, "
+            "which could be taken for the label. Add the column 'labels', or give loss=, a function of the model and "
+            "a batch."
+        )
+    logits = token_rows(logits, batch)
+    return F.cross_entropy(logits, logits.detach().argmax(-1))
+
+
+def loss_of(model: nn.Module, batch: Batch, loss: Loss) -> Tensor:
+    """The value of a loss, checked.
+
+    Raises:
+        ValueError: it is no scalar, or has no gradient.
+    """
+    value = loss(model, batch)
+    if value.ndim or not value.requires_grad:
+        raise ValueError(
+            "loss must return a scalar that depends on the model's outputs in a differentiable way. Got a tensor of "
+            f"shape {list(value.shape)}" + ("." if value.requires_grad else " without a gradient.")
+        )
+    return value

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hf_compalign._modes import evaluating
 from hf_compalign.compress.architectures import Layer, layers_of
 from hf_compalign.compress.calibration import Batch, Loss, own_loss
+from hf_compalign.compress.sharding import whole
 
 IMPORTANCES = ("taylor", "magnitude")
 
@@ -77,8 +78,8 @@ def unit_importance(
 
 
 def _magnitude(layer: Layer) -> LayerImportance:
-    heads = layer.attention_out.weight.detach().float().unflatten(1, (layer.n_heads, -1)).norm(dim=(0, 2)).cpu()
-    neurons = layer.ffn_out.weight.detach().float().norm(dim=0).cpu()
+    heads = whole(layer.attention_out.weight).float().unflatten(1, (layer.n_heads, -1)).norm(dim=(0, 2)).cpu()
+    neurons = whole(layer.ffn_out.weight).float().norm(dim=0).cpu()
     return LayerImportance(F.normalize(heads, dim=0), F.normalize(neurons, dim=0), float(heads.mean() + neurons.mean()))
 
 

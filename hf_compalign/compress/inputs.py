@@ -1,6 +1,6 @@
 """What goes into the linear layers of a model while it runs on calibration data, and the gradients there."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_compalign._modes import evaluating
-from hf_compalign.compress.calibration import Batch, Loss, run_model
+from hf_compalign.compress.calibration import Batch, Loss, loss_of, run_model, token_rows
 from hf_compalign.compress.sharding import is_sharded
 
 Layers = Mapping[str, nn.Module]
@@ -33,22 +33,39 @@ def _hooked(layers: Layers, hook: Callable[[str], Callable[..., Any]], *, output
             handle.remove()
 
 
-def token_rows(values: Tensor, batch: Batch) -> Tensor:
-    """[n, features]: the values of a layer, [..., tokens, features], without those of padding."""
-    mask = batch.get("attention_mask")
-    if mask is not None:
-        mask = mask.flatten(0, -2) if mask.ndim > 1 else mask  # multiple choice: [items, choices, tokens]
-        if mask.shape == values.shape[:-1]:
-            return values[mask.to(values.device).bool()]
-    return values.flatten(0, -2)
-
-
 @dataclass(frozen=True)
 class Group:
     """Layers that read the same inputs, like query, key and value; ``n_calls`` times in one run of the model."""
 
     names: tuple[str, ...]
     n_calls: int
+
+
+def check_ran(layers: Iterable[str], seen: Container[str]) -> None:
+    """Refuse layers of which nothing was seen.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name in layers:
+        if name not in seen:
+            raise ValueError(
+                f"The layer {name} does not run on the calibration data, so nothing is known of its inputs. Leave it "
+                f"out with exclude={[name.removesuffix('.weight')]}, or give data that it runs on."
+            )
+
+
+def check_finite(name: str, values: Tensor, *, of: str = "inputs") -> None:
+    """Refuse a layer that numbers cannot be trusted in.
+
+    Raises:
+        ValueError: names it.
+    """
+    if not values.isfinite().all():
+        raise ValueError(
+            f"The {of} of {name} on the calibration data are NaN or infinite. Check the data and the weights of the "
+            "model; in float16 it may need bfloat16 or float32."
+        )
 
 
 def in_order(model: nn.Module, layers: Layers, batch: Batch) -> list[Group]:
@@ -65,12 +82,7 @@ def in_order(model: nn.Module, layers: Layers, batch: Batch) -> list[Group]:
 
     with evaluating(model), torch.no_grad(), _hooked(layers, note):
         run_model(model, batch)
-    for name in layers:
-        if name not in seen:
-            raise ValueError(
-                f"The layer {name} does not run on the calibration data, so nothing is known of its inputs. Leave it "
-                f"out with exclude={[name.removesuffix('.weight')]}, or give data that it runs on."
-            )
+    check_ran(layers, seen)
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, inputs in seen.items():
         groups.setdefault(tuple(id(tensor) for tensor in inputs), []).append(name)
@@ -97,25 +109,39 @@ def rows_into(model: nn.Module, layer: nn.Module, batch: Batch, *, n_calls: int)
 
 
 def input_norms(model: nn.Module, layers: Layers, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """For each layer [in]: the L2 norm of every input feature over all tokens."""
-    inputs: list[tuple[str, Tensor]] = []
+    """For each layer [in], float32: the L2 norm of every input feature over all tokens.
 
-    def keep(name: str) -> Callable[..., None]:
-        return lambda module, args: inputs.append((name, args[0]))
-
+    Raises:
+        ValueError: a layer does not run, or its inputs are NaN or infinite.
+    """
     squares: dict[str, Tensor] = {}
-    with evaluating(model), torch.no_grad(), _hooked(layers, keep):
+    with evaluating(model), torch.no_grad():
         for batch in batches:
-            inputs.clear()
-            run_model(model, batch)
-            for name, values in inputs:
-                added = token_rows(values, batch).float().square().sum(0)
-                squares[name] = squares[name] + added if name in squares else added
+            with _hooked(layers, _adding(squares, batch)):
+                run_model(model, batch)
+    check_ran(layers, squares)
+    for name, total in squares.items():
+        check_finite(name, total)
     return {name: total.sqrt() for name, total in squares.items()}
 
 
+def _adding(squares: dict[str, Tensor], batch: Batch) -> Callable[[str], Callable[..., None]]:
+    def adding(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            added = token_rows(args[0], batch).float().square().sum(0)
+            squares[name] = squares[name] + added if name in squares else added
+
+        return hook
+
+    return adding
+
+
 def weight_gradients(model: nn.Module, layers: Layers, batch: Batch, loss: Loss) -> dict[str, Tensor]:
-    """For each layer [out, in]: the gradient of the loss; those of the parameters are not touched."""
+    """For each layer that runs [out, in], float32: the gradient of the loss; those of the parameters are not touched.
+
+    Raises:
+        ValueError: the loss is no scalar that can be differentiated.
+    """
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def keep(name: str) -> Callable[..., Tensor]:
@@ -127,13 +153,15 @@ def weight_gradients(model: nn.Module, layers: Layers, batch: Batch, loss: Loss)
         return hook
 
     with evaluating(model), torch.enable_grad(), _hooked(layers, keep, outputs=True):
-        value = loss(model, batch)
+        value = loss_of(model, batch, loss)
         nodes = [output for pairs in calls.values() for _, output in pairs]
-        gradients = iter(torch.autograd.grad(value, nodes, materialize_grads=True))
-    return {
-        name: torch.stack([next(gradients).flatten(0, -2).T @ inputs.flatten(0, -2) for inputs, _ in pairs]).sum(0)
-        for name, pairs in calls.items()
-    }
+        gradients = iter(torch.autograd.grad(value, nodes, materialize_grads=True) if nodes else ())
+
+    def product(inputs: Tensor) -> Tensor:
+        # Under autocast the two differ in their type.
+        return next(gradients).flatten(0, -2).float().T @ inputs.flatten(0, -2).float()
+
+    return {name: torch.stack([product(inputs) for inputs, _ in pairs]).sum(0) for name, pairs in calls.items()}
 
 
 class InputStatistics:
@@ -147,19 +175,24 @@ class InputStatistics:
     def __init__(self, n_features: int, device: torch.device) -> None:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self.n_tokens = 0
+        # Of values less those of `_shifts`: where a feature's mean is large, its variance would be lost in rounding.
+        self._shifts = torch.zeros(2, n_features, device=device)
         self._sums = torch.zeros(2, n_features, dtype=dtype, device=device)
         self._products = torch.zeros(2, n_features, n_features, dtype=dtype, device=device)
 
     def add(self, original: Tensor, compressed: Tensor) -> None:
         """Take in the same tokens of both models, [n, features] each."""
+        if not self.n_tokens:
+            self._shifts = torch.stack([original.mean(0), compressed.mean(0)])
         self.n_tokens += len(original)
+        original, compressed = original - self._shifts[0], compressed - self._shifts[1]
         for index, rows in enumerate((original, compressed)):
             self._sums[index] += rows.sum(0)
             self._products[index] += rows.T @ compressed
 
     def means(self) -> tuple[Tensor, Tensor]:
         """[features] of the original and of the compressed model."""
-        original, compressed = self._sums / self.n_tokens
+        original, compressed = self._shifts + self._sums / self.n_tokens
         return original, compressed
 
     def moments(self, *, centred: bool) -> tuple[Tensor, Tensor]:
@@ -167,8 +200,10 @@ class InputStatistics:
 
         E[x y^T] and E[y y^T]; or, centred, the covariances.
         """
+        original, compressed = self._sums / self.n_tokens
         cross, own = self._products / self.n_tokens
-        if centred:
+        cross, own = cross - torch.outer(original, compressed), own - torch.outer(compressed, compressed)
+        if not centred:
             original, compressed = self.means()
-            cross, own = cross - torch.outer(original, compressed), own - torch.outer(compressed, compressed)
+            cross, own = cross + torch.outer(original, compressed), own + torch.outer(compressed, compressed)
         return cross, own

@@ -13,13 +13,13 @@ PATTERNS = ("layer", "row", "global")
 # The layers that make the answer, and those that read the input (an image model's patches are a convolution). BERT's
 # pooler belongs to the head: it is as good as new before fine-tuning, and its small weights would all go first.
 LEFT_OUT = (
-    "classifier",
+    "*classifier",
     "classifier.*",
-    "*.classifier",
-    "pre_classifier",
+    "head.*",
     "*pooler*",
     "score",
     "logits_proj",
+    "qa_outputs",
     "*embeddings*",
 )
 
@@ -47,10 +47,12 @@ def prunable_weights(
                 f"The pattern {pattern!r} matches no linear or convolution layer of {type(model).__name__}. "
                 f"Its layers are named like: {', '.join(_samples(list(layers)))}."
             )
+    # A language model's last layer can be its embeddings, under another name.
+    embeddings = [module.weight for module in model.modules() if include is None and isinstance(module, nn.Embedding)]
     left_out = [*(LEFT_OUT if include is None else ()), *(exclude or ())]
     weights: dict[str, nn.Parameter] = {}
     for name, module in layers.items():
-        shared = any(module.weight is weight for weight in weights.values())
+        shared = any(module.weight is weight for weight in (*weights.values(), *embeddings))
         if _matches(name, include or ["*"]) and not _matches(name, left_out) and not shared:
             weights[f"{name}.weight"] = cast(nn.Parameter, module.weight)
     if not weights:
@@ -133,8 +135,12 @@ def check_pattern(pattern: str, sparsity: float) -> None:
     if pattern in PATTERNS:
         return
     kept, group = kept_of(pattern)
-    if not math.isclose(sparsity, 1 - kept / group):
-        raise ValueError(f"The pattern {pattern} has the sparsity {1 - kept / group:g}. Got {sparsity:g}. Give that.")
+    # As many digits as the message gives.
+    if not math.isclose(sparsity, 1 - kept / group, abs_tol=1e-6):
+        raise ValueError(
+            f"The pattern {pattern} has the sparsity {1 - kept / group:g}. Got {sparsity:g}. Give sparsity="
+            f"{1 - kept / group:g}, or another pattern."
+        )
 
 
 def check_shapes(weights: Mapping[str, Tensor], pattern: str) -> None:

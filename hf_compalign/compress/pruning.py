@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hf_compalign.compress import scores
 from hf_compalign.compress.calibration import Batch, Loss, calibration_batches, own_loss
-from hf_compalign.compress.inputs import input_norms, weight_gradients
+from hf_compalign.compress.inputs import check_finite, check_ran, input_norms, weight_gradients
 from hf_compalign.compress.masks import check_pattern, check_shapes, compute_masks, prunable_weights, sparsity_of
 from hf_compalign.compress.reconstruct import prune_second_order_
 from hf_compalign.compress.sharding import laid_out_like, same_everywhere_, whole
@@ -187,7 +187,9 @@ def prune_weights_(
     masks = {}
     # Weights in shards are gathered one by one, unless all of them are ranked together.
     for names in [list(weights)] if method.pattern == "global" else [[name] for name in weights]:
-        part = compute_masks({name: score_of(name) for name in names}, sparsity, pattern=method.pattern)
+        # What is pruned goes first again: it would otherwise come back where other weights have a score as low.
+        judged = {name: score_of(name).masked_fill(whole(weights[name]) == 0, -math.inf) for name in names}
+        part = compute_masks(judged, sparsity, pattern=method.pattern)
         same_everywhere_(part.values())
         masks |= {name: laid_out_like(mask, weights[name]) for name, mask in part.items()}
     with torch.no_grad():
@@ -204,8 +206,7 @@ def _score(
     if method.score == "magnitude":
         return lambda name: scores.magnitude(whole(weights[name]))
     if method.score == "movement":
-        # What is pruned stays pruned: its weight is 0, and no gradient can move it away from there.
-        return lambda name: whole(evidence.learned[name]).masked_fill(whole(weights[name]) == 0, -math.inf)
+        return lambda name: whole(evidence.learned[name])
     if method.score == "wanda":
         norms = input_norms(model, layers, evidence.batches)
         return lambda name: scores.wanda(whole(weights[name]), norms[name])
@@ -214,6 +215,9 @@ def _score(
         for name, gradient in weight_gradients(model, layers, batch, evidence.loss).items():
             score = scores.taylor(whole(weights[name]), gradient)
             totals[name] = totals[name] + score if name in totals else score
+    check_ran(layers, totals)
+    for name, total in totals.items():
+        check_finite(name, total, of="gradients")
     return totals.__getitem__
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
 from hf_compalign.compress.calibration import Batch
-from hf_compalign.compress.inputs import InputStatistics, in_order, rows_into
+from hf_compalign.compress.inputs import InputStatistics, check_finite, in_order, rows_into
 from hf_compalign.compress.masks import PATTERNS, compute_masks, kept_of
 from hf_compalign.compress.sharding import same_everywhere_, whole, write_
 
@@ -23,12 +23,13 @@ logger = logging.getLogger(__name__)
 
 # Added to the Hessian's diagonal, as a share of its mean: keeps it invertible and the correction moderate.
 DAMPING = 0.01
+ROUNDING = 1e-8
 # Columns whose weights are chosen together.
 BLOCK = 128
 # Steps of the fit. MiniLM, 60 % on SST-2: 60 mismatches without it, 43 with 10 steps, 45 with the exact solution.
 ITERATIONS = 10
 
-# The weights of a layer [out, in] and their Hessian [in, in] -> the mask of bool and the corrected weights.
+# A weight's name, what it should be [out, in], its Hessian [in, in] -> the mask of bool and the corrected weights.
 Solve = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -40,7 +41,7 @@ def prune_second_order_(
     Args:
         model: runs where it is.
         weights: by name, as from `prunable_weights`; all of linear layers.
-        sparsity: in [0, 1), of every block of 128 columns.
+        sparsity: in [0, 1), of every block of 128 columns. Weights that are 0 go first.
         pattern: "layer", "row" or "N:M".
         batches: the calibration data, as from `calibration_batches`.
 
@@ -51,9 +52,10 @@ def prune_second_order_(
         ValueError: a layer does not run, or its inputs are NaN or infinite. The model is as it was.
     """
 
-    def solve(_: str, weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
-        mask, rough = _swept(weight, hessian, sparsity, pattern)
-        return mask, _fitted(weight, rough, mask, hessian)
+    def solve(name: str, target: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
+        gone = whole(weights[name]) == 0
+        mask, rough = _swept(target, hessian, gone, sparsity=sparsity, pattern=pattern)
+        return mask, _fitted(target, rough, mask, hessian)
 
     return _solve_in_order_(model, weights, batches, solve, title="Pruning")
 
@@ -72,9 +74,9 @@ def reconstruct_(model: nn.Module, masks: Mapping[str, Tensor], batches: Sequenc
         ValueError: a layer does not run, or its inputs are NaN or infinite. The model is as it was.
     """
 
-    def solve(name: str, weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
-        mask = masks[name].to(weight.device)
-        return mask, _fitted(weight, weight * mask, mask, hessian)
+    def solve(name: str, target: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
+        mask = masks[name].to(target.device)
+        return mask, _fitted(target, target * mask, mask, hessian)
 
     _solve_in_order_(model, {name: model.get_parameter(name) for name in masks}, batches, solve, title="Correcting")
 
@@ -87,6 +89,7 @@ def _solve_in_order_(
 ) -> dict[str, Tensor]:
     layers = {name: _linear(model, name) for name in weights}
     masks: dict[str, Tensor] = {}
+    scarce: list[str] = []
     with _restored_on_error(layers.values()) as originals:
         for group in tqdm(in_order(model, layers, batches[0]), desc=title, leave=False):
             first = layers[group.names[0]]
@@ -95,9 +98,18 @@ def _solve_in_order_(
             statistics = InputStatistics(first.in_features, before[0].device)
             for batch, rows in zip(batches, before, strict=True):
                 statistics.add(rows, rows_into(model, first, batch, n_calls=group.n_calls))
-            _check(group.names[0], statistics)
+            check_finite(group.names[0], torch.stack(statistics.means()))
+            if statistics.n_tokens < first.in_features:
+                scarce.append(group.names[0])
             for name in group.names:
                 masks[name] = _solve_layer_(name, layers[name], statistics, solve)
+    if scarce:
+        logger.warning(
+            "The calibration data have fewer tokens than %s has inputs (%d such layers): too few to tell them apart, "
+            "so that the correction rests on the damping. Give more rows.",
+            scarce[0],
+            len(scarce),
+        )
     return masks
 
 
@@ -113,35 +125,22 @@ def _solve_layer_(name: str, layer: nn.Linear, statistics: InputStatistics, solv
     weight = whole(layer.weight).to(mean)
     # The average of what is removed goes into the bias; only its variation is left to the other weights.
     cross, hessian = statistics.moments(centred=layer.bias is not None)
-    damping = DAMPING * hessian.diagonal().mean()
-    hessian.diagonal().add_(damping if damping > 0 else 1.0)
-    cross.diagonal().add_(damping if damping > 0 else 1.0)
+    variances = hessian.diagonal()
+    # The second share is above the rounding where inputs do not vary, and nothing beside the first where they do.
+    damping = float(DAMPING * variances.mean() + ROUNDING * (variances + mean.square()).mean()) or 1.0
+    hessian.diagonal().add_(damping)
+    cross.diagonal().add_(damping)
     # What the dense layer would have to be to make up for the changes in its inputs; without any, what it is.
     target = torch.linalg.solve(hessian, weight @ cross, left=False)
     mask, after = solve(name, target, hessian)
     same_everywhere_([mask, after])
     write_(layer.weight, after.to(layer.weight.dtype))
     if layer.bias is not None:
-        shift = weight @ mean_before - after @ mean
-        write_(layer.bias, whole(layer.bias) + shift.to(layer.bias.dtype))
+        # With the weights as they were written: rounded, in half precision.
+        bias = whole(layer.bias).to(mean) + weight @ mean_before - whole(layer.weight).to(mean) @ mean
+        same_everywhere_([bias])
+        write_(layer.bias, bias.to(layer.bias.dtype))
     return mask
-
-
-def _check(name: str, statistics: InputStatistics) -> None:
-    n_features = len(statistics.means()[1])
-    if not all(mean.isfinite().all() for mean in statistics.means()):
-        raise ValueError(
-            f"The inputs of {name} on the calibration data are NaN or infinite. Check the data and the weights of the "
-            "model; in float16 it may need bfloat16 or float32."
-        )
-    if statistics.n_tokens < n_features:
-        logger.warning(
-            "The calibration data have %d tokens for the %d inputs of %s: too few to tell them apart, so that the "
-            "correction rests on the damping. Give more rows.",
-            statistics.n_tokens,
-            n_features,
-            name,
-        )
 
 
 _Values = list[tuple[nn.Parameter, Tensor]]
@@ -178,12 +177,12 @@ def _set(values: _Values) -> None:
 # ---- one layer ----
 
 
-def _swept(weight: Tensor, hessian: Tensor, sparsity: float, pattern: str) -> tuple[Tensor, Tensor]:
+def _swept(weight: Tensor, hessian: Tensor, gone: Tensor, *, sparsity: float, pattern: str) -> tuple[Tensor, Tensor]:
     """The mask [out, in], and the weights after each column's error went to the columns on its right.
 
     The inverse Hessian of the columns from j on is what remains of it when those before are eliminated: row j of its
     upper Cholesky factor U has all that is needed. Removing w_j costs (w_j / U_jj)^2 and changes the others by
-    -(w_j / U_jj) U_j.
+    -(w_j / U_jj) U_j. The weights that are ``gone`` are removed first.
     """
     n_columns = weight.shape[1]
     # The columns that are ranked together, and how many of those are swept as one block.
@@ -196,14 +195,26 @@ def _swept(weight: Tensor, hessian: Tensor, sparsity: float, pattern: str) -> tu
         end = min(begin + block, n_columns)
         own = factor[begin:end, begin:end]
         values, errors = weight[:, begin:end], torch.zeros_like(weight[:, begin:end])
+        share = _share(sparsity, pattern, n_rows=len(weight), columns=(begin, end))
         for j in range(end - begin):
             if j % ranked == 0:
+                columns = slice(begin + j, begin + j + ranked)
                 costs = (values[:, j : j + ranked] / own.diagonal()[j : j + ranked]) ** 2
-                mask[:, begin + j : begin + j + ranked] = compute_masks({"": costs}, sparsity, pattern=pattern)[""]
+                costs = costs.masked_fill(gone[:, columns], -1.0)
+                mask[:, columns] = compute_masks({"": costs}, share, pattern=pattern)[""]
             errors[:, j] = values[:, j] * ~mask[:, begin + j] / own[j, j]
             values[:, j:] -= torch.outer(errors[:, j], own[j, j:])
         weight[:, end:] -= errors @ factor[begin:end, end:]
     return mask, weight * mask
+
+
+def _share(sparsity: float, pattern: str, *, n_rows: int, columns: tuple[int, int]) -> float:
+    """The sparsity of a block of columns: such that what the blocks round does not add up."""
+    if pattern not in PATTERNS:
+        return sparsity
+    height = n_rows if pattern == "layer" else 1
+    before, after = (round(sparsity * height * column) for column in columns)
+    return (after - before) / (height * (columns[1] - columns[0]))
 
 
 def _fitted(target: Tensor, start: Tensor, mask: Tensor, hessian: Tensor) -> Tensor:

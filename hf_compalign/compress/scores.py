@@ -18,9 +18,9 @@ def wanda(weight: Tensor, input_norm: Tensor) -> Tensor:
 
     Args:
         weight: [out, in].
-        input_norm: [in], the L2 norm of each input feature over the tokens of the calibration data.
+        input_norm: [in], float32, the L2 norm of each input feature over the tokens of the calibration data.
     """
-    return weight.detach().abs() * input_norm.to(weight.dtype)
+    return weight.detach().abs() * input_norm
 
 
 def taylor(weight: Tensor, gradient: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The model card: what the Hub shows of a compressed model, with the numbers of its audit."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -91,9 +92,16 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
         changes_table=_changes_table(audit),
         costs_table=costs_table,
         costs_notes=costs_notes,
+        own_widths=_has_own_widths(folder),
     )
     write_text_atomic(folder / "README.md", f"{card}\n")
     return card
+
+
+def _has_own_widths(folder: Path) -> bool:
+    """Whether the saved model has layers that no stock config describes, so that from_pretrained cannot open it."""
+    config = folder / "config.json"
+    return config.is_file() and "compression" in json.loads(config.read_text(encoding="utf-8"))
 
 
 def _metadata(audit: Audit, details: CardDetails, name: str) -> ModelCardData:

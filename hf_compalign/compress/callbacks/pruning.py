@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from hf_compalign.compress.calibration import Loss, calibration_batches, own_loss, training_batches
+from hf_compalign.compress.callbacks.composition import (
+    Survivors,
+    join_pruning,
+    leave,
+    prune_survivors_,
+    survivors_of,
+)
 from hf_compalign.compress.callbacks.resuming import own_state, packed, unpacked
 from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.masks import check_pattern, prunable_weights
@@ -86,6 +94,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._model: nn.Module = nn.Module()
         self._weights: dict[str, nn.Parameter] = {}
         self._masks: dict[str, Tensor] = {}
+        self._survivors: Survivors | None = None
         self._gathered_zeros: dict[str, str] | None = None
 
     def share_at(self, step: int) -> float:
@@ -105,6 +114,8 @@ class PruningCallback(TrainerCallback, ExportableState):
         check_weights(model, self._weights, self.method)
         self._evidence = self._find_evidence(**kwargs)
         self.timing = self.timing.over(state.max_steps)
+        join_pruning(model, state, self)
+        self._survivors = None
         if state.global_step == 0:
             self._masks = {}
             if self.timing.updates_at(0):
@@ -147,6 +158,7 @@ class PruningCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Put the sparsity beside the training loss."""
         if logs is not None and "loss" in logs and self._weights:
+            self._survivors = survivors_of(self._model, self._weights, known=self._survivors)
             logs["sparsity"] = self._sparsity()
             state.log_history[-1]["sparsity"] = logs["sparsity"]
 
@@ -154,6 +166,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Say so when training ended before the final sparsity."""
+        leave(self._model, self)
         if state.global_step < self.timing.final_step:
             logger.warning(
                 "Training ended at step %d, before the final sparsity of step %d: the model is %.1f %% sparse, not "
@@ -168,8 +181,11 @@ class PruningCallback(TrainerCallback, ExportableState):
 
     def _update(self, step: int) -> None:
         share = self.share_at(step)
-        if share:
-            self._masks = prune_weights_(self._model, self._weights, share, method=self.method, evidence=self._evidence)
+        if not share:
+            return
+        self._survivors = survivors_of(self._model, self._weights, known=self._survivors)
+        prune = prune_weights_ if self._survivors is None else partial(prune_survivors_, survivors=self._survivors)
+        self._masks = prune(self._model, self._weights, share, method=self.method, evidence=self._evidence)
 
     def _find_evidence(self, optimizer: Any, train_dataloader: Any, **_: Any) -> Evidence:
         """What the scores need of the data and of the training so far."""
@@ -211,7 +227,9 @@ class PruningCallback(TrainerCallback, ExportableState):
         return {name: packed(whole(zeros(name))) for name, has in zip(self._masks, found, strict=True) if has}
 
     def _sparsity(self) -> float:
-        """The share of the weights that are 0, over all processes' shards."""
+        """The share of the weights that are 0, over all processes' shards; of those that will not be cut."""
+        if self._survivors is not None:
+            return self._survivors.sparsity_of(self._weights)
         zeros = sum(int(whole((weight == 0).sum())) for weight in self._weights.values())
         return zeros / sum(weight.numel() for weight in self._weights.values())
 

@@ -38,7 +38,7 @@ class Timing:
         if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
             raise ValueError(
                 "window must be the begin and end of the schedule as shares of the training, 0 <= begin <= end <= 1. "
-                f"Got {self.window}. The default (0.0, 0.5) prunes in the first half."
+                f"Got {self.window}. The default (0.0, 0.5) is the first half."
             )
         if self.every is not None and self.every < 1:
             raise ValueError(f"every must be 1 optimizer step or more, or None. Got {self.every}.")

@@ -1,0 +1,313 @@
+"""Removing heads, neurons and layers while a model trains."""
+
+import logging
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+
+from hf_compalign.compress.budget import Budget
+from hf_compalign.compress.calibration import Batch, Loss, calibration_batches, own_loss, training_batches
+from hf_compalign.compress.callbacks.composition import join_shrinking, leave
+from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed, was_cut
+from hf_compalign.compress.callbacks.resuming import own_state
+from hf_compalign.compress.callbacks.timing import Timing
+from hf_compalign.compress.importance import IMPORTANCES, LayerImportance, unit_importance
+from hf_compalign.compress.plan import ShrinkPlan
+from hf_compalign.compress.reconstruct import reconstruct_
+from hf_compalign.compress.schedules import Schedule
+from hf_compalign.compress.sharding import is_sharded, refuse_unsupported
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class ShrinkCallback(TrainerCallback, ExportableState):
+    """Removes attention heads, neurons and layers while the model trains, with any `Trainer`.
+
+    At the first update the budget is spread over the layers: how many units of each go in the end. Which ones is
+    decided on the way, by what matters least then. What is removed is masked, so that every checkpoint is an ordinary
+    one that resumes exactly, and that `load_compressed` opens as the small model it stands for. When training ends the
+    model is cut: what the Trainer evaluates and saves from then on is small. To train it on, make a new Trainer.
+
+    `load_best_model_at_end` only considers checkpoints from which all is removed. Several processes with DDP remove the
+    same units as one; with FSDP version 2 too, but there the model stays masked, and `load_compressed` cuts what is
+    saved. With a `PruningCallback` in the same run, shrinking must be complete before pruning begins.
+
+    Args:
+        heads: share of the attention heads that go, in [0, 1), of the layers that stay.
+        ffn: share of the neurons of the feed-forward parts that go, likewise.
+        layers: whole layers that go.
+        target_flops: share of the dense model's FLOPs that may remain, in (0, 1], for the first calibration batch.
+        target_latency: share of the dense model's latency that may remain, likewise, measured where the model is.
+        uniform: whether all layers stay equally wide, as stock configs have it. Otherwise units are ranked across
+            the layers.
+        importance: "taylor", from calibration data, or "magnitude"; see `unit_importance`.
+        schedule: "cubic", "linear" or "constant" (all at once), or a function from progress to share, both in [0, 1].
+        window: begin and end of the schedule as shares of all optimizer steps.
+        every: optimizer steps between two updates; None makes about 20 updates.
+        calibration: batches as the model takes them, a DataLoader or a `datasets.Dataset`; by default 512 rows of the
+            training data.
+        reconstruct: whether, at every update, what reads the removed units is corrected by least squares; that takes
+            as long as `shrink_` does.
+
+    Raises:
+        ValueError: an argument out of range, with what is allowed.
+    """
+
+    def __init__(  # noqa: PLR0913 - each option of the budget is one of the public verb
+        self,
+        *,
+        heads: float = 0.0,
+        ffn: float = 0.0,
+        layers: int = 0,
+        target_flops: float | None = None,
+        target_latency: float | None = None,
+        uniform: bool = False,
+        importance: str = "taylor",
+        schedule: str | Schedule = "cubic",
+        window: tuple[float, float] = (0.0, 0.5),
+        every: int | None = None,
+        calibration: Iterable[Any] | None = None,
+        reconstruct: bool = False,
+    ) -> None:
+        self.budget = Budget(heads, ffn, layers, target_flops, target_latency, uniform)
+        self.timing = Timing(schedule, window, every)
+        self.importance = importance
+        self.reconstruct = reconstruct
+        if importance not in IMPORTANCES:
+            raise ValueError(f"importance must be one of {', '.join(IMPORTANCES)}. Got {importance!r}.")
+        if calibration is not None and not self._needs_data:
+            raise ValueError(
+                "calibration would be ignored: importance='magnitude' and reconstruct=False need no data. Leave it out."
+            )
+        self._calibration = calibration
+        self._loss: Loss = own_loss
+        self._batches: Sequence[Batch] = ()
+        self._removal: Removal | None = None
+        self._goal: Goal | None = None
+        self._finished: weakref.ref[nn.Module] | None = None
+
+    def use_loss(self, loss: Loss) -> None:
+        """Let "taylor" differentiate this loss; the aligned trainer hands over its own."""
+        self._loss = loss
+
+    @property
+    def plan(self) -> ShrinkPlan | None:
+        """What is left of the model in training; None as long as it is whole."""
+        return self._removal.plan if self._removal is not None and self._removal.started else None
+
+    @property
+    def _needs_data(self) -> bool:
+        return self.importance == "taylor" or self.reconstruct or self.budget.target is not None
+
+    # ---- the Trainer's events ----
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Check that the budget fits; remove at once where the schedule begins so; go on where a run was stopped."""
+        model = kwargs["model"]
+        refuse_unsupported(args, model)
+        self._check_training(args, model)
+        resumed = state.global_step > 0
+        saved = own_state(state, type(self).__name__, self._recipe(), part="removal")["removal"] if resumed else None
+        self.timing = self.timing.over(state.max_steps)
+        join_shrinking(model, state, self)
+        self._batches = self._find_batches(model, kwargs["train_dataloader"]) if self._needs_data else ()
+        if self._removal is not None:
+            self._removal.restore_layers()  # of a training that broke off
+        self._removal = Removal(model)
+        if saved is not None:
+            self._resume(self._removal, saved)
+            return
+        self._goal = None
+        # What the budget comes to depends on the importances; whether it can be met hardly does.
+        self._goal_by(unit_importance(model, importance="magnitude"), model)
+        if self.timing.updates_at(0):
+            self._update(self._removal, 0)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remove more where the schedule says so, and write the zeros into the weights just trained."""
+        removal = self._present
+        step = state.global_step + 1
+        if self.timing.updates_at(step):
+            self._update(removal, step)
+            if step == self.timing.final_step:
+                # A model measured before this step was not yet the one that was asked for.
+                state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+        removal.apply()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Put what is removed beside the training loss: shares of the units, and the number of layers."""
+        if logs is not None and "loss" in logs and self._removal is not None:
+            removed = _removed(self._removal)
+            logs.update(removed)
+            state.log_history[-1].update(removed)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Cut the model, unless it is in shards; say so when training ended before all was removed."""
+        removal, model = self._present, kwargs["model"]
+        leave(model, self)
+        if state.global_step < self.timing.final_step:
+            logger.warning(
+                "Training ended at step %d, before the last removal at step %d: only %s.",
+                state.global_step,
+                self.timing.final_step,
+                ", ".join(f"{name} = {value:.3g}" for name, value in _removed(removal).items()),
+            )
+            if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+                self._go_back(removal, state.best_model_checkpoint)
+        if not removal.started:
+            return
+        if _in_shards(model):
+            logger.warning(
+                "The model is in shards and stays masked. Its answers are those of the small one, and what the Trainer "
+                "saves is cut by hf_compalign.load_compressed(folder)."
+            )
+            return
+        removal.cut()
+        self._finished = weakref.ref(model)
+
+    # ---- what goes ----
+
+    @property
+    def _present(self) -> Removal:
+        if self._removal is None:
+            raise RuntimeError("The Trainer did not call on_train_begin.")
+        return self._removal
+
+    def _update(self, removal: Removal, step: int) -> None:
+        share = self.timing.share_at(step)
+        if not share:
+            return
+        model = removal.model
+        importances = unit_importance(model, self._batches, importance=self.importance, loss=self._loss)
+        goal = self._goal or self._goal_by(importances, model)
+        plan = narrowed(removal.plan, goal, importances, whole=removal.whole, share=share)
+        # What processes compute from the same values may differ in the last bits, and so in the order of ties.
+        self._goal, plan = _of_first_process((goal, plan))
+        removal.take(plan)
+        masks = removal.masks()
+        if self.reconstruct and masks:
+            reconstruct_(model, masks, self._batches)
+        removal.apply()
+
+    def _goal_by(self, importances: Sequence[LayerImportance], model: nn.Module) -> Goal:
+        return Goal.of(model, importances, self.budget, inputs=self._batches[0] if self._batches else None)
+
+    def _find_batches(self, model: nn.Module, train_dataloader: Any) -> Sequence[Batch]:
+        if self._calibration is None:
+            return training_batches(train_dataloader, model)
+        return calibration_batches(self._calibration, model)
+
+    def _check_training(self, args: TrainingArguments, model: nn.Module) -> None:
+        """Refuse what would not end with the model that is asked for."""
+        if self._finished is not None and self._finished() is model:
+            raise ValueError(
+                "This ShrinkCallback has cut the model, and the Trainer's optimizer still holds the weights of before. "
+                "To train the small model, make a new Trainer, without the callback or with another."
+            )
+        sharded = _in_shards(model)
+        if sharded and self.budget.target is not None:
+            raise ValueError(
+                f"{self.budget.target[0]} needs a model that is whole in each process, and under FSDP it is not. Give "
+                "shares instead (heads=, ffn=, layers=), or use DDP."
+            )
+        if was_cut(model) and (sharded or self.budget.layers):
+            raise ValueError(
+                "The model was shrunk before, to widths of its own. More heads and neurons can be removed with this "
+                "callback, but no layers, and not under FSDP. Remove them with shrink_ before the training."
+            )
+        # Without this DDP waits for the gradients of layers that no longer take part.
+        asked = args.ddp_find_unused_parameters
+        checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        finds = not checkpointing if asked is None else asked
+        if self.budget.layers and not sharded and args.world_size > 1 and not finds:
+            raise ValueError(
+                "Layers can be dropped under DDP only with TrainingArguments(ddp_find_unused_parameters=True), which "
+                f"is {asked} here, and off by default with gradient checkpointing. Set it."
+            )
+
+    # ---- resuming ----
+
+    def _recipe(self) -> dict[str, Any]:
+        budget = self.budget
+        return {
+            "heads": budget.heads,
+            "ffn": budget.ffn,
+            "layers": budget.layers,
+            "target_flops": budget.target_flops,
+            "target_latency": budget.target_latency,
+            "uniform": budget.uniform,
+            "importance": self.importance,
+            "reconstruct": self.reconstruct,
+        } | self.timing.recipe()
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer writes into trainer_state.json: the recipe, what is left, and where it goes."""
+        kept = {
+            "span": list(self.timing.span),
+            "goal": self._goal and self._goal.to_dict(),
+            "plan": self._removal and self._removal.to_list(),
+        }
+        return {"args": self._recipe(), "attributes": {}, "removal": kept}
+
+    def _resume(self, removal: Removal, saved: dict[str, Any]) -> None:
+        self.timing.check_resumed(saved["span"])
+        self._goal = saved["goal"] and Goal.from_dict(saved["goal"])
+        removal.take(removal.plan_of(saved["plan"]))
+        removal.apply()
+
+    def _go_back(self, removal: Removal, checkpoint: str) -> None:
+        """To what was left in an earlier checkpoint, whose weights the Trainer has loaded."""
+        stored = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        saved = own_state(stored, type(self).__name__, self._recipe(), part="removal")["removal"]
+        removal.restore_layers()
+        removal.take(removal.plan_of(saved["plan"]))
+
+
+def _removed(removal: Removal) -> dict[str, float]:
+    """Shares of the units that are gone, of the layers that are left, and the number of layers that are gone."""
+    plan, whole = removal.plan, removal.whole
+
+    def share(kind: str) -> float:
+        left = sum(len(getattr(one, kind)) for one in plan.layers)
+        return 1 - left / sum(len(getattr(whole.layers[one.index], kind)) for one in plan.layers)
+
+    return {
+        "heads_removed": share("heads"),
+        "ffn_removed": share("neurons"),
+        "layers_removed": len(removal.dropped),
+    }
+
+
+def _in_shards(model: nn.Module) -> bool:
+    return any(is_sharded(parameter) for parameter in model.parameters())
+
+
+def _of_first_process(value: T) -> T:
+    """The value that the first process has."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]

@@ -1,0 +1,241 @@
+"""Shrinking and pruning in one training: the order, and the sparsity of the model that is left."""
+
+import gc
+
+import pytest
+import tiny
+import torch
+import zoo
+from transformers import Trainer, TrainerCallback
+
+from hf_compalign.compress.callbacks import PruningCallback, ShrinkCallback, composition
+from hf_compalign.compress.callbacks.composition import prune_survivors_, survivors_of
+from hf_compalign.compress.callbacks.removal import Removal
+from hf_compalign.compress.cutting import cut_
+from hf_compalign.compress.loading import load_compressed
+from hf_compalign.compress.masks import prunable_weights, sparsity_of
+from hf_compalign.compress.pruning import Evidence, Method, prune_
+
+SHRINK = {"ffn": 0.5, "heads": 0.25, "layers": 1, "importance": "magnitude", "window": (0.0, 0.3)}
+
+
+def model(*, seed=2, **config):
+    return tiny.bert(seed=seed, num_hidden_layers=3, num_attention_heads=4, **config)
+
+
+def trainer(folder, *callbacks, student=None, **settings):
+    """12 optimizer steps."""
+    return Trainer(
+        model() if student is None else student,
+        tiny.arguments(folder, **settings),
+        train_dataset=tiny.texts(),
+        callbacks=list(callbacks),
+    )
+
+
+def batches():
+    data = tiny.texts()
+    return [{name: torch.tensor(data[name]) for name in data.column_names}]
+
+
+@pytest.fixture
+def masked():
+    """Of an architecture, the masked model, and a callback's entry in a training that has removed its units."""
+
+    class Shrinking:
+        def __init__(self, plan):
+            self.plan = plan
+
+    kept = []
+
+    def build(name):
+        network = zoo.build(name)
+        removal = Removal(network)
+        removal.take(zoo.random_plan(network, layers=(0, 2)))
+        removal.apply()
+        kept.append(Shrinking(removal.plan))
+        state = composition.TrainerState()
+        kept.append(state)
+        composition.join_shrinking(network, state, kept[0])
+        return network, removal
+
+    return build
+
+
+# ---- the weights that are left ----
+
+
+@pytest.mark.parametrize("name", zoo.KINDS)
+def test_survivors_are_the_weights_of_the_cut_model_in_its_order(name, masked):
+    network, removal = masked(name)
+    weights = prunable_weights(network)
+    survivors = survivors_of(network, weights)
+    values = {one: weight.detach().clone() for one, weight in weights.items()}
+    assert survivors_of(network, weights, known=survivors) is survivors
+    removal.cut()
+    cut = prunable_weights(network)
+    assert [*survivors.names.values()] == [*cut]
+    for dense, left in survivors.names.items():
+        assert torch.equal(values[dense][survivors.masks[dense]], cut[left].detach().flatten())
+    gone = weights.keys() - survivors.names.keys()
+    assert gone
+    assert not any(survivors.masks[one].any() for one in gone)
+
+
+@pytest.mark.parametrize("name", zoo.KINDS)
+def test_pruning_the_masked_model_is_pruning_the_cut_one(name, masked):
+    network, removal = masked(name)
+    weights = prunable_weights(network)
+    survivors = survivors_of(network, weights)
+    masks = prune_survivors_(
+        network, weights, 0.5, method=Method("magnitude"), evidence=Evidence(), survivors=survivors
+    )
+    assert survivors.sparsity_of(weights) == pytest.approx(0.5, abs=1e-3)
+    assert all(bool(((weight != 0) <= masks[one]).all()) for one, weight in weights.items())
+    removal.cut()
+    expected = zoo.build(name)
+    cut_(expected, removal.plan)
+    prune_(expected, 0.5)
+    assert torch.equal(tiny.flat(network), tiny.flat(expected))
+
+
+def test_nothing_is_in_the_way_where_no_units_are_removed():
+    network = model()
+    assert survivors_of(network, prunable_weights(network)) is None
+
+
+# ---- a training ----
+
+
+@pytest.mark.parametrize("options", [{}, {"score": "wanda"}, {"score": "taylor"}, {"score": "obs"}])
+def test_without_training_it_is_shrinking_and_then_pruning(tmp_path, options):
+    """What the two callbacks do at the learning rate 0, and the two functions one after the other."""
+    data = {"calibration": batches()} if options else {}
+    shrinking = ShrinkCallback(**SHRINK)
+    pruning = PruningCallback(0.5, window=(0.5, 0.5), **options, **data)
+    plans = []
+
+    class Plan(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            plans.append(shrinking.plan)
+
+    run = trainer(tmp_path, shrinking, pruning, Plan(), learning_rate=0.0)
+    run.train()
+    expected = model()
+    cut_(expected, plans[-1])
+    prune_(expected, 0.5, **options, **data)
+    assert sparsity_of(prunable_weights(run.model)) == pytest.approx(0.5, abs=1e-3)
+    for (name, weight), other in zip(run.model.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(weight, other, atol=1e-5, rtol=1e-4, msg=name)
+        assert torch.equal(weight == 0, other == 0)
+
+
+@pytest.mark.parametrize("score", ["magnitude", "movement", "obs"])
+def test_the_sparsity_is_that_of_the_small_model(tmp_path, score):
+    run = trainer(
+        tmp_path,
+        ShrinkCallback(**SHRINK),
+        PruningCallback(0.5, score=score, schedule="cubic", window=(0.3, 0.8), every=2),
+        logging_strategy="steps",
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    run.train()
+    weights = prunable_weights(run.model)
+    n_weights = sum(weight.numel() for weight in weights.values())
+    assert n_weights < sum(weight.numel() for weight in prunable_weights(model()).values()) / 2
+    assert sparsity_of(weights) == pytest.approx(0.5, abs=1e-3)
+    logged = [log["sparsity"] for log in run.state.log_history if "sparsity" in log]
+    assert logged == sorted(logged)
+    assert logged[:4] == [0.0] * 4  # the zeros of removed units do not count
+    assert logged[-1] == sparsity_of(weights)
+    for step, sparsity in enumerate(logged, 1):
+        opened = load_compressed(tmp_path / f"checkpoint-{step}")
+        # A unit of which pruning has left nothing to be read is not there either.
+        assert sparsity_of(prunable_weights(opened)) == pytest.approx(sparsity, abs=0.01)
+    batch = {name: values for name, values in batches()[0].items() if name != "labels"}
+    torch.testing.assert_close(zoo.answer(opened, batch), zoo.answer(run.model.eval(), batch), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("score", ["magnitude", "movement", "obs"])
+def test_resume_equals_uninterrupted(tmp_path, score):
+    def run(folder, **settings):
+        return trainer(
+            tmp_path / folder,
+            ShrinkCallback(**SHRINK),
+            PruningCallback(0.5, score=score, schedule="cubic", window=(0.3, 0.8), every=2),
+            student=model(dropout=0.1),
+            **settings,
+        )
+
+    whole = run("whole", save_strategy="steps", save_steps=1)
+    whole.train()
+    for step in (3, 5, 11):
+        resumed = run(str(step))
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert torch.equal(tiny.flat(resumed.model), tiny.flat(whole.model))
+
+
+# ---- the order ----
+
+
+def test_an_order_that_makes_no_sense_is_refused(tmp_path):
+    early, late = {"window": (0.0, 0.5)}, {"window": (0.5, 0.8)}
+    message = (
+        r"ShrinkCallback's window is \(0.0, 0.5\), until step 6, and the PruningCallback's is \(0.0, 0.5\), from step 0"
+        r".*PruningCallback\(window=\(0.5, 0.8\)\)"
+    )
+    for callbacks in (
+        [ShrinkCallback(ffn=0.5, **early), PruningCallback(0.5, **early)],
+        [PruningCallback(0.5, **early), ShrinkCallback(ffn=0.5, **early)],
+    ):
+        run = trainer(tmp_path, *callbacks)
+        before = tiny.flat(run.model).clone()
+        with pytest.raises(ValueError, match=message):
+            run.train()
+        assert torch.equal(tiny.flat(run.model), before)
+    for callbacks in (
+        [PruningCallback(0.5, **late), ShrinkCallback(ffn=0.5, **early)],  # in the same step, the wrong way round
+        [PruningCallback(0.5, **early), ShrinkCallback(ffn=0.5, **late)],
+    ):
+        with pytest.raises(ValueError, match=r"Name the ShrinkCallback first.*window=\((0.5|0.8), (0.8|0.92)\)"):
+            trainer(tmp_path, *callbacks).train()
+    with pytest.raises(ValueError, match=r"Two ShrinkCallbacks .* ShrinkCallback\(heads=..., ffn=..., layers=...\)"):
+        trainer(tmp_path, ShrinkCallback(ffn=0.5), ShrinkCallback(heads=0.25)).train()
+
+
+def test_an_order_that_makes_sense_is_not(tmp_path):
+    early, late = {"window": (0.0, 0.5)}, {"window": (0.6, 0.8)}
+    for callbacks in (
+        [ShrinkCallback(ffn=0.5, **early), PruningCallback(0.5, **late)],
+        [PruningCallback(0.5, **late), ShrinkCallback(ffn=0.5, **early)],
+        [ShrinkCallback(ffn=0.5, schedule="constant"), PruningCallback(0.5, **early)],
+        [ShrinkCallback(ffn=0.5, schedule="constant"), PruningCallback(0.5, schedule="constant")],
+    ):
+        run = trainer(tmp_path, *callbacks)
+        run.train()
+        assert sparsity_of(prunable_weights(run.model)) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_training_that_broke_off_is_forgotten(tmp_path):
+    class Break(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    student = model()
+    broken = trainer(tmp_path, ShrinkCallback(ffn=0.5), Break(), student=student)
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    again = trainer(tmp_path, PruningCallback(0.5), student=student)
+    again.train()
+    assert sparsity_of(prunable_weights(student)) == pytest.approx(0.5, abs=1e-3)
+    trainer(tmp_path, ShrinkCallback(ffn=0.5), student=student).train()
+
+
+def test_nothing_is_kept_of_a_training_that_ended(tmp_path):
+    before = len(composition._RUNS)
+    run = trainer(tmp_path, ShrinkCallback(ffn=0.5, schedule="constant"), PruningCallback(0.5))
+    run.train()
+    gc.collect()
+    assert len(composition._RUNS) <= before

@@ -1,0 +1,538 @@
+"""Units and layers that go while a model trains: which, when, and what is left in memory and in the folders."""
+
+import logging
+
+import pytest
+import tiny
+import torch
+import zoo
+from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
+
+from hf_compalign import AlignedDistillationTrainer
+from hf_compalign._flops import count_flops
+from hf_compalign.compress.architectures import layers_of
+from hf_compalign.compress.callbacks import ShrinkCallback
+from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed
+from hf_compalign.compress.importance import unit_importance
+from hf_compalign.compress.loading import load_compressed
+from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
+from hf_compalign.compress.shrink import shrink_
+
+BUDGET = {"heads": 0.25, "ffn": 0.5, "layers": 1}
+
+
+def model(*, seed=2, **config):
+    return tiny.bert(seed=seed, num_hidden_layers=3, num_attention_heads=4, **config)
+
+
+def trainer(folder, callback, *callbacks, student=None, **settings):
+    """12 optimizer steps; the window ends at the 6th."""
+    return Trainer(
+        model() if student is None else student,
+        tiny.arguments(folder, **settings),
+        train_dataset=tiny.texts(),
+        eval_dataset=tiny.texts(10, seed=5),
+        callbacks=[callback, *callbacks],
+    )
+
+
+def logits(network):
+    batch = {name: torch.tensor(tiny.texts(10, seed=5)[name]) for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        return network.eval()(**batch).logits
+
+
+def widths(network):
+    return [(layer.n_heads, layer.n_neurons) for layer in layers_of(network)]
+
+
+class Watch(TrainerCallback):
+    """Keeps something of every step, once the callbacks before it have acted."""
+
+    def __init__(self, look):
+        self.look = look
+        self.seen = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        kwargs["model"].eval()
+        self.seen.append(self.look(kwargs["model"]))
+        kwargs["model"].train()
+
+
+class Stop(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
+def zero_units(network):
+    """Of each layer, the heads and the neurons that nothing reads."""
+    found = []
+    for layer in layers_of(network):
+        heads = (layer.attention_out.weight == 0).all(0).view(layer.n_heads, -1).all(1)
+        found.append((heads, (layer.ffn_out.weight == 0).all(0)))
+    return found
+
+
+# ---- the way to the goal ----
+
+
+def test_what_is_removed_stays_and_the_least_important_follows():
+    network = model()
+    whole = ShrinkPlan.whole(network)
+    importances = unit_importance(network, importance="magnitude")
+    goal = Goal(widths=((0, 2, 16), (2, 4, 24)), dropped=(1,))
+    first = narrowed(whole, goal, importances, whole=whole, share=0.5)
+    # Half of 2 heads, 16 and 8 neurons; half of one layer is rounded to none, and its units stay until it goes.
+    assert [(one.index, len(one.heads), len(one.neurons)) for one in first.layers] == [
+        (0, 3, 24),
+        (1, 4, 32),
+        (2, 4, 28),
+    ]
+    lowest = importances[0].neurons.argsort()[:8].tolist()
+    assert sorted({*range(32)} - {*first.layers[0].neurons}) == sorted(lowest)
+    # The importances turn round: what is gone does not come back.
+    for one in importances:
+        one.neurons.neg_()
+    last = narrowed(first, goal, importances, whole=whole, share=1.0)
+    assert [(one.index, len(one.heads), len(one.neurons)) for one in last.layers] == [(0, 2, 16), (2, 4, 24)]
+    assert {*last.layers[0].neurons} < {*first.layers[0].neurons}
+    highest = (-importances[0].neurons).argsort(descending=True)[:8].tolist()
+    assert not {*highest} & {*last.layers[0].neurons}
+
+
+def test_the_plan_is_read_back_from_its_text():
+    network = zoo.build("bert")
+    plan = zoo.random_plan(network, layers=(0, 2))
+    removal = Removal(network)
+    removal.take(plan)
+    assert Removal(zoo.build("bert")).plan_of(removal.to_list()) == plan
+
+
+@pytest.mark.parametrize("name", zoo.KINDS)
+def test_the_masked_model_answers_like_the_cut_one(name):
+    network = zoo.build(name)
+    batch = zoo.inputs(network)
+    removal = Removal(network)
+    removal.take(zoo.random_plan(network, layers=(0, 2)))
+    removal.apply()
+    masked = zoo.answer(network, batch)
+    config = network.config.compression["shrink"]
+    assert config == {"cut": False, "dropped_layers": [1]}
+    removal.cut()
+    assert len(layers_of(network)) == 2
+    torch.testing.assert_close(zoo.answer(network, batch), masked, atol=1e-5, rtol=1e-5)
+
+
+# ---- a training ----
+
+
+def test_units_go_by_the_schedule_and_stay_away(tmp_path):
+    watch = Watch(zero_units)
+    callback = ShrinkCallback(heads=0.25, ffn=0.5, schedule="linear", every=2, importance="magnitude")
+    trainer(tmp_path, callback, watch).train()
+    counts = [sum(int(neurons.sum()) for _, neurons in step) for step in watch.seen]
+    # Of 96 neurons, 48 go: a third after 2 steps, two thirds after 4, all after 6 (each layer rounds for itself).
+    assert counts == [0, 16, 16, 32, 32, *([48] * 7)]
+    for before, after in zip(watch.seen, watch.seen[1:], strict=False):
+        for old, new in zip(before, after, strict=True):
+            assert all(bool((~was | now).all()) for was, now in zip(old, new, strict=True))
+
+
+def test_the_model_is_cut_when_training_ends(tmp_path):
+    watch = Watch(logits)
+    run = trainer(tmp_path, ShrinkCallback(**BUDGET), watch, logging_strategy="steps", logging_steps=1)
+    run.train()
+    left = widths(run.model)
+    assert len(left) == 2
+    assert [sum(units) for units in zip(*left, strict=True)] == [6, 32]  # of 8 heads and 64 neurons
+    torch.testing.assert_close(logits(run.model), watch.seen[-1], atol=1e-6, rtol=1e-5)
+    evaluated = run.evaluate()["eval_loss"]
+    predictions = run.predict(tiny.texts(10, seed=5))
+    torch.testing.assert_close(torch.tensor(predictions.predictions), watch.seen[-1], atol=1e-6, rtol=1e-5)
+    assert predictions.metrics["test_loss"] == pytest.approx(evaluated)
+    run.save_model(str(tmp_path / "small"))
+    loaded = load_compressed(tmp_path / "small")
+    assert torch.equal(logits(loaded), logits(run.model))
+    assert widths(loaded) == left
+    logs = [log for log in run.state.log_history if "heads_removed" in log]
+    assert len(logs) == 12
+    assert logs[-1]["heads_removed"] == 0.25
+    assert logs[-1]["ffn_removed"] == 0.5
+    assert logs[-1]["layers_removed"] == 1
+    assert logs[0]["heads_removed"] < 0.25
+    assert "heads_removed" not in run.state.log_history[-1]  # the summary of the training has no loss
+
+
+def test_a_checkpoint_opens_as_the_model_that_it_stands_for(tmp_path):
+    watch = Watch(logits)
+    run = trainer(tmp_path, ShrinkCallback(**BUDGET, every=1), watch, save_strategy="steps", save_steps=1)
+    run.train()
+    sizes = []
+    for step, answers in enumerate(watch.seen, 1):
+        folder = tmp_path / f"checkpoint-{step}"
+        AutoModelForSequenceClassification.from_pretrained(folder)  # of the dense sizes
+        small = load_compressed(folder)
+        torch.testing.assert_close(logits(small), answers, atol=1e-6, rtol=1e-5)
+        sizes.append(sum(parameter.numel() for parameter in small.parameters()))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == sum(parameter.numel() for parameter in run.model.parameters())
+    assert len({*sizes}) > 4
+
+
+def test_a_uniform_budget_makes_a_stock_checkpoint(tmp_path):
+    run = trainer(tmp_path, ShrinkCallback(ffn=0.5, layers=1, uniform=True))
+    run.train()
+    run.save_model(str(tmp_path / "small"))
+    assert not hasattr(run.model.config, "compression")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small")
+    assert widths(loaded) == [(4, 16), (4, 16)]
+    assert torch.equal(logits(loaded), logits(run.model))
+
+
+def test_a_target_is_reached(tmp_path):
+    batch = {name: torch.tensor(tiny.texts()[name]) for name in ("input_ids", "attention_mask")}
+    dense = count_flops(model(), batch)
+    run = trainer(tmp_path, ShrinkCallback(target_flops=0.7))
+    run.train()
+    assert 0.65 * dense < count_flops(run.model, batch) <= 0.7 * dense
+
+
+def test_dropped_layers_are_passed_by_and_get_no_gradient(tmp_path):
+    class Gradients(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            layers = kwargs["model"].bert.encoder.layer
+            self.without = [i for i, layer in enumerate(layers) if all(p.grad is None for p in layer.parameters())]
+
+    gradients = Gradients()
+    callback = ShrinkCallback(layers=1, schedule="constant", importance="magnitude")
+    run = trainer(tmp_path, callback, gradients, save_strategy="steps", save_steps=12)
+    run.train()
+    (dropped,) = gradients.without
+    compression = load_compressed(tmp_path / "checkpoint-12").config
+    assert compression.num_hidden_layers == 2
+    dense = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-12")
+    assert dense.config.compression == {"version": 1, "shrink": {"cut": False, "dropped_layers": [dropped]}}
+    original = model().bert.encoder.layer[dropped]
+    assert torch.equal(tiny.flat(dense.bert.encoder.layer[dropped]), tiny.flat(original))
+
+
+def test_layers_are_passed_by_with_gradient_checkpointing_too(tmp_path):
+    runs = [
+        trainer(tmp_path, ShrinkCallback(layers=1, importance="magnitude"), gradient_checkpointing=checkpointing)
+        for checkpointing in (False, True)
+    ]
+    for run in runs:
+        run.train()
+    assert torch.equal(*(tiny.flat(run.model) for run in runs))
+
+
+def test_without_training_it_is_what_shrink_does(tmp_path):
+    data = tiny.texts()
+    batches = [{name: torch.tensor(data[name]) for name in data.column_names}]
+    for options in ({"reconstruct": True}, {"reconstruct": False}):
+        callback = ShrinkCallback(heads=0.25, ffn=0.5, schedule="constant", calibration=batches, **options)
+        run = trainer(tmp_path, callback, learning_rate=0.0)
+        run.train()
+        expected = model()
+        shrink_(expected, heads=0.25, ffn=0.5, calibration=batches, **options)
+        assert widths(run.model) == widths(expected)
+        torch.testing.assert_close(logits(run.model), logits(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_calibration_leaves_the_training_alone(tmp_path):
+    """The batches, and the random numbers of dropout, are those of a training without the callback."""
+
+    class Batches(Trainer):
+        seen: list
+
+        def training_step(self, model, inputs, *args, **kwargs):
+            self.seen.append((inputs["input_ids"].clone(), torch.get_rng_state()))
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    runs = []
+    for callbacks in ([], [ShrinkCallback(heads=0.25, layers=1)], [ShrinkCallback(ffn=0.5, importance="magnitude")]):
+        run = Batches(model(dropout=0.1), tiny.arguments(tmp_path), train_dataset=tiny.texts(), callbacks=callbacks)
+        run.seen = []
+        run.train()
+        runs.append(run.seen)
+    for other in runs[1:]:
+        for (ids, state), (other_ids, other_state) in zip(runs[0], other, strict=True):
+            assert torch.equal(ids, other_ids)
+            assert torch.equal(state, other_state)
+
+
+def test_the_loss_that_taylor_asks_can_be_given(tmp_path):
+    asked = []
+
+    def loss(network, batch):
+        asked.append(len(batch["labels"]))
+        return network(input_ids=batch["input_ids"]).logits.square().mean()
+
+    callback = ShrinkCallback(ffn=0.5, schedule="constant")
+    callback.use_loss(loss)
+    run = trainer(tmp_path, callback)
+    run.train()
+    assert asked == [24]  # all rows of the training data, once
+
+
+# ---- the best checkpoint, and an early end ----
+
+
+def test_the_best_model_is_one_of_the_final_size(tmp_path):
+    measured = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.5, 0.3, 0.2, 0.1, 0.0])
+    run = trainer(
+        tmp_path,
+        ShrinkCallback(**BUDGET),
+        load_best_model_at_end=True,
+        metric_for_best_model="score",
+        greater_is_better=True,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    run.compute_metrics = lambda _: {"score": next(measured)}
+    run.train()
+    assert run.state.best_global_step == 8
+    best = load_compressed(tmp_path / "checkpoint-8")
+    assert torch.equal(logits(best), logits(run.model))
+
+
+def test_a_training_that_ends_early_is_cut_as_far_as_it_came(tmp_path, caplog):
+    run = trainer(tmp_path, ShrinkCallback(ffn=0.5, schedule="linear", every=1), Stop(3))
+    with caplog.at_level(logging.WARNING):
+        run.train()
+    assert sum(neurons for _, neurons in widths(run.model)) == 96 - 24
+    assert (
+        "ended at step 3, before the last removal at step 6: only heads_removed = 0, ffn_removed = 0.25" in caplog.text
+    )
+
+
+def test_the_best_of_an_early_end_keeps_its_own_units(tmp_path):
+    measured = iter([0.1, 0.9, 0.5, 0.4])
+    run = trainer(
+        tmp_path,
+        ShrinkCallback(ffn=0.5, schedule="linear", every=1),
+        Stop(4),
+        load_best_model_at_end=True,
+        metric_for_best_model="score",
+        greater_is_better=True,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    run.compute_metrics = lambda _: {"score": next(measured)}
+    run.train()
+    assert run.state.best_global_step == 2
+    best = load_compressed(tmp_path / "checkpoint-2")
+    assert widths(best) == widths(run.model)
+    assert torch.equal(logits(best), logits(run.model))
+
+
+def test_nothing_is_cut_before_the_first_removal(tmp_path):
+    run = trainer(tmp_path, ShrinkCallback(ffn=0.5, window=(0.8, 1.0)), Stop(3))
+    run.train()
+    assert widths(run.model) == [(4, 32)] * 3
+    assert not hasattr(run.model.config, "compression")
+
+
+# ---- resuming ----
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {**BUDGET, "importance": "magnitude"},
+        {**BUDGET, "window": (0.2, 0.8)},
+        {"target_flops": 0.7, "reconstruct": True, "every": 2},
+    ],
+)
+def test_resume_equals_uninterrupted(tmp_path, options):
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    whole = trainer(tmp_path / "whole", ShrinkCallback(**options), student=model(dropout=0.1), **settings)
+    whole.train()
+    for step in (1, 4, 9):
+        run = trainer(tmp_path / str(step), ShrinkCallback(**options), student=model(dropout=0.1, seed=step))
+        run.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert widths(run.model) == widths(whole.model)
+        assert torch.equal(tiny.flat(run.model), tiny.flat(whole.model))
+        assert getattr(run.model.config, "compression", None) == getattr(whole.model.config, "compression", None)
+
+
+def test_another_recipe_is_refused(tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 4}
+    trainer(tmp_path, ShrinkCallback(ffn=0.5, importance="magnitude"), **settings).train()
+    checkpoint = str(tmp_path / "checkpoint-4")
+    for message, options, more in (
+        ("another ShrinkCallback: ffn: 0.5 -> 0.25", {"ffn": 0.25, "importance": "magnitude"}, {}),
+        ("importance: 'magnitude' -> 'taylor'", {"ffn": 0.5}, {}),
+        (
+            r"steps \[0, 6\], and this run's is \[0, 9\]",
+            {"ffn": 0.5, "importance": "magnitude"},
+            {"num_train_epochs": 3},
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trainer(tmp_path / "other", ShrinkCallback(**options), **more).train(resume_from_checkpoint=checkpoint)
+    Trainer(model(), tiny.arguments(tmp_path / "plain", **settings), train_dataset=tiny.texts()).train()
+    with pytest.raises(ValueError, match="made without a ShrinkCallback"):
+        trainer(tmp_path / "other", ShrinkCallback(ffn=0.5)).train(
+            resume_from_checkpoint=str(tmp_path / "plain" / "checkpoint-4")
+        )
+
+
+# ---- what is refused, and what is left alone ----
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "removes nothing"),
+        ({"ffn": 50}, "Did you mean 0.5"),
+        ({"ffn": 0.5, "importance": "size"}, "importance must be one of taylor, magnitude. Got 'size'"),
+        ({"ffn": 0.5, "window": (0.5, 0.2)}, "window must be the begin and end"),
+        ({"ffn": 0.5, "every": 0}, "every must be 1 optimizer step or more, or None. Got 0"),
+        ({"ffn": 0.5, "schedule": "fast"}, "schedule must be one of"),
+        ({"ffn": 0.5, "importance": "magnitude", "calibration": [{}]}, "calibration would be ignored: .* Leave it out"),
+    ],
+)
+def test_bad_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ShrinkCallback(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": 3}, "layers must be less than the 3 layers"),
+        ({"heads": 0.9}, "heads=0.9 would empty a layer"),
+        ({"target_flops": 0.01}, "target_flops=0.01 cannot be reached"),
+        ({"ffn": 0.5, "calibration": [{"labels": torch.zeros(2)}]}, "A calibration batch must hold the inputs"),
+    ],
+)
+def test_a_budget_that_does_not_fit_is_refused_before_training(tmp_path, options, message):
+    run = trainer(tmp_path, ShrinkCallback(**options, window=(0.9, 1.0)))
+    before = tiny.flat(run.model).clone()
+    with pytest.raises(ValueError, match=message):
+        run.train()
+    assert run.state.global_step == 0
+    assert torch.equal(tiny.flat(run.model), before)
+    assert not hasattr(run.model.config, "compression")
+
+
+def test_a_second_training_of_the_cut_model_needs_a_new_trainer(tmp_path):
+    callback = ShrinkCallback(ffn=0.5)
+    run = trainer(tmp_path, callback)
+    run.train()
+    with pytest.raises(ValueError, match="still holds the weights of before.*make a new Trainer"):
+        run.train()
+    again = trainer(tmp_path, ShrinkCallback(ffn=0.5, heads=0.25), student=run.model)
+    again.train()
+    assert sum(neurons for _, neurons in widths(again.model)) == 24
+    other = trainer(tmp_path, callback)  # the callback itself can be used for another model
+    other.train()
+    assert sum(neurons for _, neurons in widths(other.model)) == 48
+
+
+def test_a_model_with_widths_of_its_own_keeps_them_in_its_checkpoints(tmp_path):
+    student = model()
+    shrink_(student, ffn=0.5)
+    watch = Watch(logits)
+    run = trainer(
+        tmp_path, ShrinkCallback(ffn=0.5, every=1), watch, student=student, save_strategy="steps", save_steps=3
+    )
+    run.train()
+    assert torch.allclose(logits(load_compressed(tmp_path / "checkpoint-3")), watch.seen[2], atol=1e-6)
+    with pytest.raises(ValueError, match="shrunk before, to widths of its own. .* but no layers"):
+        trainer(tmp_path, ShrinkCallback(layers=1), student=student).train()
+
+
+def test_layers_under_ddp_need_unused_parameters_to_be_found(tmp_path):
+    class Two:
+        """The arguments of one of two processes."""
+
+        def __init__(self, **settings):
+            self.inner = tiny.arguments(tmp_path, **settings)
+
+        world_size = 2
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    callback = ShrinkCallback(layers=1)
+    with pytest.raises(ValueError, match="ddp_find_unused_parameters=True.*, which is False here.* Set it"):
+        callback._check_training(Two(ddp_find_unused_parameters=False), model())
+    checkpointing = model()
+    checkpointing.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match="off by default with gradient checkpointing"):
+        callback._check_training(Two(), checkpointing)
+    callback._check_training(Two(ddp_find_unused_parameters=True), checkpointing)
+    callback._check_training(Two(), model())
+
+
+def test_an_unsupported_architecture_is_refused(tmp_path):
+    run = trainer(tmp_path, ShrinkCallback(ffn=0.5))
+    run.model.config.model_type = "gpt2"
+    with pytest.raises(ValueError, match="cannot be removed from .*'gpt2'"):
+        run.train()
+
+
+def test_a_teacher_with_the_same_config_keeps_its_own(tmp_path):
+    student = model()
+    teacher = type(student)(student.config)
+    run = AlignedDistillationTrainer(
+        student,
+        tiny.arguments(tmp_path),
+        teacher=teacher,
+        train_dataset=tiny.texts(),
+        callbacks=[ShrinkCallback(**BUDGET)],
+    )
+    run.train()
+    assert student.config.num_hidden_layers == 2
+    assert teacher.config.num_hidden_layers == 3
+    assert not hasattr(teacher.config, "compression")
+
+
+def test_a_training_that_broke_off_can_be_begun_again(tmp_path):
+    class Break(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 8:
+                raise KeyboardInterrupt
+
+    callback, interrupt = ShrinkCallback(layers=1, importance="magnitude"), Break()
+    run = trainer(tmp_path, callback, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    run.remove_callback(interrupt)
+    run.train()
+    assert len(layers_of(run.model)) == 2
+    assert not any(module._forward_hooks for module in run.model.modules())
+
+
+def test_two_callbacks_in_one_process_share_nothing(tmp_path):
+    alone = trainer(tmp_path, ShrinkCallback(**BUDGET))
+    alone.train()
+    other, inner = trainer(tmp_path / "b", ShrinkCallback(heads=0.5)), trainer(tmp_path / "a", ShrinkCallback(**BUDGET))
+
+    class Nested(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **kwargs):
+            if state.epoch == 1:
+                inner.train()
+
+    other.add_callback(Nested())
+    other.train()
+    assert torch.equal(tiny.flat(inner.model), tiny.flat(alone.model))
+    assert sum(heads for heads, _ in widths(other.model)) == 6
+
+
+def test_layer_plans_of_a_resumed_goal_are_those_of_before():
+    goal = Goal(((0, 1, 8), (2, 3, 32)), dropped=(1,))
+    assert Goal.from_dict(goal.to_dict()) == goal
+    plan = ShrinkPlan((LayerPlan(0, (1,), tuple(range(8))),))
+    removal = Removal(model())
+    removal.take(plan)
+    assert removal.dropped == [1, 2]
