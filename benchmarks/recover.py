@@ -21,6 +21,7 @@ from hf_compalign import (
     cache_teacher_logits,
     prune_,
 )
+from hf_compalign.compress.masks import prunable_weights, sparsity_of
 from hf_compalign.data import mix_unlabelled
 from hf_compalign.measure.comparison import cie_ratio
 
@@ -33,6 +34,7 @@ class Recovery:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.data = Sst2(options.checkpoint, options.data)
+        self.folder = options.output / "pruned"
         path = sst2.original(self.data, options.checkpoint, options.output / "original")
         self.original = AutoModelForSequenceClassification.from_pretrained(path)
         mixed = mix_unlabelled(self.data.train, self.data.transfer, seed=0)
@@ -44,10 +46,15 @@ class Recovery:
         }
 
     def pruned(self, score: str, sparsity: float, seed: int) -> tuple[PreTrainedModel, float]:
-        """A pruned copy of the original, and its exact sparsity."""
-        model = copy.deepcopy(self.original)
-        calibration = self.data.calibration(CALIBRATION_ROWS, seed=seed) if score == "obs" else None
-        return model, prune_(model, sparsity, score=score, calibration=calibration).sparsity
+        """A pruned copy of the original, kept in the folder, and its exact sparsity."""
+        folder = self.folder / f"{score}-{sparsity:g}-{seed}"
+        if not (folder / "config.json").is_file():
+            model = copy.deepcopy(self.original)
+            calibration = self.data.calibration(CALIBRATION_ROWS, seed=seed) if score == "obs" else None
+            prune_(model, sparsity, score=score, calibration=calibration)
+            model.save_pretrained(folder)
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        return model, sparsity_of(prunable_weights(model))
 
     def recovered(self, score: str, loss: str, sparsity: float, seed: int) -> Predictions:
         """The answers after one epoch, or as many steps of it where there are more rows."""

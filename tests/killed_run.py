@@ -1,4 +1,4 @@
-"""What test_resume.py kills: a training that saves at every step and takes its time."""
+"""What test_resume.py kills: trainings that save at every step and take their time."""
 
 import sys
 import time
@@ -8,6 +8,17 @@ import tiny
 from transformers import TrainerCallback
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, PruningCallback
+from hf_compalign.compress.callbacks import ShrinkCallback
+
+
+def compression(kind: str) -> list[TrainerCallback]:
+    """Of 24 optimizer steps, the first 10 remove units and the following 10 prune what is left."""
+    if kind == "pruning":
+        return [PruningCallback(0.6, every=1)]
+    return [
+        ShrinkCallback(ffn=0.5, heads=0.5, window=(0.0, 0.4), every=1),
+        PruningCallback(0.6, score="movement", window=(0.4, 0.8), every=1),
+    ]
 
 
 class Slow(TrainerCallback):
@@ -17,16 +28,16 @@ class Slow(TrainerCallback):
         time.sleep(0.5)
 
 
-def build(folder: str, *callbacks: TrainerCallback) -> AlignedDistillationTrainer:
+def build(folder: str, kind: str, *callbacks: TrainerCallback) -> AlignedDistillationTrainer:
     return AlignedDistillationTrainer(
         tiny.bert(seed=2, dropout=0.1),
         tiny.arguments(folder, save_strategy="steps", save_steps=1, num_train_epochs=3),
         teacher=tiny.bert(seed=1),
         alignment=AlignmentArguments(weighting="softadapt", student_dropout=True),
         train_dataset=tiny.texts(32),
-        callbacks=[PruningCallback(0.6, every=1), *callbacks],
+        callbacks=[*compression(kind), *callbacks],
     )
 
 
 if __name__ == "__main__":
-    build(sys.argv[1], Slow()).train()
+    build(sys.argv[1], sys.argv[2], Slow()).train()

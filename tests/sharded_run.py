@@ -24,7 +24,7 @@ PATTERNS = ("layer", "global")
 SHRINKING: dict[str, dict[str, Any]] = {
     "gradual": {"heads": 0.5, "ffn": 0.5, "layers": 1, "window": (0.0, 0.8), "every": 1},
     "magnitude": {"heads": 0.5, "ffn": 0.25, "importance": "magnitude"},
-    "at-once": {"ffn": 0.5, "schedule": "constant", "reconstruct": True},
+    "at-once": {"ffn": 0.5, "layers": 1, "schedule": "constant", "reconstruct": True},
 }
 FSDP2 = {"version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"]}
 
@@ -91,10 +91,15 @@ def shrink(folder: Path, kind: str, *, resume: str | None = None, **settings: An
 
 
 def shrunk(folder: Path, **settings: Any) -> dict[str, Any]:
-    """All kinds of shrinking; and one that goes on from its checkpoint in the middle."""
-    results = {kind: shrink(folder / kind, kind, **settings) for kind in SHRINKING}
-    middle = str(folder / "gradual" / "checkpoint-2")
-    return results | {"resumed": shrink(folder / "resumed", "gradual", resume=middle, **settings)}
+    """All kinds of shrinking; and some that go on from their checkpoint in the middle."""
+    unsaved = settings | {"save_strategy": "no"}
+    results: dict[str, Any] = {kind: shrink(folder / kind, kind, **unsaved) for kind in SHRINKING}
+    for kind in ("gradual", "at-once"):
+        adam = settings | {"optim": "adamw_torch", "max_steps": 4}
+        whole = shrink(folder / f"whole-{kind}", kind, **adam)
+        middle = str(folder / f"whole-{kind}" / "checkpoint-2")
+        results[f"resumed-{kind}"] = [whole, shrink(folder / f"resumed-{kind}", kind, resume=middle, **adam)]
+    return results
 
 
 def refused(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> str:

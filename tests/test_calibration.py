@@ -24,9 +24,7 @@ from hf_compalign.compress.calibration import (
 
 def equal(some, others):
     assert [set(batch) for batch in some] == [set(batch) for batch in others]
-    return all(
-        torch.equal(one[name], other[name]) for one, other in zip(some, others, strict=True) for name in one
-    )
+    return all(torch.equal(one[name], other[name]) for one, other in zip(some, others, strict=True) for name in one)
 
 
 def loader(dataset, **settings):

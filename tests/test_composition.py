@@ -184,7 +184,7 @@ def test_an_order_that_makes_no_sense_is_refused(tmp_path):
     early, late = {"window": (0.0, 0.5)}, {"window": (0.5, 0.8)}
     message = (
         r"ShrinkCallback's window is \(0.0, 0.5\), until step 6, and the PruningCallback's is \(0.0, 0.5\), from step 0"
-        r".*PruningCallback\(window=\(0.5, 0.8\)\)"
+        r".*\[ShrinkCallback\(..., window=\(0, 0.5\)\), PruningCallback\(..., window=\(0.5, 0.8\)\)\]"
     )
     for callbacks in (
         [ShrinkCallback(ffn=0.5, **early), PruningCallback(0.5, **early)],

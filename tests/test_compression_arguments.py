@@ -28,7 +28,9 @@ def test_every_flag_reaches_the_callback():
 
 
 def test_shrinking_comes_before_pruning():
-    flags = "--shrink_heads 0.25 --shrink_ffn 0.5 --shrink_layers 1 --shrink_uniform --shrink_begin 0.1 --shrink_end 0.4"
+    flags = (
+        "--shrink_heads 0.25 --shrink_ffn 0.5 --shrink_layers 1 --shrink_uniform --shrink_begin 0.1 --shrink_end 0.4"
+    )
     (arguments,) = HfArgumentParser(CompressionArguments).parse_args_into_dataclasses(
         f"{flags} --sparsity 0.5 --pruning_begin 0.4".split()
     )
@@ -51,7 +53,10 @@ def test_nothing_is_pruned_by_default():
         ({"pruning_end": 0.9}, "pruning_end=0.9 would be ignored: nothing is pruned. Set sparsity above 0"),
         ({"pruning_exclude": ["x"]}, r"pruning_exclude=\['x'\] would be ignored"),
         ({"shrink_ffn": 50}, r"ffn must be a share in \[0, 1\). Got 50. Did you mean 0.5?"),
-        ({"shrink_uniform": True, "sparsity": 0.5}, "shrink_uniform=True would be ignored: nothing is removed. Set shr"),
+        (
+            {"shrink_uniform": True, "sparsity": 0.5},
+            "shrink_uniform=True would be ignored: nothing is removed. Set shr",
+        ),
     ],
 )
 def test_bad_or_idle_options_are_refused(options, message):

@@ -303,4 +303,3 @@ def test_moments_are_those_of_all_tokens_together(mean):
     for got, expected in zip(statistics.moments(centred=True), (together[:5, 5:], together[5:, 5:]), strict=True):
         # A float32 of 1000 has 6e-5 to its neighbour; without the shift the products would lose 0.1.
         np.testing.assert_allclose(got, expected, atol=1e-6 if mean == 0 else 1e-4)
-

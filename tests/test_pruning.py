@@ -1,4 +1,4 @@
-"""Schedules, masks, and the pruning callback with a plain and an aligned Trainer."""
+"""The pruning callback with a plain and an aligned Trainer."""
 
 import json
 import logging
@@ -7,119 +7,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from torch.nn.utils import prune
-from transformers import AutoModelForSequenceClassification, Trainer
+from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
+from transformers.integrations import integration_utils
 
 from hf_compalign import AlignedDistillationTrainer, PruningCallback
 from hf_compalign.compress.masks import compute_masks, prunable_weights, sparsity_of
-from hf_compalign.compress.schedules import SCHEDULES, resolve_schedule
-from hf_compalign.compress.scores import magnitude, resolve_score
-
-# ---- schedules ----
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_schedules_rise_to_1(name):
-    values = [SCHEDULES[name](t) for t in np.linspace(0, 1, 50)]
-    assert values == sorted(values)
-    assert values[-1] == 1
-    assert resolve_schedule(name) is SCHEDULES[name]
-
-
-def test_cubic_is_the_published_formula():
-    # s_t = s_f + (s_i - s_f) (1 - t)^3 with s_i = 0, s_f = 1
-    assert [round(SCHEDULES["cubic"](t), 6) for t in (0, 0.25, 0.5, 1)] == [0, 0.578125, 0.875, 1]
-
-
-@pytest.mark.parametrize(
-    ("schedule", "message"),
-    [
-        ("fast", "schedule must be one of constant, linear, cubic.* Got 'fast'"),
-        (lambda t: 1 - t, "without falling. Got 1 at 0, 0.5 at 0.5 and 0 at 1"),
-        (lambda t: t / 2, "exactly 1 .* and 0.5 at 1"),
-        (lambda t: t - 0.1, "rise from 0 or more"),
-    ],
-)
-def test_bad_schedules_are_refused(schedule, message):
-    with pytest.raises(ValueError, match=message):
-        resolve_schedule(schedule)
-
-
-# ---- masks ----
-
-
-def two_layers():
-    generator = torch.Generator().manual_seed(0)
-    return {"a": torch.randn(10, 8, generator=generator), "b": 3 * torch.randn(6, 5, generator=generator)}
-
-
-def test_global_masks_are_those_of_torchs_global_pruning():
-    weights = two_layers()
-    layers = {name: torch.nn.Linear(*reversed(weight.shape)) for name, weight in weights.items()}
-    for name, layer in layers.items():
-        layer.weight.data = weights[name].clone()
-    parameters = [(layer, "weight") for layer in layers.values()]
-    prune.global_unstructured(parameters, pruning_method=prune.L1Unstructured, amount=0.4)
-    masks = compute_masks(weights, 0.4, pattern="global", score=magnitude)
-    for name, layer in layers.items():
-        assert torch.equal(masks[name], layer.weight_mask.bool())
-
-
-def test_layer_masks_prune_every_layer_alike():
-    weights = two_layers()
-    masks = compute_masks(weights, 0.3, pattern="layer", score=magnitude)
-    assert {name: int((~mask).sum()) for name, mask in masks.items()} == {"a": 24, "b": 9}
-    kept, pruned = weights["a"][masks["a"]].abs(), weights["a"][~masks["a"]].abs()
-    assert kept.min() > pruned.max()
-
-
-def test_amounts_do_not_compound():
-    weights = two_layers()
-    first = compute_masks(weights, 0.3, pattern="global", score=magnitude)
-    pruned = {name: weight * first[name] for name, weight in weights.items()}
-    second = compute_masks(pruned, 0.5, pattern="global", score=magnitude)
-    assert sum(int((~mask).sum()) for mask in second.values()) == 55  # of 110
-    for name, mask in second.items():
-        assert not (mask & ~first[name]).any()  # nothing that was pruned comes back
-    assert sparsity_of({name: pruned[name] * second[name] for name in weights}) == 0.5
-
-
-def test_embeddings_and_the_classifier_stay_out():
-    names = set(prunable_weights(tiny.bert()))
-    assert len(names) == 12
-    assert "bert.encoder.layer.0.attention.self.query.weight" in names
-    assert not [name for name in names if "embeddings" in name or "classifier" in name or "pooler" in name]
-    assert not [name for name in prunable_weights(tiny.vit()) if "embeddings" in name or "classifier" in name]
-
-
-def test_patterns_choose_layers():
-    model = tiny.bert()
-    attention = prunable_weights(model, include=["*.attention.*"], exclude=["*.layer.1.*"])
-    assert len(attention) == 4
-    assert set(prunable_weights(model, include=["classifier"])) == {"classifier.weight"}
-
-
-def test_a_shared_weight_is_pruned_once():
-    model = tiny.bert()
-    layers = model.bert.encoder.layer
-    layers[1].output.dense.weight = layers[0].output.dense.weight
-    assert len(prunable_weights(model)) == 11
-
-
-def test_patterns_that_match_nothing_are_refused():
-    model = tiny.bert()
-    with pytest.raises(ValueError, match=r"'\*.mlp' matches no linear .* named like: bert.encoder.layer.0.attention"):
-        prunable_weights(model, exclude=["*.mlp"])
-    with pytest.raises(ValueError, match=r"No layer of BertForSequenceClassification is left to prune with include="):
-        prunable_weights(model, include=["classifier"], exclude=["class*"])
-
-
-def test_unknown_scores_are_refused():
-    with pytest.raises(ValueError, match="score must be one of magnitude. Got 'wanda'"):
-        resolve_score("wanda")
-
-
-# ---- the callback ----
+from hf_compalign.compress.scores import magnitude
 
 
 def train(folder, callback, *, student=None, teacher=None, **settings):
@@ -168,7 +61,7 @@ def test_pruned_weights_stay_0_and_the_others_train(tmp_path):
     student = tiny.bert(seed=2)
     before = {name: weight.detach().clone() for name, weight in prunable_weights(student).items()}
     train(tmp_path, PruningCallback(0.5, schedule="constant", every=1), student=student)
-    masks = compute_masks(before, 0.5, pattern="global", score=magnitude)
+    masks = compute_masks({name: magnitude(weight) for name, weight in before.items()}, 0.5, pattern="global")
     for name, weight in prunable_weights(student).items():
         assert (weight[~masks[name]] == 0).all()
         assert not torch.equal(weight[masks[name]], before[name][masks[name]])
@@ -204,9 +97,6 @@ def test_the_best_model_has_the_final_sparsity(tmp_path):
 
 
 def test_trackers_see_the_sparsity(tmp_path, monkeypatch):
-    from transformers import TrainerCallback
-    from transformers.integrations import integration_utils
-
     seen = []
 
     class Tracker(TrainerCallback):
@@ -233,8 +123,6 @@ def test_one_callback_serves_several_trainings(tmp_path):
 
 
 def test_ending_early_is_said(tmp_path, caplog):
-    from transformers import TrainerCallback
-
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_training_stop = state.global_step == 2
@@ -271,12 +159,18 @@ def test_a_weight_that_is_0_by_chance_is_not_taken_for_pruned(tmp_path):
         ({"sparsity": 80}, r"sparsity must be in \[0, 1\). Got 80. Did you mean 0.8\?"),
         ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\). Got 1.0.$"),
         ({"sparsity": -0.1}, r"Got -0.1.$"),
-        ({"pattern": "2:4"}, "pattern must be one of layer, global. Got '2:4'"),
+        ({"pattern": "4:2"}, "pattern must be one of layer, row, global, or N:M .* Got '4:2'"),
+        ({"pattern": "2:4", "sparsity": 0.6}, "pattern 2:4 has the sparsity 0.5. Got 0.6"),
         ({"window": (0.6, 0.5)}, r"window must be .* Got \(0.6, 0.5\)"),
         ({"window": (0, 100)}, r"shares of the training.* Got \(0, 100\)"),
         ({"every": 0}, "every must be 1 optimizer step or more, or None. Got 0"),
         ({"schedule": "x"}, "schedule must be one of"),
-        ({"score": "x"}, "score must be one of"),
+        ({"score": "x"}, "score must be one of magnitude, movement, taylor, wanda, obs. Got 'x'"),
+        ({"score": "obs", "pattern": "global"}, "obs' goes layer by layer"),
+        ({"calibration": []}, "calibration= would be ignored: score='magnitude' needs no calibration data"),
+        ({"score": "movement", "calibration": []}, "calibration= would be ignored: score='movement'"),
+        ({"score": "movement", "schedule": "constant"}, "movement' is learned while .* or a window that begins later"),
+        ({"score": "movement", "window": (0.0, 0.0)}, "movement' is learned while the model trains, and nothing is"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -1,6 +1,7 @@
 """Second-order pruning and correction: against the textbook, by identities, and on models of several kinds."""
 
 import logging
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hf_compalign.compress import reconstruct
 from hf_compalign.compress.inputs import InputStatistics, in_order, rows_into
 from hf_compalign.compress.masks import compute_masks, prunable_weights, sparsity_of
 from hf_compalign.compress.reconstruct import prune_second_order_, reconstruct_
+from hf_compalign.compress.scores import magnitude
 
 
 def correlated(n, *, seed=0):
@@ -47,7 +49,7 @@ def unchanged(model, before):
 
 
 def masks_for(weights, sparsity):
-    return compute_masks({name: weight.detach().abs().float() for name, weight in weights.items()}, sparsity, pattern="layer")
+    return compute_masks({name: magnitude(weight) for name, weight in weights.items()}, sparsity, pattern="layer")
 
 
 # ---- one layer: the fit ----
@@ -81,7 +83,7 @@ def test_every_step_of_the_fit_lowers_the_error_of_every_row(monkeypatch):
         monkeypatch.setattr(reconstruct, "ITERATIONS", n_steps)
         errors.append(error(reconstruct._fitted(target, target * mask, mask, hessian), target, hessian))
     assert torch.equal(errors[0], error(target * mask, target, hessian))
-    for before, after in zip(errors, errors[1:], strict=False):
+    for before, after in pairwise(errors):
         assert (after < before).all()
 
 

@@ -133,11 +133,13 @@ def test_the_state_of_the_alignment_is_readable(tmp_path):
     assert len(state["weighting"]["log_variance"]) == 3
 
 
-def test_a_killed_process_resumes_to_the_same_result(tmp_path):
-    whole = killed_run.build(str(tmp_path / "whole"))
+@pytest.mark.parametrize("kind", ["pruning", "shrinking-and-pruning"])
+def test_a_killed_process_resumes_to_the_same_result(tmp_path, kind):
+    whole = killed_run.build(str(tmp_path / "whole"), kind)
     whole.train()
     folder = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, killed_run.__file__, str(folder)], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, killed_run.__file__, str(folder), kind]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (folder / "checkpoint-4").exists():
         assert process.poll() is None, process.stderr.read()
@@ -147,6 +149,6 @@ def test_a_killed_process_resumes_to_the_same_result(tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (folder / "checkpoint-24").exists()
-    resumed = killed_run.build(str(folder))
+    resumed = killed_run.build(str(folder), kind)
     resumed.train(resume_from_checkpoint=True)
     assert torch.equal(tiny.flat(whole.model), tiny.flat(resumed.model))

@@ -68,9 +68,9 @@ def test_a_sharded_run_resumes_bitwise(results, kind):
         assert process[kind]["resumed"]["sparsities"] == process[kind]["whole"]["sparsities"]
 
 
-@pytest.mark.parametrize("kind", [*sharded_run.SHRINKING, "resumed"])
+@pytest.mark.parametrize("kind", sharded_run.SHRINKING)
 def test_two_processes_shrink_like_one(folder, results, kind, tmp_path):
-    one = sharded_run.shrink(tmp_path, "gradual" if kind == "resumed" else kind)
+    one = sharded_run.shrink(tmp_path, kind)
     for process in results:
         for way in ("ddp", "fsdp"):
             two = process[way][kind]
@@ -86,10 +86,12 @@ def test_two_processes_shrink_like_one(folder, results, kind, tmp_path):
                 np.testing.assert_allclose(small(**batch).logits.numpy(), two["predictions"], atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["gradual", "at-once"])
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_two_processes_resume_shrinking_bitwise(results, way):
+def test_two_processes_resume_shrinking_bitwise(results, way, kind):
     for process in results:
-        assert process[way]["resumed"] == process[way]["gradual"]
+        whole, resumed = process[way][f"resumed-{kind}"]
+        assert resumed == whole
 
 
 def test_what_needs_a_whole_model_is_refused_under_fsdp(results):

@@ -278,6 +278,19 @@ def test_the_loss_that_taylor_asks_can_be_given(tmp_path):
     assert asked == [24]  # all rows of the training data, once
 
 
+def test_what_is_removed_does_not_count_when_others_are_judged(tmp_path):
+    removed = []
+
+    def loss(network, batch):
+        removed.append(sum(int(neurons.sum()) for _, neurons in zero_units(network)))
+        return network(**batch).loss
+
+    callback = ShrinkCallback(ffn=0.5, schedule="linear", every=2)
+    callback.use_loss(loss)
+    trainer(tmp_path, callback, learning_rate=0.1).train()
+    assert removed == [0, 16, 32]
+
+
 # ---- the best checkpoint, and an early end ----
 
 
@@ -507,6 +520,10 @@ def test_a_training_that_broke_off_can_be_begun_again(tmp_path):
     run = trainer(tmp_path, callback, interrupt)
     with pytest.raises(KeyboardInterrupt):
         run.train()
+    assert run.model.config.compression["shrink"]["dropped_layers"]
+    other = trainer(tmp_path, ShrinkCallback(ffn=0.5, window=(1.0, 1.0)), Stop(2), student=run.model)
+    other.train()
+    assert not hasattr(other.model.config, "compression")
     run.remove_callback(interrupt)
     run.train()
     assert len(layers_of(run.model)) == 2

@@ -59,7 +59,7 @@ def cut_(model: nn.Module, plan: ShrinkPlan) -> None:
     """
     _check(model, plan)
     architecture = architecture_of(model)
-    _take_own_config(model)
+    take_own_config(model)
     cut_units(model, plan)
     _drop_layers(model, architecture, [one.index for one in plan.layers])
     describe_widths(model)
@@ -208,7 +208,7 @@ def _drop_layers(model: nn.Module, architecture: Architecture, kept: Sequence[in
         config.set_output_features_output_indices(out_features=None, out_indices=None)
 
 
-def _take_own_config(model: nn.Module) -> None:
+def take_own_config(model: nn.Module) -> None:
     """Give the model a copy of its config: the teacher may have been built from the same object."""
     shared: Any = model.config
     own = copy.deepcopy(shared)

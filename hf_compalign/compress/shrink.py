@@ -136,7 +136,7 @@ def removal_masks(model: nn.Module, plan: ShrinkPlan) -> dict[str, Tensor]:
                 stays = torch.zeros(n_units, dtype=torch.bool)
                 stays[list(units)] = True
                 columns = stays.repeat_interleave(linear.in_features // n_units)
-                masks[f"{names[linear]}.weight"] = columns.expand(linear.out_features, -1).to(linear.weight.device)
+                masks[f"{names[linear]}.weight"] = columns.repeat(linear.out_features, 1).to(linear.weight.device)
     return masks
 
 

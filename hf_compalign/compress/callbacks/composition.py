@@ -111,12 +111,13 @@ def _check_order(model: nn.Module, shrinking: Shrinks, pruning: Compresses, *, s
     if shrunk < begins or (shrunk == begins and shrinks_first):
         return
     window, later = shrinking.timing.window, pruning.timing.window
-    end = later[1] if later[1] > window[1] else window[1] + 0.6 * (1 - window[1])
+    begin, middle = window if window[1] < 1 else (0.0, 0.5)
+    end = later[1] if later[1] > middle else middle + 0.6 * (1 - middle)
     raise ValueError(
         "Units must all be removed before weights are pruned, or the sparsity would count weights that go anyway. The "
         f"ShrinkCallback's window is {window}, until step {shrunk}, and the PruningCallback's is {later}, from step "
-        f"{begins}. Name the ShrinkCallback first in callbacks=[...], and let the other begin where it ends: "
-        f"PruningCallback(window=({window[1]:g}, {end:g}))."
+        f"{begins}. Name the ShrinkCallback first, and let the other begin where it ends: callbacks=[ShrinkCallback("
+        f"..., window=({begin:g}, {middle:g})), PruningCallback(..., window=({middle:g}, {end:g}))]."
     )
 
 

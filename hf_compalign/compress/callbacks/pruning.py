@@ -29,6 +29,7 @@ from hf_compalign.compress.sharding import (
     is_sharded,
     laid_out_like,
     refuse_unsupported,
+    same_everywhere_,
     whole,
 )
 
@@ -112,7 +113,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._model = model
         self._weights = prunable_weights(model, include=self.include, exclude=self.exclude)
         check_weights(model, self._weights, self.method)
-        self._evidence = self._find_evidence(**kwargs)
+        self._evidence = self._find_evidence(resumed=state.global_step > 0, **kwargs)
         self.timing = self.timing.over(state.max_steps)
         join_pruning(model, state, self)
         self._survivors = None
@@ -131,7 +132,8 @@ class PruningCallback(TrainerCallback, ExportableState):
         for name, score in self._evidence.learned.items():
             gradient = self._weights[name].grad
             if gradient is not None:
-                score.add_(movement(self._weights[name], gradient))
+                # A loss scaled too high for float16 overflows now and then; the optimizer skips that step.
+                score.add_(movement(self._weights[name], gradient).nan_to_num(0.0, 0.0, 0.0))
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -140,13 +142,16 @@ class PruningCallback(TrainerCallback, ExportableState):
         step = state.global_step + 1
         for name, score in self._evidence.learned.items():
             # Only now: an optimizer takes a state that is not empty for its own.
-            kwargs["optimizer"].state[self._weights[name]][MOVEMENT] = score
+            if self._weights[name].grad is not None:
+                kwargs["optimizer"].state[self._weights[name]][MOVEMENT] = score
+        # The step has moved what is pruned, which would be judged, and judge others, as if it had come back.
+        self._apply()
         if self.timing.updates_at(step):
             self._update(step)
+            self._apply()
             if step == self.timing.final_step:
                 # A model measured before this step was not yet the one that was asked for.
                 state.best_metric = state.best_global_step = state.best_model_checkpoint = None
-        self._apply()
 
     def on_log(
         self,
@@ -167,6 +172,7 @@ class PruningCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Say so when training ended before the final sparsity."""
         leave(self._model, self)
+        self._loss = own_loss  # that of an aligned trainer is for its own training
         if state.global_step < self.timing.final_step:
             logger.warning(
                 "Training ended at step %d, before the final sparsity of step %d: the model is %.1f %% sparse, not "
@@ -187,16 +193,18 @@ class PruningCallback(TrainerCallback, ExportableState):
         prune = prune_weights_ if self._survivors is None else partial(prune_survivors_, survivors=self._survivors)
         self._masks = prune(self._model, self._weights, share, method=self.method, evidence=self._evidence)
 
-    def _find_evidence(self, optimizer: Any, train_dataloader: Any, **_: Any) -> Evidence:
+    def _find_evidence(self, *, resumed: bool, optimizer: Any, train_dataloader: Any, **_: Any) -> Evidence:
         """What the scores need of the data and of the training so far."""
         if self.method.score == "movement":
+            _check_trained(self._weights)
             # Beside the optimizer's moments, and so saved and resumed with them, in the layout of the weights.
             stored = {name: optimizer.state.get(weight, {}).get(MOVEMENT) for name, weight in self._weights.items()}
-            learned = {
-                name: torch.zeros_like(self._weights[name]) if score is None else score
-                for name, score in stored.items()
-            }
-            return Evidence(learned=learned)
+            return Evidence(
+                learned={
+                    name: _learned_so_far(weight, stored[name], resumed=resumed)
+                    for name, weight in self._weights.items()
+                }
+            )
         if not self.method.calibrated:
             return Evidence()
         if self._calibration is None:
@@ -265,6 +273,32 @@ class PruningCallback(TrainerCallback, ExportableState):
                 if own is not None:
                     self._masks[name] |= laid_out_like(unpacked(own, weight), weight)
         self._apply()
+
+
+def _learned_so_far(weight: nn.Parameter, stored: Tensor | None, *, resumed: bool) -> Tensor:
+    """The scores that the optimizer's state holds for a weight; at the beginning 0."""
+    if not resumed or not is_sharded(weight):
+        return torch.zeros_like(weight) if stored is None else stored
+    # Of a checkpoint, FSDP gives each process its part of what it knows the optimizer to keep. All else, the first
+    # process gets whole from a full checkpoint, and nobody from one in shards.
+    values = torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device) if stored is None else whole(stored)
+    found = torch.tensor(float(stored is not None), device=weight.device)
+    same_everywhere_([found, values])
+    if not found:
+        raise ValueError(
+            "What score='movement' has learned is not in a checkpoint in shards, so this run cannot go on from it. "
+            "Save whole ones: fsdp_config={'version': 2, 'state_dict_type': 'FULL_STATE_DICT', ...}."
+        )
+    return laid_out_like(values, weight)
+
+
+def _check_trained(weights: dict[str, nn.Parameter]) -> None:
+    for name, weight in weights.items():
+        if not weight.requires_grad:
+            raise ValueError(
+                f"score='movement' learns from gradients, and {name} does not train. Leave frozen layers out with "
+                f"exclude={[name.removesuffix('.weight')]}, or use the score magnitude."
+            )
 
 
 def _check_evidence(method: Method, calibration: Any, *, begins_at_once: bool) -> None:

@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from hf_compalign.compress.architectures import layers_of
 from hf_compalign.compress.budget import Budget, plan_for
 from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.callbacks.resuming import packed, unpacked
-from hf_compalign.compress.cutting import _take_own_config, cut_
+from hf_compalign.compress.cutting import cut_, take_own_config
 from hf_compalign.compress.importance import LayerImportance
 from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
 from hf_compalign.compress.sharding import laid_out_like
@@ -106,7 +105,7 @@ class Removal:
     on what comes into it. The model so answers like the one that `cut` makes of it.
 
     Args:
-        model: the dense model, not wrapped.
+        model: the dense model, not wrapped; hooks that a training left which broke off are taken away.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -114,7 +113,7 @@ class Removal:
         self.whole = ShrinkPlan.whole(model)
         self.plan = self.whole
         self._masks: list[tuple[nn.Parameter, Tensor]] = []
-        self._detours: dict[int, RemovableHandle] = {}
+        self._restore_layers()
 
     @property
     def started(self) -> bool:
@@ -127,17 +126,18 @@ class Removal:
         return sorted({one.index for one in self.whole.layers} - {one.index for one in self.plan.layers})
 
     def take(self, plan: ShrinkPlan) -> None:
-        """Remove what the plan does not keep; it keeps nothing that is removed already."""
+        """Remove what the plan does not keep, and only that."""
         if not self.started:
             # The teacher may have been built from the same config.
-            _take_own_config(self.model)
+            take_own_config(self.model)
         self.plan = plan
+        self._restore_layers()
         layers = layers_of(self.model)
         for index in self.dropped:
-            if index not in self._detours:
-                self._detours[index] = layers[index].module.register_forward_hook(_hand_on)
-        weights = {name: self.model.get_parameter(name) for name in self.masks()}
-        self._masks = [(weights[name], laid_out_like(mask, weights[name])) for name, mask in self.masks().items()]
+            layers[index].module.register_forward_hook(_hand_on)
+        masks = self.masks()
+        weights = {name: self.model.get_parameter(name) for name in masks}
+        self._masks = [(weight, laid_out_like(masks[name], weight)) for name, weight in weights.items()]
         self._note()
 
     def masks(self) -> dict[str, Tensor]:
@@ -151,17 +151,25 @@ class Removal:
             for weight, mask in self._masks:
                 weight.mul_(mask)
 
+    def fill_gradients(self) -> None:
+        """Gradients of 0 for the layers that take no part any more."""
+        layers = layers_of(self.model)
+        for index in self.dropped:
+            for parameter in layers[index].module.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+
     def cut(self) -> None:
         """Make the model as small as it stands for."""
-        self.restore_layers()
+        self._restore_layers()
         cut_(self.model, self.plan)
         self._masks = []
 
-    def restore_layers(self) -> None:
-        """Take the hooks away."""
-        for detour in self._detours.values():
-            detour.remove()
-        self._detours = {}
+    def _restore_layers(self) -> None:
+        for layer in layers_of(self.model):
+            hooks = layer.module._forward_hooks
+            for key in [key for key, hook in hooks.items() if hook is _hand_on]:
+                del hooks[key]
 
     def _note(self) -> None:
         """Have every checkpoint say how load_compressed makes it small."""

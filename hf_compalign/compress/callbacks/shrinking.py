@@ -122,8 +122,6 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         self.timing = self.timing.over(state.max_steps)
         join_shrinking(model, state, self)
         self._batches = self._find_batches(model, kwargs["train_dataloader"]) if self._needs_data else ()
-        if self._removal is not None:
-            self._removal.restore_layers()  # of a training that broke off
         self._removal = Removal(model)
         if saved is not None:
             self._resume(self._removal, saved)
@@ -131,8 +129,16 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         self._goal = None
         # What the budget comes to depends on the importances; whether it can be met hardly does.
         self._goal_by(unit_importance(model, importance="magnitude"), model)
+        self._removal.take(self._removal.whole)
         if self.timing.updates_at(0):
             self._update(self._removal, 0)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Under FSDP, give the optimizer a state for dropped layers too: it cannot load a checkpoint that lacks any."""
+        if _in_shards(kwargs["model"]):
+            self._present.fill_gradients()
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -140,12 +146,13 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         """Remove more where the schedule says so, and write the zeros into the weights just trained."""
         removal = self._present
         step = state.global_step + 1
+        # The step has moved what is removed, and others would be judged as if it had come back.
+        removal.apply()
         if self.timing.updates_at(step):
             self._update(removal, step)
             if step == self.timing.final_step:
                 # A model measured before this step was not yet the one that was asked for.
                 state.best_metric = state.best_global_step = state.best_model_checkpoint = None
-        removal.apply()
 
     def on_log(
         self,
@@ -167,6 +174,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         """Cut the model, unless it is in shards; say so when training ended before all was removed."""
         removal, model = self._present, kwargs["model"]
         leave(model, self)
+        self._loss = own_loss  # that of an aligned trainer is for its own training
         if state.global_step < self.timing.final_step:
             logger.warning(
                 "Training ended at step %d, before the last removal at step %d: only %s.",
@@ -206,8 +214,8 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         # What processes compute from the same values may differ in the last bits, and so in the order of ties.
         self._goal, plan = _of_first_process((goal, plan))
         removal.take(plan)
-        masks = removal.masks()
-        if self.reconstruct and masks:
+        masks = removal.masks() if self.reconstruct else {}
+        if masks:
             reconstruct_(model, masks, self._batches)
         removal.apply()
 
@@ -281,7 +289,6 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         """To what was left in an earlier checkpoint, whose weights the Trainer has loaded."""
         stored = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
         saved = own_state(stored, type(self).__name__, self._recipe(), part="removal")["removal"]
-        removal.restore_layers()
         removal.take(removal.plan_of(saved["plan"]))
 
 

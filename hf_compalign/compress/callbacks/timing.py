@@ -46,7 +46,7 @@ class Timing:
     @property
     def begins_at_once(self) -> bool:
         """Whether something is done before the first step of the training."""
-        return self.window[0] == 0 and resolve_schedule(self.schedule)(0.0) > 0
+        return self.window[1] == 0 or (self.window[0] == 0 and resolve_schedule(self.schedule)(0.0) > 0)
 
     def over(self, n_steps: int) -> "Timing":
         """The same for a training of so many optimizer steps."""
