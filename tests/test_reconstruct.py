@@ -458,6 +458,18 @@ def test_inputs_that_do_not_vary(n):
     torch.testing.assert_close(zoo.answer(model, batch), before, rtol=1e-4, atol=1e-4)
 
 
+def test_inputs_that_vary_by_rounding_alone():
+    """Their variance is noise, which no weight is fitted to."""
+    model, name, layer = one_layer()
+    weight = layer.weight.detach().clone()
+    row = 10 * torch.rand(12)
+    hook = feeding(layer, lambda rows: row * (1 + 1e-7 * torch.randn_like(rows)))
+    mask = masks_for({name: layer.weight}, 0.5)[name]
+    reconstruct_(model, {name: mask}, batches_for(model))
+    hook.remove()
+    torch.testing.assert_close(layer.weight.detach(), weight * mask, rtol=0, atol=1e-4)
+
+
 def test_inputs_that_are_0():
     model, name, layer = one_layer()
     weight = layer.weight.detach().clone()
