@@ -1,17 +1,21 @@
 """Compress at once, then recover: {magnitude, obs} x {CE, aligned}, the same steps on the same data.
 
 python benchmarks/recover.py --checkpoint MINILM --data SST2 --output OUT [--sparsities 0.5 0.6 0.7] [--seeds 0]
+    [--learning_rate 5e-5] [--transfer]
 
 MiniLM, fine-tuned on 6,920 sentences of SST-2, is pruned in one go, by global magnitude or by second-order pruning with
 1,024 calibration rows, and trained for one epoch over the same sentences with its zeros held: with cross-entropy alone
-by the stock Trainer, or aligned with the original. The last row trains as many steps on labelled sentences and 14,000
-phrases without labels mixed, which only an aligned training can use. The seed is that of calibration and training.
+by the stock Trainer, or aligned with the original. With --transfer one more row trains as many steps on the sentences
+and 14,000 phrases without labels mixed, which only an aligned training can use. The seed is that of calibration and
+training. The row "obs + nothing" is the start, before any training.
 """
 
 import argparse
 import copy
+from functools import cache
 
 import sst2
+from datasets import Dataset
 from sst2 import Sst2, Store
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
@@ -26,7 +30,7 @@ from hf_compalign.data import mix_unlabelled
 from hf_compalign.measure.comparison import cie_ratio
 
 CALIBRATION_ROWS = 1024
-RUNS = (("magnitude", "CE"), ("magnitude", "aligned"), ("obs", "CE"), ("obs", "aligned"), ("obs", "aligned, transfer"))
+RUNS = (("obs", "nothing"), ("magnitude", "CE"), ("magnitude", "aligned"), ("obs", "CE"), ("obs", "aligned"))
 
 
 class Recovery:
@@ -37,13 +41,16 @@ class Recovery:
         self.folder = options.output / "pruned"
         path = sst2.original(self.data, options.checkpoint, options.output / "original")
         self.original = AutoModelForSequenceClassification.from_pretrained(path)
-        mixed = mix_unlabelled(self.data.train, self.data.transfer, seed=0)
-        shared = {"data_collator": self.data.collator, "batch_size": 64}
-        self.rows = {
-            "CE": self.data.train,
-            "aligned": cache_teacher_logits(self.data.train, self.original, **shared),
-            "aligned, transfer": cache_teacher_logits(mixed, self.original, **shared),
-        }
+        self.learning_rate = options.learning_rate
+
+    @cache  # noqa: B019 - there is one of these
+    def rows(self, loss: str) -> Dataset:
+        """What a training runs on: an aligned one has the original's logits beside the tokens."""
+        if loss == "CE":
+            return self.data.train
+        transfer = loss == "aligned, transfer"
+        rows = mix_unlabelled(self.data.train, self.data.transfer, seed=0) if transfer else self.data.train
+        return cache_teacher_logits(rows, self.original, data_collator=self.data.collator, batch_size=64)
 
     def pruned(self, score: str, sparsity: float, seed: int) -> tuple[PreTrainedModel, float]:
         """A pruned copy of the original, kept in the folder, and its exact sparsity."""
@@ -59,9 +66,11 @@ class Recovery:
     def recovered(self, score: str, loss: str, sparsity: float, seed: int) -> Predictions:
         """The answers after one epoch, or as many steps of it where there are more rows."""
         model, achieved = self.pruned(score, sparsity, seed)
+        if loss == "nothing":
+            return self.data.answers(model)
         # By magnitude, so much of the weights is just what is 0 already: the callback holds the zeros.
         hold = PruningCallback(achieved, schedule="constant", window=(0, 0))
-        sst2.train(model, self.data, self.rows[loss], seed=seed, callbacks=[hold])
+        sst2.train(model, self.data, self.rows(loss), seed=seed, learning_rate=self.learning_rate, callbacks=[hold])
         return self.data.answers(model)
 
 
@@ -71,23 +80,25 @@ def main() -> None:
     sst2.add_arguments(parser)
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.5, 0.6, 0.7])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--learning_rate", type=float, default=5e-5)
+    parser.add_argument("--transfer", action="store_true")
     options = parser.parse_args()
     recovery = Recovery(options)
-    store = Store(options.output / "recover")
+    store = Store(options.output / "recover" / f"{options.learning_rate:g}")
+    runs = [*RUNS, *([("obs", "aligned, transfer")] if options.transfer else [])]
     reference = store.get("original", lambda: recovery.data.answers(recovery.original))
+
+    def answers(score: str, loss: str, sparsity: float, seed: int) -> Predictions:
+        return store.get(
+            f"{score} + {loss}, {sparsity:g}, seed {seed}", lambda: recovery.recovered(score, loss, sparsity, seed)
+        )
+
     for sparsity in options.sparsities:
         for seed in options.seeds:
-            found = {}
-            for score, loss in RUNS:
-                name = f"{score} + {loss}"
-                found[name] = store.get(
-                    f"{name}, {sparsity:g}, seed {seed}",
-                    lambda score=score, loss=loss: recovery.recovered(score, loss, sparsity, seed),  # noqa: B023
-                )
-                print(name, sparsity, seed, flush=True)
+            found = {f"{score} + {loss}": answers(score, loss, sparsity, seed) for score, loss in runs}
             print(f"\nsparsity {sparsity:g}, seed {seed}\n", *sst2.table(reference, found), sep="\n")
-            answers = [found[name].logits.argmax(-1) for name in ("magnitude + CE", "obs + aligned")]
-            ratio = cie_ratio(reference.logits.argmax(-1), *answers, n_resamples=10_000)
+            pair = [found[name].logits.argmax(-1) for name in ("magnitude + CE", "obs + aligned")]
+            ratio = cie_ratio(reference.logits.argmax(-1), *pair, n_resamples=10_000)
             print(f"\nCIE ratio (magnitude + CE) / (obs + aligned): {ratio}\n", flush=True)
 
 

@@ -95,13 +95,19 @@ def original(data: Sst2, checkpoint: str, folder: Path, *, seed: int = 0) -> Pat
 
 
 def train(
-    model: PreTrainedModel, data: Sst2, rows: Dataset, *, seed: int, callbacks: Sequence[TrainerCallback]
+    model: PreTrainedModel,
+    data: Sst2,
+    rows: Dataset,
+    *,
+    seed: int,
+    learning_rate: float = 5e-5,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """As many steps as one epoch over the sentences takes; aligned where the rows have the original's logits."""
     args = TrainingArguments(
         "runs",
         max_steps=-(-len(data.train) // BATCH_SIZE),
-        learning_rate=5e-5,
+        learning_rate=learning_rate,
         per_device_train_batch_size=BATCH_SIZE,
         save_strategy="no",
         disable_tqdm=True,
