@@ -21,6 +21,7 @@ from hf_compalign.compress.sharding import refuse_unsupported, same_everywhere_,
 PROCESSES = 2
 STEPS = 6
 PATTERNS = ("layer", "global")
+SCORES = ("movement", "obs")
 SHRINKING: dict[str, dict[str, Any]] = {
     "gradual": {"heads": 0.5, "ffn": 0.5, "layers": 1, "window": (0.0, 0.8), "every": 1},
     "magnitude": {"heads": 0.5, "ffn": 0.25, "importance": "magnitude"},
@@ -59,8 +60,10 @@ def summary(trainer: Trainer) -> dict[str, Any]:
     return {"parameters": flat(trainer.model), "sparsities": sparsities}
 
 
-def train(folder: Path, pattern: str, *, resume: str | None = None, **settings: Any) -> dict[str, Any]:
-    callback = PruningCallback(0.6, pattern=pattern, every=1, window=(0.0, 0.8))
+def train(
+    folder: Path, pattern: str | None, *, score: str = "magnitude", resume: str | None = None, **settings: Any
+) -> dict[str, Any]:
+    callback = PruningCallback(0.6, score=score, pattern=pattern, every=1, window=(0.0, 0.8))
     trainer = build(folder, callback, **settings)
     trainer.train(resume_from_checkpoint=resume)
     optimized = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
@@ -74,7 +77,10 @@ def resumed(folder: Path, **settings: Any) -> dict[str, Any]:
     """A training, and one that goes on from its checkpoint in the middle."""
     one = train(folder / "whole", "global", optim="adamw_torch", **settings)
     middle = str(folder / "whole" / "checkpoint-4")
-    two = train(folder / "resumed", "global", optim="adamw_torch", resume=middle, **settings)
+    try:
+        two = train(folder / "resumed", "global", optim="adamw_torch", resume=middle, **settings)
+    except ValueError as error:
+        return {"whole": one, "refused": str(error)}
     return {"whole": one, "resumed": two}
 
 
@@ -158,8 +164,11 @@ if __name__ == "__main__":
         "target": refused(output / "target", ShrinkCallback(target_flops=0.5), **fsdp),
         "both": refused(output / "both", ShrinkCallback(ffn=0.5), PruningCallback(0.5, window=(0.5, 0.8)), **fsdp),
         "patterns": {pattern: train(output / pattern, pattern, **fsdp) for pattern in PATTERNS},
+        "scores": {score: train(output / score, None, score=score, max_grad_norm=0.1, **fsdp) for score in SCORES},
         "full": resumed(output / "full", **fsdp),
         "shards": resumed(output / "shards", **shards),
+        "learned": resumed(output / "learned", score="movement", **fsdp),
+        "learned-shards": resumed(output / "learned-shards", score="movement", **shards),
         "zeros": zeros_by_chance(output / "zeros", **fsdp),
         "refusal": refusal(output / "refused"),
     }

@@ -52,6 +52,16 @@ def test_two_sharded_processes_equal_one(results, pattern, tmp_path):
         assert len(two["sparsities"]) == sharded_run.STEPS
 
 
+@pytest.mark.parametrize("score", sharded_run.SCORES)
+def test_two_sharded_processes_judge_weights_like_one(results, score, tmp_path):
+    # Clipped to less than any of its norms: FSDP on the CPU scales small gradients up.
+    one = sharded_run.train(tmp_path, None, score=score, max_grad_norm=0.1)
+    for process in results:
+        two = process["scores"][score]
+        np.testing.assert_allclose(two["parameters"], one["parameters"], atol=1e-6)
+        np.testing.assert_array_equal(np.array(two["parameters"]) == 0, np.array(one["parameters"]) == 0)
+
+
 @pytest.mark.parametrize("pattern", sharded_run.PATTERNS)
 def test_a_sharded_checkpoint_is_an_ordinary_folder(folder, results, pattern):
     for step, logged in zip((2, 4, 6), results[0]["patterns"][pattern]["sparsities"][1::2], strict=True):
@@ -61,11 +71,17 @@ def test_a_sharded_checkpoint_is_an_ordinary_folder(folder, results, pattern):
     assert tiny.flat(loaded).tolist() == results[0]["patterns"][pattern]["parameters"]
 
 
-@pytest.mark.parametrize("kind", ["full", "shards"])
+@pytest.mark.parametrize("kind", ["full", "shards", "learned"])
 def test_a_sharded_run_resumes_bitwise(results, kind):
     for process in results:
         assert process[kind]["resumed"]["parameters"] == process[kind]["whole"]["parameters"]
         assert process[kind]["resumed"]["sparsities"] == process[kind]["whole"]["sparsities"]
+
+
+def test_learned_scores_in_a_checkpoint_of_shards_are_refused(results):
+    for process in results:
+        assert "learned is not in a checkpoint in shards" in process["learned-shards"]["refused"]
+        assert "'state_dict_type': 'FULL_STATE_DICT'" in process["learned-shards"]["refused"]
 
 
 @pytest.mark.parametrize("kind", sharded_run.SHRINKING)
