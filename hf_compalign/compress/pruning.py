@@ -111,9 +111,9 @@ def prune_(
 ) -> PruningSummary:
     """Prune a model in place and without training. The model stays an ordinary one, with zeros in its weights.
 
-    "obs" keeps the model by far closest to what it was: it also corrects the weights that remain. It works best on a
-    thousand or so rows like those that the model will see; labels are not needed. Training goes on from there with
-    `PruningCallback(sparsity, score="obs")`, which holds the zeros.
+    "obs" keeps the model by far closest to what it was: it also corrects the weights that remain. Give it rows like
+    those that the model will see, with more tokens than its layers have inputs; labels are not needed. To prune so and
+    train on, use `PruningCallback(sparsity, score="obs")`, which holds the zeros.
 
     Args:
         model: runs where it is.
