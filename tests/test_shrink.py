@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from hf_compalign.compress import reconstruct
 from hf_compalign.compress.architectures import layers_of
 from hf_compalign.compress.calibration import run_model
-from hf_compalign.compress.cutting import mask_
+from hf_compalign.compress.cutting import mask_, removal_masks
 from hf_compalign.compress.importance import unit_importance
-from hf_compalign.compress.shrink import removal_masks, shrink_
+from hf_compalign.compress.shrink import shrink_
 
 MODELS = {"bert": (tiny.bert, tiny.texts), "vit": (tiny.vit, tiny.images)}
 

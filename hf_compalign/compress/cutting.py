@@ -35,14 +35,27 @@ def mask_(model: nn.Module, plan: ShrinkPlan) -> None:
             f"The plan drops the layers {dropped}, and a layer cannot be masked by its weights. Use cut_, or keep them."
         )
     with torch.no_grad():
-        for layer, kept in zip(layers, plan.layers, strict=True):
-            for linear, units, n_units in (
-                (layer.attention_out, kept.heads, layer.n_heads),
-                (layer.ffn_out, kept.neurons, layer.n_neurons),
-            ):
+        for name, mask in removal_masks(model, plan).items():
+            model.get_parameter(name)[~mask] = 0
+
+
+def removal_masks(model: nn.Module, plan: ShrinkPlan) -> dict[str, Tensor]:
+    """Masks [out, in] of bool for the weights that read heads and neurons, True where the plan keeps what is read.
+
+    Only weights that lose something are named. The plan keeps all layers.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    masks = {}
+    for layer, kept in zip(layers_of(model), plan.layers, strict=True):
+        for linear, units, n_units in (
+            (layer.attention_out, kept.heads, layer.n_heads),
+            (layer.ffn_out, kept.neurons, layer.n_neurons),
+        ):
+            if len(units) < n_units:
                 columns = torch.zeros(linear.in_features, dtype=torch.bool)
                 columns[_features(units, n_units, linear.in_features)] = True
-                linear.weight[:, (~columns).to(linear.weight.device)] = 0
+                masks[f"{names[linear]}.weight"] = columns.repeat(linear.out_features, 1).to(linear.weight.device)
+    return masks
 
 
 def cut_(model: nn.Module, plan: ShrinkPlan) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_compalign._modes import evaluating
 from hf_compalign.compress.architectures import Layer, layers_of
-from hf_compalign.compress.calibration import Batch, Loss, own_loss
+from hf_compalign.compress.calibration import Batch, Loss, loss_of, own_loss
 from hf_compalign.compress.sharding import whole
 
 IMPORTANCES = ("taylor", "magnitude")
@@ -103,12 +103,7 @@ def _first_order_effects(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For each layer the effects of its heads, of its neurons and [1] of its own, summed over the batch's items."""
     with evaluating(model), torch.enable_grad(), _traced(layers) as traces:
-        value = loss(model, batch)
-        if value.ndim or not value.requires_grad:
-            raise ValueError(
-                "loss must return a scalar that depends on the model's outputs in a differentiable way. Got a tensor "
-                f"of shape {list(value.shape)}" + ("." if value.requires_grad else " without a gradient.")
-            )
+        value = loss_of(model, batch, loss)
         nodes = [node for trace in traces for node, _ in (*trace.heads, *trace.neurons, *trace.layer)]
         # Gradients of the activations alone: those of the parameters are neither computed nor touched.
         gradients = iter(torch.autograd.grad(value, nodes, materialize_grads=True))

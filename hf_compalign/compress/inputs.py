@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hf_compalign._modes import evaluating
 from hf_compalign.compress.calibration import Batch, Loss, loss_of, run_model, token_rows
-from hf_compalign.compress.sharding import is_sharded
+from hf_compalign.compress.sharding import in_shards
 
 Layers = Mapping[str, nn.Module]
 
@@ -93,7 +93,7 @@ def rows_into(model: nn.Module, layer: nn.Module, batch: Batch, *, n_calls: int)
     """[n, in], float32: the tokens that go into a layer, one call after the other; what comes after it does not run."""
     found: list[Tensor] = []
     # Weights in shards are gathered and freed around each module: such a run must not be cut short.
-    run_on = any(is_sharded(parameter) for parameter in model.parameters())
+    run_on = in_shards(model)
 
     def keep(_: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:

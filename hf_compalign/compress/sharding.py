@@ -39,6 +39,11 @@ def is_sharded(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
+def in_shards(model: nn.Module) -> bool:
+    """Whether any of the model's weights is sharded."""
+    return any(is_sharded(parameter) for parameter in model.parameters())
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The values of a tensor, gathered from all processes if it is sharded: then every process must call this.
 

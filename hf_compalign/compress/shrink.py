@@ -5,13 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hf_compalign.compress.architectures import layers_of
 from hf_compalign.compress.budget import Budget, plan_for
 from hf_compalign.compress.calibration import Batch, Loss, calibration_batches, own_loss
-from hf_compalign.compress.cutting import cut_
+from hf_compalign.compress.cutting import cut_, removal_masks
 from hf_compalign.compress.importance import IMPORTANCES, unit_importance
 from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
 
@@ -118,26 +117,6 @@ def _corrected_copy(model: nn.Module, plan: ShrinkPlan, batches: Sequence[Batch]
         reconstruct_(corrected, masks, batches)
     cut_(corrected, rest)
     return corrected
-
-
-def removal_masks(model: nn.Module, plan: ShrinkPlan) -> dict[str, Tensor]:
-    """Masks [out, in] of bool for the weights that read heads and neurons, True where the plan keeps what is read.
-
-    Only weights that lose something are named. The plan keeps all layers.
-    """
-    names = {module: name for name, module in model.named_modules()}
-    masks = {}
-    for layer, kept in zip(layers_of(model), plan.layers, strict=True):
-        for linear, units, n_units in (
-            (layer.attention_out, kept.heads, layer.n_heads),
-            (layer.ffn_out, kept.neurons, layer.n_neurons),
-        ):
-            if len(units) < n_units:
-                stays = torch.zeros(n_units, dtype=torch.bool)
-                stays[list(units)] = True
-                columns = stays.repeat_interleave(linear.in_features // n_units)
-                masks[f"{names[linear]}.weight"] = columns.repeat(linear.out_features, 1).to(linear.weight.device)
-    return masks
 
 
 def _counts(model: nn.Module) -> tuple[int, int, int, int]:

@@ -28,11 +28,17 @@ def describe_widths(model: nn.Module) -> None:
         if settings and _widths(_stock(model, settings), width) == _widths(model, width):
             for key, value in settings.items():
                 setattr(config, key, value)
+    stock = _stock(model, {})
+    is_stock = stock is not None and _shapes(stock) == _shapes(model)
+    write_shrink(config, None if is_stock else _shrink(model))
+
+
+def write_shrink(config: Any, shrink: dict[str, Any] | None) -> None:
+    """Put what load_compressed must know of removed units into config.compression, or take it out."""
     compression = dict(getattr(config, "compression", None) or {"version": VERSION})
     compression.pop("shrink", None)
-    stock = _stock(model, {})
-    if stock is None or _shapes(stock) != _shapes(model):
-        compression["shrink"] = _shrink(model)
+    if shrink is not None:
+        compression["shrink"] = shrink
     if set(compression) > {"version"}:
         config.compression = compression
     elif hasattr(config, "compression"):

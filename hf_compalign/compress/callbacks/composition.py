@@ -16,7 +16,7 @@ from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.cutting import cut_
 from hf_compalign.compress.plan import ShrinkPlan
 from hf_compalign.compress.pruning import Evidence, Method, check_weights, prune_weights_
-from hf_compalign.compress.sharding import is_sharded
+from hf_compalign.compress.sharding import in_shards
 
 
 class Compresses(Protocol):
@@ -102,7 +102,7 @@ def _run_of(model: nn.Module, state: TrainerState) -> _Run:
 
 
 def _check_order(model: nn.Module, shrinking: Shrinks, pruning: Compresses, *, shrinks_first: bool) -> None:
-    if any(is_sharded(parameter) for parameter in model.parameters()):
+    if in_shards(model):
         raise ValueError(
             "Shrinking and pruning cannot be in one training under FSDP, where the model is not cut. Use two: train "
             "with the ShrinkCallback, open the folder with load_compressed, and train that with the PruningCallback."

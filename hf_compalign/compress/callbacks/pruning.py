@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hf_compalign.compress.calibration import Loss, calibration_batches, own_loss, training_batches
+from hf_compalign.compress.calibration import Loss, given_or_training_batches, own_loss
 from hf_compalign.compress.callbacks.composition import (
     Survivors,
     join_pruning,
@@ -207,11 +207,7 @@ class PruningCallback(TrainerCallback, ExportableState):
             )
         if not self.method.calibrated:
             return Evidence()
-        if self._calibration is None:
-            batches = training_batches(train_dataloader, self._model)
-        else:
-            batches = calibration_batches(self._calibration, self._model)
-        return Evidence(batches, self._loss)
+        return Evidence(given_or_training_batches(self._calibration, train_dataloader, self._model), self._loss)
 
     def use_loss(self, loss: Loss) -> None:
         """Let "taylor" differentiate this loss; the aligned trainer hands over its own."""

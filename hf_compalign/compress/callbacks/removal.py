@@ -11,12 +11,11 @@ from hf_compalign.compress.architectures import layers_of
 from hf_compalign.compress.budget import Budget, plan_for
 from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.callbacks.resuming import packed, unpacked
-from hf_compalign.compress.cutting import cut_, take_own_config
+from hf_compalign.compress.cutting import cut_, removal_masks, take_own_config
 from hf_compalign.compress.importance import LayerImportance
 from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
 from hf_compalign.compress.sharding import laid_out_like
-from hf_compalign.compress.shrink import removal_masks
-from hf_compalign.compress.widths import VERSION
+from hf_compalign.compress.widths import write_shrink
 
 
 @dataclass(frozen=True)
@@ -175,15 +174,7 @@ class Removal:
         """Have every checkpoint say how load_compressed makes it small."""
         if was_cut(self.model):
             return  # it is opened with the widths that it has, and with these zeros
-        config: Any = self.model.config
-        compression = {"version": VERSION} | (getattr(config, "compression", None) or {})
-        compression.pop("shrink", None)
-        if self.started:
-            compression["shrink"] = {"cut": False, "dropped_layers": self.dropped}
-        if set(compression) > {"version"}:
-            config.compression = compression
-        elif hasattr(config, "compression"):
-            del config.compression
+        write_shrink(self.model.config, {"cut": False, "dropped_layers": self.dropped} if self.started else None)
 
     # ---- as text ----
 

@@ -13,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from hf_compalign.compress.budget import Budget
-from hf_compalign.compress.calibration import Batch, Loss, calibration_batches, own_loss, training_batches
+from hf_compalign.compress.calibration import Batch, Loss, given_or_training_batches, own_loss
 from hf_compalign.compress.callbacks.composition import join_shrinking, leave
 from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed, was_cut
 from hf_compalign.compress.callbacks.resuming import own_state
@@ -22,7 +22,7 @@ from hf_compalign.compress.importance import IMPORTANCES, LayerImportance, unit_
 from hf_compalign.compress.plan import ShrinkPlan
 from hf_compalign.compress.reconstruct import reconstruct_
 from hf_compalign.compress.schedules import Schedule
-from hf_compalign.compress.sharding import is_sharded, refuse_unsupported
+from hf_compalign.compress.sharding import in_shards, refuse_unsupported
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,9 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         saved = own_state(state, type(self).__name__, self._recipe(), part="removal")["removal"] if resumed else None
         self.timing = self.timing.over(state.max_steps)
         join_shrinking(model, state, self)
-        self._batches = self._find_batches(model, kwargs["train_dataloader"]) if self._needs_data else ()
+        self._batches = (
+            given_or_training_batches(self._calibration, kwargs["train_dataloader"], model) if self._needs_data else ()
+        )
         self._removal = Removal(model)
         if saved is not None:
             self._resume(self._removal, saved)
@@ -137,7 +139,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Under FSDP, give the optimizer a state for dropped layers too: it cannot load a checkpoint that lacks any."""
-        if _in_shards(kwargs["model"]):
+        if in_shards(kwargs["model"]):
             self._present.fill_gradients()
 
     def on_optimizer_step(
@@ -186,7 +188,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
                 self._go_back(removal, state.best_model_checkpoint)
         if not removal.started:
             return
-        if _in_shards(model):
+        if in_shards(model):
             logger.warning(
                 "The model is in shards and stays masked. Its answers are those of the small one, and what the Trainer "
                 "saves is cut by hf_compalign.load_compressed(folder)."
@@ -222,11 +224,6 @@ class ShrinkCallback(TrainerCallback, ExportableState):
     def _goal_by(self, importances: Sequence[LayerImportance], model: nn.Module) -> Goal:
         return Goal.of(model, importances, self.budget, inputs=self._batches[0] if self._batches else None)
 
-    def _find_batches(self, model: nn.Module, train_dataloader: Any) -> Sequence[Batch]:
-        if self._calibration is None:
-            return training_batches(train_dataloader, model)
-        return calibration_batches(self._calibration, model)
-
     def _check_training(self, args: TrainingArguments, model: nn.Module) -> None:
         """Refuse what would not end with the model that is asked for."""
         if self._finished is not None and self._finished() is model:
@@ -234,7 +231,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
                 "This ShrinkCallback has cut the model, and the Trainer's optimizer still holds the weights of before. "
                 "To train the small model, make a new Trainer, without the callback or with another."
             )
-        sharded = _in_shards(model)
+        sharded = in_shards(model)
         if sharded and self.budget.target is not None:
             raise ValueError(
                 f"{self.budget.target[0]} needs a model that is whole in each process, and under FSDP it is not. Give "
@@ -305,10 +302,6 @@ def _removed(removal: Removal) -> dict[str, float]:
         "ffn_removed": share("neurons"),
         "layers_removed": len(removal.dropped),
     }
-
-
-def _in_shards(model: nn.Module) -> bool:
-    return any(is_sharded(parameter) for parameter in model.parameters())
 
 
 def _of_first_process(value: T) -> T:
