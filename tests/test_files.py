@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from hf_compalign._files import atomic_path, write_text_atomic
+from hf_compalign._files import atomic_path, staged_folder, write_text_atomic
 from hf_compalign.fingerprint import combined_fingerprint, model_fingerprint, row_fingerprint
 
 
@@ -53,3 +53,35 @@ def test_a_value_without_content_is_refused():
 
 def test_combined_fingerprints_do_not_depend_on_order():
     assert combined_fingerprint(["a", "b"]) == combined_fingerprint(["b", "a"]) != combined_fingerprint(["a"])
+
+
+def test_a_staged_folder_appears_as_a_whole(tmp_path):
+    with staged_folder(tmp_path / "new") as work:
+        (work / "onnx").mkdir()
+        (work / "onnx" / "model.onnx").write_text("graph")
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / "new" / "onnx" / "model.onnx").read_text() == "graph"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_staged_folder_that_fails_leaves_nothing(tmp_path):
+    def write_half():
+        with staged_folder(tmp_path / "new") as work:
+            (work / "half").write_text("")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_half()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_something_is_overwritten_on_demand_only(tmp_path):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "b").write_text("mine")
+    with pytest.raises(ValueError, match=r"is not empty: it holds a, b.*--overwrite"), staged_folder(tmp_path):
+        pass
+    with staged_folder(tmp_path, overwrite=True) as work:
+        (work / "a").write_text("new")
+    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {"a": "new", "b": "mine"}
+    with pytest.raises(ValueError, match="is a file"), staged_folder(tmp_path / "a"):
+        pass
