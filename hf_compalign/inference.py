@@ -17,25 +17,55 @@ from hf_compalign.tasks import Task, logits_of, task_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+ONNX = ".onnx"
+# A folder that has one of these is opened as a model of PyTorch, whatever else is in it.
+_TORCH_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+
 Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 
 
 def load_model(model: "PreTrainedModel | str | Path") -> "PreTrainedModel":
-    """A model as it is, or loaded from a local folder or the Hub, shrunk or not.
+    """A model as it is, or loaded from a local folder or the Hub, shrunk or not; or an ONNX file as a model.
+
+    Args:
+        model: a module; the path of an .onnx file; a folder written by save_pretrained, or one with a single .onnx
+            file in it or in its onnx/ and no weights of PyTorch; or a Hub id.
 
     Raises:
-        ValueError: no model is found there, or its head is not supported.
+        ValueError: no model is found there, there are several ONNX files, or its head is not supported.
     """
     if not isinstance(model, nn.Module):
-        from hf_compalign.compress.loading import load_compressed
-
-        model = load_compressed(model)
+        model = _opened(model)
     task_of(model)
     return model
 
 
+def _opened(where: str | Path) -> Any:
+    path = _onnx_file(Path(where))
+    if path is not None:
+        from hf_compalign.onnx_model import OnnxModel
+
+        return OnnxModel(path)
+    from hf_compalign.compress.loading import load_compressed
+
+    return load_compressed(where)
+
+
+def _onnx_file(path: Path) -> Path | None:
+    """The ONNX file that a path means, or None where it means a model of PyTorch."""
+    if path.suffix == ONNX:
+        return path
+    if not path.is_dir() or any(next(path.glob(pattern), None) for pattern in _TORCH_WEIGHTS):
+        return None
+    files = sorted([*path.glob(f"*{ONNX}"), *path.glob(f"onnx/*{ONNX}")])
+    if len(files) > 1:
+        names = ", ".join(str(file.relative_to(path)) for file in files)
+        raise ValueError(f"The folder {path} holds several ONNX files: {names}. Give the path of one of them.")
+    return files[0] if files else None
+
+
 def load_processor(path: str | Path, task: Task) -> Any:
-    """The tokenizer or the image processor that was saved beside a model.
+    """The tokenizer or the image processor that was saved beside a model; for an ONNX file, perhaps one folder above.
 
     Raises:
         ValueError: there is none.
@@ -44,6 +74,9 @@ def load_processor(path: str | Path, task: Task) -> Any:
 
     text = task.model_input == "input_ids"
     auto_class = transformers.AutoTokenizer if text else transformers.AutoImageProcessor
+    if Path(path).suffix == ONNX:
+        beside = Path(path).parent
+        path = beside if has_tokenizer(beside) or any(beside.glob("*processor_config.json")) else beside.parent
     try:
         if text and Path(path).is_dir() and not has_tokenizer(Path(path)):
             raise OSError("The folder holds no tokenizer file.")
@@ -56,8 +89,17 @@ def load_processor(path: str | Path, task: Task) -> Any:
         ) from error
 
 
+def default_device(model: "PreTrainedModel") -> str | None:
+    """Where a loaded model had best run: on a GPU if there is one. None for a file, whose runtime may not know GPUs."""
+    on_gpu = torch.cuda.is_available() and next(model.parameters(), None) is not None
+    return "cuda" if on_gpu else None
+
+
 def input_names(model: "PreTrainedModel") -> tuple[str, ...]:
-    """The arguments of the model's forward, without the labels."""
+    """The arguments of the model's forward, without the labels; or the inputs that a file declares."""
+    declared: tuple[str, ...] | None = getattr(model, "input_names", None)
+    if declared is not None:
+        return declared
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return _input_names(type(base).forward)
 
@@ -94,7 +136,8 @@ def forward_logits(model: "PreTrainedModel", batch: Mapping[str, Any]) -> Tensor
 
     The batch is moved to the model's device; the model's mode (train or eval) is the caller's business.
     """
-    device = next(model.parameters()).device
+    parameter = next(model.parameters(), None)
+    device = model.device if parameter is None else parameter.device
     known = input_names(model)
     inputs = {name: value.to(device) for name, value in batch.items() if name in known}
     with torch.no_grad():

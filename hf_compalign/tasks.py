@@ -101,10 +101,12 @@ def task_of_class(class_name: str) -> Task:
 def task_of(model: Any) -> Task:
     """The task of a model, by its class (or one it derives from) and its config.
 
+    A file that answers like a model has ``architectures``, the classes that it was exported from.
+
     Raises:
         ValueError: the head, its problem type or its number of labels is not supported.
     """
-    names = [cls.__name__ for cls in type(model).__mro__]
+    names = getattr(model, "architectures", None) or [cls.__name__ for cls in type(model).__mro__]
     known = [name for name in names if any(name.endswith(task.head) for task in TASKS)]
     task = task_of_class(known[0] if known else names[0])
     config = model.config

@@ -7,11 +7,15 @@ from typing import Any
 
 import tiny
 import torch
+import torch.distributed as dist
 from datasets import Dataset
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, PruningCallback
+from hf_compalign.compress.callbacks import QuantizationCallback
 
 PROCESSES = 2
+WEIGHTINGS = ("fixed", "softadapt", "uncertainty")
+SCHEMES = ("onnxruntime-w8a8", "torchao-w4", "quanto-w8a8")
 EVALUATED = 23  # not a multiple of any batch: the last one is filled up with duplicates
 
 
@@ -22,7 +26,7 @@ def partly_labelled(n: int) -> Dataset:
 
 
 def run(folder: Path, weighting: str) -> dict[str, Any]:
-    launched = torch.distributed.is_torchelastic_launched()
+    launched = dist.is_torchelastic_launched()
     trainer = AlignedDistillationTrainer(
         tiny.bert(seed=2),
         tiny.arguments(
@@ -59,8 +63,38 @@ def run(folder: Path, weighting: str) -> dict[str, Any]:
     }
 
 
+def quantized(folder: Path, scheme: str | None) -> list[list[float]]:
+    """The weights that quantization-aware training ends with, of each process."""
+    launched = dist.is_torchelastic_launched()
+    trainer = AlignedDistillationTrainer(
+        tiny.bert(seed=2, hidden_size=32),
+        tiny.arguments(
+            folder,
+            per_device_train_batch_size=8 // PROCESSES if launched else 8,
+            optim="sgd",
+            learning_rate=0.05,
+            save_strategy="steps",
+            save_steps=10,
+            ddp_backend="gloo" if launched else None,
+        ),
+        teacher=tiny.bert(seed=1),
+        train_dataset=tiny.texts(40),
+        callbacks=[] if scheme is None else [QuantizationCallback(scheme, begin=0.3)],
+    )
+    weights = dict(trainer.model.named_parameters())
+    trainer.train()
+    flat = torch.cat([weight.detach().reshape(-1) for weight in weights.values()]).tolist()
+    gathered = [flat] * PROCESSES
+    if launched:
+        dist.all_gather_object(gathered, flat)
+    return gathered
+
+
 if __name__ == "__main__":
     output = Path(sys.argv[1])
-    results = {weighting: run(output / weighting, weighting) for weighting in ("fixed", "softadapt", "uncertainty")}
-    if results["fixed"]["writes"]:
+    results = {
+        "aligned": {weighting: run(output / weighting, weighting) for weighting in WEIGHTINGS},
+        "quantized": {scheme: quantized(output / scheme, scheme) for scheme in SCHEMES},
+    }
+    if results["aligned"]["fixed"]["writes"]:
         (output / "results.json").write_text(json.dumps(results))

@@ -8,13 +8,15 @@ import tiny
 from transformers import TrainerCallback
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, PruningCallback
-from hf_compalign.compress.callbacks import ShrinkCallback
+from hf_compalign.compress.callbacks import QuantizationCallback, ShrinkCallback
 
 
 def compression(kind: str) -> list[TrainerCallback]:
-    """Of 24 optimizer steps, the first 10 remove units and the following 10 prune what is left."""
+    """Of 24 optimizer steps, the first 10 remove units and the following 10 prune what is left; or all 21 round."""
     if kind == "pruning":
         return [PruningCallback(0.6, every=1)]
+    if kind == "quantizing":
+        return [QuantizationCallback("quanto-w8a8", begin=0.1)]
     return [
         ShrinkCallback(ffn=0.5, heads=0.5, window=(0.0, 0.4), every=1),
         PruningCallback(0.6, score="movement", window=(0.4, 0.8), every=1),

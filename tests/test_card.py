@@ -15,7 +15,7 @@ from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import Footprint
 from hf_compalign.measure.latency import Latency
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.report.card import CardDetails, changed_options, write_model_card
+from hf_compalign.report.card import CardDetails, Measured, changed_options, write_model_card
 
 DETAILS = CardDetails(
     task="text-classification",
@@ -81,6 +81,68 @@ def test_the_metadata_are_what_the_hub_knows(tmp_path):
     loaded = ModelCard.load(tmp_path / "README.md")
     assert loaded.data.to_dict() == returned.data.to_dict()
     assert {result.metric_type: result.metric_value for result in loaded.data.eval_results}["nfr"] == 1 / 8
+
+
+def test_only_what_was_aligned_is_called_distilled(tmp_path):
+    write_model_card(tmp_path, compared(), details=dataclasses.replace(DETAILS, recipe={}))
+    header, body = front_matter(tmp_path)
+    assert header["tags"] == ["hf_compalign", "model-compression", "pruning"]
+    assert "How it was made" not in body
+
+
+def test_the_relation_to_the_base_model_is_one_that_the_hub_knows(tmp_path):
+    write_model_card(tmp_path, compared(), details=dataclasses.replace(DETAILS, base_model_relation="quantized"))
+    assert front_matter(tmp_path)[0]["base_model_relation"] == "quantized"
+    with pytest.raises(ValueError, match="must be one of adapter, finetune, merge, quantized. Got 'pruned'"):
+        dataclasses.replace(DETAILS, base_model_relation="pruned")
+
+
+def test_the_files_stand_side_by_side(tmp_path):
+    found = compared()
+    strict = dataclasses.replace(found, limits=(dataclasses.replace(found.limits[0], limit=0.1, passed=False),))
+    files = {
+        "original": Measured(None, 0.75, 4_800_000, {1: Latency(8.0, 7.5, 9.0)}),
+        "model.safetensors": Measured(found, 0.75, 4_800_000, {1: Latency(7.25, 7.0, 8.0)}),
+        "onnx/model_int8.onnx": Measured(strict, 0.75, 1_204_000, {1: Latency(2.126, 2.0, 3.0)}),
+    }
+    details = dataclasses.replace(DETAILS, files=files, machine="a Pentium")
+    write_model_card(tmp_path, found, details=details)
+    _, body = front_matter(tmp_path)
+    table = """|  | accuracy | mismatches | mismatch rate | limits | MB | ms, batch 1 |
+|---|---|---|---|---|---|---|
+| original | 75.00 % |  |  |  | 4.80 | 8.00 |
+| model.safetensors | 75.00 % | 3 of 8 | 37.50 % (13.68 to 69.43 %) | kept | 4.80 | 7.25 |
+| onnx/model_int8.onnx | 75.00 % | 3 of 8 | 37.50 % (13.68 to 69.43 %) | not shown to be kept | 1.20 | 2.13 |
+
+"""
+    assert table in body
+    assert "all models in turn, on a Pentium." in body
+    assert 'hf_hub_download("' in body
+    assert '{ dtype: "int8" }' in body
+
+
+@pytest.mark.parametrize(
+    ("stem", "options"),
+    [
+        ("model", 'dtype: "fp32"'),
+        ("model_quantized", 'dtype: "q8"'),
+        ("model_int8_static", 'dtype: "fp32", model_file_name: "model_int8_static"'),
+    ],
+)
+def test_transformers_js_is_told_the_file(tmp_path, stem, options):
+    files = {f"onnx/{stem}.onnx": Measured(compared(), 0.75)}
+    write_model_card(tmp_path, compared(), details=dataclasses.replace(DETAILS, files=files))
+    assert f"{{ {options} }}" in front_matter(tmp_path)[1]
+
+
+def test_images_are_loaded_as_images(tmp_path):
+    files = {"onnx/model.onnx": Measured(compared(), 0.75)}
+    details = dataclasses.replace(DETAILS, task="image-classification", files=files)
+    write_model_card(tmp_path, compared(), details=details)
+    _, body = front_matter(tmp_path)
+    assert "pip install onnxruntime transformers pillow`" in body
+    assert "AutoImageProcessor" in body
+    assert "AutoTokenizer" not in body
 
 
 def test_a_local_original_is_not_named_in_the_metadata(tmp_path):

@@ -211,7 +211,7 @@ def test_env_says_how_to_install_what_is_missing(monkeypatch):
 def test_help_lists_the_commands():
     result = call("--help")
     assert result.exit_code == 0
-    assert all(name in result.stdout for name in ("demo", "audit", "env"))
+    assert all(name in result.stdout for name in ("demo", "audit", "export", "env"))
 
 
 def test_the_demo_refuses_bad_input_before_training(tmp_path):

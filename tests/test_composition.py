@@ -1,4 +1,4 @@
-"""Shrinking and pruning in one training: the order, and the sparsity of the model that is left."""
+"""Shrinking, pruning and quantizing in one training: the order, and the sparsity of the model that is left."""
 
 import gc
 
@@ -6,15 +6,19 @@ import pytest
 import tiny
 import torch
 import zoo
-from transformers import Trainer, TrainerCallback
+from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
 
-from hf_compalign.compress.callbacks import PruningCallback, ShrinkCallback, composition
+from hf_compalign.compress.architectures import layers_of
+from hf_compalign.compress.callbacks import PruningCallback, QuantizationCallback, ShrinkCallback, composition
 from hf_compalign.compress.callbacks.composition import prune_survivors_, survivors_of
 from hf_compalign.compress.callbacks.removal import Removal
 from hf_compalign.compress.cutting import cut_
 from hf_compalign.compress.loading import load_compressed
 from hf_compalign.compress.masks import prunable_weights, sparsity_of
+from hf_compalign.compress.plan import zero_units_plan
 from hf_compalign.compress.pruning import Evidence, Method, prune_
+from hf_compalign.compress.quantize import quantizable_layers, quantization_of
+from hf_compalign.compress.schemes import scheme_of
 
 SHRINK = {"ffn": 0.5, "heads": 0.25, "layers": 1, "importance": "magnitude", "window": (0.0, 0.3)}
 
@@ -104,6 +108,28 @@ def test_nothing_is_in_the_way_where_no_units_are_removed():
     assert survivors_of(network, prunable_weights(network)) is None
 
 
+@pytest.mark.parametrize("name", zoo.KINDS)
+def test_silenced_units_compute_zeros(name, masked):
+    network, removal = masked(name)
+    before = zoo.answer(network, zoo.inputs(network))
+    removal.silence()
+    read = {}
+    for layer in layers_of(network):
+        for linear in (layer.attention_out, layer.ffn_out):
+            linear.register_forward_pre_hook(lambda module, args: read.update({module: args[0]}))
+    assert torch.equal(zoo.answer(network, zoo.inputs(network)), before)
+    silent = 0
+    for one in removal.plan.layers:
+        layer = layers_of(network)[one.index]
+        heads = read[layer.attention_out].unflatten(-1, (layer.n_heads, -1))
+        for values, kept in ((heads.movedim(-2, -1), one.heads), (read[layer.ffn_out], one.neurons)):
+            gone = sorted({*range(values.shape[-1])} - {*kept})
+            assert not values[..., gone].any()
+            assert values[..., list(kept)].any(0).all()
+            silent += len(gone)
+    assert silent > 10
+
+
 # ---- a training ----
 
 
@@ -177,6 +203,82 @@ def test_resume_equals_uninterrupted(tmp_path, score):
         assert torch.equal(tiny.flat(resumed.model), tiny.flat(whole.model))
 
 
+# ---- quantizing what is left ----
+
+# Those that round a row of weights, or more of them, together: what is cut has no part in it.
+SCHEMES = ["onnxruntime-w8a8", "torchao-w8a8", "quanto-w8", "quanto-w8a8"]
+
+
+class Answers(TrainerCallback):
+    """Those of every step, once the callbacks before it have acted."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seen.append(answers(kwargs["model"].eval()))
+        kwargs["model"].train()
+
+
+def answers(network):
+    return zoo.answer(network.eval(), {name: one for name, one in batches()[0].items() if name != "labels"})
+
+
+def differ(one, other):
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_cut_model_answers_like_the_masked_one_that_rounds(tmp_path, scheme):
+    for order, begin in ((1, 0.0), (-1, 0.0), (-1, 0.2), (1, 0.5)):
+        watch = Answers()
+        shrinking, quantizing = ShrinkCallback(**SHRINK), QuantizationCallback(scheme, begin=begin)
+        folder = tmp_path / f"{order}-{begin}"
+        run = trainer(folder, *[shrinking, quantizing][::order], watch, save_strategy="steps", save_steps=4)
+        dense = len(quantizable_layers(run.model, scheme_of(scheme)))
+        run.train()
+        assert len(layers_of(run.model)) == 2
+        record = quantization_of(run.model)
+        assert (record.scheme, len(record.layers)) == (scheme, dense - 6)  # of the layer that is gone
+        assert {*record.layers} <= {name for name, _ in run.model.named_modules()}
+        assert differ(answers(run.model), watch.seen[-1]) < 1e-3
+        for step in (4, 8, 12):
+            # A rounding more or less, where a sum of floats is added in another order.
+            assert differ(answers(load_compressed(folder / f"checkpoint-{step}")), watch.seen[step - 1]) < 1e-3
+        in_float = AutoModelForSequenceClassification.from_pretrained(folder / "checkpoint-12")
+        cut_(in_float, zero_units_plan(in_float, in_float.config.compression["shrink"]["dropped_layers"]))
+        assert differ(answers(in_float), watch.seen[-1]) > 5e-3
+        run.save_model(str(tmp_path / "small"))
+        assert torch.equal(answers(load_compressed(tmp_path / "small")), answers(run.model))
+
+
+@pytest.mark.parametrize("scheme", ["onnxruntime-w8a8", "torchao-w8a8", "quanto-w8a8"])
+def test_shrinking_pruning_and_quantizing_in_one_training(tmp_path, scheme):
+    def run(folder, *callbacks, **settings):
+        return trainer(
+            tmp_path / folder,
+            QuantizationCallback(scheme, begin=0.6),
+            ShrinkCallback(**SHRINK),
+            PruningCallback(0.5, schedule="linear", window=(0.3, 0.8), every=2),
+            *callbacks,
+            student=model(dropout=0.1),
+            **settings,
+        )
+
+    watch = Answers()
+    whole = run("whole", watch, save_strategy="steps", save_steps=1, logging_strategy="steps", logging_steps=1)
+    whole.train()
+    assert differ(answers(whole.model), watch.seen[-1]) < 1e-3
+    logged = whole.state.log_history[-2]
+    assert logged["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert logged["quantized_layers"] == len(quantization_of(whole.model).layers) + 6
+    for step in (3, 7, 8, 11):
+        resumed = run(str(step))
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert torch.equal(answers(resumed.model), answers(whole.model))
+        assert resumed.model.config.compression == whole.model.config.compression
+
+
 # ---- the order ----
 
 
@@ -216,6 +318,25 @@ def test_an_order_that_makes_sense_is_not(tmp_path):
         run = trainer(tmp_path, *callbacks)
         run.train()
         assert sparsity_of(prunable_weights(run.model)) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_scheme_that_does_not_keep_what_is_removed_is_refused(tmp_path):
+    for scheme, other, message in (
+        (
+            "torchao-w4a8",
+            ShrinkCallback(ffn=0.5),
+            "torchao-w4a8 rounds neighbouring weights together.* int8 weights; or",
+        ),
+        ("quanto-w4", PruningCallback(0.5), "quanto-w4 has no level for 0, so that pruned .* Use torchao-w4 or"),
+    ):
+        for order in (1, -1):
+            callbacks = [other, QuantizationCallback(scheme, begin=0.5)][::order]
+            run = trainer(tmp_path, *callbacks, student=model(hidden_size=32, intermediate_size=64))
+            before = tiny.flat(run.model).clone()
+            with pytest.raises(ValueError, match=message):
+                run.train()
+            assert run.state.global_step == 0
+            assert torch.equal(tiny.flat(run.model), before)
 
 
 def test_a_training_that_broke_off_is_forgotten(tmp_path):

@@ -39,6 +39,24 @@ def test_shrinking_comes_before_pruning():
     assert (shrinking.timing.window, pruning.timing.window) == ((0.1, 0.4), (0.4, 0.5))
 
 
+def test_quantizing_comes_last():
+    flags = (
+        "--quantization_scheme torchao-w4a8 --quantization_begin 0.6 --quantization_include *.query *.key "
+        "--quantization_exclude *layer.0*"
+    )
+    (arguments,) = HfArgumentParser(CompressionArguments).parse_args_into_dataclasses(
+        f"--shrink_ffn 0.5 --shrink_end 0.2 --sparsity 0.5 --pruning_begin 0.2 {flags}".split()
+    )
+    *_, quantizing = callbacks = arguments.callbacks()
+    assert len(callbacks) == 3
+    assert quantizing._recipe() == {
+        "scheme": "torchao-w4a8",
+        "begin": 0.6,
+        "include": ["*.query", "*.key"],
+        "exclude": ["*layer.0*"],
+    }
+
+
 def test_nothing_is_pruned_by_default():
     assert CompressionArguments().callbacks() == []
 
@@ -57,6 +75,13 @@ def test_nothing_is_pruned_by_default():
             {"shrink_uniform": True, "sparsity": 0.5},
             "shrink_uniform=True would be ignored: nothing is removed. Set shr",
         ),
+        ({"quantization_scheme": "int8"}, "scheme must be one of onnxruntime-w8a8, "),
+        ({"quantization_scheme": "quanto-w8", "quantization_begin": 1.0}, r"begin must be a share .* Got 1."),
+        (
+            {"quantization_begin": 0.5, "sparsity": 0.5},
+            "quantization_begin=0.5 would be ignored: nothing is quantized. Set quantization_scheme, or",
+        ),
+        ({"quantization_exclude": ["x"]}, r"quantization_exclude=\['x'\] would be ignored"),
     ],
 )
 def test_bad_or_idle_options_are_refused(options, message):

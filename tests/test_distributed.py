@@ -22,12 +22,12 @@ def results(tmp_path_factory):
     launch += [str(SCRIPT), str(folder)]
     done = subprocess.run(launch, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    two = json.loads((folder / "results.json").read_text())
+    two = json.loads((folder / "results.json").read_text())["aligned"]
     one = {name: distributed_run.run(folder / f"one-{name}", name) for name in two}
     return folder, one, two
 
 
-@pytest.mark.parametrize("weighting", ["fixed", "softadapt", "uncertainty"])
+@pytest.mark.parametrize("weighting", distributed_run.WEIGHTINGS)
 def test_two_processes_equal_one(results, weighting):
     _, one, two = (r[weighting] if isinstance(r, dict) else r for r in results)
     assert (one["processes"], two["processes"]) == (1, 2)
@@ -55,3 +55,16 @@ def test_the_same_files_are_written(results):
         for name in ("one-fixed", "fixed")
     )
     assert one == two
+
+
+@pytest.mark.parametrize("scheme", distributed_run.SCHEMES)
+def test_two_processes_train_the_same_quantized_model(results, scheme, tmp_path):
+    folder, _, _ = results
+    first, second = json.loads((folder / "results.json").read_text())["quantized"][scheme]
+    assert first == second
+    one, *_ = distributed_run.quantized(tmp_path / "one", scheme)
+    in_float, *_ = distributed_run.quantized(tmp_path / "float", None)
+    error, effect = (np.abs(np.array(first) - other).max() for other in (one, in_float))
+    assert effect > 1e-4
+    # Where each batch has a range of activations of its own, half a batch has another.
+    assert error < (effect if scheme == "onnxruntime-w8a8" else 0.05 * effect)

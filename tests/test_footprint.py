@@ -12,10 +12,13 @@ import torch
 import transformers
 from torch import nn
 
+from hf_compalign.compress.onnx_graph import export_graph
+from hf_compalign.compress.quantize import quantize_
 from hf_compalign.measure import latency as latency_module
 from hf_compalign.measure.footprint import Footprint, footprint
 from hf_compalign.measure.footprint_text import footprint_table
 from hf_compalign.measure.latency import Latency, interleaved_latency_ms
+from hf_compalign.onnx_model import OnnxModel
 
 
 class Tied(nn.Module):
@@ -151,6 +154,47 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 def test_a_path_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="No model could be loaded from .*nowhere"):
         footprint(tmp_path / "nowhere")
+
+
+def test_an_onnx_file_is_weighed_and_timed_like_a_model(tmp_path):
+    model = tiny.vit()
+    with torch.no_grad():
+        for parameter in model.parameters():  # equal tensors, like biases that are all 0, would be in the file once
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.config.architectures = ["ViTForImageClassification"]
+    model.config.save_pretrained(tmp_path)
+    path = tmp_path / "model.onnx"
+    export_graph(model, path)
+    inputs = {"pixel_values": torch.zeros(2, 1, 8, 8)}
+    found = footprint(path, inputs=inputs, compressed=True, n_runs=2)
+    assert (found.parameters, found.size_bytes) == (model.num_parameters(), path.stat().st_size)
+    assert found.nonzero_parameters == footprint(model).nonzero_parameters
+    assert found.compressed_size_bytes == len(gzip.compress(path.read_bytes(), 6)) - 12
+    assert (found.flops_per_item, found.semi_structured_parameters, found.batch_size) == (None, 0, 2)
+    assert 0 < found.latency.low_ms <= found.latency.high_ms
+    file = OnnxModel(path)
+    assert footprint(file, compressed=True) == footprint(path, compressed=True)
+    both = interleaved_latency_ms({"torch": (model, inputs), "onnx": (file, inputs)}, n_warmup=0, n_runs=1)
+    assert list(both) == ["torch", "onnx"]
+
+
+@pytest.mark.parametrize("scheme", ["torchao-w8", "quanto-w8", "quanto-w4"])
+def test_weights_that_a_library_quantised_are_weighed_as_they_are(tmp_path, scheme):
+    model = tiny.bert(hidden_size=64, intermediate_size=64)
+    dense = footprint(model)
+    summary = quantize_(model, scheme)
+    scales = sum(buffer.nbytes for name, buffer in model.named_buffers() if name.endswith("_scale"))  # of activations
+    saved = dense.size_bytes - (summary.sizes_bytes[0] - summary.sizes_bytes[1]) + scales
+    inputs = {"input_ids": torch.ones(2, 5, dtype=torch.long)}
+    found = footprint(model, inputs=inputs, compressed=True, n_runs=1)
+    assert (found.parameters, found.flops_per_item) == (dense.parameters, None)
+    assert found.size_bytes == saved
+    assert 0.8 * dense.nonzero_parameters < found.nonzero_parameters <= dense.nonzero_parameters
+    assert found.compressed_size_bytes < saved
+    model.save_pretrained(tmp_path)
+    of_folder = footprint(tmp_path)
+    assert of_folder.size_bytes == (tmp_path / "model_quantized.safetensors").stat().st_size
+    assert of_folder.nonzero_parameters == found.nonzero_parameters
 
 
 # ---- FLOPs ----

@@ -176,7 +176,7 @@ def test_a_masked_model_that_cannot_be_cut(tmp_path):
 
 def test_other_compressions_are_no_business_of_the_loader(tmp_path):
     model = zoo.build("bert")
-    model.config.compression = {"version": 1, "quantization": {"bits": 8}}
+    model.config.compression = {"version": 1, "other": {"bits": 8}}
     model.save_pretrained(tmp_path)
     check_same(load_compressed(tmp_path), model)
 

@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
 
 from hf_compalign import audit, predict
 from hf_compalign.columns import find_image_column, find_label_column, find_text_columns, label_names
+from hf_compalign.compress.onnx_graph import export_graph
 from hf_compalign.measure.predict import Columns
+from hf_compalign.onnx_model import OnnxModel
 
 WORDS = ["bad", "good", "film", "book", "the", "a"]
 NAMED = {"id2label": {0: "neg", 1: "pos"}, "label2id": {"neg": 0, "pos": 1}, "n_labels": 2}
@@ -196,3 +198,20 @@ def test_wanted_columns_must_exist():
         find_label_column(dataset, "target")
     with pytest.raises(ValueError, match="of which 0 are of type Image. Name the image column"):
         find_image_column(dataset)
+
+
+# ---- ONNX ----
+
+
+def test_a_model_in_onnx_answers_on_prepared_rows_like_the_original(tmp_path):
+    model = tiny.vit()
+    model.config.architectures = ["ViTForImageClassification"]
+    model.config.save_pretrained(tmp_path)
+    export_graph(model, tmp_path / "model.onnx")
+    dataset = tiny.images(7)
+    found, expected = predict(tmp_path / "model.onnx", dataset, batch_size=3), predict(model, dataset)
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-4)
+    assert found.ids.tolist() == expected.ids.tolist()
+    assert found.data_fingerprint == expected.data_fingerprint
+    assert found.model_fingerprint == OnnxModel(tmp_path / "model.onnx").fingerprint
+    assert audit(expected, found).metrics["mismatch_rate"] == 0

@@ -4,15 +4,16 @@ from dataclasses import dataclass, field, fields
 
 from transformers import TrainerCallback
 
-from hf_compalign.compress.callbacks import PruningCallback, ShrinkCallback
+from hf_compalign.compress.callbacks import PruningCallback, QuantizationCallback, ShrinkCallback
 from hf_compalign.compress.masks import PATTERNS
 from hf_compalign.compress.pruning import SCORES
 from hf_compalign.compress.schedules import SCHEDULES
+from hf_compalign.compress.schemes import SCHEMES
 
 
 @dataclass
 class CompressionArguments:
-    """How a script makes the model smaller: arguments of `ShrinkCallback` and `PruningCallback` as flags.
+    """How a script makes the model smaller: the arguments of its callbacks as flags.
 
     >>> [type(callback).__name__ for callback in CompressionArguments(sparsity=0.5).callbacks()]
     ['PruningCallback']
@@ -20,7 +21,7 @@ class CompressionArguments:
     []
 
     Raises:
-        ValueError: an option out of range, or one that would be ignored because nothing is pruned, or removed.
+        ValueError: an option out of range, or one that would be ignored: nothing is pruned, removed or quantized.
     """
 
     shrink_heads: float = field(default=0.0, metadata={"help": "Share of the attention heads to remove, in [0, 1)."})
@@ -60,11 +61,25 @@ class CompressionArguments:
         default=None, metadata={"help": "Patterns of module names to leave out of the pruning."}
     )
 
+    quantization_scheme: str | None = field(
+        default=None, metadata={"help": f"How to quantize: {', '.join(SCHEMES)}. Nothing is quantized if left out."}
+    )
+    quantization_begin: float = field(
+        default=0.0, metadata={"help": "Share of the training after which the model is trained with the rounding."}
+    )
+    quantization_include: list[str] | None = field(
+        default=None, metadata={"help": "Patterns of module names to quantize; all layers but the head if left out."}
+    )
+    quantization_exclude: list[str] | None = field(
+        default=None, metadata={"help": "Patterns of module names to leave in float."}
+    )
+
     def __post_init__(self) -> None:
         self.callbacks()  # checks the values, before a model is loaded
         for prefix, used, nothing, way in (
             ("shrink_", self._shrinks, "removed", "Set shrink_heads, shrink_ffn or shrink_layers above 0"),
             ("pruning_", self.sparsity > 0, "pruned", "Set sparsity above 0"),
+            ("quantization_", self.quantization_scheme is not None, "quantized", "Set quantization_scheme"),
         ):
             for option in fields(self):
                 value = getattr(self, option.name)
@@ -102,6 +117,15 @@ class CompressionArguments:
                     every=self.pruning_every,
                     include=self.pruning_include,
                     exclude=self.pruning_exclude,
+                )
+            )
+        if self.quantization_scheme is not None:
+            found.append(
+                QuantizationCallback(
+                    self.quantization_scheme,
+                    begin=self.quantization_begin,
+                    include=self.quantization_include,
+                    exclude=self.quantization_exclude,
                 )
             )
         return found

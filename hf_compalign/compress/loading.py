@@ -1,6 +1,7 @@
 """Open a compressed model again: from a folder or the Hub, without pickle and without code from there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers import PreTrainedModel
 from hf_compalign.compress.architectures import layers_of
 from hf_compalign.compress.cutting import cut_, cut_units
 from hf_compalign.compress.plan import LayerPlan, ShrinkPlan, zero_units_plan
+from hf_compalign.compress.quantized_files import convert_, load_quantized, requantize_
+from hf_compalign.compress.schemes import ENTRY, Quantization
 from hf_compalign.compress.widths import VERSION
 
 # What says where a model is and how to get it, for its config as for its weights.
@@ -45,6 +48,7 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
     Raises:
         ValueError: there is no such model, its files are damaged or do not fit its config, it was made by a newer
             version, or an argument is one that is decided here.
+        ImportError: the library that its quantised weights need is not installed; says the pip command.
     """
     where = str(path_or_id)
     decided = sorted(set(kwargs) & set(_DECIDED))
@@ -53,21 +57,48 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
             f"load_compressed decides {', '.join(decided)} itself. Leave it out; to move the loaded model, use "
             ".to(device)."
         )
-    config = _config(where, {name: value for name, value in kwargs.items() if name in _WHERE})
+    located = {name: value for name, value in kwargs.items() if name in _WHERE}
+    config = _config(where, located)
     stock = _class(where, config)
-    shrink = _shrink(where, getattr(config, "compression", None))
-    if shrink is None:
-        return _loaded(stock, where, config, kwargs)
-    if shrink["cut"]:
-        model = _loaded(_with_widths(stock, shrink), where, config, kwargs)
-        model.__class__ = stock
-        return model
-    model = _loaded(stock, where, config, kwargs)
-    try:
-        cut_(model, zero_units_plan(model, shrink["dropped_layers"]))
-    except ValueError as error:
-        raise ValueError(f"The model in {where!r} cannot be cut as its config says. {error}") from error
+    compression = _compression(where, getattr(config, "compression", None))
+    shrink, quantization = _shrink(where, compression), _quantization(where, compression)
+    cls = _with_widths(stock, shrink) if shrink is not None and shrink["cut"] else stock
+    if quantization is not None and quantization.converted:
+        model = _converted(cls, where, config, quantization, kwargs)
+    else:
+        model = _loaded(cls, where, config, kwargs)
+    model.__class__ = stock
+    float_layers = quantization is not None and not quantization.converted
+    if quantization is not None and float_layers:
+        with _as_config_says(where, "quantised"):
+            requantize_(model, quantization)
+    if shrink is not None and not shrink["cut"]:
+        with _as_config_says(where, "cut"):
+            cut_(model, zero_units_plan(model, shrink["dropped_layers"]))
+    if float_layers:
+        with _as_config_says(where, "quantised"):
+            convert_(model)
     return model
+
+
+@contextmanager
+def _as_config_says(where: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"The model in {where!r} cannot be {what} as its config says. {error}") from error
+
+
+def _converted(
+    cls: Any, where: str, config: Any, quantization: Quantization, kwargs: Mapping[str, Any]
+) -> PreTrainedModel:
+    other = sorted(set(kwargs) - {*_WHERE, "attn_implementation"})
+    if other:
+        raise ValueError(
+            f"The model in {where!r} has the weights of {quantization.scheme}, which {', '.join(other)} cannot change. "
+            "Leave it out, or load the float model."
+        )
+    return load_quantized(cls, where, config, quantization, kwargs)
 
 
 def _config(where: str, options: Mapping[str, Any]) -> Any:
@@ -152,10 +183,10 @@ def _cut_to(model: nn.Module, shrink: Mapping[str, Any]) -> None:
     cut_units(model, plan)
 
 
-def _shrink(where: str, compression: Any) -> dict[str, Any] | None:
-    """What config.compression says of removed units, checked; None where it says nothing."""
+def _compression(where: str, compression: Any) -> dict[str, Any]:
+    """What the config says of the compression, if it is of a version that is read here."""
     if compression is None:
-        return None
+        return {}
     if not isinstance(compression, dict) or not _is_count(compression.get("version")):
         raise _malformed(where, f"it must be a dict with a version, and is {compression!r:.200}")
     if compression["version"] > VERSION:
@@ -163,6 +194,21 @@ def _shrink(where: str, compression: Any) -> dict[str, Any] | None:
             f"The model in {where!r} was made by a newer hf_compalign (compression version {compression['version']}; "
             f"this one reads {VERSION}): upgrade with pip install -U hf-compalign"
         )
+    return compression
+
+
+def _quantization(where: str, compression: Mapping[str, Any]) -> Quantization | None:
+    """What config.compression says of quantised layers, checked; None where it says nothing."""
+    if ENTRY not in compression:
+        return None
+    try:
+        return Quantization.from_dict(compression[ENTRY])
+    except ValueError as error:
+        raise _malformed(where, str(error)) from error
+
+
+def _shrink(where: str, compression: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What config.compression says of removed units, checked; None where it says nothing."""
     if "shrink" not in compression:
         return None
     shrink = compression["shrink"]

@@ -3,6 +3,7 @@
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -41,26 +42,67 @@ def prunable_weights(
     layers = {
         name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d))
     }
+    purpose = Purpose("prune", "linear or convolution layer", LEFT_OUT)
+    chosen = select_layers(model, layers, purpose=purpose, include=include, exclude=exclude)
+    return {f"{name}.weight": cast(nn.Parameter, module.weight) for name, module in chosen.items()}
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What layers are selected for.
+
+    Attributes:
+        verb: what is done with them.
+        kind: what they are called.
+        left_out: patterns of module names that are not meant unless an include pattern says so.
+    """
+
+    verb: str
+    kind: str
+    left_out: Sequence[str]
+
+
+def select_layers(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    *,
+    purpose: Purpose,
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+) -> dict[str, nn.Module]:
+    """Those of a model's layers that patterns of module names ask for; of layers with one weight, the first.
+
+    Args:
+        model: the model, not wrapped.
+        layers: those to choose from, by name.
+        purpose: what for.
+        include: patterns (as in `fnmatch`); None takes all but those that the purpose leaves out.
+        exclude: patterns of what to leave out after that.
+
+    Raises:
+        ValueError: a pattern matches no layer, or nothing is left.
+    """
     for pattern in (*(include or ()), *(exclude or ())):
         if not any(_matches(name, [pattern]) for name in layers):
             raise ValueError(
-                f"The pattern {pattern!r} matches no linear or convolution layer of {type(model).__name__}. "
+                f"The pattern {pattern!r} matches no {purpose.kind} of {type(model).__name__}. "
                 f"Its layers are named like: {', '.join(_samples(list(layers)))}."
             )
     # A language model's last layer can be its embeddings, under another name.
-    embeddings = [module.weight for module in model.modules() if include is None and isinstance(module, nn.Embedding)]
-    left_out = [*(LEFT_OUT if include is None else ()), *(exclude or ())]
-    weights: dict[str, nn.Parameter] = {}
+    embeddings = [module for module in model.modules() if include is None and isinstance(module, nn.Embedding)]
+    left_out = [*(purpose.left_out if include is None else ()), *(exclude or ())]
+    chosen: dict[str, nn.Module] = {}
     for name, module in layers.items():
-        shared = any(module.weight is weight for weight in (*weights.values(), *embeddings))
+        others = [other for other in (*chosen.values(), *embeddings) if other is not module]
+        shared = any(module.weight is other.weight for other in others)
         if _matches(name, include or ["*"]) and not _matches(name, left_out) and not shared:
-            weights[f"{name}.weight"] = cast(nn.Parameter, module.weight)
-    if not weights:
+            chosen[name] = module
+    if not chosen:
         raise ValueError(
-            f"No layer of {type(model).__name__} is left to prune with include={include} and exclude={exclude}. "
-            f"Its layers are named like: {', '.join(_samples(list(layers)))}."
+            f"No layer of {type(model).__name__} is left to {purpose.verb} with include={include} and "
+            f"exclude={exclude}. Its layers are named like: {', '.join(_samples(list(layers)))}."
         )
-    return weights
+    return chosen
 
 
 class _LowestOfEachGroup(prune.BasePruningMethod):

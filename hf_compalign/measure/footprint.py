@@ -12,10 +12,13 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from hf_compalign._flops import count_flops
+from hf_compalign.fingerprint import is_quantized, plain_tensors
 from hf_compalign.inference import load_model
 from hf_compalign.measure.latency import Latency, device_of, interleaved_latency_ms, on_device
+from hf_compalign.onnx_model import OnnxModel
 
 _WEIGHTS = "model.safetensors"
+_QUANTIZED_WEIGHTS = "model_quantized.safetensors"
 # What gzip takes by default. Level 9 saves 1 % more of a sparse model and takes ten times as long.
 _ZLIB_LEVEL = 6
 _CHUNK_BYTES = 1 << 20
@@ -31,18 +34,20 @@ class Footprint:
     model is neither smaller nor faster. `hf_compalign.measure.footprint_text.footprint_table` sets two side by side.
 
     Attributes:
-        parameters: how many numbers it holds; tied ones count once.
+        parameters: how many numbers it holds; tied ones count once. Those of an ONNX file are its weights, quantised
+            or not, without scales and zero points.
         nonzero_parameters: how many of them are not 0.
         semi_structured_parameters: how many sit in linear layers that keep to the 2:4 pattern: of each four weights
             in a row, at most two are not 0. Torch has kernels for it on NVIDIA GPUs from Ampere on, for layers
             converted with `torch.sparse.to_sparse_semi_structured`; elsewhere it is worth as little as any zeros.
+            0 for an ONNX file, which has no such kernels.
         size_bytes: bytes of the weight files, or of the tensors that `save_pretrained` would write for a module.
         compressed_size_bytes: the same bytes after zlib (level 6, as in gzip): what a compressed archive or download
             would take, and the one place where zeros save anything by themselves. None unless asked for.
         flops_per_item: floating-point operations (a multiplication and an addition are two) of the matrix products
             and convolutions in one forward pass, padding included, divided by the batch size. They are those that
-            really run: multiplying by 0 counts. None without inputs, or if the model's attention is neither "eager"
-            nor "sdpa" and so not seen by torch's counter.
+            really run: multiplying by 0 counts. None without inputs, and where torch's counter does not see them: in
+            an ONNX file, of weights that a library quantised, or if the attention is neither "eager" nor "sdpa".
         latency: of one forward pass of the whole batch; None without inputs.
         batch_size: items in the batch that was counted and timed; None without inputs.
         threads: CPU threads that torch used.
@@ -77,7 +82,7 @@ def footprint(
 
     Args:
         model: a module, which stays on its device and in the training mode it came with; or the folder or Hub id
-            of one, whose weight files give the bytes.
+            of one, whose weight files give the bytes; or an .onnx file.
         inputs: keyword arguments of one forward pass; moved to the model's device. Without them no FLOPs are
             counted and nothing is timed. To set two models side by side, time them with
             `hf_compalign.measure.latency.interleaved_latency_ms`.
@@ -91,17 +96,18 @@ def footprint(
     files: list[Path] | None = None
     if not isinstance(model, nn.Module):
         files, model = _opened(model)
+    if isinstance(model, OnnxModel):
+        files = list(model.files)
     tensors = list(_saved_tensors(model))
     batch_size = latency = flops = None
     if inputs is not None:
         batch_size = _batch_size(inputs)
         latency = interleaved_latency_ms({"": (model, inputs)}, n_warmup=n_warmup, n_runs=n_runs)[""]
         flops = _flops(model, inputs)
-    # parameters() yields a tied parameter once.
-    parameters = list(model.parameters())
+    n_parameters, n_nonzero = _counted(model)
     return Footprint(
-        parameters=sum(parameter.numel() for parameter in parameters),
-        nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in parameters),
+        parameters=n_parameters,
+        nonzero_parameters=n_nonzero,
         semi_structured_parameters=_semi_structured(model),
         size_bytes=sum(map(_n_bytes, tensors) if files is None else (file.stat().st_size for file in files)),
         compressed_size_bytes=_after_zlib(_chunks(tensors, files)) if compressed else None,
@@ -115,15 +121,19 @@ def footprint(
 
 def _opened(path: str | Path) -> tuple[list[Path], nn.Module]:
     """The weight files behind a folder or a Hub id, and the model."""
-    if Path(path).is_dir():
-        return _weight_files(Path(path)), load_model(path)
     model = load_model(path)
+    if isinstance(model, OnnxModel):
+        return list(model.files), model
+    if Path(path).is_dir():
+        return _weight_files(Path(path)), model
     # Loading has put the files into the cache; this finds them there without asking the Hub again.
     return _weight_files(Path(snapshot_download(str(path), local_files_only=True))), model
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """The files that load_compressed would read; optimizer states and the like do not count."""
+    if (folder / _QUANTIZED_WEIGHTS).is_file():
+        return [folder / _QUANTIZED_WEIGHTS]
     index = folder / f"{_WEIGHTS}.index.json"
     if (folder / _WEIGHTS).is_file() or not index.is_file():
         return [folder / _WEIGHTS]
@@ -131,10 +141,26 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / shard for shard in sorted(shards)]
 
 
+def _counted(model: nn.Module) -> tuple[int, int]:
+    """All numbers, and those that are not 0."""
+    if isinstance(model, OnnxModel):
+        return model.count_parameters()
+    # parameters() yields a tied parameter once.
+    parameters = list(model.parameters())
+    n_nonzero = sum(int(_values(parameter).count_nonzero()) for parameter in parameters)
+    return sum(parameter.numel() for parameter in parameters), n_nonzero
+
+
+def _values(tensor: Tensor) -> Tensor:
+    """Plain floats, also of what a library quantised."""
+    return tensor.dequantize() if is_quantized(tensor) else tensor
+
+
 def _saved_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """What the state dict holds, tied tensors once."""
+    """What the state dict holds, tied tensors once, quantised ones as the integers and scales that they are."""
     saved = model.state_dict().keys()
-    yield from model.parameters()
+    for parameter in model.parameters():
+        yield from plain_tensors(parameter.detach())
     yield from (buffer for name, buffer in model.named_buffers() if name in saved)
 
 
@@ -166,11 +192,13 @@ def _semi_structured(model: nn.Module) -> int:
 
 
 def _keeps_2_4(weight: Tensor) -> bool:
-    return weight.shape[-1] % 4 == 0 and bool((weight.reshape(-1, 4).count_nonzero(1) <= 2).all())
+    return weight.shape[-1] % 4 == 0 and bool((_values(weight).reshape(-1, 4).count_nonzero(1) <= 2).all())
 
 
 def _flops(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
-    if getattr(getattr(model, "config", None), "_attn_implementation", None) not in _COUNTED_ATTENTION:
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    unseen = isinstance(model, OnnxModel) or any(map(is_quantized, model.parameters()))
+    if unseen or attention not in _COUNTED_ATTENTION:
         return None
     return count_flops(model, on_device(inputs, device_of(model)))
 

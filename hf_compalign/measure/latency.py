@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hf_compalign._modes import evaluating
+from hf_compalign.fingerprint import is_quantized
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ def interleaved_latency_ms(
     """Time several models side by side: one pass of each in turn, so that a busy moment meets them all.
 
     Args:
-        candidates: name -> (model, keyword arguments of its forward pass); they are moved to the model's device.
+        candidates: name -> (model or `OnnxModel`, keyword arguments of its forward pass); they are moved to the
+            model's device.
         n_warmup: untimed rounds first.
         n_runs: timed rounds.
 
@@ -43,7 +45,10 @@ def interleaved_latency_ms(
         )
     placed = {name: (model, on_device(inputs, device_of(model))) for name, (model, inputs) in candidates.items()}
     times_ms: dict[str, list[float]] = {name: [] for name in placed}
-    with evaluating(*(model for model, _ in placed.values())), torch.inference_mode():
+    models = [model for model, _ in placed.values()]
+    # optimum-quanto's int4 weights cannot be used in inference mode.
+    plain = not any(is_quantized(parameter) for model in models for parameter in model.parameters())
+    with evaluating(*models), torch.no_grad(), torch.inference_mode(plain):
         for turn in range(n_warmup + n_runs):
             for name, (model, inputs) in placed.items():
                 elapsed_ms = _time_ms(model, inputs)

@@ -25,6 +25,7 @@ from hf_compalign.inference import (
     Collator,
     check_prepared,
     default_collator,
+    default_device,
     forward_logits,
     input_names,
     load_model,
@@ -65,13 +66,13 @@ def predict(
     """The model's logits on every row, with the labels and a name for each row.
 
     Args:
-        model: a module, a folder written by save_pretrained, or a Hub id.
+        model: a module; a folder written by save_pretrained, or a Hub id; or an .onnx file, run by ONNX Runtime.
         dataset: raw texts or images, or already tokenized texts or pixel values.
         processing_class: the tokenizer or image processor; by default the one saved beside the model.
         data_collator: how rows become a batch; by default as in the Trainer.
         columns: where to find what in a raw dataset.
         batch_size: rows at a time.
-        device: where to run; by default where a given module is, or a GPU if there is one for a loaded model.
+        device: where to run; by default where a given module is, or `default_device` for a loaded model.
 
     Returns:
         Predictions with logits [N, C]; labels follow the model's order of label names.
@@ -114,8 +115,8 @@ def predict(
 
 def _placed(model: PreTrainedModel | str | Path, device: str | torch.device | None) -> PreTrainedModel:
     network = load_model(model)
-    if device is None and isinstance(model, str | Path) and torch.cuda.is_available():
-        device = "cuda"
+    if device is None and isinstance(model, str | Path):
+        device = default_device(network)
     return network if device is None else network.to(device)
 
 
@@ -189,4 +190,6 @@ def _processor_beside(where: str, task: Task, *, needed: bool) -> Any:
 
 
 def _where(network: PreTrainedModel, model: Any) -> str:
-    return str(model) if isinstance(model, str | Path) else str(network.config._name_or_path)
+    if isinstance(model, str | Path):
+        return str(model)
+    return str(getattr(network, "path", network.config._name_or_path))

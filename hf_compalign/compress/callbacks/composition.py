@@ -1,4 +1,4 @@
-"""Shrinking and pruning in one training: in which order, and where pruned weights are in the model that will be cut."""
+"""Shrinking, pruning and quantizing in one training: in which order, and which weights are in the model that is cut."""
 
 import copy
 import weakref
@@ -16,6 +16,7 @@ from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.cutting import cut_
 from hf_compalign.compress.plan import ShrinkPlan
 from hf_compalign.compress.pruning import Evidence, Method, check_weights, prune_weights_
+from hf_compalign.compress.schemes import Scheme
 from hf_compalign.compress.sharding import in_shards
 
 
@@ -33,6 +34,20 @@ class Shrinks(Compresses, Protocol):
         """What is left of the model; None as long as it is whole."""
         ...
 
+    def silence(self) -> None:
+        """Let what is removed compute zeros."""
+        ...
+
+
+class Quantizes(Compresses, Protocol):
+    """One that quantizes the model, in the end for good: after it is cut."""
+
+    scheme: Scheme
+
+    def after_cut(self) -> None:
+        """The model has the sizes that it keeps."""
+        ...
+
 
 @dataclass
 class _Run:
@@ -41,10 +56,15 @@ class _Run:
     state: weakref.ref[TrainerState]
     shrinking: weakref.ref[Shrinks] | None = None
     pruning: list[weakref.ref[Compresses]] = field(default_factory=list)
+    quantizing: weakref.ref[Quantizes] | None = None
 
     def shrinks(self) -> Shrinks | None:
         """The callback that removes units, if there is one."""
         return None if self.shrinking is None else self.shrinking()
+
+    def quantizes(self) -> Quantizes | None:
+        """The callback that quantizes, if there is one."""
+        return None if self.quantizing is None else self.quantizing()
 
 
 # Callbacks of one Trainer do not know each other: they meet at the model that they change.
@@ -55,7 +75,7 @@ def join_shrinking(model: nn.Module, state: TrainerState, callback: Shrinks) -> 
     """Enter a callback that removes units into the training that begins.
 
     Raises:
-        ValueError: there is another already, or one that prunes before this is done.
+        ValueError: there is another already, one that prunes before this is done, or one that rounds in groups.
     """
     run = _run_of(model, state)
     if run.shrinking is not None:
@@ -66,31 +86,59 @@ def join_shrinking(model: nn.Module, state: TrainerState, callback: Shrinks) -> 
     for pruning in filter(None, (reference() for reference in run.pruning)):
         _check_order(model, callback, pruning, shrinks_first=False)
     run.shrinking = weakref.ref(callback)
+    _check_scheme(run)
 
 
 def join_pruning(model: nn.Module, state: TrainerState, callback: Compresses) -> None:
     """Enter a callback that prunes weights into the training that begins.
 
     Raises:
-        ValueError: it would begin before another has removed all its units.
+        ValueError: it would begin before another has removed all its units, or another rounds zeros to something else.
     """
     run = _run_of(model, state)
     shrinking = run.shrinks()
     if shrinking is not None:
         _check_order(model, shrinking, callback, shrinks_first=True)
     run.pruning.append(weakref.ref(callback))
+    _check_scheme(run)
+
+
+def join_quantizing(model: nn.Module, state: TrainerState, callback: Quantizes) -> None:
+    """Enter a callback that quantizes into the training that begins.
+
+    Raises:
+        ValueError: there is another already, or one that removes what this scheme does not keep removed.
+    """
+    run = _run_of(model, state)
+    if run.quantizing is not None:
+        raise ValueError(
+            "Two QuantizationCallbacks in one training would quantize what the other has quantized. Give one, with "
+            "the layers of both: QuantizationCallback(scheme, include=[...])."
+        )
+    run.quantizing = weakref.ref(callback)
+    _check_scheme(run)
 
 
 def leave(model: nn.Module, callback: Compresses) -> None:
-    """Take a callback out of the training that ends."""
+    """Take a callback out of the training that ends; one that removes units, when it has cut the model."""
     run = _RUNS.get(model)
     if run is None:
         return
     if run.shrinks() is callback:
-        run.shrinking = None
+        run.shrinking, quantizing = None, run.quantizes()
+        if quantizing is not None:
+            quantizing.after_cut()
+    if run.quantizes() is callback:
+        run.quantizing = None
     run.pruning = [pruning for pruning in run.pruning if pruning() is not callback]
-    if run.shrinking is None and not run.pruning:
-        del _RUNS[model]
+    if run.shrinking is None and run.quantizing is None and not run.pruning:
+        _RUNS.pop(model, None)
+
+
+def shrinking_of(model: nn.Module) -> Shrinks | None:
+    """The callback that removes units of the model in training and has not cut it yet, if there is one."""
+    run = _RUNS.get(model)
+    return None if run is None else run.shrinks()
 
 
 def _run_of(model: nn.Module, state: TrainerState) -> _Run:
@@ -119,6 +167,25 @@ def _check_order(model: nn.Module, shrinking: Shrinks, pruning: Compresses, *, s
         f"{begins}. Name the ShrinkCallback first, and let the other begin where it ends: callbacks=[ShrinkCallback("
         f"..., window=({begin:g}, {middle:g})), PruningCallback(..., window=({middle:g}, {end:g}))]."
     )
+
+
+def _check_scheme(run: _Run) -> None:
+    """Refuse a scheme that does not keep what the others remove."""
+    quantizing = run.quantizes()
+    if quantizing is None or quantizing.scheme.weights != "int4":
+        return
+    name = quantizing.scheme.name
+    if run.shrinks() is not None:
+        raise ValueError(
+            f"The scheme {name} rounds neighbouring weights together, and when units are cut the neighbours are "
+            "others. Use a scheme with int8 weights; or two trainings: train with the ShrinkCallback, open the folder "
+            "with load_compressed, and train that with the QuantizationCallback."
+        )
+    if quantizing.scheme.backend == "quanto" and run.pruning:
+        raise ValueError(
+            f"The scheme {name} has no level for 0, so that pruned weights would come back. Use torchao-w4 or "
+            "torchao-w4a8, or a scheme with int8 weights."
+        )
 
 
 # ---- the weights of the model that will be cut ----
@@ -154,8 +221,7 @@ def survivors_of(
         weights: by name, as from `prunable_weights`.
         known: the answer of before, returned if nothing changed.
     """
-    run = _RUNS.get(model)
-    shrinking = None if run is None else run.shrinks()
+    shrinking = shrinking_of(model)
     plan = None if shrinking is None else shrinking.plan
     if plan is None or (known is not None and known.plan == plan):
         return None if plan is None else known

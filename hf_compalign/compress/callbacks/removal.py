@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_compalign.compress.architectures import layers_of
+from hf_compalign.compress.architectures import Layer, architecture_of, layers_of, part
 from hf_compalign.compress.budget import Budget, plan_for
 from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.callbacks.resuming import packed, unpacked
@@ -150,6 +150,20 @@ class Removal:
             for weight, mask in self._masks:
                 weight.mul_(mask)
 
+    def silence(self) -> None:
+        """Write zeros also into what computes the removed units: their values then are 0, as if they were gone.
+
+        Of weights alone that would change nothing, but values that are quantized together share one range.
+        """
+        architecture, layers = architecture_of(self.model), layers_of(self.model)
+        head_rows = (*architecture.head_rows, *architecture.optional_head_rows)
+        for kept in self.plan.layers:
+            layer = layers[kept.index]
+            _silence(layer, head_rows, kept.heads, layer.n_heads, stacked=architecture.stacked_heads)
+            _silence(
+                layer, architecture.neuron_rows, kept.neurons, layer.n_neurons, stacked=architecture.stacked_neurons
+            )
+
     def fill_gradients(self) -> None:
         """Gradients of 0 for the layers that take no part any more."""
         layers = layers_of(self.model)
@@ -212,6 +226,16 @@ def was_cut(model: nn.Module) -> bool:
 
 def _hand_on(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+
+
+def _silence(layer: Layer, paths: Sequence[str], kept: Sequence[int], n_units: int, *, stacked: int) -> None:
+    """Zeros in the rows of the units that are not kept; each has its share in each of the stacked parts."""
+    gone = sorted({*range(n_units)} - {*kept})
+    for path in paths:
+        found = part(layer.module, path)
+        for rows in found.parameters() if isinstance(found, nn.Module) else [found]:
+            if gone and rows is not None:
+                rows.detach().unflatten(0, (stacked, n_units, -1))[:, gone] = 0
 
 
 def _packed(units: Sequence[int], n_units: int) -> str:

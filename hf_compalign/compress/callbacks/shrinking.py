@@ -174,9 +174,25 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Cut the model, unless it is in shards; say so when training ended before all was removed."""
-        removal, model = self._present, kwargs["model"]
-        leave(model, self)
+        model = kwargs["model"]
         self._loss = own_loss  # that of an aligned trainer is for its own training
+        self._end(args, state, model)
+        leave(model, self)
+
+    def silence(self) -> None:
+        """Let removed units compute zeros, for the ranges of values that are quantized together with theirs."""
+        self._present.silence()
+
+    # ---- what goes ----
+
+    @property
+    def _present(self) -> Removal:
+        if self._removal is None:
+            raise RuntimeError("The Trainer did not call on_train_begin.")
+        return self._removal
+
+    def _end(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        removal = self._present
         if state.global_step < self.timing.final_step:
             logger.warning(
                 "Training ended at step %d, before the last removal at step %d: only %s.",
@@ -197,14 +213,6 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         removal.cut()
         self._finished = weakref.ref(model)
 
-    # ---- what goes ----
-
-    @property
-    def _present(self) -> Removal:
-        if self._removal is None:
-            raise RuntimeError("The Trainer did not call on_train_begin.")
-        return self._removal
-
     def _update(self, removal: Removal, step: int) -> None:
         share = self.timing.share_at(step)
         if not share:
@@ -214,7 +222,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         goal = self._goal or self._goal_by(importances, model)
         plan = narrowed(removal.plan, goal, importances, whole=removal.whole, share=share)
         # What processes compute from the same values may differ in the last bits, and so in the order of ties.
-        self._goal, plan = _of_first_process((goal, plan))
+        self._goal, plan = of_first_process((goal, plan))
         removal.take(plan)
         masks = removal.masks() if self.reconstruct else {}
         if masks:
@@ -304,7 +312,7 @@ def _removed(removal: Removal) -> dict[str, float]:
     }
 
 
-def _of_first_process(value: T) -> T:
+def of_first_process(value: T) -> T:
     """The value that the first process has."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return value

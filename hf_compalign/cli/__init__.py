@@ -1,0 +1,22 @@
+"""The command line: hf-compalign demo | audit | export | env."""
+
+import typer
+
+from hf_compalign.cli import audit, demo, env, export
+
+app = typer.Typer(
+    help="Compress a fine-tuned transformer, and prove, example by example, that it still answers like the original.",
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo.demo)
+app.command()(audit.audit)
+app.command()(export.export)
+app.command()(env.env)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,168 @@
+"""hf-compalign export."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from hf_compalign.cli.audit import print_audit
+from hf_compalign.cli.options import (
+    BEYOND_A_LIMIT,
+    BatchSize,
+    ConfigName,
+    DatasetName,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    Limits,
+    MaxSamples,
+    Split,
+    TextColumn,
+    parsed_limits,
+    refuse_ignored,
+)
+from hf_compalign.cli.rows import load_rows
+from hf_compalign.screen import clear_errors, hush, print_json, stderr, stdout, table
+
+if TYPE_CHECKING:
+    from hf_compalign.cli.exporting import Done
+
+
+def export(  # noqa: PLR0913, PLR0917 - the options of a command are its arguments
+    model: Annotated[str, typer.Argument(help="A model folder or a Hub id.")],
+    output: Annotated[
+        Path | None, typer.Argument(help="A new folder. Default: the model's name and -onnx, in the working directory.")
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(metavar="dynamic|static", help="Write INT8 instead of float32.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Data for the ranges of --quantize static; not those audited.")
+    ] = None,
+    calibration_rows: Annotated[int, typer.Option(min=1, help="So many of them, drawn at random.")] = 256,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Layers that stay in float, such as `*.pooler.*`.")
+    ] = None,
+    limit: Limits = None,
+    max_measurements: Annotated[
+        int | None, typer.Option(min=1, help="Measure no more files than that to keep the limit.")
+    ] = None,
+    dataset: DatasetName = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Compare with this model. Default: the model itself.")
+    ] = None,
+    config: ConfigName = None,
+    split: Split = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    batch_size: BatchSize = None,
+    max_samples: MaxSamples = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same names.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model as ONNX, in float or INT8, and prove on data that the file answers like the model.
+
+    With --dataset the file is audited. With a --limit too, an INT8 file that is beyond it is repaired: the fewest
+    layers that it takes are kept in float, and what was measured is saved as frontier.json and frontier.png. The exit
+    code is 0 within all limits, 1 beyond a limit, and 2 for bad input.
+    """
+    console = stderr()
+    with clear_errors(console):
+        hush(bars=console.is_terminal)
+        from hf_compalign.measure.audit import checked_limits
+        from hf_compalign.measure.predict import Columns
+
+        limits = checked_limits(parsed_limits(limit or []))
+        _check(quantize, calibration, dataset)
+        about_rows = {
+            "--reference": reference,
+            "--config": config,
+            "--split": split,
+            "--label-column": label_column,
+            "--batch-size": batch_size,
+            "--max-samples": max_samples,
+        }
+        about_columns = {"--text-column": text_column, "--image-column": image_column}
+        if dataset is None:
+            if limits:
+                raise ValueError("A limit is measured on data. Name them with --dataset.")
+            refuse_ignored("There is no --dataset", about_rows | ({} if calibration else about_columns))
+        if quantize is None or not limits:
+            refuse_ignored(
+                "Nothing is repaired without --quantize and --limit", {"--max-measurements": max_measurements}
+            )
+        from hf_compalign.cli.exporting import Job, run_job
+        from hf_compalign.data import sample
+
+        job = Job(
+            model=model,
+            output=output or default_output(model),
+            quantize=quantize,
+            calibration=None
+            if calibration is None
+            else sample(load_rows(calibration, None, None, usual=("train", "validation")), calibration_rows),
+            exclude=exclude or None,
+            limits=limits,
+            max_measurements=max_measurements,
+            dataset=None if dataset is None else sample(load_rows(dataset, config, split), max_samples),
+            reference=reference,
+            columns=Columns(text=text_column or None, image=image_column, label=label_column),
+            batch_size=batch_size or 32,
+            overwrite=overwrite,
+        )
+        if job.dataset is not None:
+            console.print(f"{len(job.dataset):,} rows of {dataset}, columns {', '.join(job.dataset.column_names)}")
+        done = run_job(job, lambda line: console.print(line, soft_wrap=True, markup=False))
+    if as_json:
+        print_json(done.to_dict())
+    else:
+        _print_done(done)
+    raise typer.Exit(0 if done.passed else BEYOND_A_LIMIT)
+
+
+def default_output(model: str) -> Path:
+    """The model's own name and -onnx, in the working directory.
+
+    >>> str(default_output("google-bert/bert-base-uncased"))
+    'bert-base-uncased-onnx'
+    """
+    name = Path(model).resolve().name if Path(model).exists() else model.rpartition("/")[2]
+    return Path(f"{name}-onnx")
+
+
+def _check(quantize: str | None, calibration: str | None, dataset: str | None) -> None:
+    """What `export_onnx` would refuse too, but in the words of the command line and before anything is loaded."""
+    if quantize not in (None, "dynamic", "static"):
+        raise ValueError(f"--quantize must be dynamic or static; without it the file is float32. Got {quantize!r}.")
+    if quantize != "static":
+        refuse_ignored("Only --quantize static is calibrated", {"--calibration": calibration})
+    elif calibration is None:
+        raise ValueError(
+            "--quantize static fixes the ranges of the activations beforehand, on some rows of data. Name them with "
+            "--calibration, such as the training data; or use --quantize dynamic, which needs none."
+        )
+    elif calibration == dataset:
+        raise ValueError(
+            "--calibration and --dataset are the same data, so that the file would be judged on what it was made with. "
+            "Calibrate on other data, such as those of the training."
+        )
+
+
+def _print_done(done: "Done") -> None:
+    console = stdout()
+    console.print(Text(str(done.export)))
+    console.print()
+    console.print(table(done.rows(), console))
+    console.print(Text(f"Median times side by side on {done.machine}", style="dim"))
+    console.print()
+    if done.frontier is not None:
+        console.print(Text(done.frontier.verdict, style="bold green" if done.passed else "bold red"))
+        if len(done.frontier.points) > 1:
+            note = "The file was chosen by its answers on these rows: audit it on others before you rely on the bound."
+            console.print(Text(note, style="dim"))
+        written = sorted(path.name for path in done.export.path.parent.iterdir())
+        console.print(Text(f"In {done.export.path.parent}: {', '.join(written)}", style="dim"))
+    elif done.audit is not None:
+        print_audit(done.audit)

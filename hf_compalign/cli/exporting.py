@@ -1,0 +1,171 @@
+"""What hf-compalign export does between reading its options and printing what came out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+
+from hf_compalign.compress.export import Export, export_onnx
+from hf_compalign.compress.loading import load_compressed
+from hf_compalign.compress.onnx_graph import sample_inputs
+from hf_compalign.inference import load_model
+from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.footprint import footprint
+from hf_compalign.measure.latency import Latency, interleaved_latency_ms
+from hf_compalign.measure.predict import Columns
+from hf_compalign.ship.frontier import Frontier, frontier_rows, megabytes
+from hf_compalign.ship.int8_files import RepairOptions
+from hf_compalign.ship.questions import Questions, machine_name, processor_of, timing_device
+from hf_compalign.ship.repair import repair_onnx
+from hf_compalign.tasks import task_of
+
+TIMED = (1, 8)
+# Of made-up texts, where no data are given.
+_LENGTH = 32
+_CALIBRATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to export, how, and what to hold it against; see `export_onnx` and `repair_onnx`."""
+
+    model: str
+    output: Path
+    quantize: str | None
+    calibration: Dataset | None
+    exclude: Sequence[str] | None
+    limits: Mapping[str, float]
+    max_measurements: int | None
+    dataset: Dataset | None
+    reference: str | None
+    columns: Columns
+    batch_size: int
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came out.
+
+    Attributes:
+        export: the file.
+        audit: of the file against the reference; None without data.
+        frontier: what a repair measured; None if none was asked for.
+        torch_bytes: of the weights of the PyTorch model.
+        latency: name -> batch size -> latency, of the model and the file side by side.
+        machine: where they were timed.
+    """
+
+    export: Export
+    audit: Audit | None
+    frontier: Frontier | None
+    torch_bytes: int
+    latency: Mapping[str, Mapping[int, Latency]]
+    machine: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether every limit is kept; True when none was set."""
+        return self.audit is None or self.audit.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts, lists and dicts."""
+        return {
+            "passed": self.passed,
+            "export": asdict(self.export) | {"path": str(self.export.path)},
+            "torch_bytes": self.torch_bytes,
+            "latency": {name: {size: asdict(one) for size, one in rows.items()} for name, rows in self.latency.items()},
+            "machine": self.machine,
+            "audit": None if self.audit is None else self.audit.to_dict(),
+            "frontier": None if self.frontier is None else self.frontier.to_dict(),
+        }
+
+    def rows(self) -> list[list[str]]:
+        """What was measured of each file: those of a repair, or the one."""
+        if self.frontier is not None:
+            return frontier_rows(self.frontier)
+        sizes = {"torch": self.torch_bytes, self.export.path.name: self.export.size_bytes}
+        rows = [["", "MB", *(f"ms, batch {size}" for size in TIMED)]]
+        for name, latency in self.latency.items():
+            rows.append([name, f"{megabytes(sizes[name]):.1f}", *(f"{latency[size].median_ms:.1f}" for size in TIMED)])
+        return rows
+
+
+def run_job(job: Job, say: Callable[[str], None]) -> Done:
+    """Export, and audit or repair where there is something to hold the file against."""
+    model = load_compressed(job.model)
+    processor = processor_of(job.model, task_of(model), default=None)
+    calibration = None if job.calibration is None else _batches(job.calibration, model, processor, job.columns)
+    torch_bytes = footprint(model).size_bytes
+    if job.dataset is not None and job.limits and job.quantize is not None:
+        repair = repair_onnx(
+            model,
+            job.output,
+            limits=job.limits,
+            dataset=job.dataset,
+            reference=job.reference,
+            options=RepairOptions(
+                quantize=job.quantize,
+                calibration=calibration,
+                exclude=job.exclude,
+                processing_class=processor,
+                columns=job.columns,
+                batch_size=job.batch_size,
+                max_measurements=job.max_measurements,
+                timed_batch_sizes=TIMED,
+                overwrite=job.overwrite,
+            ),
+            progress=say,
+        )
+        frontier = repair.frontier
+        timed = {**frontier.baselines, repair.export.path.name: frontier.chosen_point.latency}
+        return Done(repair.export, repair.audit, frontier, torch_bytes, timed, frontier.machine)
+    made = export_onnx(
+        model,
+        job.output,
+        quantize=job.quantize,
+        calibration=calibration,
+        exclude=job.exclude,
+        processing_class=processor,
+        overwrite=job.overwrite,
+    )
+    file = load_model(made.path)
+    questions = None if job.dataset is None else Questions(job.dataset, job.columns, job.batch_size)
+    found = None if questions is None else _audited(job, questions, model, file, processor)
+    latency = _timed({"torch": model, made.path.name: file}, questions, processor)
+    return Done(made, found, None, torch_bytes, latency, machine_name(timing_device(onnx=True)))
+
+
+def _batches(rows: Dataset, model: Any, processor: Any, columns: Columns) -> list[dict[str, Any]]:
+    starts = range(0, len(rows), _CALIBRATION_BATCH)
+    parts = [rows.select(range(start, min(start + _CALIBRATION_BATCH, len(rows)))) for start in starts]
+    return [Questions(part, columns).first_batch(model, processor, size=len(part)) for part in parts]
+
+
+def _audited(job: Job, questions: Questions, model: Any, file: Any, processor: Any) -> Audit:
+    reference, its_processor = model, processor
+    if job.reference is not None:
+        reference = load_model(job.reference)
+        its_processor = processor_of(job.reference, task_of(reference), default=processor)
+    both = questions.answers(reference, its_processor), questions.answers(file, processor)
+    return audit(*both, limits=job.limits)
+
+
+def _timed(models: dict[str, nn.Module], questions: Questions | None, processor: Any) -> dict[str, dict[int, Latency]]:
+    """On the first rows of the data, or without any on made-up inputs."""
+    if questions is not None:
+        return questions.latencies(
+            {name: (model, processor) for name, model in models.items()},
+            sizes=TIMED,
+            n_runs=20,
+            device=timing_device(onnx=True),
+        )
+    found: dict[str, dict[int, Latency]] = {name: {} for name in models}
+    for size in TIMED:
+        inputs = sample_inputs(models["torch"], n_items=size, length=_LENGTH)
+        for name, latency in interleaved_latency_ms({name: (one, inputs) for name, one in models.items()}).items():
+            found[name][size] = latency
+    return found

@@ -1,0 +1,51 @@
+"""Options that several commands share, and how they are read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+BEYOND_A_LIMIT = 1
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else there.")]
+DatasetName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset", help="A parquet, csv, json or jsonl file, a saved dataset, a folder of images, or a Hub name."
+    ),
+]
+ConfigName = Annotated[str | None, typer.Option("--config", help="The dataset's configuration on the Hub.")]
+Split = Annotated[str | None, typer.Option(help="Default: test, else validation, else the only one.")]
+TextColumn = Annotated[list[str] | None, typer.Option(help="The text; given twice, a pair of texts.")]
+ImageColumn = Annotated[str | None, typer.Option(help="The images.")]
+LabelColumn = Annotated[str | None, typer.Option(help="The right answers.")]
+IdColumn = Annotated[str | None, typer.Option(help="A name for each row.")]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit", metavar="NAME=VALUE", help="Say so, and exit with 1, unless mismatch_rate=0.02, say, is kept."
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows at a time. Default: 32.")]
+MaxSamples = Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")]
+
+
+def parsed_limits(texts: Sequence[str]) -> dict[str, float]:
+    """The limits of a command line, name -> value, as far as they can be read."""
+    limits = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            limits[name.strip()] = float(value)
+        except ValueError:
+            raise ValueError(
+                f"--limit must be a name and a number, such as mismatch_rate=0.02. Got {text!r}."
+            ) from None
+    return limits
+
+
+def refuse_ignored(because: str, options: Mapping[str, Any]) -> None:
+    """Raise a ValueError that names the options which were given and would have no effect."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ValueError(f"{because}, so {', '.join(given)} would be ignored. Leave it out.")

@@ -1,0 +1,77 @@
+"""The rows of the dataset that a command line names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_compalign.cli.options import refuse_ignored
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SAVED_DATASET = ("dataset_dict.json", "state.json")
+
+
+def load_rows(
+    where: str, config: str | None, split: str | None, *, usual: Sequence[str] = ("test", "validation")
+) -> "Dataset":
+    """The rows of a file, a saved dataset, a folder of images, or a dataset on the Hub.
+
+    Args:
+        where: its path or name.
+        config: the configuration on the Hub.
+        split: which one; by default the first of the ``usual`` ones that there is, or the only one.
+        usual: names of splits.
+
+    Raises:
+        ValueError: there is none, the split is not clear, or an option would have no effect on it.
+    """
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    from hf_compalign.data import BUILDERS, load_file
+
+    path = Path(where)
+    try:
+        if path.is_file() or path.suffix in BUILDERS:
+            refuse_ignored(f"{path.name} is a single file", {"--config": config, "--split": split})
+            return load_file(path)
+        if any((path / name).is_file() for name in _SAVED_DATASET):
+            refuse_ignored(f"{path} is a saved dataset", {"--config": config})
+            saved = datasets.load_from_disk(where)
+            if isinstance(saved, dict):
+                return saved[_choose(list(saved), split, usual)]
+            refuse_ignored(f"{path} holds a single split", {"--split": split})
+            return saved
+        splits = datasets.get_dataset_split_names(where, config)
+        return datasets.load_dataset(where, config, split=_choose(splits, split, usual))
+    except (OSError, DatasetsError) as error:
+        raise ValueError(
+            f"No dataset could be loaded from {where!r}: it must be a file ({', '.join(BUILDERS)}), a folder, or the "
+            f"name of a dataset on the Hub. ({error})"
+        ) from error
+
+
+def _choose(splits: Sequence[str], wanted: str | None, usual: Sequence[str]) -> str:
+    for name in (wanted,) if wanted else usual:
+        if name in splits:
+            return name
+    if wanted or len(splits) > 1:
+        got = f"There is no split {wanted!r}" if wanted else "It is not clear which split to use"
+        raise ValueError(f"{got}. The dataset has {', '.join(splits)}. Name one of them with --split.")
+    return splits[0]
+
+
+def group_names(rows: "Dataset", column: str) -> list[str | None]:
+    """The group of each row: the values of a column, by name where it has names."""
+    from hf_compalign.columns import label_names
+
+    if column not in rows.column_names:
+        raise ValueError(
+            f"There is no column {column!r} for the groups. The columns are {', '.join(rows.column_names)}."
+        )
+    values = rows.select_columns([column])[:][column]
+    names = label_names(rows, column)
+    if names is not None:
+        values = [None if value is None or value < 0 else names[value] for value in values]
+    return [None if value is None else str(value) for value in values]

@@ -1,0 +1,235 @@
+"""Quantization-aware training: a model that learns with the rounding that it will have."""
+
+import logging
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from hf_compalign.compress.calibration import Batch, given_or_training_batches
+from hf_compalign.compress.callbacks.composition import join_quantizing, leave, shrinking_of
+from hf_compalign.compress.callbacks.resuming import own_state
+from hf_compalign.compress.callbacks.shrinking import of_first_process
+from hf_compalign.compress.callbacks.timing import Timing
+from hf_compalign.compress.quantize import (
+    calibrate_,
+    convert_,
+    prepare_,
+    quantizable_layers,
+    ranges_of,
+    set_ranges_,
+    unprepare_,
+)
+from hf_compalign.compress.schemes import scheme_of
+from hf_compalign.compress.sharding import in_shards
+
+logger = logging.getLogger(__name__)
+
+
+class QuantizationCallback(TrainerCallback, ExportableState):
+    """Trains a model with the rounding that it will have when it is quantized, with any `Trainer`.
+
+    At a step of the training the model is prepared: from then on its layers compute with rounded weights and, by the
+    scheme, rounded activations, while the optimizer goes on with the weights in float. Every checkpoint is thus an
+    ordinary one that resumes exactly, and that `load_compressed` opens as the quantized model it stands for. When
+    training ends the model is converted: what the Trainer evaluates and saves from then on is quantized.
+    `load_best_model_at_end` only considers checkpoints of the prepared model.
+
+    Pruning and shrinking can come first, or be under way: a pruned weight stays 0 when it is rounded, and a model is
+    cut before it is converted, in whichever order the callbacks are named. Several processes with DDP train the same
+    model; where each batch has a range of activations of its own, each process's part of it has. A model in shards
+    (FSDP, DeepSpeed) is refused. https://huggingface.co/papers/1712.05877
+
+    Args:
+        scheme: how, as for `quantize_`: "onnxruntime-w8a8" is what ONNX Runtime's dynamic INT8 will compute.
+        begin: share of all optimizer steps after which the model is prepared; 0 is before the first.
+        calibration: for schemes that fix the ranges of the activations (quanto-...a8): batches as the model takes
+            them, a DataLoader or a `datasets.Dataset`; by default 512 rows of the training data.
+        include: patterns of names of layers to quantize; by default all but the classification head.
+        exclude: patterns of names of layers to leave out.
+
+    Raises:
+        ValueError: an argument out of range, or one that would be ignored.
+    """
+
+    def __init__(
+        self,
+        scheme: str,
+        *,
+        begin: float = 0.0,
+        calibration: Iterable[Any] | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+    ) -> None:
+        self.scheme = scheme_of(scheme)
+        if not 0 <= begin < 1:
+            hint = f" Did you mean {begin / 100:g}?" if 1 < begin < 100 else ""
+            raise ValueError(
+                f"begin must be a share of the training in [0, 1). Got {begin:g}.{hint} To quantize a model when it is "
+                "trained, use quantize_."
+            )
+        if calibration is not None and not self.scheme.calibrated:
+            raise ValueError(
+                f"calibration would be ignored: the scheme {scheme!r} needs no calibration data. Leave it out."
+            )
+        self.begin = float(begin)
+        self.include = None if include is None else list(include)
+        self.exclude = None if exclude is None else list(exclude)
+        self.timing = Timing("constant", (begin, begin), None)
+        self._calibration = calibration
+        self._batches: Sequence[Batch] = ()
+        self._names: Sequence[str] = ()
+        self._ranges: dict[str, float] | None = None
+        # Of which model, so that none lives on for it.
+        self._prepared: weakref.ref[nn.Module] | None = None
+        self._ended: weakref.ref[nn.Module] | None = None
+        self._finished: weakref.ref[nn.Module] | None = None
+
+    # ---- the Trainer's events ----
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Check that the model can be quantized, before anything is trained; find what a resumed run goes on with."""
+        model = kwargs["model"]
+        self._check_training(args, model)
+        resumed = state.global_step > 0
+        saved = own_state(state, type(self).__name__, self._recipe(), part="ranges") if resumed else None
+        self.timing = self.timing.over(state.max_steps)
+        if saved is not None:
+            self.timing.check_resumed(saved["span"])
+        self._names, self._ranges = self._find_layers(model), saved and saved["ranges"]
+        join_quantizing(model, state, self)
+        if self.scheme.calibrated and self._ranges is None:
+            self._batches = given_or_training_batches(self._calibration, kwargs["train_dataloader"], model)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Prepare the model where that comes first; the other callbacks have begun by now."""
+        if self._prepared is None and state.global_step >= self.timing.final_step:
+            self._prepare(kwargs["model"])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Prepare the model when it is time; the other callbacks have changed its weights by now."""
+        if self._prepared is not None:
+            self._silence(kwargs["model"])
+        elif state.global_step == self.timing.final_step:
+            self._prepare(kwargs["model"])
+            # A model measured before this step was not yet the one that was asked for.
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Put the number of quantized layers beside the training loss."""
+        if logs is not None and "loss" in logs:
+            logs["quantized_layers"] = 0 if self._prepared is None else len(self._names)
+            state.log_history[-1]["quantized_layers"] = logs["quantized_layers"]
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Convert the model, when it has been cut; say so when training ended before it was prepared."""
+        model = kwargs["model"]
+        if self._prepared is None:
+            leave(model, self)
+            logger.warning(
+                "Training ended at step %d, before the model was to be prepared at step %d: it is not quantized. "
+                "quantize_ does it without training.",
+                state.global_step,
+                self.timing.final_step,
+            )
+            return
+        self._ended = weakref.ref(model)
+        if shrinking_of(model) is None:
+            self.after_cut()
+
+    def after_cut(self) -> None:
+        """Convert the model, if its training has ended: it has the sizes that it keeps."""
+        model = None if self._ended is None else self._ended()
+        if model is None:
+            return
+        convert_(model)
+        leave(model, self)
+        self._prepared, self._ended, self._finished = None, None, weakref.ref(model)
+
+    # ---- the model ----
+
+    def _find_layers(self, model: nn.Module) -> list[str]:
+        """The names of the layers, of which it is sure that they can be prepared."""
+        if self._prepared is not None and self._prepared() is model:
+            unprepare_(model)  # after a training that broke off
+        self._prepared = self._ended = None
+        names = list(quantizable_layers(model, self.scheme, include=self.include, exclude=self.exclude))
+        # What is missing must be missed now, and not in the middle of the training.
+        prepare_(model, self.scheme, names)
+        unprepare_(model)
+        return names
+
+    def _prepare(self, model: nn.Module) -> None:
+        self._silence(model)
+        prepare_(model, self.scheme, self._names)
+        if self.scheme.calibrated:
+            if self._ranges is None:
+                calibrate_(model, self._batches)
+                # What processes compute from the same values may differ in the last bits.
+                self._ranges = of_first_process(ranges_of(model))
+            set_ranges_(model, self._ranges)
+        self._batches = ()
+        self._prepared = weakref.ref(model)
+
+    def _silence(self, model: nn.Module) -> None:
+        shrinking = shrinking_of(model)
+        if shrinking is not None:
+            shrinking.silence()
+
+    def _check_training(self, args: TrainingArguments, model: nn.Module) -> None:
+        """Refuse what would not end with the model that is asked for."""
+        sharded = in_shards(model) or any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+        if sharded or args.deepspeed_plugin is not None:
+            raise ValueError(
+                f"Quantization-aware training does not work under {'FSDP' if sharded else 'DeepSpeed'}, where no "
+                "process has whole weights to round. Use DDP or one process."
+            )
+        if self._finished is not None and self._finished() is model:
+            raise ValueError(
+                "This QuantizationCallback has quantized the model, and its weights cannot be trained like the float "
+                "ones of before. To train on, open a checkpoint of this training with from_pretrained of the model's "
+                "class, and make a new Trainer."
+            )
+        if self.scheme.backend != "quanto":
+            return
+        if self.scheme.activations is None and (args.bf16 or args.fp16):
+            raise ValueError(
+                f"{self.scheme.name} cannot be trained in mixed precision: optimum-quanto multiplies gradients of one "
+                "type by weights of another. Leave bf16 and fp16 out, or use a scheme of torchao."
+            )
+        if self.scheme.weights == "int4" and args.torch_compile:
+            raise ValueError(
+                f"{self.scheme.name} cannot be trained with torch_compile, which does not know optimum-quanto's packed "
+                "weights. Leave torch_compile out, or use a scheme of torchao."
+            )
+
+    # ---- resuming ----
+
+    def _recipe(self) -> dict[str, Any]:
+        return {"scheme": self.scheme.name, "begin": self.begin, "include": self.include, "exclude": self.exclude}
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer writes into trainer_state.json: the recipe, and the ranges of the activations."""
+        return {
+            "args": self._recipe(),
+            "attributes": {},
+            "span": list(self.timing.span),
+            "ranges": self._ranges,
+        }

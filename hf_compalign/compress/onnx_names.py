@@ -1,0 +1,79 @@
+"""Give an exported ONNX graph names that people know: those of the model's modules and of its axes."""
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def tidy_(program: Any) -> None:
+    """Name nodes, transposed weights and axes, and drop stack traces and the like, which are as large as small models.
+
+    Args:
+        program: an onnx_ir.Model, as the exporter made it.
+    """
+    _name_axes(program.graph)
+    _name_nodes(program.graph)
+    _strip(program)
+
+
+def _name_axes(graph: Any) -> None:
+    """The exporter's symbols are s53 and the like."""
+    import onnx_ir
+
+    known = {}
+    for value in graph.inputs:
+        for axis, (dim, name) in enumerate(zip(value.shape, ("batch_size", "sequence_length"), strict=False)):
+            if isinstance(dim, onnx_ir.SymbolicDim) and axis < 2:
+                known[str(dim.value)] = name
+    values = [*graph.inputs, *(output for node in graph.all_nodes() for output in node.outputs)]
+    for value in values:
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape(_renamed(dim, known) for dim in value.shape)
+
+
+def _renamed(dim: Any, known: Mapping[str, str]) -> Any:
+    if isinstance(dim, int) or dim.value is None:
+        return dim if isinstance(dim, int) else None
+    return re.sub(r"[a-z]\w*", lambda found: known.get(found[0], found[0]), str(dim.value))
+
+
+def _name_nodes(graph: Any) -> None:
+    """Name the nodes, and the weights that were transposed for them, after the module that they compute."""
+    taken: set[str] = set()
+    for node in graph.all_nodes():
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        # The first scope is the model itself, or a placeholder for what stands outside of it.
+        module = scopes[-2] if len(scopes) > 2 else ""
+        node.name = _unused(f"{module}/{node.op_type}" if module else node.op_type, taken)
+        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        if module and weight is not None and weight.name.startswith("val_") and weight.is_initializer():
+            weight.name = _unused(f"{module}.weight.T", taken)
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    count = 1
+    wanted = name
+    while name in taken:
+        name = f"{wanted}_{count}"
+        count += 1
+    taken.add(name)
+    return name
+
+
+def _strip(program: Any) -> None:
+    """Drop the metadata."""
+    for graph in (program, program.graph):
+        graph.metadata_props.clear()
+    for node in program.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*program.graph.inputs, *program.graph.initializers.values()):
+        value.metadata_props.clear()
+    for value in program.graph.initializers.values():
+        # Said by the tensor itself; once more, it stops ONNX Runtime's quantiser.
+        value.type = value.shape = None

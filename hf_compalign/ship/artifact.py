@@ -1,0 +1,289 @@
+"""Write what ships: the weights, the ONNX files, an audit of each, and the card that says so."""
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_compalign._files import staged_folder
+from hf_compalign.compress.schemes import quantization_of, scheme_of
+from hf_compalign.inference import load_model, load_processor
+from hf_compalign.measure.audit import Audit, audit, checked_limits
+from hf_compalign.measure.footprint import footprint
+from hf_compalign.measure.latency import Latency
+from hf_compalign.measure.predict import Columns
+from hf_compalign.measure.predictions import Predictions
+from hf_compalign.onnx_model import OnnxModel
+from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name, write_model_card
+from hf_compalign.ship.hub import ONNX, WEIGHTS, audit_name
+from hf_compalign.ship.questions import Model, Questions, machine_name, name_of, processor_of, timing_device
+from hf_compalign.tasks import task_of
+
+# Matrices with more zeros than training leaves by chance were pruned.
+_PRUNED_SHARE = 0.05
+_VARIANT = re.compile(r"model(_[a-z0-9]+)*")
+_INT8 = {"int8", "uint8", "quantized"}
+_THE_ORIGINAL = "the original"
+_THE_DATASET = "the evaluation data"
+
+
+@dataclass(frozen=True)
+class ArtifactDetails:
+    """What `save_artifact` cannot find out by itself, or does otherwise by default.
+
+    Attributes:
+        card: what the card says besides the numbers. By default only what the model and the reference tell.
+        processing_class: the tokenizer or image processor; by default the one saved beside the model.
+        columns: where to find what in a raw dataset.
+        limits: for the verdict of each audit, such as ``{"mismatch_rate": 0.02}``.
+        batch_size: rows at a time for the predictions.
+        timed_batch_sizes: the batches whose passes are timed; empty to time nothing.
+        n_runs: timed passes of each model and batch.
+    """
+
+    card: CardDetails | None = None
+    processing_class: Any = None
+    columns: Columns | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    batch_size: int = 32
+    timed_batch_sizes: Sequence[int] = (1, 8)
+    n_runs: int = 20
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What `save_artifact` wrote; ``print`` shows it as a table.
+
+    Attributes:
+        folder: where.
+        files: what was measured, of "original", of the weights and of each ONNX file by its name in the folder.
+        machine: where they were timed; empty when they were not.
+    """
+
+    folder: Path
+    files: Mapping[str, Measured]
+    machine: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every file keeps all limits; True when none was set."""
+        return all(one.audit.passed for one in self.files.values() if one.audit is not None)
+
+    def __str__(self) -> str:
+        rows = files_table(self.files)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([str(self.folder), *lines, *([f"Times on {self.machine}."] if self.machine else [])])
+
+
+def save_artifact(
+    model: Model,
+    folder: str | Path,
+    *,
+    reference: Model | Predictions,
+    dataset: Dataset,
+    onnx: Sequence[str | Path] | Mapping[str, str | Path] = (),
+    details: ArtifactDetails | None = None,
+    overwrite: bool = False,
+) -> Artifact:
+    """Write a compressed model as it ships, after asking each of its files the same questions as the original.
+
+    The folder is laid out as the Hub, Optimum and Transformers.js read it: ``model.safetensors``, ``config.json`` and
+    the processor, their ``audit.json``, the card ``README.md``, and for each ONNX file ``onnx/<name>.onnx`` with
+    ``onnx/<name>.audit.json``. What is audited are the files, once they are written. `push_to_hub` sends the folder.
+
+    Args:
+        model: the compressed model: a module, a folder or a Hub id.
+        folder: to be written; all of it appears at the end, or nothing.
+        reference: the original model; or its predictions on the dataset, and then it is neither weighed nor timed.
+        dataset: what all are asked, as `predict` takes it.
+        onnx: files made by `export_onnx`, which keep their names; or new names -> files, where two are called alike:
+            ``{"model_int8": "a/model_int8.onnx", "model_quantized": "b/model_int8.onnx"}``. Transformers.js calls
+            `model` fp32, `model_int8` int8 and `model_quantized` q8.
+        details: what the card says, the processor, limits for the audits, what is timed.
+        overwrite: replace files of the same names in the folder.
+
+    Returns:
+        The audits, sizes and latencies of all files.
+
+    Raises:
+        ValueError: the folder holds files, an ONNX file is not there or is called like another, there is no
+            processor, the model is itself an ONNX file, or the models cannot be compared on the dataset.
+    """
+    details = details or ArtifactDetails()
+    checked_limits(details.limits)
+    variants = _variants(onnx)
+    _refuse_leftovers(Path(folder), variants)
+    with staged_folder(folder, overwrite=overwrite) as work:
+        compressed = _torch_model(model)
+        processor = _write_model(compressed, work, details.processing_class)
+        _copy_variants(variants, work, compressed.config)
+        weights = next(name for name in WEIGHTS if (work / name).is_file())
+        models: dict[str, tuple[Model, Any]] = {weights: (work, processor)}
+        models |= {name: (work / name, processor) for name in variants}
+        if not isinstance(reference, Predictions):
+            models[ORIGINAL] = (reference, processor_of(reference, task_of(compressed), default=processor))
+        card = _card_of(compressed, reference) if details.card is None else details.card
+        card = card if card.name else replace(card, name=Path(folder).resolve().name)
+        questions = Questions(dataset, details.columns, details.batch_size)
+        answers = {name: questions.answers(*one) for name, one in models.items()}
+        audits = _audits(reference, answers, card, details.limits)
+        for name, found in audits.items():
+            found.save(work / audit_name(name))
+        device = timing_device(onnx=bool(variants))
+        times = questions.latencies(models, sizes=details.timed_batch_sizes, n_runs=details.n_runs, device=device)
+        files = _measured(models, audits, times)
+        machine = machine_name(device) if details.timed_batch_sizes else ""
+        card = _with_what_was_done(replace(card, files=files, machine=machine), compressed)
+        write_model_card(work, audits[weights], details=card)
+    return Artifact(Path(folder), files, machine)
+
+
+def _variants(onnx: Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, Path]:
+    """Name in the artifact -> file, checked."""
+    if isinstance(onnx, Mapping):
+        named = [(name.removesuffix(".onnx"), Path(path)) for name, path in onnx.items()]
+    else:
+        paths = [Path(path) for path in ([onnx] if isinstance(onnx, str | Path) else onnx)]
+        named = [(path.stem, path) for path in paths]
+    found: dict[str, Path] = {}
+    for stem, path in named:
+        if path.suffix != ".onnx" or not path.is_file():
+            raise ValueError(f"There is no ONNX file {str(path)!r}. Make it with export_onnx, and give its path.")
+        if not _VARIANT.fullmatch(stem):
+            raise ValueError(
+                f"An ONNX file of an artifact is called model or model_<what>, in small letters. Got {stem!r}. Name "
+                f"it, say onnx={{'model_int8': {str(path)!r}}}."
+            )
+        name = f"{ONNX}/{stem}.onnx"
+        if name in found:
+            raise ValueError(
+                f"Two files would be {name}: {found[name]} and {path}. Name each, say "
+                f"onnx={{'{stem}': {str(found[name])!r}, 'model_quantized': {str(path)!r}}}."
+            )
+        found[name] = path
+    return found
+
+
+def _refuse_leftovers(folder: Path, variants: Mapping[str, Path]) -> None:
+    """An ONNX file of an earlier artifact would lie there with an audit of another model."""
+    left = [f"{ONNX}/{path.name}" for path in sorted((folder / ONNX).glob("*.onnx"))]
+    left = [name for name in left if name not in variants]
+    if left:
+        raise ValueError(
+            f"{folder} holds {', '.join(left)}, which would be no part of the new artifact. Remove it, list it in "
+            "onnx=, or give another folder."
+        )
+
+
+def _torch_model(model: Model) -> PreTrainedModel:
+    network = load_model(model)
+    if isinstance(network, OnnxModel):
+        raise ValueError(
+            f"model must be the PyTorch model that was exported, and {network.path} is an ONNX file. Give it in onnx=."
+        )
+    return network
+
+
+def _write_model(model: PreTrainedModel, work: Path, processor: Any) -> Any:
+    """The model and its processor, which is returned."""
+    if processor is None:
+        processor = load_processor(name_of(model), task_of(model))
+    model.save_pretrained(work)
+    processor.save_pretrained(work)
+    return processor
+
+
+def _copy_variants(variants: Mapping[str, Path], work: Path, config: Any) -> None:
+    for name, source in variants.items():
+        (work / ONNX).mkdir(exist_ok=True)
+        path, *beside = OnnxModel(source, config=config).files
+        shutil.copyfile(path, work / name)
+        # The file names those beside it, which hold its weights if they exceed 2 GB.
+        for part in beside:
+            target = work / ONNX / part.name
+            if target.exists():
+                raise ValueError(f"Two ONNX files keep their weights in a {part.name}. Export one under another name.")
+            shutil.copyfile(part, target)
+
+
+def _card_of(model: PreTrainedModel, reference: Model | Predictions) -> CardDetails:
+    """What can be said when nobody said anything."""
+    base_model = reference.model if isinstance(reference, Predictions) else name_of(reference)
+    return CardDetails(task=task_of(model).name, base_model=base_model or _THE_ORIGINAL, dataset=_THE_DATASET)
+
+
+def _audits(
+    reference: Model | Predictions, answers: Mapping[str, Predictions], card: CardDetails, limits: Mapping[str, float]
+) -> dict[str, Audit]:
+    original = reference if isinstance(reference, Predictions) else answers[ORIGINAL]
+    # A local path says nothing to others.
+    original = replace(original, model=public_name(original.model or card.base_model))
+    return {
+        name: audit(original, replace(found, model=f"{card.name}/{name}"), limits=limits)
+        for name, found in answers.items()
+        if name != ORIGINAL
+    }
+
+
+def _measured(
+    models: Mapping[str, tuple[Model, Any]],
+    audits: Mapping[str, Audit],
+    times: Mapping[str, Mapping[int, Latency]],
+) -> dict[str, Measured]:
+    accuracy = next(iter(audits.values())).metrics["accuracy_reference"]
+    size = footprint(models[ORIGINAL][0]).size_bytes if ORIGINAL in models else None
+    found = {ORIGINAL: Measured(None, accuracy, size, times.get(ORIGINAL, {}))}
+    for name, audited in audits.items():
+        accuracy = audited.metrics["accuracy_candidate"]
+        found[name] = Measured(audited, accuracy, _size_bytes(Path(str(models[name][0]))), times[name])
+    return found
+
+
+def _size_bytes(path: Path) -> int:
+    """Of the weights: of an ONNX file, or of those in the folder."""
+    if path.is_file():
+        return OnnxModel(path).size_bytes
+    return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+
+
+def _with_what_was_done(card: CardDetails, model: PreTrainedModel) -> CardDetails:
+    """Tags and the relation to the base model, by what the model and the files are."""
+    quantization = quantization_of(model)
+    weights = scheme_of(quantization.scheme).weights if quantization else ""
+    variants = [name for name in card.files if name.endswith(".onnx")]
+    int8_files = [name for name in variants if _INT8 & set(Path(name).stem.split("_"))]
+    pruned = "shrink" in (getattr(model.config, "compression", None) or {}) or _zero_share(model) > _PRUNED_SHARE
+    done = {
+        "pruning": pruned,
+        "quantization": quantization or int8_files,
+        "int8": int8_files,
+        weights: quantization,
+        "onnx": variants,
+        "transformers.js": variants,
+    }
+    only_quantized = not pruned and (quantization or (int8_files and _is_unchanged(card)))
+    return replace(
+        card,
+        tags=[*card.tags, *(tag for tag, holds in done.items() if holds)],
+        base_model_relation=card.base_model_relation or ("quantized" if only_quantized else "finetune"),
+    )
+
+
+def _is_unchanged(card: CardDetails) -> bool:
+    """Whether the weights are those of the original, so that only the ONNX files differ."""
+    found = next(one.audit for one in card.files.values() if one.audit is not None)
+    return found.reference.model_fingerprint == found.candidate.model_fingerprint
+
+
+def _zero_share(model: nn.Module) -> float:
+    """Of the entries of the weight matrices."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    zeros = sum(int((matrix == 0).sum()) for matrix in matrices)
+    return zeros / max(sum(matrix.numel() for matrix in matrices), 1)

@@ -1,0 +1,134 @@
+"""Send what `save_artifact` wrote to the Hub, all of it in one commit."""
+
+import logging
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
+
+from hf_compalign.measure.audit import Audit
+
+CARD = "README.md"
+ONNX = "onnx"
+# Of these an artifact has one: the weights as transformers writes them, or small ones that only load_compressed reads.
+WEIGHTS = ("model.safetensors", "model_quantized.safetensors", "model.safetensors.index.json")
+# What a training leaves beside its model: checkpoints, logs, and pickles, which nobody should have to open.
+NOT_SENT = (
+    "checkpoint-*",
+    "runs",
+    "trainer_state.json",
+    "*.bin",
+    "*.distcp",
+    "*.pickle",
+    "*.pkl",
+    "*.pt",
+    "*.pth",
+    "*.tmp",
+    "__pycache__",
+    ".*",
+)
+
+logger = logging.getLogger(__name__)
+
+
+def push_to_hub(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload the model with its audits",
+) -> CommitInfo:
+    """Send an artifact to a model repository, which is made if there is none, in one commit.
+
+    Checkpoints, optimizer states, logs and pickles in the folder stay where they are. ONNX files that the repository
+    holds and the folder does not are removed by the same commit, as no audit speaks of them.
+
+    Args:
+        folder: as written by `save_artifact`.
+        repo_id: "user/name", or "name" for the user's own.
+        private: whether a new repository is private; by default as the account has it.
+        token: as for huggingface_hub: by default that of `hf auth login`.
+        revision: the branch, which is made if there is none; by default the main one.
+        commit_message: its first line.
+
+    Returns:
+        The commit, with its URL.
+
+    Raises:
+        ValueError: the folder is not an artifact: it lacks the card, the weights or an audit.
+        HFValidationError: the id is not one for the Hub; it is a ValueError.
+        HfHubHTTPError: the Hub refuses, as without a token that may write; it is an OSError.
+    """
+    validate_repo_id(repo_id)
+    files = checked_files(folder)
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    _warn_of_another_name(files[CARD], repo_id)
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    held = api.list_repo_files(repo_id, revision=revision)
+    stale = [name for name in held if name.startswith(f"{ONNX}/") and name not in files]
+    # Not upload_folder, which makes several commits of a large folder.
+    return api.create_commit(
+        repo_id,
+        [
+            *(CommitOperationAdd(name, path) for name, path in files.items()),
+            *(CommitOperationDelete(name) for name in stale),
+        ],
+        commit_message=commit_message,
+        revision=revision,
+    )
+
+
+def checked_files(folder: str | Path) -> dict[str, Path]:
+    """Name in the repository -> file, of an artifact.
+
+    Raises:
+        ValueError: the folder is not an artifact.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {str(folder)!r} to send. Write one with save_artifact.")
+    files = dict(_sent(folder))
+    onnx = [name for name in files if name.endswith(".onnx")]
+    weights = next((name for name in WEIGHTS if name in files), WEIGHTS[0])
+    audits = [audit_name(name) for name in (weights, *onnx)]
+    missing = [name for name in (CARD, "config.json", weights, *audits) if name not in files]
+    if missing:
+        raise ValueError(
+            f"{folder} is not an artifact: it lacks {', '.join(missing)}. Write the folder with save_artifact, which "
+            "audits every file; a model without an audit is sent by its own push_to_hub."
+        )
+    for name in audits:
+        Audit.load(files[name])
+    return files
+
+
+def audit_name(name: str) -> str:
+    """Where the audit of a file lies.
+
+    >>> audit_name("onnx/model.onnx"), audit_name("model.safetensors")
+    ('onnx/model.audit.json', 'audit.json')
+    """
+    return f"{name.removesuffix('.onnx')}.audit.json" if name.endswith(".onnx") else "audit.json"
+
+
+def _sent(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(fnmatchcase(part, pattern) for part in name.parts for pattern in NOT_SENT):
+            yield name.as_posix(), path
+
+
+def _warn_of_another_name(card: Path, repo_id: str) -> None:
+    if f'"{repo_id}"' not in card.read_text(encoding="utf-8"):
+        logger.warning(
+            "The card does not say how to load %r, as it was written for another name. Give save_artifact "
+            "CardDetails(name=%r).",
+            repo_id,
+            repo_id,
+        )

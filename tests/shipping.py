@@ -1,0 +1,52 @@
+"""A tiny model of raw texts with its tokenizer and its ONNX files, for what is shipped."""
+
+import random
+from pathlib import Path
+
+import tiny
+from datasets import ClassLabel, Dataset, Features, Value
+from transformers import BertTokenizer, PreTrainedModel
+
+from hf_compalign import shrink_
+from hf_compalign.compress.onnx_graph import export_graph, quantize_graph
+
+_WORDS = [f"w{index}" for index in range(tiny.VOCABULARY - 4)]
+NAMES = ("red", "green", "blue")
+
+
+def tokenizer() -> BertTokenizer:
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *_WORDS])}
+    return BertTokenizer(vocab=vocabulary, model_max_length=32)
+
+
+def raw_texts(n: int = 60) -> Dataset:
+    """Texts of different lengths with a label."""
+    rng = random.Random(0)
+    rows = {
+        "text": [" ".join(rng.choices(_WORDS, k=rng.randint(2, 9))) for _ in range(n)],
+        "label": [rng.randrange(3) for _ in range(n)],
+    }
+    return Dataset.from_dict(rows, features=Features({"text": Value("string"), "label": ClassLabel(names=NAMES)}))
+
+
+def model(*, shrunk: bool = False) -> PreTrainedModel:
+    made = tiny.bert(id2label=dict(enumerate(NAMES)), label2id={name: index for index, name in enumerate(NAMES)})
+    if shrunk:
+        shrink_(made, ffn=0.5, heads=0.5)
+    return made.eval()
+
+
+def saved(folder: Path, made: PreTrainedModel) -> Path:
+    """The folder, with the model and its tokenizer."""
+    made.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def exported(folder: Path, made: PreTrainedModel) -> list[Path]:
+    """A float and an INT8 ONNX file of the model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "model.onnx", folder / "model_int8.onnx"]
+    export_graph(made, paths[0])
+    quantize_graph(paths[0], paths[1], mode="dynamic")
+    return paths

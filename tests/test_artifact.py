@@ -1,0 +1,378 @@
+"""What ships is what was measured: every file, its audit, and the card's numbers."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import shipping
+import tiny
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from transformers import ViTImageProcessorPil
+
+from hf_compalign import load_compressed
+from hf_compalign.compress.quantize import quantize_
+from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.predict import predict
+from hf_compalign.measure.predictions import Predictions
+from hf_compalign.report.card import CardDetails
+from hf_compalign.ship.artifact import ArtifactDetails, save_artifact
+from hf_compalign.ship.questions import Questions
+
+UNTIMED = ArtifactDetails(timed_batch_sizes=())
+DATA = shipping.raw_texts()
+ANSWERS = np.array(DATA["label"])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Folders: the original, the compressed model, its ONNX files, and the artifact of both."""
+    root = tmp_path_factory.mktemp("artifact")
+    original = shipping.saved(root / "org-original", shipping.model())
+    model = shipping.model(shrunk=True)
+    onnx = shipping.exported(root / "exported", model)
+    card = CardDetails(
+        task="text-classification",
+        base_model="org/base",
+        dataset="colours",
+        dataset_id="org/colours",
+        dataset_split="test",
+        name="org/small",
+        recipe={"Compression": {"ffn": 0.5, "heads": 0.5}},
+    )
+    details = ArtifactDetails(card, shipping.tokenizer(), limits={"mismatch_rate": 0.999}, n_runs=2)
+    artifact = save_artifact(model, root / "small", reference=original, dataset=DATA, onnx=onnx, details=details)
+    return root, model, artifact
+
+
+def front_matter(folder):
+    _, header, body = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(header), body
+
+
+def table_of(body):
+    """First column -> the others, of the card's table of files."""
+    lines = body.partition("## Each file")[2].partition("\n|")[2].split("\n\n")[0].splitlines()
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: dict(zip(header[1:], values, strict=True)) for name, *values in rows}
+
+
+def test_the_layout_is_that_of_the_hub(made):
+    root, model, artifact = made
+    files = {path.relative_to(root / "small").as_posix() for path in (root / "small").rglob("*") if path.is_file()}
+    assert files == {
+        "README.md",
+        "audit.json",
+        "config.json",
+        "model.safetensors",
+        "onnx/model.audit.json",
+        "onnx/model.onnx",
+        "onnx/model_int8.audit.json",
+        "onnx/model_int8.onnx",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert artifact.folder == root / "small"
+    assert torch.equal(tiny.flat(load_compressed(root / "small")), tiny.flat(model))
+    for name in ("model.onnx", "model_int8.onnx"):
+        assert (root / "small" / "onnx" / name).read_bytes() == (root / "exported" / name).read_bytes()
+
+
+def test_each_audit_is_of_its_own_file(made):
+    root, _, artifact = made
+    original = predict(root / "org-original", DATA)
+    places = {"model.safetensors": "audit.json", "onnx/model.onnx": "onnx/model.audit.json"}
+    places["onnx/model_int8.onnx"] = "onnx/model_int8.audit.json"
+    assert list(artifact.files) == ["original", *places]
+    for name, place in places.items():
+        stored = Audit.load(root / "small" / place)
+        assert stored == artifact.files[name].audit
+        answers = predict(root / "small" / name if name.endswith(".onnx") else root / "small", DATA)
+        assert stored.metrics["cie"] == (answers.predicted != original.predicted).sum()
+        assert stored.metrics["accuracy_candidate"] == (answers.predicted == ANSWERS).mean()
+        assert stored.candidate.model_fingerprint == answers.model_fingerprint
+        assert stored.candidate.model == f"org/small/{name}"
+        assert stored.reference.model == "org-original"
+        assert [limit.name for limit in stored.limits] == ["mismatch_rate"]
+    fingerprints = [artifact.files[name].audit.candidate.model_fingerprint for name in places]
+    assert len(set(fingerprints)) == 3
+
+
+def test_the_table_of_the_card_has_the_numbers_that_were_measured(made):
+    root, _, artifact = made
+    _, body = front_matter(root / "small")
+    table = table_of(body)
+    assert list(table) == list(artifact.files)
+    original = predict(root / "org-original", DATA)
+    assert table["original"]["accuracy"] == f"{100 * (original.predicted == ANSWERS).mean():.2f} %"
+    assert table["original"]["mismatches"] == table["original"]["mismatch rate"] == ""
+    assert artifact.files["original"].size_bytes == (root / "org-original" / "model.safetensors").stat().st_size
+    for name, row in table.items():
+        measured = artifact.files[name]
+        assert row["accuracy"] == f"{100 * measured.accuracy:.2f} %"
+        assert row["MB"] == f"{measured.size_bytes / 1e6:.2f}"
+        assert sorted(measured.latencies) == [1, 8]
+        for size, latency in measured.latencies.items():
+            assert 0 < latency.low_ms <= latency.median_ms <= latency.high_ms
+            assert row[f"ms, batch {size}"] == f"{latency.median_ms:.2f}"
+        if measured.audit is not None:
+            assert measured.size_bytes == (root / "small" / name).stat().st_size
+            low, high = measured.audit.metrics["mismatch_rate_interval"]
+            assert row["mismatches"] == f"{measured.audit.metrics['cie']} of 60"
+            rate = measured.audit.metrics["mismatch_rate"]
+            assert row["limits"] == ("kept" if measured.audit.passed else "not shown to be kept")
+            assert row["mismatch rate"] == f"{100 * rate:.2f} % ({100 * low:.2f} to {100 * high:.2f} %)"
+    assert f"on {artifact.machine}." in body
+    assert f"threads: {torch.get_num_threads()}" in artifact.machine
+    assert f"torch {torch.__version__}" in artifact.machine
+
+
+def test_the_metadata_tell_each_file_and_what_was_done(made):
+    root, _, artifact = made
+    header, _ = front_matter(root / "small")
+    assert header["tags"] == [
+        "hf_compalign",
+        "model-compression",
+        "pruning",
+        "quantization",
+        "int8",
+        "onnx",
+        "transformers.js",
+    ]
+    assert (header["base_model"], header["base_model_relation"]) == ("org/base", "finetune")
+    assert header["library_name"] == "transformers"
+    (index,) = header["model-index"]
+    (result,) = index["results"]
+    assert index["name"] == "small"
+    assert result["dataset"] == {"name": "colours", "type": "org/colours", "split": "test"}
+    values = {metric["name"]: metric["value"] for metric in result["metrics"]}
+    assert len(values) == len(result["metrics"]) == 3 * 4
+    for name, of in [("model.safetensors", ""), *((f"onnx/{n}.onnx",) * 2 for n in ("model", "model_int8"))]:
+        suffix = f" ({of})" if of else ""
+        metrics = artifact.files[name].audit.metrics
+        assert values[f"Accuracy{suffix}"] == metrics["accuracy_candidate"]
+        assert values[f"Mismatch rate against the original{suffix}"] == metrics["mismatch_rate"]
+        assert values[f"Agreement with the original{suffix}"] == metrics["agreement"]
+        assert values[f"Negative flip rate against the original{suffix}"] == metrics["nfr"]
+    # The Hub's own reader.
+    assert len(ModelCard.load(root / "small" / "README.md").data.eval_results) == 12
+
+
+def test_nothing_that_ships_tells_a_local_path(made):
+    root, _, _ = made
+    for path in (root / "small").rglob("*"):
+        assert not path.is_file() or str(root).encode() not in path.read_bytes(), path
+
+
+def test_it_prints_as_a_table(made):
+    _, _, artifact = made
+    folder, header, *rows, machine = str(artifact).splitlines()
+    assert folder == str(artifact.folder)
+    assert re.split(r"  +", header.strip()) == list(table_of(front_matter(artifact.folder)[1])["original"])
+    assert [row.split()[0] for row in rows] == list(artifact.files)
+    assert machine == f"Times on {artifact.machine}."
+    assert artifact.passed == all(one.audit.passed for one in list(artifact.files.values())[1:])
+
+
+def test_the_way_to_run_it_in_a_browser_names_the_last_file(made, tmp_path):
+    root, model, _ = made
+    _, body = front_matter(root / "small")
+    assert 'pipeline("text-classification", "org/small", { dtype: "int8" })' in body
+    onnx = {"model_int8_static": root / "exported" / "model_int8.onnx"}
+    details = ArtifactDetails(processing_class=shipping.tokenizer(), timed_batch_sizes=())
+    save_artifact(model, tmp_path / "out", reference=model, dataset=DATA, onnx=onnx, details=details)
+    _, body = front_matter(tmp_path / "out")
+    assert '"out", { dtype: "fp32", model_file_name: "model_int8_static" })' in body
+
+
+def test_predictions_stand_for_the_original(made, tmp_path):
+    root, _, artifact = made
+    given = predict(root / "org-original", DATA)
+    short = save_artifact(root / "small", tmp_path / "out", reference=given, dataset=DATA, details=UNTIMED)
+    assert short.files["model.safetensors"].audit.metrics == artifact.files["model.safetensors"].audit.metrics
+    original = short.files["original"]
+    assert (original.size_bytes, original.latencies) == (None, {})
+    assert original.accuracy == artifact.files["original"].accuracy
+    assert short.machine == ""
+    assert "ms" not in str(short)
+    _, body = front_matter(tmp_path / "out")
+    assert "Times:" not in body
+    assert "org-original" in body
+
+
+def test_without_labels_nothing_is_said_of_accuracy(made, tmp_path):
+    root, _, _ = made
+    unlabelled = DATA.remove_columns("label")
+    original = root / "org-original"
+    short = save_artifact(root / "small", tmp_path, reference=original, dataset=unlabelled, details=UNTIMED)
+    assert math.isnan(short.files["original"].accuracy)
+    header, body = front_matter(tmp_path)
+    assert list(table_of(body)["model.safetensors"]) == ["mismatches", "mismatch rate", "MB"]
+    assert {metric["type"] for metric in header["model-index"][0]["results"][0]["metrics"]} == {
+        "agreement",
+        "mismatch_rate",
+    }
+
+
+def relation(folder, **options):
+    card = CardDetails(task="text-classification", base_model="org/base", dataset="colours", **options.pop("card", {}))
+    details = ArtifactDetails(card, timed_batch_sizes=())
+    save_artifact(folder=folder, dataset=DATA, details=details, **options)
+    header, _ = front_matter(folder)
+    return header["base_model_relation"], set(header["tags"]) - {"hf_compalign", "model-compression"}
+
+
+def test_the_relation_to_the_base_model_is_what_was_done(made, tmp_path):
+    root, _, _ = made
+    original = root / "org-original"
+    onnx = sorted((root / "exported").glob("*.onnx"))
+    in_int8 = {"quantization", "int8", "onnx", "transformers.js"}
+    same = {"model": original, "reference": original}
+    assert relation(tmp_path / "1", **same, onnx=onnx) == ("quantized", in_int8)
+    assert relation(tmp_path / "2", **same, onnx=onnx[:1]) == ("finetune", {"onnx", "transformers.js"})
+    # Other weights than the original's: trained, whatever else.
+    trained = shipping.saved(tmp_path / "trained", load_compressed(original))
+    model = load_compressed(trained)
+    with torch.no_grad():
+        model.classifier.weight.mul_(1.5)
+    shipping.saved(trained, model)
+    assert relation(tmp_path / "3", model=trained, reference=original, onnx=onnx) == ("finetune", in_int8)
+    # Zeros of pruning stay zeros.
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            layer.intermediate.dense.weight[:, ::2] = 0
+    shipping.saved(trained, model)
+    assert relation(tmp_path / "4", model=trained, reference=original)[1] == {"pruning"}
+    chosen = relation(tmp_path / "5", **same, card={"base_model_relation": "merge", "tags": ["toy"]})
+    assert chosen == ("merge", {"toy"})
+
+
+def test_quantised_weights_ship_in_their_own_file(made, tmp_path):
+    root, _, _ = made
+    model = load_compressed(root / "org-original")
+    quantize_(model, "quanto-w8")
+    found = relation(tmp_path / "out", model=model, reference=root / "org-original")
+    assert found == ("quantized", {"quantization", "int8"})
+    _, body = front_matter(tmp_path / "out")
+    row = table_of(body)["model_quantized.safetensors"]
+    assert row["MB"] == f"{(tmp_path / 'out' / 'model_quantized.safetensors').stat().st_size / 1e6:.2f}"
+    answers, original = predict(tmp_path / "out", DATA), predict(root / "org-original", DATA)
+    assert row["mismatches"] == f"{(answers.predicted != original.predicted).sum()} of 60"
+    assert 'load_compressed("out")' in body
+    assert "Its weights are quantised (`quanto-w8`): `pip install 'hf-compalign[optimum]'`" in body
+
+
+def test_the_models_stay_as_they_are(made, tmp_path):
+    model, reference = shipping.model(shrunk=True), shipping.model()
+    model.train()
+    before = tiny.flat(model).clone(), tiny.flat(reference).clone()
+    details = ArtifactDetails(processing_class=shipping.tokenizer(), n_runs=1)
+    save_artifact(model, tmp_path / "out", reference=reference, dataset=DATA, details=details)
+    assert torch.equal(tiny.flat(model), before[0])
+    assert torch.equal(tiny.flat(reference), before[1])
+    assert model.training
+    assert not reference.training
+    _, body = front_matter(tmp_path / "out")
+    assert "made with hf_compalign from `the original`" in body
+    assert "## How it was made" not in body
+
+
+def test_images_ship_with_their_processor(tmp_path):
+    processor = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5])
+    details = ArtifactDetails(processing_class=processor, n_runs=1, timed_batch_sizes=(3,))
+    model, images = tiny.vit(), tiny.images()
+    artifact = save_artifact(model, tmp_path, reference=tiny.vit(), dataset=images, details=details)
+    assert artifact.files["model.safetensors"].audit.metrics["cie"] == 0
+    assert list(artifact.files["original"].latencies) == [3]
+    assert (tmp_path / "preprocessor_config.json").is_file()
+    header, _ = front_matter(tmp_path)
+    assert header["pipeline_tag"] == "image-classification"
+
+
+def test_overwriting_replaces_the_files(made, tmp_path):
+    root, _, _ = made
+    inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
+    save_artifact(root / "org-original", tmp_path, **inputs)
+    with pytest.raises(ValueError, match="is not empty: it holds README.md, audit.json, config.json"):
+        save_artifact(root / "small", tmp_path, **inputs)
+    assert json.loads((tmp_path / "audit.json").read_text())["cie"] == 0
+    artifact = save_artifact(root / "small", tmp_path, overwrite=True, **inputs)
+    assert json.loads((tmp_path / "audit.json").read_text())["cie"] > 0
+    assert torch.equal(tiny.flat(load_compressed(tmp_path)), tiny.flat(load_compressed(root / "small")))
+    assert artifact.files["model.safetensors"].audit == Audit.load(tmp_path / "audit.json")
+
+
+def test_two_files_of_one_name_are_told_apart_by_the_user(made, tmp_path):
+    root, _, _ = made
+    first = root / "exported" / "model_int8.onnx"
+    second = tmp_path / "repaired" / first.name
+    second.parent.mkdir()
+    second.write_bytes((root / "exported" / "model.onnx").read_bytes())
+    inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
+    clash = f"Two files would be onnx/model_int8.onnx: {first} and .* Name each, say onnx={{'model_int8': '{first}'"
+    with pytest.raises(ValueError, match=clash):
+        save_artifact(root / "small", tmp_path / "out", onnx=[first, second], **inputs)
+    onnx = {"model_int8": first, "model_quantized.onnx": second}
+    save_artifact(root / "small", tmp_path / "out", onnx=onnx, **inputs)
+    assert (tmp_path / "out" / "onnx" / "model_quantized.onnx").read_bytes() == second.read_bytes()
+    assert (tmp_path / "out" / "onnx" / "model_int8.onnx").read_bytes() == first.read_bytes()
+
+
+REFUSED = {
+    "no file": ({"onnx": ["nowhere/model.onnx"]}, "There is no ONNX file 'nowhere/model.onnx'. Make it"),
+    "other name": ({"onnx": {"Small": "model.onnx"}}, "is called model or model_<what>, in .* Got 'Small'"),
+    "no ONNX": ({"onnx": {"model": "text.onnx"}}, "text.onnx is not an ONNX file that ONNX Runtime can open"),
+    "limit": ({"details": ArtifactDetails(limits={"mismatches": 0.1})}, "There is no limit 'mismatches'"),
+    "ONNX model": ({"model": "model.onnx"}, "must be the PyTorch model that was exported, and .* Give it in onnx="),
+    "no data": ({"dataset": DATA.select([])}, "The dataset is empty"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_ship_is_refused_before_anything_is_written(made, tmp_path, monkeypatch, case):
+    root, _, _ = made
+    inputs, message = REFUSED[case]
+    (tmp_path / "text.onnx").write_text("no graph")
+    (tmp_path / "model.onnx").write_bytes((root / "small" / "onnx" / "model.onnx").read_bytes())
+    (tmp_path / "config.json").write_bytes((root / "small" / "config.json").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    ordinary = {"model": root / "small", "reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ValueError, match=message):
+        save_artifact(folder=tmp_path / "out", **(ordinary | inputs))
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_model_without_a_processor_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="No tokenizer could be loaded .* or pass processing_class="):
+        save_artifact(tiny.bert(), tmp_path / "out", reference=tiny.bert(), dataset=tiny.texts(), details=UNTIMED)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_onnx_file_of_an_earlier_artifact_does_not_stay_by_accident(made, tmp_path):
+    root, _, _ = made
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model_q4.onnx").write_bytes(b"old")
+    inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED, "overwrite": True}
+    with pytest.raises(ValueError, match="holds onnx/model_q4.onnx, which would be no part of the new artifact"):
+        save_artifact(root / "small", tmp_path, **inputs)
+
+
+def test_batches_begin_again_where_the_data_end():
+    questions = Questions(shipping.raw_texts(3))
+    batch = questions.first_batch(shipping.model(), shipping.tokenizer(), size=7)
+    assert batch["input_ids"].shape[0] == 7
+    assert torch.equal(batch["input_ids"][:3], batch["input_ids"][3:6])
+    assert "label" not in batch
+
+
+def test_predictions_of_other_data_are_refused(made, tmp_path):
+    root, _, _ = made
+    given = predict(root / "org-original", shipping.raw_texts(30))
+    assert isinstance(given, Predictions)
+    with pytest.raises(ValueError, match="Both predictions must cover the same items"):
+        save_artifact(root / "small", tmp_path / "out", reference=given, dataset=DATA, details=UNTIMED)
+    assert not (tmp_path / "out").exists()

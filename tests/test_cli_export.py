@@ -1,0 +1,201 @@
+"""hf-compalign export, called in this process: what it prints where, what it writes, and its exit codes."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import tiny
+from datasets import Dataset, DatasetDict
+from test_cli import call, error_of
+from test_predict import tokenizer
+from traced import traced_once
+
+from hf_compalign.cli.export import default_output
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.predict import predict
+from hf_compalign.ship.frontier import Frontier
+
+pytest.importorskip("onnxruntime")
+
+N = 60
+WORDS = ("good", "bad", "film", "plot")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _traced_once(tmp_path_factory):
+    with traced_once(tmp_path_factory.mktemp("traced")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two models of images, one of texts, and their data as files."""
+    folder = tmp_path_factory.mktemp("cli_export")
+    for seed, name in enumerate(("images", "others")):
+        tiny.vit(seed=seed, num_hidden_layers=1, initializer_range=0.5).save_pretrained(folder / name)
+    tiny.images(N).to_parquet(folder / "images.parquet")
+    tiny.bert(num_hidden_layers=1, initializer_range=0.5).save_pretrained(folder / "texts")
+    tokenizer().save_pretrained(folder / "texts")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 7))) for _ in range(N)]
+    rows = Dataset.from_dict({"id": list(range(N)), "review": texts, "label": rng.integers(0, 3, N)})
+    rows.to_csv(folder / "reviews.csv")
+    DatasetDict(train=rows.select(range(20)), test=rows.select(range(20, N))).save_to_disk(folder / "saved")
+    return folder
+
+
+# ---- without data ----
+
+
+def test_a_float_file_is_written_and_timed_beside_the_model(place, tmp_path):
+    result = call("export", place / "texts", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    first, second, third, *rest = result.stdout.splitlines()
+    assert re.fullmatch(rf"{tmp_path}/out/model.onnx: float32, opset \d+, 0\.\d MB", first)
+    assert second.startswith("layers in INT8: 0; in float: ")
+    assert third.startswith("largest difference of a logit from the PyTorch model: ")
+    assert any(re.fullmatch(r"torch +0\.0 +\d+\.\d +\d+\.\d", line.strip()) for line in rest)
+    assert any(re.fullmatch(r"model\.onnx +0\.\d +\d+\.\d +\d+\.\d", line.strip()) for line in rest)
+    assert any(line.startswith("Median times side by side on ") for line in rest)
+    assert {"model.onnx", "config.json", "tokenizer.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_the_output_is_named_after_the_model_by_default(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("export", place / "images", "--quantize", "dynamic", "--exclude", "*.attention.*", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["export"]["path"] == "images-onnx/model_int8.onnx"
+    assert (tmp_path / "images-onnx" / "model_int8.onnx").is_file()
+    assert any(".attention." in layer for layer in found["export"]["float_layers"])
+    assert not any(".attention." in layer for layer in found["export"]["quantized_layers"])
+    assert found["latency"].keys() == {"torch", "model_int8.onnx"}
+    assert found["latency"]["torch"].keys() == {"1", "8"}
+    assert found["audit"] is found["frontier"] is None
+    assert found["passed"]
+
+
+@pytest.mark.parametrize(("model", "name"), [("user/bert", "bert-onnx"), ("bert", "bert-onnx"), ("a/b/", "b-onnx")])
+def test_default_names(tmp_path, monkeypatch, model, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert str(default_output(model)) == name
+
+
+# ---- with data ----
+
+
+def test_with_a_dataset_the_file_is_audited_against_the_model(place, tmp_path):
+    options = ["--quantize", "dynamic", "--dataset", place / "reviews.csv", "--text-column", "review"]
+    result = call("export", place / "texts", tmp_path / "out", *options, "--json")
+    assert result.exit_code == 0, result.output
+    rows = Dataset.from_csv(str(place / "reviews.csv"))
+    expected = audit(predict(place / "texts", rows), predict(tmp_path / "out" / "model_int8.onnx", rows))
+    found = json.loads(result.stdout)["audit"]
+    assert found["n"] == N
+    assert found["cie"] == expected.metrics["cie"]
+    assert found["kl"] == pytest.approx(expected.metrics["kl"])
+    assert found["reference"]["model_fingerprint"] == expected.reference.model_fingerprint
+    assert f"{N} rows of" in result.stderr
+
+
+def test_a_float_file_against_another_model_is_beyond_the_limit(place, tmp_path):
+    options = ["--dataset", place / "images.parquet", "--reference", place / "others", "--limit", "mismatch_rate=0.1"]
+    result = call("export", place / "images", tmp_path / "out", *options)
+    assert result.exit_code == 1, result.output
+    assert "\nNOT PASSED: not shown to be within the limit on mismatch_rate." in result.stdout
+    assert (tmp_path / "out" / "model.onnx").is_file()
+
+
+def test_static_ranges_come_from_rows_of_the_training_split(place, tmp_path):
+    options = ["--quantize", "static", "--calibration", place / "saved", "--calibration-rows", 10]
+    result = call("export", place / "texts", tmp_path / "out", *options, "--text-column", "review", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["export"]["quantize"] == "static"
+
+
+# ---- repair ----
+
+
+def test_a_limit_that_is_kept_at_once(place, tmp_path):
+    options = ["--quantize", "dynamic", "--dataset", place / "images.parquet", "--limit", "mismatch_rate=0.5"]
+    result = call("export", place / "images", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"\nKEPT: with all \d+ layers in INT8\.", result.stdout)
+    assert re.search(r"   1  all \d+ layers in INT8: \d of 60 differ, mismatch_rate .*\(within 50 %\)", result.stderr)
+    assert "<- chosen" in result.stdout
+
+
+def test_a_limit_that_no_file_keeps(place, tmp_path):
+    options = ["--quantize", "dynamic", "--dataset", place / "images.parquet", "--reference", place / "others"]
+    result = call("export", place / "images", tmp_path / "out", *options, "--limit", "mismatch_rate=0.1", "--json")
+    assert result.exit_code == 1, result.output
+    found = json.loads(result.stdout)
+    assert not found["passed"]
+    assert found["frontier"]["verdict"].startswith("NOT KEPT: no set of layers suffices.")
+    saved = Frontier.load(tmp_path / "out" / "frontier.json")
+    assert json.loads(json.dumps(saved.to_dict())) == found["frontier"]
+    assert found["audit"]["cie"] == saved.chosen_point.mismatches
+    assert found["latency"]["model_int8.onnx"].keys() == {"1", "8"}
+
+
+def test_a_budget_is_told_and_kept(place, tmp_path):
+    options = ["--quantize", "dynamic", "--dataset", place / "images.parquet", "--reference", place / "others"]
+    options += ["--limit", "mismatch_rate=0.1", "--max-measurements", 1]
+    result = call("export", place / "images", tmp_path / "out", *options)
+    assert result.exit_code == 1, result.output
+    assert "NOT KEPT by any file so far, but the 1 measurements were spent" in result.stdout
+    assert "The budget of 1 measurements is spent." in result.stderr
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--quantize", "int4"], "--quantize must be dynamic or static.*Got 'int4'"),
+        (["--quantize", "static"], "--quantize static fixes the ranges.*--calibration"),
+        (
+            ["--calibration", "images.parquet"],
+            "Only --quantize static is calibrated, so --calibration would be ignored",
+        ),
+        (
+            ["--quantize", "static", "--calibration", "images.parquet", "--dataset", "images.parquet"],
+            "--calibration and --dataset are the same data",
+        ),
+        (["--limit", "mismatch_rate=0.1"], "A limit is measured on data. Name them with --dataset"),
+        (["--limit", "mismatches=0.1", "--dataset", "images.parquet"], "There is no limit 'mismatches'"),
+        (["--reference", "others"], "There is no --dataset, so --reference would be ignored"),
+        (["--image-column", "image"], "There is no --dataset, so --image-column would be ignored"),
+        (
+            ["--dataset", "images.parquet", "--max-measurements", "3"],
+            "Nothing is repaired without --quantize and --limit, so --max-measurements would be ignored",
+        ),
+        (["--exclude", "*.query"], "exclude= would be ignored without quantize="),
+        (["--dataset", "nowhere.csv"], "no such file.*nowhere.csv"),
+        (
+            ["--quantize", "dynamic", "--limit", "mismatch_rate=0.001", "--dataset", "images.parquet"],
+            "cannot be shown to be kept.*Give at least 2,995 items",
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_in_one_line(place, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(place)
+    assert re.search(message, error_of(call("export", "images", tmp_path / "out", *options)))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--quantize", "dynamic", "--limit", "nfr=0.9", "--dataset", "images.parquet"]]
+)
+def test_a_folder_that_holds_something_is_refused(place, tmp_path, monkeypatch, options):
+    monkeypatch.chdir(place)
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert "is not empty: it holds thesis.tex" in error_of(call("export", "images", tmp_path, *options))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    assert "No model could be loaded from" in error_of(call("export", tmp_path / "nowhere", tmp_path / "out"))

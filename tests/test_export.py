@@ -1,0 +1,220 @@
+"""The public export: what is in the folder, what the file answers, and what is refused before anything is written."""
+
+import sys
+
+import onnx
+import pytest
+import tiny
+import torch
+from test_predict import NAMED, reviews, tokenizer
+
+from hf_compalign import audit, load_compressed, predict, prune_, shrink_
+from hf_compalign.compress.export import Export, export_onnx
+from hf_compalign.compress.onnx_graph import sample_inputs
+from hf_compalign.compress.quantize import quantize_
+from hf_compalign.onnx_model import OnnxModel
+
+TEXTS = tiny.texts(20, length=9)
+
+
+def int8_layers(path):
+    return {node.name.rpartition("/")[0] for node in onnx.load(path).graph.node if node.op_type == "MatMulInteger"}
+
+
+def state(model):
+    return model.training, model.config.to_dict(), {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_unchanged(model, before):
+    training, config, weights = before
+    assert model.training == training
+    assert model.config.to_dict() == config
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model's folder with a tokenizer, and what was exported from it: float and INT8 in one folder."""
+    folder = tmp_path_factory.mktemp("export")
+    tiny.bert(**NAMED).save_pretrained(folder / "model")
+    tokenizer().save_pretrained(folder / "model")
+    found = export_onnx(folder / "model", folder / "onnx")
+    exclude = ["*layer.0.attention*", "*position_embeddings"]
+    found_int8 = export_onnx(folder / "model", folder / "onnx", quantize="dynamic", exclude=exclude, overwrite=True)
+    return folder, found, found_int8
+
+
+# ---- what is written ----
+
+
+def test_a_folder_is_exported_with_all_that_predict_needs(saved):
+    folder, found, _ = saved
+    assert {"model.onnx", "model_int8.onnx", "config.json", "tokenizer.json"} <= {
+        file.name for file in (folder / "onnx").iterdir()
+    }
+    assert found.path == folder / "onnx" / "model.onnx"
+    assert found.max_logit_difference < 1e-5
+    assert found.size_bytes == found.path.stat().st_size
+    assert (found.quantize, found.quantized_layers) == (None, ())
+    compared = audit(predict(folder / "model", reviews()), predict(found.path, reviews()))
+    assert compared.metrics["mismatch_rate"] == 0
+    assert compared.label_names == ("neg", "pos")
+
+
+def test_excluded_layers_and_the_classifier_stay_float(saved):
+    _, _, found = saved
+    kept = {"classifier", "bert.embeddings.position_embeddings", "bert.encoder.layer.0.attention.output.dense"}
+    kept |= {f"bert.encoder.layer.0.attention.self.{name}" for name in ("query", "key", "value")}
+    assert {*found.float_layers} == kept
+    linear = {name for name in found.quantized_layers if "embeddings" not in name}
+    assert int8_layers(found.path) == linear
+    assert len(found.quantized_layers) + len(kept) == 17
+    assert found.path.name == "model_int8.onnx"
+    assert found.size_bytes == found.path.stat().st_size
+
+
+def test_the_summary_says_what_was_written(saved):
+    _, found, found_int8 = saved
+    assert str(found).splitlines()[0] == f"{found.path}: float32, opset {found.opset}, 0.0 MB"
+    assert "layers in INT8: 11; in float: 6\n" in str(found_int8)
+
+
+def test_the_reported_difference_is_that_of_the_logits(saved):
+    folder, _, found = saved
+    model, file = load_compressed(folder / "model"), OnnxModel(found.path)
+    differences = []
+    for n_items, length in ((2, 7), (1, 12), (3, 4)):
+        batch = sample_inputs(model, n_items=n_items, length=length)
+        with torch.no_grad():
+            differences.append((file(**batch)["logits"] - model(**batch).logits).abs().max())
+    assert found.max_logit_difference == pytest.approx(float(max(differences)))
+    assert found.max_logit_difference > 1e-4
+
+
+def test_static_int8_of_a_model_in_training_mode(tmp_path):
+    model = tiny.vit().train()
+    before = state(model)
+    rows = tiny.images(24)
+    found = export_onnx(model, tmp_path / "onnx", quantize="static", calibration=rows)
+    assert_unchanged(model, before)
+    assert found.float_layers == ("classifier",)
+    assert found.quantized_layers[0] == "vit.embeddings.patch_embeddings.projection"
+    reference, candidate = predict(model, rows), predict(found.path, rows)
+    assert abs(reference.logits - candidate.logits).max() < 0.2
+
+
+# ---- compressed models ----
+
+
+def test_a_shrunk_and_pruned_model_is_exported_as_it_is(tmp_path):
+    model = tiny.bert()
+    shrink_(model, ffn=0.5, heads=0.5)
+    prune_(model, 0.5)
+    model.save_pretrained(tmp_path / "model")
+    found = export_onnx(tmp_path / "model", tmp_path / "onnx")
+    tensors = {one.name: list(one.dims) for one in onnx.load(found.path).graph.initializer}
+    width = model.bert.encoder.layer[0].intermediate.dense.out_features
+    assert tensors["bert.encoder.layer.0.intermediate.dense.weight.T"] == [16, width]
+    assert width < 32
+    compared = audit(predict(tmp_path / "model", TEXTS), predict(found.path, TEXTS))
+    assert compared.metrics["mismatch_rate"] == 0
+    assert OnnxModel(found.path).config.compression == model.config.compression
+
+
+def test_a_model_that_simulates_the_file_is_exported_as_that_file(tmp_path):
+    model = tiny.bert()
+    quantize_(model, "onnxruntime-w8a8", exclude=["*layer.1.output*"])
+    before = state(model)
+    for options in ({}, {"quantize": "static", "calibration": TEXTS}, {"quantize": "dynamic", "exclude": ["*key"]}):
+        with pytest.raises(ValueError, match=r"simulates the file that quantize='dynamic' writes.*unprepare_\(model\)"):
+            export_onnx(model, tmp_path / "onnx", **options)
+    found = export_onnx(model, tmp_path / "onnx", quantize="dynamic")
+    assert_unchanged(model, before)
+    assert {*found.float_layers} == {"classifier", "bert.encoder.layer.1.output.dense"}
+    assert {*found.quantized_layers} == {*model.config.compression["quantization"]["layers"]}
+    # Rounded alike, up to the last bits of float32: without the simulation the logits differ by 0.01 and more.
+    assert found.max_logit_difference < 1e-3
+    file = OnnxModel(found.path)
+    assert file.config.compression["quantization"]["scheme"] == "onnxruntime-w8a8"
+    compared = audit(predict(model, TEXTS), predict(found.path, TEXTS))
+    assert compared.metrics["mismatch_rate"] == 0
+
+
+def test_a_model_of_another_scheme_is_refused(tmp_path):
+    model = tiny.bert()
+    model.config.compression = {
+        "version": 1,
+        "quantization": {"scheme": "torchao-w8a8", "layers": ["bert.pooler.dense"], "converted": True},
+    }
+    with pytest.raises(ValueError, match="scheme torchao-w8a8, which ONNX Runtime cannot run. Export the float model"):
+        export_onnx(model, tmp_path / "onnx", quantize="dynamic")
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantize": "int8"}, r"quantize must be None \(float32\), 'dynamic' or 'static'. Got 'int8'"),
+        ({"quantize": "static"}, "fixes the ranges of the activations beforehand. Give calibration="),
+        ({"calibration": TEXTS}, "calibration= would be ignored with quantize=None"),
+        ({"quantize": "dynamic", "calibration": TEXTS}, "calibration= would be ignored with quantize='dynamic'"),
+        ({"exclude": ["*key"]}, "exclude= would be ignored without quantize="),
+        ({"quantize": "dynamic", "exclude": "*key"}, r"must be a list of patterns. .*Did you mean \['\*key'\]"),
+        ({"quantize": "dynamic", "exclude": ["*kay"]}, r"'\*kay' in exclude= matches no layer .*bert.embeddings.word"),
+        ({"quantize": "static", "calibration": []}, "calibration holds no batch"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_onnx(tiny.bert(), tmp_path / "onnx", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_refused_before_the_work(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty: it holds notes.txt"):
+        export_onnx(tiny.bert(), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_models_that_cannot_be_exported_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must be one of transformers. Got Linear"):
+        export_onnx(torch.nn.Linear(2, 2), tmp_path / "onnx")
+    with pytest.raises(ValueError, match="BertModel has a head that is not supported"):
+        export_onnx(tiny.bert().bert, tmp_path / "onnx")
+    with torch.device("meta"):
+        model = tiny.bert()
+    with pytest.raises(ValueError, match="not all in this process: .* on the meta device"):
+        export_onnx(model, tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Counting(type(tiny.bert())):
+    """Its answer depends on how often it was called, which a graph cannot know."""
+
+    def forward(self, input_ids=None, attention_mask=None, token_type_ids=None):
+        self.calls = getattr(self, "calls", 0) + 1
+        return {"logits": super().forward(input_ids, attention_mask, token_type_ids).logits * self.calls}
+
+
+def test_a_file_that_answers_otherwise_is_not_delivered(tmp_path):
+    model = tiny.bert()
+    model.__class__ = Counting
+    Counting.__name__ = "CountingForSequenceClassification"
+    with pytest.raises(ValueError, match="answers otherwise than the model: its logits differ by up to"):
+        export_onnx(model, tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match=r"The export to ONNX needs .*pip install 'hf-compalign\[onnx\]'"):
+        export_onnx(tiny.bert(), tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_list_of_float_layers_is_only_counted():
+    layers = tuple(f"layer.{index}" for index in range(5))
+    assert "in float: 5\n" in str(Export("model.onnx", 20, "static", 10, (), layers, 0.5))

@@ -1,0 +1,312 @@
+"""An ONNX file as a model: whatever tool made it, whatever it lacks, and what it is to predict and audit."""
+
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from test_predict import NAMED, reviews, tokenizer
+from transformers import BertConfig, ViTConfig
+
+from hf_compalign import audit, predict
+from hf_compalign.compress.onnx_graph import export_graph, output_layers, quantize_graph, sample_inputs
+from hf_compalign.fingerprint import model_fingerprint
+from hf_compalign.inference import default_device, input_names, load_model, load_processor
+from hf_compalign.onnx_model import OnnxModel
+from hf_compalign.tasks import task_of
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """torch/: a model and its tokenizer; repo/: the layout of the Hub, with two files in onnx/."""
+    folder = tmp_path_factory.mktemp("onnx")
+    model = tiny.bert(**NAMED).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # equal tensors, like biases that are all 0, would be in the file once
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    for name in ("torch", "repo"):
+        model.save_pretrained(folder / name)
+        tokenizer().save_pretrained(folder / name)
+    (folder / "repo" / "model.safetensors").unlink()
+    files = folder / "repo" / "onnx"
+    files.mkdir()
+    export_graph(model, files / "model.onnx")
+    kept = output_layers(files / "model.onnx")
+    quantize_graph(files / "model.onnx", files / "model_int8.onnx", mode="dynamic", keep_float=kept)
+    return folder
+
+
+@pytest.fixture
+def path(place):
+    return place / "repo" / "onnx" / "model.onnx"
+
+
+def handmade(
+    target, *, inputs, config=None, output="logits", shape=("batch", 2), weight=((1.0, 2.0),), kind=TensorProto.INT64
+):
+    """A file that another tool could have made: the sum of each item's values of the first input, times a weight."""
+    weights = np.array(weight, np.float32)
+    values = [helper.make_tensor_value_info(name, kind, dims) for name, dims in inputs.items()]
+    first = values[0].name
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", [first], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["float"], ["flat"]),
+            helper.make_node("ReduceSum", ["flat", "axes"], ["sum"], keepdims=1),
+            helper.make_node("MatMul", ["sum", "weights"], ["out"]),
+            *(helper.make_node("Identity", [value.name], [f"{value.name}_seen"]) for value in values),
+            helper.make_node("Identity", ["out"], [output]),
+        ],
+        "handmade",
+        values,
+        [
+            helper.make_tensor_value_info(output, TensorProto.FLOAT, shape),
+            *(helper.make_tensor_value_info(f"{name}_seen", kind, dims) for name, dims in inputs.items()),
+        ],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array([1]), "axes")],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), target)
+    if config is not None:
+        config.save_pretrained(target.parent)
+    return target
+
+
+def text_config(**changes):
+    settings = {"num_labels": 2, "architectures": ["BertForSequenceClassification"]}
+    return BertConfig(**(settings | changes))
+
+
+# ---- predict and audit ----
+
+
+def test_an_audit_against_the_model_finds_no_mismatch(place, path):
+    reference = predict(place / "torch", reviews())
+    candidate = predict(path, reviews(), batch_size=2)
+    found = audit(reference, candidate)
+    assert (found.n, found.metrics["mismatch_rate"]) == (5, 0)
+    np.testing.assert_allclose(candidate.logits, reference.logits, atol=1e-4)
+    assert candidate.model == str(path)
+    assert candidate.model_fingerprint == OnnxModel(path).fingerprint != reference.model_fingerprint
+    assert candidate.data_fingerprint == reference.data_fingerprint
+
+
+def test_a_loaded_file_brings_its_processor_too(path):
+    model = load_model(path)
+    assert default_device(model) is None
+    np.testing.assert_array_equal(predict(model, reviews()).logits, predict(path, reviews()).logits)
+    assert predict(model, reviews()).model == str(path)
+    ready = reviews().map(lambda row: tokenizer()(row["text"]))
+    np.testing.assert_allclose(predict(path, ready).logits, predict(path, reviews()).logits, atol=1e-6)
+
+
+def test_its_task_labels_and_inputs_are_those_of_the_model(path):
+    model = OnnxModel(path)
+    assert task_of(model).name == "text-classification"
+    assert model.config.id2label == {0: "neg", 1: "pos"}
+    assert input_names(model) == model.input_names == ("input_ids", "attention_mask", "token_type_ids")
+    assert model.main_input_name == "input_ids"
+    assert not model.training
+    assert list(model.parameters()) == []
+
+
+# ---- which file ----
+
+
+def test_a_folder_with_one_file_is_that_file(place, tmp_path):
+    repo = tmp_path / "repo"
+    shutil.copytree(place / "repo", repo)
+    with pytest.raises(ValueError, match="several ONNX files: onnx/model.onnx, onnx/model_int8.onnx. Give the path"):
+        load_model(repo)
+    (repo / "onnx" / "model_int8.onnx").unlink()
+    assert load_model(repo).path == repo / "onnx" / "model.onnx"
+    found = predict(repo, reviews())
+    np.testing.assert_allclose(found.logits, predict(place / "torch", reviews()).logits, atol=1e-4)
+    shutil.move(repo / "onnx" / "model.onnx", repo / "model.onnx")
+    assert load_model(str(repo)).path == repo / "model.onnx"
+
+
+def test_a_folder_with_weights_of_pytorch_stays_a_model_of_pytorch(place, tmp_path):
+    shutil.copytree(place / "torch", tmp_path / "both")
+    shutil.copy(place / "repo" / "onnx" / "model.onnx", tmp_path / "both")
+    assert type(load_model(tmp_path / "both")).__name__ == "BertForSequenceClassification"
+
+
+def test_the_processor_beside_the_file_goes_before_the_one_above(place, tmp_path):
+    (tmp_path / "onnx").mkdir()
+    file = tmp_path / "onnx" / "model.onnx"
+    tokenizer().save_pretrained(tmp_path)
+    task = task_of(OnnxModel(place / "repo" / "onnx" / "model.onnx"))
+    assert load_processor(file, task).model_max_length == 32
+    near = tokenizer()
+    near.model_max_length = 7
+    near.save_pretrained(tmp_path / "onnx")
+    assert load_processor(file, task).model_max_length == 7
+
+
+# ---- what it weighs ----
+
+
+def test_the_fingerprint_is_of_the_bytes(path, tmp_path):
+    copy = tmp_path / "other.onnx"
+    shutil.copy(path, copy)
+    shutil.copy(path.parent.parent / "config.json", tmp_path)
+    assert OnnxModel(copy).fingerprint == OnnxModel(path).fingerprint == model_fingerprint(OnnxModel(path))
+    graph = onnx.load(copy)
+    graph.producer_name = "another"
+    onnx.save(graph, copy)
+    assert OnnxModel(copy).fingerprint != OnnxModel(path).fingerprint
+
+
+def test_weights_beside_the_file_count(path, tmp_path):
+    shutil.copy(path.parent.parent / "config.json", tmp_path)
+    split = tmp_path / "model.onnx"
+    onnx.save(onnx.load(path), split, save_as_external_data=True, location="model.onnx_data", size_threshold=256)
+    model = OnnxModel(split)
+    assert model.files == (split, tmp_path / "model.onnx_data")
+    assert model.size_bytes == split.stat().st_size + (tmp_path / "model.onnx_data").stat().st_size
+    assert model.count_parameters() == OnnxModel(path).count_parameters()
+    before = model.fingerprint
+    data = bytearray((tmp_path / "model.onnx_data").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "model.onnx_data").write_bytes(data)
+    assert OnnxModel(split).fingerprint != before
+
+
+def test_parameters_are_those_of_the_model(place, path):
+    model = load_model(place / "torch")
+    n = sum(parameter.numel() for parameter in model.parameters())
+    assert OnnxModel(path).count_parameters() == (n, n)
+    n_all, n_nonzero = OnnxModel(path.parent / "model_int8.onnx").count_parameters()
+    assert n_all == n
+    # Of the numbers whose weights are small against the largest of their row, some are rounded to 0.
+    assert 0.9 * n < n_nonzero < n
+
+
+# ---- files of other tools ----
+
+
+def test_what_a_file_needs_and_a_model_may_lack_is_filled_in(tmp_path):
+    shape = ("batch", "length")
+    names = ("token_type_ids", "attention_mask", "input_ids")
+    # The first input is what the answer is made of.
+    types = handmade(tmp_path / "types.onnx", inputs=dict.fromkeys(names, shape), config=text_config())
+    mask = handmade(tmp_path / "mask.onnx", inputs=dict.fromkeys(names[1:], shape))
+    ids = torch.tensor([[5, 6, 7], [1, 1, 1]])
+    assert OnnxModel(types)(input_ids=ids)["logits"].tolist() == [[0, 0], [0, 0]]
+    assert OnnxModel(types)(input_ids=ids, token_type_ids=ids)["logits"].tolist() == [[18, 36], [3, 6]]
+    assert OnnxModel(mask)(input_ids=ids)["logits"].tolist() == [[3, 6], [3, 6]]
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT16])
+def test_inputs_are_converted_to_the_declared_types(tmp_path, kind):
+    path = handmade(tmp_path / "model.onnx", inputs={"input_ids": ("b", "n")}, config=text_config(), kind=kind)
+    assert OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))["logits"].tolist() == [[3, 6]]
+
+
+def test_the_first_output_stands_in_for_the_logits(tmp_path):
+    inputs = {"input_ids": ("b", "n")}
+    path = handmade(tmp_path / "model.onnx", inputs=inputs, output="output_0", config=text_config())
+    assert OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))["logits"].tolist() == [[3, 6]]
+
+
+def test_a_fixed_batch_is_filled_up(tmp_path):
+    path = handmade(tmp_path / "model.onnx", inputs={"input_ids": (2, "n")}, config=text_config(), shape=(2, 2))
+    logits = OnnxModel(path)(input_ids=torch.arange(5)[:, None])["logits"]
+    assert logits[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_shapes_that_the_file_cannot_take_are_refused(tmp_path):
+    path = handmade(tmp_path / "model.onnx", inputs={"input_ids": ("b", 4)}, config=text_config())
+    with pytest.raises(ValueError, match=r"cannot run model.onnx on input_ids \[1, 2\]. .*declares .* \['b', 4\]"):
+        OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))
+
+
+def test_images(tmp_path):
+    config = ViTConfig(num_labels=2, architectures=["ViTForImageClassification"])
+    inputs = {"pixel_values": ("b", 1, 8, 8)}
+    path = handmade(tmp_path / "model.onnx", inputs=inputs, config=config, kind=TensorProto.FLOAT)
+    dataset = tiny.images(5, n_labels=2)
+    expected = np.array(dataset["pixel_values"]).sum(axis=(1, 2, 3))
+    found = predict(path, dataset, batch_size=3)
+    np.testing.assert_allclose(found.logits, np.stack([expected, 2 * expected], axis=1), rtol=1e-5)
+
+
+def test_threads_follow_torch(path, monkeypatch):
+    model = OnnxModel(path)
+    assert model._session.get_session_options().intra_op_num_threads == torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    model(**sample_inputs(tiny.bert()))
+    assert model._session.get_session_options().intra_op_num_threads == 3
+
+
+# ---- errors ----
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="There is no file .*nowhere.onnx"):
+        load_model(tmp_path / "nowhere.onnx")
+    (tmp_path / "text.onnx").write_text("not a graph")
+    with pytest.raises(ValueError, match=r"text.onnx is not an ONNX file that ONNX Runtime can open"):
+        load_model(tmp_path / "text.onnx")
+
+
+def test_other_inputs_are_refused(tmp_path):
+    path = handmade(tmp_path / "model.onnx", inputs={"input_features": ("b", "n")}, config=text_config())
+    with pytest.raises(ValueError, match="must take inputs among input_ids, .*It takes input_features. Export a class"):
+        OnnxModel(path)
+    path = handmade(tmp_path / "model.onnx", inputs={"attention_mask": ("b", "n")}, config=text_config())
+    with pytest.raises(ValueError, match="It takes attention_mask"):
+        OnnxModel(path)
+
+
+def test_inputs_that_the_file_does_not_take_are_refused(path):
+    ids = torch.tensor([[1, 2]])
+    with pytest.raises(ValueError, match="model.onnx takes input_ids, .* needs input_ids. Got pixel_values"):
+        OnnxModel(path)(pixel_values=ids)
+    with pytest.raises(ValueError, match="Got input_ids, labels"):
+        OnnxModel(path)(input_ids=ids, labels=ids)
+
+
+def test_a_file_without_a_config_is_refused(path, tmp_path):
+    shutil.copy(path, tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="There is no config.json beside .* Copy that of the model"):
+        OnnxModel(tmp_path / "model.onnx")
+    assert OnnxModel(tmp_path / "model.onnx", config=text_config()).config.num_labels == 2
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="The config.json in .* cannot be read"):
+        OnnxModel(tmp_path / "model.onnx")
+    text_config(architectures=None).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="its 'architectures' is empty"):
+        OnnxModel(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("shape", [("b", 2), ("b", "labels")])
+def test_another_number_of_labels_is_refused(tmp_path, shape):
+    inputs = {"input_ids": ("b", "n")}
+    path = handmade(tmp_path / "model.onnx", inputs=inputs, config=text_config(num_labels=3), shape=shape)
+    with pytest.raises(ValueError, match="answers with 2 logits, but its config has 3 labels"):
+        OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))
+
+
+def test_an_unsupported_head_is_refused(tmp_path):
+    config = text_config(architectures=["BertForTokenClassification"])
+    path = handmade(tmp_path / "model.onnx", inputs={"input_ids": ("b", "n")}, config=config)
+    with pytest.raises(ValueError, match="BertForTokenClassification has a head that is not supported"):
+        load_model(path)
+
+
+def test_a_device_without_a_provider_is_refused(path):
+    model = OnnxModel(path)
+    with pytest.raises(ValueError, match="This ONNX Runtime cannot run on meta: it has .*CPUExecutionProvider"):
+        model.to("meta")
+    assert model.to("cpu").device == torch.device("cpu")
+
+
+def test_a_missing_extra_is_named(path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r"pip install 'hf-compalign\[onnx\]'"):
+        OnnxModel(path)

@@ -1,0 +1,495 @@
+"""Which layers are quantised, what they compute then, and that nothing else changes."""
+
+import copy
+
+import pytest
+import tiny
+import torch
+import zoo
+from torch import nn
+
+from hf_compalign.compress.cutting import cut_
+from hf_compalign.compress.fake_quantization import quantized_layers
+from hf_compalign.compress.masks import prunable_weights
+from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
+from hf_compalign.compress.pruning import prune_
+from hf_compalign.compress.quantize import (
+    calibrate_,
+    convert_,
+    prepare_,
+    quantizable_layers,
+    quantization_of,
+    quantize_,
+    ranges_of,
+    set_ranges_,
+    unprepare_,
+)
+from hf_compalign.compress.schemes import SCHEMES, scheme_of
+from hf_compalign.compress.shrink import shrink_
+
+ONNXRUNTIME = scheme_of("onnxruntime-w8a8")
+CALIBRATED = [name for name, scheme in SCHEMES.items() if scheme.calibrated]
+
+
+def needs(name):
+    """Skip where the library is not installed."""
+    backend = SCHEMES[name].backend
+    if backend != "onnxruntime":
+        pytest.importorskip("torchao" if backend == "torchao" else "optimum.quanto")
+
+
+def build(kind="bert", **changes):
+    """A tiny model whose rows torchao's groups of 32 divide."""
+    return zoo.build(kind, **({"hidden_dim": 32} if kind == "distilbert" else {"intermediate_size": 32}), **changes)
+
+
+def data(model, name):
+    return [zoo.inputs(model)] if SCHEMES[name].calibrated else None
+
+
+def prepared(name, kind="bert", **changes):
+    model = build(kind, **changes)
+    prepare_(model, SCHEMES[name], list(quantizable_layers(model, SCHEMES[name])))
+    if SCHEMES[name].calibrated:
+        calibrate_(model, [zoo.inputs(model)])
+    return model
+
+
+def state_of(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def check_untouched(model, before):
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not quantized_layers(model)
+    assert quantization_of(model) is None
+
+
+# ---- which layers ----
+
+
+@pytest.mark.parametrize(
+    ("kind", "last"),
+    [
+        ("bert", "classifier"),
+        ("roberta", "classifier.out_proj"),
+        ("distilbert", "classifier"),
+        ("deberta-v2", "classifier"),
+        ("modernbert", "classifier"),
+        ("vit", "classifier"),
+    ],
+)
+def test_all_linear_layers_but_the_last(kind, last):
+    model = build(kind)
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    assert set(quantizable_layers(model, scheme_of("torchao-w8"))) == linear - {last}
+    assert set(quantizable_layers(model, ONNXRUNTIME)) == linear - {last} | embeddings
+
+
+def test_patterns_choose_layers():
+    model = tiny.bert()
+    scheme = scheme_of("torchao-w8")
+    chosen = quantizable_layers(model, scheme, include=["*.attention.*"], exclude=["*.layer.1.*"])
+    assert len(chosen) == 4
+    assert set(quantizable_layers(model, scheme, include=["classifier"])) == {"classifier"}
+    with pytest.raises(ValueError, match="'\\*.mlp' matches no linear layer of BertForSequenceClassification"):
+        quantizable_layers(model, scheme, exclude=["*.mlp"])
+    with pytest.raises(ValueError, match="matches no linear layer of"):
+        quantizable_layers(model, scheme, include=["*word_embeddings"])
+    with pytest.raises(ValueError, match="is left to quantize with include=\\['classifier'\\] and exclude="):
+        quantizable_layers(model, scheme, include=["classifier"], exclude=["class*"])
+    with pytest.raises(ValueError, match="matches no linear layer or embedding of"):
+        quantizable_layers(model, ONNXRUNTIME, include=["*.mlp"])
+
+
+def test_a_layer_tied_to_the_embeddings_stays():
+    model = zoo.build("bert", head="ForMaskedLM")
+    names = quantizable_layers(model, ONNXRUNTIME)
+    assert "cls.predictions.decoder" not in names
+    assert "bert.embeddings.word_embeddings" in names
+
+
+# ---- what is computed ----
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("kind", ["bert", "vit"])
+def test_quantised_answers_are_close_and_those_of_the_preparation(name, kind):
+    needs(name)
+    model = build(kind)
+    batch, plain = zoo.inputs(model), model
+    before = zoo.answer(model, batch)
+    trained = copy.deepcopy(model)
+    prepare_(trained, SCHEMES[name], list(quantizable_layers(model, SCHEMES[name])))
+    if SCHEMES[name].calibrated:
+        calibrate_(trained, [batch])
+    quantize_(model, name, calibration=data(model, name))
+    after = zoo.answer(model, batch)
+    assert model is plain
+    assert not model.training
+    assert not torch.equal(after, before)
+    coarse = {"int8": 0.15, "float8": 0.6, "int4": 1.7}[SCHEMES[name].weights]
+    torch.testing.assert_close(after, before, atol=coarse, rtol=0)
+    assert torch.equal(zoo.answer(trained, batch), after)
+    record = quantization_of(model)
+    assert record.scheme == name
+    assert record.layers == tuple(quantized_layers(model))
+    assert record.converted == (SCHEMES[name].backend != "onnxruntime")
+    assert bool(record.ranges) == SCHEMES[name].calibrated
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_prepared_model_trains_its_own_parameters(name):
+    needs(name)
+    model = build()
+    parameters = {name: id(value) for name, value in model.named_parameters()}
+    before, keys = state_of(model), list(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    prepare_(model, SCHEMES[name], list(quantizable_layers(model, SCHEMES[name])))
+    if SCHEMES[name].calibrated:
+        calibrate_(model, [zoo.inputs(model)])
+    assert {name: id(value) for name, value in model.named_parameters()} == parameters
+    assert list(model.state_dict()) == keys
+    assert not model.training
+    model.train()
+    model(**zoo.inputs(model), labels=torch.tensor([0, 1, 2, 0, 1])).loss.backward()
+    optimizer.step()
+    for key, value in model.named_parameters():
+        # The gradient of a key's bias is 0, since softmax does not see it.
+        assert not torch.equal(value, before[key]) or key.endswith("key.bias"), key
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_prepared_model_gives_its_layers_back(name):
+    needs(name)
+    model = build()
+    before, answer = state_of(model), zoo.answer(model, zoo.inputs(model))
+    prepare_(model, SCHEMES[name], list(quantizable_layers(model, SCHEMES[name])))
+    unprepare_(model)
+    check_untouched(model, before)
+    assert {type(module) for module in model.modules() if isinstance(module, nn.Linear)} == {nn.Linear}
+    assert torch.equal(zoo.answer(model, zoo.inputs(model)), answer)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_copies_compute_the_same_and_are_independent(name):
+    needs(name)
+    model = prepared(name)
+    batch = zoo.inputs(model)
+    for step in (lambda: None, lambda: convert_(model)):
+        step()
+        copied = copy.deepcopy(model)
+        answer = zoo.answer(model, batch)
+        assert torch.equal(zoo.answer(copied, batch), answer)
+        with torch.no_grad():
+            for parameter in copied.parameters():
+                if type(parameter) is nn.Parameter:
+                    parameter.zero_()
+        assert torch.equal(zoo.answer(model, batch), answer)
+        shared = {id(value) for value in model.parameters()} & {id(value) for value in copied.parameters()}
+        assert not shared
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_pruned_weights_stay_zero(name):
+    needs(name)
+    model = build()
+    prune_(model, 0.5)
+    zeros = {key: weight == 0 for key, weight in prunable_weights(model).items()}
+    quantize_(model, name, calibration=data(model, name))
+    if name == "onnxruntime-w8a8":
+        from hf_compalign.compress.fake_quantization import symmetric_levels
+
+        values = {key: symmetric_levels(model.get_parameter(key))[0] for key in zeros}
+    else:
+        values = {key: model.get_parameter(key).dequantize() for key in zeros}
+    for key, mask in zeros.items():
+        assert bool((values[key][mask] == 0).all()) == SCHEMES[name].keeps_zeros, key
+
+
+def test_a_scheme_that_undoes_the_pruning_says_so(caplog):
+    model = build()
+    quantizable_layers(model, SCHEMES["quanto-w4"])
+    prune_(model, 0.5)
+    quantizable_layers(model, SCHEMES["torchao-w4"])
+    assert not caplog.messages
+    quantizable_layers(model, SCHEMES["quanto-w4"])
+    assert "of the weights are 0, and the scheme quanto-w4 keeps no zeros" in caplog.text
+    assert "torchao-w4 keeps them" in caplog.text
+
+
+def test_a_prepared_model_can_be_pruned():
+    model = prepared("onnxruntime-w8a8")
+    plain = build()
+    assert list(prunable_weights(model)) == list(prunable_weights(plain))
+    prune_(model, 0.5)
+    prune_(plain, 0.5)
+    prepare_(plain, ONNXRUNTIME, list(quantizable_layers(plain, ONNXRUNTIME)))
+    assert torch.equal(zoo.answer(model, zoo.inputs(model)), zoo.answer(plain, zoo.inputs(plain)))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-w8a8", "torchao-w8a8", "quanto-w8a8"])
+def test_a_prepared_model_can_be_shrunk(name):
+    needs(name)
+    model = prepared(name)
+    scales = ranges_of(model)
+    cut_(model, ShrinkPlan((LayerPlan(0, (0, 1), tuple(range(8))), LayerPlan(2, (1,), tuple(range(5))))))
+    record = quantization_of(model)
+    assert record.layers == tuple(quantized_layers(model))
+    assert not any(".layer.2." in layer for layer in record.layers)
+    if scales:
+        assert record.ranges["bert.encoder.layer.1.output.dense"] == scales["bert.encoder.layer.2.output.dense"]
+    answer = zoo.answer(model, zoo.inputs(model))
+    convert_(model)
+    assert torch.equal(zoo.answer(model, zoo.inputs(model)), answer)
+
+
+def test_shrinking_goes_first_or_second():
+    name = "onnxruntime-w8a8"
+    first, second = prepared(name), build()
+    shrink_(first, ffn=0.5)
+    shrink_(second, ffn=0.5)
+    quantize_(second, name)
+    assert torch.equal(zoo.answer(first, zoo.inputs(first)), zoo.answer(second, zoo.inputs(second)))
+    assert quantization_of(first) == quantization_of(second)
+
+
+def test_the_config_is_not_shared_with_the_teacher():
+    model = build()
+    teacher = type(model)(model.config)
+    quantize_(model, "onnxruntime-w8a8")
+    assert quantization_of(teacher) is None
+
+
+def test_the_summary_tells_bytes():
+    pytest.importorskip("optimum.quanto")
+    model = tiny.bert()
+    summary = quantize_(model, "quanto-w8", include=["*intermediate.dense"])
+    # Two layers [32, 16]: float32 before, int8 and one float32 scale for each row after.
+    assert summary.sizes_bytes == (2 * 32 * 16 * 4, 2 * (32 * 16 + 32 * 4))
+    assert str(summary).startswith("scheme quanto-w8: 2 layers, 4,096 -> 1,280 bytes of weights (31.2%)\nleft out: ")
+    assert "classifier" in summary.left_out
+    model = tiny.bert()
+    summary = quantize_(model, "onnxruntime-w8a8", include=["*intermediate.dense", "*word_embeddings"])
+    table = tiny.VOCABULARY * 16
+    assert summary.sizes_bytes == (4 * (2 * 32 * 16 + table), 2 * (32 * 16 + 32 * 4) + table + 4)
+
+
+# ---- ranges ----
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_ranges_come_back_to_the_bit(name):
+    pytest.importorskip("optimum.quanto")
+    model, other = prepared(name), build()
+    ranges = ranges_of(model)
+    assert set(ranges) == set(quantization_of(model).layers)
+    prepare_(other, SCHEMES[name], list(quantizable_layers(other, SCHEMES[name])))
+    set_ranges_(other, ranges)
+    assert ranges_of(other) == ranges
+    assert torch.equal(zoo.answer(other, zoo.inputs(other)), zoo.answer(model, zoo.inputs(model)))
+
+
+def test_a_range_is_the_largest_value_over_127():
+    pytest.importorskip("optimum.quanto")
+    model = build()
+    batch, seen = zoo.inputs(model), {}
+    for name, layer in quantizable_layers(model, scheme_of("quanto-w8a8")).items():
+        layer.register_forward_pre_hook(lambda layer, args, name=name: seen.update({name: args[0].abs().max()}))
+    zoo.answer(model, batch)
+    ranges = ranges_of(prepared("quanto-w8a8"))
+    first = "bert.encoder.layer.0.attention.self.query"  # the only ones to read what no rounding has changed
+    assert ranges[first] == pytest.approx(seen[first].item() / 127)
+
+
+def test_calibrating_again_forgets_the_first_time():
+    pytest.importorskip("optimum.quanto")
+    model = prepared("quanto-w8a8")
+    batch, ranges = zoo.inputs(model), ranges_of(model)
+    calibrate_(model, [zoo.inputs(model, seed=5)])
+    assert ranges_of(model) != ranges
+    calibrate_(model, [batch])
+    assert ranges_of(model) == ranges
+
+
+def test_ranges_that_do_not_fit_are_refused():
+    pytest.importorskip("optimum.quanto")
+    model = prepared("quanto-w8a8")
+    ranges = ranges_of(model)
+    for wrong in ({}, {"other": 1.0}):
+        with pytest.raises(ValueError, match="and do not fit the 19 layers that are quantised by quanto-w8a8"):
+            set_ranges_(model, wrong)
+    assert ranges_of(model) == ranges
+    with pytest.raises(ValueError, match="do not fit the 22 layers that are quantised by onnxruntime-w8a8"):
+        set_ranges_(prepared("onnxruntime-w8a8"), ranges)
+
+
+def test_calibration_data_with_infinite_activations_leave_the_model_as_it_was():
+    pytest.importorskip("optimum.quanto")
+    model = build()
+    with torch.no_grad():
+        model.bert.embeddings.LayerNorm.weight.fill_(1e38)
+        model.bert.embeddings.LayerNorm.bias.fill_(3.4e38)
+    before = state_of(model)
+    with pytest.raises(ValueError, match="What bert.encoder.layer.0.* reads is NaN or infinite on the calibration"):
+        quantize_(model, "quanto-w8a8", calibration=[zoo.inputs(model)])
+    check_untouched(model, before)
+
+
+def test_a_layer_that_reads_zeros_gives_no_nan():
+    pytest.importorskip("optimum.quanto")
+    model = build()
+    with torch.no_grad():
+        model.bert.embeddings.LayerNorm.weight.zero_()
+        model.bert.embeddings.LayerNorm.bias.zero_()
+    quantize_(model, "quanto-w8a8", calibration=[zoo.inputs(model)])
+    assert bool(zoo.answer(model, zoo.inputs(model)).isfinite().all())
+
+
+def test_only_fixed_ranges_are_calibrated():
+    with pytest.raises(ValueError, match="The scheme onnxruntime-w8a8 has no ranges to calibrate"):
+        calibrate_(prepared("onnxruntime-w8a8"), [])
+
+
+# ---- errors ----
+
+
+def test_what_would_be_missing_or_ignored_is_refused():
+    model = build()
+    before = state_of(model)
+    with pytest.raises(ValueError, match="scheme must be one of"):
+        quantize_(model, "int8")
+    with pytest.raises(ValueError, match="The scheme quanto-w8a8 fixes the ranges .* Give calibration="):
+        quantize_(model, "quanto-w8a8")
+    with pytest.raises(ValueError, match="calibration= would be ignored: the scheme torchao-w8a8 needs no data"):
+        quantize_(model, "torchao-w8a8", calibration=[zoo.inputs(model)])
+    with pytest.raises(ValueError, match="calibration holds no batch"):
+        quantize_(model, "quanto-w8a8", calibration=[])
+    check_untouched(model, before)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-w8a8", "torchao-w8", "quanto-w8"])
+def test_a_model_that_is_quantised_already_is_refused(name):
+    needs(name)
+    model = build()
+    quantize_(model, name)
+    answer = zoo.answer(model, zoo.inputs(model))
+    with pytest.raises(ValueError, match=f"is quantised already, by {name}. Start from the float model"):
+        quantize_(model, "onnxruntime-w8a8")
+    assert torch.equal(zoo.answer(model, zoo.inputs(model)), answer)
+    if name != "onnxruntime-w8a8":
+        for verb in (convert_, unprepare_):
+            with pytest.raises(ValueError, match=f"is converted to {name} already: its float weights are gone"):
+                verb(model)
+
+
+def test_a_model_quantised_by_another_tool_is_refused():
+    torchao = pytest.importorskip("torchao.quantization")
+    model = build()
+    torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+    with pytest.raises(ValueError, match="is quantised already, by another tool"):
+        quantize_(model, "torchao-w8")
+    model = build()
+    model.classifier.weight = nn.Parameter(model.classifier.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match="The weights of classifier are torch.int8, not float"):
+        quantize_(model, "onnxruntime-w8a8", include=["classifier"])
+
+
+def test_groups_that_do_not_divide_a_layer_are_refused():
+    model = zoo.build("bert")  # 24 neurons
+    before = state_of(model)
+    message = "torchao-w4 needs layers whose inputs are a multiple of 32. bert.encoder.layer.0.output.dense has 24"
+    with pytest.raises(ValueError, match=message) as error:
+        quantize_(model, "torchao-w4")
+    assert "exclude=['bert.encoder.layer.0.output.dense']" in str(error.value)
+    check_untouched(model, before)
+    pytest.importorskip("torchao")
+    quantize_(model, "torchao-w4", exclude=["bert.encoder.layer.*.output.dense"], include=["bert.encoder.*"])
+
+
+def test_a_cut_that_breaks_the_groups_is_found_at_the_end():
+    pytest.importorskip("torchao")
+    model = prepared("torchao-w4a8")
+    cut_(model, ShrinkPlan(tuple(LayerPlan(index, (0, 1, 2, 3), tuple(range(20))) for index in range(3))))
+    with pytest.raises(ValueError, match="bert.encoder.layer.0.output.dense has 20"):
+        convert_(model)
+
+
+def test_nan_weights_are_refused():
+    model = build()
+    with torch.no_grad():
+        model.bert.pooler.dense.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="The weights of bert.pooler.dense hold NaN or infinite values"):
+        quantize_(model, "onnxruntime-w8a8")
+
+
+def test_a_model_in_shards_is_refused():
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_tensor
+
+    model = build()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        dense = model.bert.pooler.dense
+        dense.weight = nn.Parameter(distribute_tensor(dense.weight.detach(), init_device_mesh("cpu", (1,))))
+        with pytest.raises(ValueError, match="The model is in shards .* quantize it there"):
+            quantize_(model, "onnxruntime-w8a8")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_what_is_no_model_of_transformers_is_refused():
+    with pytest.raises(ValueError, match="The model must be one of transformers, .* Got Linear"):
+        quantize_(nn.Linear(2, 2), "onnxruntime-w8a8")
+
+
+def test_names_that_are_no_layers_are_refused():
+    model = build()
+    before = state_of(model)
+    with pytest.raises(ValueError, match="has no plain linear layer or embedding 'bert.encoder'"):
+        prepare_(model, ONNXRUNTIME, ["bert.pooler.dense", "bert.encoder"])
+    check_untouched(model, before)
+
+
+def test_conversion_needs_a_prepared_and_calibrated_model():
+    for verb in (convert_, unprepare_):
+        with pytest.raises(ValueError, match="is not prepared for quantisation. Call prepare_"):
+            verb(build())
+    pytest.importorskip("optimum.quanto")
+    model = build()
+    prepare_(model, scheme_of("quanto-w8a8"), ["bert.pooler.dense"])
+    with pytest.raises(ValueError, match="The ranges of the activations are not known, and quanto-w8a8 has fixed ones"):
+        convert_(model)
+    assert quantization_of(model).converted is False
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"), [("torchao-w8", "torchao", "torchao"), ("quanto-w8", "optimum.quanto", "optimum")]
+)
+def test_a_missing_library_is_named_with_its_command(name, module, extra, monkeypatch):
+    import sys
+
+    model = build()
+    before = state_of(model)
+    for loaded in [one for one in sys.modules if one == module or one.startswith(f"{module}.")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"pip install 'hf-compalign\[{extra}\]'"):
+        quantize_(model, name)
+    check_untouched(model, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "name", ["onnxruntime-w8a8", "torchao-w8a8", "torchao-w4", "quanto-w8a8", "quanto-w4", "quanto-f8"]
+)
+def test_half_precision_models(name, dtype):
+    needs(name)
+    model = build().to(dtype)
+    quantize_(model, name, calibration=data(model, name))
+    answer = zoo.answer(model, zoo.inputs(model))
+    assert answer.dtype == dtype
+    assert bool(answer.isfinite().all())

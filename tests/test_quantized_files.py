@@ -1,0 +1,339 @@
+"""What a quantised model is saved as, and that it is opened again to the bit, or refused with a reason."""
+
+import copy
+import json
+import shutil
+
+import pytest
+import tiny
+import torch
+import transformers
+import zoo
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hf_compalign.compress.cutting import cut_, mask_
+from hf_compalign.compress.fake_quantization import quantized_layers
+from hf_compalign.compress.loading import load_compressed
+from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
+from hf_compalign.compress.quantize import (
+    calibrate_,
+    convert_,
+    prepare_,
+    quantizable_layers,
+    quantization_of,
+    quantize_,
+    unprepare_,
+)
+from hf_compalign.compress.quantized_files import FILE
+from hf_compalign.compress.schemes import SCHEMES
+from hf_compalign.compress.widths import write_entry
+
+CONVERTED = [name for name, scheme in SCHEMES.items() if scheme.backend != "onnxruntime"]
+# One of each way to store weights.
+WAYS = ["torchao-w8a8", "torchao-w4", "quanto-w8a8", "quanto-w4", "quanto-f8"]
+
+
+@pytest.fixture(autouse=True)
+def _libraries(request):
+    name = request.node.callspec.params.get("name", "") if hasattr(request.node, "callspec") else ""
+    if name.startswith("torchao"):
+        pytest.importorskip("torchao")
+    elif not name.startswith("onnxruntime"):
+        pytest.importorskip("optimum.quanto")
+
+
+def build(kind="bert", **changes):
+    return zoo.build(kind, **({"hidden_dim": 32} if kind == "distilbert" else {"intermediate_size": 32}), **changes)
+
+
+def quantised(name, model):
+    quantize_(model, name, calibration=[zoo.inputs(model)] if SCHEMES[name].calibrated else None)
+    return model
+
+
+def prepared(name, model):
+    prepare_(model, SCHEMES[name], list(quantizable_layers(model, SCHEMES[name])))
+    if SCHEMES[name].calibrated:
+        calibrate_(model, [zoo.inputs(model)])
+    return model
+
+
+def check_same(loaded, model):
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    assert quantization_of(loaded) == quantization_of(model)
+    assert list(quantized_layers(loaded)) == list(quantized_layers(model))
+    batch = zoo.inputs(model)
+    assert torch.equal(zoo.answer(loaded, batch), zoo.answer(model, batch))
+
+
+# ---- there and back ----
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("kind", ["bert", "vit"])
+def test_saved_and_loaded_twice(name, kind, tmp_path):
+    model = quantised(name, build(kind))
+    model.save_pretrained(tmp_path / "once")
+    once = load_compressed(tmp_path / "once")
+    check_same(once, model)
+    once.save_pretrained(tmp_path / "twice")
+    check_same(load_compressed(tmp_path / "twice"), model)
+    first, second = (json.loads((tmp_path / one / "config.json").read_text()) for one in ("once", "twice"))
+    assert first == second
+    assert first["architectures"] == [type(model).__name__]
+
+
+@pytest.mark.parametrize("name", ["torchao-w8", "quanto-w8a8"])
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "deberta-v2", "modernbert", "beit"])
+def test_other_architectures(name, kind, tmp_path):
+    model = quantised(name, build(kind))
+    model.save_pretrained(tmp_path)
+    check_same(load_compressed(tmp_path), model)
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [("bert", "ForMaskedLM"), ("bert", "ForQuestionAnswering"), ("bert", "ForTokenClassification"), ("vit", "Model")],
+)
+def test_every_task_head(name, kind, head, tmp_path):
+    model = quantised(name, build(kind, head=head))
+    model.save_pretrained(tmp_path)
+    loaded = load_compressed(tmp_path)
+    check_same(loaded, model)
+    if head == "ForMaskedLM":
+        assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("name", [*WAYS, "onnxruntime-w8a8"])
+def test_shrunk_and_quantised(name, tmp_path):
+    model = build()
+    neurons = range(32) if name == "torchao-w4" else range(7)
+    heads = ((0, 1, 2, 3), (1, 3)) if name != "torchao-w4" else ((0, 1, 2, 3),) * 2
+    cut_(model, ShrinkPlan((LayerPlan(0, heads[0], tuple(range(32))), LayerPlan(2, heads[1], tuple(neurons)))))
+    quantised(name, model)
+    model.save_pretrained(tmp_path)
+    check_same(load_compressed(tmp_path), model)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_prepared_model_is_saved_as_the_float_model(name, tmp_path):
+    plain, model = build(), prepared(name, build())
+    model.save_pretrained(tmp_path / "prepared")
+    plain.save_pretrained(tmp_path / "plain")
+    files = [load_file(tmp_path / one / "model.safetensors") for one in ("prepared", "plain")]
+    assert files[0].keys() == files[1].keys()
+    assert all(torch.equal(value, files[1][key]) for key, value in files[0].items())
+    stock = type(model).from_pretrained(tmp_path / "prepared")
+    assert torch.equal(zoo.answer(stock, zoo.inputs(stock)), zoo.answer(plain, zoo.inputs(plain)))
+    # Opened by load_compressed, it is what it becomes.
+    loaded = load_compressed(tmp_path / "prepared")
+    convert_(model)
+    check_same(loaded, model)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-w8a8", "torchao-w8a8", "quanto-w8a8"])
+def test_prepared_with_units_still_to_be_removed(name, tmp_path):
+    """As the shrinking callback saves it: zeros in the weights, and the layers to drop in the config."""
+    model = prepared(name, build())
+    mask_(model, ShrinkPlan((*(LayerPlan(index, (0, 2), tuple(range(9))) for index in range(3)),)))
+    write_entry(model.config, "shrink", {"cut": False, "dropped_layers": [1]})
+    model.save_pretrained(tmp_path)
+    loaded = load_compressed(tmp_path)
+    cut_(model, ShrinkPlan((*(LayerPlan(index, (0, 2), tuple(range(9))) for index in (0, 2)),)))
+    convert_(model)
+    check_same(loaded, model)
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_the_file_is_small(name, tmp_path):
+    kind = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2}
+    model = zoo.build("bert", **kind)
+    model.save_pretrained(tmp_path / "float")
+    quantised(name, model).save_pretrained(tmp_path / "small")
+    files = sorted(path.name for path in (tmp_path / "small").iterdir())
+    assert files == ["config.json", FILE]
+    sizes = [(tmp_path / one).stat().st_size for one in ("float/model.safetensors", f"small/{FILE}")]
+    assert sizes[1] / sizes[0] < (0.22 if SCHEMES[name].weights == "int4" else 0.33)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", WAYS)
+def test_half_precision(name, dtype, tmp_path):
+    model = quantised(name, build().to(dtype))
+    model.save_pretrained(tmp_path)
+    loaded = load_compressed(tmp_path)
+    assert loaded.dtype == dtype
+    check_same(loaded, model)
+
+
+@pytest.mark.parametrize("name", ["torchao-w8a8", "quanto-w8a8"])
+def test_as_the_trainer_saves_it(name, tmp_path):
+    model = quantised(name, tiny.bert().eval())
+    trainer = transformers.Trainer(model=model, args=tiny.arguments(tmp_path / "run"))
+    trainer.save_model(str(tmp_path / "saved"))
+    check_same(load_compressed(tmp_path / "saved"), model)
+    model.save_pretrained(tmp_path / "other", state_dict=model.state_dict(), is_main_process=True)
+    check_same(load_compressed(tmp_path / "other"), model)
+    model.save_pretrained(tmp_path / "nothing", is_main_process=False)
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("name", ["torchao-w8a8", "quanto-w8a8"])
+def test_a_copy_saves_itself(name, tmp_path):
+    model = quantised(name, build())
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        copied.classifier.weight.zero_()
+    copied.save_pretrained(tmp_path)
+    check_same(load_compressed(tmp_path), copied)
+
+
+def test_a_float_copy_of_a_prepared_model_saves_no_record(tmp_path):
+    model = prepared("onnxruntime-w8a8", build())
+    unprepare_(model)
+    model.save_pretrained(tmp_path)
+    assert "compression" not in json.loads((tmp_path / "config.json").read_text())
+
+
+# ---- what must not be taken for something else ----
+
+
+@pytest.mark.parametrize("name", ["torchao-w8", "quanto-w8"])
+def test_plain_from_pretrained_refuses_small_weights(name, tmp_path):
+    build().save_pretrained(tmp_path)  # float weights from before, in shards or not
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model-00001-of-00002.safetensors")
+    model = quantised(name, build())
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", FILE]
+    with pytest.raises(OSError, match="no file named model.safetensors"):
+        type(model).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["quanto-w8"])
+def test_options_that_do_not_go_with_small_weights_are_refused(name, tmp_path):
+    model = quantised(name, build())
+    with pytest.raises(ValueError, match="knows no push_to_hub, variant. Leave it out"):
+        model.save_pretrained(tmp_path / "new", push_to_hub=True, variant="int8")
+    assert not (tmp_path / "new").exists()
+    model.save_pretrained(tmp_path, max_shard_size="5GB")
+    check_same(load_compressed(tmp_path.parent, subfolder=tmp_path.name, attn_implementation="sdpa"), model)
+    with pytest.raises(ValueError, match="has the weights of quanto-w8, which dtype cannot change"):
+        load_compressed(tmp_path, dtype=torch.bfloat16)
+    del model.config.compression
+    with pytest.raises(ValueError, match="config.compression\\['quantization'\\] is gone"):
+        model.save_pretrained(tmp_path)
+
+
+# ---- damage ----
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    pytest.importorskip("torchao")
+    pytest.importorskip("optimum.quanto")
+    folder = tmp_path_factory.mktemp("saved")
+    for name in ("torchao-w4", "quanto-w8a8", "onnxruntime-w8a8"):
+        quantised(name, build()).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path, name):
+    return shutil.copytree(saved / name, tmp_path / "model")
+
+
+BOTH = pytest.mark.parametrize("name", ["torchao-w4", "quanto-w8a8"])
+
+
+@BOTH
+def test_a_missing_or_damaged_file(name, folder):
+    message = f"could not be read into BertForSequenceClassification quantised by {name}: {FILE} is missing, damaged"
+    (folder / FILE).write_bytes((folder / FILE).read_bytes()[:-100])
+    with pytest.raises(ValueError, match=message):
+        load_compressed(folder)
+    (folder / FILE).unlink()
+    with pytest.raises(ValueError, match=message):
+        load_compressed(folder)
+
+
+@BOTH
+@pytest.mark.parametrize("layer", ["bert.encoder.layer.0.output.dense", "classifier"])
+def test_weights_that_are_missing_added_or_of_another_shape(name, layer, folder):
+    from safetensors import safe_open
+
+    tensors = load_file(folder / FILE)
+    with safe_open(folder / FILE, framework="pt") as file:
+        metadata = file.metadata()
+    own = next(key for key in tensors if key.startswith(layer) and "weight" in key)
+    for damaged in (
+        {key: value for key, value in tensors.items() if key != own},
+        tensors | {"other.weight": torch.zeros(2)},
+        {key: value for key, value in tensors.items() if key != f"{layer}.bias"},
+        tensors | {f"{layer}.bias": torch.zeros(5)},
+    ):
+        save_file(damaged, folder / FILE, metadata=metadata)
+        with pytest.raises(ValueError, match="is missing, damaged, or not that of its config"):
+            load_compressed(folder)
+
+
+def change(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config["compression"]["quantization"] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("name", ["torchao-w4", "quanto-w8a8", "onnxruntime-w8a8"])
+def test_a_record_that_does_not_fit(name, folder):
+    layers = json.loads((folder / "config.json").read_text())["compression"]["quantization"]["layers"]
+    change(folder, layers=[*layers[1:], "bert.encoder.layer.7.output.dense"])
+    with pytest.raises(ValueError, match="bert.encoder.layer.7|layer.7.output|has no attribute|not that of its config"):
+        load_compressed(folder)
+    change(folder, scheme="torchao-w2")
+    with pytest.raises(ValueError, match="is malformed: scheme must be one of .*Got 'torchao-w2'"):
+        load_compressed(folder)
+    change(folder, scheme=name, layers=[])
+    with pytest.raises(ValueError, match="is malformed: 'quantization' must hold 'scheme', 'layers'"):
+        load_compressed(folder)
+
+
+@pytest.mark.parametrize("name", ["quanto-w8a8"])
+def test_a_newer_version(name, folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["compression"]["version"] = 99
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="was made by a newer hf_compalign .*pip install -U hf-compalign"):
+        load_compressed(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"), [("torchao-w4", "torchao", "torchao"), ("quanto-w8a8", "optimum.quanto", "optimum")]
+)
+def test_a_missing_library(name, module, extra, folder, monkeypatch):
+    import sys
+
+    for loaded in [one for one in sys.modules if one == module or one.startswith(f"{module}.")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"pip install 'hf-compalign\[{extra}\]'"):
+        load_compressed(folder)
+
+
+@pytest.mark.parametrize("name", ["quanto-w8a8"])
+def test_a_prepared_model_without_ranges_cannot_be_converted(name, tmp_path):
+    model = build()
+    prepare_(model, SCHEMES[name], list(quantizable_layers(model, SCHEMES[name])))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="cannot be quantised as its config says. The ranges of the activations"):
+        load_compressed(tmp_path)
+
+
+def test_loading_leaves_random_numbers_alone(saved):
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    loaded = load_compressed(saved / "quanto-w8a8")
+    assert torch.equal(torch.rand(3), expected)
+    assert isinstance(loaded, nn.Module)
