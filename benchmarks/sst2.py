@@ -24,7 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_compalign import AlignedDistillationTrainer, Predictions, audit, predict
+from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, Predictions, audit, predict
 from hf_compalign.columns import tokenized
 from hf_compalign.data import load_file
 
@@ -102,19 +102,24 @@ def train(
     seed: int,
     learning_rate: float = 5e-5,
     callbacks: Sequence[TrainerCallback] = (),
+    alignment: AlignmentArguments | None = None,
+    epochs: int = 1,
 ) -> None:
-    """As many steps as one epoch over the sentences takes; aligned where the rows have the original's logits."""
+    """As many steps as epochs over the sentences take; aligned where the rows have the original's logits."""
     args = TrainingArguments(
         "runs",
-        max_steps=-(-len(data.train) // BATCH_SIZE),
+        max_steps=-(-epochs * len(data.train) // BATCH_SIZE),
         learning_rate=learning_rate,
         per_device_train_batch_size=BATCH_SIZE,
         save_strategy="no",
         disable_tqdm=True,
         seed=seed,
     )
-    kind = AlignedDistillationTrainer if "teacher_logits" in rows.column_names else Trainer
-    kind(model, args, train_dataset=rows, data_collator=data.collator, callbacks=list(callbacks)).train()
+    settings = {"train_dataset": rows, "data_collator": data.collator, "callbacks": list(callbacks)}
+    if "teacher_logits" in rows.column_names:
+        AlignedDistillationTrainer(model, args, alignment=alignment, **settings).train()
+    else:
+        Trainer(model, args, **settings).train()
 
 
 class Store:

@@ -16,6 +16,7 @@ from hf_compalign.inference import (
     Collator,
     check_prepared,
     default_collator,
+    default_device,
     forward_logits,
     input_names,
     load_model,
@@ -99,7 +100,7 @@ def cache_teacher_logits(
             )
     model = load_model(teacher)
     live = LiveTeacher(model, student_labels or names_of(model.config.id2label))
-    live.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    live.to(torch.device(device or default_device(model) or "cpu"))
     collate = data_collator or default_collator(processing_class)
     filled = {name: _filled(split, live, collate, batch_size) for name, split in splits.items()}
     return DatasetDict(filled) if isinstance(dataset, dict) else filled[""]

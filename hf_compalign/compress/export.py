@@ -100,8 +100,8 @@ def export_onnx(
 
     In INT8 the weights of the linear layers and embeddings (and convolutions, for "static") take one byte each; the
     last layer, which makes the logits, stays in float. A model of the scheme "onnxruntime-w8a8" simulates the file
-    that "dynamic" writes, and exactly its layers are quantised. Audit an INT8 file on a processor like the one that will
-    run it: x86 processors without VNNI instructions cut off large sums of products.
+    that "dynamic" writes, and exactly its layers are quantised. Audit an INT8 file on a processor like the one that
+    will run it: x86 processors without VNNI instructions cut off large sums of products.
 
     Args:
         model: a classifier of texts or images, shrunk or pruned or not, which is left as it is; or the folder or Hub

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
+from transformers import CONFIG_NAME
 
 from hf_compalign._flops import count_flops
 from hf_compalign.fingerprint import is_quantized, plain_tensors
@@ -127,7 +128,7 @@ def _opened(path: str | Path) -> tuple[list[Path], nn.Module]:
     if Path(path).is_dir():
         return _weight_files(Path(path)), model
     # Loading has put the files into the cache; this finds them there without asking the Hub again.
-    return _weight_files(Path(snapshot_download(str(path), local_files_only=True))), model
+    return _weight_files(Path(hf_hub_download(str(path), CONFIG_NAME, local_files_only=True)).parent), model
 
 
 def _weight_files(folder: Path) -> list[Path]:

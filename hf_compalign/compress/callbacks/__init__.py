@@ -1,4 +1,4 @@
-"""Compression as callbacks of any Trainer: what they do to the model is in its weights, not in its modules."""
+"""Compression as callbacks of any Trainer: until training ends, every checkpoint is an ordinary one."""
 
 from hf_compalign.compress.callbacks.pruning import PruningCallback
 from hf_compalign.compress.callbacks.quantizing import QuantizationCallback

@@ -40,9 +40,9 @@ class QuantizationCallback(TrainerCallback, ExportableState):
     `load_best_model_at_end` only considers checkpoints of the prepared model.
 
     Pruning and shrinking can come first, or be under way: a pruned weight stays 0 when it is rounded, and a model is
-    cut before it is converted, in whichever order the callbacks are named. Several processes with DDP train the same
-    model; where each batch has a range of activations of its own, each process's part of it has. A model in shards
-    (FSDP, DeepSpeed) is refused. https://huggingface.co/papers/1712.05877
+    cut before it is converted, in whichever order the callbacks are named. With int4 weights units cannot be cut.
+    Several processes with DDP train one model, like one process would; but where each batch has a range of activations
+    of its own, each process's part of it has. FSDP and DeepSpeed are refused. https://huggingface.co/papers/1712.05877
 
     Args:
         scheme: how, as for `quantize_`: "onnxruntime-w8a8" is what ONNX Runtime's dynamic INT8 will compute.
