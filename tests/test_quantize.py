@@ -338,6 +338,18 @@ def test_calibration_data_with_infinite_activations_leave_the_model_as_it_was():
     check_untouched(model, before)
 
 
+@pytest.mark.parametrize("name", [name for name in SCHEMES if SCHEMES[name].keeps_zeros])
+def test_a_row_of_zeros_stays_one(name):
+    model = tiny.bert(hidden_size=32)
+    dense = model.bert.encoder.layer[0].intermediate.dense
+    with torch.no_grad():
+        dense.weight[3] = 0
+    calibration = tiny.texts(labels=False) if scheme_of(name).calibrated else None
+    quantize_(model, name, calibration=calibration)
+    outputs = model.bert.encoder.layer[0].intermediate.dense(torch.ones(1, 1, 32))
+    assert outputs[0, 0, 3] == dense.bias[3]
+
+
 def test_a_layer_that_reads_zeros_gives_no_nan():
     pytest.importorskip("optimum.quanto")
     model = build()

@@ -1,7 +1,7 @@
 """What torchao and optimum-quanto do: layers that round, layers with small weights, and those weights in files."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -84,10 +84,18 @@ def prepare_quanto_(model: nn.Module, layers: Mapping[str, nn.Module], scheme: S
         made = quantize_module(layer, weights=weights, activations=qint8 if scheme.calibrated else None)
         # What reads the outputs is mostly float: attention, activation functions, sums.
         made.disable_output_quantization()
+        if scheme.weights != "int4":
+            made.optimizer.optimize = partial(_usable_scale, made.optimizer.optimize)
         made.register_forward_hook(_make_gradients_contiguous)
         made.register_state_dict_post_hook(_leave_scales_out)
         made.__deepcopy__ = partial(_copied, made)
         _replace(model, name, made.train(layer.training))
+
+
+def _usable_scale(optimize: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """quanto's scale for each row, or 1 where all weights of the row are 0: it would divide float8 ones by 0."""
+    scale = optimize(*args, **kwargs)
+    return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
 def _make_gradients_contiguous(layer: nn.Module, args: Any, output: Tensor) -> None:
