@@ -2,7 +2,8 @@
 
 The training file holds 67,349 phrases, many of them parts of each other. The rows that end in a full stop are whole
 sentences or close to it: 6,920 of them, drawn with a fixed seed, train the original and recover the compressed models;
-14,000 of the other rows, taken without their labels, are transfer data. All models are tested on the 872 sentences of
+14,000 of the other rows, taken without their labels, are transfer data, and 5,000 more are there to compare models on
+where 872 rows tell too little. All models are tested on the 872 sentences of
 the validation file, which no training sees.
 """
 
@@ -30,6 +31,7 @@ from hf_compalign.data import load_file
 
 SENTENCES = 6920
 TRANSFER = 14_000
+UNSEEN = 5_000
 MAX_TOKENS = 64
 BATCH_SIZE = 32
 
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Sst2:
-    """The tokenized splits: train, transfer (no labels) and test."""
+    """The tokenized splits: train, transfer (no labels), unseen and test."""
 
     def __init__(self, checkpoint: str, folder: Path) -> None:
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(checkpoint)
@@ -52,9 +54,10 @@ class Sst2:
         whole = np.array([text.rstrip().endswith(" .") for text in phrases["sentence"]])
         rng = np.random.default_rng(0)
         sentences = rng.permutation(np.flatnonzero(whole))[:SENTENCES]
-        others = rng.permutation(np.setdiff1d(np.arange(len(phrases)), sentences))[:TRANSFER]
+        others = rng.permutation(np.setdiff1d(np.arange(len(phrases)), sentences))
         self.train = self._prepared(phrases.select(sentences))
-        self.transfer = self._prepared(phrases.select(others)).remove_columns("labels")
+        self.transfer = self._prepared(phrases.select(others[:TRANSFER])).remove_columns("labels")
+        self.unseen = self._prepared(phrases.select(others[TRANSFER : TRANSFER + UNSEEN]))
         self.test = self._prepared(load_file(str(folder / "validation.parquet")))
 
     def _prepared(self, dataset: Dataset) -> Dataset:
@@ -67,9 +70,9 @@ class Sst2:
         by_length = sorted(range(n_rows), key=lambda index: len(rows[index]["input_ids"]))
         return DataLoader(rows.select(by_length), batch_size=64, collate_fn=self.collator)
 
-    def answers(self, model: PreTrainedModel) -> Predictions:
-        """What a model says of the test data."""
-        return predict(model, self.test, data_collator=self.collator, batch_size=64)
+    def answers(self, model: PreTrainedModel, rows: Dataset | None = None) -> Predictions:
+        """What a model says of the test data, or of other rows."""
+        return predict(model, self.test if rows is None else rows, data_collator=self.collator, batch_size=64)
 
 
 def original(data: Sst2, checkpoint: str, folder: Path, *, seed: int = 0) -> Path:
