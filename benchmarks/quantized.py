@@ -7,9 +7,10 @@ MiniLM, fine-tuned on SST-2, as fp32 in torch and in ONNX Runtime; as INT8 by dy
 INT8 after training with the arithmetic of ONNX Runtime's INT8 ("onnxruntime-w8a8"), aligned with the original's logits
 on the training sentences and unlabelled phrases; the same with half of the neurons removed first; and both with and
 without training, with the layers in float that `repair_onnx` chose on 2,000 unlabelled phrases, so that the upper bound
-of their mismatches is within 1 %. Every row is the file that ships, asked the 872 validation sentences, and 5,000 phrases
-that nothing was trained or chosen on, through ONNX Runtime. At the end all are timed in turn, one pass each, on all cores that torch takes by default: leave them to
-it. --only makes one trained model and ends, so that two cores can train two.
+of their mismatches is within 1 %. Every row is the file that ships, asked through ONNX Runtime: the 872 validation
+sentences, and 5,000 phrases that nothing was trained or chosen on. At the end all are timed in turn, one pass each, on
+all cores that torch takes by default: leave them to it. --only makes one trained model and ends, so that two cores can
+train two.
 
 Printed besides: how often an export differs from the torch model that simulates it.
 """
