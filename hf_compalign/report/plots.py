@@ -88,7 +88,13 @@ def plot_frontier(
         panels[1].set_xlabel(f"median latency of a batch of {batch} (ms)")
     for panel in panels:
         if limit is not None:
-            panel.axhline(100 * limit, color=_GREY, linestyle="--", linewidth=1, label=f"limit {100 * limit:g} %")
+            panel.axhline(
+                100 * limit,
+                color=_GREY,
+                linestyle="--",
+                linewidth=1,
+                label=f"limit {100 * limit:.3g} %, of the upper bound",
+            )
         panel.set_ylim(bottom=0)
         panel.margins(x=0.1)
         panel.grid(alpha=0.25)
