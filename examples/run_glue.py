@@ -262,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             dataset_config=None if own_file else (data.task_name or data.dataset_config_name),
             dataset_split=split if own_file else VALIDATION.get(data.source, split),
             name=trainer.hub_model_id,
-            tags=["pruning"] if compression.callbacks() else [],
+            tags=compression.tags,
             recipe={
                 "Compression": changed_options(compression),
                 "Alignment": {f"{term}_weight": weight for term, weight in alignment.weights().items()}

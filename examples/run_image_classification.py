@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             dataset_config=None if own_data else data.dataset_config_name,
             dataset_split=split,
             name=trainer.hub_model_id,
-            tags=["pruning"] if compression.callbacks() else [],
+            tags=compression.tags,
             recipe={
                 "Compression": changed_options(compression),
                 "Alignment": {f"{term}_weight": weight for term, weight in alignment.weights().items()}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_compalign.compress.callbacks import PruningCallback, QuantizationCallback, ShrinkCallback
     from hf_compalign.compress.export import export_onnx
     from hf_compalign.compress.loading import load_compressed
+    from hf_compalign.compress.openvino_export import export_openvino
     from hf_compalign.compress.pruning import prune_
     from hf_compalign.compress.quantize import quantize_
     from hf_compalign.compress.shrink import shrink_
@@ -41,6 +42,7 @@ __all__ = [
     "audit",
     "cache_teacher_logits",
     "export_onnx",
+    "export_openvino",
     "footprint",
     "load_compressed",
     "load_metric",
@@ -64,6 +66,7 @@ _HOMES = {
     "audit": "measure.audit",
     "cache_teacher_logits": "align.teacher",
     "export_onnx": "compress.export",
+    "export_openvino": "compress.openvino_export",
     "footprint": "measure.footprint",
     "load_compressed": "compress.loading",
     "load_metric": "metrics",

@@ -1,11 +1,15 @@
 """Files that are either whole or not there."""
 
+import glob
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_STAGED = ".tmp"
 
 
 @contextmanager
@@ -40,8 +44,8 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 def staged_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A new folder to write into, whose entries are moved to ``folder`` when the block ends well.
 
-    A killed process leaves the folder as it was. With ``overwrite`` an entry of the same name is replaced, and what
-    else is there stays.
+    A killed process leaves the folder as it was, but for a hidden one that the next call removes. With ``overwrite``
+    an entry of the same name is replaced, and what else is there stays.
 
     Raises:
         ValueError: the folder is a file, or holds something and must not be overwritten.
@@ -49,21 +53,49 @@ def staged_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Pa
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file. Give a folder.")
-    held = sorted(entry.name for entry in folder.glob("*"))
+    real = folder.resolve()
+    hidden = f".{real.name}."
+    entries = os.listdir(real) if real.exists() else []
+    held = sorted(name for name in entries if not (name.startswith(hidden) and name.endswith(_STAGED)))
     if held and not overwrite:
         raise ValueError(
             f"The folder {folder} is not empty: it holds {', '.join(held[:3])}{' ...' if len(held) > 3 else ''}. Give "
             "another folder, or say overwrite=True (--overwrite) to replace files of the same name."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    real.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f"{hidden}{platform.node()}-"
+    _remove_unfinished(real, prefix)
+    # On the file system of the result, or its files could not be moved: a folder may be mounted on its own.
+    home = real if real.exists() else real.parent
+    work = Path(tempfile.mkdtemp(dir=home, prefix=f"{prefix}{os.getpid()}.", suffix=_STAGED))
     try:
         yield work
-        folder.mkdir(exist_ok=True)
+        real.mkdir(exist_ok=True)
         for made in sorted(work.rglob("*")):
             if made.is_file():
-                target = folder / made.relative_to(work)
+                target = real / made.relative_to(work)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(made, target)
     finally:
         shutil.rmtree(work)
+
+
+def _remove_unfinished(folder: Path, prefix: str) -> None:
+    """What killed processes of this machine staged for the folder, in it or beside it; that of live ones stays."""
+    for home in (folder, folder.parent):
+        for left in home.glob(f"{glob.escape(prefix)}*{_STAGED}"):
+            pid = left.name.removeprefix(prefix).partition(".")[0]
+            if left.is_dir() and pid.isdecimal() and not _is_alive(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl+C
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True

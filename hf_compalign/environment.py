@@ -15,6 +15,8 @@ _EXTRAS = {
     "onnx": "onnx",
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "nncf": "openvino",
     "fairlearn": "fairness",
     "captum": "attribution",
     "matplotlib": "report",

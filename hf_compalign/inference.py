@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ONNX = ".onnx"
+OPENVINO = ".xml"
+# Where a folder may hold files that answer like a model.
+_FILES = (f"*{ONNX}", f"onnx/*{ONNX}", f"openvino_model*{OPENVINO}", f"openvino/openvino_model*{OPENVINO}")
 # A folder that has one of these is opened as a model of PyTorch, whatever else is in it.
 _TORCH_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 
@@ -25,14 +28,14 @@ Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 
 
 def load_model(model: "PreTrainedModel | str | Path") -> "PreTrainedModel":
-    """A model as it is, or loaded from a local folder or the Hub, shrunk or not; or an ONNX file as a model.
+    """A model as it is, or one from a local folder or the Hub, shrunk or not; or an ONNX or OpenVINO file as a model.
 
     Args:
-        model: a module; the path of an .onnx file; a folder written by save_pretrained, or one with a single .onnx
-            file in it or in its onnx/ and no weights of PyTorch; or a Hub id.
+        model: a module; the path of an .onnx file or an OpenVINO .xml file; a folder written by save_pretrained, or
+            one with a single such file in it or in its onnx/ or openvino/ and no weights of PyTorch; or a Hub id.
 
     Raises:
-        ValueError: no model is found there, there are several ONNX files, or its head is not supported.
+        ValueError: no model is found there, there are several such files, or its head is not supported.
     """
     if not isinstance(model, nn.Module):
         model = _opened(model)
@@ -41,31 +44,47 @@ def load_model(model: "PreTrainedModel | str | Path") -> "PreTrainedModel":
 
 
 def _opened(where: str | Path) -> Any:
-    path = _onnx_file(Path(where))
-    if path is not None:
+    path = _file(Path(where))
+    if path is None:
+        from hf_compalign.compress.loading import load_compressed
+
+        return load_compressed(where)
+    if path.suffix == ONNX:
         from hf_compalign.onnx_model import OnnxModel
 
         return OnnxModel(path)
-    from hf_compalign.compress.loading import load_compressed
+    from hf_compalign.openvino_model import OpenVinoModel
 
-    return load_compressed(where)
+    return OpenVinoModel(path)
 
 
-def _onnx_file(path: Path) -> Path | None:
-    """The ONNX file that a path means, or None where it means a model of PyTorch."""
-    if path.suffix == ONNX:
-        return path
-    if not path.is_dir() or any(next(path.glob(pattern), None) for pattern in _TORCH_WEIGHTS):
-        return None
-    files = sorted([*path.glob(f"*{ONNX}"), *path.glob(f"onnx/*{ONNX}")])
+def exported_files(path: Path, *, weights: bool = True) -> list[Path]:
+    """The ONNX and OpenVINO files that a path means; none where it means a model of PyTorch.
+
+    Args:
+        path: a file or a folder.
+        weights: whether weights of PyTorch make the folder that of a model of PyTorch, whatever else is in it.
+    """
+    if path.suffix in (ONNX, OPENVINO):
+        return [path]
+    if not path.is_dir() or (weights and any(next(path.glob(pattern), None) for pattern in _TORCH_WEIGHTS)):
+        return []
+    return [file for pattern in _FILES for file in sorted(path.glob(pattern))]
+
+
+def _file(path: Path) -> Path | None:
+    """The ONNX or OpenVINO file that a path means, or None where it means a model of PyTorch."""
+    files = exported_files(path)
     if len(files) > 1:
+        suffixes = {file.suffix for file in files}
+        kinds = " and ".join(kind for suffix, kind in ((ONNX, "ONNX"), (OPENVINO, "OpenVINO")) if suffix in suffixes)
         names = ", ".join(str(file.relative_to(path)) for file in files)
-        raise ValueError(f"The folder {path} holds several ONNX files: {names}. Give the path of one of them.")
+        raise ValueError(f"The folder {path} holds several {kinds} files: {names}. Give the path of one of them.")
     return files[0] if files else None
 
 
 def load_processor(path: str | Path, task: Task) -> Any:
-    """The tokenizer or the image processor that was saved beside a model; for an ONNX file, perhaps one folder above.
+    """The tokenizer or image processor that was saved beside a model; for a file like .onnx, perhaps one folder above.
 
     Raises:
         ValueError: there is none.
@@ -74,8 +93,9 @@ def load_processor(path: str | Path, task: Task) -> Any:
 
     text = task.model_input == "input_ids"
     auto_class = transformers.AutoTokenizer if text else transformers.AutoImageProcessor
-    if Path(path).suffix == ONNX:
-        beside = Path(path).parent
+    files = exported_files(Path(path))
+    if files:
+        beside = files[0].absolute().parent
         path = beside if has_tokenizer(beside) or any(beside.glob("*processor_config.json")) else beside.parent
     try:
         if text and Path(path).is_dir() and not has_tokenizer(Path(path)):

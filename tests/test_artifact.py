@@ -20,6 +20,7 @@ from hf_compalign.measure.predict import predict
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.report.card import CardDetails
 from hf_compalign.ship.artifact import ArtifactDetails, save_artifact
+from hf_compalign.ship.hub import WEIGHTS, checked_files
 from hf_compalign.ship.questions import Questions
 
 UNTIMED = ArtifactDetails(timed_batch_sizes=())
@@ -265,6 +266,28 @@ def test_quantised_weights_ship_in_their_own_file(made, tmp_path):
     assert "Its weights are quantised (`quanto-w8`): `pip install 'hf-compalign[optimum]'`" in body
 
 
+@pytest.mark.parametrize("scheme", ["torchao-w8", "torchao-w8a8", "torchao-w4"])
+def test_the_weights_of_torchao_ship_too(tmp_path, scheme):
+    pytest.importorskip("torchao")
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": len(shipping.tokenizer())}
+    original = shipping.saved(tmp_path / "original", tiny.bert(**sizes))
+    found = []
+    for share in (0, 0.5):
+        model = load_compressed(original)
+        # Evenly over the rows and groups, and the embeddings aside, whose zeros no scheme adds to.
+        with torch.no_grad():
+            for layer in model.bert.encoder.layer if share else ():
+                for linear in (module for module in layer.modules() if isinstance(module, torch.nn.Linear)):
+                    linear.weight[:, ::2] = 0
+        quantize_(model, scheme)
+        found.append(relation(tmp_path / str(share), model=model, reference=original))
+        assert sorted(path.name for path in (tmp_path / str(share)).glob("*.safetensors")) == [
+            "model_quantized.safetensors"
+        ]
+    done = {"quantization", "int4" if scheme == "torchao-w4" else "int8"}
+    assert found == [("quantized", done), ("finetune", done | {"pruning"})]
+
+
 def test_the_models_stay_as_they_are(made, tmp_path):
     model, reference = shipping.model(shrunk=True), shipping.model()
     model.train()
@@ -359,6 +382,50 @@ def test_an_onnx_file_of_an_earlier_artifact_does_not_stay_by_accident(made, tmp
     inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED, "overwrite": True}
     with pytest.raises(ValueError, match="holds onnx/model_q4.onnx, which would be no part of the new artifact"):
         save_artifact(root / "small", tmp_path, **inputs)
+
+
+def test_weights_of_another_kind_do_not_stay_beside_the_new_ones(made, tmp_path):
+    root, _, _ = made
+    quantised = load_compressed(root / "org-original")
+    quantize_(quantised, "quanto-w8")
+    models = {"model.safetensors": root / "small", "model_quantized.safetensors": quantised}
+    inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
+    for old, new in (list(models), list(reversed(models))):
+        folder = tmp_path / old
+        save_artifact(models[old], folder, **inputs)
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(ValueError, match=f"holds {old}, other weights than the new {new}. Remove it, or give"):
+            save_artifact(models[new], folder, overwrite=True, **inputs)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        (folder / old).unlink()
+        save_artifact(models[new], folder, overwrite=True, **inputs)
+        assert checked_files(folder).keys() & set(WEIGHTS) == {new}
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "model-00001-of-00002.safetensors").write_bytes(b"old")
+    with pytest.raises(ValueError, match="holds model-00001-of-00002.safetensors, other weights than the new model.s"):
+        save_artifact(root / "small", tmp_path / "parts", overwrite=True, **inputs)
+
+
+@pytest.mark.parametrize("place", ["exported", "exported/onnx"])
+def test_an_onnx_file_of_other_labels_is_refused(made, tmp_path, place):
+    root, _, _ = made
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes((root / "exported" / "model.onnx").read_bytes())
+    config = json.loads((root / "small" / "config.json").read_text())
+    inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED, "onnx": [folder / "model.onnx"]}
+    (tmp_path / "exported" / "config.json").write_text(json.dumps(config))
+    save_artifact(root / "small", tmp_path / "same", **inputs)
+    names = {"0": "blue", "1": "green", "2": "red"}
+    config |= {"id2label": names, "label2id": {name: int(index) for index, name in names.items()}}
+    (tmp_path / "exported" / "config.json").write_text(json.dumps(config))
+    message = (
+        r"its config.json has the labels {0: 'blue', 1: 'green', 2: 'red'}, the model has "
+        r"{0: 'red', 1: 'green', 2: 'blue'}. Export"
+    )
+    with pytest.raises(ValueError, match=message):
+        save_artifact(root / "small", tmp_path / "other", **inputs)
+    assert not (tmp_path / "other").exists()
 
 
 def test_batches_begin_again_where_the_data_end():

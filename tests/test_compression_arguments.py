@@ -62,6 +62,21 @@ def test_nothing_is_pruned_by_default():
 
 
 @pytest.mark.parametrize(
+    ("options", "tags"),
+    [
+        ({}, []),
+        ({"sparsity": 0.5}, ["pruning"]),
+        ({"shrink_layers": 1}, ["pruning"]),
+        ({"quantization_scheme": "torchao-w8"}, ["quantization"]),
+        ({"shrink_ffn": 0.5, "shrink_end": 0.2, "sparsity": 0.5, "pruning_begin": 0.2}, ["pruning"]),
+        ({"sparsity": 0.5, "quantization_scheme": "torchao-w8"}, ["pruning", "quantization"]),
+    ],
+)
+def test_the_tags_say_what_was_done(options, tags):
+    assert CompressionArguments(**options).tags == tags
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"sparsity": 80}, r"sparsity must be in \[0, 1\). Got 80. Did you mean 0.8?"),

@@ -14,7 +14,11 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from safetensors.torch import load_file as load_weights
 
+from hf_compalign.compress.fake_quantization import quantized_layers
+from hf_compalign.compress.loading import load_compressed
 from hf_compalign.compress.masks import prunable_weights, sparsity_of
+from hf_compalign.compress.schemes import quantization_of
+from hf_compalign.fingerprint import model_fingerprint
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.predictions import Predictions
 
@@ -161,6 +165,27 @@ def test_glue_from_files_leaves_a_pruned_model_its_audit_and_its_card(glue_run):
     assert saved["accuracy_reference"] > 0.8
     assert saved["reference"]["model"] == str(glue_run / "teacher")
     assert saved["candidate"]["model"] == str(glue_run)
+
+
+def test_a_quantized_student_is_audited_as_it_answers(glue_run, text_files, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    run_glue(
+        *("--teacher_name_or_path", glue_run / "teacher", "--train_file", text_files / "train.csv", *TRAIN),
+        *("--validation_file", text_files / "validation.csv", "--quantization_scheme", "onnxruntime-w8a8"),
+        *("--quantization_begin", "0.5", "--output_dir", tmp_path),
+    )
+    opened = load_compressed(tmp_path)
+    assert quantization_of(opened).scheme == "onnxruntime-w8a8"
+    plain = check_output(tmp_path, AutoModelForSequenceClassification, sparsity=0.0, n=30)
+    assert quantized_layers(opened)
+    assert not quantized_layers(plain)
+    candidate = Predictions.load(tmp_path / "predictions_candidate.npz")
+    assert candidate.model_fingerprint == model_fingerprint(opened)
+    assert len(quantized_layers(opened)) == logged(tmp_path, "quantized_layers")[-1] > 0
+    _, _, header = indexed(tmp_path)
+    assert {"pruning", "quantization"} & {*header["tags"]} == {"quantization"}
+    assert "load_compressed" in (tmp_path / "README.md").read_text()
 
 
 def test_the_rows_without_labels_take_part(glue_run):

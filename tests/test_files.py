@@ -1,5 +1,12 @@
 """Files are whole or not there; fingerprints tell contents apart."""
 
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
@@ -85,3 +92,75 @@ def test_a_folder_that_holds_something_is_overwritten_on_demand_only(tmp_path):
     assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {"a": "new", "b": "mine"}
     with pytest.raises(ValueError, match="is a file"), staged_folder(tmp_path / "a"):
         pass
+
+
+def write_and_list(folder, **options):
+    """What lies in the folder while something is staged for it."""
+    with staged_folder(folder, **options) as work:
+        (work / "onnx").mkdir()
+        (work / "onnx" / "model.onnx").write_text("graph")
+        return sorted(
+            path.name for path in folder.resolve().rglob("*") if path.is_file() and not path.is_relative_to(work)
+        )
+
+
+def test_a_folder_on_another_file_system_is_written_as_a_whole(tmp_path):
+    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system at /dev/shm")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        for name in ("there", "not yet there"):
+            target = Path(elsewhere, name)
+            link = tmp_path / name
+            link.symlink_to(target)
+            if name == "there":
+                target.mkdir()
+            assert write_and_list(link) == []
+            assert [path.relative_to(target).as_posix() for path in target.rglob("*")] == ["onnx", "onnx/model.onnx"]
+        assert sorted(os.listdir(elsewhere)) == ["not yet there", "there"]
+
+
+def test_a_folder_that_exists_needs_nothing_of_the_one_above(tmp_path):
+    """As where the folder alone is mounted, and what is above cannot be written."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    with staged_folder(folder) as work:
+        assert os.listdir(tmp_path) == ["mounted"]
+        assert work.name.startswith(".")
+        (work / "a").write_text("new")
+    assert os.listdir(folder) == ["a"]
+
+
+def killed(folder):
+    """Leave a staging folder behind, as a process does that is killed."""
+    code = (
+        "import os, sys; from hf_compalign._files import staged_folder\n"
+        "with staged_folder(sys.argv[1], overwrite=True) as work:\n"
+        "    (work / 'half').write_text('')\n"
+        "    print(work, flush=True)\n"
+        "    os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 9, done.stderr
+    left = Path(done.stdout.strip())
+    assert (left / "half").is_file()
+    return left
+
+
+def test_what_a_killed_process_left_is_no_content_and_is_removed(tmp_path):
+    folder = tmp_path / "out"
+    beside = killed(folder)
+    folder.mkdir()
+    inside = killed(folder)
+    assert (beside.exists(), inside.parent) == (False, folder)  # the second removed what the first had left
+    of_another_folder = killed(tmp_path / "out.put")
+    with staged_folder(folder) as work:
+        assert not inside.exists()
+        # What a live process works in stays, and so does that of another machine, which nobody here can ask.
+        (folder / work.name.replace(platform.node(), "elsewhere")).mkdir()
+        assert write_and_list(folder) == []
+        assert work.is_dir()
+        (work / "a").write_text("new")
+    assert of_another_folder.is_dir()
+    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == ["a", "onnx"]
+    (elsewhere,) = (path.name for path in folder.iterdir() if path.name.startswith("."))
+    assert "elsewhere" in elsewhere

@@ -137,6 +137,12 @@ def test_a_folder_that_is_no_artifact_is_refused(copied, name):
         push_to_hub(copied, "tester/small")
 
 
+def test_a_folder_with_two_kinds_of_weights_is_refused(copied):
+    (copied / "model_quantized.safetensors").write_bytes(b"of another model")
+    with pytest.raises(ValueError, match="holds model.safetensors and model_quantized.safetensors, .* Remove the one"):
+        push_to_hub(copied, "tester/small")
+
+
 def test_an_audit_that_cannot_be_read_is_refused(copied):
     (copied / "onnx" / "model.audit.json").write_text("{}")
     with pytest.raises(ValueError, match="model.audit.json is JSON, but not that of an audit"):

@@ -290,6 +290,27 @@ def test_keeping_every_layer_gives_the_float_graph(exported, tmp_path):
     assert onnx.load(tmp_path / "same.onnx") == onnx.load(path)
 
 
+@pytest.mark.parametrize("kind", ["bert", "vit"])
+def test_in_static_int8_what_stays_float_reads_float(exported, tmp_path, kind):
+    """The query is in INT8 alone: what reads the same tensor, other layers and sums, is to notice nothing."""
+    _, path = exported(kind)
+    model, _ = exported(kind)
+    layers = graph_layers(path, "static")
+    query = next(name for name in layers if name.endswith(("query", "q_proj")))
+    ranges = calibrate_graph(path, [sample_inputs(model)])
+    quantize_graph(path, tmp_path / "q.onnx", mode="static", keep_float={*layers} - {query}, ranges=ranges)
+    graph = onnx.load(tmp_path / "q.onnx").graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    weights = {one.name for one in graph.initializer}
+    rounded = [
+        node.name
+        for node in graph.node
+        for name in node.input
+        if name in made_by and made_by[name].op_type == "DequantizeLinear" and made_by[name].input[0] not in weights
+    ]
+    assert {name.rpartition("/")[0] for name in rounded} == {query}
+
+
 def test_static_int8_uses_the_ranges_of_the_calibration_data(exported, tmp_path):
     model, path = exported("vit")
     batches = [{"pixel_values": torch.tensor(tiny.images(8, seed=seed)["pixel_values"])} for seed in (0, 1)]

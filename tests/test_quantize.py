@@ -7,9 +7,12 @@ import tiny
 import torch
 import zoo
 from torch import nn
+from transformers import BertForSequenceClassification, Trainer
 
+from hf_compalign.compress.callbacks import PruningCallback, ShrinkCallback
 from hf_compalign.compress.cutting import cut_
 from hf_compalign.compress.fake_quantization import quantized_layers
+from hf_compalign.compress.loading import load_compressed
 from hf_compalign.compress.masks import prunable_weights
 from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
 from hf_compalign.compress.pruning import prune_
@@ -397,12 +400,82 @@ def test_a_model_that_is_quantised_already_is_refused(name):
                 verb(model)
 
 
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "onnxruntime-w8a8"])
+def test_a_converted_model_is_neither_pruned_nor_shrunk(name, tmp_path):
+    needs(name)
+    model = build()
+    quantize_(model, name, calibration=data(model, name))
+    model.save_pretrained(tmp_path)
+    for one in (model, load_compressed(tmp_path)):
+        answer, config = zoo.answer(one, zoo.inputs(one)), one.config.to_dict()
+        with pytest.raises(ValueError, match=f"quantised already, by {name}.* cannot be pruned.* quantise last"):
+            prune_(one, 0.5)
+        with pytest.raises(ValueError, match=f"quantised already, by {name}.* cannot be shrunk.* quantise last"):
+            shrink_(one, heads=0.5, ffn=0.5)
+        assert torch.equal(zoo.answer(one, zoo.inputs(one)), answer)
+        assert one.config.to_dict() == config
+
+
+@pytest.mark.parametrize("name", ["torchao-w8", "quanto-w8"])
+@pytest.mark.parametrize("callback", [PruningCallback(0.5), ShrinkCallback(ffn=0.5, importance="magnitude")])
+def test_a_converted_model_is_refused_before_it_is_trained(name, callback, tmp_path):
+    needs(name)
+    model = build()
+    quantize_(model, name)
+    trainer = Trainer(model, tiny.arguments(tmp_path), train_dataset=tiny.texts(8), callbacks=[callback])
+    with pytest.raises(ValueError, match=f"quantised already, by {name}.* cannot be (pruned|shrunk)"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def train_with(callback):
+    def train(model, folder):
+        Trainer(model, tiny.arguments(folder), train_dataset=tiny.texts(8), callbacks=[callback]).train()
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [
+        lambda model, folder: prune_(model, 0.5),
+        lambda model, folder: shrink_(model, ffn=0.5),
+        train_with(PruningCallback(0.5)),
+        train_with(ShrinkCallback(ffn=0.5, importance="magnitude")),
+    ],
+)
+def test_what_is_compressed_as_a_float_model_is_opened_as_one(compress, tmp_path):
+    prepared("onnxruntime-w8a8").save_pretrained(tmp_path / "rounded")
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "rounded")
+    config = model.config
+    compress(model, tmp_path / "run")
+    # The teacher may have been built from the same object.
+    assert "quantization" in config.compression
+    assert quantization_of(model) is None
+    model.save_pretrained(tmp_path / "float")
+    loaded = load_compressed(tmp_path / "float")
+    assert not quantized_layers(loaded)
+    assert torch.equal(zoo.answer(loaded, zoo.inputs(loaded)), zoo.answer(model.eval(), zoo.inputs(model)))
+
+
+def test_a_record_that_is_dropped_is_told(caplog):
+    model = prepared("onnxruntime-w8a8")
+    prune_(model, 0.5)
+    assert quantization_of(model) is not None
+    assert not caplog.messages
+    plain = build()
+    plain.config.compression = model.config.compression
+    prune_(plain, 0.5)
+    assert "says that its layers are rounded (onnxruntime-w8a8), and they are plain" in caplog.text
+
+
 def test_a_model_quantised_by_another_tool_is_refused():
     torchao = pytest.importorskip("torchao.quantization")
     model = build()
     torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
-    with pytest.raises(ValueError, match="is quantised already, by another tool"):
-        quantize_(model, "torchao-w8")
+    for verb in (lambda: quantize_(model, "torchao-w8"), lambda: prune_(model, 0.5), lambda: shrink_(model, ffn=0.5)):
+        with pytest.raises(ValueError, match="is quantised already, by another tool"):
+            verb()
     model = build()
     model.classifier.weight = nn.Parameter(model.classifier.weight.to(torch.int8), requires_grad=False)
     with pytest.raises(ValueError, match="The weights of classifier are torch.int8, not float"):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 import tiny
 
-from hf_compalign.compress import export
+from hf_compalign.compress import export, openvino_export
 from hf_compalign.ship import int8_files
 
 
@@ -25,4 +25,5 @@ def traced_once(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "export_graph", export_graph)
         patch.setattr(int8_files, "export_graph", export_graph)
+        patch.setattr(openvino_export, "export_graph", export_graph)
         yield

@@ -1,8 +1,13 @@
 """The command line: hf-compalign demo | audit | export | env."""
 
+import sys
+import traceback
+
 import typer
 
 from hf_compalign.cli import audit, demo, env, export
+
+_FAILURE = 3
 
 app = typer.Typer(
     help="Compress a fine-tuned transformer, and prove, example by example, that it still answers like the original.",
@@ -18,5 +23,9 @@ app.command()(env.env)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a failure that no one expected must not look like a limit that is not kept."""
+    try:
+        app()
+    except Exception:
+        traceback.print_exc()
+        sys.exit(_FAILURE)

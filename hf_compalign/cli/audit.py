@@ -60,7 +60,7 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
 
     Give two models and a --dataset, or two .npz files of Predictions. Columns are found by their types and usual
     names. Limits: mismatch_rate, nfr, pfr, flip_rate; each is judged on the upper bound of its 95 % interval.
-    The exit code is 0 within all limits, 1 beyond a limit, and 2 for bad input.
+    The exit code is 0 within all limits, 1 beyond a limit, 2 for bad input, and 3 for a failure of the program.
     """
     console = stderr()
     with clear_errors(console):

@@ -28,19 +28,26 @@ from hf_compalign.screen import clear_errors, hush, print_json, stderr, stdout, 
 if TYPE_CHECKING:
     from hf_compalign.cli.exporting import Done
 
+_CALIBRATION_ROWS = 256
+
 
 def export(  # noqa: PLR0913, PLR0917 - the options of a command are its arguments
     model: Annotated[str, typer.Argument(help="A model folder or a Hub id.")],
     output: Annotated[
-        Path | None, typer.Argument(help="A new folder. Default: the model's name and -onnx, in the working directory.")
+        Path | None,
+        typer.Argument(help="A new folder. Default: the model's name and -onnx (or -openvino), here."),
     ] = None,
+    file_format: Annotated[str, typer.Option("--format", metavar="onnx|openvino", help="What runs the file.")] = "onnx",
     quantize: Annotated[
-        str | None, typer.Option(metavar="dynamic|static", help="Write INT8 instead of float32.")
+        str | None,
+        typer.Option(metavar="dynamic|static", help="Write INT8 instead of float32; OpenVINO has static only."),
     ] = None,
     calibration: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Data for the ranges of --quantize static; not those audited.")
     ] = None,
-    calibration_rows: Annotated[int, typer.Option(min=1, help="So many of them, drawn at random.")] = 256,
+    calibration_rows: Annotated[
+        int | None, typer.Option(min=1, help="So many of them, drawn at random. Default: 256.")
+    ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Layers that stay in float, such as `*.pooler.*`.")
     ] = None,
@@ -62,11 +69,11 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same names.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model as ONNX, in float or INT8, and prove on data that the file answers like the model.
+    """Write a model as ONNX or OpenVINO, in float or INT8, and prove on data that the file answers like the model.
 
-    With --dataset the file is audited. With a --limit too, an INT8 file that is beyond it is repaired: the fewest
-    layers that it takes are kept in float, and what was measured is saved as frontier.json and frontier.png. The exit
-    code is 0 within all limits, 1 beyond a limit, and 2 for bad input.
+    With --dataset the file is audited. With a --limit too, an INT8 file of ONNX that is beyond it is repaired: the
+    fewest layers that it takes are kept in float, and what was measured is saved as frontier.json and frontier.png.
+    The exit code is 0 within all limits, 1 beyond a limit, 2 for bad input, and 3 for a failure of the program.
     """
     console = stderr()
     with clear_errors(console):
@@ -75,7 +82,11 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
         from hf_compalign.measure.predict import Columns
 
         limits = checked_limits(parsed_limits(limit or []))
-        _check(quantize, calibration, dataset)
+        _check(file_format, quantize, calibration=calibration, dataset=dataset)
+        if quantize is None:
+            refuse_ignored("Without --quantize every layer is in float", {"--exclude": exclude})
+        if quantize != "static":
+            refuse_ignored("Only --quantize static is calibrated", {"--calibration-rows": calibration_rows})
         about_rows = {
             "--reference": reference,
             "--config": config,
@@ -89,7 +100,9 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
             if limits:
                 raise ValueError("A limit is measured on data. Name them with --dataset.")
             refuse_ignored("There is no --dataset", about_rows | ({} if calibration else about_columns))
-        if quantize is None or not limits:
+        if file_format != "onnx":
+            refuse_ignored("Only --format onnx is repaired", {"--max-measurements": max_measurements})
+        elif quantize is None or not limits:
             refuse_ignored(
                 "Nothing is repaired without --quantize and --limit", {"--max-measurements": max_measurements}
             )
@@ -98,11 +111,14 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
 
         job = Job(
             model=model,
-            output=output or default_output(model),
+            file_format=file_format,
+            output=output or default_output(model, file_format),
             quantize=quantize,
             calibration=None
             if calibration is None
-            else sample(load_rows(calibration, None, None, usual=("train", "validation")), calibration_rows),
+            else sample(
+                load_rows(calibration, None, None, usual=("train", "validation")), calibration_rows or _CALIBRATION_ROWS
+            ),
             exclude=exclude or None,
             limits=limits,
             max_measurements=max_measurements,
@@ -122,18 +138,25 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     raise typer.Exit(0 if done.passed else BEYOND_A_LIMIT)
 
 
-def default_output(model: str) -> Path:
-    """The model's own name and -onnx, in the working directory.
+def default_output(model: str, file_format: str = "onnx") -> Path:
+    """The model's own name and its format, in the working directory.
 
     >>> str(default_output("google-bert/bert-base-uncased"))
     'bert-base-uncased-onnx'
     """
     name = Path(model).resolve().name if Path(model).exists() else model.rpartition("/")[2]
-    return Path(f"{name}-onnx")
+    return Path(f"{name}-{file_format}")
 
 
-def _check(quantize: str | None, calibration: str | None, dataset: str | None) -> None:
-    """What `export_onnx` would refuse too, but in the words of the command line and before anything is loaded."""
+def _check(file_format: str, quantize: str | None, *, calibration: str | None, dataset: str | None) -> None:
+    """What the export would refuse too, but in the words of the command line and before anything is loaded."""
+    if file_format not in ("onnx", "openvino"):
+        raise ValueError(f"--format must be onnx or openvino. Got {file_format!r}.")
+    if file_format == "openvino" and quantize == "dynamic":
+        raise ValueError(
+            "--quantize dynamic is for ONNX: OpenVINO would compute such layers in float, and slower than without. Use "
+            "--quantize static with --calibration, or --format onnx."
+        )
     if quantize not in (None, "dynamic", "static"):
         raise ValueError(f"--quantize must be dynamic or static; without it the file is float32. Got {quantize!r}.")
     if quantize != "static":

@@ -8,10 +8,15 @@ from typing import Any
 from datasets import Dataset
 from torch import nn
 
+from hf_compalign.columns import find_image_column, find_label_column, find_text_columns
 from hf_compalign.compress.export import Export, export_onnx
+from hf_compalign.compress.export_checks import check_not_exported
 from hf_compalign.compress.loading import load_compressed
 from hf_compalign.compress.onnx_graph import sample_inputs
-from hf_compalign.inference import load_model
+from hf_compalign.compress.openvino_export import export_openvino
+from hf_compalign.data import label_ids
+from hf_compalign.inference import check_prepared, load_model, load_processor
+from hf_compalign.labels import names_of
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.footprint import footprint
 from hf_compalign.measure.latency import Latency, interleaved_latency_ms
@@ -22,6 +27,7 @@ from hf_compalign.ship.questions import Questions, machine_name, processor_of, t
 from hf_compalign.ship.repair import repair_onnx
 from hf_compalign.tasks import task_of
 
+EXPORTERS = {"onnx": export_onnx, "openvino": export_openvino}
 TIMED = (1, 8)
 # Of made-up texts, where no data are given.
 _LENGTH = 32
@@ -30,9 +36,10 @@ _CALIBRATION_BATCH = 32
 
 @dataclass(frozen=True)
 class Job:
-    """What to export, how, and what to hold it against; see `export_onnx` and `repair_onnx`."""
+    """What to export, as what, and what to hold it against; see `EXPORTERS` and `repair_onnx`."""
 
     model: str
+    file_format: str
     output: Path
     quantize: str | None
     calibration: Dataset | None
@@ -96,11 +103,14 @@ class Done:
 
 def run_job(job: Job, say: Callable[[str], None]) -> Done:
     """Export, and audit or repair where there is something to hold the file against."""
+    check_not_exported(job.model)
     model = load_compressed(job.model)
     processor = processor_of(job.model, task_of(model), default=None)
+    if job.dataset is not None:
+        _check_rows(job, job.dataset, model)
     calibration = None if job.calibration is None else _batches(job.calibration, model, processor, job.columns)
     torch_bytes = footprint(model).size_bytes
-    if job.dataset is not None and job.limits and job.quantize is not None:
+    if job.dataset is not None and job.limits and job.quantize is not None and job.file_format == "onnx":
         repair = repair_onnx(
             model,
             job.output,
@@ -123,7 +133,7 @@ def run_job(job: Job, say: Callable[[str], None]) -> Done:
         frontier = repair.frontier
         timed = {**frontier.baselines, repair.export.path.name: frontier.chosen_point.latency}
         return Done(repair.export, repair.audit, frontier, torch_bytes, timed, frontier.machine)
-    made = export_onnx(
+    made = EXPORTERS[job.file_format](
         model,
         job.output,
         quantize=job.quantize,
@@ -137,6 +147,22 @@ def run_job(job: Job, say: Callable[[str], None]) -> Done:
     found = None if questions is None else _audited(job, questions, model, file, processor)
     latency = _timed({"torch": model, made.path.name: file}, questions, processor)
     return Done(made, found, None, torch_bytes, latency, machine_name(timing_device(onnx=True)))
+
+
+def _check_rows(job: Job, rows: Dataset, model: Any) -> None:
+    """What `predict` would refuse too, but before the export."""
+    task = task_of(model)
+    label = find_label_column(rows, job.columns.label)
+    if label is not None:
+        label_ids(rows, label, names_of(model.config.id2label))
+    if task.model_input in rows.column_names:
+        check_prepared(rows, model)
+        return
+    if task.model_input == "pixel_values":
+        find_image_column(rows, job.columns.image)
+    else:
+        find_text_columns(rows, job.columns.text)
+    load_processor(job.model, task)
 
 
 def _batches(rows: Dataset, model: Any, processor: Any, columns: Columns) -> list[dict[str, Any]]:

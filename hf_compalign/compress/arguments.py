@@ -93,6 +93,16 @@ class CompressionArguments:
     def _shrinks(self) -> bool:
         return any((self.shrink_heads, self.shrink_ffn, self.shrink_layers))
 
+    @property
+    def tags(self) -> list[str]:
+        """What a model card says was done, in the Hub's words.
+
+        >>> CompressionArguments(shrink_ffn=0.5, quantization_scheme="onnxruntime-w8a8").tags
+        ['pruning', 'quantization']
+        """
+        pruned, quantized = self._shrinks or self.sparsity > 0, self.quantization_scheme is not None
+        return [tag for tag, done in (("pruning", pruned), ("quantization", quantized)) if done]
+
     def callbacks(self) -> list[TrainerCallback]:
         """Fresh callbacks for a Trainer, in the order in which they can be combined."""
         found: list[TrainerCallback] = []

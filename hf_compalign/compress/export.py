@@ -11,26 +11,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from hf_compalign._files import staged_folder
-from hf_compalign._modes import evaluating
 from hf_compalign.compress.calibration import calibration_batches
+from hf_compalign.compress.export_checks import (
+    check_model,
+    check_neighbours,
+    check_not_exported,
+    check_options,
+    check_something_left,
+)
 from hf_compalign.compress.fake_quantization import quantized_layers
 from hf_compalign.compress.loading import load_compressed
 from hf_compalign.compress.onnx_graph import (
-    MODES,
     calibrate_graph,
     export_graph,
+    float_copy,
     graph_layers,
     opset_of,
     output_layers,
     quantize_graph,
+    same_randomness,
     sample_inputs,
 )
 from hf_compalign.compress.quantize import unprepare_
 from hf_compalign.compress.schemes import quantization_of, scheme_of
-from hf_compalign.compress.sharding import in_shards
+from hf_compalign.file_model import FileModel
 from hf_compalign.inference import load_processor
 from hf_compalign.onnx_model import OnnxModel
 from hf_compalign.tasks import logits_of, task_of
@@ -39,13 +45,16 @@ FLOAT_NAME = "model.onnx"
 INT8_NAME = "model_int8.onnx"
 # ONNX Runtime adds in another order than PyTorch: about 1e-6 of the largest logit. More than this is another model.
 _TOLERANCE = 1e-3
-# (items, tokens) that the file is tried with: those it was traced with, and others.
-_TRIALS = ((2, 7), (1, 12), (3, 4))
+# (items, tokens) that the file is tried with: those it was traced with, and others. The longest comes first, since
+# there are models that attend sparsely to long texts and forget how after a short one; it is cut to the model's length.
+_TRIALS = ((1, 1024), (2, 7), (1, 12), (3, 4))
+# What a repair writes beside its INT8 file, the first of them nothing else does.
+_OF_A_REPAIR = ("frontier.json", "frontier.png", "audit.json")
 
 
 @dataclass(frozen=True)
 class Export:
-    """An ONNX file that was written.
+    """An ONNX or OpenVINO file that was written.
 
     >>> print(Export(Path("out/model_int8.onnx"), 20, "dynamic", 22_900_000, ("a", "b"), ("classifier",), 0.25))
     out/model_int8.onnx: INT8 (dynamic), opset 20, 22.9 MB
@@ -54,7 +63,7 @@ class Export:
 
     Attributes:
         path: the file.
-        opset: the version of ONNX's operators that a runtime must know.
+        opset: the version of ONNX's operators that a runtime must know; None of an OpenVINO file.
         quantize: None, "dynamic" or "static".
         size_bytes: of the file, and of one beside it that holds weights.
         quantized_layers: the layers in INT8, by the names of the modules.
@@ -64,7 +73,7 @@ class Export:
     """
 
     path: Path
-    opset: int
+    opset: int | None
     quantize: str | None
     size_bytes: int
     quantized_layers: tuple[str, ...]
@@ -73,10 +82,11 @@ class Export:
 
     def __str__(self) -> str:
         kind = "float32" if self.quantize is None else f"INT8 ({self.quantize})"
+        opset = "" if self.opset is None else f", opset {self.opset}"
         shown = f" ({', '.join(self.float_layers)})" if 0 < len(self.float_layers) <= 4 else ""
         return "\n".join(
             [
-                f"{self.path}: {kind}, opset {self.opset}, {self.size_bytes / 1e6:.1f} MB",
+                f"{self.path}: {kind}{opset}, {self.size_bytes / 1e6:.1f} MB",
                 f"layers in INT8: {len(self.quantized_layers)}; in float: {len(self.float_layers)}{shown}",
                 f"largest difference of a logit from the PyTorch model: {self.max_logit_difference:.3g}",
             ]
@@ -120,31 +130,34 @@ def export_onnx(
         ValueError: an argument out of range, with what is allowed; a model that cannot be exported, and what of it;
             a file that answers otherwise than the model. The folder is then as it was.
     """
-    _check_options(quantize, calibration, exclude)
-    model, processing_class = _opened(model, processing_class)
-    _check_model(model)
+    check_options(quantize, calibration, exclude=exclude)
+    model, processing_class = opened_model(model, processing_class)
+    check_model(model)
+    name = FLOAT_NAME if quantize is None else INT8_NAME
+    check_neighbours(folder, name, model)
     simulated = _simulated_layers(model, quantize, exclude)
     batches = None if calibration is None else calibration_batches(calibration, model)
     with staged_folder(folder, overwrite=overwrite) as stage, tempfile.TemporaryDirectory() as scratch:
-        path = stage / (FLOAT_NAME if quantize is None else INT8_NAME)
+        path = stage / name
         source = path if quantize is None else Path(scratch) / FLOAT_NAME
-        export_graph(_plain(model), source)
+        plain = _plain(model)
+        export_graph(plain, source)
+        config = save_beside(stage, model, processing_class)
+        difference = checked_difference(plain, OnnxModel(source, config=config), exact=True)
         layers = graph_layers(source, quantize or "static")
         kept: tuple[str, ...] = layers
         if quantize is not None:
-            kept = _kept(source, layers, exclude) if simulated is None else _others(model, layers, simulated)
+            kept = kept_layers(source, layers, exclude) if simulated is None else _others(model, layers, simulated)
+            check_something_left(source, layers, kept, quantize)
             ranges = None if batches is None else calibrate_graph(source, batches)
             quantize_graph(source, path, mode=quantize, keep_float=kept, ranges=ranges)
-        _save_beside(stage, model, processing_class)
-        difference, largest = _difference(model, path)
-        if quantize is None and not difference <= _TOLERANCE * largest:
-            raise ValueError(
-                f"The ONNX file of {type(model).__name__} answers otherwise than the model: its logits differ by up to "
-                f"{difference:.3g}, and the largest is {largest:.3g}. Its forward pass depends on the values of the "
-                "inputs in a way that cannot be exported. Deploy the PyTorch model."
-            )
-        size_bytes = OnnxModel(path).size_bytes
+            difference = checked_difference(model, OnnxModel(path, config=config), exact=False)
+        file = OnnxModel(path, config=config)
+        size_bytes = file.size_bytes
         opset = opset_of(path)
+    if quantize is not None and (Path(folder) / _OF_A_REPAIR[0]).is_file():
+        for stale in _OF_A_REPAIR:  # about the file that was replaced
+            (Path(folder) / stale).unlink(missing_ok=True)
     return Export(
         path=Path(folder) / path.name,
         opset=opset,
@@ -154,36 +167,6 @@ def export_onnx(
         float_layers=kept,
         max_logit_difference=difference,
     )
-
-
-def _check_options(quantize: str | None, calibration: Any, exclude: Sequence[str] | None) -> None:
-    if quantize is not None and quantize not in MODES:
-        raise ValueError(f"quantize must be None (float32), {' or '.join(map(repr, MODES))}. Got {quantize!r}.")
-    if quantize == "static" and calibration is None:
-        raise ValueError(
-            "quantize='static' fixes the ranges of the activations beforehand. Give calibration=, a DataLoader of some "
-            "hundred rows; or use quantize='dynamic', which needs no data."
-        )
-    if quantize != "static" and calibration is not None:
-        raise ValueError(f"calibration= would be ignored with quantize={quantize!r}. Leave it out, or say 'static'.")
-    if isinstance(exclude, str):
-        raise ValueError(f"exclude must be a list of patterns. Got {exclude!r}. Did you mean [{exclude!r}]?")
-    if quantize is None and exclude:
-        raise ValueError("exclude= would be ignored without quantize=: every layer is in float. Leave it out.")
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, PreTrainedModel):
-        raise ValueError(
-            f"The model must be one of transformers. Got {type(model).__name__}. Merge adapters into the model first "
-            "(merge_and_unload), and take it out of wrappers."
-        )
-    task_of(model)
-    if in_shards(model) or any(parameter.is_meta for parameter in model.parameters()):
-        raise ValueError(
-            "The model's weights are not all in this process: they are in shards (FSDP) or on the meta device. Save "
-            "it, load it in one process, and export it there."
-        )
 
 
 def _simulated_layers(model: nn.Module, quantize: str | None, exclude: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -200,6 +183,11 @@ def _simulated_layers(model: nn.Module, quantize: str | None, exclude: Sequence[
         raise ValueError(
             f"The model is quantised by the scheme {record.scheme}, which ONNX Runtime cannot run. Export the float "
             "model with quantize='dynamic'; to train for that, use the scheme 'onnxruntime-w8a8'."
+        )
+    if not quantized_layers(model):
+        raise ValueError(
+            "The model's config says that it simulates INT8, but its layers are plain: from_pretrained does not apply "
+            "the rounding that the config records. Open it with hf_compalign.load_compressed(folder)."
         )
     if quantize != "dynamic" or exclude:
         what = f"quantize={quantize!r}" if quantize != "dynamic" else "exclude="
@@ -220,7 +208,7 @@ def _plain(model: nn.Module) -> nn.Module:
     return model
 
 
-def _kept(source: Path, layers: tuple[str, ...], exclude: Sequence[str] | None) -> tuple[str, ...]:
+def kept_layers(source: Path, layers: tuple[str, ...], exclude: Sequence[str] | None) -> tuple[str, ...]:
     """The layers that stay in float, in the order of the graph."""
     for pattern in exclude or ():
         if not any(fnmatch.fnmatchcase(layer, pattern) for layer in layers):
@@ -249,10 +237,11 @@ def _others(model: nn.Module, layers: tuple[str, ...], simulated: tuple[str, ...
     return tuple(layer for layer in layers if layer not in simulated)
 
 
-def _opened(model: nn.Module | str | Path, processing_class: Any) -> tuple[nn.Module, Any]:
+def opened_model(model: nn.Module | str | Path, processing_class: Any) -> tuple[nn.Module, Any]:
     """The model, and what was given to be saved with it or else stands beside it, if anything."""
     if isinstance(model, nn.Module):
         return model, processing_class
+    check_not_exported(model)
     opened = load_compressed(model)
     if processing_class is None:
         with contextlib.suppress(ValueError):
@@ -260,24 +249,37 @@ def _opened(model: nn.Module | str | Path, processing_class: Any) -> tuple[nn.Mo
     return opened, processing_class
 
 
-def _save_beside(folder: Path, model: Any, processing_class: Any) -> None:
+def save_beside(folder: Path, model: Any, processing_class: Any) -> Any:
+    """Save the model's config, which names its class and is returned, and what makes its inputs."""
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
     if processing_class is not None:
         processing_class.save_pretrained(folder)
+    return config
 
 
-def _difference(model: Any, path: Path) -> tuple[float, float]:
-    """The largest difference of a logit between the file and the model, and the largest logit."""
-    file = OnnxModel(path)
+def checked_difference(model: Any, file: FileModel, *, exact: bool) -> float:
+    """The largest difference of a logit between the file and the model.
+
+    Raises:
+        ValueError: with ``exact``, it is more than rounding makes.
+    """
     differences, logits = [0.0], [0.0]
+    model = float_copy(model)
     for n_items, length in _TRIALS:
         inputs = sample_inputs(model, n_items=n_items, length=length)
-        with evaluating(model), torch.no_grad():
+        with same_randomness(), torch.no_grad():
             expected: Tensor = logits_of(model(**inputs)).float().cpu()
         got = file(**inputs)["logits"].float()
         # What is not a number differs by more than any number.
         differences.append(float((got - expected).abs().max().nan_to_num(torch.inf)))
         logits.append(float(expected.abs().max()))
-    return max(differences), max(logits)
+    difference, largest = max(differences), max(logits)
+    if exact and not difference <= _TOLERANCE * largest:
+        raise ValueError(
+            f"{file.path.name} of {type(model).__name__} answers otherwise than the model: its logits differ by up to "
+            f"{difference:.3g}, and the largest is {largest:.3g}. Its forward pass depends on the values or the length "
+            "of the inputs in a way that cannot be exported. Deploy the PyTorch model."
+        )
+    return difference

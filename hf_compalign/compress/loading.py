@@ -38,6 +38,11 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
 
     Only safetensors are read, and no code that comes with the model is run.
 
+    What its config says is what it is. A model that was saved with rounded float layers is rounded again here, and a
+    plain from_pretrained opens it as a float one whose config still says so: `prune_`, `shrink_`, `quantize_` and the
+    callbacks take that out, but a training with none of them does not. To train it so as a float model, first
+    `del model.config.compression["quantization"]`.
+
     Args:
         path_or_id: a folder or a model id on the Hub.
         **kwargs: passed on to from_pretrained: `dtype`, `attn_implementation`, `revision`, `token`, ...

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import random
 import shutil
 import tempfile
 import warnings
@@ -12,11 +13,11 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hf_compalign._extras import needs_extra
-from hf_compalign._modes import evaluating
 from hf_compalign.compress.onnx_names import tidy_
 
 MODES = ("dynamic", "static")
@@ -28,6 +29,8 @@ _OPERATORS = {"dynamic": ("MatMul", "Gemm", "Gather"), "static": ("MatMul", "Gem
 _MOST_BYTES = 2_000_000_000
 _WHAT = "The export to ONNX"
 _SAMPLE_LENGTH = 7
+# Of images, where neither the config nor the model says a size.
+_IMAGE_SIZE = 224
 
 
 def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor] | None = None) -> None:
@@ -35,8 +38,9 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
 
     The nodes are named after the module they compute, like ``bert.pooler.dense/Gemm``; the inputs are those of a
     tokenizer or an image processor, and the output is ``logits``. The weights stand in the file, or beside it in
-    ``<name>.onnx_data`` if they exceed 2 GB. The model is left as it is; one in half precision is copied first, since
-    ONNX Runtime has no kernels for it on CPUs.
+    ``<name>.onnx_data`` if they exceed 2 GB. The model is left as it is: a copy is traced, in float32, since ONNX
+    Runtime has no kernels for half precision on CPUs. Images have the size that the config names; if it names none,
+    any size goes, as far as the model's operations allow.
 
     Args:
         model: a transformer with a classification head, with its weights on one device.
@@ -47,16 +51,20 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
         ImportError: the extra "onnx" is not installed.
         ValueError: the model cannot be traced, or has an operation that ONNX lacks.
     """
-    with _quiet(), needs_extra("onnx", what=_WHAT):
+    with quiet(), needs_extra("onnx", what=_WHAT):
+        import onnx  # noqa: F401 - transformers.exporters says less clearly that it is missing
         import onnx_ir
-        import onnxscript  # noqa: F401 - transformers.exporters says less clearly that it is missing
+        import onnxscript  # noqa: F401 - nor this
         from transformers.exporters import OnnxConfig, OnnxExporter
-    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
-        model = copy.deepcopy(model).float()
     inputs = dict(sample_inputs(model) if sample is None else sample)
-    dynamic = torch.export.Dim.DYNAMIC
-    shapes = {name: dict.fromkeys(range(1 if value.ndim > 2 else 2), dynamic) for name, value in inputs.items()}
-    with _quiet(), _traceable(model):
+    dim = torch.export.Dim
+    shapes = {name: dict.fromkeys(range(1 if value.ndim > 2 else 2), dim.DYNAMIC) for name, value in inputs.items()}
+    if "pixel_values" in shapes and image_size(model) is None:
+        shapes["pixel_values"] |= {2: dim.AUTO, 3: dim.AUTO}
+    with quiet(), same_randomness(), torch.no_grad():
+        model = float_copy(model)
+        config: Any = model.config
+        config._attn_implementation = "eager"  # plain attention, whose graph is the simplest and fastest
         try:
             exported = OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes))
         except Exception as error:
@@ -73,13 +81,12 @@ def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = _SAMPLE_L
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     if model.main_input_name == "pixel_values":
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else tuple(size)
-        return {
-            "pixel_values": torch.randn(n_items, config.num_channels, height, width, generator=generator).to(device)
-        }
+        height, width = image_size(model) or (_IMAGE_SIZE, _IMAGE_SIZE)
+        n_channels = _of_images(config, "num_channels") or 3
+        return {"pixel_values": torch.randn(n_items, n_channels, height, width, generator=generator).to(device)}
     # Some models count positions from a few on.
-    length = min(length, max(3, getattr(config, "max_position_embeddings", length * 2) // 2))
+    positions = getattr(config, "max_position_embeddings", length * 2)
+    length = min(length, max(3, positions // 2, positions - 8))
     ids = torch.randint(0, config.vocab_size, (n_items, length), generator=generator)
     mask = torch.ones_like(ids)
     mask[1:, -2:] = 0
@@ -90,6 +97,17 @@ def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = _SAMPLE_L
     if getattr(config, "type_vocab_size", 0) > 1 and "token_type_ids" in signature(type(model).forward).parameters:
         inputs["token_type_ids"] = torch.zeros_like(ids)
     return {name: value.to(device) for name, value in inputs.items()}
+
+
+def image_size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images, as far as the config says."""
+    size = _of_images(model.config, "image_size")
+    return None if not size else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _of_images(config: Any, name: str) -> Any:
+    """An entry of the config, or of the part of it that is about images."""
+    return getattr(config, name, None) or getattr(getattr(config, "vision_config", None), name, None)
 
 
 def graph_layers(path: Path, mode: str) -> tuple[str, ...]:
@@ -136,7 +154,7 @@ def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
     Returns:
         What `quantize_graph` takes as ``ranges``, for as many calls as needed.
     """
-    with _quiet(), needs_extra("onnx", what=_WHAT):
+    with quiet(), needs_extra("onnx", what=_WHAT):
         import onnxruntime
         from onnxruntime.quantization import CalibrationDataReader
         from onnxruntime.quantization.calibrate import create_calibrator
@@ -149,7 +167,7 @@ def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
         def get_next(self) -> Any:
             return next(self.feeds, None)
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         # Copied, because the calibrator writes beside its source.
         n_files = len([shutil.copy(file, folder) for file in path.parent.glob(f"{path.name}*")])
         source, augmented = Path(folder) / path.name, f"{folder}/augmented.onnx"
@@ -158,7 +176,12 @@ def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         calibrator.infer_session = onnxruntime.InferenceSession(augmented, options, providers=["CPUExecutionProvider"])
-        calibrator.collect_data(Reader())
+        try:
+            calibrator.collect_data(Reader())
+        except Exception as error:
+            raise ValueError(
+                f"The model cannot be run on the calibration data. Give batches of the shape that it takes. ({error})"
+            ) from error
         return calibrator.compute_data()
 
 
@@ -178,7 +201,7 @@ def quantize_graph(
     Raises:
         ValueError: the mode is unknown, the ranges are missing, or there is no such layer to keep.
     """
-    with _quiet(), needs_extra("onnx", what=_WHAT):
+    with quiet(), needs_extra("onnx", what=_WHAT):
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -198,7 +221,7 @@ def quantize_graph(
         add_infer_metadata(model)
         operators = list(_OPERATORS[mode])
         weights, activations = QuantType.QInt8, QuantType.QUInt8
-        with _quiet():
+        with quiet():
             if mode == "dynamic":
                 options: dict[str, Any] = {"MatMulConstBOnly": True}
                 quantizer = ONNXQuantizer(
@@ -214,12 +237,35 @@ def quantize_graph(
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         model = quantizer.model.model
+        if mode == "static":
+            _let_others_read_float(model, {*names})
         del model.metadata_props[:]
     _save(model, target)
 
 
+def _let_others_read_float(model: Any, quantized: set[str]) -> None:
+    """Undo that all readers of a tensor get the rounded one as soon as one of them is quantised."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+
+    def before_rounding(name: str) -> str:
+        dequantize = made_by.get(name)
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            return name
+        quantize = made_by.get(dequantize.input[0])
+        if quantize is None:  # a weight
+            return name
+        maker = made_by.get(quantize.input[0])
+        # What a quantised layer gives is rounded for all.
+        return name if maker is not None and maker.name in quantized else quantize.input[0]
+
+    for node in model.graph.node:
+        if node.name not in quantized and node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            for index, name in enumerate(node.input):
+                node.input[index] = before_rounding(name)
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep what the exporter and the quantiser print and log off the screen; their errors say what went wrong."""
     root, nothing, level = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
     root.addHandler(nothing)  # or else the first warning by the root logger's own functions sets up logging
@@ -234,19 +280,20 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _traceable(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and plain attention, whose graph is the simplest and fastest; everything is put back."""
-    config: Any = model.config
-    attention, had_forward = config._attn_implementation, "forward" in model.__dict__
+def same_randomness() -> Iterator[None]:
+    """Let random numbers go on afterwards as if nothing had been drawn; some models seed them as they are called."""
+    states = random.getstate(), np.random.get_state()
     try:
-        config._attn_implementation = "eager"
-        with evaluating(model), torch.no_grad():
+        with torch.random.fork_rng(devices=[]):
             yield
     finally:
-        config._attn_implementation = attention
-        if not had_forward:
-            # The exporter leaves a bound method there, which a change of the model's class would not reach.
-            model.__dict__.pop("forward", None)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def float_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode and float32: some models change themselves when they are called."""
+    return copy.deepcopy(model).float().eval()
 
 
 def _failure(model: nn.Module, error: BaseException) -> str:

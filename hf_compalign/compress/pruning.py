@@ -12,6 +12,7 @@ from hf_compalign.compress import scores
 from hf_compalign.compress.calibration import Batch, Loss, calibration_batches, own_loss
 from hf_compalign.compress.inputs import check_finite, check_ran, input_norms, weight_gradients
 from hf_compalign.compress.masks import check_pattern, check_shapes, compute_masks, prunable_weights, sparsity_of
+from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
 from hf_compalign.compress.reconstruct import prune_second_order_
 from hf_compalign.compress.sharding import laid_out_like, same_everywhere_, whole
 
@@ -133,8 +134,8 @@ def prune_(
         exclude: patterns of module names to leave out.
 
     Raises:
-        ValueError: an argument out of range, with what is allowed; calibration data that are missing or do not fit. The
-            model is as it was.
+        ValueError: an argument out of range, with what is allowed; calibration data that are missing or do not fit; a
+            model whose weights are quantised. The model is as it was.
     """
     method = Method(score, pattern or "")
     check_sparsity(sparsity)
@@ -152,10 +153,12 @@ def prune_(
         raise ValueError(f"calibration= would be ignored: score={score!r} looks at the weights alone. Leave it out.")
     if loss is not own_loss and score != "taylor":
         raise ValueError(f"loss= would be ignored: score={score!r} takes no gradients. Leave it out.")
+    check_not_converted(model, "pruned")
     weights = prunable_weights(model, include=include, exclude=exclude)
     check_weights(model, weights, method)
     batches = [] if calibration is None else calibration_batches(calibration, model)
     prune_weights_(model, weights, sparsity, method=method, evidence=Evidence(batches, loss))
+    drop_stale_record_(model)
     zeros = {name: round(sparsity_of({name: weight}) * weight.numel()) for name, weight in weights.items()}
     return PruningSummary(method, {name: weight.numel() for name, weight in weights.items()}, zeros)
 

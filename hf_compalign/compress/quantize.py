@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hf_compalign._modes import evaluating
 from hf_compalign.compress.calibration import Batch, calibration_batches, run_model
+from hf_compalign.compress.cutting import take_own_config
 from hf_compalign.compress.fake_quantization import quantized_layers
 from hf_compalign.compress.masks import Purpose, select_layers, sparsity_of
 from hf_compalign.compress.prepared import (
@@ -21,14 +22,18 @@ from hf_compalign.compress.prepared import (
     unprepare_,
 )
 from hf_compalign.compress.quantized_files import convert_
-from hf_compalign.compress.schemes import Quantization, Scheme, quantization_of, scheme_of
+from hf_compalign.compress.schemes import ENTRY, Quantization, Scheme, quantization_of, scheme_of
 from hf_compalign.compress.sharding import in_shards
+from hf_compalign.compress.widths import write_entry
+from hf_compalign.fingerprint import is_quantized
 
 __all__ = [
     "Quantization",
     "QuantizationSummary",
     "calibrate_",
+    "check_not_converted",
     "convert_",
+    "drop_stale_record_",
     "prepare_",
     "quantizable_layers",
     "quantization_of",
@@ -181,6 +186,47 @@ def quantizable_layers(
     return layers
 
 
+def check_not_converted(model: nn.Module, verb: str) -> None:
+    """Refuse a model with a library's small weights, where weights are to be changed; a prepared one has float ones.
+
+    Args:
+        model: to be changed.
+        verb: what is to be done to it: "pruned" or "shrunk".
+
+    Raises:
+        ValueError: the model is converted already.
+    """
+    if any(map(is_quantized, model.parameters())):
+        raise ValueError(
+            f"{_quantised_already(model)}, and its weights cannot be {verb} any more. Compress first and quantise "
+            "last: load the float model."
+        )
+
+
+def drop_stale_record_(model: nn.Module) -> None:
+    """Have the config of a float model no longer say that it is rounded; that of a quantised one stays.
+
+    A plain from_pretrained opens a model that was saved with rounded layers as a float one, and its config with it.
+    What is compressed as a float model would be rounded when `load_compressed` opens it.
+    """
+    record = quantization_of(model)
+    if record is None or quantized_layers(model):
+        return
+    logger.warning(
+        "The config of %s says that its layers are rounded (%s), and they are plain ones: a model that load_compressed "
+        "did not open. It goes on as a float model, and its config no longer says so.",
+        type(model).__name__,
+        record.scheme,
+    )
+    take_own_config(model)
+    write_entry(model.config, ENTRY, None)
+
+
+def _quantised_already(model: nn.Module) -> str:
+    record = quantization_of(model)
+    return f"{type(model).__name__} is quantised already, by {'another tool' if record is None else record.scheme}"
+
+
 def _candidates(model: nn.Module, scheme: Scheme) -> dict[str, nn.Module]:
     """Exactly these classes: what others compute is not known."""
     kinds = (nn.Linear, nn.Embedding) if scheme.backend == "onnxruntime" else (nn.Linear,)
@@ -193,11 +239,9 @@ def _check_model(model: nn.Module) -> None:
             f"The model must be one of transformers, whose config says how it is quantised. Got {type(model).__name__}."
         )
     if quantized_layers(model):
-        record = quantization_of(model)
-        by = f"by {record.scheme}" if record is not None else "by another tool"
         raise ValueError(
-            f"{type(model).__name__} is quantised already, {by}. Start from the float model; one that is prepared only "
-            "gives its float layers back by unprepare_(model)."
+            f"{_quantised_already(model)}. Start from the float model; one that is prepared only gives its float "
+            "layers back by unprepare_(model)."
         )
     if in_shards(model):
         raise ValueError(

@@ -13,6 +13,7 @@ from hf_compalign.compress.calibration import Batch, Loss, calibration_batches, 
 from hf_compalign.compress.cutting import cut_, removal_masks
 from hf_compalign.compress.importance import IMPORTANCES, unit_importance
 from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
+from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,14 @@ def shrink_(  # noqa: PLR0913 - each option of the budget is one of the public v
         loss: what "taylor" asks about; the model's own loss if left out.
 
     Raises:
-        ValueError: an architecture, budget or data that do not fit, or an option that would be ignored. The model is
-            then as it was.
+        ValueError: an architecture, budget or data that do not fit, an option that would be ignored, or a model whose
+            weights are quantised. The model is then as it was.
     """
     budget = Budget(heads, ffn, layers, target_flops, target_latency, uniform)
     importance = importance or ("magnitude" if calibration is None else "taylor")
     reconstruct = calibration is not None if reconstruct is None else reconstruct
     _check_options(budget, importance, has_data=calibration is not None, reconstruct=reconstruct, has_loss=bool(loss))
+    check_not_converted(model, "shrunk")
     before = _counts(model)
     batches = [] if calibration is None else calibration_batches(calibration, model)
     importances = unit_importance(model, batches, importance=importance, loss=loss or own_loss)
@@ -101,6 +103,7 @@ def shrink_(  # noqa: PLR0913 - each option of the budget is one of the public v
     cut_(model, plan)
     if corrected is not None:
         model.load_state_dict(corrected.state_dict())
+    drop_stale_record_(model)
     return ShrinkSummary(plan, *zip(before, _counts(model), strict=True))
 
 

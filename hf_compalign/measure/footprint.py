@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import CONFIG_NAME
 
 from hf_compalign._flops import count_flops
+from hf_compalign.file_model import FileModel
 from hf_compalign.fingerprint import is_quantized, plain_tensors
 from hf_compalign.inference import load_model
 from hf_compalign.measure.latency import Latency, device_of, interleaved_latency_ms, on_device
-from hf_compalign.onnx_model import OnnxModel
 
 _WEIGHTS = "model.safetensors"
 _QUANTIZED_WEIGHTS = "model_quantized.safetensors"
@@ -35,20 +35,20 @@ class Footprint:
     model is neither smaller nor faster. `hf_compalign.measure.footprint_text.footprint_table` sets two side by side.
 
     Attributes:
-        parameters: how many numbers it holds; tied ones count once. Those of an ONNX file are its weights, quantised
-            or not, without scales and zero points.
+        parameters: how many numbers it holds; tied ones count once. Those of an ONNX or OpenVINO file are its
+            weights, quantised or not, without scales and zero points.
         nonzero_parameters: how many of them are not 0.
         semi_structured_parameters: how many sit in linear layers that keep to the 2:4 pattern: of each four weights
             in a row, at most two are not 0. Torch has kernels for it on NVIDIA GPUs from Ampere on, for layers
             converted with `torch.sparse.to_sparse_semi_structured`; elsewhere it is worth as little as any zeros.
-            0 for an ONNX file, which has no such kernels.
+            0 for a file, which has no such kernels.
         size_bytes: bytes of the weight files, or of the tensors that `save_pretrained` would write for a module.
         compressed_size_bytes: the same bytes after zlib (level 6, as in gzip): what a compressed archive or download
             would take, and the one place where zeros save anything by themselves. None unless asked for.
         flops_per_item: floating-point operations (a multiplication and an addition are two) of the matrix products
             and convolutions in one forward pass, padding included, divided by the batch size. They are those that
             really run: multiplying by 0 counts. None without inputs, and where torch's counter does not see them: in
-            an ONNX file, of weights that a library quantised, or if the attention is neither "eager" nor "sdpa".
+            a file, of weights that a library quantised, or if the attention is neither "eager" nor "sdpa".
         latency: of one forward pass of the whole batch; None without inputs.
         batch_size: items in the batch that was counted and timed; None without inputs.
         threads: CPU threads that torch used.
@@ -83,7 +83,7 @@ def footprint(
 
     Args:
         model: a module, which stays on its device and in the training mode it came with; or the folder or Hub id
-            of one, whose weight files give the bytes; or an .onnx file.
+            of one, whose weight files give the bytes; or an .onnx or OpenVINO .xml file.
         inputs: keyword arguments of one forward pass; moved to the model's device. Without them no FLOPs are
             counted and nothing is timed. To set two models side by side, time them with
             `hf_compalign.measure.latency.interleaved_latency_ms`.
@@ -97,7 +97,7 @@ def footprint(
     files: list[Path] | None = None
     if not isinstance(model, nn.Module):
         files, model = _opened(model)
-    if isinstance(model, OnnxModel):
+    if isinstance(model, FileModel):
         files = list(model.files)
     tensors = list(_saved_tensors(model))
     batch_size = latency = flops = None
@@ -123,7 +123,7 @@ def footprint(
 def _opened(path: str | Path) -> tuple[list[Path], nn.Module]:
     """The weight files behind a folder or a Hub id, and the model."""
     model = load_model(path)
-    if isinstance(model, OnnxModel):
+    if isinstance(model, FileModel):
         return list(model.files), model
     if Path(path).is_dir():
         return _weight_files(Path(path)), model
@@ -144,7 +144,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _counted(model: nn.Module) -> tuple[int, int]:
     """All numbers, and those that are not 0."""
-    if isinstance(model, OnnxModel):
+    if isinstance(model, FileModel):
         return model.count_parameters()
     # parameters() yields a tied parameter once.
     parameters = list(model.parameters())
@@ -198,7 +198,7 @@ def _keeps_2_4(weight: Tensor) -> bool:
 
 def _flops(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
     attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    unseen = isinstance(model, OnnxModel) or any(map(is_quantized, model.parameters()))
+    unseen = isinstance(model, FileModel) or any(map(is_quantized, model.parameters()))
     if unseen or attention not in _COUNTED_ATTENTION:
         return None
     return count_flops(model, on_device(inputs, device_of(model)))

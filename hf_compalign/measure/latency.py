@@ -31,7 +31,7 @@ def interleaved_latency_ms(
     """Time several models side by side: one pass of each in turn, so that a busy moment meets them all.
 
     Args:
-        candidates: name -> (model or `OnnxModel`, keyword arguments of its forward pass); they are moved to the
+        candidates: name -> (model or `FileModel`, keyword arguments of its forward pass); they are moved to the
             model's device.
         n_warmup: untimed rounds first.
         n_runs: timed rounds.

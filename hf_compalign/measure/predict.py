@@ -66,7 +66,8 @@ def predict(
     """The model's logits on every row, with the labels and a name for each row.
 
     Args:
-        model: a module; a folder written by save_pretrained, or a Hub id; or an .onnx file, run by ONNX Runtime.
+        model: a module; a folder written by save_pretrained, or a Hub id; or an .onnx file or an OpenVINO
+            .xml file, run by their runtimes.
         dataset: raw texts or images, or already tokenized texts or pixel values.
         processing_class: the tokenizer or image processor; by default the one saved beside the model.
         data_collator: how rows become a batch; by default as in the Trainer.

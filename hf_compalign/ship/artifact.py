@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from hf_compalign._files import staged_folder
 from hf_compalign.compress.schemes import quantization_of, scheme_of
+from hf_compalign.file_model import FileModel
+from hf_compalign.fingerprint import is_quantized
 from hf_compalign.inference import load_model, load_processor
 from hf_compalign.measure.audit import Audit, audit, checked_limits
 from hf_compalign.measure.footprint import footprint
@@ -27,6 +29,8 @@ from hf_compalign.tasks import task_of
 
 # Matrices with more zeros than training leaves by chance were pruned.
 _PRUNED_SHARE = 0.05
+# 4 bits alone round some 14 % of the weights of a layer to zero.
+_PRUNED_SHARE_IN_INT4 = 0.25
 _VARIANT = re.compile(r"model(_[a-z0-9]+)*")
 _INT8 = {"int8", "uint8", "quantized"}
 _THE_ORIGINAL = "the original"
@@ -113,8 +117,9 @@ def save_artifact(
         The audits, sizes and latencies of all files.
 
     Raises:
-        ValueError: the folder holds files, an ONNX file is not there or is called like another, there is no
-            processor, the model is itself an ONNX file, or the models cannot be compared on the dataset.
+        ValueError: the folder holds files, or with ``overwrite`` other ONNX files or weights of another kind; an ONNX
+            file is not there, is called like another or has other labels; there is no processor; the model is
+            itself an ONNX file; or the models cannot be compared on the dataset.
     """
     details = details or ArtifactDetails()
     checked_limits(details.limits)
@@ -125,6 +130,7 @@ def save_artifact(
         processor = _write_model(compressed, work, details.processing_class)
         _copy_variants(variants, work, compressed.config)
         weights = next(name for name in WEIGHTS if (work / name).is_file())
+        _refuse_other_weights(Path(folder), work, weights)
         models: dict[str, tuple[Model, Any]] = {weights: (work, processor)}
         models |= {name: (work / name, processor) for name in variants}
         if not isinstance(reference, Predictions):
@@ -182,9 +188,19 @@ def _refuse_leftovers(folder: Path, variants: Mapping[str, Path]) -> None:
         )
 
 
+def _refuse_other_weights(folder: Path, work: Path, weights: str) -> None:
+    """Loaders would pick the one or the other, and the audit is of the new ones alone."""
+    left = sorted(path.name for path in folder.glob("model*.safetensors*") if not (work / path.name).exists())
+    if left:
+        raise ValueError(
+            f"{folder} holds {', '.join(left)}, other weights than the new {weights}. Remove it, or give another "
+            "folder."
+        )
+
+
 def _torch_model(model: Model) -> PreTrainedModel:
     network = load_model(model)
-    if isinstance(network, OnnxModel):
+    if isinstance(network, FileModel):
         raise ValueError(
             f"model must be the PyTorch model that was exported, and {network.path} is an ONNX file. Give it in onnx=."
         )
@@ -203,7 +219,7 @@ def _write_model(model: PreTrainedModel, work: Path, processor: Any) -> Any:
 def _copy_variants(variants: Mapping[str, Path], work: Path, config: Any) -> None:
     for name, source in variants.items():
         (work / ONNX).mkdir(exist_ok=True)
-        path, *beside = OnnxModel(source, config=config).files
+        path, *beside = _opened(source, config).files
         shutil.copyfile(path, work / name)
         # The file names those beside it, which hold its weights if they exceed 2 GB.
         for part in beside:
@@ -211,6 +227,18 @@ def _copy_variants(variants: Mapping[str, Path], work: Path, config: Any) -> Non
             if target.exists():
                 raise ValueError(f"Two ONNX files keep their weights in a {part.name}. Export one under another name.")
             shutil.copyfile(part, target)
+
+
+def _opened(source: Path, config: Any) -> OnnxModel:
+    """The file, with the config it was exported with if that lies there; the artifact has one for all."""
+    has_own = any((folder / "config.json").is_file() for folder in (source.parent, source.parent.parent))
+    found = OnnxModel(source, config=None if has_own else config)
+    if found.config.id2label != config.id2label:
+        raise ValueError(
+            f"{source} is of another model: its config.json has the labels {found.config.id2label}, the model has "
+            f"{config.id2label}. Export the model that ships."
+        )
+    return found
 
 
 def _card_of(model: PreTrainedModel, reference: Model | Predictions) -> CardDetails:
@@ -259,7 +287,8 @@ def _with_what_was_done(card: CardDetails, model: PreTrainedModel) -> CardDetail
     weights = scheme_of(quantization.scheme).weights if quantization else ""
     variants = [name for name in card.files if name.endswith(".onnx")]
     int8_files = [name for name in variants if _INT8 & set(Path(name).stem.split("_"))]
-    pruned = "shrink" in (getattr(model.config, "compression", None) or {}) or _zero_share(model) > _PRUNED_SHARE
+    least = _PRUNED_SHARE_IN_INT4 if weights == "int4" else _PRUNED_SHARE
+    pruned = "shrink" in (getattr(model.config, "compression", None) or {}) or _zero_share(model) > least
     done = {
         "pruning": pruned,
         "quantization": quantization or int8_files,
@@ -285,5 +314,6 @@ def _is_unchanged(card: CardDetails) -> bool:
 def _zero_share(model: nn.Module) -> float:
     """Of the entries of the weight matrices."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    zeros = sum(int((matrix == 0).sum()) for matrix in matrices)
+    values = (matrix.dequantize() if is_quantized(matrix) else matrix for matrix in matrices)
+    zeros = sum(int((matrix == 0).sum()) for matrix in values)
     return zeros / max(sum(matrix.numel() for matrix in matrices), 1)

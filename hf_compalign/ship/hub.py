@@ -59,7 +59,8 @@ def push_to_hub(
         The commit, with its URL.
 
     Raises:
-        ValueError: the folder is not an artifact: it lacks the card, the weights or an audit.
+        ValueError: the folder is not an artifact: it lacks the card, the weights or an audit, or has weights of two
+            kinds.
         HFValidationError: the id is not one for the Hub; it is a ValueError.
         HfHubHTTPError: the Hub refuses, as without a token that may write; it is an OSError.
     """
@@ -88,7 +89,7 @@ def checked_files(folder: str | Path) -> dict[str, Path]:
     """Name in the repository -> file, of an artifact.
 
     Raises:
-        ValueError: the folder is not an artifact.
+        ValueError: the folder is not an artifact, or has weights of two kinds.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -102,6 +103,12 @@ def checked_files(folder: str | Path) -> dict[str, Path]:
         raise ValueError(
             f"{folder} is not an artifact: it lacks {', '.join(missing)}. Write the folder with save_artifact, which "
             "audits every file; a model without an audit is sent by its own push_to_hub."
+        )
+    kinds = [name for name in WEIGHTS if name in files]
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{folder} holds {' and '.join(kinds)}, and its audit is of one of them. Remove the one of another model, "
+            "or write a new folder with save_artifact."
         )
     for name in audits:
         Audit.load(files[name])

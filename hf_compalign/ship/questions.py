@@ -118,7 +118,7 @@ def _cpu_name() -> str:
 
 def _versions() -> str:
     found = []
-    for package in ("torch", "onnxruntime"):
+    for package in ("torch", "onnxruntime", "openvino"):
         try:
             found.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:

@@ -22,6 +22,7 @@ from hf_compalign.compress.callbacks.resuming import own_state, packed, unpacked
 from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.masks import check_pattern, prunable_weights
 from hf_compalign.compress.pruning import Evidence, Method, check_sparsity, check_weights, prune_weights_
+from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
 from hf_compalign.compress.schedules import Schedule
 from hf_compalign.compress.scores import movement
 from hf_compalign.compress.sharding import (
@@ -110,12 +111,14 @@ class PruningCallback(TrainerCallback, ExportableState):
         """Find the weights; prune them where the schedule begins at once; take up the masks of a resumed run."""
         model = kwargs["model"]
         refuse_unsupported(args, model)
+        check_not_converted(model, "pruned")
         self._model = model
         self._weights = prunable_weights(model, include=self.include, exclude=self.exclude)
         check_weights(model, self._weights, self.method)
         self._evidence = self._find_evidence(resumed=state.global_step > 0, **kwargs)
         self.timing = self.timing.over(state.max_steps)
         join_pruning(model, state, self)
+        drop_stale_record_(model)
         self._survivors = None
         if state.global_step == 0:
             self._masks = {}

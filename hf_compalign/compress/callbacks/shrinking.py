@@ -20,6 +20,7 @@ from hf_compalign.compress.callbacks.resuming import own_state
 from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.importance import IMPORTANCES, LayerImportance, unit_importance
 from hf_compalign.compress.plan import ShrinkPlan
+from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
 from hf_compalign.compress.reconstruct import reconstruct_
 from hf_compalign.compress.schedules import Schedule
 from hf_compalign.compress.sharding import in_shards, refuse_unsupported
@@ -116,6 +117,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         """Check that the budget fits; remove at once where the schedule begins so; go on where a run was stopped."""
         model = kwargs["model"]
         refuse_unsupported(args, model)
+        check_not_converted(model, "shrunk")
         self._check_training(args, model)
         resumed = state.global_step > 0
         saved = own_state(state, type(self).__name__, self._recipe(), part="removal")["removal"] if resumed else None
@@ -124,6 +126,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         self._batches = (
             given_or_training_batches(self._calibration, kwargs["train_dataloader"], model) if self._needs_data else ()
         )
+        drop_stale_record_(model)
         self._removal = Removal(model)
         if saved is not None:
             self._resume(self._removal, saved)
