@@ -120,7 +120,7 @@ class FileModel(nn.Module, ABC):
             **inputs: tensors or arrays; what the file does not take is refused.
 
         Raises:
-            ValueError: the main input is missing, an input is not known, or the file cannot take these items, or there are none.
+            ValueError: the main input is missing, an input is not known, there is no item, or the file cannot take it.
         """
         if self._threads != torch.get_num_threads():
             self._open_as_torch()

@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "openvino_model": ("file_model",),
     "compress.onnx_names": (),
     "compress.onnx_graph": ("compress.onnx_names",),
+    "compress.export_checks": ("compress.*", "file_model", "inference", "tasks"),
     "compress.export": ("compress.*", "file_model", "inference", "onnx_model", "tasks"),
     "compress.openvino_export": ("compress.*", "openvino_model"),
     "measure.intervals": (),

@@ -11,7 +11,9 @@ from test_cli import call, error_of
 from test_predict import tokenizer
 from traced import traced_once
 
+from hf_compalign import cli
 from hf_compalign.cli.export import default_output
+from hf_compalign.cli.exporting import EXPORTERS
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.predict import predict
 from hf_compalign.ship.frontier import Frontier
@@ -173,7 +175,8 @@ def test_a_budget_is_told_and_kept(place, tmp_path):
             ["--dataset", "images.parquet", "--max-measurements", "3"],
             "Nothing is repaired without --quantize and --limit, so --max-measurements would be ignored",
         ),
-        (["--exclude", "*.query"], "exclude= would be ignored without quantize="),
+        (["--exclude", "*.query"], "Without --quantize every layer is in float, so --exclude would be ignored"),
+        (["--calibration-rows", "9"], "Only --quantize static is calibrated, so --calibration-rows would be ignored"),
         (["--dataset", "nowhere.csv"], "no such file.*nowhere.csv"),
         (
             ["--quantize", "dynamic", "--limit", "mismatch_rate=0.001", "--dataset", "images.parquet"],
@@ -195,6 +198,48 @@ def test_a_folder_that_holds_something_is_refused(place, tmp_path, monkeypatch, 
     (tmp_path / "thesis.tex").write_text("precious")
     assert "is not empty: it holds thesis.tex" in error_of(call("export", "images", tmp_path, *options))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "options", "message"),
+    [
+        ("texts", "reviews.csv", ["--text-column", "nope"], "There is no column 'nope'"),
+        ("texts", "images.parquet", [], "Cannot tell which columns hold the text"),
+        ("images", "reviews.csv", [], "Cannot tell which column holds the images"),
+        ("images", "images.parquet", ["--label-column", "nope"], "There is no column 'nope'"),
+        ("texts", "wrong.csv", [], "labels must be in [0, 3), or -100 where unknown. 1 are not, the first is 7"),
+    ],
+)
+def test_data_are_checked_before_the_export(place, tmp_path, monkeypatch, model, data, options, message):
+    Dataset.from_dict({"text": ["a", "b"], "label": [0, 7]}).to_csv(place / "wrong.csv")
+
+    def no_export(*arguments, **settings):
+        raise AssertionError("The model was exported first.")
+
+    monkeypatch.setitem(EXPORTERS, "onnx", no_export)
+    result = call("export", place / model, tmp_path / "out", "--dataset", place / data, *options)
+    assert message in error_of(result)
+
+
+@pytest.mark.parametrize("where", ["", "model.onnx"])
+def test_what_was_exported_already_is_refused(tmp_path, where):
+    (tmp_path / "model.onnx").write_text("a graph")
+    result = call("export", tmp_path / where, tmp_path / "out")
+    assert "model.onnx is an ONNX file already. Give the PyTorch model that it was exported from." in error_of(result)
+
+
+def test_a_failure_of_the_program_is_no_limit_that_is_not_kept(monkeypatch, capsys):
+    def broken():
+        raise AttributeError("no one expected this")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(SystemExit) as exit_of:
+        cli.main()
+    assert exit_of.value.code == 3
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("Traceback")
+    assert "AttributeError: no one expected this" in printed.err
 
 
 def test_what_is_no_model_is_refused(tmp_path):

@@ -1,12 +1,22 @@
 """The public export: what is in the folder, what the file answers, and what is refused before anything is written."""
 
+import shutil
 import sys
 
+import numpy as np
 import onnx
 import pytest
 import tiny
 import torch
 from test_predict import NAMED, reviews, tokenizer
+from transformers import (
+    BigBirdConfig,
+    BigBirdForSequenceClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    SiglipConfig,
+    SiglipForImageClassification,
+)
 
 from hf_compalign import audit, load_compressed, predict, prune_, shrink_
 from hf_compalign.compress.export import Export, export_onnx
@@ -83,7 +93,7 @@ def test_the_reported_difference_is_that_of_the_logits(saved):
     folder, _, found = saved
     model, file = load_compressed(folder / "model"), OnnxModel(found.path)
     differences = []
-    for n_items, length in ((2, 7), (1, 12), (3, 4)):
+    for n_items, length in ((1, 24), (2, 7), (1, 12), (3, 4)):
         batch = sample_inputs(model, n_items=n_items, length=length)
         with torch.no_grad():
             differences.append((file(**batch)["logits"] - model(**batch).logits).abs().max())
@@ -150,7 +160,102 @@ def test_a_model_of_another_scheme_is_refused(tmp_path):
         export_onnx(model, tmp_path / "onnx", quantize="dynamic")
 
 
+def test_a_simulating_model_that_was_opened_without_its_rounding_is_refused(tmp_path):
+    model = tiny.bert()
+    quantize_(model, "onnxruntime-w8a8")
+    model.save_pretrained(tmp_path / "model")
+    plain = type(model).from_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"Open it with hf_compalign.load_compressed\(folder\)"):
+        export_onnx(plain, tmp_path / "onnx", quantize="dynamic")
+
+
+# ---- architectures ----
+
+
+def big_bird(attention):
+    """Attends to random blocks of 8 tokens, but to all of a text of fewer than 88."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 32, "max_position_embeddings": 256, "block_size": 8, "initializer_range": 0.5}
+    tokens = {"sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
+    return BigBirdForSequenceClassification(BigBirdConfig(**sizes, **tokens, attention_type=attention, num_labels=3))
+
+
+def test_what_a_model_does_with_long_texts_is_checked_and_the_model_not_changed(tmp_path):
+    model = big_bird("block_sparse").train()
+    before, randomness = state(model), (np.random.get_state()[1].copy(), torch.get_rng_state())
+    for quantize in (None, "dynamic"):
+        with pytest.raises(ValueError, match="answers otherwise than the model: .* the values or the length of"):
+            export_onnx(model, tmp_path / "onnx", quantize=quantize)
+    assert_unchanged(model, before)
+    assert model.bert.attention_type == "block_sparse"
+    assert (np.random.get_state()[1] == randomness[0]).all()
+    assert torch.equal(torch.get_rng_state(), randomness[1])
+    assert list(tmp_path.iterdir()) == []
+    assert export_onnx(big_bird("original_full"), tmp_path / "onnx").max_logit_difference < 1e-4
+
+
+def resnet():
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    return ResNetForImageClassification(ResNetConfig(**sizes, num_labels=3)).eval()
+
+
+def test_a_model_that_names_no_image_size_takes_any(tmp_path):
+    model = resnet()
+    file = OnnxModel(export_onnx(model, tmp_path / "onnx").path)
+    pixels = torch.randn(3, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(file(pixel_values=pixels)["logits"], model(pixels).logits)
+
+
+def test_the_image_size_of_a_model_of_two_parts(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SiglipConfig(vision_config=sizes | {"image_size": 32, "patch_size": 8}, text_config=sizes, num_labels=3)
+    file = OnnxModel(export_onnx(SiglipForImageClassification(config), tmp_path / "onnx").path)
+    assert file._inputs["pixel_values"].shape[1:] == (3, 32, 32)
+
+
+def test_a_file_without_a_layer_in_int8_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="Nothing is left to quantise: all 17 layers .* in float, by exclude="):
+        export_onnx(tiny.bert(), tmp_path / "onnx", quantize="dynamic", exclude=["*"])
+    with pytest.raises(ValueError, match=r"Nothing is left .*quantize='static' would take \d layers more, the convol"):
+        export_onnx(resnet(), tmp_path / "onnx", quantize="dynamic")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- a folder that held another file ----
+
+
+def test_what_a_repair_said_of_a_replaced_file_goes_with_it(tmp_path):
+    for name in ("audit.json", "frontier.json", "frontier.png", "notes.txt"):
+        (tmp_path / name).write_text("{}")
+    export_onnx(tiny.vit(), tmp_path, quantize="dynamic", overwrite=True)
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"model_int8.onnx", "config.json", "notes.txt"}
+
+
+def test_a_config_of_other_labels_does_not_come_beside_a_file(saved, tmp_path):
+    shutil.copytree(saved[0] / "onnx", tmp_path / "onnx")
+    before = (tmp_path / "onnx" / "config.json").read_text()
+    with pytest.raises(ValueError, match=r"holds model.onnx of a model with other labels \(neg, pos\)"):
+        export_onnx(tiny.bert(), tmp_path / "onnx", quantize="dynamic", overwrite=True)
+    assert (tmp_path / "onnx" / "config.json").read_text() == before
+
+
 # ---- errors ----
+
+
+def test_calibration_data_of_another_shape_are_refused(tmp_path):
+    batches = [{"pixel_values": torch.randn(2, 1, 12, 12)}]
+    with pytest.raises(ValueError, match="cannot be run on the calibration data. Give batches of the shape"):
+        export_onnx(tiny.vit(), tmp_path / "onnx", quantize="static", calibration=batches)
+
+
+def test_a_file_is_not_exported_again(saved, tmp_path):
+    for model in (saved[1].path, OnnxModel(saved[1].path)):
+        with pytest.raises(ValueError, match=r"model.onnx is an ONNX file already. Give the PyTorch model"):
+            export_onnx(model, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -208,9 +313,10 @@ def test_a_file_that_answers_otherwise_is_not_delivered(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ImportError, match=r"The export to ONNX needs .*pip install 'hf-compalign\[onnx\]'"):
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_extra_is_named(tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=r"needs packages .*pip install 'hf-compalign\[onnx\]'"):
         export_onnx(tiny.bert(), tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -147,6 +147,15 @@ def test_the_processor_beside_the_file_goes_before_the_one_above(place, tmp_path
     assert load_processor(file, task).model_max_length == 7
 
 
+def test_the_processor_of_a_folder_with_a_file_alone_is_one_above(place, tmp_path, monkeypatch):
+    shutil.copytree(place / "repo", tmp_path / "repo")
+    (tmp_path / "repo" / "onnx" / "model_int8.onnx").unlink()
+    expected = predict(place / "repo" / "onnx" / "model.onnx", reviews()).logits
+    np.testing.assert_array_equal(predict(tmp_path / "repo" / "onnx", reviews()).logits, expected)
+    monkeypatch.chdir(tmp_path / "repo" / "onnx")
+    np.testing.assert_array_equal(predict("model.onnx", reviews()).logits, expected)
+
+
 # ---- what it weighs ----
 
 
@@ -207,6 +216,14 @@ def test_inputs_are_converted_to_the_declared_types(tmp_path, kind):
     assert OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))["logits"].tolist() == [[3, 6]]
 
 
+def test_a_mask_of_bools_is_taken(tmp_path):
+    inputs = {"attention_mask": ("b", "n"), "input_ids": ("b", "n")}
+    path = handmade(tmp_path / "model.onnx", inputs=inputs, config=text_config(), kind=TensorProto.BOOL)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    logits = OnnxModel(path)(input_ids=torch.ones(2, 3, dtype=torch.long), attention_mask=mask)["logits"]
+    assert logits.tolist() == [[2, 4], [1, 2]]
+
+
 def test_the_first_output_stands_in_for_the_logits(tmp_path):
     inputs = {"input_ids": ("b", "n")}
     path = handmade(tmp_path / "model.onnx", inputs=inputs, output="output_0", config=text_config())
@@ -223,6 +240,17 @@ def test_shapes_that_the_file_cannot_take_are_refused(tmp_path):
     path = handmade(tmp_path / "model.onnx", inputs={"input_ids": ("b", 4)}, config=text_config())
     with pytest.raises(ValueError, match=r"cannot run model.onnx on input_ids \[1, 2\]. .*declares .* \['b', 4\]"):
         OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))
+
+
+def test_values_that_the_file_cannot_take_are_not_a_matter_of_padding(path):
+    with pytest.raises(ValueError, match=r"not the types and values: input_ids: int64, 1 to 99999, ") as error:
+        OnnxModel(path)(input_ids=torch.tensor([[1, 99999]]))
+    assert "Pad or resize" not in str(error.value)
+
+
+def test_no_items_are_refused(path):
+    with pytest.raises(ValueError, match="model.onnx was given no items. Give it at least one"):
+        OnnxModel(path)(input_ids=torch.zeros(0, 4, dtype=torch.long))
 
 
 def test_images(tmp_path):

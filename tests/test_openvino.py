@@ -334,3 +334,12 @@ def test_a_missing_extra_is_named(saved, tmp_path, monkeypatch, package):
     if package == "openvino":
         with pytest.raises(ImportError, match=r"Running an OpenVINO file needs .*'hf-compalign\[openvino\]'"):
             OpenVinoModel(saved[1].path)
+
+
+def test_nothing_left_and_another_shape_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="Nothing is left to quantise: all 14 layers"):
+        export_openvino(tiny.vit(), tmp_path / "out", quantize="static", calibration=IMAGES, exclude=["*"])
+    batches = [{"pixel_values": torch.randn(2, 1, 12, 12)}]
+    with pytest.raises(ValueError, match="cannot be run on the calibration data. Give batches of the shape"):
+        export_openvino(tiny.vit(), tmp_path / "out", quantize="static", calibration=batches)
+    assert list(tmp_path.iterdir()) == []

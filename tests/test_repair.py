@@ -240,3 +240,9 @@ def test_a_folder_that_holds_something_is_refused(model, rows, tmp_path):
     with pytest.raises(ValueError, match="is not empty: it holds thesis.tex"):
         repair_onnx(model, tmp_path, limits=LIMITS, dataset=rows)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_that_is_exported_already_is_refused(repaired, rows, tmp_path):
+    with pytest.raises(ValueError, match="ONNX"):
+        repair_onnx(repaired[0].export.path, tmp_path / "out", limits={"mismatch_rate": 0.05}, dataset=rows)
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from torch import nn
 
@@ -21,6 +22,7 @@ from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.footprint import footprint
 from hf_compalign.measure.latency import Latency, interleaved_latency_ms
 from hf_compalign.measure.predict import Columns
+from hf_compalign.measure.predictions import Predictions
 from hf_compalign.ship.frontier import Frontier, frontier_rows, megabytes
 from hf_compalign.ship.int8_files import RepairOptions
 from hf_compalign.ship.questions import Questions, machine_name, processor_of, timing_device
@@ -154,7 +156,10 @@ def _check_rows(job: Job, rows: Dataset, model: Any) -> None:
     task = task_of(model)
     label = find_label_column(rows, job.columns.label)
     if label is not None:
-        label_ids(rows, label, names_of(model.config.id2label))
+        names = names_of(model.config.id2label)
+        labels = label_ids(rows, label, names)
+        # Which refuse labels that the model does not have.
+        Predictions(np.zeros((len(labels), len(names)), np.float32), labels, np.arange(len(labels)).astype(str), names)
     if task.model_input in rows.column_names:
         check_prepared(rows, model)
         return

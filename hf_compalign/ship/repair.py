@@ -9,9 +9,11 @@ from typing import Any
 
 from datasets import Dataset
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_compalign._files import staged_folder
-from hf_compalign.compress.export import Export
+from hf_compalign.compress.export import INT8_NAME, Export
+from hf_compalign.compress.export_checks import check_neighbours, check_not_exported
 from hf_compalign.compress.loading import load_compressed
 from hf_compalign.inference import load_model
 from hf_compalign.measure.audit import Audit, audit, checked_limits
@@ -91,7 +93,8 @@ def repair_onnx(
     options, progress = options or RepairOptions(), progress or _silent
     limits = _checked(limits, options)
     with staged_folder(folder, overwrite=options.overwrite) as stage, tempfile.TemporaryDirectory(dir=stage) as work:
-        network = load_model(model) if isinstance(model, nn.Module) else load_compressed(model)
+        network = _opened(model)
+        check_neighbours(folder, INT8_NAME, network)
         processor = options.processing_class
         if processor is None:
             processor = processor_of(model, task_of(network), default=None)
@@ -109,6 +112,13 @@ def repair_onnx(
         repaired = files.publish(found.best, stage, Path(folder))
         _save(stage, frontier, files.audits[found.best.kept], limits, progress)
     return Repair(repaired, files.audits[found.best.kept], frontier, found.complete)
+
+
+def _opened(model: Model) -> PreTrainedModel:
+    if isinstance(model, nn.Module):
+        return load_model(model)
+    check_not_exported(model)
+    return load_compressed(model)
 
 
 def _silent(line: str) -> None:
