@@ -1,7 +1,7 @@
 """What INT8 changes of a model's answers, what aligned training gives back, and what it is worth.
 
 python benchmarks/quantized.py --checkpoint MINILM --data SST2 --output OUT [--length 128] [--runs 60] [--epochs 2]
-    [--only NAME]
+    [--only NAME] [--only_latency]
 
 MiniLM, fine-tuned on SST-2, as fp32 in torch and in ONNX Runtime; as INT8 by dynamic and by static quantisation; as
 INT8 after training with the arithmetic of ONNX Runtime's INT8 ("onnxruntime-w8a8"), aligned with the original's logits
@@ -147,6 +147,35 @@ class Models:
         return model
 
 
+def compare(data: Sst2, made: Models, models: dict[str, PreTrainedModel]) -> None:
+    """What each file changes of the original's answers, and how far it is from its simulation."""
+    answers = {name: data.answers(model) for name, model in models.items()}
+    print("\nThe validation sentences", *sst2.table(answers["fp32, torch"], answers), sep="\n")
+    more = {name: data.answers(model, data.unseen) for name, model in models.items()}
+    print(f"\n{len(data.unseen)} other phrases", *sst2.table(more["fp32, torch"], more), "", sep="\n")
+    for name, way in ROWS.items():
+        if way.mode == "dynamic":
+            simulated = made.simulated(name)
+            told = [data.answers(simulated).predicted, data.answers(simulated, data.unseen).predicted]
+            files_say = [answers[name].predicted, more[name].predicted]
+            few, many = (int((one != other).sum()) for one, other in zip(told, files_say, strict=True))
+            print(f"{name}: {few} and {many} answers differ from the simulation's")
+
+
+def time_all(models: dict[str, PreTrainedModel], sizes: dict[str, int], length: int, n_runs: int) -> None:
+    """Bytes, and latency side by side."""
+    print(f"\n{length} tokens, {torch.get_num_threads()} threads, {n_runs} passes each in turn")
+    print("| model | bytes | batch | median ms (quartiles) | times faster |", "|---|---|---|---|---|", sep="\n")
+    for batch_size in BATCHES:
+        ids = torch.randint(1000, 30_000, (batch_size, length), generator=torch.Generator().manual_seed(0))
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        times = interleaved_latency_ms({name: (model, batch) for name, model in models.items()}, n_runs=n_runs)
+        for name, time in times.items():
+            faster = times["fp32, torch"].median_ms / time.median_ms
+            spread = f"{time.median_ms:.1f} ({time.low_ms:.1f} to {time.high_ms:.1f})"
+            print(f"| {name} | {sizes[name]:,} | {batch_size} | {spread} | {faster:.2f} |")
+
+
 def main() -> None:
     """Train, export, ask, time, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -155,6 +184,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=2, help="of 6,920 rows, two thirds of them unlabelled")
     parser.add_argument("--only", choices=[name for name, way in ROWS.items() if way.trained])
+    parser.add_argument("--only_latency", action="store_true")
     options = parser.parse_args()
     data = Sst2(options.checkpoint, options.data)
     dense = sst2.original(data, options.checkpoint, options.output / "original")
@@ -167,30 +197,10 @@ def main() -> None:
         print(export_onnx(dense, float_file.parent))
     files = {"fp32, ONNX": float_file} | {name: made.file(name) for name in ROWS}
     models = {"fp32, torch": made.original} | {name: load_model(path) for name, path in files.items()}
-    answers = {name: data.answers(model) for name, model in models.items()}
-    print("\nThe validation sentences", *sst2.table(answers["fp32, torch"], answers), sep="\n")
-    more = {name: data.answers(model, data.unseen) for name, model in models.items()}
-    print(f"\n{len(data.unseen)} other phrases", *sst2.table(more["fp32, torch"], more), "", sep="\n")
-
-    for name, way in ROWS.items():
-        if way.mode == "dynamic":
-            simulated = made.simulated(name)
-            told = [data.answers(simulated).predicted, data.answers(simulated, data.unseen).predicted]
-            differing = [(told[0] != answers[name].predicted).sum(), (told[1] != more[name].predicted).sum()]
-            print(f"{name}: {differing} answers differ from the simulation's")
-
-    print(f"\n{options.length} tokens, {torch.get_num_threads()} threads, {options.runs} passes each in turn")
-    print("| model | bytes | batch | median ms (quartiles) | times faster |", "|---|---|---|---|---|", sep="\n")
-    for batch_size in BATCHES:
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(1000, made.original.config.vocab_size, (batch_size, options.length), generator=generator)
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        times = interleaved_latency_ms({name: (model, batch) for name, model in models.items()}, n_runs=options.runs)
-        for name, time in times.items():
-            size = files.get(name, dense / "model.safetensors").stat().st_size
-            faster = times["fp32, torch"].median_ms / time.median_ms
-            spread = f"{time.median_ms:.1f} ({time.low_ms:.1f} to {time.high_ms:.1f})"
-            print(f"| {name} | {size:,} | {batch_size} | {spread} | {faster:.2f} |")
+    if not options.only_latency:
+        compare(data, made, models)
+    weights = {"fp32, torch": dense / "model.safetensors"} | files
+    time_all(models, {name: path.stat().st_size for name, path in weights.items()}, options.length, options.runs)
 
 
 if __name__ == "__main__":

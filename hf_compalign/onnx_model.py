@@ -69,6 +69,8 @@ class OnnxModel(FileModel):
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
+        # Idle threads that spin would take the cores from whatever is timed, or asked, side by side.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors: warnings on single nodes are no one's business here
         try:
             self._session = onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
