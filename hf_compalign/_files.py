@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import glob
+import json
 import os
 import platform
 import shutil
@@ -8,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _STAGED = ".tmp"
 
@@ -38,6 +40,40 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file that is whole or not there."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_record(path: str | Path, found: dict[str, Any]) -> None:
+    """Write strict JSON for `read_record`; the file is whole or not there."""
+    write_text_atomic(path, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_record(path: str | Path, *, kind: str, version: int, writer: str) -> dict[str, Any]:
+    """What `write_record` wrote, with its ``kind`` and ``format_version``.
+
+    Args:
+        path: the file.
+        kind: what it must say it is, such as "hf_compalign.audit".
+        version: the newest format that is read.
+        writer: what writes such files, for the message.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON, of another kind, or a newer version of this library wrote it.
+    """
+    try:
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(stored, dict) or stored.get("kind") != kind:
+        name = kind.rpartition(".")[2]
+        article = "an" if name[0] in "aeiou" else "a"
+        raise ValueError(f"{path} is JSON, but not that of {article} {name}. Write it with {writer}.")
+    if stored["format_version"] > version:
+        raise ValueError(
+            f"{path} has format version {stored['format_version']}, and this version of hf_compalign reads up to "
+            f"{version}. Upgrade hf_compalign."
+        )
+    return stored
 
 
 @contextmanager

@@ -140,10 +140,11 @@ def export_onnx(
     with staged_folder(folder, overwrite=overwrite) as stage, tempfile.TemporaryDirectory() as scratch:
         path = stage / name
         source = path if quantize is None else Path(scratch) / FLOAT_NAME
-        plain = _plain(model)
+        plain = plain_model(model)
         export_graph(plain, source)
         config = save_beside(stage, model, processing_class)
-        difference = checked_difference(plain, OnnxModel(source, config=config), exact=True)
+        file = OnnxModel(source, config=config)
+        difference = checked_difference(plain, file, exact=True)
         layers = graph_layers(source, quantize or "static")
         kept: tuple[str, ...] = layers
         if quantize is not None:
@@ -151,8 +152,8 @@ def export_onnx(
             check_something_left(source, layers, kept, quantize)
             ranges = None if batches is None else calibrate_graph(source, batches)
             quantize_graph(source, path, mode=quantize, keep_float=kept, ranges=ranges)
-            difference = checked_difference(model, OnnxModel(path, config=config), exact=False)
-        file = OnnxModel(path, config=config)
+            file = OnnxModel(path, config=config)
+            difference = checked_difference(model, file, exact=False)
         size_bytes = file.size_bytes
         opset = opset_of(path)
     if quantize is not None and (Path(folder) / _OF_A_REPAIR[0]).is_file():
@@ -199,7 +200,7 @@ def _simulated_layers(model: nn.Module, quantize: str | None, exclude: Sequence[
     return record.layers
 
 
-def _plain(model: nn.Module) -> nn.Module:
+def plain_model(model: nn.Module) -> nn.Module:
     """The model, or a float copy of one that simulates the file."""
     if quantization_of(model) is None:
         return model
@@ -251,11 +252,17 @@ def opened_model(model: nn.Module | str | Path, processing_class: Any) -> tuple[
 
 def save_beside(folder: Path, model: Any, processing_class: Any) -> Any:
     """Save the model's config, which names its class and is returned, and what makes its inputs."""
-    config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]
+    config = file_config(model)
     config.save_pretrained(folder)
     if processing_class is not None:
         processing_class.save_pretrained(folder)
+    return config
+
+
+def file_config(model: Any) -> Any:
+    """The config of a file of the model, which names the model's class."""
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
     return config
 
 

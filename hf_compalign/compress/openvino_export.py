@@ -84,16 +84,17 @@ def export_openvino(
         layers = kept = graph_layers(source, "static")
         config = save_beside(stage, model, processing_class)
         _convert(source, path)
-        in_float = OpenVinoModel(path, config=config)
-        difference = checked_difference(model, in_float, exact=True)
+        file = OpenVinoModel(path, config=config)
+        difference = checked_difference(model, file, exact=True)
         if batches is not None:
             excluded = kept_layers(source, layers, exclude)
             check_something_left(source, layers, excluded, "static")
-            known = [{name: batch[name] for name in in_float.input_names if name in batch} for batch in batches]
-            in_int8 = _quantize(path, [in_float.feeds(batch) for batch in known], keep_float=excluded)
+            known = [{name: batch[name] for name in file.input_names if name in batch} for batch in batches]
+            in_int8 = _quantize(path, [file.feeds(batch) for batch in known], keep_float=excluded)
             kept = tuple(layer for layer in layers if layer not in in_int8)
-            difference = checked_difference(model, OpenVinoModel(path, config=config), exact=False)
-        size_bytes = OpenVinoModel(path, config=config).size_bytes
+            file = OpenVinoModel(path, config=config)
+            difference = checked_difference(model, file, exact=False)
+        size_bytes = file.size_bytes
     return Export(
         path=Path(folder) / path.name,
         opset=None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hf_compalign._modes import evaluating
 from hf_compalign.compress.calibration import Batch, calibration_batches, run_model
@@ -25,7 +25,7 @@ from hf_compalign.compress.quantized_files import convert_
 from hf_compalign.compress.schemes import ENTRY, Quantization, Scheme, quantization_of, scheme_of
 from hf_compalign.compress.sharding import in_shards
 from hf_compalign.compress.widths import write_entry
-from hf_compalign.fingerprint import is_quantized
+from hf_compalign.fingerprint import is_quantized, plain_tensors
 
 __all__ = [
     "Quantization",
@@ -284,8 +284,4 @@ def _size_after(layer: Any, scheme: Scheme) -> int:
 
 def _n_bytes(tensor: Any) -> int:
     """Of what a tensor holds, or of the tensors that it is made of."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        values: Tensor = tensor
-        return values.numel() * values.element_size()
-    names, _ = tensor.__tensor_flatten__()
-    return sum(_n_bytes(getattr(tensor, name)) for name in names)
+    return sum(part.numel() * part.element_size() for part in plain_tensors(tensor))

@@ -1,7 +1,6 @@
 """Is the candidate still the same model as the reference? Every number, and a verdict against limits."""
 
 import difflib
-import json
 import math
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hf_compalign._files import write_text_atomic
+from hf_compalign._files import read_record, write_record
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.audit_text import describe
 from hf_compalign.measure.comparison import (
@@ -117,9 +116,7 @@ class Audit:
 
     def save(self, path: str | Path) -> None:
         """Write `to_dict` as strict JSON, with null for nan; the file is whole or not there."""
-        strict = _mapped(self.to_dict(), _null_for_nan)
-        text = json.dumps(strict, indent=2, ensure_ascii=False, allow_nan=False)
-        write_text_atomic(path, text + "\n")
+        write_record(path, _mapped(self.to_dict(), _null_for_nan))
 
     @classmethod
     def load(cls, path: str | Path) -> "Audit":
@@ -129,17 +126,7 @@ class Audit:
             FileNotFoundError: there is no such file.
             ValueError: it is not the JSON of an audit, or a newer version of this library wrote it.
         """
-        try:
-            stored = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not a JSON file: {error}") from error
-        if not isinstance(stored, dict) or stored.get("kind") != _KIND:
-            raise ValueError(f"{path} is JSON, but not that of an audit. Write it with Audit.save.")
-        if stored["format_version"] > FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format version {stored['format_version']}, and this version of hf_compalign "
-                f"reads up to {FORMAT_VERSION}. Upgrade hf_compalign."
-            )
+        stored = read_record(path, kind=_KIND, version=FORMAT_VERSION, writer="Audit.save")
         return _from_dict(_mapped(stored, lambda item: math.nan if item is None else item), str(path))
 
     def __str__(self) -> str:

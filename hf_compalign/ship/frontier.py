@@ -1,12 +1,11 @@
 """The files that a repair measured: how often each differs from the reference, how large and how fast it is."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_compalign._files import write_text_atomic
+from hf_compalign._files import read_record, write_record
 from hf_compalign.measure.audit import Audit, Verdict
 from hf_compalign.measure.latency import Latency
 
@@ -113,7 +112,7 @@ class Frontier:
 
     def save(self, path: str | Path) -> None:
         """Write `to_dict` as JSON; the file is whole or not there."""
-        write_text_atomic(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_record(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> "Frontier":
@@ -123,18 +122,8 @@ class Frontier:
             FileNotFoundError: there is no such file.
             ValueError: it is not the JSON of a frontier, or a newer version of this library wrote it.
         """
-        try:
-            stored = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not a JSON file: {error}") from error
-        if not isinstance(stored, dict) or stored.pop("kind", None) != _KIND:
-            raise ValueError(f"{path} is JSON, but not that of a frontier. Write it with Frontier.save.")
-        version = stored.pop("format_version")
-        if version > FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format version {version}, and this version of hf_compalign reads up to {FORMAT_VERSION}. "
-                "Upgrade hf_compalign."
-            )
+        stored = read_record(path, kind=_KIND, version=FORMAT_VERSION, writer="Frontier.save")
+        del stored["kind"], stored["format_version"]
         stored["points"] = tuple(map(_point, stored["points"]))
         rows = stored["sensitivities"]
         stored["sensitivities"] = tuple(Sensitivity(**row | {"layers": tuple(row["layers"])}) for row in rows)

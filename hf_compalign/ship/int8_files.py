@@ -1,6 +1,5 @@
 """The INT8 files of one model that differ in the layers they keep in float: made, measured and timed."""
 
-import copy
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from hf_compalign.compress.calibration import calibration_batches
-from hf_compalign.compress.export import FLOAT_NAME, INT8_NAME, Export, export_onnx
+from hf_compalign.compress.export import FLOAT_NAME, INT8_NAME, Export, export_onnx, file_config, plain_model
 from hf_compalign.compress.onnx_graph import calibrate_graph, export_graph, quantize_graph
-from hf_compalign.compress.quantize import unprepare_
-from hf_compalign.compress.schemes import quantization_of
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.latency import Latency
 from hf_compalign.measure.predict import Columns
@@ -97,9 +93,8 @@ class Int8Files:
         )
         self.layers = self.export.quantized_layers
         self._float = work / FLOAT_NAME
-        export_graph(_float_copy(model), self._float)
-        self._config = copy.deepcopy(model.config)
-        self._config.architectures = [type(model).__name__]
+        export_graph(plain_model(model), self._float)
+        self._config = file_config(model)
         self._ranges = None if batches is None else calibrate_graph(self._float, batches)
         self._made: dict[tuple[str, ...], Path] = {(): self.export.path}
         self._points: list[Point] = []
@@ -203,12 +198,3 @@ class Int8Files:
         worth = {point.kept for point in undominated(self._points)} | {()}
         for key in [one for one in self._made if one not in worth]:
             shutil.rmtree(self._made.pop(key).parent)
-
-
-def _float_copy(model: nn.Module) -> nn.Module:
-    """The model, or a float copy of one that simulates an INT8 file."""
-    if quantization_of(model) is None:
-        return model
-    model = copy.deepcopy(model)
-    unprepare_(model)
-    return model
