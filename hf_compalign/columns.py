@@ -25,7 +25,7 @@ def find_label_column(dataset: Dataset, wanted: str | None = None) -> str | None
         ValueError: the wanted column is not there.
     """
     if wanted is not None:
-        return _existing(dataset.column_names, wanted)
+        return existing_column(dataset.column_names, wanted)
     for name in LABEL_COLUMNS:
         if name in dataset.column_names:
             return name
@@ -41,7 +41,7 @@ def find_text_columns(dataset: Dataset, wanted: Sequence[str] | None = None) -> 
         ValueError: a wanted column is not there, or nothing tells which columns are the text.
     """
     if wanted:
-        return tuple(_existing(dataset.column_names, name) for name in wanted)
+        return tuple(existing_column(dataset.column_names, name) for name in wanted)
     names = set(dataset.column_names)
     for pair in TEXT_PAIRS:
         if names.issuperset(pair):
@@ -66,7 +66,7 @@ def find_image_column(dataset: Dataset, wanted: str | None = None) -> str:
         ValueError: the wanted column is not there, or there is not exactly one column of images.
     """
     if wanted is not None:
-        return _existing(dataset.column_names, wanted)
+        return existing_column(dataset.column_names, wanted)
     images = _columns_of(dataset.features, lambda feature: isinstance(feature, Image))
     if len(images) == 1:
         return images[0]
@@ -102,7 +102,12 @@ def with_pixels(dataset: Dataset, processor: Any, column: str) -> Dataset:
     return dataset.with_transform(to_pixels)
 
 
-def _existing(columns: Sequence[str], wanted: str) -> str:
+def existing_column(columns: Sequence[str], wanted: str) -> str:
+    """The column, when there is one of that name.
+
+    Raises:
+        ValueError: there is none; perhaps another was meant.
+    """
     if wanted in columns:
         return wanted
     close = difflib.get_close_matches(wanted, columns, n=1)

@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 from scipy.special import softmax
 
-from hf_compalign.measure.audit import FORMAT_VERSION, Audit, audit
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.audit_record import FORMAT_VERSION, Audit
 from hf_compalign.measure.comparison import Cells, per_class
 from hf_compalign.measure.predictions import Predictions
 
@@ -144,6 +145,133 @@ def test_groups_follow_the_items_when_some_are_masked():
     assert {row.group: row.n for row in found.groups} == {"b": 1, "a": 4}
 
 
+def test_groups_of_several_attributes_may_overlap():
+    groups = {"target": [["a", "b"], "a", None, [], ("b",), "b"], "length": ["long"] * 6}
+    found = audit(REFERENCE, CANDIDATE, groups=groups, min_group_size=2)
+    assert [(row.attribute, row.group, row.n, row.mismatches) for row in found.groups] == [
+        ("target", "a", 2, 1),
+        ("target", "b", 3, 2),
+        ("length", "long", 6, 4),
+    ]
+    assert [(gap.attribute, gap.n_groups) for gap in found.gaps] == [("target", 2), ("length", 1)]
+    assert found.gaps[0].mismatch_gap.value == pytest.approx(2 / 3 - 1 / 2)
+    assert {item.id: item.groups for item in found.items}["item 4"] == ("target: b", "length: long")
+
+
+def grouped_pair():
+    """300 items in three groups of 100, of which 20, 10 and 0 change from right to wrong."""
+    labels = np.zeros(300, dtype=int)
+    answers = labels.copy()
+    answers[:20] = answers[100:110] = 1
+    return (answering(labels, labels), answering(answers, labels)), ["a"] * 100 + ["b"] * 100 + ["c"] * 100
+
+
+def test_limits_on_groups_are_judged_on_upper_bounds():
+    sides, groups = grouped_pair()
+    found = audit(*sides, groups=groups, limits={"group_mismatch_gap": 0.22, "worst_group_accuracy_drop": 0.9})
+    gap, drop = found.limits
+    assert gap.value == pytest.approx(0.2)
+    assert drop.value == pytest.approx(0.2)  # the reference is right everywhere
+    assert gap.upper_bound == found.gaps[0].upper_bound > 0.22
+    assert not gap.passed
+    assert drop.passed
+    assert not found.passed
+
+
+def test_the_worst_attribute_counts():
+    sides, groups = grouped_pair()
+    halves = ["x", "y"] * 150
+    found = audit(*sides, groups={"half": halves, "third": groups}, limits={"group_mismatch_gap": 1.0})
+    assert found.limits[0].value == found.gaps[1].mismatch_gap.value > found.gaps[0].mismatch_gap.value
+
+
+def test_limits_on_groups_need_groups_that_are_large_enough():
+    sides, groups = grouped_pair()
+    with pytest.raises(ValueError, match="group_mismatch_gap needs groups, and there are none. Give groups="):
+        audit(*sides, limits={"group_mismatch_gap": 0.1})
+    message = "group_mismatch_gap needs groups of at least 101 items, two of one attribute.* group has 100"
+    with pytest.raises(ValueError, match=message):
+        audit(*sides, groups=groups, limits={"group_mismatch_gap": 0.1}, min_group_size=101)
+    with pytest.raises(ValueError, match="worst_group_accuracy_drop needs groups of at least 101 items, and"):
+        audit(*sides, groups=groups, limits={"worst_group_accuracy_drop": 0.1}, min_group_size=101)
+    unlabelled = [dataclasses.replace(side, labels=np.full(300, -100)) for side in sides]
+    with pytest.raises(ValueError, match="worst_group_accuracy_drop needs labels"):
+        audit(*unlabelled, groups=groups, limits={"worst_group_accuracy_drop": 0.1})
+    assert audit(*unlabelled, groups=groups, limits={"group_mismatch_gap": 0.5}).passed
+
+
+def test_the_floor_is_another_training():
+    reference, candidate = random_pair(n_changed=3)
+    rerun = random_pair(n_changed=40)[1]
+    order = np.random.default_rng(0).permutation(len(rerun))
+    moved = Predictions(rerun.logits[order], rerun.labels[order], rerun.ids[order], NAMES, model="seed 1")
+    floor = audit(reference, candidate, floor=moved).floor
+    assert (floor.model, floor.n, floor.mismatches) == ("seed 1", 200, 40)
+    assert floor.difference.value == pytest.approx((3 - 40) / 200)
+    assert floor.below
+    words = str(audit(reference, candidate, floor=moved))
+    assert "This compressed model differs from the original less than a re-run would" in words
+    few = dataclasses.replace(moved, mask=np.arange(200) > 0)
+    with pytest.raises(ValueError, match=r"The floor must answer all items.* masks out 1 of 200"):
+        audit(reference, candidate, floor=few)
+
+
+def test_changed_items_come_with_the_most_harmful_first():
+    found = audit(REFERENCE, CANDIDATE)
+    assert [(item.id, item.cell) for item in found.items] == [
+        ("item 1", "lost"),
+        ("item 4", "different_wrong"),
+        ("item 5", "unlabelled"),
+        ("item 2", "gained"),
+    ]
+    lost, _, unlabelled, _ = found.items
+    assert (lost.label, lost.reference, lost.candidate) == (0, 0, 1)
+    assert unlabelled.label is None
+    p, q = (softmax(side.logits.astype(float), axis=1)[1] for side in (REFERENCE, CANDIDATE))
+    assert lost.reference_confidence == pytest.approx(p.max())
+    assert lost.candidate_confidence == pytest.approx(q.max())
+    assert lost.reference_margin == pytest.approx(np.sort(p)[-1] - np.sort(p)[-2])
+    assert lost.kl == pytest.approx(scipy.stats.entropy(p, q))
+    fewer = audit(REFERENCE, CANDIDATE, max_items=1)
+    assert [item.id for item in fewer.items] == ["item 1"]
+    assert fewer.n_items_left_out == 3
+
+
+def test_within_a_kind_the_surest_answer_comes_first():
+    reference, candidate = random_pair(n_changed=30)
+    lost = [item.reference_confidence for item in audit(reference, candidate).items if item.cell == "lost"]
+    assert len(lost) > 3
+    assert lost == sorted(lost, reverse=True)
+
+
+def test_tables_as_data_frames():
+    found = audit(REFERENCE, CANDIDATE, groups=["a", "a", "b", "b", None, "a"], limits={"mismatch_rate": 0.9})
+    metrics = found.to_pandas()
+    assert metrics.loc["mismatch_rate", "value"] == 4 / 6
+    assert metrics.loc["mismatch_rate", ["low", "high"]].tolist() == found.metrics["mismatch_rate_interval"]
+    assert metrics.loc["mismatch_rate", "upper_bound"] == found.metrics["mismatch_rate_upper_bound"]
+    assert metrics.loc["kl", "value"] == found.metrics["kl"]
+    assert found.to_pandas("per_class")["name"].tolist() == list(NAMES)
+    assert found.to_pandas("groups")["group"].tolist() == ["a", "b"]
+    assert found.to_pandas("items")["id"].tolist() == [item.id for item in found.items]
+    assert found.to_pandas("limits")["passed"].tolist() == [False]
+    empty = audit(REFERENCE, REFERENCE).to_pandas("items")
+    assert len(empty) == 0
+    assert "reference_confidence" in empty.columns
+    with pytest.raises(ValueError, match="There is no table 'cells'. Allowed: metrics, per_class, groups"):
+        found.to_pandas("cells")
+
+
+def test_a_notebook_shows_tables_and_no_markup_of_the_data():
+    named = [dataclasses.replace(side, label_names=("<b>bad</b>", "x", "y")) for side in (REFERENCE, CANDIDATE)]
+    shown = audit(*named, groups=["<script>alert(1)</script>"] * 6)._repr_html_()
+    assert "<table>" in shown
+    assert "&lt;b&gt;bad&lt;/b&gt;" in shown
+    assert "&lt;script&gt;" in shown
+    assert "<script" not in shown
+    assert "<b>" not in shown
+
+
 @pytest.mark.parametrize("n_changed", [0, 3, 9])
 def test_a_limit_is_judged_on_the_upper_bound(n_changed):
     reference, candidate = random_pair(n_changed=n_changed)
@@ -175,7 +303,10 @@ def test_one_limit_out_of_two_fails():
     ("limits", "message"),
     [
         ({"missmatch_rate": 0.1}, r"no limit 'missmatch_rate'. Allowed: mismatch_rate, nfr.*Did you mean 'mismatch"),
-        ({"kl": 0.1}, r"There is no limit 'kl'. Allowed: mismatch_rate, nfr, flip_rate, pfr.$"),
+        (
+            {"kl": 0.1},
+            r"no limit 'kl'. Allowed: mismatch_rate, nfr, flip_rate, pfr, .*_gap, worst_group_accuracy_drop.$",
+        ),
         ({"nfr": 2}, r"The limit nfr must be in \[0, 1\]. Got 2. Did you mean 0.02\?"),
         ({"nfr": -0.1}, r"The limit nfr must be in \[0, 1\]. Got -0.1.$"),
         ({"nfr": math.nan}, r"The limit nfr must be in \[0, 1\]. Got nan.$"),
@@ -193,7 +324,7 @@ def test_limits_that_need_labels_are_refused_without_them():
 
 
 def test_groups_of_another_length_are_refused():
-    with pytest.raises(ValueError, match=r"one group per item: 6 of them. Got 2"):
+    with pytest.raises(ValueError, match=r"groups must have one entry per item: 6 of them. Got 2"):
         audit(REFERENCE, CANDIDATE, groups=["a", "b"])
 
 
@@ -262,8 +393,11 @@ def test_the_file_is_strict_json(tmp_path):
         ("hello", "audit.json is not a JSON file"),
         ("[1]", "is JSON, but not that of an audit"),
         ('{"n": 3}', "is JSON, but not that of an audit"),
-        ('{"kind": "hf_compalign.audit", "format_version": 1, "n": 3}', r"is an audit without n_labelled, cells"),
-        (f'{{"kind": "hf_compalign.audit", "format_version": {FORMAT_VERSION + 1}}}', r"version 2.*up to 1. Upgrade"),
+        (
+            '{"kind": "hf_compalign.audit", "format_version": 1, "n": 3}',
+            r"audit without n_labelled.*version 1. Audit again",
+        ),
+        (f'{{"kind": "hf_compalign.audit", "format_version": {FORMAT_VERSION + 1}}}', r"version 3.*up to 2. Upgrade"),
     ],
 )
 def test_what_is_not_an_audit_is_refused(tmp_path, text, message):

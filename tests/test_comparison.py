@@ -4,23 +4,19 @@ import math
 
 import numpy as np
 import pytest
-import scipy.stats
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.spatial.distance import jensenshannon
 
 from hf_compalign.measure.comparison import (
     Cells,
     alignment_metrics,
     cie_ratio,
-    kl_divergence,
     per_class,
-    probability_loyalty,
     proportions,
-    softmax,
 )
+from hf_compalign.measure.intervals import wilson_interval
 
 # one item per cell, then one without a label that the models answer differently
 REFERENCE = [0, 0, 1, 1, 1, 2]
@@ -34,10 +30,6 @@ def three_answers(draw, classes=4):
     reference, candidate = (draw(arrays(np.int64, n, elements=st.integers(0, classes - 1))) for _ in range(2))
     labels = draw(arrays(np.int64, n, elements=st.sampled_from([-100, *range(classes)])))
     return reference, candidate, labels
-
-
-def logits_of(shape):
-    return arrays(np.float32, shape, elements=st.floats(-50, 50, width=32))
 
 
 def test_each_item_is_in_its_cell():
@@ -127,48 +119,6 @@ def test_alignment_metrics_of_nothing_are_nan():
 
 
 @settings(deadline=None)
-@given(st.integers(2, 5).flatmap(lambda c: st.tuples(logits_of((3, c)), logits_of((3, c)))))
-def test_kl_is_that_of_scipy_and_never_negative(pair):
-    p, q = (softmax(logits) for logits in pair)
-    kl = kl_divergence(*pair)
-    assert kl.shape == (3,)
-    assert (kl >= 0).all()
-    np.testing.assert_allclose(kl, scipy.stats.entropy(p, q, axis=1), rtol=1e-6, atol=1e-9)
-    assert (kl_divergence(pair[0], pair[0]) == 0).all()
-
-
-@pytest.mark.filterwarnings("error")
-def test_kl_of_extreme_logits():
-    assert kl_divergence([[1e4, 0.0]], [[0.0, 1e4]]) == pytest.approx([1e4])
-    assert kl_divergence([[0.0, -np.inf]], [[0.0, 0.0]]) == pytest.approx([math.log(2)])
-    assert kl_divergence([[0.0, 0.0]], [[0.0, -np.inf]]) == [math.inf]
-    assert kl_divergence([[0.0, -np.inf]], [[0.0, -np.inf]]) == [0]
-
-
-@settings(deadline=None)
-@given(logits_of((5, 3)), logits_of((5, 3)))
-def test_probability_loyalty_takes_the_root_once(first, second):
-    p, q = softmax(first), softmax(second)
-    expected = 1 - np.mean(np.nan_to_num(jensenshannon(p, q, base=2, axis=1)))  # scipy has nan for rounded -0
-    assert probability_loyalty(p, q) == pytest.approx(expected, abs=1e-6)
-    assert probability_loyalty(p, p) == 1.0
-
-
-def test_probability_loyalty_of_known_distributions():
-    assert probability_loyalty([[1.0, 0.0]], [[0.0, 1.0]]) == 0.0
-    # m = (3/4, 1/4): JS divergence = 1/2 log2(4/3) + 1/2 (1/2 log2(2/3) + 1/2 log2 2)
-    divergence = 0.5 * math.log2(4 / 3) + 0.25 * math.log2(2 / 3) + 0.25
-    assert probability_loyalty([[1.0, 0.0]], [[0.5, 0.5]]) == pytest.approx(1 - math.sqrt(divergence))
-
-
-def test_softmax_is_in_double_precision():
-    found = softmax(np.array([[1.0, 2.0], [1000.0, 0.0]], dtype=np.float32))
-    assert found.dtype == np.float64
-    assert found[0, 1] == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-15)
-    assert found[1].tolist() == [1, 0]
-
-
-@settings(deadline=None)
 @given(three_answers())
 def test_the_classes_add_up_to_the_whole(answers):
     reference, candidate, labels = answers
@@ -185,6 +135,33 @@ def test_the_classes_add_up_to_the_whole(answers):
     for name, predicted in (("recall_reference", reference), ("recall_candidate", candidate)):
         expected = sklearn.metrics.recall_score(labels[known], predicted[known], **options)
         np.testing.assert_allclose([getattr(row, name) for row in rows], expected)
+
+
+@settings(deadline=None)
+@given(three_answers())
+def test_a_class_row_is_that_of_the_items_with_its_label_alone(answers):
+    for row in per_class(*answers, 4):
+        here = Cells.count(*(array[answers[2] == row.label] for array in answers))
+        found = (row.n, row.mismatches, row.lost, row.gained)
+        assert found == (here.n, here.mismatches, here.lost, here.gained)
+        rates = (row.mismatch_rate, row.nfr, row.recall_reference, row.recall_candidate)
+        expected = (here.churn, here.nfr, here.accuracy_reference, here.accuracy_candidate)
+        np.testing.assert_equal(rates, expected)
+        np.testing.assert_equal(row.mismatch_rate_interval, wilson_interval(here.mismatches, here.n))
+
+
+@pytest.mark.filterwarnings("error")
+def test_classes_of_nothing_and_without_labels_are_empty():
+    for answers in (([], [], []), ([0, 1], [1, 1], [-100, -100])):
+        rows = per_class(*answers, 2)
+        assert [row.n for row in rows] == [0, 0]
+        assert all(math.isnan(row.mismatch_rate) for row in rows)
+
+
+def test_small_and_unsigned_integers_are_counted_too():
+    for kind in (np.int8, np.uint64):
+        rows = per_class(*(np.array([0, 1, 1], dtype=kind) for _ in range(3)), 200)
+        assert [row.n for row in rows[:3]] == [1, 2, 0]
 
 
 def test_one_class_row_by_hand():
@@ -264,9 +241,3 @@ def test_logits_for_predictions_are_refused():
 def test_other_items_are_refused():
     with pytest.raises(ValueError, match=r"the same items. Got 2, 1, 2 predictions and labels"):
         Cells.count([0, 1], [0], [0, 1])
-
-
-def test_other_classes_are_refused():
-    for function in (kl_divergence, probability_loyalty):
-        with pytest.raises(ValueError, match=r"the same classes. Got shapes \[1, 2\] and \[1, 3\]"):
-            function([[0.5, 0.5]], [[0.2, 0.3, 0.5]])

@@ -2,14 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from hf_compalign.measure.intervals import check_level, mcnemar, rate, upper_bound, wilson_interval
+from hf_compalign.measure.intervals import check_level, holm, mcnemar, rate, upper_bound, wilson_interval
 
 COUNTS = [(0, 1), (1, 1), (0, 50), (3, 50), (25, 50), (50, 50), (36, 1821)]
 
@@ -86,3 +88,31 @@ def test_impossible_levels_are_refused():
 def test_negative_flips_are_refused():
     with pytest.raises(ValueError, match=r"cannot be negative. Got -1 and 3"):
         mcnemar(-1, 3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_is_that_of_statsmodels(seed):
+    generator = np.random.default_rng(seed)
+    p_values = np.concatenate([generator.random(seed), 10 ** generator.uniform(-8, 0, 3), [0.0, 0.01, 0.01, 1.0]])
+    generator.shuffle(p_values)
+    _, expected, _, _ = multipletests(p_values, method="holm")
+    assert holm(p_values) == pytest.approx(expected, rel=1e-12)
+
+
+def test_holm_by_hand():
+    assert holm([0.04, 0.01, 0.03]).tolist() == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.5, 0.6]).tolist() == [1, 1]
+    assert holm([0.2]).tolist() == [0.2]
+    assert holm([]).tolist() == []
+
+
+def test_holm_leaves_out_what_was_not_tested():
+    found = holm([math.nan, 0.01, 0.04, math.nan])
+    np.testing.assert_array_equal(found, [math.nan, 0.02, 0.04, math.nan])
+    assert np.isnan(holm([math.nan])).all()
+
+
+def test_what_is_no_p_value_is_refused():
+    for wrong in ([0.5, 1.5], [-0.1], [[0.1, 0.2]]):
+        with pytest.raises(ValueError, match=r"p-values must be one row of numbers in \[0, 1\]"):
+            holm(wrong)

@@ -9,13 +9,18 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
+import scipy.stats
+import sklearn.metrics
+from scipy.spatial.distance import jensenshannon
 from transformers import EvalPrediction
 
 import hf_compalign.metrics
-from hf_compalign.measure.comparison import Cells, kl_divergence
+from hf_compalign.measure.class_bias import class_bias as measured_class_bias
+from hf_compalign.measure.comparison import Cells
+from hf_compalign.measure.probabilities import kl_divergence
 from hf_compalign.metrics import load_metric
 
-FOLDER = Path(hf_compalign.metrics.__file__).parent / "mismatch"
+FOLDER = Path(hf_compalign.metrics.__file__).parent
 
 # one item per cell, then one without a label that the models answer differently
 TEACHER = [0, 0, 1, 1, 1, 2]
@@ -64,7 +69,7 @@ def test_numbers_by_hand(mismatch):
 
 
 def test_loaded_by_path():
-    metric = evaluate.load(str(FOLDER), keep_in_memory=True)
+    metric = evaluate.load(str(FOLDER / "mismatch"), keep_in_memory=True)
     assert metric.name == "mismatch"
     assert metric.compute(**INPUTS) == FOUND
 
@@ -149,5 +154,194 @@ def test_nothing_is_written_to_the_cache(mismatch):
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(ValueError, match=r"There is no metric 'mismatches'. Available: mismatch.$"):
+    with pytest.raises(
+        ValueError, match=r"There is no metric 'mismatches'. Available: .*\bmismatch, prediction_shift.$"
+    ):
         load_metric("mismatches")
+
+
+def tables(n, n_classes=3, seed=0):
+    """Probabilities of a teacher and a student, [n, n_classes] each, and labels."""
+    generator = np.random.default_rng(seed)
+    teacher, student = generator.dirichlet(np.ones(n_classes), (2, n))
+    return teacher, student, generator.integers(0, n_classes, n)
+
+
+@pytest.fixture(scope="module")
+def shift():
+    return load_metric("prediction_shift")
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return load_metric("calibration_shift")
+
+
+@pytest.fixture(scope="module")
+def bias():
+    return load_metric("class_bias")
+
+
+@pytest.mark.parametrize("name", ["prediction_shift", "calibration_shift", "class_bias"])
+def test_the_others_are_loaded_by_path(name):
+    assert evaluate.load(str(FOLDER / name), keep_in_memory=True).name == name
+
+
+def test_the_shift_is_that_of_scipy(shift):
+    p, q, _ = tables(50)
+    found = shift.compute(probabilities=q, teacher_probabilities=p, logits=q, teacher_logits=p)
+    assert found["kl"] == pytest.approx(scipy.stats.entropy(p, q, axis=1).mean())
+    assert found["js_distance"] == pytest.approx(jensenshannon(p, q, base=2, axis=1).mean())
+    assert found["probability_loyalty"] == 1 - found["js_distance"]
+    assert found["logit_error"] == pytest.approx(sklearn.metrics.mean_squared_error(p, q))
+    assert {type(value) for value in found.values()} == {float}
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_shift_of_certain_models(shift):
+    found = shift.compute(probabilities=[[0.0, 1.0]], teacher_probabilities=[[1.0, 0.0]])
+    assert found == {"kl": math.inf, "js_distance": 1, "probability_loyalty": 0}
+    same = shift.compute(probabilities=[[0.0, 1.0]], teacher_probabilities=[[0.0, 1.0]])
+    assert same == {"kl": 0, "js_distance": 0, "probability_loyalty": 1}
+
+
+def test_the_shift_is_that_of_mismatch(shift, mismatch):
+    p, q, labels = tables(20)
+    found = shift.compute(probabilities=q, teacher_probabilities=p)
+    other = mismatch.compute(
+        predictions=labels, references=labels, teacher_predictions=labels, probabilities=q, teacher_probabilities=p
+    )
+    assert {name: other[name] for name in ("kl", "probability_loyalty")} == {
+        name: found[name] for name in ("kl", "probability_loyalty")
+    }
+
+
+def test_logits_that_do_not_fit_are_refused(shift):
+    p = [[0.5, 0.5]] * 2
+    with pytest.raises(ValueError, match="logit_error needs both models' logits. Got one"):
+        shift.compute(probabilities=p, teacher_probabilities=p, logits=p)
+    with pytest.raises(ValueError, match=r"^logits must be 2 rows, one per example. Got shape \[1, 2\]"):
+        shift.compute(probabilities=p, teacher_probabilities=p, logits=p[:1], teacher_logits=p)
+    with pytest.raises(ValueError, match="over the same classes. Got 2 of the teacher and 3 of the student"):
+        shift.compute(probabilities=p, teacher_probabilities=p, logits=[[1, 2, 3]] * 2, teacher_logits=p)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            [[0.5, 0.5], [math.nan, 0.5]],
+            "teacher_probabilities must be numbers. 1 of 2 rows have NaN, the first is row 1",
+        ),
+        ([[0.5, 0.5], [0.5, 0.6]], "rows of teacher_probabilities .* Row 1 sums to 1.1, its smallest is 0.5"),
+        ([[-0.5, 1.5], [0.5, 0.5]], "Row 0 sums to 1, its smallest is -0.5. Take the softmax of logits first"),
+        ([[0.5, 0.5], [1.0]], "teacher_probabilities must have as many classes in each of their rows"),
+        ([[0.2, 0.3, 0.5]] * 2, "over the same classes. Got 3 of the teacher and 2 of the student"),
+    ],
+)
+def test_what_are_no_probabilities_is_refused(shift, calibration, mismatch, wrong, message):
+    given = {"probabilities": [[0.5, 0.5]] * 2, "teacher_probabilities": wrong}
+    with pytest.raises(ValueError, match=message):
+        shift.compute(**given)
+    with pytest.raises(ValueError, match=message):
+        calibration.compute(references=[0, 1], **given)
+    with pytest.raises(ValueError, match=message):
+        mismatch.compute(predictions=[0, 1], references=[0, 1], teacher_predictions=[0, 1], **given)
+
+
+def test_half_precision_sums_to_one_closely_enough(shift):
+    p = tables(30, n_classes=200)[0].astype(np.float16)
+    assert not (p.astype(np.float64).sum(axis=1) == 1).all()
+    assert shift.compute(probabilities=p, teacher_probabilities=p)["kl"] == 0
+
+
+def expected_ece(probabilities, labels, n_bins):
+    """The calibration error, bin by bin."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    total = 0.0
+    for index in range(n_bins):
+        inside = (confidence > index / n_bins) & (confidence <= (index + 1) / n_bins)
+        total += abs(confidence[inside].sum() - right[inside].sum())
+    return total / len(labels)
+
+
+@pytest.mark.parametrize("n_bins", [15, 4])
+def test_calibration_is_that_of_scikit_learn(calibration, n_bins):
+    p, q, labels = tables(300)
+    found = calibration.compute(references=labels, probabilities=q, teacher_probabilities=p, n_bins=n_bins)
+    assert found["n"] == 300
+    one_hot = np.eye(3)[labels]
+    for prefix, table in (("", q), ("teacher_", p)):
+        assert found[f"{prefix}nll"] == pytest.approx(sklearn.metrics.log_loss(labels, table))
+        assert found[f"{prefix}brier"] == pytest.approx(((table - one_hot) ** 2).sum(axis=1).mean())
+        assert found[f"{prefix}ece"] == pytest.approx(expected_ece(table, labels, n_bins))
+    for name in ("ece", "brier", "nll"):
+        assert found[f"{name}_change"] == pytest.approx(found[name] - found[f"teacher_{name}"])
+        assert found[f"{name}_change_low"] < found[f"{name}_change"] < found[f"{name}_change_high"]
+    assert {type(value) for value in found.values()} == {int, float}
+
+
+def test_calibration_leaves_out_what_has_no_label(calibration):
+    p, q, labels = tables(20)
+    some = np.where(np.arange(20) < 12, labels, -100)
+    found = calibration.compute(references=some, probabilities=q, teacher_probabilities=p)
+    assert found == calibration.compute(references=labels[:12], probabilities=q[:12], teacher_probabilities=p[:12])
+    nothing = calibration.compute(references=[-100] * 20, probabilities=q, teacher_probabilities=p)
+    assert nothing.pop("n") == 0
+    assert all(map(math.isnan, nothing.values()))
+
+
+@pytest.mark.filterwarnings("error")
+def test_calibration_of_certain_models(calibration):
+    certain = [[1.0, 0.0], [1.0, 0.0]]
+    found = calibration.compute(references=[0, 1], probabilities=certain, teacher_probabilities=[[0.5, 0.5]] * 2)
+    assert (found["ece"], found["brier"], found["nll"], found["nll_change"]) == (0.5, 1, math.inf, math.inf)
+    assert found["teacher_nll"] == pytest.approx(math.log(2))
+
+
+def test_a_label_without_a_column_is_refused(calibration):
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 2\), or -100 where unknown. Got 2"):
+        calibration.compute(references=[2], probabilities=[[0.5, 0.5]], teacher_probabilities=[[0.5, 0.5]])
+
+
+def test_bias_is_that_of_the_measure(bias):
+    teacher, student, labels = np.random.default_rng(0).integers(0, 4, (3, 200))
+    labels[:20] = -100
+    found = bias.compute(predictions=student, references=labels, teacher_predictions=teacher)
+    expected = measured_class_bias(teacher, student, labels, 4)
+    assert (found["cev"], found["sde"], found["n_skipped"]) == (expected.cev, expected.sde, 0)
+    for ours, theirs in (("fpr", "fpr_candidate"), ("teacher_fpr", "fpr_reference"), ("fpr_change", "fpr_change")):
+        for kind in ("fpr", "fnr"):
+            name = theirs.replace("fpr", kind)
+            assert found[ours.replace("fpr", kind)] == [getattr(row, name) for row in expected.rows]
+
+
+def test_bias_counts_the_classes_that_occur_or_are_named(bias):
+    answers = {"predictions": [0, 1], "references": [0, -100], "teacher_predictions": [0, 2]}
+    assert len(bias.compute(**answers)["fpr"]) == 3
+    assert bias.compute(**answers, n_classes=5)["n_skipped"] == 5
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 1\), one number per class. Got 1"):
+        bias.compute(predictions=[0], references=[1], teacher_predictions=[0], n_classes=1)
+    nothing = bias.compute(predictions=[], references=[], teacher_predictions=[])
+    assert (nothing["n_skipped"], nothing["fpr"]) == (0, [])
+    assert math.isnan(nothing["cev"])
+
+
+def test_all_of_them_combined_in_batches(mismatch, shift, calibration, bias):
+    p, q, labels = tables(30)
+    inputs = {
+        "predictions": q.argmax(axis=1),
+        "references": labels,
+        "teacher_predictions": p.argmax(axis=1),
+        "probabilities": q,
+        "teacher_probabilities": p,
+    }
+    combined = evaluate.combine([mismatch, shift, calibration, bias])
+    for rows in (slice(0, 20), slice(20, 30)):
+        combined.add_batch(**{name: values[rows] for name, values in inputs.items()})
+    found = combined.compute()
+    answers = {name: inputs[name] for name in ("predictions", "references", "teacher_predictions")}
+    rows = {name: inputs[name] for name in ("probabilities", "teacher_probabilities")}
+    expected = mismatch.compute(**answers) | shift.compute(**rows)
+    expected |= calibration.compute(references=labels, **rows) | bias.compute(**answers)
+    assert found == expected

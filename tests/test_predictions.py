@@ -53,6 +53,36 @@ def test_answers_and_probabilities():
     np.testing.assert_allclose(found.probabilities, softmax([[1.0, 3.0, 2.0]], axis=1), rtol=1e-15)
 
 
+def test_the_first_of_equal_logits_is_the_answer():
+    for dtype in (np.float16, np.float32):
+        logits = np.random.default_rng(1).integers(0, 3, size=(20_000, 4)).astype(dtype)  # several blocks
+        ids = [str(item) for item in range(20_000)]
+        found = Predictions(logits, np.zeros(20_000, dtype=int), ids, list("abcd"))
+        np.testing.assert_array_equal(found.predicted, logits.argmax(axis=1))
+
+
+def test_half_floats_are_kept(tmp_path):
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float16)
+    found = made(logits=logits)
+    assert np.shares_memory(found.logits, logits)
+    found.save(tmp_path / "x.npz")
+    assert same(Predictions.load(tmp_path / "x.npz"), found)
+    other = made(logits=logits.astype(np.float32), label_names=("LABEL_0", "LABEL_1", "LABEL_2"))
+    assert other.aligned_to(found).logits.dtype == np.float32
+
+
+def test_memory_mapped_logits_stay_on_disk(tmp_path):
+    np.save(tmp_path / "logits.npy", np.arange(12, dtype=np.float16).reshape(4, 3))
+    mapped = np.load(tmp_path / "logits.npy", mmap_mode="r")
+    assert np.shares_memory(made(logits=mapped).logits, mapped)
+    assert np.shares_memory(made(logits=mapped).aligned_to(made()).logits, mapped)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, bool])
+def test_other_numbers_become_single_floats(dtype):
+    assert made(logits=np.eye(4, 3).astype(dtype)).logits.dtype == np.float32
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -143,6 +173,22 @@ def test_items_are_paired_by_id():
     order = [2, 0, 3, 1]
     moved = dataclasses.replace(
         reference, **{name: getattr(reference, name)[order] for name in ("logits", "labels", "ids", "mask")}
+    )
+    assert same(moved.aligned_to(reference), reference)
+
+
+def test_the_same_order_copies_nothing():
+    reference = made()
+    assert made(logits=reference.logits).aligned_to(reference).logits is reference.logits
+
+
+def test_many_items_and_columns_move_together():
+    n, rng = 30_000, np.random.default_rng(2)  # several blocks
+    logits, ids = rng.normal(size=(n, 3)).astype(np.float16), rng.permutation(n).astype(str)
+    reference = Predictions(logits, rng.integers(0, 3, size=n), ids, NAMES)
+    rows, columns = rng.permutation(n), np.array([2, 0, 1])
+    moved = Predictions(
+        logits[rows][:, columns], np.argsort(columns)[reference.labels][rows], ids[rows], np.array(NAMES)[columns]
     )
     assert same(moved.aligned_to(reference), reference)
 

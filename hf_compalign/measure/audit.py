@@ -3,148 +3,63 @@
 import difflib
 import math
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_compalign._files import read_record, write_record
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.audit_text import describe
-from hf_compalign.measure.comparison import (
-    Array,
-    Cells,
-    ClassRow,
-    kl_divergence,
-    per_class,
-    probability_loyalty,
-    proportions,
-    softmax,
-)
+from hf_compalign.measure.audit_record import Audit, ModelInfo, Verdict
+from hf_compalign.measure.calibration import calibration_shift
+from hf_compalign.measure.candidates import SeedFloor, seed_floor
+from hf_compalign.measure.class_bias import class_bias
+from hf_compalign.measure.comparison import Array, Cells, per_class, proportions
+from hf_compalign.measure.grouping import Membership, normalized_groups
+from hf_compalign.measure.groups import GroupAudit, audit_groups
 from hf_compalign.measure.intervals import mcnemar, rate, upper_bound, wilson_interval
+from hf_compalign.measure.items import changed_items
+from hf_compalign.measure.margins import mismatches_by_margin
+from hf_compalign.measure.pairing import asked_the_same
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.probabilities import ItemScores
+from hf_compalign.measure.symmetry import predicted_frequencies
 
-FORMAT_VERSION = 1
-_KIND = "hf_compalign.audit"
-_ABOUT = ("kind", "format_version", "passed")  # what to_dict adds to the fields
-_BOUNDED = ("mismatch_rate", "nfr", "flip_rate", "pfr")
+MIN_GROUP_SIZE = 30
+MAX_ITEMS = 10_000
 _PACKAGES = ("hf_compalign", "numpy", "scipy", "torch", "transformers")
+_RATES = ("mismatch_rate", "nfr", "flip_rate", "pfr")
 
 
-@dataclass(frozen=True)
-class GroupRow:
-    """The items of one group: rates with 95 % Wilson intervals, mismatches of all n and nfr of the labelled."""
+class _GroupLimit(NamedTuple):
+    """The estimate of a `Gap` that a limit is about, its upper bound, and how many groups it takes."""
 
-    group: str
-    n: int
-    n_labelled: int
-    mismatches: int
-    mismatch_rate: float
-    mismatch_rate_interval: tuple[float, float]
-    nfr: float
-    nfr_interval: tuple[float, float]
+    estimate: str
+    bound: str
+    n_groups: int
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One limit: it is kept when the 95 % upper bound of the rate, not just the rate itself, is within it."""
-
-    name: str
-    limit: float
-    value: float
-    upper_bound: float
-    passed: bool
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Which model an audit speaks of."""
-
-    model: str
-    model_fingerprint: str
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The result of `audit`; ``print`` shows it as a report.
-
-    Attributes:
-        n: items compared.
-        n_labelled: those of them with a known label.
-        cells: the five cells over the labelled items; None when there are none.
-        metrics: name -> number; ``<rate>_interval`` -> its two-sided 95 % Wilson interval; for the rates that
-            can be limited ``<rate>_upper_bound`` -> one-sided 95 % Clopper-Pearson. What needs labels is nan
-            without them.
-        per_class: one row per class of the labels; empty without labels.
-        groups: one row per group.
-        limits: the verdict on each limit.
-        label_names: names of the classes.
-        reference: the model to be preserved.
-        candidate: the model that was compared with it.
-        data_fingerprint: the inputs both were asked; empty when unknown.
-        versions: of Python and the libraries involved.
-    """
-
-    n: int
-    n_labelled: int
-    cells: Cells | None
-    metrics: dict[str, Any]
-    per_class: tuple[ClassRow, ...]
-    groups: tuple[GroupRow, ...]
-    limits: tuple[Verdict, ...]
-    label_names: tuple[str, ...]
-    reference: ModelInfo
-    candidate: ModelInfo
-    data_fingerprint: str
-    versions: dict[str, str]
-
-    @property
-    def passed(self) -> bool:
-        """Whether all limits are kept; True when none was set."""
-        return all(verdict.passed for verdict in self.limits)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts, lists and dicts, with the metrics at the top level."""
-        found: dict[str, Any] = _mapped(asdict(self), lambda item: item)
-        for row in found["per_class"]:
-            row["name"] = self.label_names[row["label"]]
-        about = (_KIND, FORMAT_VERSION, self.passed)
-        return dict(zip(_ABOUT, about, strict=True)) | found.pop("metrics") | found
-
-    def save(self, path: str | Path) -> None:
-        """Write `to_dict` as strict JSON, with null for nan; the file is whole or not there."""
-        write_record(path, _mapped(self.to_dict(), _null_for_nan))
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Audit":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not the JSON of an audit, or a newer version of this library wrote it.
-        """
-        stored = read_record(path, kind=_KIND, version=FORMAT_VERSION, writer="Audit.save")
-        return _from_dict(_mapped(stored, lambda item: math.nan if item is None else item), str(path))
-
-    def __str__(self) -> str:
-        return describe(self.to_dict())
+_OF_GROUPS = {
+    "group_mismatch_gap": _GroupLimit("mismatch_gap", "upper_bound", 2),
+    "worst_group_accuracy_drop": _GroupLimit("worst_group_accuracy_drop", "drop_upper_bound", 1),
+}
 
 
 def audit(
     reference: Predictions,
     candidate: Predictions,
     *,
-    groups: Sequence[str | None] | None = None,
+    groups: Membership | Mapping[str, Membership] | None = None,
     limits: Mapping[str, float] | None = None,
+    floor: Predictions | None = None,
+    min_group_size: int = MIN_GROUP_SIZE,
+    max_items: int = MAX_ITEMS,
 ) -> Audit:
     """Compare two models' predictions on the same items, and judge them against limits.
 
     Items are paired by id and classes by name. Items that either side masks out do not count. A limit is kept
-    when the one-sided 95 % Clopper-Pearson upper bound of the rate is within it: too few items never pass.
-    McNemar's test is reported but certifies nothing, as it is blind to flips that cancel out.
+    when the one-sided 95 % upper bound (Clopper-Pearson of a rate, bootstrap of a gap) is within it: too few items
+    never pass. McNemar's test is reported but certifies nothing, as it is blind to flips that cancel out.
 
     >>> from hf_compalign.measure.predictions import Predictions
     >>> ids, names = [str(i) for i in range(200)], ["no", "yes"]
@@ -155,39 +70,73 @@ def audit(
     Args:
         reference: predictions of the model to be preserved.
         candidate: predictions of the model that should answer like it.
-        groups: the group of each item, in the order of the reference's items; None for an item in no group.
-        limits: the largest acceptable ``mismatch_rate``, ``nfr``, ``flip_rate`` or ``pfr``, each in [0, 1].
+        groups: the group of each item, in the order of the reference's items: its name, several names where groups
+            overlap, or None for an item in no group. For several attributes, a dict of such lists by the names of the
+            attributes. `hf_compalign.measure.grouping` makes them from the columns of a dataset. Needs fairlearn:
+            ``pip install 'hf-compalign[fairness]'``.
+        limits: the largest acceptable ``mismatch_rate``, ``nfr``, ``flip_rate`` or ``pfr``; with groups also
+            ``group_mismatch_gap`` (the largest gap between the mismatch rates of two groups) and
+            ``worst_group_accuracy_drop`` (of the accuracy of the worst group, from reference to candidate). Each is
+            in [0, 1].
+        floor: predictions of another uncompressed training, such as one from another seed, that shows how often two
+            models differ without any compression.
+        min_group_size: a smaller group is shown, and takes part in no gap and no verdict.
+        max_items: how many of the changed items are kept one by one, the most harmful first.
 
     Raises:
         ValueError: other items, labels or inputs on the two sides, groups of another length, nothing to
-            compare, or a limit that is unknown, outside [0, 1] or needs labels where there are none.
+            compare, or a limit that is unknown, outside [0, 1] or needs labels or groups where there are none.
+        ImportError: there are groups, and fairlearn is not installed.
     """
-    limits = checked_limits(limits or {})
-    if groups is not None and len(groups) != len(reference):
-        raise ValueError(f"groups must name one group per item: {len(reference)} of them. Got {len(groups)}.")
-    candidate = candidate.aligned_to(reference)
-    _check_same_inputs(reference, candidate)
-    counted = np.flatnonzero(reference.mask & candidate.mask)
-    if not counted.size:
-        raise ValueError(f"There is nothing to compare: all {len(reference)} items are masked out.")
+    limits = checked_limits(limits or {}, grouped=groups is not None)
+    memberships = {} if groups is None else normalized_groups(groups, len(reference))
+    candidate = asked_the_same(reference, candidate)
+    rerun = None if floor is None else asked_the_same(reference, floor)
+    counted = _counted(reference, candidate)
     labels = np.where(reference.labels == IGNORED, candidate.labels, reference.labels)[counted]
     answers = (reference.predicted[counted], candidate.predicted[counted], labels)
+    names = reference.label_names
+    scores = ItemScores.of(reference.logits[counted], candidate.logits[counted], labels)
     cells = Cells.count(*answers)
-    metrics = _metrics(answers, cells) | _divergences(reference.logits[counted], candidate.logits[counted])
+    metrics = _metrics(answers, cells) | _divergences(scores)
+    if not isinstance(counted, slice):
+        memberships = {name: [of[item] for item in counted.tolist()] for name, of in memberships.items()}
+    grouped = audit_groups(*answers, memberships, n_classes=len(names), min_group_size=min_group_size)
+    items = changed_items(reference.ids[counted], answers, scores, memberships, most=max_items)
     return Audit(
-        n=len(counted),
+        n=len(labels),
         n_labelled=cells.n,
         cells=cells if cells.n else None,
         metrics=metrics,
-        per_class=tuple(per_class(*answers, len(reference.label_names))) if cells.n else (),
-        groups=() if groups is None else _group_rows(answers, [groups[item] for item in counted.tolist()]),
-        limits=tuple(_verdict(name, limit, metrics) for name, limit in limits.items()),
-        label_names=reference.label_names,
+        per_class=tuple(per_class(*answers, len(names))) if cells.n else (),
+        calibration=calibration_shift(*answers, scores) if cells.n else None,
+        frequencies=predicted_frequencies(*answers[:2], len(names)),
+        class_bias=class_bias(*answers, len(names)) if cells.n else None,
+        margins=mismatches_by_margin(*answers[:2], scores.reference_margin),
+        groups=grouped.rows,
+        group_rates=grouped.rates,
+        gaps=grouped.gaps,
+        min_group_size=min_group_size,
+        floor=None if rerun is None else _floor(rerun, counted, answers),
+        items=items,
+        n_items_left_out=metrics["cie"] - len(items),
+        limits=tuple(_verdict(name, limit, metrics, grouped) for name, limit in limits.items()),
+        label_names=names,
         reference=ModelInfo(reference.model, reference.model_fingerprint),
         candidate=ModelInfo(candidate.model, candidate.model_fingerprint),
         data_fingerprint=reference.data_fingerprint or candidate.data_fingerprint,
         versions=_versions(),
     )
+
+
+def _counted(reference: Predictions, candidate: Predictions) -> Any:
+    """An index of the items that neither side masks out; a slice where it is all, which copies no logits."""
+    mask = reference.mask & candidate.mask
+    if mask.all():
+        return slice(None)
+    if not mask.any():
+        raise ValueError(f"There is nothing to compare: all {len(reference)} items are masked out.")
+    return np.flatnonzero(mask)
 
 
 def _metrics(answers: tuple[Array, Array, Array], cells: Cells) -> dict[str, Any]:
@@ -196,7 +145,7 @@ def _metrics(answers: tuple[Array, Array, Array], cells: Cells) -> dict[str, Any
     for name, (k, n) in found.items():
         metrics[name] = rate(k, n)
         metrics[f"{name}_interval"] = list(wilson_interval(k, n))
-        if name in _BOUNDED:
+        if name in _RATES:
             metrics[f"{name}_upper_bound"] = upper_bound(k, n)
     return metrics | {
         "cie": found["mismatch_rate"][0],
@@ -206,71 +155,75 @@ def _metrics(answers: tuple[Array, Array, Array], cells: Cells) -> dict[str, Any
     }
 
 
-def _divergences(reference_logits: Array, candidate_logits: Array) -> dict[str, float]:
+def _divergences(scores: ItemScores) -> dict[str, float]:
     return {
-        "kl": float(kl_divergence(reference_logits, candidate_logits).mean()),
-        "probability_loyalty": probability_loyalty(softmax(reference_logits), softmax(candidate_logits)),
+        "kl": float(scores.kl.mean()),
+        "probability_loyalty": 1 - float(scores.js_distance.mean()),
+        "logit_error": float(scores.logit_error.mean()),
     }
 
 
-def _group_rows(answers: tuple[Array, Array, Array], groups: list[str | None]) -> tuple[GroupRow, ...]:
-    """One row per group, in the order of their first item."""
-    members: dict[str, list[int]] = {}
-    for item, group in enumerate(groups):
-        if group is not None:
-            members.setdefault(str(group), []).append(item)
-    rows = []
-    for group, items in members.items():
-        found = proportions(*(array[items] for array in answers))
-        rows.append(
-            GroupRow(
-                group=group,
-                n=len(items),
-                n_labelled=found["nfr"][1],
-                mismatches=found["mismatch_rate"][0],
-                mismatch_rate=rate(*found["mismatch_rate"]),
-                mismatch_rate_interval=wilson_interval(*found["mismatch_rate"]),
-                nfr=rate(*found["nfr"]),
-                nfr_interval=wilson_interval(*found["nfr"]),
-            )
+def _floor(rerun: Predictions, counted: Any, answers: tuple[Array, Array, Array]) -> SeedFloor:
+    unanswered = int((~rerun.mask[counted]).sum())
+    if unanswered:
+        raise ValueError(
+            f"The floor must answer all items that are compared. It masks out {unanswered} of {len(answers[0])}. "
+            "Predict with it on the same dataset."
         )
-    return tuple(rows)
+    return seed_floor(*answers[:2], rerun.predicted[counted], model=rerun.model)
 
 
-def checked_limits(limits: Mapping[str, float]) -> dict[str, float]:
+def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dict[str, float]:
     """The limits, when `audit` can judge them; so that a caller can ask before it runs any model.
 
+    Args:
+        limits: name -> the largest acceptable value.
+        grouped: whether there will be groups.
+
     Raises:
-        ValueError: a limit is unknown or outside [0, 1].
+        ValueError: a limit is unknown, outside [0, 1], or needs groups.
     """
+    known = (*_RATES, *_OF_GROUPS)
     for name, limit in limits.items():
-        if name not in _BOUNDED:
-            close = difflib.get_close_matches(name, _BOUNDED, n=1)
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"There is no limit {name!r}. Allowed: {', '.join(_BOUNDED)}.{hint}")
+            raise ValueError(f"There is no limit {name!r}. Allowed: {', '.join(known)}.{hint}")
         if not 0 <= limit <= 1:  # also refuses nan
             hint = f" Did you mean {limit / 100:g}?" if 1 < limit <= 100 else ""
             raise ValueError(f"The limit {name} must be in [0, 1]. Got {limit}.{hint}")
+        if name in _OF_GROUPS and not grouped:
+            raise ValueError(
+                f"The limit {name} needs groups, and there are none. Give groups= to audit (--groups), or limit one "
+                f"of {', '.join(_RATES)}."
+            )
     return {name: float(limit) for name, limit in limits.items()}
 
 
-def _verdict(name: str, limit: float, metrics: Mapping[str, Any]) -> Verdict:
-    bound = metrics[f"{name}_upper_bound"]
+def _verdict(name: str, limit: float, metrics: Mapping[str, Any], grouped: GroupAudit) -> Verdict:
+    value, bound = _worst_gap(name, grouped) if name in _OF_GROUPS else (metrics[name], metrics[f"{name}_upper_bound"])
     if math.isnan(bound):
         raise ValueError(
             f"The limit {name} needs labels, and no item has a known one. "
             "Predict on a dataset with labels, or limit mismatch_rate, which needs none."
         )
-    return Verdict(name=name, limit=limit, value=metrics[name], upper_bound=bound, passed=bound <= limit)
+    return Verdict(name=name, limit=limit, value=value, upper_bound=bound, passed=bound <= limit)
 
 
-def _check_same_inputs(reference: Predictions, candidate: Predictions) -> None:
-    ours, theirs = reference.data_fingerprint, candidate.data_fingerprint
-    if ours and theirs and ours != theirs:
+def _worst_gap(name: str, grouped: GroupAudit) -> tuple[float, float]:
+    """The largest gap of any attribute, and the largest upper bound of one; nan without labels."""
+    if not any(gap.n_groups >= _OF_GROUPS[name].n_groups for gap in grouped.gaps):
+        largest = max((row.n for row in grouped.rows), default=0)
         raise ValueError(
-            f"Both models must be asked the same inputs. The ids match, but the data do not: {ours} against "
-            f"{theirs}. Predict again with both models on the same dataset."
+            f"The limit {name} needs groups of at least {grouped.min_group_size} items"
+            f"{', two of one attribute' if _OF_GROUPS[name].n_groups > 1 else ''}, and there are none: the largest "
+            f"group has {largest}. Give more items, larger groups, or a smaller min_group_size."
         )
+    found = _OF_GROUPS[name]
+    values = [getattr(gap, found.estimate).value for gap in grouped.gaps]
+    bounds = [getattr(gap, found.bound) for gap in grouped.gaps]
+    known = [bound for bound in bounds if not math.isnan(bound)]
+    return max((value for value in values if not math.isnan(value)), default=math.nan), max(known, default=math.nan)
 
 
 def _versions() -> dict[str, str]:
@@ -281,46 +234,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "unknown"
     return found
-
-
-_Row = TypeVar("_Row", ClassRow, GroupRow, Verdict)
-
-
-def _from_dict(stored: dict[str, Any], source: str) -> Audit:
-    own = [field.name for field in fields(Audit) if field.name != "metrics"]
-    missing = [name for name in own if name not in stored]
-    if missing:
-        raise ValueError(f"{source} is an audit without {', '.join(missing)}. Write it with Audit.save.")
-    return Audit(
-        n=stored["n"],
-        n_labelled=stored["n_labelled"],
-        cells=Cells(**stored["cells"]) if stored["n_labelled"] else None,
-        metrics={name: value for name, value in stored.items() if name not in (*own, *_ABOUT)},
-        per_class=_rows(ClassRow, stored["per_class"]),
-        groups=_rows(GroupRow, stored["groups"]),
-        limits=_rows(Verdict, stored["limits"]),
-        label_names=tuple(stored["label_names"]),
-        reference=ModelInfo(**stored["reference"]),
-        candidate=ModelInfo(**stored["candidate"]),
-        data_fingerprint=stored["data_fingerprint"],
-        versions=stored["versions"],
-    )
-
-
-def _rows(kind: type[_Row], stored: Iterable[dict[str, Any]]) -> tuple[_Row, ...]:
-    def values(row: dict[str, Any]) -> dict[str, Any]:
-        found = {field.name: row[field.name] for field in fields(kind)}
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-
-    return tuple(kind(**values(row)) for row in stored)
-
-
-def _null_for_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """The same dicts and lists, with lists for tuples, around ``leaf`` of everything else."""
-    if isinstance(value, dict):
-        return {name: _mapped(item, leaf) for name, item in value.items()}
-    return [_mapped(item, leaf) for item in value] if isinstance(value, (list, tuple)) else leaf(value)

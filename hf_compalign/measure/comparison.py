@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.intervals import check_level, rate, wilson_interval
+from hf_compalign.measure.bootstrap import estimate, resampled_counts
+from hf_compalign.measure.intervals import rate, wilson_interval
 
 Array = NDArray[Any]
 
@@ -50,7 +50,7 @@ class Cells:
         Raises:
             ValueError: the three are not integers of one shape [N].
         """
-        r, c, y = _paired(reference, candidate, labels)
+        r, c, y = paired(reference, candidate, labels)
         known = y != IGNORED
         r_right, c_right, same = (r == y) & known, (c == y) & known, (r == c) & known
         return cls(
@@ -144,7 +144,7 @@ def proportions(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike) -
     >>> proportions([0, 1], [0, 0], [-100, 1])["mismatch_rate"]
     (1, 2)
     """
-    r, c, y = _paired(reference, candidate, labels)
+    r, c, y = paired(reference, candidate, labels)
     cie = int((r != c).sum())
     overall = {"mismatch_rate": (cie, len(r)), "agreement": (len(r) - cie, len(r))}
     return overall | Cells.count(r, c, y).proportions()
@@ -166,47 +166,6 @@ def alignment_metrics(reference: ArrayLike, candidate: ArrayLike, labels: ArrayL
     }
     lost, n_labelled = found["nfr"]
     return metrics | {"cie_u": float(lost)} if n_labelled else metrics
-
-
-def softmax(logits: ArrayLike) -> NDArray[np.float64]:
-    """Probabilities over the last axis, in float64."""
-    return np.exp(_log_softmax(logits))
-
-
-def kl_divergence(reference_logits: ArrayLike, candidate_logits: ArrayLike) -> NDArray[np.float64]:
-    """KL(reference || candidate) = sum_c p_c (log p_c - log q_c) per item, in nats: >= 0, and 0 at equality.
-
-    Logits are [..., C], the result [...]. A logit of -inf is a probability of 0; where the candidate rules
-    out what the reference does not, the result is inf.
-
-    >>> kl_divergence([[0.0, 0.0]], [[0.0, 0.0]])
-    array([0.])
-    """
-    log_p, log_q = _log_softmax(reference_logits), _log_softmax(candidate_logits)
-    _check_same_shape(log_p, log_q)
-    p = np.exp(log_p)
-    possible = p > 0
-    terms = np.zeros_like(p)
-    np.subtract(log_p, log_q, out=terms, where=possible)
-    # Rounding can leave a sum a hair below 0, which a divergence never is.
-    return np.maximum((p * terms).sum(axis=-1), 0.0)
-
-
-def probability_loyalty(p: ArrayLike, q: ArrayLike) -> float:
-    """Mean over the items of 1 - Jensen-Shannon distance (base 2), for probabilities [N, C].
-
-    JS distance = sqrt(KL(p || m) / 2 + KL(q || m) / 2), m = (p + q) / 2; 1.0 for equal models, 0.0 for
-    models that share nothing. See https://huggingface.co/papers/2109.03228.
-
-    >>> probability_loyalty([[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]])
-    0.5
-    """
-    first, second = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
-    _check_same_shape(first, second)
-    middle = (first + second) / 2
-    parts = special.rel_entr(first, middle) + special.rel_entr(second, middle)
-    divergence = parts.sum(axis=-1) / (2 * math.log(2))
-    return float(1 - np.sqrt(np.clip(divergence, 0.0, 1.0)).mean()) if divergence.size else math.nan
 
 
 @dataclass(frozen=True)
@@ -234,25 +193,27 @@ def per_class(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_c
     Raises:
         ValueError: the three are not integers of one shape [N], or a label is not in [0, n_classes) nor -100.
     """
-    r, c, y = _paired(reference, candidate, labels)
+    r, c, y = paired(reference, candidate, labels)
     outside = y[(y != IGNORED) & ((y < 0) | (y >= n_classes))]
     if outside.size:
         raise ValueError(f"labels must be in [0, {n_classes}), or -100 where unknown. Got {outside[0]}.")
-    cells = [Cells.count(r[y == k], c[y == k], y[y == k]) for k in range(n_classes)]
+    known, r_right, c_right = y != IGNORED, r == y, c == y
+    kinds = (known, r != c, r_right & ~c_right, c_right & ~r_right, r_right, c_right)
+    counts = [np.bincount(y[known & kind], minlength=n_classes).tolist() for kind in kinds]
     return [
         ClassRow(
             label=label,
-            n=here.n,
-            mismatches=here.mismatches,
-            mismatch_rate=here.churn,
-            mismatch_rate_interval=wilson_interval(here.mismatches, here.n),
-            lost=here.lost,
-            gained=here.gained,
-            nfr=here.nfr,
-            recall_reference=here.accuracy_reference,
-            recall_candidate=here.accuracy_candidate,
+            n=n,
+            mismatches=mismatches,
+            mismatch_rate=rate(mismatches, n),
+            mismatch_rate_interval=wilson_interval(mismatches, n),
+            lost=lost,
+            gained=gained,
+            nfr=rate(lost, n),
+            recall_reference=rate(r_hits, n),
+            recall_candidate=rate(c_hits, n),
         )
-        for label, here in enumerate(cells)
+        for label, (n, mismatches, lost, gained, r_hits, c_hits) in enumerate(zip(*counts, strict=True))
     ]
 
 
@@ -286,25 +247,21 @@ def cie_ratio(
     Raises:
         ValueError: not integers of one shape [N], nothing to draw, or the level is not in (0, 1).
     """
-    r, b, c = _paired(reference, baseline, candidate)
-    check_level(level)
-    if not len(r) or n_resamples < 1:
-        raise ValueError(f"A bootstrap needs items and resamples. Got {len(r)} and {n_resamples}.")
+    r, b, c = paired(reference, baseline, candidate)
     b_differs, c_differs = b != r, c != r
     # An item counts only through which of the two differ, so a draw of N items is a draw of four counts.
     both, only_b = (b_differs & c_differs).sum(), (b_differs & ~c_differs).sum()
     only_c = (~b_differs & c_differs).sum()
     counts = np.array([both, only_b, only_c, len(r) - both - only_b - only_c])
-    draws = np.random.default_rng(seed).multinomial(len(r), counts / len(r), size=n_resamples)
-    drawn = _divided(draws[:, 0] + draws[:, 1], draws[:, 0] + draws[:, 2])
-    drawn = drawn[~np.isnan(drawn)]
-    value = float(_divided(both + only_b, both + only_c))
-    if not drawn.size:
-        return Ratio(value, math.nan, math.nan)
-    # Interpolating between two infinities is nan, so each end is one of the draws: the outer one.
-    low = np.quantile(drawn, (1 - level) / 2, method="lower")
-    high = np.quantile(drawn, (1 + level) / 2, method="higher")
-    return Ratio(value, float(low), float(high))
+    draws = resampled_counts(counts, n_resamples=n_resamples, seed=seed)
+    found = estimate(_cie_ratio(counts), _cie_ratio(draws), level=level)
+    return Ratio(found.value, found.low, found.high)
+
+
+def _cie_ratio(counts: Array) -> Any:
+    """Of counts [..., 4]: items on which both differ, the baseline alone, the candidate alone, neither."""
+    both, only_baseline, only_candidate, _ = np.moveaxis(counts, -1, 0)
+    return _divided(both + only_baseline, both + only_candidate)
 
 
 def _divided(numerator: Any, denominator: Any) -> Array:
@@ -312,12 +269,12 @@ def _divided(numerator: Any, denominator: Any) -> Array:
         return np.asarray(np.true_divide(numerator, denominator))
 
 
-def _log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
-    return special.log_softmax(np.asarray(logits, dtype=np.float64), axis=-1)
+def paired(*arrays: ArrayLike) -> tuple[Array, ...]:
+    """Predictions and labels as int64 arrays of one shape [N].
 
-
-def _paired(*arrays: ArrayLike) -> tuple[Array, ...]:
-    """The arguments as integer arrays of one shape [N], or a ValueError."""
+    Raises:
+        ValueError: they are not integers of one shape [N].
+    """
     found = tuple(np.asarray(array) for array in arrays)
     # np.asarray([]) is a float array, and an empty one has no predictions that could be fractional.
     if any(array.ndim != 1 or (array.size and array.dtype.kind not in "iu") for array in found):
@@ -328,12 +285,4 @@ def _paired(*arrays: ArrayLike) -> tuple[Array, ...]:
     if len({len(array) for array in found}) > 1:
         lengths = ", ".join(str(len(array)) for array in found)
         raise ValueError(f"Both models must answer the same items. Got {lengths} predictions and labels.")
-    return found
-
-
-def _check_same_shape(first: Array, second: Array) -> None:
-    if first.shape != second.shape:
-        raise ValueError(
-            "Both models must answer the same items over the same classes. "
-            f"Got shapes {list(first.shape)} and {list(second.shape)}."
-        )
+    return tuple(array.astype(np.int64, copy=False) for array in found)

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from scipy.special import softmax
 
 from hf_compalign._files import atomic_path
 from hf_compalign.labels import IGNORED, label_order
+from hf_compalign.measure.blocks import each_block, row_blocks
 
 FORMAT_VERSION = 1
 _ARRAYS = ("logits", "labels", "ids", "mask")
@@ -26,7 +28,8 @@ class Predictions:
     array([0, 1])
 
     Attributes:
-        logits: float32 [N, C], finite.
+        logits: float32 or float16 [N, C], finite; other numbers become float32. They are not copied, so that
+            memory-mapped ones (``np.load("logits.npy", mmap_mode="r")``) stay on disk.
         labels: int64 [N], in [0, C), or -100 where unknown.
         ids: str [N], one name per item, all different. Two models' predictions are paired by them.
         label_names: C names, in the order of the logits' columns.
@@ -39,7 +42,7 @@ class Predictions:
         ValueError: anything above does not hold.
     """
 
-    logits: NDArray[np.float32]
+    logits: NDArray[np.floating[Any]]
     labels: NDArray[np.int64]
     ids: NDArray[np.str_]
     label_names: tuple[str, ...]
@@ -52,9 +55,11 @@ class Predictions:
         labels = np.asarray(self.labels)
         if labels.size and labels.dtype.kind not in "iu":
             raise ValueError(f"labels must be integers, -100 where unknown. Got {labels.dtype}.")
-        # A float64 that float32 cannot hold becomes inf here and is refused below, without a warning before.
-        with np.errstate(over="ignore"):
-            logits = np.asarray(self.logits).astype(np.float32, copy=False)
+        logits = np.asarray(self.logits)
+        if logits.dtype != np.float16:
+            # A float64 that float32 cannot hold becomes inf here and is refused below, without a warning before.
+            with np.errstate(over="ignore"):
+                logits = logits.astype(np.float32, copy=False)
         mask = np.ones(len(labels), dtype=bool) if self.mask is None else np.asarray(self.mask, dtype=bool)
         converted = {
             "logits": logits,
@@ -86,7 +91,7 @@ class Predictions:
             )
 
     def _check_values(self) -> None:
-        broken = ~np.atleast_1d(np.isfinite(self.logits).all(axis=1))
+        broken = ~self._by_row(lambda logits: np.isfinite(logits).all(axis=1))
         if broken.any():
             raise ValueError(
                 f"logits must be finite. {broken.sum()} of {len(self)} items have NaN or infinite logits, "
@@ -109,13 +114,19 @@ class Predictions:
     def _first_id(self, where: NDArray[np.bool_]) -> str:
         return repr(str(self.ids[where][0]))
 
+    def _by_row(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+        """A function [n, C] -> [n] of the logits, which at a million rows need no second copy."""
+        blocks = row_blocks(*self.logits.shape)
+        return np.concatenate(each_block(lambda rows: function(self.logits[rows]), blocks))
+
     def __len__(self) -> int:
         return len(self.logits)
 
     @property
     def predicted(self) -> NDArray[np.int64]:
         """The answers, int64 [N]: the column with the largest logit."""
-        return self.logits.argmax(axis=-1).astype(np.int64, copy=False)
+        # numpy compares half floats one by one, and single ones many at a time.
+        return self._by_row(lambda logits: logits.astype(np.float32, copy=False).argmax(axis=1)).astype(np.int64)
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
@@ -131,14 +142,9 @@ class Predictions:
         Raises:
             ValueError: the two have other items, other labels, or known labels that contradict each other.
         """
-        rows = self._rows_of(reference)
         columns = label_order(reference.label_names, self.label_names)
-        logits, labels, names = self.logits[rows], self.labels[rows], self.label_names
-        if columns is not None:
-            logits = logits[:, columns]
-            names = tuple(names[column] for column in columns)
-            labels[labels != IGNORED] = np.argsort(columns)[labels[labels != IGNORED]]
-        moved = replace(self, logits=logits, labels=labels, ids=self.ids[rows], label_names=names, mask=self.mask[rows])
+        in_order = columns is None and np.array_equal(self.ids, reference.ids)
+        moved = self if in_order else self._moved(self._rows_of(reference), columns)
         known = (moved.labels != IGNORED) & (reference.labels != IGNORED)
         contradicting = known & (moved.labels != reference.labels)
         if contradicting.any():
@@ -148,6 +154,18 @@ class Predictions:
                 "Predict both on the same dataset."
             )
         return moved
+
+    def _moved(self, rows: NDArray[np.int64], columns: Sequence[int] | None) -> "Predictions":
+        """These rows and columns, in this order; as they are when columns is None."""
+        labels, names = self.labels[rows], self.label_names
+        if columns is not None:
+            names = tuple(names[column] for column in columns)
+            labels[labels != IGNORED] = np.argsort(columns)[labels[labels != IGNORED]]
+        # In C order whatever ours is: the order decides how sums over the classes are rounded.
+        logits = np.empty(self.logits.shape, dtype=self.logits.dtype)
+        for block in row_blocks(*logits.shape):
+            logits[block] = self.logits[rows[block]][:, slice(None) if columns is None else columns]
+        return replace(self, logits=logits, labels=labels, ids=self.ids[rows], label_names=names, mask=self.mask[rows])
 
     def _rows_of(self, reference: "Predictions") -> NDArray[np.int64]:
         """Where each of the reference's items stands among ours."""

@@ -2,11 +2,11 @@
 
 import datasets
 import evaluate
-import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_compalign.measure.comparison import Cells, kl_divergence, probability_loyalty, proportions
+from hf_compalign.measure.comparison import Cells, proportions
 from hf_compalign.measure.intervals import rate
+from hf_compalign.metrics.probabilities import divergences, probability_pair
 
 _DESCRIPTION = """
 Counts the examples that a compressed model (the student) answers differently from the model it was made from
@@ -67,24 +67,10 @@ class Mismatch(evaluate.Metric):
         found["cie_u"] = counts["nfr"][0]
         if probabilities is None and teacher_probabilities is None:
             return found
-        return found | _of_probabilities(teacher_probabilities, probabilities, len(np.asarray(predictions)))
-
-
-def _of_probabilities(teacher: ArrayLike | None, student: ArrayLike | None, n: int) -> dict[str, float]:
-    if teacher is None or student is None:
-        raise ValueError(
-            "kl and probability_loyalty need both models' probabilities. "
-            "Got one of probabilities and teacher_probabilities: give both, or neither."
-        )
-    p, q = np.asarray(teacher, dtype=np.float64), np.asarray(student, dtype=np.float64)
-    for name, values in (("teacher_probabilities", p), ("probabilities", q)):
-        if values.ndim != 2 or len(values) != n:
-            raise ValueError(f"{name} must be {n} rows, one per example. Got shape {list(values.shape)}.")
-        if (values < 0).any() or not np.allclose(values.sum(axis=-1), 1, atol=1e-3):
+        if probabilities is None or teacher_probabilities is None:
             raise ValueError(
-                f"The rows of {name} must not be negative and sum to 1. Got {values[0].tolist()} first. "
-                "Take the softmax of logits first."
+                "kl and probability_loyalty need both models' probabilities. "
+                "Got one of probabilities and teacher_probabilities: give both, or neither."
             )
-    with np.errstate(divide="ignore"):  # log(0) = -inf, the logit of a probability of 0
-        kl = kl_divergence(np.log(p), np.log(q))
-    return {"kl": float(kl.mean()), "probability_loyalty": probability_loyalty(p, q)}
+        shift = divergences(*probability_pair(teacher_probabilities, probabilities, n=counts["agreement"][1]))
+        return found | {name: shift[name] for name in ("kl", "probability_loyalty")}

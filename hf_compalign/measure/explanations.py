@@ -1,0 +1,75 @@
+"""What an explanation of two models' answers holds: plain data, without torch and captum."""
+
+from dataclasses import dataclass
+
+from hf_compalign.measure.bootstrap import Estimate
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What both models look at in one item, for the same target.
+
+    Attributes:
+        kind: "text" or "image".
+        target: the class that is explained: the reference's answer.
+        tokens: of a text, without special tokens and padding; empty for an image.
+        shape: of an image, the rows and columns of the grid; None for a text.
+        reference: the reference's score of each token or cell of the grid (row by row), the largest of them 1 or -1.
+        candidate: the same of the candidate.
+    """
+
+    kind: str
+    target: int
+    tokens: tuple[str, ...]
+    shape: tuple[int, int] | None
+    reference: tuple[float, ...]
+    candidate: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SimilarityRow:
+    """How alike the attributions of both models are, by one similarity; means over items with 95 % intervals.
+
+    Attributes:
+        similarity: "cosine", "spearman", "top_k_overlap" or "weighted_jaccard".
+        all: over the sample of all items.
+        agreeing: over the items that both models answer alike.
+        mismatches: over those that they do not.
+        floor: what an unrelated model reaches: the reference against itself with a random head.
+        ceiling: what the method itself allows: the reference against itself with another baseline.
+    """
+
+    similarity: str
+    all: Estimate
+    agreeing: Estimate
+    mismatches: Estimate
+    floor: Estimate
+    ceiling: Estimate
+
+
+@dataclass(frozen=True)
+class AttributionAgreement:
+    """Whether two models answer for the same reasons.
+
+    Attributes:
+        method: how the attributions were made.
+        n_items: items in the sample of all items.
+        n_agreeing: items that both models answer alike, among those explained.
+        n_mismatches: items that they do not, among those explained.
+        seed: of the sample.
+        top_k: how many of the largest scores "top_k_overlap" compares.
+        convergence_delta_reference: mean absolute gap between the sum of the attributions and the difference of the
+            logits that they explain; nan where the method promises no such sum.
+        convergence_delta_candidate: the same of the candidate.
+        rows: one for each similarity.
+    """
+
+    method: str
+    n_items: int
+    n_agreeing: int
+    n_mismatches: int
+    seed: int
+    top_k: int
+    convergence_delta_reference: float
+    convergence_delta_candidate: float
+    rows: tuple[SimilarityRow, ...]

@@ -1,0 +1,219 @@
+"""How far groups lie apart, and how sure that is: resampled gaps with upper bounds, a permutation test, parity."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_compalign.measure.bootstrap import Estimate, estimate
+from hf_compalign.measure.group_table import COUNTS, RATES, GroupTable, answer_flags, divided
+from hf_compalign.measure.intervals import upper_bound
+
+Array = NDArray[Any]
+Counts = Mapping[str, Array]  # name of COUNTS -> [..., G]
+
+PARITY = (
+    "demographic_parity_difference",
+    "demographic_parity_ratio",
+    "equal_opportunity_difference",
+    "equalized_odds_difference",
+    "equalized_odds_ratio",
+)
+_BOUND_LEVEL = 0.95  # one-sided
+_MOST_WEIGHTS = 5_000_000  # drawn at a time: 40 MB
+_MANY_SETS = 1_000  # of groups that items are in: with more, permutations are fewer
+
+
+@dataclass(frozen=True)
+class ResampledGaps:
+    """The gaps between groups with 95 % intervals and one-sided 95 % upper bounds; nan where there is none."""
+
+    mismatch_gap: Estimate
+    mismatch_bound: float
+    nfr_gap: Estimate
+    accuracy_drop: Estimate
+    drop_bound: float
+
+
+def resampled_gaps(
+    table: GroupTable, counts: Counts, *, judged: Array, labelled: Array, n_resamples: int, seed: int
+) -> ResampledGaps:
+    """The gaps over the groups that are judged, and over those of them with labels for what needs labels.
+
+    The draws are those of the Bayesian bootstrap: each item gets a weight from the unit exponential, so no group
+    is ever empty. An item of several groups has the same weight in each. Intervals are percentiles, widened to the
+    value where all draws of a largest difference exceed it.
+
+    For the upper bounds each group has one item more, which counts against the model: it mismatches where a rate is
+    to be high, agrees where it is to be low, and is lost where accuracy drops. For the rate of one group that gives
+    the exact (Clopper-Pearson) bound. Without it groups of 30 without a mismatch would certify that there is no
+    gap, as no draw of their items shows one. The worst accuracy drops by no more than that of the group which is the
+    candidate's worst, so the bound on it is the largest drop of any group which may be that one.
+
+    Args:
+        table: the items.
+        counts: name of `COUNTS` -> [G], the groups' items.
+        judged: the numbers of the groups that count.
+        labelled: the numbers of those with labels enough, some of ``judged``.
+        n_resamples: draws.
+        seed: of the draws.
+    """
+    drawn, extra = _drawn(table, judged, n_resamples=n_resamples, seed=seed)
+    inside = np.flatnonzero(np.isin(judged, labelled))
+    known = {name: values[:, inside] for name, values in drawn.items()}
+    own, own_known = ({name: values[places] for name, values in counts.items()} for places in (judged, labelled))
+    gap = _estimate(_gap(own, "mismatches", "n"), _gap(drawn, "mismatches", "n"))
+    drop = _estimate(_drop(own_known), _drop(known))
+    return ResampledGaps(
+        mismatch_gap=gap,
+        mismatch_bound=_gap_bound(gap.value, drawn, extra),
+        nfr_gap=_estimate(_gap(own_known, "lost", "n_labelled"), _gap(known, "lost", "n_labelled")),
+        accuracy_drop=drop,
+        drop_bound=_drop_bound(drop.value, own_known, known, extra[:, inside]),
+    )
+
+
+def permutation_p_value(table: GroupTable, *, judged: Array, seed: int) -> float:
+    """How often chance alone, mismatches falling on any of the items, gives a gap as large; nan for one group.
+
+    (1 + permutations with a gap of at least the observed one) / (1 + permutations). Mismatches are dealt out anew
+    among the items of the judged groups, which keep the groups that they are in. There are 10,000 permutations, or
+    1,000 where items are in more than 1,000 different sets of groups.
+    """
+    if len(judged) < 2:
+        return math.nan
+    members = table.members[:, judged]
+    concerned = np.flatnonzero(members.sum(axis=1))
+    mismatched = table.reference != table.candidate
+    n_patterns = table.members.shape[0]
+    n = np.bincount(table.pattern, weights=table.count, minlength=n_patterns)[concerned].astype(np.int64)
+    k = np.bincount(table.pattern, weights=table.count * mismatched, minlength=n_patterns)[concerned]
+    n_permutations = 10_000 if len(concerned) <= _MANY_SETS else 1_000
+    generator = np.random.default_rng(seed)
+    few = int(min(k.sum(), n.sum() - k.sum())) < 20 * len(n)  # faster to deal one by one than set by set
+    dealt = generator.multivariate_hypergeometric(
+        n, int(k.sum()), size=n_permutations, method="count" if few else "marginals"
+    )
+    inside = members[concerned]
+    rates = np.vstack([k, dealt]) @ inside / (n @ inside)
+    gaps = rates.max(axis=1) - rates.min(axis=1)
+    as_large = gaps[1:] >= gaps[0] - 1e-12  # equal rates may differ in their last bit
+    return float((1 + as_large.sum()) / (1 + n_permutations))
+
+
+def exact_p_values(table: GroupTable, counts: Counts) -> NDArray[np.float64]:
+    """Fisher's exact test of each group, two-sided [G]: mismatches inside against all the items outside."""
+    from scipy import stats  # half a second, for this alone
+
+    n_all, k_all = int(table.count.sum()), int(table.count[table.reference != table.candidate].sum())
+    pairs, place = np.unique(np.stack([counts["mismatches"], counts["n"]]), axis=1, return_inverse=True)
+    tables = ([[k, n - k], [k_all - k, n_all - n - k_all + k]] for k, n in pairs.T.tolist())
+    return np.array([stats.fisher_exact(cells).pvalue for cells in tables], dtype=np.float64)[place.ravel()]
+
+
+def parity(rates: Mapping[str, Array], *, judged: Array, labelled: Array) -> dict[str, list[float]]:
+    """Each of `PARITY` of one model's `RATES` [G, C]: the worst of any class first, then class by class [1 + C].
+
+    A difference is the largest rate - the smallest, a ratio the smallest / the largest, over the judged groups, or
+    the labelled ones for what needs labels, in which the rate is defined; nan with fewer than two. Demographic
+    parity is of the selection rate, equal opportunity of the true positive rate, and equalized odds is the worse
+    of that and of the false positive rate.
+    """
+    selected, found, alarmed = (
+        _spread(rates[name][groups]) for name, groups in zip(RATES, (judged, labelled, labelled), strict=True)
+    )
+    values = (selected[0], selected[1], found[0], np.maximum(found[0], alarmed[0]), np.minimum(found[1], alarmed[1]))
+    return {
+        measure: [_worst(measure, by_class), *by_class.tolist()]
+        for measure, by_class in zip(PARITY, values, strict=True)
+    }
+
+
+def _worst(measure: str, by_class: NDArray[np.float64]) -> float:
+    known = by_class[~np.isnan(by_class)]
+    if not known.size:
+        return math.nan
+    return float(known.min() if measure.endswith("ratio") else known.max())
+
+
+def _spread(rates: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    known = ~np.isnan(rates)
+    high = np.where(known, rates, -np.inf).max(axis=0, initial=-np.inf)
+    low = np.where(known, rates, np.inf).min(axis=0, initial=np.inf)
+    enough = known.sum(axis=0) > 1
+    high, low = np.where(enough, high, np.nan), np.where(enough, low, np.nan)
+    return high - low, divided(low, high)
+
+
+def _drawn(
+    table: GroupTable, columns: Array, *, n_resamples: int, seed: int
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Name of `COUNTS` -> weights of the groups' items [R, G], and the weight of one item more per group [R, G]."""
+    inside, flags, count = _kinds(table, columns)
+    generator = np.random.default_rng(seed)
+    extra = generator.standard_exponential((n_resamples, len(columns)))
+    sums: dict[str, list[Array]] = {name: [] for name in COUNTS}
+    step = max(1, _MOST_WEIGHTS // max(1, len(count)))
+    for start in range(0, n_resamples, step):
+        # The sum of so many exponential weights.
+        weights = generator.standard_gamma(count, size=(min(step, n_resamples - start), len(count)))
+        for place, name in enumerate(COUNTS):
+            sums[name].append((weights * flags[:, place]) @ inside)
+    return {name: np.concatenate(parts) for name, parts in sums.items()}, extra
+
+
+def _kinds(table: GroupTable, columns: Array) -> tuple[Any, NDArray[np.bool_], NDArray[np.int64]]:
+    """The items as gaps tell them apart: their groups 0 or 1 [K, G], `answer_flags` [K, 6], and count [K]."""
+    members = table.members[:, columns]
+    rows = np.flatnonzero(members.sum(axis=1)[table.pattern])
+    flags = answer_flags(table.reference[rows], table.candidate[rows], table.labels[rows])
+    codes = table.pattern[rows] * 2 ** len(COUNTS) + flags @ (2 ** np.arange(len(COUNTS)))
+    _, first, place = np.unique(codes, return_index=True, return_inverse=True)
+    count = np.bincount(place, weights=table.count[rows], minlength=len(first))
+    return members[table.pattern[rows[first]]], flags[first], count.astype(np.int64)
+
+
+def _gap(counts: Counts, numerator: str, denominator: str) -> NDArray[np.float64]:
+    """Largest rate - smallest [...] of the groups [..., G]; nan with fewer than two groups."""
+    if counts[denominator].shape[-1] < 2:
+        return np.full(counts[denominator].shape[:-1], np.nan)
+    rates = divided(counts[numerator], counts[denominator])
+    return np.asarray(rates.max(axis=-1) - rates.min(axis=-1))
+
+
+def _drop(counts: Counts) -> NDArray[np.float64]:
+    """Accuracy of the reference in its worst group - that of the candidate in its own; nan without groups."""
+    if not counts["n"].shape[-1]:
+        return np.full(counts["n"].shape[:-1], np.nan)
+    rates = (divided(counts[name], counts["n_labelled"]) for name in ("right_reference", "right_candidate"))
+    worst_reference, worst_candidate = (rate.min(axis=-1) for rate in rates)
+    return np.asarray(worst_reference - worst_candidate)
+
+
+def _gap_bound(value: float, drawn: Counts, extra: Array) -> float:
+    if math.isnan(value):
+        return math.nan
+    high = divided(drawn["mismatches"] + extra, drawn["n"] + extra)
+    low = divided(drawn["mismatches"], drawn["n"] + extra)
+    return max(value, estimate(value, high.max(axis=1) - low.min(axis=1), level=2 * _BOUND_LEVEL - 1).high)
+
+
+def _drop_bound(value: float, counts: Counts, drawn: Counts, extra: Array) -> float:
+    """Not of draws of both minima, which the noise of a draw pulls down: these hold in half of all samples only."""
+    if math.isnan(value):
+        return math.nan
+    missed = 0.01  # the risk that the candidate's worst group is not among those that may be; the drop has the rest
+    right, n = counts["right_candidate"].tolist(), counts["n_labelled"].tolist()
+    lowest = np.array([1 - upper_bound(of - k, of, 1 - missed / 2) for k, of in zip(right, n, strict=True)])
+    highest = min(upper_bound(k, of, 1 - missed / 2 / len(n)) for k, of in zip(right, n, strict=True))
+    drops = divided(drawn["right_reference"] + extra - drawn["right_candidate"], drawn["n_labelled"] + extra)
+    largest = drops[:, lowest <= highest].max(axis=1)
+    return max(value, estimate(value, largest, level=2 * (_BOUND_LEVEL + missed) - 1).high)
+
+
+def _estimate(value: Array, draws: Array) -> Estimate:
+    found = estimate(float(value), draws)
+    return Estimate(found.value, float(np.fmin(found.low, value)), float(np.fmax(found.high, value)))

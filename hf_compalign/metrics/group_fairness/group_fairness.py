@@ -1,0 +1,127 @@
+"""The evaluate metric ``group_fairness``: which groups a compressed model treats otherwise than its original."""
+
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hf_compalign.labels import IGNORED
+from hf_compalign.measure.grouping import DEFAULT_ATTRIBUTE, normalized_groups
+from hf_compalign.measure.groups import Gap, GroupAudit, audit_groups
+
+_DESCRIPTION = """
+Compares a compressed model (the student) with the model it was made from (the teacher) group by group: where more
+answers change, where accuracy is lost, and whether the usual fairness measures got worse.
+"""
+
+_INPUTS = """
+Args:
+    predictions: the student's predicted classes, one integer per example.
+    references: the true classes, -100 where unknown.
+    teacher_predictions: the teacher's predicted classes.
+    groups: the group of each example, a list of the groups it is in, or None.
+    min_group_size: optional, by default 30: smaller groups are listed, but nothing else is made of them.
+    label: optional, the class whose fairness measures are given; by default the worst over the classes.
+    n_classes: optional, how many classes there are; by default up to the largest one that occurs.
+Returns:
+    n_groups; mismatch_gap, mismatch_gap_p and mismatch_gap_upper_bound; nfr_gap; worst_group_accuracy,
+    teacher_worst_group_accuracy, worst_group_accuracy_drop and worst_group_accuracy_drop_upper_bound; for each
+    fairness measure its value, teacher_<measure> and <measure>_change; and per group, as lists, groups, group_n,
+    group_mismatch_rate, group_nfr, group_accuracy, teacher_group_accuracy and group_p_adjusted.
+"""
+
+_CITATION = """
+@inproceedings{hardt2016equality,
+  title = {Equality of Opportunity in Supervised Learning},
+  author = {Hardt, Moritz and Price, Eric and Srebro, Nathan},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2016}
+}
+"""
+
+
+class GroupFairness(evaluate.Metric):
+    """Comparison of a student's predictions with its teacher's, group by group."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        names = ("predictions", "references", "teacher_predictions")
+        answers = {name: datasets.Value("int64") for name in names}
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features(answers | {"groups": datasets.Sequence(datasets.Value("string"))}),
+            reference_urls=["https://huggingface.co/papers/1610.02413", "https://fairlearn.org"],
+        )
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """Add examples; their groups are stored as lists, however they are given."""
+        if "groups" in kwargs:
+            listed = normalized_groups(kwargs["groups"], len(predictions))[DEFAULT_ATTRIBUTE]
+            kwargs["groups"] = [list(names) for names in listed]
+        super().add_batch(predictions=predictions, references=references, **kwargs)
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
+        """Add one example."""
+        if "groups" in kwargs:
+            kwargs["groups"] = list(normalized_groups([kwargs["groups"]], 1)[DEFAULT_ATTRIBUTE][0])
+        super().add(prediction=prediction, reference=reference, **kwargs)
+
+    def _compute(
+        self,
+        predictions: ArrayLike,
+        references: ArrayLike,
+        *,
+        teacher_predictions: ArrayLike,
+        groups: list[list[str]],
+        min_group_size: int = 30,
+        label: int | None = None,
+        n_classes: int | None = None,
+    ) -> dict[str, Any]:
+        if n_classes is None:
+            largest = (np.max(array, initial=IGNORED) for array in (predictions, references, teacher_predictions))
+            n_classes = max(int(max(largest)) + 1, 1)
+        if label is not None and not 0 <= label < n_classes:
+            raise ValueError(f"label must be one of the {n_classes} classes, in [0, {n_classes}). Got {label}.")
+        found = audit_groups(
+            teacher_predictions, predictions, references, groups, n_classes=n_classes, min_group_size=min_group_size
+        )
+        return _of_gap(found.gaps[0]) | _of_measures(found.gaps[0], label) | _of_groups(found)
+
+
+def _of_gap(gap: Gap) -> dict[str, float]:
+    return {
+        "n_groups": gap.n_groups,
+        "mismatch_gap": gap.mismatch_gap.value,
+        "mismatch_gap_p": gap.p_value,
+        "mismatch_gap_upper_bound": gap.upper_bound,
+        "nfr_gap": gap.nfr_gap.value,
+        "worst_group_accuracy": gap.worst_group_accuracy_candidate,
+        "teacher_worst_group_accuracy": gap.worst_group_accuracy_reference,
+        "worst_group_accuracy_drop": gap.worst_group_accuracy_drop.value,
+        "worst_group_accuracy_drop_upper_bound": gap.drop_upper_bound,
+    }
+
+
+def _of_measures(gap: Gap, label: int | None) -> dict[str, float]:
+    found = {}
+    for row in gap.fairness:
+        if row.label == label:
+            found[row.measure] = row.candidate
+            found[f"teacher_{row.measure}"] = row.reference
+            found[f"{row.measure}_change"] = row.change
+    return found
+
+
+def _of_groups(found: GroupAudit) -> dict[str, list[Any]]:
+    return {
+        "groups": [row.group for row in found.rows],
+        "group_n": [row.n for row in found.rows],
+        "group_mismatch_rate": [row.mismatch_rate for row in found.rows],
+        "group_nfr": [row.nfr for row in found.rows],
+        "group_accuracy": [row.accuracy_candidate for row in found.rows],
+        "teacher_group_accuracy": [row.accuracy_reference for row in found.rows],
+        "group_p_adjusted": [row.p_adjusted for row in found.rows],
+    }

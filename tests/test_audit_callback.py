@@ -1,0 +1,216 @@
+"""Audits while a model trains: where their numbers go, what they equal, and that the training does not notice."""
+
+import json
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.integrations import integration_utils
+
+from hf_compalign.align.trainer import AlignedDistillationTrainer
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.audit_callback import AuditCallback
+from hf_compalign.measure.predict import predict
+
+ROWS = tiny.texts(40, seed=5)
+GROUPS = ["even", "odd"] * 20
+
+
+def trainer(folder, *callbacks, model=None, kind=Trainer, **settings):
+    """Two epochs of 6 steps, with an evaluation after each unless told otherwise."""
+    more = {"teacher": tiny.bert(seed=1)} if kind is AlignedDistillationTrainer else {}
+    args = tiny.arguments(folder, **({"eval_strategy": "epoch"} | settings))
+    datasets = {"train_dataset": tiny.texts(), "eval_dataset": tiny.texts(8, seed=9)}
+    return kind(model or tiny.bert(seed=1, dropout=0.1), args, callbacks=[*callbacks], **datasets, **more)
+
+
+def audits_in(log_history):
+    return [log for log in log_history if "eval_audit_kl" in log]
+
+
+class Noted(TrainerCallback):
+    """Keeps the weights at each evaluation."""
+
+    def __init__(self):
+        self.models = []
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        model = tiny.bert(seed=1)
+        model.load_state_dict(kwargs["model"].state_dict())
+        self.models.append(model)
+
+
+@pytest.mark.parametrize("kind", [Trainer, AlignedDistillationTrainer])
+def test_every_evaluation_has_the_numbers_of_its_audit(tmp_path, kind):
+    reference, noted = tiny.bert(seed=1), Noted()
+    callback = AuditCallback(reference, ROWS, groups=GROUPS, limits={"mismatch_rate": 0.5})
+    run = trainer(tmp_path, callback, noted, kind=kind, learning_rate=0.01)
+    run.train()
+    logs = audits_in(run.state.log_history)
+    assert [log["step"] for log in logs] == [6, 12]
+    assert all("eval_loss" in log for log in logs)  # beside the Trainer's own
+    expected = predict(reference, ROWS)
+    for log, model in zip(logs, noted.models, strict=True):
+        found = audit(expected, predict(model, ROWS), groups=GROUPS, limits={"mismatch_rate": 0.5})
+        for name in ("mismatch_rate", "mismatch_rate_upper_bound", "agreement", "cie", "cie_u", "nfr", "kl"):
+            assert log[f"eval_audit_{name}"] == found.metrics[name]
+        assert log["eval_audit_accuracy_change"] == found.metrics["accuracy_change"]
+        assert log["eval_audit_passed"] == float(found.passed)
+    assert logs[0]["eval_audit_kl"] != logs[1]["eval_audit_kl"]
+    assert callback.latest.to_dict()["kl"] == logs[1]["eval_audit_kl"]
+    json.dumps(run.state.log_history, allow_nan=False)
+
+
+def test_the_largest_gap_of_any_attribute_is_logged(tmp_path):
+    rows = tiny.texts(80, seed=5)
+    groups = {"half": ["a"] * 40 + ["b"] * 40, "parity": ["even", "odd"] * 40, "tiny": ["x", "y"] + [None] * 78}
+    callback = AuditCallback(tiny.bert(seed=1), rows, groups=groups)
+    metrics = trainer(tmp_path, callback, model=tiny.bert(seed=2)).evaluate()
+    gaps = {gap.attribute: gap.mismatch_gap.value for gap in callback.latest.gaps}
+    assert metrics["eval_audit_group_mismatch_gap"] == max(gaps["half"], gaps["parity"]) > 0
+    assert np.isnan(gaps["tiny"])
+
+
+def test_what_needs_labels_groups_or_limits_is_left_out_without(tmp_path):
+    rows = tiny.texts(8, labels=False)
+    metrics = trainer(tmp_path, AuditCallback(tiny.bert(seed=1), rows)).evaluate()
+    found = {name for name in metrics if name.startswith("eval_audit_")}
+    parts = ("mismatch_rate", "mismatch_rate_upper_bound", "agreement", "cie", "kl")
+    assert found == {f"eval_audit_{part}" for part in parts}
+    assert metrics["eval_audit_mismatch_rate"] == 0.0
+    assert metrics["eval_audit_agreement"] == 1.0
+
+
+@pytest.mark.parametrize("kind", [Trainer, AlignedDistillationTrainer])
+def test_trackers_see_the_audits(tmp_path, monkeypatch, kind):
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.append((state.global_step, integration_utils.rewrite_logs(logs)))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tracker", Tracker)
+    run = trainer(tmp_path, AuditCallback(tiny.bert(seed=1), ROWS), kind=kind, report_to="tracker")
+    run.train()
+    found = [(step, logs["eval/audit_kl"]) for step, logs in seen if "eval/audit_kl" in logs]
+    assert found == [(log["step"], log["eval_audit_kl"]) for log in audits_in(run.state.log_history)]
+    assert len(found) == 2
+
+
+def test_the_model_that_changed_least_is_the_best_one(tmp_path):
+    settings = {"save_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 3, "learning_rate": 0.03}
+    best = {"metric_for_best_model": "audit_kl", "greater_is_better": False}
+    run = trainer(tmp_path, AuditCallback(tiny.bert(seed=1), ROWS), EarlyStoppingCallback(1), **settings, **best)
+    run.train()
+    logs = audits_in(run.state.log_history)
+    assert run.state.best_metric == min(log["eval_audit_kl"] for log in logs)
+    assert run.state.best_global_step == min(logs, key=lambda log: log["eval_audit_kl"])["step"]
+    assert len(logs) == 2  # it only got worse, and stopped early
+    found = audit(predict(tiny.bert(seed=1), ROWS), predict(run.model, ROWS))
+    assert found.metrics["kl"] == run.state.best_metric
+
+
+def test_the_training_is_the_same_to_the_bit(tmp_path):
+    tiny.bert(seed=1).save_pretrained(tmp_path / "reference")
+
+    def trained(folder, *callbacks):
+        model = tiny.bert(seed=2, dropout=0.3)
+        trainer(folder, *callbacks, model=model, eval_strategy="steps", eval_steps=2).train()
+        return tiny.flat(model), (torch.rand(3).tolist(), random.random(), np.random.rand())
+
+    with_audit = trained(tmp_path / "one", AuditCallback(tmp_path / "reference", ROWS, groups=GROUPS))
+    without = trained(tmp_path / "two")
+    assert torch.equal(with_audit[0], without[0])
+    assert with_audit[1] == without[1]
+
+
+def test_every_part_of_the_models_keeps_its_mode(tmp_path):
+    model, reference = tiny.bert(seed=2), tiny.bert(seed=1)
+    for one in (model, reference):
+        one.train()
+        one.bert.embeddings.eval()
+    modes = [[module.training for module in one.modules()] for one in (model, reference)]
+    run = trainer(tmp_path, model=model)
+    callback = AuditCallback(reference, ROWS)
+    callback.on_evaluate(run.args, run.state, run.control, model=model, metrics={})
+    assert [[module.training for module in one.modules()] for one in (model, reference)] == modes
+
+
+def test_the_reference_predicts_once_and_before_the_training(tmp_path):
+    # The reference is the model that trains: had it been asked again, there would be no mismatches.
+    model = tiny.bert(seed=1)
+    run = trainer(tmp_path, AuditCallback(model, ROWS), model=model, learning_rate=0.05)
+    run.train()
+    assert audits_in(run.state.log_history)[-1]["eval_audit_kl"] > 0
+    assert run.evaluate()["eval_audit_kl"] == audits_in(run.state.log_history)[-2]["eval_audit_kl"]
+
+
+def test_a_reference_may_be_predictions_or_any_path(tmp_path):
+    reference = tiny.bert(seed=1)
+    predictions = predict(reference, ROWS)
+    predictions.save(tmp_path / "reference.npz")
+    reference.save_pretrained(tmp_path / "reference")
+    kinds = [reference, predictions, tmp_path / "reference", str(tmp_path / "reference.npz")]
+    found = []
+    for kind in kinds:
+        run = trainer(tmp_path, AuditCallback(kind, ROWS), model=tiny.bert(seed=2))
+        found.append({name: value for name, value in run.evaluate().items() if "audit" in name})
+    assert found[0]["eval_audit_mismatch_rate"] > 0
+    assert found == [found[0]] * 4
+
+
+def test_two_callbacks_with_names_of_their_own_share_nothing(tmp_path):
+    one, two = AuditCallback(tiny.bert(seed=1), ROWS), AuditCallback(tiny.bert(seed=3), ROWS, prefix="floor")
+    metrics = trainer(tmp_path, one, two).evaluate()
+    assert metrics["eval_audit_kl"] == one.latest.metrics["kl"] == 0.0
+    assert metrics["eval_floor_kl"] == two.latest.metrics["kl"] > 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"groups": ["a"]}, "groups must"),
+        ({"limits": {"nfr": 0.1}}, "The limit nfr needs labels, and no item has a known one"),
+        ({"groups": ["a"] * 8, "limits": {"group_mismatch_gap": 0.1}}, "needs groups of at least 30 items"),
+    ],
+)
+def test_what_no_audit_can_do_is_refused_before_any_step(tmp_path, settings, message):
+    model = tiny.bert(seed=2)
+    before = tiny.flat(model)
+    run = trainer(tmp_path, AuditCallback(tiny.bert(seed=1), tiny.texts(8, labels=False), **settings), model=model)
+    with pytest.raises(ValueError, match=message):
+        run.train()
+    assert torch.equal(tiny.flat(model), before)
+    assert run.state.global_step == 0
+
+
+def test_predictions_of_other_rows_are_refused_before_any_step(tmp_path):
+    other = predict(tiny.bert(seed=1), tiny.texts(8))
+    run = trainer(tmp_path, AuditCallback(other, ROWS))
+    with pytest.raises(ValueError, match="Both predictions must cover the same items"):
+        run.train()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1. Got 0."),
+        ({"prefix": ""}, "prefix must be the beginning of a name, such as 'audit'. Got ''."),
+        ({"limits": {"nfrr": 0.1}}, "There is no limit 'nfrr'.* Did you mean 'nfr'"),
+        ({"limits": {"group_mismatch_gap": 0.1}}, "The limit group_mismatch_gap needs groups, and there are none"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AuditCallback(tiny.bert(seed=1), ROWS, **settings)
+
+
+def test_a_model_in_parts_is_refused(tmp_path):
+    run = trainer(tmp_path)
+    args = SimpleNamespace(deepspeed_plugin=object())
+    with pytest.raises(ValueError, match="AuditCallback runs the whole model on one process, and FSDP and DeepSpeed"):
+        AuditCallback(tiny.bert(seed=1), ROWS).on_train_begin(args, run.state, run.control, model=run.model)

@@ -1,0 +1,362 @@
+"""The report page in a real Chromium: opened from disk, clicked, typed into, linked to, printed, fed hostile text."""
+
+import re
+import shutil
+from urllib.parse import quote
+
+import pytest
+import report_data
+
+from hf_compalign.report.page import write_report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+expect = sync_api.expect
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
+
+PAGE = 25
+WAIT_MS = 3000
+expect.set_options(timeout=WAIT_MS)
+N_MANY = 10_000
+# Before anything of the page runs: whatever the policy stops is kept.
+WATCH = "window.stopped = []; addEventListener('securitypolicyviolation', (e) => stopped.push(e.violatedDirective));"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def audits():
+    text = report_data.text_audit(n=1000, n_items=78)
+    many = report_data.unlabelled_audit(n=400)
+    many["items"] = [item | {"id": f"{item['id']}-{turn}"} for turn in range(N_MANY) for item in many["items"]][:N_MANY]
+    return {
+        "text": text,
+        "hostile": report_data.hostile(text),
+        "image": report_data.image_audit() | {"groups": [], "calibration": None, "attribution": None},
+        "many": many,
+        "same": report_data.same_audit(),
+    }
+
+
+@pytest.fixture(scope="module")
+def files(audits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    return {name: write_report(folder / f"{name}.html", [found]) for name, found in audits.items()}
+
+
+@pytest.fixture
+def opened(browser, files):
+    """A function that opens a page; in the end nothing was said, asked for or stopped anywhere."""
+    contexts, troubles, pages = [], [], []
+
+    def open_page(name, fragment="", **options):
+        contexts.append(browser.new_context(**options))
+        contexts[-1].set_default_timeout(WAIT_MS)
+        page = contexts[-1].new_page()
+        page.add_init_script(WATCH)
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: None if request.url.startswith(allowed) else troubles.append(request.url))
+        page.goto(f"{files[name].as_uri()}{fragment}")
+        pages.append(page)
+        return page
+
+    allowed = ("data:", *(path.as_uri() for path in files.values()))
+    yield open_page
+    for page in pages:
+        assert page.evaluate("window.stopped ?? []") == []
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def rows(page):
+    return page.locator("#rows > tr:not(.explanation)")
+
+
+def column(page, key):
+    return page.locator(f"#rows td.{key}").all_inner_texts()
+
+
+def choice(page, name):
+    return page.get_by_role("combobox", name=name, exact=True)
+
+
+def status(page):
+    return page.locator("#count")
+
+
+# ---- opening ----
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"), [("text", 1280, "light"), ("image", 360, "dark"), ("same", 360, "light")]
+)
+def test_a_page_opens_from_disk_and_fits(opened, name, width, scheme):
+    page = opened(name, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate("getComputedStyle(document.body).colorScheme") == "light dark"
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(253, 253, 251)" if scheme == "light" else "rgb(21, 23, 26)")
+
+
+def test_without_javascript_everything_is_there_but_the_controls(opened):
+    page = opened("text", java_script_enabled=False)
+    assert rows(page).count() == 50
+    assert page.get_by_text("Searching, sorting and paging need JavaScript").is_visible()
+    assert not page.locator("#filters").is_visible()
+    assert page.get_by_role("img").count() >= 6  # the charts
+
+
+# ---- hostile text ----
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_hostile_text_is_shown_and_runs_nowhere(opened, width):
+    page = opened("hostile", viewport={"width": width, "height": 800})
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    shown = page.locator("#rows .text").all_text_contents()
+    assert shown[:10] == list(report_data.HOSTILE[:10])
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    for control in page.locator(".more").all()[:2]:
+        control.click()
+    rows(page).first.hover()
+    page.get_by_label("Search").fill("[u+d83d]")
+    expect(status(page)).to_contain_text("Items 1 to 1 of 1 that match")
+    page.get_by_role("button", name="Clear").click()
+    choice(page, "Group").select_option(f"target: {report_data.HOSTILE[1]}")
+    expect(status(page)).to_contain_text("Items 1 to 1 of 1")
+    assert page.evaluate("[window.hacked, document.scripts.length, document.images.length]") == [None, 2, 0]
+
+
+def test_a_hostile_name_can_be_linked_to(opened):
+    page = opened("hostile", f"#item={quote(report_data.HOSTILE[1])}")
+    expect(page.locator(".marked .id bdi")).to_have_text(report_data.HOSTILE[1])
+    page = opened(
+        "hostile", f"#item={quote('<img src=x onerror=window.hacked=1>')}&q=%00&sort=constructor&label=toString"
+    )
+    expect(status(page)).to_contain_text("There is no item <img src=x onerror=window.hacked=1> here.")
+    assert page.evaluate("window.hacked") is None
+
+
+# ---- filters, search, order ----
+
+
+def test_filters_search_and_their_address(opened, audits):
+    page = opened("text")
+    items = audits["text"]["items"]
+    assert status(page).inner_text() == "Items 1 to 25 of 78"
+    choice(page, "What changed").select_option(label=f"right, now wrong ({count(items, cell='lost')})")
+    lost = [item for item in items if item["cell"] == "lost"]
+    expect(status(page)).to_have_text(f"Items 1 to 25 of {len(lost)} that match, of 78 in all")
+    assert set(column(page, "cell")) == {"right, now wrong"}
+    choice(page, "Label").select_option("1")
+    few = [item for item in lost if item["label"] == 1]
+    expect(status(page)).to_contain_text(f"of {len(few)} that match")
+    word = few[0]["texts"][0].split()[1]
+    page.get_by_label("Search").fill(f"  {word.upper()}  ")
+    fewer = [item for item in few if word in item["texts"][0].lower()]
+    expect(status(page)).to_contain_text(f"of {len(fewer)} that match")
+    assert column(page, "item")[0].startswith(fewer[0]["texts"][0])
+    assert page.evaluate("location.hash") == f"#q={word.upper()}&cell=lost&label=1"
+    page.reload()
+    expect(status(page)).to_contain_text(f"of {len(fewer)} that match")
+    expect(page.get_by_label("Search")).to_have_value(word.upper())
+    page.get_by_role("button", name="Clear").click()
+    expect(status(page)).to_have_text("Items 1 to 25 of 78")
+    page.get_by_label("Search").fill("no such words")
+    expect(status(page)).to_have_text("No item matches, of 78 in all")
+    assert rows(page).count() == 0
+
+
+def count(items, **wanted):
+    return sum(all(item[name] == value for name, value in wanted.items()) for item in items)
+
+
+def test_a_click_on_a_header_sorts(opened, audits):
+    page = opened("text")
+    divergences = sorted((f"{item['kl']:.4g}" for item in audits["text"]["items"]), key=float, reverse=True)
+    header = page.locator("th.kl")
+    before = column(page, "item")
+    for direction, wanted in (("descending", divergences), ("ascending", divergences[::-1])):
+        header.get_by_role("button").click()
+        assert header.get_attribute("aria-sort") == direction
+        assert [float(text) for text in column(page, "kl")] == pytest.approx(
+            [float(text) for text in wanted[:PAGE]], abs=6e-4
+        )
+    header.get_by_role("button").click()
+    assert header.get_attribute("aria-sort") == "none"
+    assert column(page, "item") == before
+    page.locator("th.candidate").get_by_role("button").click()
+    assert column(page, "candidate") == sorted(column(page, "candidate"))
+
+
+def test_a_class_and_a_group_lead_to_their_items(opened, audits):
+    page = opened("text")
+    page.get_by_text("Classes of the labels, most harmed first").first.click()
+    page.locator("#classes").get_by_role("link", name="positive").click()
+    n = count(audits["text"]["items"], label=2)
+    expect(status(page)).to_contain_text(f"of {n} that match")
+    expect(choice(page, "Label")).to_have_value("2")
+    page.go_back()
+    page.locator("#groups-1 summary").first.click()
+    page.locator("#groups-1").get_by_role("link", name="women").click()
+    expect(choice(page, "Group")).to_have_value("target: women")
+    assert set(column(page, "label")) > {"positive"}
+
+
+def test_an_item_can_be_linked_to(opened, audits):
+    wanted = audits["text"]["items"][60]["id"]
+    page = opened("text", f"#item={wanted}")
+    marked = page.locator("#rows .marked")
+    expect(marked).to_contain_text(wanted)
+    expect(marked).to_be_focused()
+    expect(marked).to_be_in_viewport()
+    assert page.locator("#page").inner_text() == "Page 3 of 4"
+    rows(page).first.locator("a.id").click()
+    expect(marked).to_contain_text(audits["text"]["items"][50]["id"])
+    page.go_back()
+    expect(marked).to_contain_text(wanted)
+
+
+def test_ten_thousand_items_keep_the_page_small(opened):
+    page = opened("many")
+    size = "document.querySelectorAll('#table *').length"
+    small = page.evaluate(size)
+    assert rows(page).count() == PAGE
+    page.get_by_role("button", name="Next").click()
+    assert status(page).inner_text() == "Items 26 to 50 of 10,000"
+    page.locator("th.kl").get_by_role("button").click()
+    choice(page, "Reference").select_option("1")
+    expect(status(page)).to_contain_text("that match, of 10,000 in all")
+    page.evaluate("location.hash = '#page=400'")
+    expect(page.locator("#page")).to_have_text("Page 400 of 400")
+    assert page.get_by_role("button", name="Next").is_disabled()
+    assert page.evaluate(size) < 2 * small < 3000
+
+
+# ---- explanations ----
+
+
+def test_the_tokens_of_both_models_stand_side_by_side_with_their_scores(opened, audits):
+    page = opened("text")
+    item = next(item for item in audits["text"]["items"] if item["explanation"])
+    panels = page.locator("#rows .explanation").first.locator(".panels > div")
+    names = audits["text"]["label_names"]
+    for side, panel in zip(("reference", "candidate"), panels.all(), strict=True):
+        assert panel.locator(".side").inner_text() == f"{side.capitalize()}, which answers {names[item[side]]}"
+        scores = item["explanation"][side]
+        tokens = panel.locator(".token")
+        assert tokens.count() == len(scores)
+        top = max(range(len(scores)), key=lambda place: abs(scores[place]))
+        assert re.search("p5|n5", tokens.nth(top).get_attribute("class"))
+        assert ("p5" in tokens.nth(top).get_attribute("class")) == (scores[top] > 0)
+        said = panel.locator(".strongest").inner_text()
+        sign = "+" if scores[top] > 0 else "\N{MINUS SIGN}"
+        assert said.startswith(f"Strongest: {item['explanation']['tokens'][top].removeprefix('##')}\xa0{sign}1.00")
+    page.get_by_label("every score").check()
+    shown = "getComputedStyle(document.querySelector('#rows .token.p5'), '::after').content"
+    assert "+" in page.evaluate(shown)
+
+
+def test_a_heat_map_lies_on_its_image(opened, audits):
+    page = opened("image")
+    item = next(item for item in audits["image"]["items"] if item["explanation"])
+    heat = page.locator("#rows .heat").first
+    assert heat.get_attribute("role") == "img"
+    seen = [score for score in item["explanation"]["reference"] if abs(round(score, 3)) >= 0.05]
+    assert heat.locator("rect").count() == len(seen)
+    assert heat.locator("path").get_attribute("d").count("M") == sum(score < 0 for score in seen)
+    assert heat.locator("img").bounding_box() == heat.locator("svg").bounding_box()
+
+
+# ---- keyboard, theme, frames, paper ----
+
+
+def test_the_keyboard_is_enough(opened):
+    page = opened("text")
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the report")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    page.get_by_label("Search").focus()
+    page.keyboard.type("slow")
+    expect(status(page)).to_contain_text("that match")
+    stops = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.name || document.activeElement.textContent.trim()"))
+    assert stops[:9] == ["cell", "label", "reference", "candidate", "group", "scores", "Clear", "Item", "What changed"]
+    page.keyboard.press("Enter")
+    assert stops[11] == "Sure (reference)"
+    header = page.locator("th.reference_confidence")
+    assert header.get_attribute("aria-sort") == "descending"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_roles_and_names_are_there_for_those_who_listen(opened):
+    page = opened("text", viewport={"width": 360, "height": 800})
+    assert status(page).get_attribute("aria-live") == "polite"
+    assert page.get_by_role("main").count() == page.get_by_role("search", name="Items").count() == 1
+    assert page.get_by_role("navigation", name="Contents").get_by_role("link").count() > 10
+    table = page.get_by_role("table", name="Items that the two models answer differently")
+    assert table.get_by_role("columnheader").count() == 9
+    assert table.get_by_role("row").count() == 1 + page.locator("#rows > tr").count()
+    for chart in page.locator(".chart svg").all():
+        assert len(chart.get_attribute("aria-label")) > 20
+
+
+def test_the_theme_is_chosen_and_kept(opened):
+    page = opened("text", color_scheme="light")
+    button = page.get_by_role("button", name="Theme")
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    for name, same in (("light", True), ("dark", False)):
+        button.click()
+        expect(button).to_have_text(f"Theme: {name}")
+        assert (page.evaluate(background) == light) == same
+    page.reload()
+    expect(button).to_have_text("Theme: dark")
+    button.click()
+    expect(button).to_have_text("Theme: as the system")
+
+
+def test_a_sandboxed_frame_without_storage_and_history_is_enough(opened, files):
+    page = opened("same")
+    page.evaluate(
+        """(html) => {
+            const frame = document.createElement("iframe");
+            frame.setAttribute("sandbox", "allow-scripts");
+            frame.setAttribute("id", "frame");
+            frame.width = 900;
+            frame.height = 700;
+            frame.srcdoc = html;
+            document.body.prepend(frame);
+        }""",
+        files["text"].read_text(encoding="utf-8"),
+    )
+    frame = page.frame_locator("#frame")
+    frame.get_by_role("button", name="Theme").click()
+    frame.get_by_text("See the items that changed").click()
+    choice(frame, "What changed").select_option("gained")
+    expect(frame.locator("#count")).to_contain_text("that match, of 78 in all")
+    frame.locator("#rows a.id").first.click()
+    expect(frame.locator(".marked")).to_be_focused()
+
+
+def test_paper_shows_what_is_folded_and_no_controls(opened):
+    page = opened("text")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details").count() == page.locator("details[open]").count() > 5
+    assert not page.locator("#filters").is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0

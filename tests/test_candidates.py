@@ -1,0 +1,267 @@
+"""The seed floor, several candidates, populations of runs: by hand, against scipy and against plain resampling."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from statsmodels.stats.multitest import multipletests
+
+from hf_compalign.measure.candidates import compare_candidates, pruning_identified_exemplars, seed_floor
+from hf_compalign.measure.comparison import Cells, cie_ratio
+from hf_compalign.measure.intervals import wilson_interval
+from hf_compalign.measure.predictions import Predictions
+
+pytestmark = pytest.mark.filterwarnings("error")
+N = 60
+
+
+def answering(answers, *, labels=None, ids=None, names=("a", "b", "c"), **about):
+    """Predictions that give these answers."""
+    answers = np.asarray(answers)
+    return Predictions(
+        np.eye(len(names))[answers],
+        np.zeros(len(answers), dtype=int) if labels is None else np.asarray(labels),
+        np.arange(len(answers)) if ids is None else ids,
+        names,
+        **about,
+    )
+
+
+def differing(n, *where):
+    """n answers that differ from a reference of zeros at the given items."""
+    answers = np.zeros(n, dtype=int)
+    answers[list(where)] = 1
+    return answers
+
+
+def test_the_floor_has_the_interval_of_an_item_bootstrap():
+    n, zeros = 400, np.zeros(400, dtype=int)
+    candidate, rerun = differing(n, *range(30)), differing(n, *range(20, 60))
+    found = seed_floor(zeros, candidate, rerun, model="seed 1", n_resamples=20_000)
+    assert (found.model, found.n, found.mismatches, found.mismatch_rate) == ("seed 1", 400, 40, 0.1)
+    assert found.mismatch_rate_interval == wilson_interval(40, 400)
+    drawn = np.random.default_rng(1).integers(0, n, size=(20_000, n))
+    gaps = (candidate - rerun)[drawn].mean(axis=1)
+    low, high = np.quantile(gaps, [0.025, 0.975])
+    assert found.difference.value == -0.025
+    assert (found.difference.low, found.difference.high) == pytest.approx((low, high), abs=0.003)
+    assert not found.below
+    assert str(found) == (
+        "This compressed model and a re-run cannot be told apart in how much they differ: "
+        "7.50 % of the answers change, against 10.00 % "
+        f"(difference -2.50 points, 95 % interval {100 * found.difference.low:+.2f} to "
+        f"{100 * found.difference.high:+.2f})."
+    )
+
+
+def test_the_floor_is_paired():
+    zeros, same = np.zeros(100, dtype=int), differing(100, *range(40))
+    found = seed_floor(zeros, same, same)
+    assert (found.difference.value, found.difference.low, found.difference.high) == (0, 0, 0)
+    assert not found.below
+    assert "cannot be told apart" in str(found)
+
+
+def test_fewer_and_more_mismatches_than_a_rerun():
+    zeros, few, many = np.zeros(200, dtype=int), differing(200, 0, 1), differing(200, *range(60))
+    less, more = seed_floor(zeros, few, many), seed_floor(zeros, many, few)
+    assert less.below
+    assert str(less).startswith("This compressed model differs from the original less than a re-run would: 1.00 % of")
+    assert not more.below
+    assert str(more).startswith("This compressed model differs from the original more than a re-run would: 30.00 % of")
+    assert more.difference.value == -less.difference.value
+
+
+def test_the_floor_is_reproducible():
+    answers = (np.zeros(50, dtype=int), differing(50, *range(20)), differing(50, *range(15, 25)))
+    assert seed_floor(*answers, seed=3) == seed_floor(*answers, seed=3)
+    assert seed_floor(*answers, seed=3) != seed_floor(*answers, seed=4)
+
+
+def test_the_floor_of_one_item():
+    found = seed_floor([0], [0], [1])
+    assert (found.mismatches, found.mismatch_rate) == (1, 1)
+    assert (found.difference.low, found.difference.value, found.difference.high) == (-1, -1, -1)
+    same = seed_floor([0], [0], [0])
+    assert (same.mismatches, same.difference.high, same.below) == (0, 0, False)
+
+
+def test_a_floor_without_items_is_refused():
+    with pytest.raises(ValueError, match="needs items and resamples. Got 0 and 1000"):
+        seed_floor([], [], [])
+    with pytest.raises(ValueError, match="the same items. Got 2, 2, 1"):
+        seed_floor([0, 1], [0, 1], [0])
+
+
+@pytest.fixture(scope="module")
+def several():
+    generator = np.random.default_rng(0)
+    labels = np.where(generator.random(N) < 0.2, -100, generator.integers(0, 3, N))
+    answers = {name: generator.integers(0, 3, N) for name in ("reference", "pruned", "aligned", "int8")}
+    answers["aligned"][:50] = answers["reference"][:50]
+    return labels, answers
+
+
+def test_rows_are_those_of_the_comparison(several):
+    labels, answers = several
+    reference = answering(answers["reference"], labels=labels, model="bert")
+    names = ("pruned", "aligned", "int8")
+    found = compare_candidates(reference, {name: answering(answers[name], labels=labels) for name in names})
+    assert found.reference == "bert"
+    assert [row.name for row in found.rows] == list(names)
+    for row in found.rows:
+        cells = Cells.count(answers["reference"], answers[row.name], labels)
+        assert (row.n, row.n_labelled) == (N, cells.n)
+        assert row.mismatches == (answers["reference"] != answers[row.name]).sum()
+        assert row.mismatch_rate == row.mismatches / N
+        assert row.mismatch_rate_interval == wilson_interval(row.mismatches, N)
+        assert (row.cie_u, row.nfr, row.nfr_interval) == (cells.lost, cells.nfr, wilson_interval(cells.lost, cells.n))
+        assert (row.accuracy, row.accuracy_change) == (cells.accuracy_candidate, cells.accuracy_change)
+
+
+def test_pairs_have_the_exact_paired_test_and_holm(several):
+    labels, answers = several
+    reference = answers["reference"]
+    names = ("pruned", "aligned", "int8")
+    found = compare_candidates(
+        answering(reference, labels=labels),
+        {name: answering(answers[name], labels=labels) for name in names},
+        n_resamples=50,
+        seed=7,
+    )
+    assert [(row.first, row.second) for row in found.pairs] == [
+        ("pruned", "aligned"),
+        ("pruned", "int8"),
+        ("aligned", "int8"),
+    ]
+    for row in found.pairs:
+        first, second = answers[row.first] != reference, answers[row.second] != reference
+        only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+        assert row.p_value == pytest.approx(scipy.stats.binomtest(only_first, only_first + only_second).pvalue)
+        assert row.cie_ratio == cie_ratio(reference, answers[row.first], answers[row.second], n_resamples=50, seed=7)
+    expected = multipletests([row.p_value for row in found.pairs], method="holm")[1]
+    assert [row.p_adjusted for row in found.pairs] == pytest.approx(expected)
+
+
+def test_items_and_classes_are_paired_by_name(several):
+    labels, answers = several
+    reference = answering(answers["reference"], labels=labels)
+    order, columns = np.random.default_rng(1).permutation(N), [2, 0, 1]
+    straight = answering(answers["pruned"], labels=labels)
+    shuffled = Predictions(
+        straight.logits[order][:, columns], np.full(N, -100), straight.ids[order], ("c", "a", "b"), straight.mask[order]
+    )
+    assert compare_candidates(reference, {"x": shuffled}) == compare_candidates(reference, {"x": straight})
+
+
+def test_only_items_that_count_for_all_are_compared():
+    mask = np.array([True, True, True, False])
+    reference, other = answering([0, 0, 0, 0]), answering([1, 1, 1, 1], mask=mask)
+    found = compare_candidates(reference, {"masked": other, "whole": answering([0, 1, 1, 1])})
+    assert [(row.n, row.mismatches) for row in found.rows] == [(3, 3), (3, 2)]
+
+
+def test_a_reference_without_labels_takes_them_from_the_candidates():
+    nothing = [-100, -100, -100]
+    reference = answering([0, 1, 2], labels=nothing)
+    found = compare_candidates(
+        reference, {"x": answering([0, 1, 1], labels=nothing), "y": answering([0, 1, 0], labels=[0, 1, -100])}
+    )
+    assert [(row.n_labelled, row.accuracy) for row in found.rows] == [(2, 1), (2, 1)]
+    with pytest.raises(ValueError, match="The same item must have the same label on both sides. 1 of 2 differ"):
+        compare_candidates(
+            reference, {"x": answering([0, 1, 1], labels=[0, 1, -100]), "y": answering([0, 1, 0], labels=[0, 2, -100])}
+        )
+
+
+def test_without_labels_there_are_mismatches_only():
+    nothing = [-100, -100]
+    found = compare_candidates(answering([0, 1], labels=nothing), {"x": answering([0, 0], labels=nothing)})
+    (row,) = found.rows
+    assert (row.mismatches, row.n_labelled, row.cie_u) == (1, 0, 0)
+    assert all(map(math.isnan, (row.nfr, *row.nfr_interval, row.accuracy, row.accuracy_change)))
+    assert found.pairs == ()
+    assert str(found).splitlines()[2].split()[-3:] == ["-", "-", "-"]
+
+
+def test_candidates_equal_to_the_reference():
+    reference = answering([0, 1, 2])
+    found = compare_candidates(reference, {"x": reference, "y": reference})
+    assert [row.mismatches for row in found.rows] == [0, 0]
+    (pair,) = found.pairs
+    assert (pair.p_value, pair.p_adjusted) == (1, 1)
+    assert math.isnan(pair.cie_ratio.value)
+
+
+def test_as_text_and_as_plain_data():
+    reference = answering(np.zeros(10, dtype=int), model="bert")
+    found = compare_candidates(
+        reference, {"pruned": answering(differing(10, 0, 1, 2, 3)), "aligned": answering(differing(10, 3))}
+    )
+    ratio = found.pairs[0].cie_ratio
+    assert str(found).splitlines() == [
+        "10 items against bert",
+        "candidate  mismatches      rate       95 % interval       NFR   accuracy      change",
+        "pruned              4   40.00 %    16.82 to 68.73 %   40.00 %    60.00 %    -40.00 %",
+        "aligned             1   10.00 %     1.79 to 40.42 %   10.00 %    90.00 %    -10.00 %",
+        f"CIE(pruned) / CIE(aligned) = 4.00 ({ratio.low:.2f} to {ratio.high:.2f}), p = 0.25 after Holm",
+    ]
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert plain["rows"][1]["mismatches"] == 1
+    assert plain["pairs"][0]["cie_ratio"]["value"] == 4
+
+
+def test_what_cannot_be_compared_is_refused():
+    reference = answering([0, 1], data_fingerprint="one")
+    with pytest.raises(ValueError, match="There is no candidate to compare"):
+        compare_candidates(reference, {})
+    with pytest.raises(ValueError, match="must cover the same items"):
+        compare_candidates(reference, {"x": answering([0, 1], ids=["5", "6"])})
+    with pytest.raises(ValueError, match="the data do not: one against two. Predict again with both"):
+        compare_candidates(reference, {"x": reference, "y": answering([0, 1], data_fingerprint="two")})
+    with pytest.raises(ValueError, match="nothing to compare: all 2 items are masked out"):
+        compare_candidates(reference, {"x": answering([0, 1], mask=[False, False])})
+
+
+@settings(deadline=None)
+@given(arrays(np.int64, (7, 12), elements=st.integers(0, 3)))
+def test_exemplars_are_disjoint_sets_of_modal_answers(answers):
+    references, candidates = answers[:3], answers[3:]
+    found = pruning_identified_exemplars(references, candidates, 4)
+    for item in range(12):
+        before, after = np.bincount(references[:, item]), np.bincount(candidates[:, item])
+        modal = [set(np.flatnonzero(counts == counts.max())) for counts in (before, after)]
+        assert found[item] == modal[0].isdisjoint(modal[1])
+        if all(len(values) == 1 for values in modal):
+            mode = [scipy.stats.mode(side[:, item]).mode for side in (references, candidates)]
+            assert found[item] == (mode[0] != mode[1])
+
+
+def test_ties_do_not_depend_on_the_order_of_the_classes():
+    references, candidates = [[0, 0, 0], [1, 1, 1]], [[1, 2, 0], [1, 2, 2]]
+    assert pruning_identified_exemplars(references, candidates, 3).tolist() == [False, True, False]
+    renamed = [[[2 - answer for answer in model] for model in side] for side in (references, candidates)]
+    assert pruning_identified_exemplars(*renamed, 3).tolist() == [False, True, False]
+
+
+def test_one_model_a_side_gives_the_mismatches():
+    reference, candidate = np.array([0, 1, 2, 1]), np.array([0, 2, 2, 0])
+    found = pruning_identified_exemplars([reference], [candidate], 3)
+    assert found.tolist() == (reference != candidate).tolist()
+    assert not pruning_identified_exemplars([reference] * 3, [reference], 3).any()
+
+
+def test_populations_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="at least one model on each side"):
+        pruning_identified_exemplars([], [[0, 1]], 2)
+    with pytest.raises(ValueError, match="the same items. Got 2, 3"):
+        pruning_identified_exemplars([[0, 1]], [[0, 1, 1]], 2)
+    with pytest.raises(ValueError, match="the same items. Got 2, 1"):
+        pruning_identified_exemplars([[0, 1], [0]], [[0, 1]], 2)
+    with pytest.raises(ValueError, match=r"candidates must be in \[0, 2\).* Got 2"):
+        pruning_identified_exemplars([[0, 1]], [[0, 2]], 2)

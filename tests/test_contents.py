@@ -1,0 +1,70 @@
+"""What was asked, added to the changed items of an audit."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as Pictures
+
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.contents import MOST_CHARACTERS, THUMBNAIL_PIXELS, with_contents
+from hf_compalign.measure.predict import Columns
+from hf_compalign.measure.predictions import Predictions
+from hf_compalign.tasks import task_of_class
+
+TEXT, IMAGE = (task_of_class(f"For{kind}Classification") for kind in ("Sequence", "Image"))
+IDS = [f"row {row}" for row in range(4)]
+
+
+def found_in(changed):
+    """An audit in which these of the four rows change."""
+    reference = np.eye(2)[[0, 0, 1, 1]]
+    candidate = reference.copy()
+    candidate[changed] = candidate[changed][:, ::-1]
+    return audit(*(Predictions(logits, [0, 0, 1, 1], IDS, ("no", "yes")) for logits in (reference, candidate)))
+
+
+def test_texts_are_those_of_the_changed_rows():
+    rows = Dataset.from_dict({"text": ["a", "b", None, "x" * (MOST_CHARACTERS + 1)], "label": [0, 0, 1, 1]})
+    items = with_contents(found_in([1, 2, 3]), rows, ids=IDS, task=TEXT).items
+    texts = {item.id: item.texts for item in items}
+    assert texts == {"row 1": ("b",), "row 2": ("",), "row 3": ("x" * MOST_CHARACTERS + " ...",)}
+
+
+def test_pairs_of_texts():
+    rows = Dataset.from_dict({"premise": list("abcd"), "hypothesis": list("wxyz"), "other": list("mnop")})
+    (item,) = with_contents(found_in([2]), rows, ids=IDS, task=TEXT).items
+    assert item.texts == ("c", "y")
+    (item,) = with_contents(found_in([2]), rows, ids=IDS, task=TEXT, columns=Columns(text=["other"])).items
+    assert item.texts == ("o",)
+
+
+def test_thumbnails_are_small_pngs_of_the_image():
+    pictures = [Pictures.new("L", (200, 100), 60 * row) for row in range(4)]
+    rows = Dataset.from_dict({"image": pictures}, features=Features({"image": Image()}))
+    (item,) = with_contents(found_in([2]), rows, ids=IDS, task=IMAGE).items
+    kind, _, data = item.image.partition(",")
+    assert kind == "data:image/png;base64"
+    shown = Pictures.open(io.BytesIO(base64.b64decode(data)))
+    assert shown.size == (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS // 2)
+    assert shown.getpixel((5, 5)) == (120, 120, 120)
+
+
+def test_no_changed_item_needs_no_row():
+    rows = Dataset.from_dict({"text": list("abcd")})
+    assert with_contents(found_in([]), rows, ids=IDS, task=TEXT).items == ()
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (IDS[:3], "ids must name the rows of the dataset: 4 of them. Got 3"),
+        ([f"other {row}" for row in range(4)], "1 of its items are not among the ids, such as 'row 2'"),
+    ],
+)
+def test_other_rows_are_refused(ids, message):
+    rows = Dataset.from_dict({"text": list("abcd")}, features=Features({"text": Value("string")}))
+    with pytest.raises(ValueError, match=message):
+        with_contents(found_in([2]), rows, ids=ids, task=TEXT)

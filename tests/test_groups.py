@@ -1,0 +1,498 @@
+"""Groups, gaps and fairness measures, against fairlearn's own functions, scipy, statsmodels and brute force."""
+
+import json
+import math
+import sys
+import warnings
+from collections import Counter
+from dataclasses import asdict
+from itertools import combinations
+
+import fairlearn.metrics
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
+
+from hf_compalign.measure.comparison import Cells
+from hf_compalign.measure.groups import GroupAudit, audit_groups
+from hf_compalign.measure.intervals import upper_bound, wilson_interval
+
+# items 0 to 3 are in a, 3 to 6 in b, 7 in neither
+REFERENCE = [0, 0, 1, 1, 1, 0, 1, 0]
+CANDIDATE = [0, 1, 1, 0, 1, 0, 1, 1]
+LABELS = [0, 0, 1, 1, 0, 0, -100, 0]
+GROUPS = [["a"], ["a"], ["a"], ["a", "b"], "b", ["b"], ["b"], None]
+BINARY = ("demographic_parity_difference", "equal_opportunity_difference", "equalized_odds_difference")
+
+
+def simulated(n=600, classes=2, *, seed=0, names="abcd", overlapping=False, unknown=0.0):
+    """Answers with other error rates in other groups; fewest items in the last group."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, n)
+    shares = np.linspace(2, 1, len(names)) / np.linspace(2, 1, len(names)).sum()
+    if overlapping:
+        groups = [
+            tuple(name for name, share in zip(names, shares, strict=True) if generator.random() < share)
+            for _ in range(n)
+        ]
+    else:
+        groups = [(names[place],) for place in generator.choice(len(names), n, p=shares)]
+    noise = np.array([0.05 + 0.1 * sum(names.index(name) for name in of) for of in groups])
+    reference = np.where(generator.random(n) < 0.2, generator.integers(0, classes, n), labels)
+    candidate = np.where(generator.random(n) < noise, generator.integers(0, classes, n), reference)
+    labels = np.where(generator.random(n) < unknown, -100, labels)
+    return reference, candidate, labels, groups
+
+
+def exploded(groups):
+    """(item, group) for every membership."""
+    pairs = [(item, name) for item, names in enumerate(groups) for name in names]
+    return np.array([item for item, _ in pairs], dtype=int), np.array([name for _, name in pairs])
+
+
+def members(groups, name):
+    return np.array([name in names for names in groups], dtype=bool)
+
+
+def measures(gap, label):
+    return {row.measure: row for row in gap.fairness if row.label == label}
+
+
+def test_numbers_by_hand():
+    found = audit_groups(REFERENCE, CANDIDATE, LABELS, GROUPS, n_classes=2, min_group_size=4)
+    a, b = found.rows
+    assert (a.attribute, a.group, a.n, a.n_labelled, a.small) == ("group", "a", 4, 4, False)
+    assert (a.mismatches, a.mismatch_rate, a.lost, a.nfr) == (2, 0.5, 2, 0.5)
+    assert (a.accuracy_reference, a.accuracy_candidate, a.accuracy_change) == (1.0, 0.5, -0.5)
+    assert (b.group, b.n, b.n_labelled, b.mismatches, b.lost) == ("b", 4, 3, 1, 1)
+    assert (b.accuracy_reference, b.accuracy_candidate, b.nfr) == (2 / 3, 1 / 3, 1 / 3)
+    rates = {(row.group, row.label): row for row in found.rates}
+    assert (rates["a", 1].selection_rate_reference, rates["a", 1].selection_rate_candidate) == (0.5, 0.5)
+    assert (rates["a", 1].tpr_reference, rates["a", 1].tpr_candidate) == (1.0, 0.5)
+    assert (rates["a", 1].fpr_reference, rates["a", 1].fpr_candidate) == (0.0, 0.5)
+    assert (rates["b", 1].selection_rate_reference, rates["b", 1].selection_rate_candidate) == (0.75, 0.5)
+    assert (rates["b", 0].tpr_reference, rates["b", 0].fpr_candidate) == (0.5, 1.0)
+    (gap,) = found.gaps
+    assert (gap.attribute, gap.n_groups, gap.mismatch_gap.value, gap.highest, gap.lowest) == (
+        "group",
+        2,
+        0.25,
+        "a",
+        "b",
+    )
+    # b has three labelled items only: what needs labels is told of a alone
+    assert math.isnan(gap.nfr_gap.value)
+    assert (gap.worst_group_accuracy_reference, gap.worst_group_reference) == (1.0, "a")
+    assert (gap.worst_group_accuracy_candidate, gap.worst_group_candidate) == (0.5, "a")
+    assert gap.worst_group_accuracy_drop.value == 0.5
+    positive = measures(gap, 1)
+    assert (positive["demographic_parity_difference"].reference, positive["demographic_parity_difference"].change) == (
+        0.25,
+        -0.25,
+    )
+    assert positive["demographic_parity_ratio"].candidate == 1.0
+    assert math.isnan(positive["equalized_odds_difference"].reference)
+
+
+def test_every_group_is_its_items_alone():
+    reference, candidate, labels, groups = simulated(overlapping=True, classes=4, unknown=0.1)
+    found = audit_groups(reference, candidate, labels, groups, n_classes=4)
+    assert sorted(row.group for row in found.rows) == list("abcd")
+    for row in found.rows:
+        own = members(groups, row.group)
+        r, c, y = reference[own], candidate[own], labels[own]
+        cells = Cells.count(r, c, y)
+        assert (row.n, row.n_labelled, row.lost) == (own.sum(), cells.n, cells.lost)
+        assert (row.mismatches, row.mismatch_rate) == ((r != c).sum(), (r != c).mean())
+        assert row.mismatch_rate_interval == wilson_interval(row.mismatches, row.n)
+        assert (row.nfr, row.nfr_interval) == (cells.nfr, wilson_interval(cells.lost, cells.n))
+        assert (row.accuracy_reference, row.accuracy_candidate) == (cells.accuracy_reference, cells.accuracy_candidate)
+        assert row.accuracy_change == cells.accuracy_change
+    for row in found.rates:
+        own = members(groups, row.group)
+        known, positive = own & (labels != -100), own & (labels == row.label)
+        for model, answers in (("reference", reference), ("candidate", candidate)):
+            chosen = answers == row.label
+            assert getattr(row, f"selection_rate_{model}") == pytest.approx(chosen[own].mean())
+            assert getattr(row, f"tpr_{model}") == pytest.approx(chosen[positive].mean())
+            assert getattr(row, f"fpr_{model}") == pytest.approx(chosen[known & ~positive].mean())
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_fairness_measures_are_those_of_fairlearn(classes, overlapping):
+    reference, candidate, labels, groups = simulated(classes=classes, overlapping=overlapping)
+    (gap,) = audit_groups(reference, candidate, labels, groups, n_classes=classes, min_group_size=1).gaps
+    items, sensitive = exploded(groups)
+    by_measure = {}
+    for label in range(classes):
+        for measure, row in measures(gap, label).items():
+            function = getattr(fairlearn.metrics, measure)
+            for model, answers in (("reference", reference), ("candidate", candidate)):
+                truth, answered = (labels == label)[items], (answers == label)[items]
+                expected = function(truth, answered, sensitive_features=sensitive)
+                assert getattr(row, model) == pytest.approx(expected), (measure, label, model)
+                by_measure.setdefault((measure, model), []).append(expected)
+            assert row.change == row.candidate - row.reference
+    for (measure, model), values in by_measure.items():
+        worst = min(values) if measure.endswith("ratio") else max(values)
+        assert getattr(measures(gap, None)[measure], model) == pytest.approx(worst)
+
+
+def test_the_fairness_measures_come_worst_first_and_class_by_class():
+    (gap,) = audit_groups(*simulated(classes=3), n_classes=3).gaps
+    assert [row.label for row in gap.fairness] == [None, 0, 1, 2] * 5
+    assert len({row.measure for row in gap.fairness}) == 5
+
+
+def test_a_rate_without_items_is_left_out_of_a_difference():
+    # c has no item of class 1, so its true positive rate is nothing; fairlearn's function takes it for 0
+    groups = ["a"] * 4 + ["b"] * 4 + ["c"] * 2
+    labels = [1, 1, 0, 0] * 2 + [0, 0]
+    answers = [1, 1, 0, 0, 1, 0, 0, 0, 0, 0]
+    found = audit_groups(answers, answers, labels, groups, n_classes=2, min_group_size=2)
+    row = measures(found.gaps[0], 1)["equal_opportunity_difference"]
+    assert row.reference == 0.5
+    assert fairlearn.metrics.equal_opportunity_difference(labels, answers, sensitive_features=groups) == 1.0
+    assert math.isnan({(one.group, one.label): one for one in found.rates}["c", 1].tpr_reference)
+
+
+def test_p_values_are_those_of_scipy_and_statsmodels():
+    reference, candidate, labels, groups = simulated(n=300, overlapping=True, names="abcdefgh")
+    groups[0] = ("tiny",)
+    rows = audit_groups(reference, candidate, labels, groups, n_classes=2).rows
+    assert {row.group for row in rows if row.small} == {row.group for row in rows if row.n < 30} >= {"tiny"}
+    differs = reference != candidate
+    for row in rows:
+        own = members(groups, row.group)
+        table = [[(differs & own).sum(), (~differs & own).sum()], [(differs & ~own).sum(), (~differs & ~own).sum()]]
+        assert row.p_value == pytest.approx(scipy.stats.fisher_exact(table).pvalue)
+    judged = [row for row in rows if not row.small]
+    assert 2 < len(judged) < len(rows)
+    adjusted = multipletests([row.p_value for row in judged], method="holm")[1]
+    assert [row.p_adjusted for row in judged] == pytest.approx(list(adjusted))
+    assert all(math.isnan(row.p_adjusted) for row in rows if row.small)
+
+
+def brute_force_p_value(differs, groups, names):
+    """Over every way to deal the mismatches to the items that are in a group."""
+    inside = [item for item, of in enumerate(groups) if set(of) & set(names)]
+    own = [[item for item in inside if name in groups[item]] for name in names]
+
+    def gap(mismatched):
+        rates = [len(mismatched & set(items)) / len(items) for items in own]
+        return max(rates) - min(rates)
+
+    observed = gap({item for item in inside if differs[item]})
+    dealt = [gap(set(some)) for some in combinations(inside, int(sum(differs[item] for item in inside)))]
+    return np.mean([one >= observed - 1e-12 for one in dealt])
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [("a",)] * 5 + [("b",)] * 7,
+        [("a",)] * 4 + [("a", "b")] * 2 + [("b",)] * 3 + [("c",)] * 3,
+        [("a", "b")] * 3 + [("b", "a")] + [("b",)] * 3 + [()] * 2 + [("a", "tiny")] * 2 + [()],
+    ],
+)
+def test_the_permutation_test_is_that_of_brute_force(groups):
+    reference = np.zeros(12, dtype=int)
+    for mismatched in ([0, 1, 2], [0, 8], [4, 5, 6, 7], [11], []):
+        candidate = np.isin(np.arange(12), mismatched).astype(int)
+        (gap,) = audit_groups(
+            reference, candidate, reference, groups, n_classes=2, min_group_size=3, n_resamples=1
+        ).gaps
+        names = [name for name, n in Counter(name for of in groups for name in of).items() if n >= 3]
+        expected = brute_force_p_value(
+            candidate, groups, [name for name in names if name != "tiny"] if "tiny" in names else names
+        )
+        assert gap.p_value == pytest.approx(expected, abs=0.02)  # 4 standard errors of 10,000 permutations
+
+
+def test_the_permutation_test_of_two_large_groups_is_exact():
+    # so many mismatches that they are dealt by group, not one by one
+    n_a, n_b, k_a, k_b = 300, 200, 100, 50
+    candidate = np.concatenate([np.arange(n_a) < k_a, np.arange(n_b) < k_b]).astype(int)
+    reference = np.zeros_like(candidate)
+    (gap,) = audit_groups(reference, candidate, reference, ["a"] * n_a + ["b"] * n_b, n_classes=2, n_resamples=1).gaps
+    in_a = np.arange(k_a + k_b + 1)
+    gaps = np.abs(in_a / n_a - (k_a + k_b - in_a) / n_b)
+    chances = scipy.stats.hypergeom.pmf(in_a, n_a + n_b, k_a + k_b, n_a)
+    assert gap.p_value == pytest.approx(chances[gaps >= gap.mismatch_gap.value - 1e-12].sum(), abs=0.01)
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_intervals_are_those_of_a_bootstrap_of_the_items(overlapping):
+    reference, candidate, labels, groups = simulated(n=2000, overlapping=overlapping)
+    (gap,) = audit_groups(reference, candidate, labels, groups, n_classes=2, n_resamples=2000).gaps
+    inside = np.stack([members(groups, name) for name in "abcd"], axis=1)
+    weights = np.random.default_rng(1).multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=2000)
+    n = weights @ inside
+
+    def rates(flags):
+        return (weights @ (inside & flags[:, None])) / n
+
+    lost = (reference == labels) & (candidate != labels)
+    right_reference, right_candidate = rates(reference == labels), rates(candidate == labels)
+    mismatch_rates, nfr = rates(reference != candidate), rates(lost)
+    draws = {
+        "mismatch_gap": mismatch_rates.max(axis=1) - mismatch_rates.min(axis=1),
+        "nfr_gap": nfr.max(axis=1) - nfr.min(axis=1),
+        "worst_group_accuracy_drop": right_reference.min(axis=1) - right_candidate.min(axis=1),
+    }
+    for name, drawn in draws.items():
+        found = getattr(gap, name)
+        assert found.low == pytest.approx(np.quantile(drawn, 0.025), abs=0.012)
+        assert found.high == pytest.approx(np.quantile(drawn, 0.975), abs=0.012)
+        assert found.low < found.value < found.high
+    # of so many items the one more that a bound counts is nothing
+    assert gap.upper_bound == pytest.approx(np.quantile(draws["mismatch_gap"], 0.95), abs=0.02)
+
+
+@pytest.mark.parametrize(("lost", "n"), [(0, 30), (2, 40), (9, 60)])
+def test_the_bound_on_the_drop_of_one_group_is_the_exact_one(lost, n):
+    labels = np.zeros(n, dtype=int)
+    candidate = (np.arange(n) < lost).astype(int)
+    (gap,) = audit_groups(labels, candidate, labels, ["a"] * n, n_classes=2, n_resamples=40_000).gaps
+    assert gap.worst_group_accuracy_drop.value == pytest.approx(lost / n)
+    # one in a hundred is kept for not knowing the worst group, of which there is no doubt here
+    assert gap.drop_upper_bound == pytest.approx(upper_bound(lost, n, 0.96), rel=0.02)
+
+
+def test_groups_without_a_mismatch_do_not_certify_that_there_is_no_gap():
+    sizes = (30, 50)
+    labels = np.zeros(sum(sizes), dtype=int)
+    groups = ["a"] * sizes[0] + ["b"] * sizes[1]
+    (gap,) = audit_groups(labels, labels, labels, groups, n_classes=2, n_resamples=40_000).gaps
+    assert (gap.mismatch_gap.value, gap.mismatch_gap.low, gap.mismatch_gap.high) == (0.0, 0.0, 0.0)
+    # the bound x solves P(both rates below x) = 0.95 for rates that no mismatch leaves open: 1 - (1 - x)^n each
+    open_to = np.prod([1 - (1 - gap.upper_bound) ** n for n in sizes])
+    assert open_to == pytest.approx(0.95, abs=0.005)
+
+
+def share_held(rates_lost, *, sizes, accuracy, truth, name, samples=60):
+    """In how many samples a bound holds; groups of a reference with one accuracy lose right answers at these rates."""
+    generator = np.random.default_rng(0)
+    groups = [str(group) for group, size in enumerate(sizes) for _ in range(size)]
+    rates = np.repeat(rates_lost, sizes)
+    labels = np.zeros(len(groups), dtype=int)
+    held = 0
+    for _ in range(samples):
+        reference = (generator.random(len(groups)) >= accuracy).astype(int)
+        lost = generator.random(len(groups)) < rates
+        candidate = np.where(reference == 0, lost, reference).astype(int)
+        (gap,) = audit_groups(reference, candidate, labels, groups, n_classes=2, n_resamples=200).gaps
+        held += getattr(gap, name) >= truth
+    return held / samples
+
+
+def test_bounds_hold_in_at_least_so_many_samples():
+    # 95 % of all samples: fewer than 90 % of 60 are a matter of 3 in 100
+    gap = share_held([0.02, 0.1], sizes=[40, 80], accuracy=1, truth=0.08, name="upper_bound")
+    # the reference is equally good in all groups, where draws of its worst accuracy are all too low
+    drop = share_held([0.1] + [0] * 7, sizes=[60] * 8, accuracy=0.8, truth=0.08, name="drop_upper_bound")
+    assert min(gap, drop) >= 0.9
+
+
+def test_a_group_that_cannot_be_the_worst_does_not_count_for_the_bound_on_the_drop():
+    labels = np.zeros(600, dtype=int)
+    item = np.arange(300)
+    reference = np.concatenate([item < 150, item < 3])  # half wrong in a, hardly any in b
+    candidate = np.concatenate([item < 153, item < 60])  # b loses far more, and is far from the worst
+    groups = ["a"] * 300 + ["b"] * 300
+    (gap,) = audit_groups(reference.astype(int), candidate.astype(int), labels, groups, n_classes=2).gaps
+    assert gap.worst_group_candidate == "a"
+    assert gap.worst_group_accuracy_drop.value == pytest.approx(0.01)
+    assert 0.01 < gap.drop_upper_bound < 0.04
+
+
+def test_worst_groups_are_those_of_fairlearn():
+    reference, candidate, labels, groups = simulated(classes=3)
+    (gap,) = audit_groups(reference, candidate, labels, groups, n_classes=3).gaps
+    items, sensitive = exploded(groups)
+    for model, answers in (("reference", reference), ("candidate", candidate)):
+        lowest = fairlearn.metrics.accuracy_score_group_min(labels[items], answers[items], sensitive_features=sensitive)
+        assert getattr(gap, f"worst_group_accuracy_{model}") == pytest.approx(lowest)
+        own = members(groups, getattr(gap, f"worst_group_{model}"))
+        assert (answers == labels)[own].mean() == pytest.approx(lowest)
+    drop = gap.worst_group_accuracy_reference - gap.worst_group_accuracy_candidate
+    assert gap.worst_group_accuracy_drop.value == pytest.approx(drop)
+
+
+def test_small_groups_are_shown_and_left_out_of_every_verdict():
+    reference, candidate, labels, groups = simulated()
+    before = audit_groups(reference, candidate, labels, groups, n_classes=2)
+    more = [(*names, "tiny") if item < 29 else names for item, names in enumerate(groups)]
+    candidate = candidate.copy()
+    after = audit_groups(reference, candidate, labels, more, n_classes=2)
+    assert [row for row in after.rows if row.group != "tiny"] == list(before.rows)
+    assert [row.small for row in after.rows if row.group == "tiny"] == [True]
+    # draws are dealt to other sets of groups, everything else is the same
+    assert after.gaps[0].fairness == before.gaps[0].fairness
+    for name in ("n_groups", "highest", "lowest", "worst_group_accuracy_candidate", "worst_group_reference"):
+        assert getattr(after.gaps[0], name) == getattr(before.gaps[0], name)
+    assert after.gaps[0].mismatch_gap.value == before.gaps[0].mismatch_gap.value
+    assert after.gaps[0].upper_bound == pytest.approx(before.gaps[0].upper_bound, abs=0.02)
+    judged = audit_groups(reference, candidate, labels, more, n_classes=2, min_group_size=29)
+    assert judged.gaps[0].n_groups == before.gaps[0].n_groups + 1
+
+
+def test_attributes_do_not_touch_each_other():
+    reference, candidate, labels, first = simulated()
+    second = [("x",) if item % 3 else ("y",) for item in range(len(labels))]
+    both = audit_groups(reference, candidate, labels, {"first": first, "second": second}, n_classes=2)
+    assert [gap.attribute for gap in both.gaps] == ["first", "second"]
+    for gap, (attribute, groups) in zip(both.gaps, (("first", first), ("second", second)), strict=True):
+        alone = audit_groups(reference, candidate, labels, {attribute: groups}, n_classes=2)
+        assert alone.gaps == (gap,)
+        assert alone.rows == tuple(row for row in both.rows if row.attribute == attribute)
+    assert audit_groups(reference, candidate, labels, {}, n_classes=2) == GroupAudit((), (), (), 30)
+
+
+def test_the_seed_decides_the_draws():
+    reference, _, labels, groups = simulated(n=120, overlapping=True)
+    candidate = np.arange(120) % 2  # whatever the groups are
+    inputs = (reference, candidate, labels, groups)
+    first, again, other = (
+        audit_groups(*inputs, n_classes=2, min_group_size=9, seed=seed).gaps[0] for seed in (3, 3, 4)
+    )
+    assert first == again
+    assert first.mismatch_gap.value == other.mismatch_gap.value
+    assert first.mismatch_gap.high != other.mismatch_gap.high
+    assert first.p_value != other.p_value
+
+
+def test_draws_in_blocks_are_the_draws(monkeypatch):
+    inputs = simulated(overlapping=True, unknown=0.1)
+    whole = audit_groups(*inputs, n_classes=2, n_resamples=100)
+    monkeypatch.setattr("hf_compalign.measure.group_gaps._MOST_WEIGHTS", 200)
+    np.testing.assert_equal(asdict(audit_groups(*inputs, n_classes=2, n_resamples=100)), asdict(whole))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_identities(data):
+    n, classes = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 4))
+    draw = st.lists(st.integers(0, classes - 1), min_size=n, max_size=n)
+    reference, candidate = data.draw(draw), data.draw(draw)
+    labels = data.draw(st.lists(st.sampled_from([-100, *range(classes)]), min_size=n, max_size=n))
+    groups = data.draw(st.lists(st.lists(st.sampled_from("abc"), unique=True), min_size=n, max_size=n))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = audit_groups(reference, candidate, labels, groups, n_classes=classes, min_group_size=3, n_resamples=50)
+    json.dumps(asdict(found))  # plain numbers and texts
+    assert sum(row.n for row in found.rows) == sum(map(len, groups))
+    assert len(found.rates) == len(found.rows) * classes
+    (gap,) = found.gaps
+    judged = [row for row in found.rows if not row.small]
+    labelled = [row for row in judged if row.n_labelled >= 3]
+    assert gap.n_groups == len(judged)
+    for estimate, rates in (
+        (gap.mismatch_gap, [row.mismatch_rate for row in judged]),
+        (gap.nfr_gap, [row.nfr for row in labelled]),
+    ):
+        if len(rates) < 2:
+            assert all(map(math.isnan, asdict(estimate).values()))
+        else:
+            assert estimate.value == pytest.approx(max(rates) - min(rates))
+            assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    assert math.isnan(gap.p_value) == math.isnan(gap.upper_bound) == (len(judged) < 2)
+    assert math.isnan(gap.drop_upper_bound) == (not labelled)
+    assert (gap.worst_group_reference == "") == (not labelled)
+    for row in gap.fairness:
+        values = [value for value in (row.reference, row.candidate) if not math.isnan(value)]
+        assert all(0 <= value <= 1 for value in values)
+        if reference == candidate:
+            assert row.change == 0 or math.isnan(row.change)
+    for label in range(classes):
+        share = [
+            row.selection_rate_candidate * group.n
+            for row in found.rates
+            for group in found.rows
+            if row.label == label and row.group == group.group
+        ]
+        assert sum(share) == pytest.approx(
+            sum(len(of) for of, answer in zip(groups, candidate, strict=True) if answer == label)
+        )
+
+
+def test_a_model_against_itself():
+    reference, _, labels, groups = simulated(classes=3)
+    found = audit_groups(reference, reference, labels, groups, n_classes=3)
+    assert {row.mismatches for row in found.rows} == {row.lost for row in found.rows} == {0}
+    assert {row.p_value for row in found.rows} == {row.p_adjusted for row in found.rows} == {1.0}
+    (gap,) = found.gaps
+    assert (gap.mismatch_gap.value, gap.p_value, gap.nfr_gap.value) == (0, 1, 0)
+    assert asdict(gap.worst_group_accuracy_drop) == {"value": 0, "low": 0, "high": 0}
+    assert {row.change for row in gap.fairness} == {0}
+    assert 0 < gap.upper_bound < 0.1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("reference", "candidate", "labels", "groups"),
+    [
+        ([0] * 8, [0] * 8, [0] * 8, ["a", "b"] * 4),  # one class
+        ([0] * 8, [1] * 8, [2] * 8, ["a", "b"] * 4),  # all wrong
+        ([0] * 8, [1] * 8, [0] * 8, ["a", "b"] * 4),  # all lost
+        ([0, 1] * 4, [1, 1] * 4, [-100] * 8, ["a", "a", "b", "b"] * 2),  # no labels
+        ([0, 1] * 4, [1, 1] * 4, [0] * 8, [None] * 8),  # no groups
+        ([0, 1] * 4, [1, 1] * 4, [0] * 8, list("abcdefgh")),  # all groups small
+        ([0, 1] * 4, [1, 1] * 4, [0] * 8, ["a"] * 8),  # one group
+        ([0, 1] * 4, [1, 1] * 4, [0] * 8, [["a", "b"]] * 8),  # the same group twice
+        ([1], [0], [1], ["a"]),  # a single item
+        ([], [], [], []),  # none
+    ],
+)
+def test_degenerate_inputs_are_defined_or_nan(reference, candidate, labels, groups):
+    found = audit_groups(reference, candidate, labels, groups, n_classes=3, min_group_size=2)
+    (gap,) = found.gaps
+    n_groups = len({name for of in groups if of for name in of})
+    assert len(found.rows) == n_groups
+    n_judged = sum(row.n >= 2 for row in found.rows)
+    n_labelled = sum(row.n_labelled >= 2 for row in found.rows)
+    assert gap.n_groups == n_judged
+    assert math.isnan(gap.mismatch_gap.value) == math.isnan(gap.upper_bound) == (n_judged < 2)
+    assert math.isnan(gap.nfr_gap.value) == (n_labelled < 2)
+    assert math.isnan(gap.worst_group_accuracy_drop.value) == math.isnan(gap.drop_upper_bound) == (n_labelled < 1)
+    assert all(row.p_value == 1 for row in found.rows if row.n == len(labels))
+    if n_judged == 2:
+        assert (gap.mismatch_gap.value, gap.p_value) == (0, 1)
+
+
+def test_groups_are_in_the_order_of_their_first_item():
+    found = audit_groups([0] * 5, [0] * 5, [0] * 5, ["z", ["b", "a"], "z", None, "b"], n_classes=1)
+    assert [row.group for row in found.rows] == ["z", "b", "a"]
+
+
+def test_bad_inputs_are_refused():
+    groups = ["a"] * 3
+    with pytest.raises(
+        ValueError, match=r"^labels must be in \[0, n_classes\) = \[0, 2\), or -100 where unknown. Got 2.$"
+    ):
+        audit_groups([0, 1, 0], [0, 1, 0], [0, 2, -100], groups, n_classes=2)
+    with pytest.raises(ValueError, match=r"^answers of the reference must be in \[0, n_classes\) = \[0, 2\). Got 5.$"):
+        audit_groups([0, 5, 0], [0, 1, 0], [0, 1, 0], groups, n_classes=2)
+    with pytest.raises(
+        ValueError, match=r"^answers of the candidate must be in \[0, n_classes\) = \[0, 2\). Got -100.$"
+    ):
+        audit_groups([0, 1, 0], [0, -100, 0], [0, 1, 0], groups, n_classes=2)
+    with pytest.raises(ValueError, match="groups must have one entry per item: 3 of them. Got 2"):
+        audit_groups([0, 1, 0], [0, 1, 0], [0, 1, 0], groups[:2], n_classes=2)
+    with pytest.raises(ValueError, match="Both models must answer the same items. Got 3, 2, 3"):
+        audit_groups([0, 1, 0], [0, 1], [0, 1, 0], groups, n_classes=2)
+    with pytest.raises(ValueError, match=r"must be integers of shape \[N\]"):
+        audit_groups([0.5, 1, 0], [0, 1, 0], [0, 1, 0], groups, n_classes=2)
+    for name in ("min_group_size", "n_resamples"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1. Got 0."):
+            audit_groups([0], [0], [0], ["a"], n_classes=2, **{name: 0})
+
+
+def test_without_fairlearn_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fairlearn.metrics", None)
+    with pytest.raises(ImportError, match=r"The audit of groups needs .* pip install 'hf-compalign\[fairness\]'"):
+        audit_groups([0], [0], [0], ["a"], n_classes=1)
