@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from hf_compalign.compress.pruning import prune_
     from hf_compalign.compress.quantize import quantize_
     from hf_compalign.compress.shrink import shrink_
-    from hf_compalign.measure.audit import Audit, audit
+    from hf_compalign.measure.attribution import attribution_agreement
+    from hf_compalign.measure.audit import audit
+    from hf_compalign.measure.audit_callback import AuditCallback
+    from hf_compalign.measure.audit_record import Audit
+    from hf_compalign.measure.candidates import compare_candidates
     from hf_compalign.measure.footprint import footprint
+    from hf_compalign.measure.grouping import group_membership
     from hf_compalign.measure.predict import predict
     from hf_compalign.measure.predictions import Predictions
     from hf_compalign.metrics import load_metric
+    from hf_compalign.report.page import write_report
     from hf_compalign.ship.artifact import save_artifact
     from hf_compalign.ship.hub import push_to_hub
     from hf_compalign.ship.repair import repair_onnx
@@ -34,16 +40,20 @@ __all__ = [
     "AlignedDistillationTrainer",
     "AlignmentArguments",
     "Audit",
+    "AuditCallback",
     "Predictions",
     "PruningCallback",
     "QuantizationCallback",
     "ShrinkCallback",
     "__version__",
+    "attribution_agreement",
     "audit",
     "cache_teacher_logits",
+    "compare_candidates",
     "export_onnx",
     "export_openvino",
     "footprint",
+    "group_membership",
     "load_compressed",
     "load_metric",
     "predict",
@@ -53,21 +63,26 @@ __all__ = [
     "repair_onnx",
     "save_artifact",
     "shrink_",
+    "write_report",
 ]
 
 _HOMES = {
     "AlignedDistillationTrainer": "align.trainer",
     "AlignmentArguments": "align.arguments",
-    "Audit": "measure.audit",
+    "Audit": "measure.audit_record",
+    "AuditCallback": "measure.audit_callback",
     "Predictions": "measure.predictions",
     "PruningCallback": "compress.callbacks",
     "QuantizationCallback": "compress.callbacks",
     "ShrinkCallback": "compress.callbacks",
+    "attribution_agreement": "measure.attribution",
     "audit": "measure.audit",
     "cache_teacher_logits": "align.teacher",
+    "compare_candidates": "measure.candidates",
     "export_onnx": "compress.export",
     "export_openvino": "compress.openvino_export",
     "footprint": "measure.footprint",
+    "group_membership": "measure.grouping",
     "load_compressed": "compress.loading",
     "load_metric": "metrics",
     "predict": "measure.predict",
@@ -77,6 +92,7 @@ _HOMES = {
     "repair_onnx": "ship.repair",
     "save_artifact": "ship.artifact",
     "shrink_": "compress.shrink",
+    "write_report": "report.page",
 }
 
 

@@ -1,12 +1,30 @@
 """The figures: what they draw, where."""
 
 import builtins
+import copy
+import json
+import math
 
+import numpy as np
 import pytest
 from test_frontier import point
 
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.intervals import rate, wilson_interval
 from hf_compalign.measure.latency import Latency
-from hf_compalign.report.plots import plot_frontier
+from hf_compalign.measure.predictions import Predictions
+from hf_compalign.report.plots import (
+    plot_attribution,
+    plot_candidates,
+    plot_cells,
+    plot_classes,
+    plot_frontier,
+    plot_groups,
+    plot_margins,
+    plot_reliability,
+)
+from hf_compalign.report.plots.style import shown
+from hf_compalign.report.svg import inline_svg
 
 pytest.importorskip("matplotlib")
 
@@ -57,6 +75,428 @@ def test_intervals_are_drawn_whole():
 def test_nothing_is_not_plotted():
     with pytest.raises(ValueError, match="There is nothing to plot. Give at least one measured file."):
         plot_frontier([])
+
+
+# ---- audits: their dicts, by hand ----
+
+
+def estimate(value, half=0.02):
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def rates(n, mismatches, lost):
+    return {
+        "n": n,
+        "mismatches": mismatches,
+        "mismatch_rate": rate(mismatches, n),
+        "mismatch_rate_interval": list(wilson_interval(mismatches, n)),
+        "lost": lost,
+        "nfr": rate(lost, n),
+    }
+
+
+def class_row(label, name, n, mismatches, lost):
+    return {"label": label, "name": name, "gained": 0} | rates(n, mismatches, lost)
+
+
+def group_row(attribute, group, n, mismatches, lost, *, p=1.0):
+    about = {"attribute": attribute, "group": group, "n_labelled": n, "small": n < 30, "p_value": p, "p_adjusted": p}
+    return about | rates(n, mismatches, lost) | {"nfr_interval": list(wilson_interval(lost, n))}
+
+
+def bins(shift):
+    """Four bins, the first empty."""
+    full = [(0.375, 10), (0.625, 30), (0.875, 60)]
+    rows = [{"low": 0.0, "high": 0.25, "n": 0, "confidence": math.nan, "accuracy": math.nan}]
+    for middle, n in full:
+        ends = {"low": middle - 0.125, "high": middle + 0.125}
+        rows.append(ends | {"n": n, "confidence": middle, "accuracy": round((middle + shift) * n) / n})
+    return rows
+
+
+def margin_row(low, high, mismatches):
+    interval = list(wilson_interval(mismatches, 100))
+    rates = {"n": 100, "mismatches": mismatches, "mismatch_rate": mismatches / 100, "mismatch_rate_interval": interval}
+    return {"low": low, "high": high} | rates
+
+
+def record(**other):
+    """What an audit of 1,000 items says, as far as the figures read it."""
+    classes = [class_row(0, "no", 400, 6, 5), class_row(1, "yes", 600, 30, 12), class_row(2, "never", 0, 0, 0)]
+    groups = [
+        group_row("target", "women", 500, 10, 5),
+        group_row("target", "islam", 300, 24, 12, p=0.001),
+        group_row("target", "few", 10, 1, 1),
+        group_row("length", "1 to 12", 600, 12, 6),
+        group_row("length", "12 to 30", 400, 20, 10),
+    ]
+    similarity = {"all": estimate(0.7), "agreeing": estimate(0.8), "mismatches": estimate(0.4)}
+    found = {
+        "n": 1000,
+        "n_labelled": 1000,
+        "cie": 36,
+        "cells": {"both_right": 900, "lost": 17, "gained": 9, "same_wrong": 64, "different_wrong": 10},
+        "mismatch_rate": 0.036,
+        "mismatch_rate_interval": list(wilson_interval(36, 1000)),
+        "passed": True,
+        "limits": [],
+        "per_class": classes,
+        "groups": groups,
+        "gaps": [{"attribute": "target", "mismatch_gap": estimate(0.06, 0.03), "p_value": 0.002}],
+        "min_group_size": 30,
+        "calibration": {
+            "n": 100,
+            "n_bins": 4,
+            "reference": {"ece": 0.02, "bins": bins(0.0)},
+            "candidate": {"ece": 0.05, "bins": bins(-0.1)},
+            "ece_change": estimate(0.03),
+        },
+        "margins": [margin_row(0.0, 0.9, 20), margin_row(0.9, 0.9991, 3), margin_row(0.9991, 0.9994, 0)],
+        "attribution": {
+            "method": "layer_integrated_gradients",
+            "n_agreeing": 30,
+            "n_mismatches": 9,
+            "top_k": 5,
+            "rows": [
+                {"similarity": name, "floor": estimate(0.1), "ceiling": estimate(0.95)} | similarity
+                for name in ("cosine", "spearman", "top_k_overlap", "weighted_jaccard")
+            ],
+        },
+        "candidate": {"model": "pruned", "model_fingerprint": ""},
+        "size_bytes": [90_000_000, 45_000_000],
+        "latency_ms": [20.0, 12.0],
+    }
+    return copy.deepcopy(found | other)
+
+
+def figures(found):
+    """One of each kind."""
+    yield from (plot(found) for plot in (plot_cells, plot_classes, plot_groups, plot_reliability, plot_margins))
+    yield plot_attribution(found)
+    yield plot_candidates([found, found])
+
+
+def dots(panel, label):
+    """The x of the dots of a kind, by row from the top."""
+    return [x for x, _ in sorted(offsets(panel, label), key=lambda place: place[1])]
+
+
+def lines(panel):
+    """The ends along x of the horizontal lines, by row from the top."""
+    from matplotlib.collections import LineCollection
+
+    found = [one.get_segments() for one in panel.collections if isinstance(one, LineCollection)]
+    ends = [(segment[0][1], tuple(segment[:, 0])) for segments in found for segment in segments]
+    return [along for _, along in sorted(ends)]
+
+
+def names(panel):
+    return [label.get_text() for label in panel.get_yticklabels()]
+
+
+def legend_of(figure):
+    return {text.get_text() for text in figure.legends[0].get_texts()}
+
+
+def percents(interval):
+    return pytest.approx([100 * end for end in interval])
+
+
+MISMATCHES, LOST = "answered differently (mismatch rate)", "right before, wrong now (NFR)"
+
+
+def bars(panel, bottom):
+    """The name, left and width of the parts of a bar, from the left."""
+    parts = [(one.get_label(), one.patches[0]) for one in panel.containers]
+    found = [(label, part.get_x(), part.get_width()) for label, part in parts if part.get_y() == bottom]
+    return sorted(found, key=lambda part: part[1])
+
+
+def test_the_cells_fill_a_bar_by_their_shares_and_the_changed_ones_a_second():
+    (panel,) = plot_cells(record()).axes
+    whole, enlarged = bars(panel, 2.0), bars(panel, 0.75)
+    assert [name for name, *_ in whole] == ["both_right", "same_wrong", "lost", "different_wrong", "gained"]
+    # Gained and different_wrong, 0.9 and 1.0 % of the items, are widened to 1.2 %, and all shrink to make room.
+    total = 0.9 + 0.064 + 0.017 + 2 * 0.012
+    assert [width for *_, width in whole] == pytest.approx([part / total for part in (0.9, 0.064, 0.017, 0.012, 0.012)])
+    assert [name for name, *_ in enlarged] == ["lost", "different_wrong", "gained"]
+    assert [width for *_, width in enlarged] == pytest.approx([17 / 36, 10 / 36, 9 / 36])
+    for parts in (whole, enlarged):
+        assert parts[0][1] == 0.0
+        assert parts[-1][1] + parts[-1][2] == pytest.approx(1.0)
+
+
+def test_every_cell_is_counted_beside_the_bars():
+    (panel,) = plot_cells(record()).axes
+    texts = [text.get_text() for text in panel.texts]
+    rows = [texts[start : start + 3] for start in range(0, len(texts), 3)]
+    assert rows == [
+        ["both right", "900", "90.00 %"],
+        ["both wrong, same answer", "64", "6.40 %"],
+        ["lost: right before, wrong now", "17", "1.70 %"],
+        ["both wrong, different answers", "10", "1.00 %"],
+        ["gained: wrong before, right now", "9", "0.90 %"],
+    ]
+    assert panel.get_title(loc="left") == "1,000 items: 36 answered differently (3.60 %)"
+
+
+def test_the_cells_of_a_model_against_itself_have_no_second_bar():
+    cells = {"both_right": 5, "lost": 0, "gained": 0, "same_wrong": 0, "different_wrong": 0}
+    (panel,) = plot_cells(record(n=8, cie=0, cells=cells)).axes
+    assert bars(panel, 2.0) == [("both_right", 0.0, 1.0)]
+    assert bars(panel, 0.75) == []
+    assert panel.get_title(loc="left") == "5 labelled items of 8: 0 answered differently (0.00 %)"
+
+
+def test_without_labels_there_are_two_cells():
+    (panel,) = plot_cells(record(cells=None)).axes
+    assert bars(panel, 2.0) == [
+        ("same_answer", 0.0, pytest.approx(0.964)),
+        ("different_answer", pytest.approx(0.964), pytest.approx(0.036)),
+    ]
+
+
+def test_classes_are_sorted_by_what_is_sure_of_their_harm_and_have_both_intervals():
+    figure = plot_classes(record())
+    (panel,) = figure.axes
+    assert names(panel) == ["yes (n = 600)", "no (n = 400)"]  # the empty class has nothing to show
+    assert dots(panel, MISMATCHES) == pytest.approx([5.0, 1.5])
+    assert dots(panel, LOST) == pytest.approx([2.0, 1.25])
+    found = lines(panel)
+    assert found[0] == percents(wilson_interval(30, 600))
+    assert found[1] == percents(wilson_interval(12, 600))
+    assert found[2] == percents(wilson_interval(6, 400))
+    assert found[3] == percents(wilson_interval(5, 400))
+    assert panel.get_ylim()[0] > panel.get_ylim()[1]  # the first row is at the top
+    assert "mismatch rate of all items: 3.60 %" in legend_of(figure)
+
+
+def test_a_class_of_two_items_does_not_lead():
+    rows = [class_row(0, "tiny", 2, 1, 1), class_row(1, "many", 1000, 300, 100)]
+    (panel,) = plot_classes(record(per_class=rows)).axes
+    assert names(panel) == ["many (n = 1,000)", "tiny (n = 2)"]
+
+
+def test_of_a_thousand_classes_the_most_harmed_are_shown_and_the_others_counted():
+    rows = [class_row(label, f"c{label}", 1000, label // 2, 0) for label in range(1000)]
+    (panel,) = plot_classes(record(per_class=rows)).axes
+    assert names(panel)[::24] == ["c998 (n = 1,000)", "c974 (n = 1,000)"]
+    assert len(names(panel)) == 25
+    assert "975 of 1,000 classes with items are left out: the least harmed" in panel.get_xlabel()
+
+
+def test_groups_have_a_panel_for_each_attribute():
+    figure = plot_groups(record())
+    target, length = figure.axes
+    assert names(target) == ["islam (n = 300) *", "few (n = 10)", "women (n = 500)"]
+    assert names(length) == ["12 to 30 (n = 400)", "1 to 12 (n = 600)"]
+    assert target.get_title(loc="left") == "target\nlargest gap 6.0 points (3.0 to 9.0), permutation p = 0.002"
+    assert length.get_title(loc="left") == "length"
+    assert lines(target)[4] == percents(wilson_interval(10, 500))
+    assert legend_of(figure) == {MISMATCHES, LOST, "mismatch rate of all items: 3.60 %"}
+
+
+def test_small_groups_are_hollow_and_it_is_said_why():
+    (panel,) = plot_groups(record(), attribute="target").axes
+    hollow = [
+        one.get_offsets().tolist()
+        for one in panel.collections
+        if hasattr(one, "get_sizes") and not len(one.get_facecolors())
+    ]
+    assert sorted(place for places in hollow for place in places) == [[10.0, 0.83], [10.0, 1.17]]
+    assert "hollow: fewer than 30 items, out of the verdict" in panel.get_xlabel()
+    assert "* unlike the items outside the group (Fisher, Holm: p < 0.05)" in panel.get_xlabel()
+    (panel,) = plot_groups(record(), attribute="length").axes
+    assert panel.get_xlabel() == "% of the group's items, with 95 % interval"
+
+
+def test_reliability_is_drawn_where_there_are_items():
+    figure = plot_reliability(record())
+    curve, counts = figure.axes
+    diagonal, reference, candidate = curve.lines
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 100]
+    assert list(reference.get_xdata()) == list(candidate.get_xdata()) == [37.5, 62.5, 87.5]
+    assert list(reference.get_ydata()) == pytest.approx([40.0, 100 * 19 / 30, 100 * 52 / 60])
+    assert list(candidate.get_ydata()) == pytest.approx([30.0, 100 * 16 / 30, 100 * 46 / 60])
+    first = curve.collections[0].get_segments()[0]
+    assert first[:, 1].tolist() == percents(wilson_interval(4, 10))
+    assert [patch.get_height() for patch in counts.patches] == [0, 10, 30, 60] * 2
+    assert "candidate: calibration error (ECE) 5.00 %, change +3.00 points (+1.00 to +5.00)" in legend_of(figure)
+
+
+def test_margins_are_bars_with_the_edges_told_apart():
+    (panel,) = plot_margins(record()).axes
+    assert [patch.get_height() for patch in panel.patches] == [20.0, 3.0, 0.0]
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["0.0000", "0.9000", "0.9991", "0.9994"]
+    (intervals,) = panel.collections
+    assert intervals.get_segments()[1][:, 1].tolist() == percents(wilson_interval(3, 100))
+    assert panel.get_xlabel().endswith("100 items a bar")
+
+
+def test_attributions_stand_between_their_floor_and_their_ceiling():
+    figure = plot_attribution(record())
+    (panel,) = figure.axes
+    assert names(panel) == ["cosine", "Spearman", "top-5 overlap", "weighted Jaccard"]
+    assert dots(panel, "same answer (30 items)") == [0.8] * 4
+    assert dots(panel, "different answers (9 items)") == [0.4] * 4
+    assert dots(panel, "floor: an unrelated head") == [0.1] * 4
+    assert dots(panel, "ceiling: the reference with itself") == [0.95] * 4
+    assert lines(panel)[0] == pytest.approx((0.78, 0.82))
+    assert len(lines(panel)) == 16
+
+
+def test_a_similarity_without_mismatches_is_drawn_without_them():
+    found = record()
+    for row in found["attribution"]["rows"]:
+        row["mismatches"] = estimate(math.nan)
+    figure = plot_attribution(found)
+    (panel,) = figure.axes
+    assert legend_of(figure) == {
+        "same answer (30 items)",
+        "floor: an unrelated head",
+        "ceiling: the reference with itself",
+    }
+    assert len(lines(panel)) == 12
+
+
+def candidate(name, mismatches, **other):
+    interval = wilson_interval(mismatches, 1000)
+    about = {"model": name, "model_fingerprint": ""}
+    return record(candidate=about, mismatch_rate=mismatches / 1000, mismatch_rate_interval=interval, **other)
+
+
+def test_candidates_are_numbered_from_the_least_changed():
+    judged = {"limits": [{}], "passed": False}
+    figure = plot_candidates([candidate("ce", 50, **judged), candidate("int8", 10, latency_ms=None)])
+    named, size, latency = figure.axes
+    assert names(named) == ["1. int8", "2. ce"]
+    assert dots(named, "within the limits") == [1.0]
+    assert dots(named, "beyond a limit") == [5.0]
+    assert lines(named) == [percents(wilson_interval(10, 1000)), percents(wilson_interval(50, 1000))]
+    assert [(text.get_text(), text.xy) for text in size.texts] == [("1", (45.0, 1.0)), ("2", (45.0, 5.0))]
+    assert [(text.get_text(), text.xy) for text in latency.texts] == [("2", (12.0, 5.0))]
+    assert [tuple(line.get_xdata()) for line in size.lines] == [(90.0, 90.0)]
+    assert [tuple(line.get_xdata()) for line in latency.lines] == [(20.0, 20.0)]
+
+
+def test_candidates_without_costs_have_names_and_rates_only():
+    unknown = {"size_bytes": None, "latency_ms": None}
+    figure = plot_candidates({"b": candidate("x", 50, **unknown), "a": candidate("x", 10, **unknown)})
+    assert [names(panel) for panel in figure.axes] == [["1. a", "2. b"]]
+    assert legend_of(figure) == {"no limit was set"}
+
+
+def test_candidates_of_one_name_are_told_apart():
+    (panel, *_) = plot_candidates([candidate("x", 50), candidate("x", 10), candidate("", 20)]).axes
+    assert names(panel) == ["1. x (2)", "2. unnamed", "3. x (1)"]
+
+
+HOSTILE = "$\\frac{x$ %s\n<script>alert(1)</script>"
+
+
+def test_names_are_drawn_as_they_are_but_on_one_line(recwarn):
+    found = record()
+    found["per_class"][0]["name"] = HOSTILE
+    found["groups"][0] |= {"group": HOSTILE, "attribute": HOSTILE}
+    found["gaps"][0]["attribute"] = HOSTILE
+    found["candidate"]["model"] = HOSTILE
+    expected = "$\\frac{x$ %s <script>alert(1)</…"
+    drawn = []
+    for figure in figures(found):
+        figure.draw_without_rendering()
+        drawn += [label for panel in figure.axes for label in (*names(panel), panel.get_title(loc="left"))]
+    assert f"{expected} (n = 400)" in drawn
+    assert f"{expected} (n = 500)" in drawn
+    assert f"{expected}\nlargest gap 6.0 points (3.0 to 9.0), permutation p = 0.002" in drawn
+    assert f"1. {expected} (1)" in drawn
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("  two\r\n\tlines ", "two lines"),
+        ("\u202eright\u2066 to left\u200f", "right to left"),
+        ("a\x00b\x1bc", "a b c"),
+        ("half \ud83d of a pair", "half \ufffd of a pair"),
+        ("x" * 33, "x" * 31 + "…"),
+        ("x" * 32, "x" * 32),
+        (7, "7"),
+    ],
+)
+def test_a_name_becomes_one_clean_line(name, expected):
+    assert shown(name) == expected
+
+
+def test_an_audit_is_read_with_null_for_nan_too_and_from_what_has_a_to_dict():
+    class Audited:
+        def to_dict(self):
+            return found
+
+    found = record()
+    found["groups"][0]["nfr"] = math.nan
+    found["groups"][0]["nfr_interval"] = [math.nan, math.nan]
+    stored = json.loads(json.dumps(found).replace("NaN", "null"))
+    for one, other in zip(figures(Audited()), figures(stored), strict=True):
+        assert inline_svg(one, label="x") == inline_svg(other, label="x")
+    with pytest.raises(TypeError, match=r"A figure is drawn of an Audit or of its to_dict\(\). Got str."):
+        plot_cells("audit.json")
+
+
+@pytest.mark.parametrize(
+    ("plot", "without", "message"),
+    [
+        (plot_cells, {"n": 0}, "This audit has no items. Audit at least one."),
+        (plot_classes, {"per_class": []}, "This audit has no classes, since no item has a label. Predict on a"),
+        (plot_groups, {"groups": []}, "This audit has no groups. Give groups= to audit."),
+        (plot_reliability, {"calibration": None}, "This audit has no calibration, since no item has a label. Predict"),
+        (plot_margins, {"margins": []}, "This audit has no margins. Audit the logits of the two models again"),
+        (plot_attribution, {"attribution": None}, "This audit has no attribution. Audit two models of PyTorch with"),
+    ],
+)
+def test_what_an_audit_does_not_have_is_not_plotted(plot, without, message):
+    with pytest.raises(ValueError, match=message):
+        plot(record(**without))
+
+
+def test_an_unknown_attribute_is_refused_with_the_known_ones():
+    message = r"no groups by 'targets'. It has groups by 'target', 'length'. Did you mean 'target'\?"
+    with pytest.raises(ValueError, match=message):
+        plot_groups(record(), attribute="targets")
+    with pytest.raises(ValueError, match="There is nothing to plot. Give at least one audit."):
+        plot_candidates([])
+
+
+def test_the_style_of_the_session_neither_shows_nor_changes():
+    import matplotlib
+    from matplotlib import style
+
+    with style.context("dark_background"):
+        before = dict(matplotlib.rcParams)
+        figure = plot_cells(record())
+        assert dict(matplotlib.rcParams) == before
+    assert figure.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
+    assert figure.axes[0].texts[0].get_color() == "black"
+
+
+def real_audit(*, n=60, labels=True, same=False):
+    rng = np.random.default_rng(0)
+    logits, truth = rng.normal(size=(n, 3)), rng.integers(0, 3, n) if labels else np.full(n, -100)
+    ids, names = [str(item) for item in range(n)], ["a", "b", "c"]
+    reference = Predictions(logits, truth, ids, names)
+    other = reference if same else Predictions(logits + rng.normal(size=(n, 3)) / 2, truth, ids, names)
+    return audit(reference, other, groups={"half": ["x" if item % 2 else "y" for item in range(n)]})
+
+
+@pytest.mark.parametrize("settings", [{}, {"labels": False}, {"same": True}, {"n": 1}, {"n": 1, "labels": False}])
+def test_what_audit_returns_is_drawn(settings, recwarn):
+    found = real_audit(**settings)
+    plots = [plot_cells, plot_groups, plot_margins]
+    if settings.get("labels", True):
+        plots += [plot_classes, plot_reliability]
+    for figure in (*(plot(found) for plot in plots), plot_candidates([found])):
+        figure.draw_without_rendering()
+    assert not recwarn.list
 
 
 def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):

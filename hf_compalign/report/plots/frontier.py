@@ -1,0 +1,123 @@
+"""The measured files: mismatches against size and latency."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hf_compalign.measure.latency import Latency
+from hf_compalign.report.plots.style import BEYOND, FAINT, INK, KEPT, MUTED, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Plotted(Protocol):
+    """What is drawn of a measured file, such as a `hf_compalign.ship.frontier.Point`."""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The layers in float."""
+
+    @property
+    def mismatch_rate(self) -> float:
+        """The share of the items that are answered otherwise than by the reference."""
+
+    @property
+    def mismatch_rate_interval(self) -> tuple[float, float]:
+        """Its two-sided 95 % interval."""
+
+    @property
+    def n(self) -> int:
+        """How many items there were."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the file."""
+
+    @property
+    def latency(self) -> Mapping[int, Latency]:
+        """Of one pass, by the number of items in the batch; empty where it was not timed."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every limit is kept."""
+
+
+def plot_frontier(
+    points: Sequence[Plotted],
+    *,
+    chosen: tuple[str, ...] | None = None,
+    limit: float | None = None,
+    torch_latency: Mapping[int, Latency] | None = None,
+) -> "Figure":
+    """Mismatches, with their 95 % intervals, against bytes and against latency.
+
+    Each file bears the number of its layers in float. The panel of the latency is there only if a file was timed,
+    and shows the largest batch that was.
+
+    Args:
+        points: the files.
+        chosen: the layers in float of the file that was chosen, which is marked.
+        limit: on the mismatch rate, as a share; drawn as a line. It is kept where the upper bound is within it.
+        torch_latency: of the torch model, by the number of items in the batch; drawn as a line.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: there are no points.
+    """
+    if not points:
+        raise ValueError("There is nothing to plot. Give at least one measured file.")
+    batch_sizes = {size for point in points for size in point.latency}
+    batch = max(batch_sizes, default=None)
+    with drawing(4.8, width=6.0 if batch is None else 11.0) as figure:
+        panels = figure.subplots(1, 1 if batch is None else 2, sharey=True, squeeze=False)[0]
+        _draw(panels[0], points, lambda point: point.size_bytes / 1e6, chosen)
+        panels[0].set_xlabel("size of the file (MB)")
+        panels[0].set_ylabel(f"answers unlike the reference's (% of {points[0].n:,})")
+        if batch is not None:
+            timed = [point for point in points if batch in point.latency]
+            _draw(panels[1], timed, lambda point: point.latency[batch].median_ms, chosen)
+            _draw_torch(panels[1], (torch_latency or {}).get(batch))
+            panels[1].set_xlabel(f"median latency of a batch of {batch} (ms)")
+        for panel in panels:
+            _finish(panel, limit)
+        panels[0].legend(frameon=False)
+    return figure
+
+
+def _finish(panel: Any, limit: float | None) -> None:
+    if limit is not None:
+        label = f"limit {100 * limit:.3g} %, of the upper bound"
+        panel.axhline(100 * limit, color=MUTED, linestyle="--", linewidth=1, label=label)
+    panel.set_ylim(bottom=0)
+    panel.margins(x=0.1)
+    panel.grid(color=FAINT)
+
+
+def _draw(panel: Any, points: Sequence[Plotted], where: Callable[[Plotted], float], chosen: Any) -> None:
+    for passed, style, label in ((True, KEPT, "within the limits"), (False, BEYOND, "beyond a limit")):
+        shown = [point for point in points if point.passed == passed]
+        rates = [100 * point.mismatch_rate for point in shown]
+        low = [100 * (point.mismatch_rate - point.mismatch_rate_interval[0]) for point in shown]
+        high = [100 * (point.mismatch_rate_interval[1] - point.mismatch_rate) for point in shown]
+        if shown:
+            places = [where(point) for point in shown]
+            bars = {"fmt": "none", "ecolor": style["color"], "linewidth": 1.3}
+            panel.errorbar(places, rates, yerr=(low, high), **bars)
+            panel.scatter(places, rates, s=48, zorder=3, clip_on=False, label=label, **style)
+    for point in points:
+        place = (where(point), 100 * point.mismatch_rate)
+        panel.annotate(str(len(point.kept)), place, textcoords="offset points", xytext=(6, 5), fontsize=9)
+        if point.kept == chosen:
+            ring = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.5}
+            panel.scatter(*[[value] for value in place], s=190, zorder=4, label="chosen", **ring)
+    for label in ("numbers: layers in float", "bars: 95 % interval"):
+        panel.plot([], [], " ", label=label)
+
+
+def _draw_torch(panel: Any, latency: Latency | None) -> None:
+    if latency is None:
+        return
+    panel.axvline(latency.median_ms, color=MUTED, linestyle=":", linewidth=1.5)
+    panel.annotate(
+        "torch", (latency.median_ms, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top", rotation=90
+    )

@@ -1,0 +1,202 @@
+"""Rates of classes and of groups, one row each, the most harmed first."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_compalign.measure.intervals import wilson_interval
+from hf_compalign.report.plots.style import (
+    BLUE,
+    MOST_ROWS,
+    MUTED,
+    SMALL_TEXT,
+    VERMILION,
+    AuditLike,
+    draw_dots,
+    drawing,
+    estimate,
+    legend,
+    name_rows,
+    number,
+    numbers,
+    percent,
+    record_of,
+    rows_height,
+    section,
+    shown,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MISMATCHES = {"color": BLUE, "marker": "o"}
+_LOST = {"color": VERMILION, "marker": "D"}
+_APART = 0.17  # of a row, between the middle and each of the two rates
+_SIGNIFICANT = 0.05
+
+Row = Mapping[str, Any]
+
+
+def plot_classes(audit: AuditLike) -> "Figure":
+    """Mismatch rate and NFR of each class of the labels, with 95 % Wilson intervals.
+
+    The classes whose mismatch rate is surely high, by the lower end of its interval, come first: so a class of two
+    items does not lead. The first 25 are shown.
+
+    Args:
+        audit: an `Audit`, or its ``to_dict()``.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the audit has no classes, since no item had a label.
+    """
+    record = record_of(audit)
+    missing = "This audit has no classes, since no item has a label. Predict on a dataset with labels."
+    found = [row for row in section(record, "per_class", missing) if row["n"]]
+    rows = _most_harmed(found)
+    with drawing(1.5 + rows_height(len(rows))) as figure:
+        panel = figure.subplots()
+        _draw(panel, rows, [f"{shown(row['name'])} (n = {row['n']:,})" for row in rows], _lost_of_class)
+        _overall(panel, record)
+        _finish(panel, "% of the class's items", _left_out(found, "classes with items"))
+        legend(figure)
+    return figure
+
+
+def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
+    """Mismatch rate and NFR of each group, with 95 % Wilson intervals, and the largest gap between two groups.
+
+    Within an attribute the groups whose mismatch rate is surely high, by the lower end of its interval, come first;
+    the first 25 are shown. Small groups, which are out of the verdict, are hollow. A star marks a group that mismatches
+    at another rate than the items outside it, by Fisher's exact test with Holm's correction.
+
+    Args:
+        audit: an `Audit`, or its ``to_dict()``.
+        attribute: the one to show, such as "target"; by default all, one below the other.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the audit has no groups, or none of that attribute.
+    """
+    record = record_of(audit)
+    by_attribute = _by_attribute(section(record, "groups", "This audit has no groups. Give groups= to audit."))
+    if attribute is not None:
+        by_attribute = {attribute: _chosen(by_attribute, attribute)}
+    heights = [rows_height(min(len(rows), MOST_ROWS)) for rows in by_attribute.values()]
+    gaps = {gap["attribute"]: gap for gap in record["gaps"]}
+    with drawing(1.0 + sum(heights) + 0.9 * len(heights)) as figure:
+        panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for panel, (name, found) in zip(panels, by_attribute.items(), strict=True):
+            rows = _most_harmed(found)
+            _draw(panel, rows, [_group_name(row) for row in rows], _lost_of_group)
+            _overall(panel, record)
+            title = [shown(name), *_gap(gaps.get(name))]
+            panel.set_title("\n".join(title), loc="left", fontsize=SMALL_TEXT, parse_math=False)
+            _finish(panel, "% of the group's items", *_notes(rows, found, record["min_group_size"]))
+        legend(figure)
+    return figure
+
+
+def _by_attribute(groups: Iterable[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in groups:
+        found.setdefault(row["attribute"], []).append(row)
+    return found
+
+
+def _chosen(by_attribute: Mapping[str, list[Row]], attribute: str) -> list[Row]:
+    if attribute not in by_attribute:
+        close = difflib.get_close_matches(attribute, by_attribute, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        allowed = ", ".join(map(repr, by_attribute))
+        raise ValueError(f"This audit has no groups by {attribute!r}. It has groups by {allowed}.{hint}")
+    return by_attribute[attribute]
+
+
+def _most_harmed(rows: Iterable[Row]) -> list[Row]:
+    """Those whose rate is surely the highest; an empty one has no rate, and comes last."""
+
+    def harm(row: Row) -> tuple[float, float]:
+        low, rate = number(row["mismatch_rate_interval"][0]), number(row["mismatch_rate"])
+        return (-math.inf, -math.inf) if math.isnan(low) else (low, rate)
+
+    return sorted(rows, key=harm, reverse=True)[:MOST_ROWS]
+
+
+def _draw(
+    panel: Any, rows: Sequence[Row], names: Sequence[str], lost: Callable[[Row], tuple[float, Sequence[float]]]
+) -> None:
+    """Two dots on each row: mismatches above, lost right answers below."""
+    rates = [number(row["mismatch_rate"]) for row in rows], [numbers(row["mismatch_rate_interval"]) for row in rows]
+    losses = [[*found] for found in zip(*map(lost, rows), strict=True)]
+    hollow = [bool(row.get("small")) for row in rows]
+    for (values, intervals), style, side, label in (
+        (rates, _MISMATCHES, -_APART, "answered differently (mismatch rate)"),
+        (losses, _LOST, _APART, "right before, wrong now (NFR)"),
+    ):
+        draw_dots(
+            panel,
+            [100 * value for value in values],
+            intervals=[[100 * end for end in interval] for interval in intervals],
+            rows=[row + side for row in range(len(rows))],
+            style=style,
+            label=label,
+            hollow=hollow,
+        )
+    name_rows(panel, names)
+
+
+def _lost_of_class(row: Row) -> tuple[float, Sequence[float]]:
+    return number(row["nfr"]), wilson_interval(row["lost"], row["n"])
+
+
+def _lost_of_group(row: Row) -> tuple[float, Sequence[float]]:
+    return number(row["nfr"]), numbers(row["nfr_interval"])
+
+
+def _overall(panel: Any, record: Row) -> None:
+    rate = number(record["mismatch_rate"])
+    label = f"mismatch rate of all items: {percent(rate)}"
+    panel.axvline(100 * rate, color=MUTED, linestyle="--", linewidth=1, label=label)
+
+
+def _finish(panel: Any, x_label: str, *notes: str) -> None:
+    panel.set_xlabel("\n".join([f"{x_label}, with 95 % interval", *filter(None, notes)]), fontsize=SMALL_TEXT)
+    panel.set_xlim(left=0)
+    tidy(panel, grid="x")
+
+
+def _left_out(found: Sequence[Row], of: str) -> str:
+    left_out = len(found) - MOST_ROWS
+    return f"{left_out:,} of {len(found):,} {of} are left out: the least harmed" if left_out > 0 else ""
+
+
+def _group_name(row: Row) -> str:
+    star = " *" if number(row["p_adjusted"]) < _SIGNIFICANT else ""
+    return f"{shown(row['group'])} (n = {row['n']:,}){star}"
+
+
+def _notes(rows: Sequence[Row], found: Sequence[Row], min_group_size: int) -> list[str]:
+    hollow = f"hollow: fewer than {min_group_size} items, out of the verdict"
+    star = f"* unlike the items outside the group (Fisher, Holm: p < {_SIGNIFICANT})"
+    return [
+        hollow if any(row["small"] for row in rows) else "",
+        star if any(number(row["p_adjusted"]) < _SIGNIFICANT for row in rows) else "",
+        _left_out(found, "groups"),
+    ]
+
+
+def _gap(gap: Row | None) -> list[str]:
+    """The largest gap in words, where there are two groups to have one."""
+    if gap is None:
+        return []
+    value, (low, high) = estimate(gap["mismatch_gap"])
+    if math.isnan(value):
+        return []
+    words = f"largest gap {100 * value:.1f} points"
+    if not math.isnan(low):
+        words += f" ({100 * low:.1f} to {100 * high:.1f})"
+    p = number(gap["p_value"])
+    return [words if math.isnan(p) else f"{words}, permutation p = {p:.2g}"]

@@ -1,0 +1,181 @@
+"""What the figures share: colours and shapes, clean labels, dots with intervals, and the audit they read.
+
+Text and lines are black, so that `hf_compalign.report.svg` can give them the colour of the page's own text. Data have
+the colours of Okabe and Ito, which every kind of colour vision tells apart; shapes or hatches differ too.
+"""
+
+import math
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hf_compalign._extras import needs_extra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
+GREY = "#999999"
+KEPT = {"color": BLUE, "marker": "o"}
+BEYOND = {"color": VERMILION, "marker": "X"}
+INK = "black"
+MUTED = (0.0, 0.0, 0.0, 0.6)
+FAINT = (0.0, 0.0, 0.0, 0.15)
+
+WIDTH = 6.4  # inches
+MOST_ROWS = 25
+SMALL_TEXT = 9
+
+# They would turn the text around them about, in a page where a name stands in a sentence.
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_NO_TEXT = ("Cs", "Cn", "Co")  # half of a surrogate pair, and what is no character anywhere
+_ROW_HEIGHT = 0.27
+
+
+class Audited(Protocol):
+    """Anything with a ``to_dict`` that says what an audit found."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The audit as plain numbers, texts, lists and dicts."""
+
+
+AuditLike = Audited | Mapping[str, Any]
+
+
+@contextmanager
+def drawing(height: float, *, width: float = WIDTH) -> Iterator["Figure"]:
+    """An empty figure, in inches, that looks the same whatever style the session has set.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    with needs_extra("report", what="A figure"):
+        from matplotlib import style
+        from matplotlib.figure import Figure
+
+    with style.context("default"):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def record_of(audit: AuditLike) -> Mapping[str, Any]:
+    """What an audit found, as a dict.
+
+    Raises:
+        TypeError: it is no audit.
+    """
+    if isinstance(audit, Mapping):
+        return audit
+    if not hasattr(audit, "to_dict"):
+        raise TypeError(f"A figure is drawn of an Audit or of its to_dict(). Got {type(audit).__name__}.")
+    return audit.to_dict()
+
+
+def section(record: Mapping[str, Any], name: str, missing: str) -> Any:
+    """One part of an audit; a ValueError that says what is missing where it has none."""
+    found = record.get(name)
+    if not found:
+        raise ValueError(missing)
+    return found
+
+
+def number(value: float | None) -> float:
+    """A number as JSON keeps it: null is nan."""
+    return math.nan if value is None else float(value)
+
+
+def numbers(values: Sequence[float | None]) -> tuple[float, ...]:
+    """Several numbers, such as the two ends of an interval."""
+    return tuple(map(number, values))
+
+
+def estimate(found: Mapping[str, Any]) -> tuple[float, tuple[float, ...]]:
+    """The value and the interval of an `Estimate`."""
+    return number(found["value"]), numbers((found["low"], found["high"]))
+
+
+def percent(share: float) -> str:
+    """A share in words.
+
+    >>> percent(0.0123)
+    '1.23 %'
+    """
+    return f"{100 * share:.2f} %"
+
+
+def shown(name: object, *, most: int = 32) -> str:
+    r"""A name from the data on one line, without what is no text, and not longer than ``most`` characters.
+
+    >>> shown("two\nlines\u202e")
+    'two lines'
+    """
+    one_line = " ".join("".join(_drawn(character) for character in str(name)).split())
+    return one_line if len(one_line) <= most else f"{one_line[: most - 1].rstrip()}…"
+
+
+def _drawn(character: str) -> str:
+    if character in _BIDI:
+        return ""
+    kind = unicodedata.category(character)
+    return " " if kind == "Cc" else "\ufffd" if kind in _NO_TEXT else character
+
+
+def rows_height(n_rows: int) -> float:
+    """Inches for so many named rows."""
+    return _ROW_HEIGHT * max(n_rows, 2)
+
+
+def name_rows(panel: Any, names: Sequence[str]) -> None:
+    """Put a name beside each row, the first at the top; never read as a formula."""
+    panel.set_yticks(range(len(names)), names, parse_math=False, fontsize=SMALL_TEXT)
+    panel.set_ylim(len(names) - 0.4, -0.6)
+    panel.tick_params(axis="y", length=0)
+
+
+def draw_dots(
+    panel: Any,
+    values: Sequence[float],
+    *,
+    intervals: Sequence[Sequence[float]],
+    rows: Sequence[float],
+    style: Mapping[str, Any],
+    label: str,
+    hollow: Sequence[bool] = (),
+) -> None:
+    """Values with their intervals along the x axis, one on each row; what is nan is left out."""
+    drawn = [index for index, value in enumerate(values) if not math.isnan(value)]
+    ends = [index for index in drawn if not math.isnan(intervals[index][0])]
+    low, high = ([intervals[index][end] for index in ends] for end in (0, 1))
+    panel.hlines([rows[index] for index in ends], low, high, color=style["color"], linewidth=1.3)
+    small = [index for index in drawn if hollow and hollow[index]]
+    named: str | None = label
+    for face, part in ((style["color"], [index for index in drawn if index not in small]), ("none", small)):
+        if part:
+            look = {"marker": style["marker"], "facecolors": face, "edgecolors": style["color"], "s": 38, "zorder": 3}
+            places = [values[index] for index in part], [rows[index] for index in part]
+            panel.scatter(*places, clip_on=False, label=named, **look)
+            named = None  # once in the legend
+
+
+def tidy(panel: Any, *, grid: str) -> None:
+    """Faint lines along one axis, and no frame but the axes."""
+    panel.grid(axis=grid, color=FAINT, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def legend(figure: "Figure", *, columns: int = 2) -> None:
+    """One legend above all panels, with each label once."""
+    found: dict[str, Any] = {}
+    for panel in figure.axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(
+        [*found.values()],
+        [*found],
+        loc="outside upper left",
+        ncols=columns,
+        frameon=False,
+        fontsize=SMALL_TEXT,
+        borderaxespad=0.2,
+    )
