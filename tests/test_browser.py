@@ -352,11 +352,12 @@ def test_a_sandboxed_frame_without_storage_and_history_is_enough(opened, files):
 
 
 def test_paper_shows_what_is_folded_and_no_controls(opened):
-    page = opened("text")
+    page = opened("text", viewport={"width": 718, "height": 1000})  # of A4, less its margins
     page.emulate_media(media="print", color_scheme="dark")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details").count() == page.locator("details[open]").count() > 5
     assert not page.locator("#filters").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 718
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details[open]").count() == 0

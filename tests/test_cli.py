@@ -10,7 +10,8 @@ from datasets import ClassLabel, DatasetDict
 from typer.testing import CliRunner
 
 from hf_compalign.cli import app
-from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.predict import predict
 from hf_compalign.measure.predictions import Predictions
 
@@ -146,7 +147,7 @@ def test_json_holds_the_whole_audit_with_null_for_nan(files, tmp_path):
         (["--dataset", "rows.parquet", "--limit", "mismatches=0.1"], "There is no limit 'mismatches'"),
         (["--dataset", "rows.parquet", "--limit", "nfr=2"], r"limit nfr must be in \[0, 1\]. Got 2.0"),
         (["--dataset", "rows.parquet", "--label-column", "lables"], "There is no column 'lables'.*Did you mean"),
-        (["--dataset", "rows.parquet", "--groups", "sex"], "There is no column 'sex' for the groups.*group"),
+        (["--dataset", "rows.parquet", "--groups", "sex"], "There is no column 'sex'. The columns are .*'group'"),
         (
             ["--dataset", "rows.parquet", "--split", "test"],
             "is a single file, so --split would be ignored",
@@ -168,7 +169,11 @@ def test_what_cannot_be_audited_is_refused_in_one_line(place, monkeypatch, optio
 @pytest.mark.parametrize(
     ("pair", "options", "message"),
     [
-        (("reference.npz", "candidate"), [], "Give two models or two .npz files, not one of each"),
+        (
+            ("reference.npz", "candidate"),
+            [],
+            "Give models or .npz files, not some of each. Got reference.npz",
+        ),
         (("reference.npz", "missing.npz"), [], "There is no file missing.npz"),
         (("reference.npz", "broken.npz"), [], "broken.npz is not an .npz file of predictions"),
         (("reference.npz", "candidate.npz"), ["--split", "test"], "so --split would be ignored"),

@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pictures
 
+from hf_compalign.measure import contents
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.contents import MOST_CHARACTERS, THUMBNAIL_PIXELS, with_contents
 from hf_compalign.measure.predict import Columns
@@ -50,6 +51,14 @@ def test_thumbnails_are_small_pngs_of_the_image():
     shown = Pictures.open(io.BytesIO(base64.b64decode(data)))
     assert shown.size == (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS // 2)
     assert shown.getpixel((5, 5)) == (120, 120, 120)
+
+
+def test_only_the_first_items_get_a_thumbnail(monkeypatch):
+    monkeypatch.setattr(contents, "MOST_THUMBNAILS", 1)
+    pictures = [Pictures.new("RGB", (8, 8))] * 4
+    rows = Dataset.from_dict({"image": pictures}, features=Features({"image": Image()}))
+    items = with_contents(found_in([1, 2]), rows, ids=IDS, task=IMAGE).items
+    assert [bool(item.image) for item in items] == [True, False]
 
 
 def test_no_changed_item_needs_no_row():

@@ -1,11 +1,11 @@
-"""The command line: hf-compalign demo | audit | export | env."""
+"""The command line: hf-compalign demo | audit | report | export | env."""
 
 import sys
 import traceback
 
 import typer
 
-from hf_compalign.cli import audit, demo, env, export
+from hf_compalign.cli import audit, demo, env, export, report
 
 _FAILURE = 3
 
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(audit.audit)
+app.command()(report.report)
 app.command()(export.export)
 app.command()(env.env)
 

@@ -1,6 +1,5 @@
 """hf-compalign audit."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,15 +21,14 @@ from hf_compalign.cli.options import (
     TextColumn,
     parsed_limits,
     refuse_ignored,
+    refuse_ignored_without,
 )
-from hf_compalign.cli.rows import group_names, load_rows
+from hf_compalign.cli.rows import load_rows
 from hf_compalign.screen import clear_errors, hush, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from hf_compalign.measure.audit import Audit
-    from hf_compalign.measure.predict import Columns
+    from hf_compalign.measure.attribution import AttributionOptions
+    from hf_compalign.measure.audit_record import Audit
     from hf_compalign.measure.predictions import Predictions
 
 
@@ -46,11 +44,45 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     id_column: IdColumn = None,
-    groups: Annotated[str | None, typer.Option(metavar="COLUMN", help="Also compare within each group.")] = None,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="Also compare within each group; two columns with a comma are crossed. Repeatable."
+        ),
+    ] = None,
+    bins: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="The same for bins of a number; 'words' is the length of the text. Repeatable."
+        ),
+    ] = None,
+    min_group_size: Annotated[
+        int | None, typer.Option(min=1, help="Smaller groups are shown, but not judged. Default: 30.")
+    ] = None,
     limit: Limits = None,
+    floor: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Another uncompressed training, to show how much two of them differ."),
+    ] = None,
+    attribution: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Also compare what both models look at: 'default', layer_integrated_gradients, integrated_gradients, "
+            "saliency, input_x_gradient or occlusion.",
+        ),
+    ] = None,
+    attribution_items: Annotated[
+        int | None, typer.Option(min=1, help="On so many rows, drawn at random. Default: 200.")
+    ] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Also time both models, side by side.")] = False,
     batch_size: BatchSize = None,
     max_samples: MaxSamples = None,
     output: Annotated[Path | None, typer.Option(help="Save the audit as this JSON file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the audit as this HTML page.")] = None,
+    no_contents: Annotated[
+        bool, typer.Option("--no-contents", help="Keep the texts and images of the dataset out of both.")
+    ] = False,
     save_predictions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Save reference.npz and candidate.npz there.")
     ] = None,
@@ -59,7 +91,9 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
     """Compare a compressed model with its original, item by item.
 
     Give two models and a --dataset, or two .npz files of Predictions. Columns are found by their types and usual
-    names. Limits: mismatch_rate, nfr, pfr, flip_rate; each is judged on the upper bound of its 95 % interval.
+    names. Limits: mismatch_rate, nfr, pfr, flip_rate; with groups group_mismatch_gap, worst_group_accuracy_drop. Each
+    is judged on its upper bound of 95 % confidence. The texts or thumbnails of the changed items go into --output and
+    --report, unless --no-contents is given.
     The exit code is 0 within all limits, 1 beyond a limit, 2 for bad input, and 3 for a failure of the program.
     """
     console = stderr()
@@ -68,8 +102,10 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
         from hf_compalign.measure.audit import audit as compare
         from hf_compalign.measure.audit import checked_limits
 
-        limits = checked_limits(parsed_limits(limit or []))
-        names_of_groups = None
+        limits = checked_limits(parsed_limits(limit or []), grouped=bool(groups or bins))
+        refuse_ignored_without("--attribution", attribution, {"--attribution-items": attribution_items})
+        refuse_ignored_without("--groups or --bins", groups or bins, {"--min-group-size": min_group_size})
+        refuse_ignored_without("--output or --report", output or report, {"--no-contents": no_contents})
         about_data = {
             "--dataset": dataset,
             "--config": config,
@@ -79,37 +115,78 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
             "--label-column": label_column,
             "--id-column": id_column,
             "--groups": groups,
+            "--bins": bins,
+            "--latency": latency,
             "--max-samples": max_samples,
             "--batch-size": batch_size,
+            "--no-contents": no_contents,
             "--save-predictions": save_predictions,
         }
-        if _are_files(reference, candidate):
-            refuse_ignored("Two .npz files hold all that an audit needs", about_data)
-            both = _loaded_predictions(reference, candidate)
+        if _are_files(reference, candidate, floor):
+            if attribution:
+                raise ValueError(
+                    "Attributions need the models: .npz files hold only their answers. Give two models and a --dataset."
+                )
+            refuse_ignored("Files of predictions hold all that an audit needs", about_data)
+            found = compare(
+                *_loaded_predictions(reference, candidate),
+                limits=limits,
+                floor=None if floor is None else _loaded_predictions(floor)[0],
+            )
         else:
             if dataset is None:
                 raise ValueError(
                     "Two models are compared on a dataset. Name one with --dataset, or give two .npz files."
                 )
+            from hf_compalign.cli.auditing import Job, audited
             from hf_compalign.data import sample
+            from hf_compalign.measure.audit import MIN_GROUP_SIZE
             from hf_compalign.measure.predict import Columns
 
             rows = sample(load_rows(dataset, config, split), max_samples)
             console.print(f"{len(rows):,} rows of {dataset}, columns {', '.join(rows.column_names)}")
-            names_of_groups = None if groups is None else group_names(rows, groups)
-            columns = Columns(text=text_column or None, image=image_column, label=label_column, id=id_column)
-            both = _predicted((reference, candidate), rows, columns, batch_size or 32)
-        found = compare(*both, groups=names_of_groups, limits=limits)
-        if save_predictions is not None:
-            for name, answers in zip(("reference", "candidate"), both, strict=True):
-                answers.save(save_predictions / f"{name}.npz")
+            found, answers = audited(
+                Job(
+                    reference=reference,
+                    candidate=candidate,
+                    floor=floor,
+                    rows=rows,
+                    columns=Columns(text=text_column or None, image=image_column, label=label_column, id=id_column),
+                    groups=groups or [],
+                    bins=bins or [],
+                    limits=limits,
+                    min_group_size=min_group_size or MIN_GROUP_SIZE,
+                    attribution=_attribution(attribution, attribution_items),
+                    latency=latency,
+                    contents=bool(output or report) and not no_contents,
+                    batch_size=batch_size or 32,
+                )
+            )
+            if save_predictions is not None:
+                for name, predictions in answers.items():
+                    predictions.save(save_predictions / f"{name}.npz")
         if output is not None:
             found.save(output)
+        if report is not None:
+            from hf_compalign.report.page import write_report
+
+            write_report(report, [found])
+            console.print(f"The report is in {report}")
     if as_json:
         print_json(found.to_dict())
     else:
         print_audit(found)
     raise typer.Exit(0 if found.passed else BEYOND_A_LIMIT)
+
+
+def _attribution(method: str | None, n_items: int | None) -> "AttributionOptions | None":
+    """As many mismatches as items at large: they are what a report shows one by one."""
+    if method is None:
+        return None
+    from hf_compalign.measure.attribution import AttributionOptions
+
+    items = n_items or AttributionOptions.n_items
+    return AttributionOptions(method=None if method == "default" else method, n_items=items, n_mismatches=items)
 
 
 def print_audit(found: "Audit") -> None:
@@ -120,12 +197,12 @@ def print_audit(found: "Audit") -> None:
     stdout().print(report)
 
 
-def _are_files(reference: str, candidate: str) -> bool:
-    files = [name.endswith(".npz") for name in (reference, candidate)]
+def _are_files(*names: str | None) -> bool:
+    files = [name.endswith(".npz") for name in names if name is not None]
     if any(files) and not all(files):
         raise ValueError(
-            f"Give two models or two .npz files, not one of each. Got {reference} and {candidate}. "
-            "--save-predictions writes both files from two models."
+            f"Give models or .npz files, not some of each. Got {', '.join(name for name in names if name)}. "
+            "--save-predictions writes such files from models."
         )
     return all(files)
 
@@ -137,22 +214,3 @@ def _loaded_predictions(*paths: str) -> list["Predictions"]:
         if not Path(path).is_file():
             raise ValueError(f"There is no file {path}.")
     return [Predictions.load(path) for path in paths]
-
-
-def _predicted(paths: Sequence[str], rows: "Dataset", columns: "Columns", batch_size: int) -> list["Predictions"]:
-    from huggingface_hub.utils.tqdm import enable_progress_bars
-    from transformers.utils.logging import disable_progress_bar
-
-    from hf_compalign.inference import default_device, load_model
-    from hf_compalign.labels import label_order, names_of
-    from hf_compalign.measure.predict import predict
-
-    # No bar for reading a file, which is a matter of seconds; but one for a download.
-    disable_progress_bar()
-    enable_progress_bars()
-    # Both, before one of them is run in vain.
-    models = [load_model(path) for path in paths]
-    label_order(*(names_of(model.config.id2label) for model in models))
-    return [
-        predict(model, rows, columns=columns, batch_size=batch_size, device=default_device(model)) for model in models
-    ]

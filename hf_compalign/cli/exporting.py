@@ -18,7 +18,8 @@ from hf_compalign.compress.openvino_export import export_openvino
 from hf_compalign.data import label_ids
 from hf_compalign.inference import check_prepared, load_model, load_processor
 from hf_compalign.labels import names_of
-from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.footprint import footprint
 from hf_compalign.measure.latency import Latency, interleaved_latency_ms
 from hf_compalign.measure.predict import Columns

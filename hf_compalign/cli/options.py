@@ -49,3 +49,9 @@ def refuse_ignored(because: str, options: Mapping[str, Any]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise ValueError(f"{because}, so {', '.join(given)} would be ignored. Leave it out.")
+
+
+def refuse_ignored_without(what: str, given: Any, options: Mapping[str, Any]) -> None:
+    """Raise a ValueError that names the options which have no effect without another one."""
+    if not given:
+        refuse_ignored(f"There is no {what}", options)

@@ -60,18 +60,3 @@ def _choose(splits: Sequence[str], wanted: str | None, usual: Sequence[str]) -> 
         got = f"There is no split {wanted!r}" if wanted else "It is not clear which split to use"
         raise ValueError(f"{got}. The dataset has {', '.join(splits)}. Name one of them with --split.")
     return splits[0]
-
-
-def group_names(rows: "Dataset", column: str) -> list[str | None]:
-    """The group of each row: the values of a column, by name where it has names."""
-    from hf_compalign.columns import label_names
-
-    if column not in rows.column_names:
-        raise ValueError(
-            f"There is no column {column!r} for the groups. The columns are {', '.join(rows.column_names)}."
-        )
-    values = rows.select_columns([column])[:][column]
-    names = label_names(rows, column)
-    if names is not None:
-        values = [None if value is None or value < 0 else names[value] for value in values]
-    return [None if value is None else str(value) for value in values]

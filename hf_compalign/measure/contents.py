@@ -16,6 +16,7 @@ from hf_compalign.measure.predict import Columns
 from hf_compalign.tasks import Task
 
 THUMBNAIL_PIXELS = 96
+MOST_THUMBNAILS = 500  # of up to some 15 kB each
 MOST_CHARACTERS = 2_000
 
 
@@ -25,7 +26,7 @@ def with_contents(
     """The audit with what was asked in each of its changed items: it is then as private as the dataset.
 
     Args:
-        found: an audit of predictions on this dataset.
+        found: an audit of predictions on this dataset. Its first `MOST_THUMBNAILS` items get a thumbnail.
         dataset: raw texts or images.
         ids: of the rows: those of the predictions.
         task: of the models.
@@ -43,17 +44,19 @@ def with_contents(
         raise ValueError(
             f"The audit is of other rows: {len(unknown)} of its items are not among the ids, such as {unknown[0]!r}."
         )
-    rows = dataset.select([place[item.id] for item in found.items])
-    if task.model_input == "pixel_values":
+    of_images = task.model_input == "pixel_values"
+    shown = found.items[: MOST_THUMBNAILS if of_images else None]
+    rows = dataset.select([place[item.id] for item in shown])
+    if of_images:
         column = find_image_column(dataset, columns.image)
-        items = [replace(item, image=_thumbnail(row[column])) for item, row in zip(found.items, rows, strict=True)]
+        items = [replace(item, image=_thumbnail(row[column])) for item, row in zip(shown, rows, strict=True)]
     else:
         names = find_text_columns(dataset, columns.text)
         items = [
             replace(item, texts=tuple(_shortened(row[name]) for name in names))
-            for item, row in zip(found.items, rows, strict=True)
+            for item, row in zip(shown, rows, strict=True)
         ]
-    return replace(found, items=tuple(items))
+    return replace(found, items=(*items, *found.items[len(items) :]))
 
 
 def with_attribution(found: Audit, agreement: AttributionAgreement, explanations: Mapping[str, Explanation]) -> Audit:

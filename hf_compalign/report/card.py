@@ -12,10 +12,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
 
 from hf_compalign._files import write_text_atomic
-from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.footprint import Footprint
 from hf_compalign.measure.footprint_text import Row, footprint_notes, footprint_rows
 from hf_compalign.measure.latency import Latency
+from hf_compalign.report.card_tables import changes_table, models_table, rate_of
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 TAGS = ("hf_compalign", "model-compression")
@@ -82,6 +83,7 @@ class CardDetails:
         latencies: of both, timed side by side by `interleaved_latency_ms`; shown with the footprints.
         files: the original, as `ORIGINAL`, the weights and each ONNX file, by name; as `save_artifact` measures them.
         machine: where they were timed.
+        report: the page that `hf_compalign.write_report` wrote into the folder, by its name there; linked.
     """
 
     task: str
@@ -98,6 +100,7 @@ class CardDetails:
     base_model_relation: str | None = None
     files: Mapping[str, Measured] = field(default_factory=dict)
     machine: str = ""
+    report: str | None = None
 
     def __post_init__(self) -> None:
         if self.base_model_relation not in (None, *RELATIONS):
@@ -119,11 +122,13 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: the details hold latencies but no footprints.
+        ValueError: the details hold latencies but no footprints, or name a report that is not in the folder.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r} to write the card into. Save the model first.")
+    if details.report is not None and not (folder / details.report).is_file():
+        raise ValueError(f"There is no report {details.report!r} in {str(folder)!r}. Write it with write_report first.")
     name = details.name or folder.name
     costs_table, costs_notes = _costs(details)
     card = ModelCard.from_template(
@@ -133,8 +138,8 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
         origin=public_name(details.base_model),
         details=details,
         audit=audit,
-        models_table=_models_table(audit),
-        changes_table=_changes_table(audit),
+        models_table=models_table(audit),
+        changes_table=changes_table(audit),
         costs_table=costs_table,
         costs_notes=costs_notes,
         files_table=files_table(details.files),
@@ -245,18 +250,11 @@ def _file_row(name: str, measured: Measured, batch_sizes: Sequence[int]) -> tupl
         name,
         "" if math.isnan(accuracy) else f"{100 * accuracy:.2f} %",
         "" if audit is None else f"{audit.metrics['cie']} of {audit.n}",
-        "" if audit is None else _rate(audit, "mismatch_rate"),
+        "" if audit is None else rate_of(audit, "mismatch_rate"),
         "" if audit is None or not audit.limits else ("kept" if audit.passed else "not shown to be kept"),
         "" if size is None else f"{size / 1e6:.2f}",
         *("" if time is None else f"{time.median_ms:.2f}" for time in times),
     )
-
-
-def _models_table(audit: Audit) -> list[tuple[str, str, str]]:
-    """Rows of (what, original, compressed)."""
-    if not audit.n_labelled:
-        return []
-    return [("accuracy", _rate(audit, "accuracy_reference"), _rate(audit, "accuracy_candidate"))]
 
 
 def _costs(details: CardDetails) -> tuple[list[Row], list[str]]:
@@ -270,21 +268,6 @@ def _costs(details: CardDetails) -> tuple[list[Row], list[str]]:
         footprint_rows(original, compressed, latencies=details.latencies),
         footprint_notes(original, compressed, latencies=details.latencies),
     )
-
-
-def _changes_table(audit: Audit) -> list[tuple[str, str, str]]:
-    """Rows of (what, count or value, rate with its interval)."""
-    rows = [("answers that differ (mismatches)", str(audit.metrics["cie"]), _rate(audit, "mismatch_rate"))]
-    if audit.cells is not None:
-        rows.append(("right before, wrong now (NFR)", str(audit.cells.lost), _rate(audit, "nfr")))
-        rows.append(("wrong before, right now (PFR)", str(audit.cells.gained), _rate(audit, "pfr")))
-    rows.append(("KL divergence from the original", f"{audit.metrics['kl']:.4g} nats", ""))
-    return rows
-
-
-def _rate(audit: Audit, name: str) -> str:
-    low, high = audit.metrics[f"{name}_interval"]
-    return f"{100 * audit.metrics[name]:.2f} % ({100 * low:.2f} to {100 * high:.2f} %)"
 
 
 def changed_options(arguments: Any) -> dict[str, Any]:

@@ -1,0 +1,156 @@
+"""hf-compalign audit with groups, a floor, attributions, latencies and a report."""
+
+import json
+import re
+
+import pytest
+import shipping
+import tiny
+from test_cli import call, error_of
+
+from hf_compalign.measure.audit_record import Audit
+from hf_compalign.measure.predict import predict
+
+N = 60
+ABOUT = {"id2label": dict(enumerate(shipping.NAMES)), "label2id": {name: k for k, name in enumerate(shipping.NAMES)}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """An original, a candidate and a re-run with their tokenizer; raw texts with overlapping groups."""
+    folder = tmp_path_factory.mktemp("audit")
+    for seed, name in enumerate(("original", "small", "rerun")):
+        shipping.saved(folder / name, tiny.bert(seed=seed, **ABOUT))
+    targets = [["a", "b"] if row % 5 == 0 else ["a"] if row % 2 else [] for row in range(N)]
+    rows = shipping.raw_texts(N).add_column("target", targets).add_column("size", [float(row) for row in range(N)])
+    rows.to_parquet(folder / "rows.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full(place):
+    options = ["--groups", "target", "--groups", "target,label", "--bins", "words", "--bins", "size", "--latency"]
+    options += [
+        "--min-group-size",
+        5,
+        "--attribution",
+        "saliency",
+        "--attribution-items",
+        6,
+        "--floor",
+        place / "rerun",
+    ]
+    options += ["--output", place / "audit.json", "--report", place / "audit.html", "--save-predictions", place / "npz"]
+    options += ["--limit", "group_mismatch_gap=1", "--limit", "worst_group_accuracy_drop=1"]
+    result = call("audit", place / "original", place / "small", "--dataset", place / "rows.parquet", *options)
+    assert result.exit_code == 0, result.output
+    return result, Audit.load(place / "audit.json")
+
+
+def test_groups_of_columns_crossed_columns_and_bins(full, place):
+    _, found = full
+    assert [gap.attribute for gap in found.gaps] == ["target", "target x label", "words", "size"]
+    sizes = {(row.attribute, row.group): row.n for row in found.groups}
+    assert sizes["target", "a"] == sum(row % 5 == 0 or row % 2 == 1 for row in range(N))
+    assert sizes["target", "b"] == N // 5
+    labels = shipping.raw_texts(N)["label"]
+    assert sizes["target x label", "b, red"] == sum(labels[row] == 0 for row in range(0, N, 5))
+    assert sizes["size", "0 to 14"] == 15
+    assert sum(n for (attribute, _), n in sizes.items() if attribute == "words") == N
+    assert found.min_group_size == 5
+
+
+def test_the_floor_is_the_third_model(full, place):
+    _, found = full
+    rows = shipping.raw_texts(N)
+    answers = [predict(place / name, rows).predicted for name in ("original", "small", "rerun")]
+    assert found.floor.mismatches == (answers[0] != answers[2]).sum()
+    assert found.metrics["cie"] == (answers[0] != answers[1]).sum() > 0
+    assert sorted(path.name for path in (place / "npz").iterdir()) == ["candidate.npz", "floor.npz", "reference.npz"]
+
+
+def test_attributions_and_texts_are_with_the_items(full):
+    _, found = full
+    assert (found.attribution.method, found.attribution.n_items) == ("saliency", 6)
+    texts = set(shipping.raw_texts(N)["text"])
+    assert all(set(item.texts) <= texts and len(item.texts) == 1 for item in found.items)
+    explained = [item for item in found.items if item.explanation]
+    assert len(explained) == found.attribution.n_mismatches > 0
+    for item in explained:
+        assert item.explanation.tokens == tuple(item.texts[0].split())
+        assert item.explanation.target == item.reference
+
+
+def test_costs_are_those_of_the_files(full, place):
+    _, found = full
+    assert found.size_bytes == tuple(
+        (place / name / "model.safetensors").stat().st_size for name in ("original", "small")
+    )
+    assert all(time > 0 for time in found.latency_ms)
+    assert "batches of 8" in found.machine
+    assert found.costs[0].what == "parameters"
+
+
+def test_the_screen_and_the_page_show_it(full, place):
+    result, found = full
+    for shown in ("judged groups of target: 2", "candidate - re-run", "weighted jaccard", "latency (ms)", "PASSED"):
+        assert shown in result.stdout
+    assert "audit.html" in result.stderr
+    page = (place / "audit.html").read_text()
+    assert found.items[0].texts[0] in page
+    again = call("report", place / "audit.json", "--output", place / "again.html")
+    assert again.exit_code == 0, again.output
+    assert (place / "again.html").read_text() == page
+
+
+def test_contents_can_be_kept_out(place):
+    options = ["--dataset", place / "rows.parquet", "--output", place / "bare.json", "--no-contents"]
+    assert call("audit", place / "original", place / "small", *options).exit_code == 0
+    items = Audit.load(place / "bare.json").items
+    assert items
+    assert all(item.texts == () and not item.image for item in items)
+
+
+def test_thumbnails_of_images(tmp_path):
+    """Pixels that are prepared already have no picture: the audit is made without one."""
+    for seed, name in enumerate(("one", "two")):
+        tiny.vit(seed=seed).save_pretrained(tmp_path / name)
+    tiny.images(12).to_parquet(tmp_path / "rows.parquet")
+    options = ["--dataset", tmp_path / "rows.parquet", "--output", tmp_path / "audit.json"]
+    result = call("audit", tmp_path / "one", tmp_path / "two", *options, "--attribution", "default")
+    assert result.exit_code == 0, result.output
+    found = Audit.load(tmp_path / "audit.json")
+    assert found.attribution.method == "integrated_gradients"
+    assert all(item.image == "" and item.texts == () for item in found.items)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--attribution", "magic"], "magic"),
+        (["--attribution-items", 5], "There is no --attribution, so --attribution-items would be ignored"),
+        (["--min-group-size", 5], "There is no --groups or --bins, so --min-group-size would be ignored"),
+        (["--no-contents"], "There is no --output or --report, so --no-contents would be ignored"),
+        (["--groups", "targets"], "There is no column 'targets'.*Did you mean 'target'"),
+        (["--groups", "size"], "--bins"),
+        (["--bins", "weight"], "There is no column 'weight' to be binned.*'words' stands for the number of words"),
+        (["--limit", "group_mismatch_gap=0.1"], "needs groups, and there are none.*--groups"),
+        (
+            ["--groups", "target", "--min-group-size", 1000, "--limit", "group_mismatch_gap=0.1"],
+            "needs groups of at least 1000 items",
+        ),
+        (["--floor", "nowhere"], "No model could be loaded from 'nowhere'"),
+        (["--floor", "floor.npz"], "Give models or .npz files, not some of each"),
+    ],
+)
+def test_what_has_no_effect_or_cannot_be_is_refused(place, options, message):
+    given = call("audit", place / "original", place / "small", "--dataset", place / "rows.parquet", *options)
+    assert re.search(message, error_of(given))
+
+
+def test_files_of_predictions_have_no_attributions(full, place):
+    files = [place / "npz" / f"{name}.npz" for name in ("reference", "candidate", "floor")]
+    assert "Attributions need the models" in error_of(call("audit", *files[:2], "--attribution", "default"))
+    result = call("audit", *files[:2], "--floor", files[2], "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["floor"]["mismatches"] == full[1].floor.mismatches

@@ -1,0 +1,410 @@
+"""The report page, read without a browser: what it says, what it lets run, and what it makes of hostile text."""
+
+import base64
+import builtins
+import copy
+import hashlib
+import json
+import math
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import report_data
+import typer
+from typer.testing import CliRunner
+
+from hf_compalign.cli.report import report
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.predictions import Predictions
+from hf_compalign.report import page_text
+from hf_compalign.report.page import TEMPLATES, render, write_report
+from hf_compalign.report.page_items import item_rows
+from hf_compalign.report.page_sections import classes
+from hf_compalign.report.page_summary import verdict
+
+ITEMS = report_data.unlabelled_audit()["items"]
+SECTIONS = ["verdict", "answers", "limits", "rerun", "candidates", "costs", "classes", "groups-1", "groups-2"]
+SECTIONS += ["calibration", "margins", "frequencies", "attribution", "items", "about"]
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, and the text of scripts and styles."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.html, self.elements, self.raw, self.text = html, [], {"script": [], "style": []}, []
+        self.inside = ""
+        self.feed(html)
+        self.words = " ".join(" ".join(self.text).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.inside = tag if tag in self.raw else ""
+        if self.inside:
+            self.raw[tag].append("")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.raw[self.inside][-1] += data
+        else:
+            self.text.append(data)
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def data(self):
+        return json.loads(self.raw["script"][0])
+
+    def rows_of(self, caption):
+        """The rows of the table with this caption, as texts."""
+        table = re.search(rf"<caption[^>]*>{re.escape(caption)}.*?</table>", self.html, re.S)[0]
+        rows = re.findall(r"<tr>(.*?)</tr>", table.split("<tbody>")[1], re.S)
+        return [
+            [" ".join(re.sub("<[^>]*>", "", cell).split()) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.S)]
+            for row in rows
+        ]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return report_data.text_audit(n=1200, n_items=60)
+
+
+@pytest.fixture(scope="module")
+def page(found):
+    return Page(render([found, report_data.text_audit(n=400, name="other", seed=5)]))
+
+
+@pytest.fixture(scope="module")
+def hostile_pages(found):
+    """A page of hostile text, and the same of harmless text."""
+    plain = [f"harmless {place}" for place in range(len(report_data.HOSTILE))]
+    return [Page(render([report_data.hostile(found, texts)], title=texts[0])) for texts in (report_data.HOSTILE, plain)]
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """Of an audit without labels, groups, limits, costs and attributions."""
+    return Page(render([report_data.unlabelled_audit()]))
+
+
+# ---- what it says ----
+
+
+def test_every_part_of_an_audit_has_its_section_in_the_contents(page):
+    ids = [attributes["id"] for attributes in page.all("section")]
+    assert ids == SECTIONS
+    links = [attributes["href"] for attributes in page.all("a")]
+    assert [link for link in links if link.startswith("#") and "=" not in link][1 : len(ids) + 1] == [
+        f"#{name}" for name in ids
+    ]
+
+
+def test_the_verdict_says_what_fails_and_by_how_much(found, page):
+    failed = next(row for row in found["limits"] if not row["passed"])
+    assert failed["name"] == "nfr"
+    assert 'class="verdict failed"' in page.html
+    assert f"The candidate answers {1200 - found['cie']} of 1200 items like the reference" in page.words
+    words = f"right, now wrong (NFR) {100 * failed['value']:.2f} %, upper bound {100 * failed['upper_bound']:.2f} %"
+    assert words in page.words.replace("\xa0", " ")
+
+
+@pytest.mark.parametrize(
+    ("limit", "state", "words"),
+    [
+        (0.5, "passed", "Every limit is kept"),
+        (0.081, "failed", "so few items cannot show that it would stay there"),
+        (None, "none", "No limit was set, so this page reports and does not judge"),
+    ],
+)
+def test_a_verdict_in_words(limit, state, words):
+    found = report_data.same_audit() | {"mismatch_rate": 0.08, "mismatch_rate_upper_bound": 0.1}
+    if limit is not None:
+        found["limits"] = [report_data.limit(found, "mismatch_rate", limit)]
+    shown = verdict(found)
+    assert shown.state == state
+    assert words in " ".join(shown.words)
+
+
+def test_the_numbers_are_those_of_the_audit(found, page):
+    rates = {row[0]: row[1:] for row in page.rows_of("Rates")}
+    low, high = found["agreement_interval"]
+    assert rates["same answer"] == [
+        f"{100 * found['agreement']:.2f}\xa0%".replace("\xa0", " "),
+        f"{100 * low:.2f} to {100 * high:.2f} %",
+        page_text.UNKNOWN,
+    ]
+    cells = {row[0]: row[1] for row in page.rows_of("What became of the items")}
+    assert cells["right, now wrong"] == str(found["cells"]["lost"])
+    assert sum(map(int, (text.replace(",", "") for text in cells.values()))) == found["n"]
+
+
+def test_classes_and_groups_come_in_the_order_of_harm_and_lead_to_their_items(found, page):
+    lows = {row["name"]: row["mismatch_rate_interval"][0] for row in found["per_class"]}
+    names = [row[0] for row in page.rows_of("Classes of the labels, most harmed first")]
+    assert names == sorted(lows, key=lows.get, reverse=True)
+    links = {attributes["href"] for attributes in page.all("a")}
+    assert {"#label=0", "#candidate=2", "#group=target%3A+women"} <= links
+    groups = page.rows_of("Groups, most harmed first")
+    assert "few (small)" in [row[0] for row in groups]
+    assert "1 group of fewer than 30 items: shown, marked as small, and not judged." in page.words
+
+
+def test_several_audits_are_set_side_by_side_without_their_folders(page):
+    assert [row[0] for row in page.rows_of("Candidates")] == ["pruned-aligned", "other"]
+    assert "The other parts of this page are about the first of them, pruned-aligned." in page.words
+    assert "/home/someone" not in page.html
+
+
+def test_a_frontier_has_a_row_for_each_file():
+    points = [
+        SimpleNamespace(
+            **{"kept": ("layer",) * size, "n": 100, "mismatch_rate": 0.1 / size, "mismatch_rate_interval": (0.0, 0.2)},
+            **{"size_bytes": size * 10**6, "latency": {}, "passed": True},
+        )
+        for size in (1, 2)
+    ]
+    page = Page(render([report_data.same_audit()], frontier=points))
+    assert [row[0] for row in page.rows_of("Files")] == ["1 layer", "2 layers"]
+
+
+def test_what_is_not_known_is_left_out_and_what_brings_it_is_named(bare):
+    ids = [attributes["id"] for attributes in bare.all("section")]
+    assert ids == ["verdict", "answers", "margins", "frequencies", "items", "about"]
+    assert "nan" not in bare.words
+    for option in ("--label-column", "--limit", "--groups", "--floor", "--attribution", "--latency"):
+        assert option in bare.words
+    assert [attributes.get("data-key") for attributes in bare.all("th") if "data-key" in attributes] == [
+        *("item", "reference", "reference_confidence", "candidate", "candidate_confidence", "reference_margin", "kl")
+    ]
+
+
+def test_a_model_against_itself_has_no_items():
+    page = Page(render([report_data.same_audit()]))
+    assert "No item changed." in page.words
+    assert page.data["items"] == []
+    assert "nan" not in page.words
+
+
+def test_an_audit_of_many_classes_shows_the_most_harmed_and_says_how_many_there_are():
+    found = report_data.text_audit(n=3000, n_classes=1000, limits=False)
+    table = classes(found).tables[0]
+    assert len(table.rows) == 200
+    assert re.fullmatch(r"Classes of the labels, most harmed first \(200 of 9\d\d\)", table.caption)
+
+
+def test_without_javascript_the_first_items_are_there(found, page):
+    shown = re.findall(r'<p class="text" dir="auto">(.*?)</p>', page.html)
+    assert shown == [item["texts"][0] for item in found["items"][:50]]
+    assert "These are the first 50 of 60 items." in page.words
+
+
+def test_real_audits_are_shown_as_they_are_and_as_dicts():
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 3, 90), rng.normal(size=(90, 3))
+    ids = [str(place) for place in range(90)]
+    both = [Predictions(logits + noise, labels, ids, ["a", "b", "c"]) for noise in (0, rng.normal(size=(90, 3)))]
+    found = audit(*both, groups={"half": ["x", "y"] * 45}, limits={"nfr": 0.5}, floor=both[1])
+    page = render([found])
+    assert page == render([json.loads(found.to_json())])  # with null for nan
+    assert len(Page(page).data["items"]) == found.metrics["cie"] > 0
+
+
+# ---- what it lets run ----
+
+
+def test_the_policy_allows_this_style_and_this_script_and_nothing_else(page):
+    policy = next(one["content"] for one in page.all("meta") if one.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+
+    def hashed(text):
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    style, (data, script) = page.raw["style"][0], page.raw["script"]
+    assert rules == {
+        **{"default-src": "'none'", "base-uri": "'none'", "form-action": "'none'", "img-src": "data:"},
+        **{"script-src": hashed(script), "style-src": hashed(style)},
+    }
+    assert json.loads(data)
+    assert page.html.index("Content-Security-Policy") < page.html.index("<title>")
+
+
+def test_nothing_is_loaded_and_nothing_is_inline(page, hostile_pages, bare):
+    for one in (page, bare, *hostile_pages):
+        for tag, attributes in one.elements:
+            assert not [name for name in attributes if name == "style" or name.startswith("on")], (tag, attributes)
+            for name in ("href", "src", "action", "data", "poster", "srcset"):
+                assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+        elsewhere = one.html.replace('xmlns="http://www.w3.org/2000/svg"', "")
+        assert not re.search(r"(https?:|url\((?!#)|@import)", elsewhere.replace('"http://www.w3.org/2000/svg";', ""))
+
+
+def test_the_script_never_makes_markup_of_text():
+    script = (TEMPLATES / "report.js").read_text()
+    banned = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "DOMParser")
+    assert [word for word in banned if word in script] == []
+    assert "</script" not in script
+    assert "</style" not in (TEMPLATES / "report.css").read_text()
+
+
+# ---- hostile text ----
+
+
+def test_hostile_text_makes_no_element_and_no_attribute(hostile_pages):
+    hostile, plain = hostile_pages
+
+    def shape(page):
+        # Charts and options may differ in what they draw of a name; nothing else may.
+        counted = ("script", "style", "img", "a", "iframe", "object", "form", "section", "table", "tr", "td", "link")
+        return {tag: len(page.all(tag)) for tag in counted} | {"names": {name for _, a in page.elements for name in a}}
+
+    assert shape(hostile) == shape(plain)
+    assert len(hostile.all("script")) == 2
+
+
+def test_templates_in_the_text_are_text(hostile_pages):
+    hostile = hostile_pages[0]
+    assert "{{7*7}} {% raw %} {{ config }} ${7*7}" in hostile.words
+    assert "49" not in [cell for row in hostile.rows_of("Rates") for cell in row]
+
+
+def test_the_data_keep_every_text_and_cannot_end_their_element(hostile_pages):
+    hostile = hostile_pages[0]
+    block = hostile.raw["script"][0]
+    assert not set("<>&\u2028\u2029") & set(block)
+    texts = [item["texts"][0] for item in hostile.data["items"][: len(report_data.HOSTILE)]]
+    assert texts[:10] == list(report_data.HOSTILE[:10])
+    assert texts[13:] == list(report_data.HOSTILE[13:])
+
+
+def test_controls_and_direction_changes_are_made_visible(hostile_pages):
+    hostile = hostile_pages[0]
+    texts = [item["texts"][0] for item in hostile.data["items"]]
+    assert texts[10] == "left [U+202E] right [U+202C] [U+2066] isolate"
+    assert texts[11] == "zero [U+0000] one [U+001B] two [U+200B] three [U+2028] four"
+    assert texts[12] == "half [U+D83D] a pair"
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", hostile.html)
+    assert hostile.html.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "https://example.org/pixel.png",
+        "data:image/svg+xml;base64,PHN2Zz4=",
+        "data:image/png;base64,AAAA\n",
+        'data:image/png;base64,AAAA" onerror="window.hacked=1',
+        "javascript:window.hacked=1",
+    ],
+)
+def test_only_png_data_is_an_image(image):
+    good = report_data.png(np.random.default_rng(0))
+    items = [item | {"image": one} for item, one in zip(ITEMS, (image, good), strict=False)]
+    assert [item["image"] for item in item_rows({"items": items})] == ["", good]
+
+
+def test_numbers_that_json_does_not_know_are_null():
+    [item] = item_rows({"items": [ITEMS[0] | {"kl": math.inf, "reference_margin": math.nan}]})
+    assert (item["kl"], item["reference_margin"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "spaced"),
+    [
+        (["warm", "##ly", "##", "so"], [["warm", True], ["ly", False], ["##", True], ["so", True]]),
+        (["Ġwarm", "ly", "Ġso"], [["warm", True], ["ly", False], ["so", True]]),
+        (["▁warm", "ly"], [["warm", True], ["ly", False]]),
+    ],
+)
+def test_tokens_are_put_together_as_words(tokens, spaced):
+    scores = [0.5, -2.0, math.nan, 1.0][: len(tokens)]
+    shared = {"kind": "text", "target": 0, "tokens": tokens, "shape": None}
+    explanation = shared | {"reference": scores, "candidate": scores}
+    [item] = item_rows({"items": [ITEMS[0] | {"explanation": explanation}]})
+    assert item["explanation"]["tokens"] == spaced
+    assert item["explanation"]["reference"] == [0.5, -1.0, 0.0, 1.0][: len(tokens)]
+
+
+# ---- the file ----
+
+
+def test_the_file_is_the_page_and_the_same_every_time(found, tmp_path):
+    small = copy.deepcopy(found) | {"groups": [], "attribution": None, "calibration": None}
+    path = write_report(tmp_path / "made" / "report.html", [small], title="Mine")
+    assert path.read_text(encoding="utf-8") == render([small], title="Mine")
+    assert "<title>Mine</title>" in path.read_text(encoding="utf-8")
+
+
+def test_a_page_needs_an_audit():
+    with pytest.raises(ValueError, match="There is nothing to report. Give at least one audit."):
+        render([])
+
+
+def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
+    real = builtins.__import__
+
+    def broken(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError("No module named 'matplotlib'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(ImportError, match=r"A figure needs .* pip install 'hf-compalign\[report\]'"):
+        render([report_data.same_audit()])
+
+
+# ---- the command ----
+
+
+def call(*words):
+    app = typer.Typer()
+    app.command()(report)
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def saved(tmp_path):
+    ids = [str(place) for place in range(20)]
+    both = [Predictions(np.eye(2)[answers], [0] * 20, ids, ["no", "yes"]) for answers in ([0] * 20, [0] * 18 + [1] * 2)]
+    audit(*both).save(tmp_path / "audit.json")
+    return tmp_path / "audit.json"
+
+
+def test_the_page_of_the_command_stands_beside_its_audit(saved):
+    result = call(saved, "--title", "By hand")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(saved.with_suffix(".html"))
+    page = Page(saved.with_suffix(".html").read_text(encoding="utf-8"))
+    assert "<title>By hand</title>" in page.html
+    assert len(page.data["items"]) == 2
+
+
+def test_the_command_sets_several_audits_side_by_side(saved, tmp_path):
+    result = call(saved, saved, "--output", tmp_path / "deep" / "page.html")
+    assert result.exit_code == 0, result.output
+    assert len(Page((tmp_path / "deep" / "page.html").read_text(encoding="utf-8")).rows_of("Candidates")) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing.json"], "No such file or directory.*nothing.json"),
+        (["other.json"], "is JSON, but not that of an audit. Write it with Audit.save."),
+        (["audit.json", "--output", "audit.json"], "The page would replace the audit .*--output"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_file(saved, monkeypatch, words, message):
+    monkeypatch.chdir(saved.parent)
+    (saved.parent / "other.json").write_text('{"kind": "other"}')
+    result = call(*words)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert re.search(message, result.stderr.replace("\n", " "))
+    assert not list(saved.parent.glob("*.html"))
