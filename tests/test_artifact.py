@@ -15,7 +15,7 @@ from transformers import ViTImageProcessorPil
 
 from hf_compalign import load_compressed
 from hf_compalign.compress.quantize import quantize_
-from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.predict import predict
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.report.card import CardDetails
@@ -73,6 +73,7 @@ def test_the_layout_is_that_of_the_hub(made):
         "onnx/model.onnx",
         "onnx/model_int8.audit.json",
         "onnx/model_int8.onnx",
+        "report.html",
         "tokenizer.json",
         "tokenizer_config.json",
     }
@@ -90,7 +91,7 @@ def test_each_audit_is_of_its_own_file(made):
     assert list(artifact.files) == ["original", *places]
     for name, place in places.items():
         stored = Audit.load(root / "small" / place)
-        assert stored == artifact.files[name].audit
+        assert stored.to_json() == artifact.files[name].audit.to_json()
         answers = predict(root / "small" / name if name.endswith(".onnx") else root / "small", DATA)
         assert stored.metrics["cie"] == (answers.predicted != original.predicted).sum()
         assert stored.metrics["accuracy_candidate"] == (answers.predicted == ANSWERS).mean()
@@ -325,7 +326,7 @@ def test_overwriting_replaces_the_files(made, tmp_path):
     artifact = save_artifact(root / "small", tmp_path, overwrite=True, **inputs)
     assert json.loads((tmp_path / "audit.json").read_text())["cie"] > 0
     assert torch.equal(tiny.flat(load_compressed(tmp_path)), tiny.flat(load_compressed(root / "small")))
-    assert artifact.files["model.safetensors"].audit == Audit.load(tmp_path / "audit.json")
+    assert artifact.files["model.safetensors"].audit.to_json() == Audit.load(tmp_path / "audit.json").to_json()
 
 
 def test_two_files_of_one_name_are_told_apart_by_the_user(made, tmp_path):

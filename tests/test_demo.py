@@ -17,7 +17,8 @@ from hf_compalign.demo.digits import load_digits, prepared
 from hf_compalign.demo.results import conclusion, model_rows, seed_rows
 from hf_compalign.demo.run import Settings
 from hf_compalign.inference import load_model
-from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.comparison import Ratio
 from hf_compalign.measure.predict import predict
 from hf_compalign.measure.predictions import Predictions

@@ -12,7 +12,8 @@ from traced import traced_once
 from hf_compalign.compress import export
 from hf_compalign.compress.onnx_graph import graph_layers
 from hf_compalign.compress.quantize import quantize_
-from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.intervals import upper_bound
 from hf_compalign.measure.predict import predict
 from hf_compalign.ship import repair

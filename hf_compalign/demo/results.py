@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hf_compalign.demo.run import MODELS, RECIPES, Run, Settings
-from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.comparison import Ratio, cie_ratio
 from hf_compalign.measure.predictions import Predictions
 

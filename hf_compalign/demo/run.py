@@ -26,7 +26,8 @@ from hf_compalign.align.trainer import AlignedDistillationTrainer
 from hf_compalign.compress.callbacks import PruningCallback
 from hf_compalign.demo.digits import NAMES, SIZE, image_processor, load_digits, prepared
 from hf_compalign.inference import load_model
-from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.footprint import Footprint, footprint
 from hf_compalign.measure.latency import Latency, interleaved_latency_ms
 from hf_compalign.measure.predict import predict

@@ -16,13 +16,15 @@ from hf_compalign.compress.schemes import quantization_of, scheme_of
 from hf_compalign.file_model import FileModel
 from hf_compalign.fingerprint import is_quantized
 from hf_compalign.inference import load_model, load_processor
-from hf_compalign.measure.audit import Audit, audit, checked_limits
+from hf_compalign.measure.audit import audit, checked_limits
+from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.footprint import footprint
 from hf_compalign.measure.latency import Latency
 from hf_compalign.measure.predict import Columns
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.onnx_model import OnnxModel
 from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name, write_model_card
+from hf_compalign.report.page import write_report
 from hf_compalign.ship.hub import ONNX, WEIGHTS, audit_name
 from hf_compalign.ship.questions import Model, Questions, machine_name, name_of, processor_of, timing_device
 from hf_compalign.tasks import task_of
@@ -31,6 +33,7 @@ from hf_compalign.tasks import task_of
 _PRUNED_SHARE = 0.05
 # 4 bits alone round some 14 % of the weights of a layer to zero.
 _PRUNED_SHARE_IN_INT4 = 0.25
+REPORT = "report.html"
 _VARIANT = re.compile(r"model(_[a-z0-9]+)*")
 _INT8 = {"int8", "uint8", "quantized"}
 _THE_ORIGINAL = "the original"
@@ -100,7 +103,9 @@ def save_artifact(
 
     The folder is laid out as the Hub, Optimum and Transformers.js read it: ``model.safetensors``, ``config.json`` and
     the processor, their ``audit.json``, the card ``README.md``, and for each ONNX file ``onnx/<name>.onnx`` with
-    ``onnx/<name>.audit.json``. What is audited are the files, once they are written. `push_to_hub` sends the folder.
+    ``onnx/<name>.audit.json``. With the extra `report`, ``report.html`` shows all audits as one page, with the ids of
+    the changed items but none of their texts. What is audited are the files, once they are written. `push_to_hub`
+    sends the folder.
 
     Args:
         model: the compressed model: a module, a folder or a Hub id.
@@ -147,7 +152,7 @@ def save_artifact(
         files = _measured(models, audits, times)
         machine = machine_name(device) if details.timed_batch_sizes else ""
         card = _with_what_was_done(replace(card, files=files, machine=machine), compressed)
-        write_model_card(work, audits[weights], details=card)
+        write_model_card(work, audits[weights], details=replace(card, report=_report(work, files)))
     return Artifact(Path(folder), files, machine)
 
 
@@ -272,6 +277,26 @@ def _measured(
         accuracy = audited.metrics["accuracy_candidate"]
         found[name] = Measured(audited, accuracy, _size_bytes(Path(str(models[name][0]))), times[name])
     return found
+
+
+def _report(work: Path, files: Mapping[str, Measured]) -> str | None:
+    """The page of all files beside the card, where the extra `report` is installed; without texts of the dataset."""
+    audits = []
+    original = files[ORIGINAL]
+    for one in files.values():
+        if one.audit is None:
+            continue
+        batch = max(set(one.latencies) & set(original.latencies), default=None)
+        times = None if batch is None else (original.latencies[batch].median_ms, one.latencies[batch].median_ms)
+        sizes = None
+        if original.size_bytes is not None and one.size_bytes is not None:
+            sizes = (original.size_bytes, one.size_bytes)
+        audits.append(replace(one.audit, size_bytes=sizes, latency_ms=times))
+    try:
+        write_report(work / REPORT, audits)
+    except ImportError:
+        return None
+    return REPORT
 
 
 def _size_bytes(path: Path) -> int:

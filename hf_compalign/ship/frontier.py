@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_compalign._files import read_record, write_record
-from hf_compalign.measure.audit import Audit, Verdict
+from hf_compalign.measure.audit_record import Audit, Verdict
 from hf_compalign.measure.latency import Latency
 
 FORMAT_VERSION = 1

@@ -12,7 +12,8 @@ import numpy as np
 from hf_compalign.compress.calibration import calibration_batches
 from hf_compalign.compress.export import FLOAT_NAME, INT8_NAME, Export, export_onnx, file_config, plain_model
 from hf_compalign.compress.onnx_graph import calibrate_graph, export_graph, quantize_graph
-from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.audit import audit
+from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.latency import Latency
 from hf_compalign.measure.predict import Columns
 from hf_compalign.measure.predictions import Predictions

@@ -16,7 +16,8 @@ from hf_compalign.compress.export import INT8_NAME, Export
 from hf_compalign.compress.export_checks import check_neighbours, check_not_exported
 from hf_compalign.compress.loading import load_compressed
 from hf_compalign.inference import load_model
-from hf_compalign.measure.audit import Audit, audit, checked_limits
+from hf_compalign.measure.audit import audit, checked_limits
+from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.report.plots import plot_frontier
 from hf_compalign.ship.frontier import Frontier, Point, undominated
