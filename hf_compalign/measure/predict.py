@@ -11,28 +11,13 @@ from datasets import Dataset, Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from hf_compalign.columns import (
-    ID_COLUMNS,
-    find_image_column,
-    find_label_column,
-    find_text_columns,
-    tokenized,
-    with_pixels,
-)
+from hf_compalign.columns import ID_COLUMNS, find_image_column, find_label_column, find_text_columns
 from hf_compalign.data import label_ids
 from hf_compalign.fingerprint import combined_fingerprint, model_fingerprint, row_fingerprint
-from hf_compalign.inference import (
-    Collator,
-    check_prepared,
-    default_collator,
-    default_device,
-    forward_logits,
-    input_names,
-    load_model,
-    load_processor,
-)
+from hf_compalign.inference import Collator, default_collator, forward_logits, input_names
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.rows import is_raw, reader_of
 from hf_compalign.tasks import Task, task_of
 
 
@@ -84,41 +69,29 @@ def predict(
     columns = columns or Columns()
     if len(dataset) == 0:
         raise ValueError("The dataset is empty. Give it at least one row.")
-    network = _placed(model, device)
-    task = task_of(network)
+    reader = reader_of(model, dataset, processing_class=processing_class, device=device)
+    network = reader.network
     names = names_of(network.config.id2label)
     label_column = find_label_column(dataset, columns.label)
     labels = np.full(len(dataset), IGNORED)
     if label_column is not None:
         labels = label_ids(dataset, label_column, names)
-    rows: Iterable[Mapping[str, Any]] | None = None
-    raw = task.model_input not in dataset.column_names and dataset.format["type"] != "custom"
-    if processing_class is None and (raw or (data_collator is None and isinstance(model, str | Path))):
-        processing_class = _processor_beside(_where(network, model), task, needed=raw)
-    if raw:
-        rows, dataset = _prepared(dataset, task, processing_class, columns)
-    check_prepared(dataset, network)
-    collate = data_collator or default_collator(processing_class)
+    # Of the texts and images themselves, which are the same for two models that prepare them differently.
+    rows = _inputs(dataset, reader.task, columns) if is_raw(dataset, reader.task) else None
+    dataset = reader.prepared(dataset, text=columns.text, image=columns.image)
+    collate = data_collator or default_collator(reader.processing_class)
     logits, marks = _run(network, dataset, collate, batch_size, marked=rows is None)
     if rows is not None:
-        # Of the texts and images themselves, which are the same for two models that prepare them differently.
         marks = [row_fingerprint(row) for row in rows]
     return Predictions(
         logits=logits,
         labels=labels,
         ids=_ids(dataset, columns.id, marks),
         label_names=names,
-        model=_where(network, model),
+        model=reader.where,
         model_fingerprint=model_fingerprint(network),
         data_fingerprint=combined_fingerprint(marks),
     )
-
-
-def _placed(model: PreTrainedModel | str | Path, device: str | torch.device | None) -> PreTrainedModel:
-    network = load_model(model)
-    if device is None and isinstance(model, str | Path):
-        device = default_device(network)
-    return network if device is None else network.to(device)
 
 
 def _run(
@@ -148,17 +121,13 @@ def _batches(dataset: Dataset, batch_size: int) -> Iterator[list[dict[str, Any]]
         yield [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
 
-def _prepared(
-    dataset: Dataset, task: Task, processing_class: Any, columns: Columns
-) -> tuple[Iterable[Mapping[str, Any]], Dataset]:
-    """The raw rows as they are told apart, and the dataset with the model's inputs."""
+def _inputs(dataset: Dataset, task: Task, columns: Columns) -> Iterable[Mapping[str, Any]]:
+    """The raw rows as they are told apart."""
     if task.model_input == "pixel_values":
         column = find_image_column(dataset, columns.image)
         files = dataset.select_columns([column]).cast_column(column, Image(decode=False))
-        rows = ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
-        return rows, with_pixels(dataset, processing_class, column)
-    text = find_text_columns(dataset, columns.text)
-    return dataset.select_columns(list(text)), tokenized(dataset, processing_class, text)
+        return ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
+    return dataset.select_columns(list(find_text_columns(dataset, columns.text)))
 
 
 def _ids(dataset: Dataset, wanted: str | None, marks: list[str]) -> np.ndarray:
@@ -178,19 +147,3 @@ def _ids(dataset: Dataset, wanted: str | None, marks: list[str]) -> np.ndarray:
         seen[mark] = seen.get(mark, 0) + 1
         ids.append(mark if seen[mark] == 1 else f"{mark}#{seen[mark]}")
     return np.array(ids)
-
-
-def _processor_beside(where: str, task: Task, *, needed: bool) -> Any:
-    """What was saved beside the model; prepared rows only need it to be padded, if they differ in length."""
-    try:
-        return load_processor(where, task)
-    except ValueError:
-        if needed:
-            raise
-        return None
-
-
-def _where(network: PreTrainedModel, model: Any) -> str:
-    if isinstance(model, str | Path):
-        return str(model)
-    return str(getattr(network, "path", network.config._name_or_path))
