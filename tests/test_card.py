@@ -12,6 +12,8 @@ from transformers import BertTokenizer
 
 from hf_compalign import shrink_
 from hf_compalign.measure.audit import audit
+from hf_compalign.measure.bootstrap import Estimate
+from hf_compalign.measure.explanations import AttributionAgreement, SimilarityRow
 from hf_compalign.measure.footprint import Footprint
 from hf_compalign.measure.latency import Latency
 from hf_compalign.measure.predictions import Predictions
@@ -247,6 +249,41 @@ def test_a_limit_that_is_not_kept_is_told(tmp_path):
     write_model_card(tmp_path, dataclasses.replace(found, limits=limits), details=DETAILS)
     _, body = front_matter(tmp_path)
     assert "The limit of 0.1 on `mismatch_rate` was not shown to be kept (95 % upper bound 0.7108)." in body
+
+
+def test_the_card_sums_up_what_else_was_audited(tmp_path):
+    rng = np.random.default_rng(0)
+    answers, labels = rng.integers(0, 3, 80), rng.integers(0, 3, 80)
+    changed, rerun = answers.copy(), answers.copy()
+    changed[:5] = (changed[:5] + 1) % 3
+    rerun[40:50] = (rerun[40:50] + 1) % 3
+    sides = [predictions(some, labels=labels) for some in (answers, changed, rerun)]
+    found = audit(*sides[:2], groups={"a|b": ["<i>x</i>"] * 40 + ["y"] * 40}, floor=sides[2])
+    nowhere = Estimate(math.nan, math.nan, math.nan)
+    cosine = SimilarityRow(
+        "cosine", Estimate(0.9, 0.85, 0.95), nowhere, nowhere, Estimate(0.1, 0, 0), Estimate(1, 0, 0)
+    )
+    agreement = AttributionAgreement("saliency", 10, 8, 2, 0, 5, math.nan, math.nan, (cosine,))
+    write_model_card(tmp_path, dataclasses.replace(found, attribution=agreement), details=DETAILS)
+    _, body = front_matter(tmp_path)
+    shift, (gap,) = found.calibration, found.gaps
+    assert f"| calibration error (ECE) | {shift.reference.ece:.4f} to {shift.candidate.ece:.4f} | change " in body
+    # The first group has all 5 changes in 40 items.
+    row = r"| largest gap in mismatches, groups of a\|b | \<i\>x\</i\> - y | 12.50 % ("
+    assert f"{row}{100 * gap.mismatch_gap.low:.2f} to {100 * gap.mismatch_gap.high:.2f} %) |" in body
+    assert r"| drop in worst-group accuracy, groups of a\|b |" in body
+    assert "| mismatches of an uncompressed re-run (floor) | 10 | 12.50 % (" in body
+    similar = "0.9000 (0.8500 to 0.9500) | floor 0.100, ceiling 1.000 |"
+    assert f"| attribution similarity (cosine) | {similar}" in body
+
+
+def test_the_report_is_linked_if_it_is_there(tmp_path):
+    details = dataclasses.replace(DETAILS, report="report.html")
+    with pytest.raises(ValueError, match=r"There is no report 'report.html' in .* Write it with write_report first"):
+        write_model_card(tmp_path, compared(), details=details)
+    (tmp_path / "report.html").write_text("<p>")
+    write_model_card(tmp_path, compared(), details=details)
+    assert "[the full report](report.html)" in front_matter(tmp_path)[1]
 
 
 def test_a_missing_folder_is_refused(tmp_path):

@@ -46,6 +46,7 @@ def test_metrics_pair_by_example_and_count_each_once(results):
         assert metrics == pytest.approx(two[name]["metrics"], rel=1e-2)
         assert metrics["eval_cie"] == two[name]["metrics"]["eval_cie"]
         assert metrics["eval_mismatch_rate"] == pytest.approx(metrics["eval_cie"] / distributed_run.EVALUATED)
+        assert metrics["eval_audit_cie"] == two[name]["metrics"]["eval_audit_cie"] == metrics["eval_cie"]
 
 
 def test_the_same_files_are_written(results):

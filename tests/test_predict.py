@@ -215,3 +215,12 @@ def test_a_model_in_onnx_answers_on_prepared_rows_like_the_original(tmp_path):
     assert found.data_fingerprint == expected.data_fingerprint
     assert found.model_fingerprint == OnnxModel(tmp_path / "model.onnx").fingerprint
     assert audit(expected, found).metrics["mismatch_rate"] == 0
+
+
+def test_every_part_of_the_model_keeps_its_mode():
+    model = tiny.bert(dropout=0.5)
+    model.train()
+    model.bert.encoder.layer[0].eval()  # as one freezes a layer
+    modes = [module.training for module in model.modules()]
+    predict(model, tiny.texts(4))
+    assert [module.training for module in model.modules()] == modes

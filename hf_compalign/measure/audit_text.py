@@ -215,7 +215,7 @@ def _about_attribution(found: Mapping[str, Any]) -> str:
     return (
         f"{found['method'].replace('_', ' ')}, {found['n_items']} items sampled (seed {found['seed']}): "
         f"{found['n_agreeing']} agreeing and {found['n_mismatches']} mismatching ones were explained. Floor: the "
-        "reference with a random head; ceiling: the reference with another baseline."
+        "reference with random weights; ceiling: the reference with another baseline, or with noise."
     )
 
 

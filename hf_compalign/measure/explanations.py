@@ -14,7 +14,8 @@ class Explanation:
         target: the class that is explained: the reference's answer.
         tokens: of a text, without special tokens and padding; empty for an image.
         shape: of an image, the rows and columns of the grid; None for a text.
-        reference: the reference's score of each token or cell of the grid (row by row), the largest of them 1 or -1.
+        reference: the reference's score of each token or cell of the grid (row by row), the largest of them 1
+            or -1; all 0 where nothing is seen.
         candidate: the same of the candidate.
     """
 
@@ -35,7 +36,8 @@ class SimilarityRow:
         all: over the sample of all items.
         agreeing: over the items that both models answer alike.
         mismatches: over those that they do not.
-        floor: what an unrelated model reaches: the reference against itself with a random head.
+        floor: what an unrelated model reaches: the reference against itself with random weights, but for the word
+            embeddings.
         ceiling: what the method itself allows: the reference against itself with another baseline.
     """
 

@@ -11,6 +11,7 @@ from datasets import Dataset, Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from hf_compalign._modes import evaluating
 from hf_compalign.columns import ID_COLUMNS, find_image_column, find_label_column, find_text_columns
 from hf_compalign.data import label_ids
 from hf_compalign.fingerprint import combined_fingerprint, model_fingerprint, row_fingerprint
@@ -102,16 +103,12 @@ def _run(
     main = task_of(model).model_input
     logits: list[np.ndarray] = []
     marks: list[str] = []
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for rows in _batches(dataset, batch_size):
             inputs = [{name: row[name] for name in row if name in known} for row in rows]
             if marked:
                 marks.extend(row_fingerprint({main: row[main]}) for row in inputs)
             logits.append(forward_logits(model, collate(inputs)).cpu().numpy())
-    finally:
-        model.train(was_training)
     return np.concatenate(logits), marks
 
 

@@ -245,7 +245,7 @@ def attribution(found: Mapping[str, Any]) -> Section | None:
         f"How alike the two models' explanations of the reference's answer are ({shown['method'].replace('_', ' ')}): "
         f"of {plural(shown['n_items'], 'item')} drawn with seed {shown['seed']}, and apart for those with the same "
         f"answer ({count(shown['n_agreeing'])}) and with another ({count(shown['n_mismatches'])}).",
-        "Floor: the reference against a model with a random head. Ceiling: the reference against itself with another "
+        "Floor: the reference against one with random weights. Ceiling: the reference against itself with another "
         "baseline. In brackets: 95 % bootstrap intervals.",
     ]
     deltas = [shown["convergence_delta_reference"], shown["convergence_delta_candidate"]]

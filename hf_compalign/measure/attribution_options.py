@@ -1,0 +1,92 @@
+"""How models can be explained, and which models cannot."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hf_compalign.compress.schemes import quantization_of, scheme_of
+from hf_compalign.file_model import FileModel
+
+TEXT, IMAGE = "text", "image"
+# The first of each is the default.
+METHODS: dict[str, tuple[str, ...]] = {
+    TEXT: ("layer_integrated_gradients", "saliency", "input_x_gradient"),
+    IMAGE: ("integrated_gradients", "saliency", "occlusion"),
+}
+OCCLUSION = "occlusion"
+INTEGRATED = (METHODS[TEXT][0], METHODS[IMAGE][0])
+
+
+@dataclass(frozen=True)
+class AttributionOptions:
+    """How the answers of two models are explained, and for which items.
+
+    Attributes:
+        method: for texts "layer_integrated_gradients", "saliency" or "input_x_gradient"; for images
+            "integrated_gradients", "saliency" or "occlusion". None takes the first.
+        n_items: items drawn at random from all of them.
+        n_mismatches: items to explain that the models answer differently: where the sample holds fewer, more of them
+            are drawn, which count for the mismatches alone.
+        top_k: how many of the largest scores "top_k_overlap" compares.
+        n_steps: points of the integral of (layer) integrated gradients.
+        batch_size: rows that pass through a model at a time.
+        seed: of the sample, of the random weights and of the noise.
+        device: where both models run; by default where given modules are, and a GPU if there is one for loaded ones.
+
+    Raises:
+        ValueError: a number is out of its range, or there is no such method.
+    """
+
+    method: str | None = None
+    n_items: int = 200
+    n_mismatches: int = 50
+    top_k: int = 5
+    n_steps: int = 32
+    batch_size: int = 16
+    seed: int = 0
+    device: str | torch.device | None = None
+
+    def __post_init__(self) -> None:
+        least = {"n_items": 1, "n_mismatches": 0, "top_k": 1, "n_steps": 1, "batch_size": 1, "seed": 0}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value < smallest:
+                raise ValueError(f"{name} must be at least {smallest}. Got {value}.")
+
+    def method_for(self, kind: str) -> str:
+        """The method for "text" or "image".
+
+        Raises:
+            ValueError: the method is none of those.
+        """
+        allowed = METHODS[kind]
+        if self.method is not None and self.method not in allowed:
+            raise ValueError(f"The method for {kind}s must be one of {', '.join(allowed)}. Got {self.method!r}.")
+        return self.method or allowed[0]
+
+
+def check_explainable(model: nn.Module, method: str) -> None:
+    """Refuse a model that no gradient passes through, for a method that follows gradients.
+
+    Raises:
+        ValueError: says what is possible instead.
+    """
+    if method == OCCLUSION:
+        return
+    instead = "Images can be explained with method='occlusion', which needs none."
+    if isinstance(model, FileModel):
+        raise ValueError(
+            f"{method} follows gradients, and {model.path.name} is run by {model.runtime}, which has none. Explain the "
+            f"model of PyTorch that it was exported from. {instead}"
+        )
+    record = quantization_of(model)
+    if record is None or not record.converted:
+        return
+    scheme = scheme_of(record.scheme)
+    if scheme.backend == "torchao" and scheme.activations is not None:
+        raise ValueError(
+            f"{method} follows gradients, and {type(model).__name__} is converted to {scheme.name}, whose integers let "
+            "none through. Explain it as it was before the conversion: prepared for that scheme it computes the same "
+            f"values. {instead}"
+        )

@@ -1,0 +1,260 @@
+"""What a model looks at: one score for each token of a text, or each cell of a grid over an image.
+
+All methods but occlusion follow the gradients of one logit. Nothing of the model changes: no mode, no gradient, no
+weight. This is the only module that names captum.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hf_compalign._extras import needs_extra
+from hf_compalign.fingerprint import is_quantized
+from hf_compalign.measure.attribution_options import INTEGRATED, OCCLUSION, AttributionOptions
+from hf_compalign.tasks import logits_of
+
+# Cells of the grid over an image, along a side: what is scored, and what can be shown.
+MOST_CELLS = 16
+# Of the standard deviation of what the model reads: the noise that stands in for another baseline.
+NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows as one model reads them, and what is asked of each.
+
+    Attributes:
+        inputs: name -> tensor [B, ...], on the model's device.
+        targets: int64 [B], the class whose logit is explained.
+        rows: B numbers, one to seed the noise of each row.
+        content: bool [B, L], the tokens that are neither special nor padding; None for images.
+        pad_id: the token that stands for no word; None where there is none.
+        mask_id: another one; None where there is none.
+    """
+
+    inputs: Mapping[str, Tensor]
+    targets: Tensor
+    rows: Sequence[int]
+    content: Tensor | None = None
+    pad_id: int | None = None
+    mask_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The scores of one item.
+
+    Attributes:
+        scores: float64 [D], signed but for saliency: of the tokens that are content, or of the cells, row by row.
+        shape: rows and columns of the cells; None for a text.
+        delta: sum of all scores minus the difference of the logit to that of the baseline; nan without integral.
+        difference: that difference; nan without integral.
+    """
+
+    scores: NDArray[np.float64]
+    shape: tuple[int, int] | None = None
+    delta: float = math.nan
+    difference: float = math.nan
+
+
+@dataclass(frozen=True)
+class Attributor:
+    """A way to explain a model.
+
+    Attributes:
+        model: in evaluation mode.
+        method: one of `METHODS`.
+        options: steps, batch size and seed.
+        replaced: parameters to compute with in place of the model's own, such as `randomized` ones.
+        varied: another baseline than usual: the mask token instead of padding, the mean colour of the image itself
+            instead of 0. A method without a baseline reads its input with noise instead, a tenth of the standard
+            deviation of the item's values.
+    """
+
+    model: nn.Module
+    method: str
+    options: AttributionOptions
+    replaced: Mapping[str, Tensor] = field(default_factory=dict)
+    varied: bool = False
+
+    def explain(self, batch: Batch) -> list[Attribution]:
+        """The attribution of each row."""
+        if batch.content is not None:
+            return self._of_texts(batch, batch.content)
+        return self._of_images(batch)
+
+    def _of_texts(self, batch: Batch, content: Tensor) -> list[Attribution]:
+        """Scores of the word embeddings, summed over their features."""
+        embedding = self.model.get_input_embeddings()  # type: ignore[operator]
+        ids = batch.inputs["input_ids"]
+        with torch.no_grad():
+            values = embedding(ids).detach()
+            start = torch.where(content[..., None], self._blank(embedding, batch), values)
+
+        def answer(read: Tensor, *inputs: Tensor) -> Tensor:
+            hook = embedding.register_forward_hook(lambda *_: read)
+            try:
+                return self._logits(dict(zip(batch.inputs, inputs, strict=True)))
+            finally:
+                hook.remove()
+
+        if self.varied:
+            values = self._noised(values, batch.rows, content)
+        found, deltas, differences = self._attributed(answer, values, start, batch, tuple(batch.inputs.values()))
+        scores = found.sum(-1)
+        return [
+            Attribution(_numbers(row[kept]), None, *explained)
+            for row, kept, *explained in zip(scores, content, deltas, differences, strict=True)
+        ]
+
+    def _blank(self, embedding: Any, batch: Batch) -> Tensor:
+        """What stands for no word, [H]."""
+        token = batch.mask_id if self.varied else batch.pad_id
+        if token is not None:
+            return embedding(torch.tensor(token, device=batch.targets.device))
+        return embedding.weight.detach().float().mean(0).to(embedding.weight.dtype) * float(self.varied)
+
+    def _of_images(self, batch: Batch) -> list[Attribution]:
+        """Scores of the pixels, summed over the channels and pixels of each cell."""
+        pixels = batch.inputs["pixel_values"]
+        start = torch.zeros_like(pixels)
+        if self.varied:
+            start = start + pixels.mean((2, 3), keepdim=True)
+            pixels = self._noised(pixels, batch.rows, torch.ones_like(pixels[:, 0], dtype=torch.bool))
+
+        def answer(read: Tensor) -> Tensor:
+            return self._logits({"pixel_values": read})
+
+        cell = cell_size(self.model.config, pixels.shape[-2:])
+        if self.method == OCCLUSION:
+            grid = self._occluded(answer, pixels, start, batch.targets, cell)
+            deltas = differences = [math.nan] * len(grid)
+        else:
+            found, deltas, differences = self._attributed(answer, pixels, start, batch)
+            grid = F.avg_pool2d(found.sum(1, keepdim=True), cell, ceil_mode=True, divisor_override=1)[:, 0]
+        shape = (grid.shape[1], grid.shape[2])
+        return [
+            Attribution(_numbers(row.flatten()), shape, *explained)
+            for row, *explained in zip(grid, deltas, differences, strict=True)
+        ]
+
+    def _attributed(
+        self,
+        answer: Callable[..., Tensor],
+        values: Tensor,
+        start: Tensor,
+        batch: Batch,
+        others: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Tensor, list[float], list[float]]:
+        """Scores in the shape of the values, and the gap and the difference of logits of each row."""
+        from captum.attr import InputXGradient, IntegratedGradients, Saliency
+
+        about = {"target": batch.targets, "additional_forward_args": others}
+        if self.method in INTEGRATED:
+            rows = max(self.options.batch_size, len(values))
+            found, deltas = IntegratedGradients(answer).attribute(
+                values,
+                start,
+                n_steps=self.options.n_steps,
+                internal_batch_size=rows,
+                return_convergence_delta=True,
+                **about,
+            )
+            found = found.detach()
+            return found, deltas.tolist(), (found.flatten(1).sum(1) - deltas).tolist()
+        simple = Saliency(answer) if self.method == "saliency" else InputXGradient(answer)
+        found = simple.attribute(values.requires_grad_(), **about).detach()
+        return found, *([math.nan] * len(values),) * 2
+
+    def _occluded(
+        self, answer: Callable[..., Tensor], pixels: Tensor, start: Tensor, targets: Tensor, cell: tuple[int, int]
+    ) -> Tensor:
+        """How much the logit falls when one cell after the other shows the baseline, [B, rows, columns]."""
+        from captum.attr import Occlusion
+
+        window = (pixels.shape[1], *cell)
+        found = Occlusion(answer).attribute(
+            pixels,
+            window,
+            window,
+            start,
+            target=targets,
+            perturbations_per_eval=max(1, self.options.batch_size // len(pixels)),
+        )
+        return found[:, 0, :: cell[0], :: cell[1]]  # alike within a cell
+
+    def _logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        logits = logits_of(functional_call(self.model, dict(self.replaced), (), dict(inputs)))
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _noised(self, values: Tensor, rows: Sequence[int], where: Tensor) -> Tensor:
+        """With noise, the same for a row in whatever batch it is; without any for a method that has a baseline."""
+        if self.method in (*INTEGRATED, OCCLUSION):
+            return values
+        channels_last = values if values.ndim == 3 else values.movedim(1, -1)
+        noised = channels_last.clone()
+        for index, (row, here) in enumerate(zip(rows, where, strict=True)):
+            own = channels_last[index][here]
+            noise = np.random.default_rng([self.options.seed, row]).standard_normal(tuple(own.shape))
+            spread = NOISE * own.float().std(correction=0) if own.numel() else 0.0
+            noised[index][here] = own + (torch.from_numpy(noise).to(own) * spread).to(own)
+        return noised if values.ndim == 3 else noised.movedim(-1, 1)
+
+
+def check_installed() -> None:
+    """Raise an ImportError with the pip command unless captum is installed."""
+    with needs_extra("attribution", what="Explaining what a model looks at"):
+        import captum.attr  # noqa: F401
+
+
+def cell_size(config: Any, size: Sequence[int]) -> tuple[int, int]:
+    """Height and width of the cells over an image: the fewest patches of the model that make no more than 16 a side.
+
+    >>> from transformers import ViTConfig
+    >>> cell_size(ViTConfig(patch_size=16), (224, 224)), cell_size(ViTConfig(patch_size=14), (518, 518))
+    ((16, 16), (42, 42))
+
+    Args:
+        config: of the model; without a ``patch_size`` a patch is a pixel.
+        size: height and width of the image.
+    """
+    patch = getattr(config, "patch_size", None) or 1
+    patches = (patch, patch) if isinstance(patch, int) else tuple(patch)[-2:]
+    height, width = (
+        min(side, one * math.ceil(math.ceil(side / one) / MOST_CELLS)) for one, side in zip(patches, size, strict=True)
+    )
+    return height, width
+
+
+def randomized(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
+    """Every matrix of a model but the word embeddings, drawn anew from a normal distribution as wide as it is.
+
+    A random head alone makes no other model of a fine-tuned classifier: what it reads points in one direction for each
+    answer, so that any head finds the same tokens (https://huggingface.co/papers/1810.03292 randomises the layers too).
+
+    Returns:
+        Name -> values; nothing for a file, or for a model whose weights a library holds in another form.
+    """
+    named = dict(model.named_parameters())
+    if any(map(is_quantized, named.values())):
+        return {}
+    words = [model.get_input_embeddings().weight] if getattr(model, "main_input_name", None) == "input_ids" else []  # type: ignore[operator]
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(one.shape, generator=generator).to(one) * one.detach().square().mean().sqrt()
+        for name, one in named.items()
+        if one.ndim > 1 and not any(one is word for word in words)
+    }
+
+
+def _numbers(scores: Tensor) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = scores.detach().double().cpu().numpy()
+    return found

@@ -1,0 +1,263 @@
+"""Two models explained on the same rows, for the same target: the reference's answer."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from hf_compalign.inference import default_collator, input_names
+from hf_compalign.labels import label_order, names_of
+from hf_compalign.measure.attribution_options import IMAGE, TEXT, AttributionOptions, check_explainable
+from hf_compalign.measure.attributors import Attribution, Attributor, Batch, check_installed, randomized
+from hf_compalign.measure.explanations import Explanation
+from hf_compalign.measure.predict import Columns
+from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.rows import Reader, reader_of
+
+# Of a config, where there is no tokenizer to say which tokens are special.
+_SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One row as two models see it.
+
+    Attributes:
+        row: its number in the dataset.
+        target: the class that is explained.
+        tokens: of a text, those that are scored.
+        reference: of the reference.
+        candidate: of the candidate, for the same class.
+        floor: of the reference with random weights; None where that was not asked for, or its weights are fixed.
+        ceiling: of the reference with another baseline; None where it was not asked for.
+    """
+
+    row: int
+    target: int
+    tokens: tuple[str, ...]
+    reference: Attribution
+    candidate: Attribution
+    floor: Attribution | None = None
+    ceiling: Attribution | None = None
+
+    def explanation(self) -> Explanation:
+        """Both models' scores, each divided by its largest."""
+        shape = self.reference.shape
+        return Explanation(
+            kind=TEXT if shape is None else IMAGE,
+            target=self.target,
+            tokens=self.tokens,
+            shape=shape,
+            reference=_scaled(self.reference.scores),
+            candidate=_scaled(self.candidate.scores),
+        )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models that can be explained side by side, and how.
+
+    Attributes:
+        reference: the model to be preserved, and what reads its rows.
+        candidate: the model to be compared with it.
+        kind: "text" or "image".
+        columns: where to find what in a raw dataset.
+        options: with the method.
+    """
+
+    reference: Reader
+    candidate: Reader
+    kind: str
+    columns: Columns
+    options: AttributionOptions
+
+    def explained(
+        self, dataset: Dataset, rows: Sequence[int], targets: ArrayLike, *, n_bounded: int = 0
+    ) -> Iterator[Explained]:
+        """Rows of the dataset in any order, the shortest texts first. Both models must be in evaluation mode.
+
+        Args:
+            dataset: raw or prepared.
+            rows: their numbers.
+            targets: of each of the rows, the class of the reference that is explained.
+            n_bounded: how many of the rows, from the first, get a floor and a ceiling.
+
+        Raises:
+            ValueError: the two models tokenize a row differently, or read images of different sizes.
+        """
+        chosen = dataset.select(list(rows))
+        ours = self.reference.prepared(chosen, text=self.columns.text, image=self.columns.image)
+        theirs = self.candidate.prepared(chosen, text=self.columns.text, image=self.columns.image)
+        lengths = _check_same_tokens(ours, theirs) if self.kind == TEXT else [0] * len(rows)
+        order = sorted(range(len(rows)), key=lambda place: (place >= n_bounded, lengths[place]))
+        parts = _parts(order, n_bounded, self.options.batch_size)
+        wanted = np.asarray(targets)
+        places = self._target_places()
+        makers = self._attributors()
+        for part in tqdm(parts, desc="Explaining", leave=False):
+            numbers = [rows[place] for place in part]
+            first = self._batch(self.reference, ours, part, wanted[part], numbers)
+            second = self._batch(self.candidate, theirs, part, places[wanted[part]], numbers)
+            self._check_same_size(first, second)
+            found = {
+                name: maker.explain(second if name == "candidate" else first)
+                for name, maker in makers.items()
+                if part[0] < n_bounded or name in ("reference", "candidate")
+            }
+            tokens = self._tokens(first)
+            for index, place in enumerate(part):
+                scores = {name: items[index] for name, items in found.items()}
+                yield Explained(rows[place], int(wanted[place]), tokens[index], **scores)
+
+    def _attributors(self) -> dict[str, Attributor]:
+        """What makes each of the attributions of an `Explained`."""
+        method = self.options.method_for(self.kind)
+        reference = Attributor(self.reference.network, method, self.options)
+        found = {
+            "reference": reference,
+            "candidate": replace(reference, model=self.candidate.network),
+            "ceiling": replace(reference, varied=True),
+        }
+        weights = randomized(self.reference.network, seed=self.options.seed)
+        return found | {"floor": replace(reference, replaced=weights)} if weights else found
+
+    def _target_places(self) -> NDArray[np.int64]:
+        """Where each class of the reference stands among the candidate's."""
+        ours, theirs = (names_of(side.network.config.id2label) for side in (self.reference, self.candidate))
+        order = label_order(ours, theirs)
+        return np.arange(len(ours)) if order is None else np.asarray(order)
+
+    def _batch(
+        self, side: Reader, prepared: Dataset, part: list[int], targets: NDArray[np.int64], rows: list[int]
+    ) -> Batch:
+        known = input_names(side.network)
+        columns = prepared[part]
+        values = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        inputs = default_collator(side.processing_class)(
+            [{name: row[name] for name in row if name in known} for row in values]
+        )
+        device = side.network.device
+        placed = {name: value.to(device) for name, value in inputs.items() if name in known}
+        asked = torch.as_tensor(targets, device=device)
+        if self.kind == IMAGE:
+            return Batch(placed, asked, rows)
+        special, blanks = _special_ids(side)
+        return Batch(placed, asked, rows, _content(placed, special), *blanks)
+
+    def _tokens(self, batch: Batch) -> list[tuple[str, ...]]:
+        if batch.content is None:
+            return [()] * len(batch.rows)
+        ids = [row[kept].tolist() for row, kept in zip(batch.inputs["input_ids"], batch.content, strict=True)]
+        named = getattr(self.reference.processing_class, "convert_ids_to_tokens", None)
+        return [tuple(map(str, row if named is None else named(row))) for row in ids]
+
+    def _check_same_size(self, ours: Batch, theirs: Batch) -> None:
+        if self.kind == TEXT:
+            return
+        sizes = [tuple(batch.inputs["pixel_values"].shape[-2:]) for batch in (ours, theirs)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                "Attributions of an image can be compared where both models read it in the same size. Got "
+                f"{' x '.join(map(str, sizes[0]))} and {' x '.join(map(str, sizes[1]))} pixels. Pass "
+                "processing_class=, one image processor for both, if both can take its size."
+            )
+
+
+def opened_pair(
+    reference: Any,
+    candidate: Any,
+    dataset: Dataset,
+    *,
+    processing_class: Any = None,
+    columns: Columns | None = None,
+    options: AttributionOptions | None = None,
+) -> Pair:
+    """Open two models to explain them on a dataset.
+
+    Raises:
+        ValueError: one is no model, answers another task or other labels, or its answers cannot be explained so.
+        ImportError: captum is not installed; says the pip command.
+    """
+    check_installed()
+    options = options or AttributionOptions()
+    if len(dataset) == 0:
+        raise ValueError("The dataset is empty. Give it at least one row.")
+    for model in (reference, candidate):
+        _check_is_model(model)
+    sides = [
+        reader_of(model, dataset, processing_class=processing_class, device=options.device)
+        for model in (reference, candidate)
+    ]
+    kinds = [IMAGE if side.task.model_input == "pixel_values" else TEXT for side in sides]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"The two models must answer the same questions. Got {sides[0].task.name} and {sides[1].task.name}."
+        )
+    method = options.method_for(kinds[0])
+    for side in sides:
+        check_explainable(side.network, method)
+    pair = Pair(sides[0], sides[1], kinds[0], columns or Columns(), replace(options, method=method))
+    pair._target_places()  # refuses other labels before anything is computed
+    return pair
+
+
+def _check_is_model(model: PreTrainedModel | str | Path | Predictions) -> None:
+    if isinstance(model, Predictions) or (isinstance(model, str | Path) and Path(model).suffix == ".npz"):
+        what = "Predictions" if isinstance(model, Predictions) else str(model)
+        raise ValueError(
+            f"{what} hold answers, not the model that gave them, so what it looked at cannot be told. Give the model: "
+            "a module, its folder or its id on the Hub."
+        )
+
+
+def _check_same_tokens(ours: Dataset, theirs: Dataset) -> list[int]:
+    """The lengths of the rows."""
+    first, second = (dataset.select_columns(["input_ids"])[:]["input_ids"] for dataset in (ours, theirs))
+    for place, (a, b) in enumerate(zip(first, second, strict=True)):
+        if list(a) != list(b):
+            raise ValueError(
+                "The two models must read the same tokens to have what they look at compared. Text "
+                f"{place} of those explained becomes {len(a)} tokens for the reference and {len(b)} for the candidate, "
+                f"beginning {list(a)[:5]} and {list(b)[:5]}. Compare models with the same tokenizer; if both can take "
+                "the same, pass it as processing_class=."
+            )
+    return [len(row) for row in first]
+
+
+def _parts(order: list[int], n_first: int, size: int) -> list[list[int]]:
+    """Batches of places, of which none has some of the first and some of the others."""
+    halves = (order[:n_first], order[n_first:])
+    return [half[start : start + size] for half in halves for start in range(0, len(half), size)]
+
+
+def _special_ids(side: Reader) -> tuple[list[int], tuple[int | None, int | None]]:
+    """The tokens that stand for no part of a text, and two that can stand for any: padding, and mask or unknown."""
+    processor, config = side.processing_class, side.network.config
+    if hasattr(processor, "all_special_ids"):
+        pad, unknown = processor.pad_token_id, processor.unk_token_id
+        mask = getattr(processor, "mask_token_id", None)
+        other = unknown if mask is None else mask
+        # An unknown word is a word nevertheless.
+        return sorted({*processor.all_special_ids} - {unknown}), (pad, None if other == pad else other)
+    found = [getattr(config, name, None) for name in _SPECIAL]
+    return [one for one in found if isinstance(one, int)], (found[0], None)
+
+
+def _content(inputs: Mapping[str, Tensor], special: list[int]) -> Tensor:
+    """[B, L] of bool: the tokens that are neither special nor padding."""
+    ids = inputs["input_ids"]
+    is_special = torch.isin(ids, torch.tensor(special, dtype=ids.dtype, device=ids.device))
+    return ~is_special & inputs.get("attention_mask", torch.ones_like(ids)).bool()
+
+
+def _scaled(scores: NDArray[np.float64]) -> tuple[float, ...]:
+    largest = np.abs(scores).max(initial=0.0)
+    return tuple((scores / largest if largest > 0 else scores).tolist())

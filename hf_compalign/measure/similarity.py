@@ -1,0 +1,141 @@
+"""How alike two attributions of one item are: cosine, Spearman, top-k overlap, weighted Jaccard."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Scores = NDArray[np.float64]
+
+SIMILARITIES = ("cosine", "spearman", "top_k_overlap", "weighted_jaccard")
+
+
+def cosine(a: ArrayLike, b: ArrayLike) -> float:
+    """The cosine of the angle between two attributions, in [-1, 1]: sum a b / (|a| |b|); nan where one is all 0.
+
+    >>> cosine([1.0, 0.0], [2.0, 0.0]), cosine([0.0, 1.0], [0.0, -3.0])
+    (1.0, -1.0)
+
+    Args:
+        a: signed scores [D] of the item's parts.
+        b: the scores of the same parts by another model.
+
+    Raises:
+        ValueError: they are not two rows of the same length.
+    """
+    first, second = _both(a, b)
+    if not (first.any() and second.any()):
+        return math.nan
+    first, second = _rescaled(first), _rescaled(second)
+    # Rounding may lead a hair out of the range; equal scores give exactly 1.
+    return float(np.clip(first @ second / math.sqrt((first @ first) * (second @ second)), -1.0, 1.0))
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """The correlation of the ranks of two attributions [D], in [-1, 1], ties sharing their mean rank.
+
+    nan where one of them gives every part the same score.
+
+    >>> spearman([0.1, 0.2, 0.9], [1.0, 2.0, 3.0])
+    1.0
+
+    Raises:
+        ValueError: they are not two rows of the same length.
+    """
+    first, second = (ranks - ranks.mean() if ranks.size else ranks for ranks in map(_ranks, _both(a, b)))
+    return cosine(first, second)
+
+
+def top_k_overlap(a: ArrayLike, b: ArrayLike, k: int = 5) -> float:
+    """The share of the k parts with the largest absolute scores that both attributions [D] have in common.
+
+    nan where an item has no more than k parts, since any two attributions of it overlap fully. Of equal scores the
+    first count.
+
+    >>> top_k_overlap([5.0, -4.0, 1.0, 0.0], [5.0, 0.0, 1.0, 4.0], k=2)
+    0.5
+
+    Raises:
+        ValueError: they are not two rows of the same length, or k is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"top_k must be at least 1. Got {k}.")
+    first, second = _both(a, b)
+    if len(first) <= k:
+        return math.nan
+    ours, theirs = (np.argsort(-np.abs(scores), kind="stable")[:k] for scores in (first, second))
+    return len(np.intersect1d(ours, theirs)) / k
+
+
+def weighted_jaccard(a: ArrayLike, b: ArrayLike) -> float:
+    """sum min(|a|, |b|) / sum max(|a|, |b|) of two attributions [D], in [0, 1]; nan where both are all 0.
+
+    The scale of the scores matters, so both are best of length 1, as `similarities` makes them.
+
+    >>> weighted_jaccard([1.0, -1.0], [1.0, 3.0])
+    0.5
+
+    Raises:
+        ValueError: they are not two rows of the same length.
+    """
+    first, second = map(np.abs, _both(a, b))
+    most = np.maximum(first, second).sum()
+    return float(np.minimum(first, second).sum() / most) if most > 0 else math.nan
+
+
+def similarities(a: ArrayLike, b: ArrayLike, *, top_k: int = 5) -> dict[str, float]:
+    """All `SIMILARITIES` of two attributions [D] of one item, each scaled to length 1 before.
+
+    All are nan where a score is not finite.
+
+    >>> found = similarities([3.0, 4.0, 0.0], [3.0, 4.0, 0.0], top_k=2)
+    >>> {name: round(value, 6) for name, value in found.items()}
+    {'cosine': 1.0, 'spearman': 1.0, 'top_k_overlap': 1.0, 'weighted_jaccard': 1.0}
+
+    Args:
+        a: signed scores of the item's parts.
+        b: the scores of the same parts by another model.
+        top_k: how many of the largest absolute scores the overlap compares.
+
+    Raises:
+        ValueError: they are not two rows of the same length, or top_k is below 1.
+    """
+    raw = _both(a, b)
+    if not np.isfinite(raw).all():
+        return dict.fromkeys(SIMILARITIES, math.nan)
+    first, second = map(_unit, raw)
+    found = (
+        cosine(first, second),
+        spearman(first, second),
+        top_k_overlap(first, second, top_k),
+        weighted_jaccard(first, second),
+    )
+    return dict(zip(SIMILARITIES, found, strict=True))
+
+
+def _both(a: ArrayLike, b: ArrayLike) -> tuple[Scores, Scores]:
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise ValueError(
+            "Two attributions of an item must be two rows of equally many scores. Got the shapes "
+            f"{list(first.shape)} and {list(second.shape)}. Explain both models on the same tokens or cells."
+        )
+    return first, second
+
+
+def _unit(scores: Scores) -> Scores:
+    """The scores scaled to length 1; those that are all 0 stay so."""
+    return _rescaled(scores) / np.linalg.norm(_rescaled(scores)) if scores.any() else scores
+
+
+def _rescaled(scores: Scores) -> Scores:
+    """The scores over the largest of them, since the squares of very small ones would be 0."""
+    largest = np.abs(scores).max(initial=0.0)
+    return scores / largest if 0 < largest < math.inf else scores
+
+
+def _ranks(scores: Scores) -> Scores:
+    """1 for the smallest; equal scores share the mean of their ranks."""
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    means: Scores = np.cumsum(counts) - (counts - 1) / 2
+    return means[places]

@@ -1,0 +1,636 @@
+"""Attributions: by hand on linear models, complete on real ones, the same however they are batched, nothing touched."""
+
+import logging
+import math
+import sys
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import zoo
+from captum.attr import LayerIntegratedGradients
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_compalign.compress.cutting import cut_
+from hf_compalign.compress.onnx_graph import export_graph
+from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
+from hf_compalign.compress.prepared import prepare_
+from hf_compalign.compress.pruning import prune_
+from hf_compalign.compress.quantize import quantizable_layers, quantize_
+from hf_compalign.compress.schemes import scheme_of
+from hf_compalign.measure.attribution import METHODS, AttributionOptions, attribution_agreement, explain
+from hf_compalign.measure.attributors import Attributor, Batch, cell_size, randomized
+from hf_compalign.measure.explaining import opened_pair
+from hf_compalign.measure.predict import predict
+from hf_compalign.measure.similarity import similarities
+
+WORDS = ["bad", "good", "film", "book", "the", "a"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SENTENCES = ["the good film", "a bad book", "good", "the film the film a bad book", "a strange bad film bad book", "a"]
+
+
+def tokenizer(words=WORDS):
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *words])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {f"{name[1:-1].lower()}_token": name for name in SPECIAL}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=32, **names)
+
+
+def sentences():
+    return Dataset.from_dict({"text": SENTENCES})
+
+
+def options(**settings):
+    return AttributionOptions(**({"n_items": 6, "n_steps": 8, "top_k": 2} | settings))
+
+
+def similarity_of(agreement, name="cosine"):
+    return next(row for row in agreement.rows if row.similarity == name)
+
+
+class LinearForSequenceClassification(PreTrainedModel):
+    """Logits that are a sum over the tokens: weight @ embedding."""
+
+    config_class = BertConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.words = torch.nn.Embedding(config.vocab_size, 4)
+        self.weight = torch.nn.Parameter(torch.randn(config.num_labels, 4))
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.words
+
+    def forward(self, input_ids, attention_mask):
+        summed = (self.words(input_ids) * attention_mask[..., None]).sum(1)
+        return SequenceClassifierOutput(logits=summed @ self.weight.T)
+
+
+class LinearForImageClassification(PreTrainedModel):
+    """Logits that are a weighted sum of the pixels."""
+
+    config_class = ViTConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.weight = torch.nn.Parameter(torch.randn(config.num_labels, 2, 6, 8))
+        self.post_init()
+
+    def forward(self, pixel_values):
+        return SequenceClassifierOutput(logits=torch.einsum("bchw,lchw->bl", pixel_values, self.weight))
+
+
+def linear_text():
+    torch.manual_seed(0)
+    return LinearForSequenceClassification(BertConfig(vocab_size=12, num_labels=3, pad_token_id=0)).eval()
+
+
+def linear_image():
+    torch.manual_seed(0)
+    return LinearForImageClassification(ViTConfig(num_labels=3, patch_size=4)).eval()
+
+
+# ---- by hand ----
+
+
+@pytest.mark.parametrize("method", METHODS["text"])
+def test_a_linear_model_of_embeddings_by_hand(method):
+    model = linear_text()
+    ids = torch.tensor([[2, 5, 7, 3], [2, 6, 3, 0]])
+    content = torch.tensor([[False, True, True, False], [False, True, False, False]])
+    targets = torch.tensor([1, 2])
+    batch = Batch({"input_ids": ids, "attention_mask": (ids != 0).long()}, targets, [0, 1], content, pad_id=0)
+    found = Attributor(model, method, options()).explain(batch)
+    words, weight = model.words.weight.detach(), model.weight.detach()
+    for row, tokens in enumerate([[5, 7], [6]]):
+        expected = {
+            "layer_integrated_gradients": [weight[targets[row]] @ (words[token] - words[0]) for token in tokens],
+            "input_x_gradient": [weight[targets[row]] @ words[token] for token in tokens],
+            "saliency": [weight[targets[row]].abs().sum() for _ in tokens],
+        }[method]
+        np.testing.assert_allclose(found[row].scores, torch.stack(expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS["image"])
+def test_a_linear_model_of_pixels_by_hand(method):
+    model = linear_image()
+    pixels = torch.randn(3, 2, 6, 8)
+    targets = torch.tensor([0, 2, 1])
+    batch = Batch({"pixel_values": pixels}, targets, [0, 1, 2])
+    found = Attributor(model, method, options(batch_size=6)).explain(batch)
+    weight = model.weight.detach()[targets]
+    per_pixel = weight.abs() if method == "saliency" else weight * pixels
+    # Cells of 4 x 4 pixels, the lower ones cut off by the edge.
+    for row in range(3):
+        cells = [per_pixel[row, :, y : y + 4, x : x + 4].sum() for y in (0, 4) for x in (0, 4)]
+        assert found[row].shape == (2, 2)
+        np.testing.assert_allclose(found[row].scores, torch.stack(cells), rtol=1e-4, atol=1e-5)
+
+
+def test_layer_integrated_gradients_are_those_of_captum():
+    model = tiny.bert().eval()
+    ids = torch.randint(1, 40, (3, 6), generator=torch.Generator().manual_seed(0))
+    mask, targets = torch.ones_like(ids), torch.tensor([0, 1, 2])
+    batch = Batch({"input_ids": ids, "attention_mask": mask}, targets, [0, 1, 2], mask.bool(), pad_id=0)
+    found = Attributor(model, "layer_integrated_gradients", options()).explain(batch)
+    layer = LayerIntegratedGradients(lambda one, other: model(one, other).logits, model.get_input_embeddings())
+    expected = layer.attribute(ids, torch.zeros_like(ids), target=targets, additional_forward_args=mask, n_steps=8)
+    np.testing.assert_allclose([one.scores for one in found], expected.sum(-1).detach(), atol=1e-6)
+
+
+# ---- complete ----
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert"])
+def test_the_scores_of_a_text_add_up_to_the_difference_of_the_logits(name):
+    model = zoo.build(name).double()
+    inputs = zoo.inputs(model)
+    targets = torch.arange(5) % 3
+    content = inputs["attention_mask"].bool()
+    content[:, 0] = False  # as a special token would be
+    batch = Batch(inputs, targets, range(5), content, pad_id=4)
+    found = Attributor(model, "layer_integrated_gradients", options(n_steps=200, batch_size=500)).explain(batch)
+    embedding = model.get_input_embeddings()
+    blank = torch.where(content[..., None], embedding.weight[4], embedding(inputs["input_ids"]))
+    hook = embedding.register_forward_hook(lambda *_: blank)
+    with torch.no_grad():
+        before = model(**inputs).logits
+        hook.remove()
+        after = model(**inputs).logits
+    expected = (after - before).gather(1, targets[:, None])[:, 0]
+    # The head of DistilBERT has a kink, which takes many steps.
+    tolerance = 0.02 if name == "distilbert" else 2e-3
+    np.testing.assert_allclose([one.scores.sum() for one in found], expected, atol=tolerance)
+    np.testing.assert_allclose([one.difference for one in found], expected, atol=1e-9)
+    np.testing.assert_allclose([one.delta for one in found], 0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["vit", "beit"])
+def test_the_scores_of_an_image_add_up_to_the_difference_of_the_logits(name):
+    model = zoo.build(name).double()
+    pixels = zoo.inputs(model)["pixel_values"].double()
+    targets = torch.arange(5) % 3
+    found = Attributor(model, "integrated_gradients", options(n_steps=200, batch_size=500)).explain(
+        Batch({"pixel_values": pixels}, targets, range(5))
+    )
+    with torch.no_grad():
+        differences = (model(pixels).logits - model(torch.zeros_like(pixels)).logits).gather(1, targets[:, None])
+    np.testing.assert_allclose([one.scores.sum() for one in found], differences[:, 0], atol=2e-3)
+
+
+def test_occlusion_is_the_fall_of_the_logit():
+    model = tiny.vit().eval()
+    pixels = torch.randn(2, 1, 8, 8)
+    found = Attributor(model, "occlusion", options(batch_size=8)).explain(
+        Batch({"pixel_values": pixels}, torch.tensor([1, 0]), [0, 1])
+    )
+    hidden = pixels.clone()
+    hidden[:, :, 4:, :4] = 0
+    with torch.no_grad():
+        fall = model(pixels).logits - model(hidden).logits
+    np.testing.assert_allclose([one.scores[2] for one in found], [fall[0, 1], fall[1, 0]], atol=1e-6)
+
+
+def test_few_steps_are_reported(caplog):
+    with caplog.at_level(logging.WARNING):
+        found, _ = attribution_agreement(tiny.bert(), tiny.bert(seed=1), tiny.texts(), options=options(n_steps=1))
+    assert "1 steps are few" in caplog.text
+    assert found.convergence_delta_reference > 0.05
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        found, _ = attribution_agreement(linear_text(), linear_text(), few_words(), options=options(n_steps=1))
+    assert caplog.text == ""
+    assert found.convergence_delta_reference == pytest.approx(0, abs=1e-6)
+
+
+def few_words(n=8):
+    """Rows that a vocabulary of 12 suffices for."""
+    ids = np.random.default_rng(0).integers(4, 12, size=(n, 6))
+    return Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": np.ones_like(ids).tolist()})
+
+
+# ---- agreement ----
+
+
+@pytest.mark.parametrize("method", METHODS["text"])
+def test_a_text_model_and_itself(method):
+    model = tiny.bert(n_labels=2)
+    found, explanations = attribution_agreement(
+        model, model, sentences(), processing_class=tokenizer(), options=options(method=method)
+    )
+    assert (found.method, found.n_items, found.n_agreeing, found.n_mismatches) == (method, 6, 6, 0)
+    for row in found.rows:
+        assert row.all.value == row.agreeing.value == pytest.approx(1)
+        assert math.isnan(row.mismatches.value)
+        assert row.floor.value < row.ceiling.value <= 1
+    assert math.isnan(found.convergence_delta_reference) == (method != "layer_integrated_gradients")
+    assert len(explanations) == 6
+    assert all(one.reference == one.candidate for one in explanations.values())
+
+
+@pytest.mark.parametrize("method", METHODS["image"])
+def test_an_image_model_and_another(method):
+    model, other = tiny.vit(), tiny.vit(seed=1)
+    found, _ = attribution_agreement(model, other, tiny.images(12), options=options(method=method, n_items=12))
+    same, _ = attribution_agreement(model, model, tiny.images(12), options=options(method=method, n_items=12))
+    assert similarity_of(same).all.value == pytest.approx(1)
+    assert similarity_of(found).all.value < similarity_of(found).ceiling.value <= 1
+    # What the reference is compared with does not change what it is compared with itself.
+    assert similarity_of(found).ceiling == similarity_of(same).ceiling
+    assert similarity_of(found).floor == similarity_of(same).floor
+
+
+def test_the_numbers_are_means_over_the_right_items():
+    reference, candidate, dataset = tiny.bert(), tiny.bert(seed=1), tiny.texts(40)
+    predictions = predict(reference, dataset), predict(candidate, dataset)
+    changed = predictions[0].predicted != predictions[1].predicted
+    assert 10 < changed.sum() < 35
+    chosen = options(n_items=40)
+    found, explanations = attribution_agreement(reference, candidate, dataset, predictions=predictions, options=chosen)
+    shown = explain(reference, candidate, dataset, options=chosen)
+    for name, one in zip(predictions[0].ids, shown, strict=True):
+        assert (explanations[name].target, explanations[name].tokens) == (one.target, one.tokens)
+        np.testing.assert_allclose(explanations[name].reference, one.reference, atol=1e-4)
+        np.testing.assert_allclose(explanations[name].candidate, one.candidate, atol=1e-4)
+    each = np.array([similarities(one.reference, one.candidate)["cosine"] for one in shown])
+    row = similarity_of(found)
+    assert row.all.value == pytest.approx(each.mean())
+    assert row.agreeing.value == pytest.approx(each[~changed].mean())
+    assert row.mismatches.value == pytest.approx(each[changed].mean())
+    assert row.mismatches.low < row.mismatches.value < row.mismatches.high
+    assert (found.n_items, found.n_agreeing, found.n_mismatches) == (40, (~changed).sum(), changed.sum())
+    assert [one.target for one in shown] == predictions[0].predicted.tolist()
+
+
+def test_more_mismatches_are_drawn_and_count_for_mismatches_alone():
+    reference, candidate, dataset = tiny.bert(), tiny.bert(seed=1), tiny.texts(40)
+    few, _ = attribution_agreement(reference, candidate, dataset, options=options(n_items=8, n_mismatches=0))
+    more, explanations = attribution_agreement(
+        reference, candidate, dataset, options=options(n_items=8, n_mismatches=10)
+    )
+    assert (few.n_items, more.n_items) == (8, 8)
+    assert few.n_agreeing == more.n_agreeing == 8 - few.n_mismatches
+    assert more.n_mismatches == 10
+    assert len(explanations) == 10 + more.n_agreeing
+    for before, after in zip(few.rows, more.rows, strict=True):
+        assert (before.all, before.agreeing, before.floor, before.ceiling) == (
+            after.all,
+            after.agreeing,
+            after.floor,
+            after.ceiling,
+        )
+        assert before.mismatches != after.mismatches
+
+
+def test_the_seed_says_which_items():
+    reference, candidate, dataset = tiny.bert(), tiny.bert(seed=1), tiny.texts(40)
+    runs = [
+        attribution_agreement(reference, candidate, dataset, options=options(seed=seed, n_mismatches=0))
+        for seed in (0, 0, 1)
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0][1].keys() != runs[2][1].keys()
+    assert runs[2][0].seed == 1
+
+
+def test_masked_items_are_not_drawn():
+    model, dataset = tiny.bert(), tiny.texts(10)
+    answers = predict(model, dataset)
+    both = answers, answers
+    answers.mask[:7] = False
+    found, explanations = attribution_agreement(model, model, dataset, predictions=both, options=options())
+    assert found.n_items == 3
+    assert {*explanations} == {*answers.ids[7:]}
+    answers.mask[:] = False
+    with pytest.raises(ValueError, match="nothing to compare: all 10 items are masked out"):
+        attribution_agreement(model, model, dataset, predictions=both, options=options())
+
+
+def test_labels_are_matched_by_name():
+    names = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    moved = {"id2label": {0: "c", 1: "a", 2: "b"}, "label2id": {"c": 0, "a": 1, "b": 2}}
+    reference, candidate = tiny.bert(**names), tiny.bert(**moved)
+    with torch.no_grad():
+        candidate.classifier.weight.copy_(reference.classifier.weight[[2, 0, 1]])
+    found, _ = attribution_agreement(reference, candidate, tiny.texts(labels=False), options=options())
+    assert found.n_mismatches == 0
+    assert similarity_of(found).all.value == pytest.approx(1)
+    other = tiny.bert(id2label={0: "x", 1: "y", 2: "z"}, label2id={"x": 0, "y": 1, "z": 2})
+    with pytest.raises(ValueError, match="must answer with the same labels"):
+        attribution_agreement(reference, other, tiny.texts())
+
+
+# ---- what is scored ----
+
+
+def test_special_tokens_are_left_out_and_unknown_words_are_not():
+    model = tiny.bert(n_labels=2)
+    found = explain(model, model, sentences(), processing_class=tokenizer(), options=options())
+    assert [one.tokens for one in found] == [
+        tuple(word if word in WORDS else "[UNK]" for word in text.split()) for text in SENTENCES
+    ]
+    assert all(len(one.tokens) == len(one.reference) == len(one.candidate) for one in found)
+    assert all(max(map(abs, one.reference)) == 1 for one in found)
+    assert {(one.kind, one.shape) for one in found} == {("text", None)}
+
+
+def test_pairs_of_texts():
+    model = tiny.bert(n_labels=2)
+    pairs = Dataset.from_dict({"premise": ["good film", "a"], "hypothesis": ["bad", "the book"]})
+    found = explain(model, model, pairs, processing_class=tokenizer(), options=options())
+    assert [one.tokens for one in found] == [("good", "film", "bad"), ("a", "the", "book")]
+
+
+def test_an_empty_text_says_nothing():
+    model, dataset = tiny.bert(n_labels=2), Dataset.from_dict({"text": [""]})
+    found, explanations = attribution_agreement(model, model, dataset, processing_class=tokenizer(), options=options())
+    assert all(math.isnan(row.all.value) for row in found.rows)
+    assert next(iter(explanations.values())).reference == ()
+
+
+def test_images_have_a_grid():
+    found = explain(tiny.vit(), tiny.vit(seed=1), tiny.images(5), targets=[0, 1, 2, 0, 1], options=options())
+    assert [(one.kind, one.target, one.shape, one.tokens) for one in found] == [
+        ("image", target, (2, 2), ()) for target in (0, 1, 2, 0, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("patch", "size", "expected"),
+    [
+        (16, (224, 224), (16, 16)),
+        (4, (224, 160), (16, 12)),
+        ([14, 7], (518, 56), (42, 7)),
+        (32, (8, 40), (8, 32)),
+    ],
+)
+def test_cells_are_whole_patches_and_at_most_16_a_side(patch, size, expected):
+    assert cell_size(ViTConfig(patch_size=patch), size) == expected
+
+
+def test_without_patches_cells_are_of_pixels():
+    assert cell_size(BertConfig(), (224, 30)) == (14, 2)
+
+
+@pytest.mark.parametrize("method", METHODS["text"])
+def test_neither_padding_nor_the_batch_size_changes_a_score(method):
+    reference, candidate = tiny.bert(n_labels=2), tiny.bert(n_labels=2, seed=1)
+    runs = [
+        attribution_agreement(
+            reference,
+            candidate,
+            sentences(),
+            processing_class=tokenizer(),
+            options=options(method=method, batch_size=n),
+        )
+        for n in (1, 4, 16)
+    ]
+    for found, explanations in runs[1:]:
+        for name, one in explanations.items():
+            first = runs[0][1][name]
+            np.testing.assert_allclose(one.reference + one.candidate, first.reference + first.candidate, atol=1e-4)
+        for row, first in zip(found.rows, runs[0][0].rows, strict=True):
+            assert (row.all.value, row.floor.value) == pytest.approx((first.all.value, first.floor.value), abs=1e-4)
+            assert row.ceiling.value == pytest.approx(first.ceiling.value, abs=1e-4)
+
+
+def test_folders_bring_their_own_tokenizers(tmp_path):
+    tiny.bert(n_labels=2).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    found = explain(tmp_path, str(tmp_path), sentences(), options=options())
+    model = tiny.bert(n_labels=2)
+    assert found == explain(model, model, sentences(), processing_class=tokenizer(), options=options())
+
+
+# ---- the floor and the ceiling ----
+
+
+def test_random_weights_keep_words_and_vectors():
+    model = tiny.bert()
+    own = dict(model.named_parameters())
+    found = randomized(model, seed=0)
+    assert {*own} - {*found} == {
+        name for name, one in own.items() if one.ndim == 1 or one is model.get_input_embeddings().weight
+    }
+    name = "bert.encoder.layer.0.intermediate.dense.weight"
+    assert found[name].square().mean() == pytest.approx(own[name].square().mean().item(), rel=0.2)
+    assert abs(torch.corrcoef(torch.stack([found[name].flatten(), own[name].flatten()]))[0, 1]) < 0.2
+    assert all(torch.equal(values, randomized(model, seed=0)[name]) for name, values in found.items())
+    assert not torch.equal(found[name], randomized(model, seed=1)[name])
+    assert "vit.embeddings.patch_embeddings.projection.weight" in randomized(tiny.vit(), seed=0)
+
+
+def test_the_other_baseline_of_a_text_is_the_mask_token():
+    model = linear_text()
+    ids = torch.tensor([[2, 5, 7, 3]])
+    content = torch.tensor([[False, True, True, False]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    words, weight = model.words.weight.detach(), model.weight.detach()
+    for mask_id, blank in ((4, words[4]), (None, words.mean(0))):
+        batch = Batch(inputs, torch.tensor([1]), [0], content, pad_id=0, mask_id=mask_id)
+        found = Attributor(model, "layer_integrated_gradients", options(), varied=True).explain(batch)[0]
+        np.testing.assert_allclose(found.scores, (words[[5, 7]] - blank) @ weight[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
+def test_the_other_baseline_of_an_image_is_its_mean_colour(method):
+    model = linear_image()
+    pixels = torch.randn(1, 2, 6, 8)
+    found = Attributor(model, method, options(), varied=True).explain(
+        Batch({"pixel_values": pixels}, torch.tensor([1]), [0])
+    )[0]
+    per_pixel = model.weight.detach()[1] * (pixels - pixels.mean((2, 3), keepdim=True))[0]
+    assert found.scores[0] == pytest.approx(per_pixel[:, :4, :4].sum().item(), abs=1e-5)
+
+
+# ---- compressed models ----
+
+
+def test_models_of_other_architectures_that_read_the_same_tokens():
+    config = DistilBertConfig(vocab_size=40, dim=8, n_layers=1, n_heads=2, hidden_dim=8, num_labels=2)
+    student = DistilBertForSequenceClassification(config)
+    found, explanations = attribution_agreement(
+        tiny.bert(n_labels=2), student, sentences(), processing_class=tokenizer(), options=options()
+    )
+    assert found.n_items == len(explanations) == 6
+    assert similarity_of(found).all.value < 1
+
+
+def test_a_shrunk_model_that_lost_nothing_that_matters():
+    reference, candidate = tiny.bert(), tiny.bert()
+    with torch.no_grad():
+        for model in (reference, candidate):
+            model.bert.encoder.layer[0].output.dense.weight[:, 20:] = 0
+    layers = LayerPlan(0, heads=(0, 1), neurons=range(20)), LayerPlan(1, heads=(0, 1), neurons=range(32))
+    cut_(candidate, ShrinkPlan(layers))
+    found, _ = attribution_agreement(reference, candidate, tiny.texts(), options=options())
+    assert similarity_of(found).all.value == pytest.approx(1)
+
+
+def test_a_pruned_and_a_fake_quantised_model():
+    reference = tiny.bert()
+    pruned, quantised = tiny.bert(), tiny.bert()
+    prune_(pruned, sparsity=0.8)
+    scheme = scheme_of("onnxruntime-w8a8")
+    prepare_(quantised, scheme, [*quantizable_layers(quantised, scheme)])
+    values = [
+        similarity_of(attribution_agreement(reference, one, tiny.texts(), options=options())[0]).all.value
+        for one in (pruned, quantised)
+    ]
+    assert values[0] < values[1] < 1
+    assert values[1] > 0.9
+
+
+def test_what_quantised_weights_let_through():
+    reference, weights, both = (tiny.bert(hidden_size=32, intermediate_size=32) for _ in range(3))
+    quantize_(weights, "torchao-w8")
+    quantize_(both, "torchao-w8a8")
+    found, _ = attribution_agreement(reference, weights, tiny.texts(), options=options())
+    assert 0.9 < similarity_of(found).all.value < 1
+    backwards, _ = attribution_agreement(weights, reference, tiny.texts(), options=options())
+    assert math.isnan(similarity_of(backwards).floor.value)  # its weights cannot be drawn anew
+    with pytest.raises(ValueError, match="converted to torchao-w8a8, whose integers let none through. Explain it as"):
+        attribution_agreement(reference, both, tiny.texts(), options=options())
+
+
+def test_nothing_of_the_models_changes():
+    reference, candidate = tiny.bert(dropout=0.5).train(), tiny.bert(seed=1).train()
+    reference.bert.encoder.eval()
+    candidate.classifier.weight.requires_grad_(False)
+    candidate.classifier.bias.grad = torch.ones(3)
+    before = {name: value.clone() for name, value in reference.state_dict().items()}
+    state = torch.get_rng_state()
+    for method in METHODS["text"]:
+        with torch.no_grad():
+            attribution_agreement(reference, candidate, tiny.texts(), options=options(method=method))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert reference.training
+    assert not reference.bert.encoder.training
+    assert candidate.training
+    assert all(torch.equal(value, before[name]) for name, value in reference.state_dict().items())
+    assert all(one.requires_grad and one.grad is None for one in reference.parameters())
+    assert not candidate.classifier.weight.requires_grad
+    assert candidate.classifier.bias.grad.tolist() == [1, 1, 1]
+    assert not any(module._forward_hooks for model in (reference, candidate) for module in model.modules())
+
+
+# ---- files ----
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+    model = tiny.vit()
+    model.config.architectures = ["ViTForImageClassification"]
+    model.config.save_pretrained(folder)
+    export_graph(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def test_a_file_has_no_gradients_but_can_be_occluded(onnx_file):
+    model = tiny.vit()
+    with pytest.raises(ValueError, match=r"model.onnx is run by ONNX Runtime, which has none. .* method='occlusion'"):
+        attribution_agreement(model, onnx_file, tiny.images(), options=options())
+    found, _ = attribution_agreement(model, onnx_file, tiny.images(6), options=options(method="occlusion"))
+    assert similarity_of(found).all.value == pytest.approx(1)
+    backwards, _ = attribution_agreement(onnx_file, model, tiny.images(6), options=options(method="occlusion"))
+    assert similarity_of(backwards).all.value == pytest.approx(1)
+    assert math.isnan(similarity_of(backwards).floor.value)
+
+
+def test_answers_without_a_model_are_refused(tmp_path):
+    model, dataset = tiny.bert(), tiny.texts(4)
+    answers = predict(model, dataset)
+    answers.save(tmp_path / "answers.npz")
+    for given in (tmp_path / "answers.npz", str(tmp_path / "answers.npz"), answers):
+        with pytest.raises(ValueError, match="hold answers, not the model that gave them.* Give the model"):
+            attribution_agreement(model, given, dataset)
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_items": 0}, "n_items must be at least 1. Got 0"),
+        ({"n_mismatches": -1}, "n_mismatches must be at least 0. Got -1"),
+        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"n_steps": 0}, "n_steps must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_bad_options_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AttributionOptions(**settings)
+
+
+def test_a_method_must_be_one_for_the_task():
+    with pytest.raises(ValueError, match="for texts must be one of layer_integrated_gradients, saliency, input_x_grad"):
+        explain(tiny.bert(), tiny.bert(), tiny.texts(), options=options(method="occlusion"))
+    with pytest.raises(ValueError, match="for images must be one of .*occlusion. Got 'lime'"):
+        explain(tiny.vit(), tiny.vit(), tiny.images(), options=options(method="lime"))
+
+
+def test_models_that_cannot_be_compared_are_refused():
+    with pytest.raises(ValueError, match="same questions. Got text-classification and image-classification"):
+        opened_pair(tiny.bert(), tiny.vit(), tiny.texts(), processing_class=tokenizer())
+    with pytest.raises(ValueError, match="The dataset is empty"):
+        opened_pair(tiny.bert(), tiny.bert(), tiny.texts(2).select([]))
+
+
+def test_models_that_read_other_tokens_are_refused(tmp_path):
+    for name, words in (("ours", WORDS), ("theirs", WORDS[::-1])):
+        tiny.bert(n_labels=2).save_pretrained(tmp_path / name)
+        tokenizer(words).save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match=r"must read the same tokens .* becomes \d tokens for the reference and"):
+        attribution_agreement(tmp_path / "ours", tmp_path / "theirs", sentences(), options=options())
+
+
+def test_models_that_read_images_in_other_sizes_are_refused(tmp_path):
+    pixels = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (0, 100, 200)]
+    from datasets import Features, Image
+
+    dataset = Dataset.from_dict({"picture": pixels}, features=Features(picture=Image()))
+    for side in (8, 12):
+        tiny.vit(num_channels=3, image_size=side).save_pretrained(tmp_path / str(side))
+        ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(tmp_path / str(side))
+    with pytest.raises(ValueError, match="in the same size. Got 8 x 8 and 12 x 12 pixels. Pass"):
+        attribution_agreement(tmp_path / "8", tmp_path / "12", dataset, options=options())
+
+
+def test_predictions_and_targets_must_be_those_of_the_rows():
+    model, dataset = tiny.bert(), tiny.texts(6)
+    answers = predict(model, dataset.select(range(5)))
+    with pytest.raises(ValueError, match="predictions must be those of the 6 rows of the dataset, in its order. Got 5"):
+        attribution_agreement(model, model, dataset, predictions=(answers, answers))
+    for targets in ([0, 1], [0, 1, 2, 3, 0, 0], [0, 0, 0, 0, 0, -1]):
+        with pytest.raises(ValueError, match=r"one class in \[0, 3\) for each of the 6 rows"):
+            explain(model, model, dataset, targets=targets)
+
+
+def test_captum_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    for model, dataset, method in ((tiny.bert(), tiny.texts(2), None), (tiny.vit(), tiny.images(2), "occlusion")):
+        with pytest.raises(ImportError, match=r"pip install 'hf-compalign\[attribution\]'"):
+            explain(model, model, dataset, options=options(method=method))
