@@ -451,6 +451,16 @@ def test_the_other_baseline_of_a_text_is_the_mask_token():
         np.testing.assert_allclose(found.scores, (words[[5, 7]] - blank) @ weight[1], rtol=1e-4, atol=1e-6)
 
 
+def test_a_mask_token_that_the_model_does_not_know_is_no_baseline():
+    """A tokenizer that is not given one may number one beyond the model's embeddings."""
+    small = tiny.bert(n_labels=2, vocab_size=len(SPECIAL + WORDS))
+    grown = tokenizer()
+    grown.add_special_tokens({"mask_token": "[BLANK]"})
+    assert grown.mask_token_id == small.config.vocab_size
+    found, _ = attribution_agreement(small, small, sentences(), processing_class=grown, options=options())
+    assert 0 < similarity_of(found).ceiling.value < 1
+
+
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
 def test_the_other_baseline_of_an_image_is_its_mean_colour(method):
     model = linear_image()

@@ -243,10 +243,11 @@ def _special_ids(side: Reader) -> tuple[list[int], tuple[int | None, int | None]
     processor, config = side.processing_class, side.network.config
     if hasattr(processor, "all_special_ids"):
         pad, unknown = processor.pad_token_id, processor.unk_token_id
-        mask = getattr(processor, "mask_token_id", None)
-        other = unknown if mask is None else mask
+        # A tokenizer that was given no mask token may have numbered one that the model does not know.
+        others = [one for one in (processor.mask_token_id, unknown) if one is not None and one < config.vocab_size]
+        other = next((one for one in others if one != pad), None)
         # An unknown word is a word nevertheless.
-        return sorted({*processor.all_special_ids} - {unknown}), (pad, None if other == pad else other)
+        return sorted({*processor.all_special_ids} - {unknown}), (pad, other)
     found = [getattr(config, name, None) for name in _SPECIAL]
     return [one for one in found if isinstance(one, int)], (found[0], None)
 
