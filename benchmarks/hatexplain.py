@@ -53,7 +53,7 @@ ROWS = 6_000
 MAX_TOKENS = 64
 BATCH_SIZE = 32
 SPARSITY = 0.5
-LABELS = ("normal", "offensive", "hate speech")
+LABELS = ("normal", "offensive", "hatespeech")
 LOSSES = ("CE", "aligned")
 
 
