@@ -33,7 +33,7 @@ from hf_compalign.measure.calibration import calibration_shift
 from hf_compalign.measure.candidates import seed_floor
 from hf_compalign.measure.class_bias import class_bias
 from hf_compalign.measure.comparison import Cells, cie_ratio, per_class, proportions
-from hf_compalign.measure.groups import audit_groups
+from hf_compalign.measure.groups.measures import audit_groups
 from hf_compalign.measure.margins import mismatches_by_margin
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.probabilities import ItemScores

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from hf_compalign.compress.pruning import prune_
     from hf_compalign.compress.quantize import quantize_
     from hf_compalign.compress.shrink import shrink_
-    from hf_compalign.measure.attribution import attribution_agreement
+    from hf_compalign.measure.attribution.agreement import attribution_agreement
+    from hf_compalign.measure.attribution.options import AttributionOptions
     from hf_compalign.measure.audit import audit
     from hf_compalign.measure.audit_callback import AuditCallback
     from hf_compalign.measure.audit_record import Audit
     from hf_compalign.measure.candidates import compare_candidates
     from hf_compalign.measure.footprint import footprint
-    from hf_compalign.measure.grouping import group_membership
+    from hf_compalign.measure.groups.membership import group_membership
     from hf_compalign.measure.predict import predict
     from hf_compalign.measure.predictions import Predictions
     from hf_compalign.metrics import load_metric
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlignedDistillationTrainer",
     "AlignmentArguments",
+    "AttributionOptions",
     "Audit",
     "AuditCallback",
     "Predictions",
@@ -69,20 +71,21 @@ __all__ = [
 _HOMES = {
     "AlignedDistillationTrainer": "align.trainer",
     "AlignmentArguments": "align.arguments",
+    "AttributionOptions": "measure.attribution.options",
     "Audit": "measure.audit_record",
     "AuditCallback": "measure.audit_callback",
     "Predictions": "measure.predictions",
     "PruningCallback": "compress.callbacks",
     "QuantizationCallback": "compress.callbacks",
     "ShrinkCallback": "compress.callbacks",
-    "attribution_agreement": "measure.attribution",
+    "attribution_agreement": "measure.attribution.agreement",
     "audit": "measure.audit",
     "cache_teacher_logits": "align.teacher",
     "compare_candidates": "measure.candidates",
     "export_onnx": "compress.export",
     "export_openvino": "compress.openvino_export",
     "footprint": "measure.footprint",
-    "group_membership": "measure.grouping",
+    "group_membership": "measure.groups.membership",
     "load_compressed": "compress.loading",
     "load_metric": "metrics",
     "predict": "measure.predict",

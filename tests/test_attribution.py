@@ -30,11 +30,11 @@ from hf_compalign.compress.prepared import prepare_
 from hf_compalign.compress.pruning import prune_
 from hf_compalign.compress.quantize import quantizable_layers, quantize_
 from hf_compalign.compress.schemes import scheme_of
-from hf_compalign.measure.attribution import METHODS, AttributionOptions, attribution_agreement, explain
-from hf_compalign.measure.attributors import Attributor, Batch, cell_size, randomized
-from hf_compalign.measure.explaining import opened_pair
+from hf_compalign.measure.attribution.agreement import METHODS, AttributionOptions, attribution_agreement, explain
+from hf_compalign.measure.attribution.methods import Attributor, Batch, cell_size, randomized
+from hf_compalign.measure.attribution.pair import opened_pair
+from hf_compalign.measure.attribution.similarity import similarities
 from hf_compalign.measure.predict import predict
-from hf_compalign.measure.similarity import similarities
 
 WORDS = ["bad", "good", "film", "book", "the", "a"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

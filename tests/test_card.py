@@ -11,9 +11,9 @@ from huggingface_hub import ModelCard
 from transformers import BertTokenizer
 
 from hf_compalign import shrink_
+from hf_compalign.measure.attribution.record import AttributionAgreement, SimilarityRow
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.bootstrap import Estimate
-from hf_compalign.measure.explanations import AttributionAgreement, SimilarityRow
 from hf_compalign.measure.footprint import Footprint
 from hf_compalign.measure.latency import Latency
 from hf_compalign.measure.predictions import Predictions

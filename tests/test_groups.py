@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from hf_compalign.measure.comparison import Cells
-from hf_compalign.measure.groups import GroupAudit, audit_groups
+from hf_compalign.measure.groups.measures import GroupAudit, audit_groups
 from hf_compalign.measure.intervals import upper_bound, wilson_interval
 
 # items 0 to 3 are in a, 3 to 6 in b, 7 in neither
@@ -369,7 +369,7 @@ def test_the_seed_decides_the_draws():
 def test_draws_in_blocks_are_the_draws(monkeypatch):
     inputs = simulated(overlapping=True, unknown=0.1)
     whole = audit_groups(*inputs, n_classes=2, n_resamples=100)
-    monkeypatch.setattr("hf_compalign.measure.group_gaps._MOST_WEIGHTS", 200)
+    monkeypatch.setattr("hf_compalign.measure.groups.gaps._MOST_WEIGHTS", 200)
     np.testing.assert_equal(asdict(audit_groups(*inputs, n_classes=2, n_resamples=100)), asdict(whole))
 
 

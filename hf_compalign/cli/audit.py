@@ -27,7 +27,7 @@ from hf_compalign.cli.rows import load_rows
 from hf_compalign.screen import clear_errors, hush, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from hf_compalign.measure.attribution import AttributionOptions
+    from hf_compalign.measure.attribution.agreement import AttributionOptions
     from hf_compalign.measure.audit_record import Audit
     from hf_compalign.measure.predictions import Predictions
 
@@ -183,7 +183,7 @@ def _attribution(method: str | None, n_items: int | None) -> "AttributionOptions
     """As many mismatches as items at large: they are what a report shows one by one."""
     if method is None:
         return None
-    from hf_compalign.measure.attribution import AttributionOptions
+    from hf_compalign.measure.attribution.agreement import AttributionOptions
 
     items = n_items or AttributionOptions.n_items
     return AttributionOptions(method=None if method == "default" else method, n_items=items, n_mismatches=items)

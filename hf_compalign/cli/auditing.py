@@ -12,14 +12,14 @@ from hf_compalign.columns import find_text_columns
 from hf_compalign.file_model import FileModel
 from hf_compalign.inference import default_device, load_model
 from hf_compalign.labels import label_order, names_of
-from hf_compalign.measure.attribution import AttributionOptions, attribution_agreement
+from hf_compalign.measure.attribution.agreement import AttributionOptions, attribution_agreement
+from hf_compalign.measure.attribution.pair import opened_pair
 from hf_compalign.measure.audit import audit
+from hf_compalign.measure.audit_contents import with_attribution, with_contents
 from hf_compalign.measure.audit_record import Audit, CostRow
-from hf_compalign.measure.contents import with_attribution, with_contents
-from hf_compalign.measure.explaining import opened_pair
 from hf_compalign.measure.footprint import footprint
 from hf_compalign.measure.footprint_text import footprint_rows
-from hf_compalign.measure.grouping import Membership, group_membership, number_bins, text_length
+from hf_compalign.measure.groups.membership import Membership, group_membership, number_bins, text_length
 from hf_compalign.measure.predict import Columns, predict
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.ship.questions import Questions, machine_name, processor_of, timing_device

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hf_compalign.labels import IGNORED
+from hf_compalign.measure.audit_items import changed_items
 from hf_compalign.measure.audit_record import Audit, ModelInfo, Verdict
 from hf_compalign.measure.calibration import calibration_shift
 from hf_compalign.measure.candidates import SeedFloor, seed_floor
 from hf_compalign.measure.class_bias import class_bias
 from hf_compalign.measure.comparison import Array, Cells, per_class, proportions
-from hf_compalign.measure.grouping import Membership, normalized_groups
-from hf_compalign.measure.groups import GroupAudit, audit_groups
+from hf_compalign.measure.groups.measures import GroupAudit, audit_groups
+from hf_compalign.measure.groups.membership import Membership, normalized_groups
 from hf_compalign.measure.intervals import mcnemar, rate, upper_bound, wilson_interval
-from hf_compalign.measure.items import changed_items
 from hf_compalign.measure.margins import mismatches_by_margin
 from hf_compalign.measure.pairing import asked_the_same
 from hf_compalign.measure.predictions import Predictions
@@ -72,7 +72,7 @@ def audit(
         candidate: predictions of the model that should answer like it.
         groups: the group of each item, in the order of the reference's items: its name, several names where groups
             overlap, or None for an item in no group. For several attributes, a dict of such lists by the names of the
-            attributes. `hf_compalign.measure.grouping` makes them from the columns of a dataset. Needs fairlearn:
+            attributes. `group_membership` makes them from the columns of a dataset. Needs fairlearn:
             ``pip install 'hf-compalign[fairness]'``.
         limits: the largest acceptable ``mismatch_rate``, ``nfr``, ``flip_rate`` or ``pfr``; with groups also
             ``group_mismatch_gap`` (the largest gap between the mismatch rates of two groups) and

@@ -20,7 +20,7 @@ from transformers.trainer_callback import CallbackHandler
 from hf_compalign._modes import evaluating
 from hf_compalign.measure.audit import audit, checked_limits
 from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.grouping import Membership
+from hf_compalign.measure.groups.membership import Membership
 from hf_compalign.measure.predict import Columns, predict
 from hf_compalign.measure.predictions import Predictions
 

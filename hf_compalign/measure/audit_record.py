@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from hf_compalign._files import read_record, write_text_atomic
 from hf_compalign._records import built
+from hf_compalign.measure.attribution.record import AttributionAgreement
+from hf_compalign.measure.audit_items import ChangedItem
 from hf_compalign.measure.audit_text import describe, describe_html
 from hf_compalign.measure.calibration import CalibrationShift
 from hf_compalign.measure.candidates import SeedFloor
 from hf_compalign.measure.class_bias import ClassBias
 from hf_compalign.measure.comparison import Cells, ClassRow
-from hf_compalign.measure.explanations import AttributionAgreement
-from hf_compalign.measure.groups import Gap, GroupRates, GroupRow
-from hf_compalign.measure.items import ChangedItem
+from hf_compalign.measure.groups.measures import Gap, GroupRates, GroupRow
 from hf_compalign.measure.margins import MarginRow
 from hf_compalign.measure.symmetry import Frequencies
 

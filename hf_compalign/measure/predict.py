@@ -18,7 +18,7 @@ from hf_compalign.fingerprint import combined_fingerprint, model_fingerprint, ro
 from hf_compalign.inference import Collator, default_collator, forward_logits, input_names
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.rows import is_raw, reader_of
+from hf_compalign.measure.reader import is_raw, reader_of
 from hf_compalign.tasks import Task, task_of
 
 

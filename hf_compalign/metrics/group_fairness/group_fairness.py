@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.grouping import DEFAULT_ATTRIBUTE, normalized_groups
-from hf_compalign.measure.groups import Gap, GroupAudit, audit_groups
+from hf_compalign.measure.groups.measures import Gap, GroupAudit, audit_groups
+from hf_compalign.measure.groups.membership import DEFAULT_ATTRIBUTE, normalized_groups
 
 _DESCRIPTION = """
 Compares a compressed model (the student) with the model it was made from (the teacher) group by group: where more

@@ -1,7 +1,7 @@
 """Which groups each item is in: from columns of a dataset, a function of its rows, or the bins of a number.
 
 An item may be in one group, in several (groups then overlap) or in none. What the groups are is said here; what the
-models do to them is counted in `hf_compalign.measure.groups`.
+models do to them is counted in `hf_compalign.measure.groups.measures`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

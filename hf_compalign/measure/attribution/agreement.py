@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from hf_compalign._modes import evaluating
-from hf_compalign.measure.attribution_options import METHODS, AttributionOptions
-from hf_compalign.measure.attributors import Attribution
+from hf_compalign.measure.attribution.methods import Attribution
+from hf_compalign.measure.attribution.options import METHODS, AttributionOptions
+from hf_compalign.measure.attribution.pair import Explained, Pair, opened_pair
+from hf_compalign.measure.attribution.record import AttributionAgreement, Explanation, SimilarityRow
+from hf_compalign.measure.attribution.similarity import SIMILARITIES, similarities
 from hf_compalign.measure.bootstrap import mean_estimate
-from hf_compalign.measure.explaining import Explained, Pair, opened_pair
-from hf_compalign.measure.explanations import AttributionAgreement, Explanation, SimilarityRow
 from hf_compalign.measure.pairing import same_items
 from hf_compalign.measure.predict import Columns, predict
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.rows import Reader
-from hf_compalign.measure.similarity import SIMILARITIES, similarities
+from hf_compalign.measure.reader import Reader
 
 __all__ = ["METHODS", "AttributionOptions", "attribution_agreement", "explain"]
 

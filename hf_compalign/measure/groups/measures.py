@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from hf_compalign._extras import needs_extra
 from hf_compalign.measure.bootstrap import Estimate
-from hf_compalign.measure.group_gaps import PARITY, exact_p_values, parity, permutation_p_value, resampled_gaps
-from hf_compalign.measure.group_table import (
+from hf_compalign.measure.groups.gaps import PARITY, exact_p_values, parity, permutation_p_value, resampled_gaps
+from hf_compalign.measure.groups.membership import Membership, normalized_groups
+from hf_compalign.measure.groups.table import (
     CLASS_COUNTS,
     COUNTS,
     RATES,
@@ -26,7 +27,6 @@ from hf_compalign.measure.group_table import (
     divided,
     one_vs_rest,
 )
-from hf_compalign.measure.grouping import Membership, normalized_groups
 from hf_compalign.measure.intervals import holm, rate, wilson_interval
 
 Array = NDArray[Any]
@@ -86,7 +86,7 @@ class GroupRates:
 
 @dataclass(frozen=True)
 class FairnessRow:
-    """One fairness measure of both models over the groups that count, see `group_gaps.parity`.
+    """One fairness measure of both models over the groups that count, see `hf_compalign.measure.groups.gaps.parity`.
 
     ``label`` is the class against the rest, None for the worst over the classes. ``change`` is candidate -
     reference: above 0 is worse for a difference, below 0 for a ratio.
@@ -112,8 +112,8 @@ class Gap:
             ever reaches 0: whether it is more than chance is told by ``p_value``.
         highest: the group with the largest mismatch rate; empty when there is none.
         lowest: the group with the smallest.
-        p_value: permutation test of a gap as large, see `group_gaps.permutation_p_value`.
-        upper_bound: of the mismatch gap, one-sided 95 %, see `group_gaps.resampled_gaps`.
+        p_value: permutation test of a gap as large, see `gaps.permutation_p_value`.
+        upper_bound: of the mismatch gap, one-sided 95 %, see `gaps.resampled_gaps`.
         nfr_gap: largest negative flip rate - smallest.
         worst_group_accuracy_reference: accuracy of the reference in ``worst_group_reference``, where it is lowest.
         worst_group_accuracy_candidate: that of the candidate in ``worst_group_candidate``, where its is lowest.

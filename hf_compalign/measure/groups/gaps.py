@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_compalign.measure.bootstrap import Estimate, estimate
-from hf_compalign.measure.group_table import COUNTS, RATES, GroupTable, answer_flags, divided
+from hf_compalign.measure.groups.table import COUNTS, RATES, GroupTable, answer_flags, divided
 from hf_compalign.measure.intervals import upper_bound
 
 Array = NDArray[Any]

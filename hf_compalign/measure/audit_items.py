@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.explanations import Explanation
+from hf_compalign.measure.attribution.record import Explanation
 from hf_compalign.measure.probabilities import ItemScores
 
 # What became of an item, the most harmful first.

@@ -9,9 +9,9 @@ from typing import Any
 from datasets import Dataset
 
 from hf_compalign.columns import find_image_column, find_text_columns
+from hf_compalign.measure.attribution.record import AttributionAgreement, Explanation
+from hf_compalign.measure.audit_items import ChangedItem
 from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.explanations import AttributionAgreement, Explanation
-from hf_compalign.measure.items import ChangedItem
 from hf_compalign.measure.predict import Columns
 from hf_compalign.tasks import Task
 

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 
 from hf_compalign.inference import default_collator, input_names
 from hf_compalign.labels import label_order, names_of
-from hf_compalign.measure.attribution_options import IMAGE, TEXT, AttributionOptions, check_explainable
-from hf_compalign.measure.attributors import Attribution, Attributor, Batch, check_installed, randomized
-from hf_compalign.measure.explanations import Explanation
+from hf_compalign.measure.attribution.methods import Attribution, Attributor, Batch, check_installed, randomized
+from hf_compalign.measure.attribution.options import IMAGE, TEXT, AttributionOptions, check_explainable
+from hf_compalign.measure.attribution.record import Explanation
 from hf_compalign.measure.predict import Columns
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.rows import Reader, reader_of
+from hf_compalign.measure.reader import Reader, reader_of
 
 # Of a config, where there is no tokenizer to say which tokens are special.
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")

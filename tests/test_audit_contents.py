@@ -10,7 +10,7 @@ from PIL import Image as Pictures
 
 from hf_compalign.measure import contents
 from hf_compalign.measure.audit import audit
-from hf_compalign.measure.contents import MOST_CHARACTERS, THUMBNAIL_PIXELS, with_contents
+from hf_compalign.measure.audit_contents import MOST_CHARACTERS, THUMBNAIL_PIXELS, with_contents
 from hf_compalign.measure.predict import Columns
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.tasks import task_of_class

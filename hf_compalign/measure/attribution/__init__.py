@@ -1,0 +1,1 @@
+"""Do two models answer for the same reasons?"""
