@@ -50,7 +50,7 @@ def class_names(dataset: Dataset, column: str) -> tuple[str, ...]:
         return names
     values = _values(dataset, column)
     if values.dtype.kind in "OU":
-        return tuple(sorted({str(value) for value in values}))
+        return tuple(sorted({str(value) for value in values if value is not None}))
     return tuple(f"LABEL_{index}" for index in range(int(values.max()) + 1))
 
 
@@ -66,18 +66,28 @@ def label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> np.ndarray
     theirs = label_names(dataset, column)
     if values.dtype.kind in "OU":
         by_name = {name.casefold(): index for index, name in enumerate(names)}
-        unknown = sorted({str(value) for value in values if str(value).casefold() not in by_name})
+        given = [None if value is None else value.casefold() for value in values]
+        unknown = sorted(
+            {str(value) for value, name in zip(values, given, strict=True) if name not in {None, *by_name}}
+        )
         if unknown:
             raise ValueError(
                 f"The labels in column {column!r} must be names of the model's labels ({', '.join(names)}). "
                 f"Got {', '.join(unknown[:5])}. Name another label column, or use the model for this task."
             )
-        return np.array([by_name[str(value).casefold()] for value in values])
-    if theirs is None:
-        return values.astype(np.int64)
-    order = label_order(names, theirs)
-    moved = values if order is None else np.argsort(order)[values]
-    return np.where(values < 0, IGNORED, moved)
+        return np.array([IGNORED if name is None else by_name[name] for name in given])
+    try:
+        order = None if theirs is None else label_order(names, theirs)
+    except ValueError as error:
+        raise ValueError(
+            f"The classes of column {column!r} must be the model's labels. Got {', '.join(theirs or ())} against the "
+            f"model's {', '.join(names)}. Name another label column; or, if they mean the same, rename the classes of "
+            "the dataset or the model's id2label."
+        ) from error
+    known = values >= 0
+    if order is not None:
+        values = np.argsort(order)[np.where(known, values, 0)]
+    return np.where(known, values, IGNORED)
 
 
 def with_label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> Dataset:
@@ -114,10 +124,14 @@ def mix_unlabelled(dataset: Dataset, unlabelled: Dataset, *, seed: int) -> Datas
 
 
 def _values(dataset: Dataset, column: str) -> np.ndarray:
-    values = np.asarray(dataset.select_columns([column]).with_format("numpy")[:][column])
-    if values.dtype.kind not in "OUiu":
-        raise ValueError(
-            f"The labels in column {column!r} must be class ids or names. Got {values.dtype}. Name the label column; "
-            "a regression is not supported."
-        )
-    return values
+    """[N]: class ids, `IGNORED` where there is none; or names, None where there is none."""
+    found = dataset.with_format(None).select_columns([column])[:][column]
+    kinds = {type(value) for value in found if value is not None}
+    if kinds <= {int}:
+        return np.array([IGNORED if value is None else value for value in found], dtype=np.int64)
+    if kinds == {str}:
+        return np.array(found, dtype=object)
+    raise ValueError(
+        f"The labels in column {column!r} must be class ids or names. Got "
+        f"{', '.join(sorted(kind.__name__ for kind in kinds))}. Name the label column; a regression is not supported."
+    )

@@ -5,6 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_compalign.data import class_names, label_ids, load_file, mix_unlabelled, sample, with_label_ids
+from hf_compalign.labels import IGNORED
 
 
 def labelled(values, names=None):
@@ -65,6 +66,7 @@ def test_the_names_of_classes(dataset, names):
     [
         # By name, without regard to case; by number where one side has no names; -1 is datasets' "unknown".
         (labelled([1, 0, 2, -1], ["a", "b", "c"]), ("C", "A", "B"), [2, 1, 0, -100]),
+        (labelled([1, None, 0], ["a", "b"]), ("b", "a"), [0, -100, 1]),
         (labelled(["b", "A"]), ("a", "b"), [1, 0]),
         (labelled([1, 0, -1], ["no", "yes"]), ("LABEL_0", "LABEL_1"), [1, 0, -100]),
         (labelled([1, -100]), ("a", "b"), [1, -100]),
@@ -77,10 +79,31 @@ def test_labels_become_the_ids_of_the_model(dataset, names, ids):
     assert prepared.column_names == ["text", "labels"]
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pytest.param([0, -1, 1], id="as in the test sets of GLUE"),
+        pytest.param([0, None, 1], id="null"),
+        pytest.param(["no", None, "yes"], id="null among names"),
+    ],
+)
+def test_a_label_that_is_not_known_is_ignored(column):
+    rows = Dataset.from_dict({"label": column})
+    assert label_ids(rows, "label", ("no", "yes")).tolist() == [0, IGNORED, 1]
+    assert class_names(rows, "label") == (("no", "yes") if isinstance(column[0], str) else ("LABEL_0", "LABEL_1"))
+
+
+def test_names_of_a_dataset_that_the_model_does_not_know_are_said_to_be_those():
+    rows = Dataset.from_dict({"kind": [0, 1]}, features=Features({"kind": ClassLabel(names=["no", "yess"])}))
+    message = "The classes of column 'kind' must be the model's labels. Got no, yess against the model's no, yes. Name "
+    with pytest.raises(ValueError, match=message):
+        label_ids(rows, "kind", ("no", "yes"))
+
+
 def test_labels_of_another_task_are_refused():
     with pytest.raises(ValueError, match=r"must be names of the model's labels \(a, b\). Got c"):
         label_ids(labelled(["a", "c"]), "label", ("a", "b"))
-    with pytest.raises(ValueError, match="must answer with the same labels"):
+    with pytest.raises(ValueError, match="classes of column 'label' must be the model's labels. Got x, y against"):
         label_ids(labelled([0], ["x", "y"]), "label", ("a", "b"))
     with pytest.raises(ValueError, match="must be class ids or names. Got float.* a regression is not supported"):
         label_ids(labelled([0.5]), "label", ("a", "b"))
