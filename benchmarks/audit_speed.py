@@ -1,14 +1,16 @@
 """How long an audit takes: the predictions, and every statistic over a million items, with its seconds and memory.
 
 python benchmarks/audit_speed.py predict --checkpoint FOLDER --data SST2 [--rounds 5]
-python benchmarks/audit_speed.py compare [--items 1000000] [--classes 1000] [--resamples 1000]
+python benchmarks/audit_speed.py compare [--items 1000000] [--classes 1000] [--resamples 1000] [--masked 0]
 
 predict: the throughput of `predict` on the 872 sentences of SST-2, once tokenized before and once as texts, over that
 of a bare forward loop on the same batches, collated beforehand; in turn, and the median of the rounds' ratios.
 
 compare: two models' full logits (random, half floats, 2 GB each at a million items over a thousand classes) are
-compared in memory. The making of the logits is not timed, but counts for the peak of memory. The library uses two
-threads; the seconds of the processors are those of all threads, which other work on the machine hardly changes.
+compared in memory: by one call of `audit` with limits, eight groups and a floor, and then statistic by statistic. The
+making of the logits is not timed, but counts for the peak of memory; the re-run that is the floor has the candidate's,
+so as not to need more. The library uses two threads; the seconds of the processors are those of all threads, which
+other work on the machine hardly changes. --masked N masks the first N items out.
 """
 
 import argparse
@@ -28,12 +30,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 from hf_compalign import predict
 from hf_compalign.columns import tokenized
 from hf_compalign.data import load_file
-from hf_compalign.measure.bootstrap import mean_estimates
+from hf_compalign.measure.audit import audit
 from hf_compalign.measure.calibration import calibration_shift
-from hf_compalign.measure.candidates import seed_floor
 from hf_compalign.measure.class_bias import class_bias
 from hf_compalign.measure.comparison import Cells, cie_ratio, per_class, proportions
-from hf_compalign.measure.groups.measures import audit_groups
+from hf_compalign.measure.floor import seed_floor
+from hf_compalign.measure.groups.measures import GroupOptions, audit_groups
 from hf_compalign.measure.margins import mismatches_by_margin
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.probabilities import ItemScores
@@ -77,12 +79,11 @@ class Stopwatch:
 
 
 def statistics(
-    reference: Predictions, candidate: Predictions, options: argparse.Namespace
+    reference: Predictions, candidate: Predictions, groups: list[tuple[str, ...]], options: argparse.Namespace
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Every statistic of an audit over the two, by name."""
-    n, classes, often = len(reference), options.classes, {"n_resamples": options.resamples}
-    groups = np.random.default_rng(9).integers(0, 8, size=n)
-    memberships = {"group": [(f"group {group}",) for group in groups.tolist()]}
+    classes, often = options.classes, {"n_resamples": options.resamples}
+    drawn = GroupOptions(n_resamples=options.resamples)
     found: dict[str, Any] = {}
 
     def answers() -> None:
@@ -98,36 +99,48 @@ def statistics(
     yield "rates per class", lambda: per_class(first, second, labels, classes)
     yield "scores per item: KL, JS, NLL, Brier, margins", scores
     at = found["scores"]
-    columns = np.column_stack([at.kl, at.js_distance, at.logit_error])
-    yield "means of KL, JS and logit error, resampled", lambda: mean_estimates(columns, **often)
     yield "calibration, resampled", lambda: calibration_shift(first, second, labels, at, **often)
     yield "mismatches by margin", lambda: mismatches_by_margin(first, second, at.reference_margin)
     yield "class frequencies and their tests", lambda: predicted_frequencies(first, second, classes)
     yield "class bias", lambda: class_bias(first, second, labels, classes)
     yield "floor, resampled", lambda: seed_floor(first, second, np.roll(second, 1), **often)
     yield "CIE ratio, resampled", lambda: cie_ratio(first, np.roll(second, 1), second, **often)
-    yield "8 groups, resampled", lambda: audit_groups(first, second, labels, memberships, n_classes=classes, **often)
+    of = {"group": groups}
+    yield "8 groups, resampled", lambda: audit_groups(first, second, labels, of, n_classes=classes, options=drawn)
 
 
 def compare(options: argparse.Namespace) -> Table:
-    """Time every statistic over random logits."""
+    """Time the audit and every statistic over random logits."""
     n, classes, watch = options.items, options.classes, Stopwatch()
     labels = np.random.default_rng(0).integers(0, classes, size=n)
     logits = [random_logits(n, classes, labels, noise) for noise in (0.0, 0.2)]
     ids, names = np.arange(n).astype(str), tuple(f"class {label}" for label in range(classes))
+    groups = [(f"group {group}",) for group in np.random.default_rng(9).integers(0, 8, size=n).tolist()]
+    mask = np.arange(n) >= options.masked
     made = peak_gigabytes()
-    reference, candidate = watch.run(
-        "check both models' predictions", lambda: [Predictions(one, labels, ids, names) for one in logits]
+
+    def checked() -> list[Predictions]:
+        return [Predictions(one, labels, ids, names, mask) for one in logits]
+
+    reference, candidate = watch.run("check both models' predictions", checked)
+    whole, rerun = Stopwatch(), Predictions(logits[1], labels, ids, names, mask)
+    limits = {"mismatch_rate": 0.5, "group_mismatch_gap": 0.5}
+    whole.run(
+        "one call of audit, with groups and a floor",
+        lambda: audit(reference, candidate, groups=groups, limits=limits, floor=rerun),
     )
-    for name, function in statistics(reference, candidate, options):
+    peak = peak_gigabytes()
+    for name, function in statistics(*checked(), groups, options):
         watch.run(name, function)
     title = f"{n:,} items, {classes:,} classes, {options.resamples:,} resamples, {os.cpu_count()} cores"
-    caption = f"peak memory {peak_gigabytes():.2f} GiB, {made:.2f} GiB of it to make and hold the logits"
+    caption = f"peak memory {peak:.2f} GiB, {made:.2f} GiB of it to make and hold the logits"
     table = Table("statistic", "seconds", "of processors", title=title, caption=caption)
     for name, (seconds, busy) in watch.seconds.items():
         table.add_row(name, f"{seconds:.2f}", f"{busy:.2f}")
     table.add_section()
     table.add_row("in all", *(f"{sum(column):.1f}" for column in zip(*watch.seconds.values(), strict=True)))
+    for name, (seconds, busy) in whole.seconds.items():
+        table.add_row(name, f"{seconds:.1f}", f"{busy:.1f}")
     return table
 
 
@@ -177,6 +190,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     for name, default in (("items", 1_000_000), ("classes", 1000), ("resamples", 1000)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--masked", type=int, default=0, help="compare: how many items are masked out")
     parser.add_argument("--checkpoint", help="predict: a fine-tuned classifier of two classes")
     parser.add_argument("--data", type=Path, help="predict: the folder of validation.parquet")
     parser.add_argument("--rounds", type=int, default=5)

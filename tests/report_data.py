@@ -209,25 +209,25 @@ def _gap(attribute, groups):
             "reference": 0.1,
             "candidate": 0.13,
             "change": 0.03,
+            "n_skipped": 0,
         }
         for label in (0, 1, None)
     ]
     return {
-        **{"attribute": attribute, "n_groups": len(groups), "mismatch_gap": _estimate(0.021, 0.008, 0.035)},
+        **{"attribute": attribute, "n_groups": len(groups), "mismatch_gap": 0.021},
         **{
             "highest": groups[0],
             "lowest": groups[-1],
             "p_value": 0.012,
-            "n_permutations": 10_000,
             "upper_bound": 0.034,
         },
-        **{"nfr_gap": _estimate(0.01, 0.0, 0.02), "worst_group_accuracy_reference": 0.86, "drop_upper_bound": 0.03},
+        **{"nfr_gap": 0.01, "worst_group_accuracy_reference": 0.86, "drop_upper_bound": 0.03},
         **{
             "worst_group_reference": groups[0],
             "worst_group_accuracy_candidate": 0.84,
             "worst_group_candidate": groups[0],
         },
-        **{"worst_group_accuracy_drop": _estimate(0.02, 0.01, 0.03), "fairness": fairness},
+        **{"worst_group_accuracy_drop": 0.02, "fairness": fairness},
     }
 
 
@@ -275,6 +275,7 @@ def _floor(audit):
     found = {
         "words": "This compressed model differs from the original less than a re-run would.",
         "model": "runs/seed-1",
+        "p_value": 0.01,
         "n": n,
         "mismatches": k,
         "mismatch_rate": rate(k, n),
@@ -304,7 +305,14 @@ def _costs():
 
 def limit(audit, name, limit):
     value, bound = audit[name], audit[f"{name}_upper_bound"]
-    return {"name": name, "limit": limit, "value": value, "upper_bound": bound, "passed": bound <= limit}
+    return {
+        "name": name,
+        "limit": limit,
+        "value": value,
+        "upper_bound": bound,
+        "passed": bound <= limit,
+        "not_judged": [],
+    }
 
 
 def _estimate(value, low, high):

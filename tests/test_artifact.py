@@ -1,8 +1,10 @@
 """What ships is what was measured: every file, its audit, and the card's numbers."""
 
 import json
+import logging
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -161,6 +163,28 @@ def test_the_metadata_tell_each_file_and_what_was_done(made):
         assert values[f"Negative flip rate against the original{suffix}"] == metrics["nfr"]
     # The Hub's own reader.
     assert len(ModelCard.load(root / "small" / "README.md").data.eval_results) == 12
+
+
+def test_without_matplotlib_there_is_no_page_and_none_of_other_audits(made, tmp_path, monkeypatch, caplog):
+    root, _, _ = made
+    pair = {"reference": predict(root / "org-original", DATA), "dataset": DATA, "details": UNTIMED}
+    save_artifact(root / "small", tmp_path, **pair)
+    assert (tmp_path / "report.html").exists()
+    with monkeypatch.context() as patched, caplog.at_level(logging.INFO, "hf_compalign"):
+        patched.setitem(sys.modules, "matplotlib", None)
+        save_artifact(root / "small", tmp_path, **pair, overwrite=True)
+    assert "report.html is left out, as matplotlib is not installed. Install it: pip install" in caplog.text
+    assert not (tmp_path / "report.html").exists()
+    assert "report.html" not in (tmp_path / "README.md").read_text()
+
+
+def test_a_page_that_cannot_be_made_for_another_reason_is_an_error(made, tmp_path, monkeypatch):
+    root, _, _ = made
+    answers = predict(root / "org-original", DATA)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="matplotlib.figure"):
+        save_artifact(root / "small", tmp_path / "out", reference=answers, dataset=DATA, details=UNTIMED)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_that_ships_tells_a_local_path(made):

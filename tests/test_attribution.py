@@ -16,6 +16,9 @@ from transformers import (
     BertConfig,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ViTConfig,
@@ -29,9 +32,10 @@ from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
 from hf_compalign.compress.prepared import prepare_
 from hf_compalign.compress.pruning import prune_
 from hf_compalign.compress.quantize import quantizable_layers, quantize_
-from hf_compalign.compress.schemes import scheme_of
+from hf_compalign.compress.schemes import SCHEMES, scheme_of
 from hf_compalign.measure.attribution.agreement import METHODS, AttributionOptions, attribution_agreement, explain
 from hf_compalign.measure.attribution.methods import Attributor, Batch, cell_size, randomized
+from hf_compalign.measure.attribution.options import check_explainable
 from hf_compalign.measure.attribution.pair import opened_pair
 from hf_compalign.measure.attribution.similarity import similarities
 from hf_compalign.measure.predict import predict
@@ -269,13 +273,14 @@ def test_the_numbers_are_means_over_the_right_items():
     shown = explain(reference, candidate, dataset, options=chosen)
     for name, one in zip(predictions[0].ids, shown, strict=True):
         assert (explanations[name].target, explanations[name].tokens) == (one.target, one.tokens)
-        np.testing.assert_allclose(explanations[name].reference, one.reference, atol=1e-4)
-        np.testing.assert_allclose(explanations[name].candidate, one.candidate, atol=1e-4)
+        np.testing.assert_allclose(explanations[name].reference, one.reference, atol=2.1e-4)
+        np.testing.assert_allclose(explanations[name].candidate, one.candidate, atol=2.1e-4)
+        assert all(score == round(score, 4) for score in one.reference + one.candidate)
     each = np.array([similarities(one.reference, one.candidate)["cosine"] for one in shown])
     row = similarity_of(found)
-    assert row.all.value == pytest.approx(each.mean())
-    assert row.agreeing.value == pytest.approx(each[~changed].mean())
-    assert row.mismatches.value == pytest.approx(each[changed].mean())
+    assert row.all.value == pytest.approx(each.mean(), abs=1e-4)
+    assert row.agreeing.value == pytest.approx(each[~changed].mean(), abs=1e-4)
+    assert row.mismatches.value == pytest.approx(each[changed].mean(), abs=1e-4)
     assert row.mismatches.low < row.mismatches.value < row.mismatches.high
     assert (found.n_items, found.n_agreeing, found.n_mismatches) == (40, (~changed).sum(), changed.sum())
     assert [one.target for one in shown] == predictions[0].predicted.tolist()
@@ -407,7 +412,7 @@ def test_neither_padding_nor_the_batch_size_changes_a_score(method):
     for found, explanations in runs[1:]:
         for name, one in explanations.items():
             first = runs[0][1][name]
-            np.testing.assert_allclose(one.reference + one.candidate, first.reference + first.candidate, atol=1e-4)
+            np.testing.assert_allclose(one.reference + one.candidate, first.reference + first.candidate, atol=2.1e-4)
         for row, first in zip(found.rows, runs[0][0].rows, strict=True):
             assert (row.all.value, row.floor.value) == pytest.approx((first.all.value, first.floor.value), abs=1e-4)
             assert row.ceiling.value == pytest.approx(first.ceiling.value, abs=1e-4)
@@ -459,6 +464,59 @@ def test_a_mask_token_that_the_model_does_not_know_is_no_baseline():
     assert grown.mask_token_id == small.config.vocab_size
     found, _ = attribution_agreement(small, small, sentences(), processing_class=grown, options=options())
     assert 0 < similarity_of(found).ceiling.value < 1
+
+
+@pytest.mark.parametrize("method", METHODS["text"])
+def test_a_padding_token_that_the_model_does_not_know_is_no_baseline(method):
+    """GPT-2 has none; one that was added to its tokenizer alone is beyond its embeddings, which stay as they were."""
+    torch.manual_seed(0)
+    shape = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 32, "bos_token_id": None, "eos_token_id": None}
+    config = GPT2Config(vocab_size=len(SPECIAL + WORDS), num_labels=2, **shape)
+    model = GPT2ForSequenceClassification(config)
+    grown = tokenizer()
+    grown.add_special_tokens({"pad_token": "[FILL]"})
+    model.config.pad_token_id = grown.pad_token_id
+    assert grown.pad_token_id == config.vocab_size
+    rows = Dataset.from_dict({"text": ["the good film", "a bad book"]})
+    found = explain(model, model, rows, processing_class=grown, options=options(method=method))
+    assert [one.tokens for one in found] == [("the", "good", "film"), ("a", "bad", "book")]
+    prepared = Dataset.from_dict(dict(grown(list(rows["text"]))))  # only the config tells of padding then
+    assert [len(one.tokens) for one in explain(model, model, prepared, options=options(method=method))] == [5, 5]
+
+
+class OtherConfig(PreTrainedConfig):
+    """Its vocabulary has another name."""
+
+    model_type = "other"
+
+    def __init__(self, n_words=11, **settings):
+        super().__init__(**settings)
+        self.n_words = n_words
+
+
+class OtherForSequenceClassification(LinearForSequenceClassification):
+    config_class = OtherConfig
+
+    def __init__(self, config):
+        config.vocab_size = config.n_words
+        super().__init__(config)
+        del config.vocab_size
+
+
+def test_a_config_need_not_tell_the_size_of_the_vocabulary():
+    model = OtherForSequenceClassification(OtherConfig(num_labels=2)).eval()
+    assert not hasattr(model.config, "vocab_size")
+    found, _ = attribution_agreement(model, model, sentences(), processing_class=tokenizer(), options=options())
+    assert similarity_of(found).all.value == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", ["saliency", "input_x_gradient"])
+def test_a_method_without_a_baseline_needs_no_token_for_it(method):
+    ids = torch.tensor([[2, 5, 7, 3]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    batch = Batch(inputs, torch.tensor([1]), [0], torch.ones_like(ids).bool(), pad_id=99, mask_id=99)
+    for varied in (False, True):
+        assert len(Attributor(linear_text(), method, options(), varied=varied).explain(batch)[0].scores) == 4
 
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
@@ -518,8 +576,33 @@ def test_what_quantised_weights_let_through():
     assert 0.9 < similarity_of(found).all.value < 1
     backwards, _ = attribution_agreement(weights, reference, tiny.texts(), options=options())
     assert math.isnan(similarity_of(backwards).floor.value)  # its weights cannot be drawn anew
-    with pytest.raises(ValueError, match="converted to torchao-w8a8, whose integers let none through. Explain it as"):
+    message = (
+        "layer bert.* of BertForSequenceClassification computes with integers.* Explain the model as it was before"
+    )
+    with pytest.raises(ValueError, match=message):
         attribution_agreement(reference, both, tiny.texts(), options=options())
+
+
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES if not name.startswith("onnx")])
+def test_a_model_whose_weights_let_gradients_through_is_known_by_its_layers(scheme):
+    model = tiny.bert(hidden_size=32, intermediate_size=32)
+    quantize_(model, scheme, calibration=tiny.texts(4) if scheme_of(scheme).calibrated else None)
+    model.config.compression = None  # another library would have written no such record
+    inputs = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
+    embedded = model.get_input_embeddings()(inputs["input_ids"]).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(inputs_embeds=embedded).logits.sum(), embedded, allow_unused=True)
+    calls = []
+    for layer in model.modules():
+        layer.register_forward_hook(lambda *_: calls.append(1))
+    if scheme in ("torchao-w8a8", "torchao-w4a8"):
+        with pytest.raises(ValueError, match="computes with integers"):
+            check_explainable(model, "saliency")
+    else:
+        assert gradient is not None
+        assert gradient.abs().sum() > 0
+        check_explainable(model, "saliency")
+    check_explainable(model, "occlusion")
+    assert not calls
 
 
 def test_nothing_of_the_models_changes():
@@ -627,6 +710,14 @@ def test_models_that_read_images_in_other_sizes_are_refused(tmp_path):
         ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(tmp_path / str(side))
     with pytest.raises(ValueError, match="in the same size. Got 8 x 8 and 12 x 12 pixels. Pass"):
         attribution_agreement(tmp_path / "8", tmp_path / "12", dataset, options=options())
+
+
+def test_predictions_of_other_texts_are_refused():
+    model, dataset = tiny.bert(), sentences()
+    answers = predict(model, dataset.select([1, 0, 2, 3, 4, 5]), processing_class=tokenizer())
+    given = {"processing_class": tokenizer(), "options": options()}
+    with pytest.raises(ValueError, match="in its order. Got those of other rows, or in another order"):
+        attribution_agreement(model, model, dataset, predictions=(answers, answers), **given)
 
 
 def test_predictions_and_targets_must_be_those_of_the_rows():

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import shipping
 import tiny
 import torch
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import BertTokenizer, EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.integrations import integration_utils
 
+from hf_compalign._compat import calling_handler
 from hf_compalign.align.trainer import AlignedDistillationTrainer
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.audit_callback import AuditCallback
@@ -18,6 +20,7 @@ from hf_compalign.measure.predict import predict
 
 ROWS = tiny.texts(40, seed=5)
 GROUPS = ["even", "odd"] * 20
+BATCH = 4  # of tiny.arguments
 
 
 def trainer(folder, *callbacks, model=None, kind=Trainer, **settings):
@@ -53,9 +56,9 @@ def test_every_evaluation_has_the_numbers_of_its_audit(tmp_path, kind):
     logs = audits_in(run.state.log_history)
     assert [log["step"] for log in logs] == [6, 12]
     assert all("eval_loss" in log for log in logs)  # beside the Trainer's own
-    expected = predict(reference, ROWS)
+    expected = predict(reference, ROWS, batch_size=BATCH)
     for log, model in zip(logs, noted.models, strict=True):
-        found = audit(expected, predict(model, ROWS), groups=GROUPS, limits={"mismatch_rate": 0.5})
+        found = audit(expected, predict(model, ROWS, batch_size=BATCH), groups=GROUPS, limits={"mismatch_rate": 0.5})
         for name in ("mismatch_rate", "mismatch_rate_upper_bound", "agreement", "cie", "cie_u", "nfr", "kl"):
             assert log[f"eval_audit_{name}"] == found.metrics[name]
         assert log["eval_audit_accuracy_change"] == found.metrics["accuracy_change"]
@@ -70,7 +73,7 @@ def test_the_largest_gap_of_any_attribute_is_logged(tmp_path):
     groups = {"half": ["a"] * 40 + ["b"] * 40, "parity": ["even", "odd"] * 40, "tiny": ["x", "y"] + [None] * 78}
     callback = AuditCallback(tiny.bert(seed=1), rows, groups=groups)
     metrics = trainer(tmp_path, callback, model=tiny.bert(seed=2)).evaluate()
-    gaps = {gap.attribute: gap.mismatch_gap.value for gap in callback.latest.gaps}
+    gaps = {gap.attribute: gap.mismatch_gap for gap in callback.latest.gaps}
     assert metrics["eval_audit_group_mismatch_gap"] == max(gaps["half"], gaps["parity"]) > 0
     assert np.isnan(gaps["tiny"])
 
@@ -110,7 +113,7 @@ def test_the_model_that_changed_least_is_the_best_one(tmp_path):
     assert run.state.best_metric == min(log["eval_audit_kl"] for log in logs)
     assert run.state.best_global_step == min(logs, key=lambda log: log["eval_audit_kl"])["step"]
     assert len(logs) == 2  # it only got worse, and stopped early
-    found = audit(predict(tiny.bert(seed=1), ROWS), predict(run.model, ROWS))
+    found = audit(*(predict(one, ROWS, batch_size=BATCH) for one in (tiny.bert(seed=1), run.model)))
     assert found.metrics["kl"] == run.state.best_metric
 
 
@@ -151,7 +154,7 @@ def test_the_reference_predicts_once_and_before_the_training(tmp_path):
 
 def test_a_reference_may_be_predictions_or_any_path(tmp_path):
     reference = tiny.bert(seed=1)
-    predictions = predict(reference, ROWS)
+    predictions = predict(reference, ROWS, batch_size=BATCH)
     predictions.save(tmp_path / "reference.npz")
     reference.save_pretrained(tmp_path / "reference")
     kinds = [reference, predictions, tmp_path / "reference", str(tmp_path / "reference.npz")]
@@ -161,6 +164,76 @@ def test_a_reference_may_be_predictions_or_any_path(tmp_path):
         found.append({name: value for name, value in run.evaluate().items() if "audit" in name})
     assert found[0]["eval_audit_mismatch_rate"] > 0
     assert found == [found[0]] * 4
+
+
+class Counting(BertTokenizer):
+    """Counts the texts that it turns into tokens."""
+
+    n_texts = 0
+
+    def __call__(self, text, *more, **settings):
+        type(self).n_texts += len(text)
+        return super().__call__(text, *more, **settings)
+
+
+def test_the_rows_are_prepared_once(tmp_path):
+    rows = shipping.raw_texts(30)
+    tokenizer = Counting(vocab=shipping.tokenizer().get_vocab(), model_max_length=32)
+    names = {
+        "id2label": dict(enumerate(shipping.NAMES)),
+        "label2id": {name: k for k, name in enumerate(shipping.NAMES)},
+    }
+    callback = AuditCallback(tiny.bert(seed=1, **names), rows, processing_class=tokenizer)
+    run = trainer(tmp_path, callback, model=tiny.bert(seed=2, **names), eval_strategy="steps", eval_steps=2)
+    Counting.n_texts = 0
+    run.train()
+    assert Counting.n_texts == 2 * len(rows)  # for the reference and for the model, not for each of 6 evaluations
+    assert len(audits_in(run.state.log_history)) == 6
+    both = (predict(model, rows, processing_class=tokenizer) for model in (tiny.bert(seed=1, **names), run.model))
+    found, latest = audit(*both), callback.latest
+    assert {item.id for item in latest.items} == {item.id for item in found.items} != set()
+    assert (latest.cells, latest.data_fingerprint, latest.candidate) == (
+        found.cells,
+        found.data_fingerprint,
+        found.candidate,
+    )
+
+
+def test_few_of_the_changed_items_are_kept_unless_more_are_wanted(tmp_path):
+    callback = AuditCallback(tiny.bert(seed=1), tiny.texts(400, seed=5))
+    run = trainer(tmp_path, callback, model=tiny.bert(seed=2))
+    run.evaluate()
+    cie = callback.latest.metrics["cie"]
+    assert cie > 100
+    assert (len(callback.latest.items), callback.latest.n_items_left_out) == (100, cie - 100)
+    callback.max_items = 400
+    callback.latest = None
+    run.evaluate()
+    assert (len(callback.latest.items), callback.latest.n_items_left_out) == (cie, 0)
+
+
+def test_several_evaluation_datasets_share_one_audit(tmp_path):
+    """Also for the choice of the best model, and never one of a model that has changed since."""
+    callback, seen = AuditCallback(tiny.bert(seed=1), ROWS), []
+
+    class Seen(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            seen.append((state.global_step, callback.latest, metrics["eval_audit_kl"]))
+
+    best = {"metric_for_best_model": "audit_kl", "greater_is_better": False, "load_best_model_at_end": True}
+    run = trainer(tmp_path, callback, Seen(), eval_strategy="epoch", save_strategy="epoch", learning_rate=0.03, **best)
+    run.eval_dataset = {"one": tiny.texts(8, seed=9), "two": tiny.texts(8, seed=10)}
+    run.train()
+    assert [step for step, *_ in seen] == [6, 6, 12, 12]
+    assert seen[0][1] is seen[1][1] is not seen[2][1]
+    assert [kl for *_, kl in seen] == [seen[0][2]] * 2 + [seen[2][2]] * 2
+    assert seen[0][2] < seen[2][2]  # the first is loaded at the end, and the step is still that of the second
+    assert run.state.best_metric == seen[0][2]
+    assert run.evaluate()["eval_audit_kl"] == seen[0][2]
+
+
+def test_outside_of_a_training_no_one_calls():
+    assert calling_handler() is None
 
 
 def test_two_callbacks_with_names_of_their_own_share_nothing(tmp_path):
@@ -198,7 +271,6 @@ def test_predictions_of_other_rows_are_refused_before_any_step(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1. Got 0."),
         ({"prefix": ""}, "prefix must be the beginning of a name, such as 'audit'. Got ''."),
         ({"limits": {"nfrr": 0.1}}, "There is no limit 'nfrr'.* Did you mean 'nfr'"),
         ({"limits": {"group_mismatch_gap": 0.1}}, "The limit group_mismatch_gap needs groups, and there are none"),

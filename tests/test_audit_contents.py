@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pictures
 
-from hf_compalign.measure import contents
+from hf_compalign.measure import audit_contents
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.audit_contents import MOST_CHARACTERS, THUMBNAIL_PIXELS, with_contents
 from hf_compalign.measure.predict import Columns
@@ -54,11 +54,18 @@ def test_thumbnails_are_small_pngs_of_the_image():
 
 
 def test_only_the_first_items_get_a_thumbnail(monkeypatch):
-    monkeypatch.setattr(contents, "MOST_THUMBNAILS", 1)
+    monkeypatch.setattr(audit_contents, "MOST_THUMBNAILS", 1)
     pictures = [Pictures.new("RGB", (8, 8))] * 4
     rows = Dataset.from_dict({"image": pictures}, features=Features({"image": Image()}))
     items = with_contents(found_in([1, 2]), rows, ids=IDS, task=IMAGE).items
     assert [bool(item.image) for item in items] == [True, False]
+
+
+def test_other_columns_are_not_opened():
+    rows = Dataset.from_dict({"text": list("abcd"), "image": [{"bytes": b"no picture", "path": None}] * 4})
+    rows = rows.cast_column("image", Image())
+    (item,) = with_contents(found_in([2]), rows, ids=IDS, task=TEXT).items
+    assert item.texts == ("c",)
 
 
 def test_no_changed_item_needs_no_row():

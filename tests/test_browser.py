@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from html import escape
 from urllib.parse import quote
 
 import pytest
@@ -41,13 +42,18 @@ def audits():
         "image": report_data.image_audit() | {"groups": [], "calibration": None, "attribution": None},
         "many": many,
         "same": report_data.same_audit(),
+        "long": text | {"label_names": ["automobile", "helicopter", "submarine"]},
     }
 
 
 @pytest.fixture(scope="module")
 def files(audits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    return {name: write_report(folder / f"{name}.html", [found]) for name, found in audits.items()}
+    paths = {name: write_report(folder / f"{name}.html", [found]) for name, found in audits.items()}
+    text = escape(paths["text"].read_text(encoding="utf-8"))
+    frame = f'<iframe id="frame" sandbox="allow-scripts" width="900" height="700" srcdoc="{text}"></iframe>'
+    (folder / "framed.html").write_text(f'<!DOCTYPE html><link rel="icon" href="data:,">{frame}', encoding="utf-8")
+    return paths | {"framed": folder / "framed.html"}
 
 
 @pytest.fixture
@@ -110,7 +116,7 @@ def test_a_page_opens_from_disk_and_fits(opened, name, width, scheme):
 def test_without_javascript_everything_is_there_but_the_controls(opened):
     page = opened("text", java_script_enabled=False)
     assert rows(page).count() == 50
-    assert page.get_by_text("Searching, sorting and paging need JavaScript").is_visible()
+    assert page.get_by_text("Searching, sorting, paging and explanations need JavaScript").is_visible()
     assert not page.locator("#filters").is_visible()
     assert page.get_by_role("img").count() >= 6  # the charts
 
@@ -212,6 +218,42 @@ def test_a_class_and_a_group_lead_to_their_items(opened, audits):
     assert set(column(page, "label")) > {"positive"}
 
 
+def test_a_link_to_what_is_not_here_shows_nothing_and_not_everything(opened):
+    for fragment in ("#label=7", "#group=target%3A+nobody", "#cell=constructor", "#candidate=x&q=slow"):
+        page = opened("text", fragment)
+        expect(status(page)).to_have_text("No item matches, of 78 in all")
+    page.get_by_role("button", name="Clear").click()
+    expect(status(page)).to_have_text("Items 1 to 25 of 78")
+    page.evaluate("location.hash = '#label=7'")
+    expect(status(page)).to_have_text("No item matches, of 78 in all")
+    choice(page, "Label").select_option("1")
+    expect(status(page)).to_contain_text("that match, of 78 in all")
+
+
+def test_a_filter_ends_with_its_address_and_takes_the_highlight_along(opened, audits):
+    item = audits["text"]["items"][0]
+    page = opened("text", f"#item={item['id']}")
+    expect(page.locator("#rows .marked")).to_have_count(1)
+    page.evaluate(f"location.hash = '#label={item['label']}'")
+    expect(status(page)).to_contain_text("that match")
+    expect(page.locator("#rows")).to_contain_text(item["id"])
+    expect(page.locator("#rows .marked")).to_have_count(0)
+    page = opened("text")
+    page.get_by_text("Classes of the labels, most harmed first").first.click()
+    page.locator("#classes").get_by_role("link", name="positive").click()
+    expect(status(page)).to_contain_text("that match")
+    page.go_back()
+    expect(status(page)).to_have_text("Items 1 to 25 of 78")
+    expect(choice(page, "Label")).to_have_value("")
+
+
+def test_an_address_that_is_no_text_is_no_error(opened):
+    page = opened("text", "#%zz")
+    page.evaluate("location.hash = '#%zy'")
+    page.evaluate("location.hash = '#classes'")
+    expect(page.locator("#classes")).to_be_focused()
+
+
 def test_an_item_can_be_linked_to(opened, audits):
     wanted = audits["text"]["items"][60]["id"]
     page = opened("text", f"#item={wanted}")
@@ -224,6 +266,55 @@ def test_an_item_can_be_linked_to(opened, audits):
     expect(marked).to_contain_text(audits["text"]["items"][50]["id"])
     page.go_back()
     expect(marked).to_contain_text(wanted)
+
+
+def test_a_link_to_an_item_keeps_the_filter_unless_it_hides_the_item(opened, audits):
+    page = opened("text", "#cell=lost&sort=-kl")
+    lost = [item for item in audits["text"]["items"] if item["cell"] == "lost"]
+    rows(page).nth(2).locator("a.id").click()
+    expect(page.locator("#rows .marked")).to_have_count(1)
+    expect(status(page)).to_contain_text(f"of {len(lost)} that match")
+    expect(choice(page, "What changed")).to_have_value("lost")
+    other = next(item for item in audits["text"]["items"] if item["cell"] != "lost")
+    page.evaluate(f"location.hash = '#item={other['id']}'")
+    expect(page.locator("#rows .marked")).to_contain_text(other["id"])
+    expect(status(page)).to_contain_text("of 78")
+    expect(choice(page, "What changed")).to_have_value("")
+
+
+def test_items_with_an_explanation_can_be_asked_for(opened, audits):
+    page = opened("text")
+    n = sum(item["explanation"] is not None for item in audits["text"]["items"])
+    page.get_by_label("with explanation").check()
+    expect(status(page)).to_contain_text(f"of {n} that match")
+    assert rows(page).count() == page.locator("#rows .explanation").count()
+    page.reload()
+    expect(page.get_by_label("with explanation")).to_be_checked()
+    page.get_by_label("with explanation").uncheck()
+    expect(status(page)).to_have_text("Items 1 to 25 of 78")
+
+
+def test_on_a_phone_a_chart_says_that_it_scrolls_and_takes_the_focus(opened):
+    page = opened("text", viewport={"width": 390, "height": 800})
+    chart = page.locator(".chart").first
+    assert chart.evaluate("(one) => one.scrollWidth > one.clientWidth")
+    chart.focus()
+    expect(chart).to_be_focused()
+    assert "scroll sideways" in chart.evaluate("(one) => getComputedStyle(one, '::before').content")
+    assert opened("text", viewport={"width": 1280, "height": 800}).locator(".chart[tabindex]").count() == 0
+
+
+def test_images_have_a_legend_of_their_own_and_no_scores_to_show(opened):
+    page = opened("image")
+    assert page.get_by_label("every score").count() == 0
+    assert "orange with a slash against it" in page.locator(".legend").inner_text()
+    assert "underlined" not in page.locator(".legend").inner_text()
+
+
+def test_a_long_name_of_a_class_does_not_break(opened):
+    page = opened("long")
+    for cell in page.locator("#rows td.reference bdi").all()[:5]:
+        assert cell.evaluate("(one) => one.getClientRects().length") == 1
 
 
 def test_ten_thousand_items_keep_the_page_small(opened):
@@ -290,12 +381,12 @@ def test_the_keyboard_is_enough(opened):
     page.keyboard.type("slow")
     expect(status(page)).to_contain_text("that match")
     stops = []
-    for _ in range(12):
+    for _ in range(13):
         page.keyboard.press("Tab")
         stops.append(page.evaluate("document.activeElement.name || document.activeElement.textContent.trim()"))
-    assert stops[:9] == ["cell", "label", "reference", "candidate", "group", "scores", "Clear", "Item", "What changed"]
+    filters = ["cell", "label", "reference", "candidate", "group", "explained", "scores"]
+    assert stops == [*filters, "Clear", "Item", "What changed", "Label", "Reference", "Sure (reference)"]
     page.keyboard.press("Enter")
-    assert stops[11] == "Sure (reference)"
     header = page.locator("th.reference_confidence")
     assert header.get_attribute("aria-sort") == "descending"
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -328,20 +419,8 @@ def test_the_theme_is_chosen_and_kept(opened):
     expect(button).to_have_text("Theme: as the system")
 
 
-def test_a_sandboxed_frame_without_storage_and_history_is_enough(opened, files):
-    page = opened("same")
-    page.evaluate(
-        """(html) => {
-            const frame = document.createElement("iframe");
-            frame.setAttribute("sandbox", "allow-scripts");
-            frame.setAttribute("id", "frame");
-            frame.width = 900;
-            frame.height = 700;
-            frame.srcdoc = html;
-            document.body.prepend(frame);
-        }""",
-        files["text"].read_text(encoding="utf-8"),
-    )
+def test_a_sandboxed_frame_without_storage_and_history_is_enough(opened):
+    page = opened("framed")
     frame = page.frame_locator("#frame")
     frame.get_by_role("button", name="Theme").click()
     frame.get_by_text("See the items that changed").click()

@@ -1,4 +1,4 @@
-"""The seed floor, several candidates, populations of runs: by hand, against scipy and against plain resampling."""
+"""Several candidates and populations of runs: by hand, against scipy and statsmodels."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats.multitest import multipletests
 
-from hf_compalign.measure.candidates import compare_candidates, pruning_identified_exemplars, seed_floor
+from hf_compalign.measure.candidates import compare_candidates, pruning_identified_exemplars
 from hf_compalign.measure.comparison import Cells, cie_ratio
 from hf_compalign.measure.intervals import wilson_interval
 from hf_compalign.measure.predictions import Predictions
@@ -37,65 +37,6 @@ def differing(n, *where):
     answers = np.zeros(n, dtype=int)
     answers[list(where)] = 1
     return answers
-
-
-def test_the_floor_has_the_interval_of_an_item_bootstrap():
-    n, zeros = 400, np.zeros(400, dtype=int)
-    candidate, rerun = differing(n, *range(30)), differing(n, *range(20, 60))
-    found = seed_floor(zeros, candidate, rerun, model="seed 1", n_resamples=20_000)
-    assert (found.model, found.n, found.mismatches, found.mismatch_rate) == ("seed 1", 400, 40, 0.1)
-    assert found.mismatch_rate_interval == wilson_interval(40, 400)
-    drawn = np.random.default_rng(1).integers(0, n, size=(20_000, n))
-    gaps = (candidate - rerun)[drawn].mean(axis=1)
-    low, high = np.quantile(gaps, [0.025, 0.975])
-    assert found.difference.value == -0.025
-    assert (found.difference.low, found.difference.high) == pytest.approx((low, high), abs=0.003)
-    assert not found.below
-    assert str(found) == (
-        "This compressed model and a re-run cannot be told apart in how much they differ: "
-        "7.50 % of the answers change, against 10.00 % "
-        f"(difference -2.50 points, 95 % interval {100 * found.difference.low:+.2f} to "
-        f"{100 * found.difference.high:+.2f})."
-    )
-
-
-def test_the_floor_is_paired():
-    zeros, same = np.zeros(100, dtype=int), differing(100, *range(40))
-    found = seed_floor(zeros, same, same)
-    assert (found.difference.value, found.difference.low, found.difference.high) == (0, 0, 0)
-    assert not found.below
-    assert "cannot be told apart" in str(found)
-
-
-def test_fewer_and_more_mismatches_than_a_rerun():
-    zeros, few, many = np.zeros(200, dtype=int), differing(200, 0, 1), differing(200, *range(60))
-    less, more = seed_floor(zeros, few, many), seed_floor(zeros, many, few)
-    assert less.below
-    assert str(less).startswith("This compressed model differs from the original less than a re-run would: 1.00 % of")
-    assert not more.below
-    assert str(more).startswith("This compressed model differs from the original more than a re-run would: 30.00 % of")
-    assert more.difference.value == -less.difference.value
-
-
-def test_the_floor_is_reproducible():
-    answers = (np.zeros(50, dtype=int), differing(50, *range(20)), differing(50, *range(15, 25)))
-    assert seed_floor(*answers, seed=3) == seed_floor(*answers, seed=3)
-    assert seed_floor(*answers, seed=3) != seed_floor(*answers, seed=4)
-
-
-def test_the_floor_of_one_item():
-    found = seed_floor([0], [0], [1])
-    assert (found.mismatches, found.mismatch_rate) == (1, 1)
-    assert (found.difference.low, found.difference.value, found.difference.high) == (-1, -1, -1)
-    same = seed_floor([0], [0], [0])
-    assert (same.mismatches, same.difference.high, same.below) == (0, 0, False)
-
-
-def test_a_floor_without_items_is_refused():
-    with pytest.raises(ValueError, match="needs items and resamples. Got 0 and 1000"):
-        seed_floor([], [], [])
-    with pytest.raises(ValueError, match="the same items. Got 2, 2, 1"):
-        seed_floor([0, 1], [0, 1], [0])
 
 
 @pytest.fixture(scope="module")

@@ -267,11 +267,14 @@ def test_the_card_sums_up_what_else_was_audited(tmp_path):
     write_model_card(tmp_path, dataclasses.replace(found, attribution=agreement), details=DETAILS)
     _, body = front_matter(tmp_path)
     shift, (gap,) = found.calibration, found.gaps
-    assert f"| calibration error (ECE) | {shift.reference.ece:.4f} to {shift.candidate.ece:.4f} | change " in body
+    before, after = shift.reference.ece, shift.candidate.ece
+    assert f"| calibration error (ECE), before and after | {before:.4f}, {after:.4f} | change " in body
     # The first group has all 5 changes in 40 items.
     row = r"| largest gap in mismatches, groups of a\|b | \<i\>x\</i\> - y | 12.50 % ("
-    assert f"{row}{100 * gap.mismatch_gap.low:.2f} to {100 * gap.mismatch_gap.high:.2f} %) |" in body
-    assert r"| drop in worst-group accuracy, groups of a\|b |" in body
+    assert f"{row}at most {100 * gap.upper_bound:.2f} %), p = {gap.p_value:.3g} |" in body
+    drop = f"{100 * gap.worst_group_accuracy_drop:.2f}"
+    assert f" | drop {drop} % (at most {100 * gap.drop_upper_bound:.2f} %) |" in body
+    assert r"| accuracy of the worst group before and after, groups of a\|b |" in body
     assert "| mismatches of an uncompressed re-run (floor) | 10 | 12.50 % (" in body
     similar = "0.9000 (0.8500 to 0.9500) | floor 0.100, ceiling 1.000 |"
     assert f"| attribution similarity (cosine) | {similar}" in body

@@ -117,7 +117,7 @@ def test_a_class_that_nobody_has_is_skipped():
 
 
 def test_numbers_outside_the_classes_are_refused():
-    with pytest.raises(ValueError, match=r"labels must be in \[0, 2\), one number per class. Got 2"):
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 2\), or -100 where unknown. Got 2"):
         class_bias([0, 1], [0, 1], [0, 2], 2)
     with pytest.raises(ValueError, match=r"candidate must be in \[0, 2\).* Got 5"):
         class_bias([0, 1], [0, 5], [0, 1], 2)

@@ -93,7 +93,7 @@ def test_costs_are_those_of_the_files(full, place):
 
 def test_the_screen_and_the_page_show_it(full, place):
     result, found = full
-    for shown in ("judged groups of target: 2", "candidate - re-run", "weighted jaccard", "latency (ms)", "PASSED"):
+    for shown in ("judged groups of target: 2", "candidate - re-run", "weighted Jaccard", "latency (ms)", "PASSED"):
         assert shown in result.stdout
     assert "audit.html" in result.stderr
     page = (place / "audit.html").read_text()
@@ -103,12 +103,36 @@ def test_the_screen_and_the_page_show_it(full, place):
     assert (place / "again.html").read_text() == page
 
 
-def test_contents_can_be_kept_out(place):
-    options = ["--dataset", place / "rows.parquet", "--output", place / "bare.json", "--no-contents"]
-    assert call("audit", place / "original", place / "small", *options).exit_code == 0
+def test_contents_can_be_kept_out(full, place):
+    options = ["--dataset", place / "rows.parquet", "--attribution", "saliency", "--attribution-items", 6]
+    files = ["--output", place / "bare.json", "--report", place / "bare.html"]
+    bare = call("audit", place / "original", place / "small", *options, *files, "--json", "--no-contents")
+    assert bare.exit_code == 0, bare.output
     items = Audit.load(place / "bare.json").items
     assert items
-    assert all(item.texts == () and not item.image for item in items)
+    assert all(item.texts == () and not item.image and item.explanation is None for item in items)
+    assert Audit.load(place / "bare.json").attribution == full[1].attribution
+    words = {word for text in shipping.raw_texts(N)["text"] for word in text.split()}
+    for shown in (bare.stdout, (place / "bare.json").read_text(), (place / "bare.html").read_text()):
+        assert not re.findall(rf"\b({'|'.join(words)})\b", shown.replace("www.w3.org", ""))
+
+
+def test_json_alone_has_no_contents(place):
+    options = ["--dataset", place / "rows.parquet", "--attribution", "saliency", "--attribution-items", 6, "--json"]
+    result = call("audit", place / "original", place / "small", *options)
+    assert result.exit_code == 0, result.output
+    items = json.loads(result.stdout)["items"]
+    assert items
+    assert not any(item["explanation"] or item["texts"] for item in items)
+
+
+def test_groups_and_bins_of_one_column_are_told_apart(place):
+    options = ["--dataset", place / "rows.parquet", "--groups", "label", "--bins", "label", "--json"]
+    result = call("audit", place / "original", place / "small", *options)
+    assert result.exit_code == 0, result.output
+    groups = [(row["attribute"], row["group"]) for row in json.loads(result.stdout)["groups"]]
+    assert {group for attribute, group in groups if attribute == "label"} == set(shipping.NAMES)
+    assert {group for attribute, group in groups if attribute == "label (bins)"} == {"0", "1", "2"}
 
 
 def test_thumbnails_of_images(tmp_path):
@@ -131,6 +155,9 @@ def test_thumbnails_of_images(tmp_path):
         (["--attribution-items", 5], "There is no --attribution, so --attribution-items would be ignored"),
         (["--min-group-size", 5], "There is no --groups or --bins, so --min-group-size would be ignored"),
         (["--no-contents"], "There is no --output or --report, so --no-contents would be ignored"),
+        (["--groups", "label", "--groups", "label"], "a name of its own. Got 'label' twice. Leave one out"),
+        (["--groups", "label,target", "--groups", "label, target"], "Got 'label x target' twice"),
+        (["--bins", "size", "--bins", "size"], "Got 'size' twice"),
         (["--groups", "targets"], "There is no column 'targets'.*Did you mean 'target'"),
         (["--groups", "size"], "--bins"),
         (["--bins", "weight"], "There is no column 'weight' to be binned.*'words' stands for the number of words"),

@@ -19,7 +19,7 @@ from hf_compalign.demo.run import Settings
 from hf_compalign.inference import load_model
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.comparison import Ratio
+from hf_compalign.measure.bootstrap import Estimate
 from hf_compalign.measure.predict import predict
 from hf_compalign.measure.predictions import Predictions
 
@@ -234,13 +234,13 @@ def test_a_missing_scikit_learn_says_how_to_install_it(monkeypatch):
 @pytest.mark.parametrize(
     ("ce", "aligned", "ratio", "words"),
     [
-        (30, 10, Ratio(3.0, 1.5, 6.0), "3.00 (95 % interval 1.50 to 6.00): here, alignment kept more"),
-        (10, 30, Ratio(1 / 3, 0.2, 0.6), "0.33 (95 % interval 0.20 to 0.60): here, alignment kept fewer"),
-        (12, 10, Ratio(1.2, 0.7, 2.0), "0.70 to 2.00), which includes 1: this does not show a difference"),
-        (5, 0, Ratio(math.inf, math.inf, math.inf), "With a 0 among them, the ratio has no meaningful interval"),
-        (0, 5, Ratio(0.0, 0.0, 0.0), "With a 0 among them, the ratio has no meaningful interval"),
-        (2, 1, Ratio(2.0, 0.0, math.inf), "0.00 to no bound), which includes 1"),
-        (0, 0, Ratio(math.nan, math.nan, math.nan), "There is nothing to compare: prune more"),
+        (30, 10, Estimate(3.0, 1.5, 6.0), "3.00 (95 % interval 1.50 to 6.00): here, alignment kept more"),
+        (10, 30, Estimate(1 / 3, 0.2, 0.6), "0.33 (95 % interval 0.20 to 0.60): here, alignment kept fewer"),
+        (12, 10, Estimate(1.2, 0.7, 2.0), "0.70 to 2.00), which includes 1: this does not show a difference"),
+        (5, 0, Estimate(math.inf, math.inf, math.inf), "With a 0 among them, the ratio has no meaningful interval"),
+        (0, 5, Estimate(0.0, 0.0, 0.0), "With a 0 among them, the ratio has no meaningful interval"),
+        (2, 1, Estimate(2.0, 0.0, math.inf), "0.00 to no bound), which includes 1"),
+        (0, 0, Estimate(math.nan, math.nan, math.nan), "There is nothing to compare: prune more"),
     ],
 )
 def test_the_conclusion_is_what_the_interval_allows(ce, aligned, ratio, words):

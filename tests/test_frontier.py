@@ -10,7 +10,8 @@ from hf_compalign.measure.audit import Verdict, audit
 from hf_compalign.measure.intervals import upper_bound, wilson_interval
 from hf_compalign.measure.latency import Latency
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.ship.frontier import Frontier, Point, Sensitivity, frontier_rows, undominated
+from hf_compalign.report.plots.frontier import undominated
+from hf_compalign.ship.frontier import Frontier, Point, Sensitivity, frontier_rows
 
 N = 200
 

@@ -15,6 +15,7 @@ from transformers import EvalPrediction
 
 import hf_compalign.metrics
 from hf_compalign.measure.groups.measures import audit_groups
+from hf_compalign.measure.groups.membership import normalized_groups
 from hf_compalign.metrics import load_metric
 
 FOLDER = Path(hf_compalign.metrics.__file__).parent / "group_fairness"
@@ -54,12 +55,11 @@ def same(first, second):
 
 def test_numbers_are_those_of_the_audit_of_groups(metric, inputs):
     found = metric.compute(**inputs)
-    audit = audit_groups(
-        inputs["teacher_predictions"], inputs["predictions"], inputs["references"], inputs["groups"], n_classes=2
-    )
+    answers = (inputs[name] for name in ("teacher_predictions", "predictions", "references"))
+    audit = audit_groups(*answers, normalized_groups(inputs["groups"], 200), n_classes=2)
     (gap,) = audit.gaps
     assert (found["n_groups"], found["groups"]) == (2, [row.group for row in audit.rows])
-    assert (found["mismatch_gap"], found["mismatch_gap_p"]) == (gap.mismatch_gap.value, gap.p_value)
+    assert (found["mismatch_gap"], found["mismatch_gap_p"]) == (gap.mismatch_gap, gap.p_value)
     assert found["mismatch_gap_upper_bound"] == gap.upper_bound > found["mismatch_gap"]
     assert found["worst_group_accuracy_drop_upper_bound"] == gap.drop_upper_bound
     assert same(found["group_p_adjusted"], [row.p_adjusted for row in audit.rows])
@@ -164,10 +164,22 @@ def test_bad_inputs_are_refused(metric):
         metric.compute(**answers, groups=["a", 3])
     with pytest.raises(ValueError, match=r"label must be one of the 2 classes, in \[0, 2\). Got 2."):
         metric.compute(**answers, groups=["a", "b"], label=2)
-    with pytest.raises(ValueError, match=r"answers of the reference must be in \[0, n_classes\) = \[0, 1\). Got 1"):
+    with pytest.raises(ValueError, match=r"reference must be in \[0, 1\), one number per class. Got 1"):
         metric.compute(**answers, groups=["a", "b"], n_classes=1)
     with pytest.raises(ValueError, match="Evaluation module inputs are missing: .*groups"):
         metric.compute(**answers)
+    with pytest.raises(ValueError, match="add_batch needs predictions, one for each of the groups. Got none"):
+        metric.add_batch(references=[0, 1], teacher_predictions=[0, 1], groups=["a", "b"])
+
+
+def test_a_class_out_of_very_many_has_its_measures(metric):
+    answers = np.arange(300) % 150
+    inputs = {"predictions": answers, "references": answers, "teacher_predictions": answers}
+    groups = ["a", "b"] * 150
+    found = metric.compute(**inputs, groups=groups, label=7, n_classes=200, min_group_size=1)
+    assert found["demographic_parity_difference"] == 2 / 150
+    nowhere = metric.compute(**inputs, groups=groups, label=170, n_classes=200, min_group_size=1)
+    assert math.isnan(nowhere["demographic_parity_difference"])
 
 
 def test_without_fairlearn_the_command_that_installs_it_is_named(metric, monkeypatch):

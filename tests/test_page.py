@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -17,13 +18,25 @@ import typer
 from typer.testing import CliRunner
 
 from hf_compalign.cli.report import report
+from hf_compalign.measure import audit_text
+from hf_compalign.measure.attribution.record import (
+    CEILING,
+    FLOOR,
+    SIMILARITIES,
+    AttributionAgreement,
+    Explanation,
+    SimilarityRow,
+)
 from hf_compalign.measure.audit import audit
+from hf_compalign.measure.audit_record import CostRow
+from hf_compalign.measure.bootstrap import Estimate
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.report import page_text
 from hf_compalign.report.page import TEMPLATES, render, write_report
-from hf_compalign.report.page_items import item_rows
-from hf_compalign.report.page_sections import classes
-from hf_compalign.report.page_summary import verdict
+from hf_compalign.report.page_details import attribution, calibration, groups
+from hf_compalign.report.page_items import item_rows, items_link
+from hf_compalign.report.page_sections import classes, frequencies, limits, rerun
+from hf_compalign.report.page_summary import floor_words, verdict
 
 ITEMS = report_data.unlabelled_audit()["items"]
 SECTIONS = ["verdict", "answers", "limits", "rerun", "candidates", "costs", "classes", "groups-1", "groups-2"]
@@ -133,6 +146,85 @@ def test_a_verdict_in_words(limit, state, words):
     assert words in " ".join(shown.words)
 
 
+def test_a_passed_verdict_speaks_of_the_bound_that_was_judged():
+    found = audited([1] * 10 + [0] * 990, [0] * 1000, limits={"mismatch_rate": 0.0175})
+    assert found.passed
+    assert found.limits[0].upper_bound < 0.0175 < found.metrics["mismatch_rate_interval"][1]
+    words = " ".join(verdict(found.to_dict()).words)
+    assert "the one-sided 95 % upper bound of each is within it" in words
+    assert "interval" not in words
+
+
+@pytest.mark.parametrize(("limit", "judged"), [(0.5, "✓ kept"), (0.07, "✗ not shown to be kept"), (0.01, "✗ exceeded")])
+def test_what_a_limit_does_not_judge_is_said_beside_it_and_in_the_verdict(found, limit, judged):
+    row = report_data.limit(found, "mismatch_rate", limit) | {"not_judged": ["tiny"]}
+    found = copy.deepcopy(found) | {"limits": [row]}
+    assert limits(found).tables[0].rows[0][-1] == f"{judged}; not judged: tiny"
+    assert verdict(found).words[-1].count("not judged: tiny") == 1
+    assert "not judged: tiny" in audit_text.describe(found).splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("drop", "bound", "words"),
+    [
+        (0.02, 0.03, "a drop of 2.00 points (with 95 % confidence a drop of at most 3.00 points)"),
+        (-0.025, 0.01, "a gain of 2.50 points (with 95 % confidence a drop of at most 1.00 points)"),
+        (-0.025, -0.01, "a gain of 2.50 points (with 95 % confidence a gain of at least 1.00 points)"),
+        (-0.025, math.nan, "a gain of 2.50 points."),
+    ],
+)
+def test_a_gain_is_no_negative_drop(found, drop, bound, words):
+    gap = found["gaps"][0] | {"worst_group_accuracy_drop": drop, "drop_upper_bound": bound}
+    leads = " ".join(groups(found | {"gaps": [gap]})[0].lead).replace("\xa0", " ")
+    assert words in leads
+    assert "a gap of 2.10 points (with 95 % confidence at most 3.40 points), permutation p = 0.012." in leads
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "words"), [(0.9, "under-confident"), (0.7, "over-confident"), (0.8, "as sure as")]
+)
+def test_it_is_said_whether_a_candidate_is_too_sure_or_not_sure_enough(found, accuracy, words):
+    bins = [{"n": 0, "confidence": None, "accuracy": None}, {"n": 5, "confidence": 0.8, "accuracy": accuracy}]
+    bins = [one | {"low": 0.0, "high": 1.0} for one in bins]
+    sides = {side: found["calibration"][side] | {"bins": bins} for side in ("reference", "candidate")}
+    [lead] = calibration(found | {"calibration": found["calibration"] | sides}).lead
+    both = f"mean confidence 80.00 %, accuracy {100 * accuracy:.2f} %."
+    assert re.search(f"On average the candidate is {words}.*: {both}", lead.replace("\xa0", " "))
+
+
+def test_the_interval_of_a_single_item_is_not_shown(found):
+    shown = copy.deepcopy(found["attribution"])
+    shown["rows"][0]["mismatches"] = {"value": 0.4, "low": 0.4, "high": 0.4}
+    row = attribution(found | {"attribution": shown}).tables[0].rows[0]
+    assert row[2:4] == ("0.740 (0.690 to 0.790)", f"0.400 ({page_text.UNKNOWN})")
+
+
+@pytest.mark.parametrize("explained", [True, False])
+def test_where_all_or_no_items_have_an_explanation_none_is_asked_for(found, explained):
+    items = [item for item in found["items"] if (item["explanation"] is not None) == explained]
+    assert 'name="explained"' not in render([found | {"items": items}])
+
+
+def test_a_rerun_is_told_apart_only_where_its_test_says_so(found):
+    assert floor_words(found["floor"]) == "fewer than the re-run"
+    assert floor_words(found["floor"] | {"p_value": 0.06}) == "not to be told apart from the re-run"
+    words = rerun(found | {"floor": found["floor"] | {"words": "difference -2.10 points of well-known"}}).lead[0]
+    assert words == "difference \N{MINUS SIGN}2.10 points of well-known"
+
+
+def test_names_within_sentences_keep_their_direction_to_themselves(found, hostile_pages):
+    leads = " ".join(groups(found)[0].lead)
+    gap = found["gaps"][0]
+    assert f"most often for <bdi>{gap['highest']}</bdi> and least often for <bdi>{gap['lowest']}</bdi>" in leads
+    assert f"(<bdi>{gap['worst_group_candidate']}</bdi>) after" in leads
+    assert "Timed on <bdi>&lt;script&gt;" in hostile_pages[0].html
+
+
+def test_floor_and_ceiling_are_what_they_are_everywhere(page, found):
+    assert f"Floor: the reference against {FLOOR}. Ceiling: the reference against {CEILING}." in page.words
+    assert f"Floor: {FLOOR}; ceiling: {CEILING}." in audit_text.describe(found)
+
+
 def test_the_numbers_are_those_of_the_audit(found, page):
     rates = {row[0]: row[1:] for row in page.rows_of("Rates")}
     low, high = found["agreement_interval"]
@@ -157,22 +249,59 @@ def test_classes_and_groups_come_in_the_order_of_harm_and_lead_to_their_items(fo
     assert "1 group of fewer than 30 items: shown, marked as small, and not judged." in page.words
 
 
+def test_only_what_is_among_the_items_is_a_link(found):
+    few = copy.deepcopy(found)
+    few["items"] = few["items"][:1]
+    [item] = few["items"]
+    for section, column in ((classes(few), "label"), (frequencies(few), "candidate")):
+        links = [link for table in section.tables for link in table.links if link]
+        assert links == [f"#{column}={item[column]}"]
+    linked = [link for section in groups(few) for table in section.tables for link in table.links if link]
+    assert linked == [items_link(group=group) for group in item["groups"]]
+
+
 def test_several_audits_are_set_side_by_side_without_their_folders(page):
     assert [row[0] for row in page.rows_of("Candidates")] == ["pruned-aligned", "other"]
-    assert "The other parts of this page are about the first of them, pruned-aligned." in page.words
+    assert "The other parts of this page are about the first of them, <bdi>pruned-aligned</bdi>." in page.html
     assert "/home/someone" not in page.html
+
+
+@pytest.mark.parametrize("what", ["inputs", "reference"])
+def test_audits_of_other_inputs_or_another_reference_are_not_set_side_by_side(what):
+    def marked(mark):
+        other = (
+            {"data_fingerprint": mark} if what == "inputs" else {"reference": {"model": "x", "model_fingerprint": mark}}
+        )
+        return report_data.same_audit() | other
+
+    first, unknown, other = (marked(mark) for mark in ("dddd", "", "eeee"))
+    assert "Candidates" in render([first, unknown])
+    with pytest.raises(ValueError, match=rf"Audit 3 \(runs/pruned\) has the {what} eeee, audit 1 has dddd. Audit all"):
+        render([first, unknown, other])
 
 
 def test_a_frontier_has_a_row_for_each_file():
     points = [
         SimpleNamespace(
-            **{"kept": ("layer",) * size, "n": 100, "mismatch_rate": 0.1 / size, "mismatch_rate_interval": (0.0, 0.2)},
+            **{"kept": ("layer",) * size, "n": 200, "mismatch_rate": rate, "mismatch_rate_interval": (0.0, 0.2)},
             **{"size_bytes": size * 10**6, "latency": {}, "passed": True},
         )
-        for size in (1, 2)
+        for size, rate in ((3, 0.06), (1, 0.1), (2, 0.05), (4, 0.07))
     ]
-    page = Page(render([report_data.same_audit()], frontier=points))
-    assert [row[0] for row in page.rows_of("Files")] == ["1 layer", "2 layers"]
+    page = Page(render([report_data.same_audit()], frontier=points, chosen=("layer",) * 3))
+    rows = page.rows_of("Files")
+    assert [(row[0], row[-1]) for row in rows] == [
+        *(("1 layer", "undominated"), ("2 layers", "undominated"), ("3 layers", "chosen"), ("4 layers", ""))
+    ]
+    assert "4 files as the repair measured them, on 200 items; a frontier does not say of which model" in page.words
+    assert "<summary>Files, the smallest first</summary>" in page.html
+
+
+def test_a_frontier_of_other_items_is_refused():
+    point = SimpleNamespace(kept=(), n=872)
+    message = "The frontier was measured on 872 items, and no audit here is of as many: 200. Give the frontier of"
+    with pytest.raises(ValueError, match=message):
+        render([report_data.same_audit()], frontier=[point])
 
 
 def test_what_is_not_known_is_left_out_and_what_brings_it_is_named(bare):
@@ -206,12 +335,41 @@ def test_without_javascript_the_first_items_are_there(found, page):
     assert "These are the first 50 of 60 items." in page.words
 
 
-def test_real_audits_are_shown_as_they_are_and_as_dicts():
+def full_audit():
+    """A real audit with every section."""
+    n = 90
     rng = np.random.default_rng(0)
-    labels, logits = rng.integers(0, 3, 90), rng.normal(size=(90, 3))
-    ids = [str(place) for place in range(90)]
-    both = [Predictions(logits + noise, labels, ids, ["a", "b", "c"]) for noise in (0, rng.normal(size=(90, 3)))]
+    labels, logits = rng.integers(0, 3, n), rng.normal(size=(n, 3))
+    ids = [str(place) for place in range(n)]
+    both = [Predictions(logits + noise, labels, ids, ["a", "b", "c"]) for noise in (0, rng.normal(size=(n, 3)))]
     found = audit(*both, groups={"half": ["x", "y"] * 45}, limits={"nfr": 0.5}, floor=both[1])
+    explanation = Explanation("text", 0, ("a", "b"), None, (1.0, 0.5), (0.5, math.nan))
+    items = [replace(item, texts=("a b",), explanation=explanation) for item in found.items]
+    rows = tuple(SimilarityRow(name, *[Estimate(0.5, 0.4, 0.6)] * 5) for name in SIMILARITIES)
+    return replace(
+        found,
+        **{"items": tuple(items), "costs": (CostRow("bytes", "2", "1", "0.50"),), "size_bytes": (2, 1)},
+        **{"latency_ms": (2.0, 1.0), "attribution": AttributionAgreement("saliency", 9, 5, 4, 0, 5, 0.1, 0.1, rows)},
+    )
+
+
+def shape(value):
+    """The keys of dicts and the kinds of what they hold; of a list its longest entry."""
+    if isinstance(value, dict):
+        return {name: shape(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [max(map(shape, value), key=lambda one: len(str(one)))] if value else []
+    return type(value).__name__.replace("int", "number").replace("float", "number")
+
+
+def test_the_made_up_audits_have_the_shape_of_a_real_one():
+    made, real = report_data.text_audit(n=300), full_audit().to_dict()
+    open_ended = dict.fromkeys(("versions", "machine"))
+    assert shape(made | open_ended) == shape(real | open_ended)
+
+
+def test_real_audits_are_shown_as_they_are_and_as_dicts():
+    found = full_audit()
     page = render([found])
     assert page == render([json.loads(found.to_json())])  # with null for nan
     assert len(Page(page).data["items"]) == found.metrics["cie"] > 0
@@ -231,6 +389,7 @@ def test_the_policy_allows_this_style_and_this_script_and_nothing_else(page):
     assert rules == {
         **{"default-src": "'none'", "base-uri": "'none'", "form-action": "'none'", "img-src": "data:"},
         **{"script-src": hashed(script), "style-src": hashed(style)},
+        "require-trusted-types-for": "'script'",
     }
     assert json.loads(data)
     assert page.html.index("Content-Security-Policy") < page.html.index("<title>")
@@ -369,11 +528,15 @@ def call(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
+def audited(*answers, **options):
+    n = len(answers[0])
+    ids = [str(place) for place in range(n)]
+    return audit(*(Predictions(np.eye(2)[list(one)], [0] * n, ids, ["no", "yes"]) for one in answers), **options)
+
+
 @pytest.fixture
 def saved(tmp_path):
-    ids = [str(place) for place in range(20)]
-    both = [Predictions(np.eye(2)[answers], [0] * 20, ids, ["no", "yes"]) for answers in ([0] * 20, [0] * 18 + [1] * 2)]
-    audit(*both).save(tmp_path / "audit.json")
+    audited([0] * 20, [0] * 18 + [1] * 2).save(tmp_path / "audit.json")
     return tmp_path / "audit.json"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_frontier import point
 
+from hf_compalign.measure.attribution.record import CEILING, FLOOR
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.intervals import rate, wilson_interval
 from hf_compalign.measure.latency import Latency
@@ -31,6 +32,9 @@ pytest.importorskip("matplotlib")
 POINTS = [point(0, 9, 25_000_000, b1=2.0, b8=9.0), point(2, 4, 50_000_000, b1=3.0, b8=11.0), point(4, 0, 100_000_000)]
 
 
+BEYOND = "not shown to be within the limits"
+
+
 def offsets(panel, label):
     """Where the markers of a kind are."""
     (found,) = [one for one in panel.collections if one.get_label() == label]
@@ -42,7 +46,7 @@ def test_each_file_is_drawn_at_its_size_and_its_rate():
     assert offsets(panel, "within the limits") == [(100.0, 0.0)]
     panel, _ = plot_frontier(POINTS).axes
     assert offsets(panel, "within the limits") == [(50.0, 2.0), (100.0, 0.0)]
-    assert offsets(panel, "beyond a limit") == [(25.0, 4.5)]
+    assert offsets(panel, BEYOND) == [(25.0, 4.5)]
     assert {text.get_text() for text in panel.texts} == {"0", "2", "4"}
     assert panel.get_xlabel() == "size of the file (MB)"
     assert panel.get_ylabel() == "answers unlike the reference's (% of 200)"
@@ -51,7 +55,7 @@ def test_each_file_is_drawn_at_its_size_and_its_rate():
 def test_the_second_panel_holds_what_was_timed_with_the_largest_batch():
     _, panel = plot_frontier(POINTS, torch_latency={8: Latency(20.0, 19.0, 21.0)}).axes
     assert offsets(panel, "within the limits") == [(11.0, 2.0)]
-    assert offsets(panel, "beyond a limit") == [(9.0, 4.5)]
+    assert offsets(panel, BEYOND) == [(9.0, 4.5)]
     assert panel.get_xlabel() == "median latency of a batch of 8 (ms)"
     assert [tuple(line.get_xdata()) for line in panel.lines if line.get_linestyle() == ":"] == [(20.0, 20.0)]
 
@@ -70,6 +74,15 @@ def test_intervals_are_drawn_whole():
     (bars,) = [one for container in panel.containers for one in container.lines[2]]
     (segment,) = bars.get_segments()
     assert segment[:, 1].tolist() == pytest.approx([100 * end for end in POINTS[0].mismatch_rate_interval])
+
+
+def test_files_that_others_beat_bear_no_number_unless_chosen():
+    beaten = point(3, 9, 60_000_000)
+    texts = [
+        [text.get_text() for text in plot_frontier([*POINTS, beaten], chosen=kept).axes[0].texts]
+        for kept in (None, beaten.kept)
+    ]
+    assert texts == [["0", "2", "4"], ["0", "2", "4", "3"]]
 
 
 def test_nothing_is_not_plotted():
@@ -142,7 +155,7 @@ def record(**other):
         "limits": [],
         "per_class": classes,
         "groups": groups,
-        "gaps": [{"attribute": "target", "mismatch_gap": estimate(0.06, 0.03), "p_value": 0.002}],
+        "gaps": [{"attribute": "target", "mismatch_gap": 0.06, "upper_bound": 0.09, "p_value": 0.002}],
         "min_group_size": 30,
         "calibration": {
             "n": 100,
@@ -202,6 +215,7 @@ def percents(interval):
     return pytest.approx([100 * end for end in interval])
 
 
+GAP = "largest gap 6.0 points (with 95 % confidence at most 9.0),\npermutation p = 0.002"
 MISMATCHES, LOST = "answered differently (mismatch rate)", "right before, wrong now (NFR)"
 
 
@@ -248,6 +262,14 @@ def test_the_cells_of_a_model_against_itself_have_no_second_bar():
     assert panel.get_title(loc="left") == "5 labelled items of 8: 0 answered differently (0.00 %)"
 
 
+@pytest.mark.parametrize(
+    "cells", [None, {"both_right": 0, "lost": 1, "gained": 0, "same_wrong": 0, "different_wrong": 0}]
+)
+def test_one_item_is_one_item(cells):
+    (panel,) = plot_cells(record(n=1, cie=1, cells=cells)).axes
+    assert panel.get_title(loc="left") == "1 item: 1 answered differently (100.00 %)"
+
+
 def test_without_labels_there_are_two_cells():
     (panel,) = plot_cells(record(cells=None)).axes
     assert bars(panel, 2.0) == [
@@ -290,7 +312,7 @@ def test_groups_have_a_panel_for_each_attribute():
     target, length = figure.axes
     assert names(target) == ["islam (n = 300) *", "few (n = 10)", "women (n = 500)"]
     assert names(length) == ["12 to 30 (n = 400)", "1 to 12 (n = 600)"]
-    assert target.get_title(loc="left") == "target\nlargest gap 6.0 points (3.0 to 9.0), permutation p = 0.002"
+    assert target.get_title(loc="left") == f"target\n{GAP}"
     assert length.get_title(loc="left") == "length"
     assert lines(target)[4] == percents(wilson_interval(10, 500))
     assert legend_of(figure) == {MISMATCHES, LOST, "mismatch rate of all items: 3.60 %"}
@@ -308,6 +330,24 @@ def test_small_groups_are_hollow_and_it_is_said_why():
     assert "* unlike the items outside the group (Fisher, Holm: p < 0.05)" in panel.get_xlabel()
     (panel,) = plot_groups(record(), attribute="length").axes
     assert panel.get_xlabel() == "% of the group's items, with 95 % interval"
+
+
+def test_long_names_push_no_title_out_of_the_figure_and_no_marker_at_0_onto_a_name():
+    found = record()
+    for row in found["groups"]:
+        row |= {
+            "attribute": "W" * 5 + "a long attribute of many letters",
+            "group": row["group"] + " of a long name" * 3,
+        }
+    found["gaps"][0]["attribute"] = found["groups"][0]["attribute"]
+    found["groups"][0] |= {"mismatch_rate": 0.0}
+    figure = plot_groups(found)
+    figure.draw_without_rendering()
+    (panel,) = figure.axes
+    assert panel._left_title.get_window_extent().x1 <= figure.bbox.x1
+    middle = panel.transData.transform((0, 0))[0]
+    radius = np.sqrt(38) / 2 * figure.dpi / 72
+    assert max(label.get_window_extent().x1 for label in panel.get_yticklabels()) < middle - radius
 
 
 def test_reliability_is_drawn_where_there_are_items():
@@ -339,10 +379,19 @@ def test_attributions_stand_between_their_floor_and_their_ceiling():
     assert names(panel) == ["cosine", "Spearman", "top-5 overlap", "weighted Jaccard"]
     assert dots(panel, "same answer (30 items)") == [0.8] * 4
     assert dots(panel, "different answers (9 items)") == [0.4] * 4
-    assert dots(panel, "floor: an unrelated head") == [0.1] * 4
-    assert dots(panel, "ceiling: the reference with itself") == [0.95] * 4
+    assert dots(panel, "floor") == [0.1] * 4
+    assert dots(panel, "ceiling") == [0.95] * 4
     assert lines(panel)[0] == pytest.approx((0.78, 0.82))
     assert len(lines(panel)) == 16
+    words = " ".join(panel.get_xlabel().split())
+    assert words.endswith(f"floor: {FLOOR} ceiling: {CEILING}")
+
+
+@pytest.mark.parametrize("name", ["{top_k.__class__}", "{nothing}", "$x$"])
+def test_a_name_of_a_similarity_is_not_a_format(name):
+    found = record()
+    found["attribution"]["rows"][0]["similarity"] = name
+    assert names(plot_attribution(found).axes[0])[0] == name
 
 
 def test_a_similarity_without_mismatches_is_drawn_without_them():
@@ -353,8 +402,8 @@ def test_a_similarity_without_mismatches_is_drawn_without_them():
     (panel,) = figure.axes
     assert legend_of(figure) == {
         "same answer (30 items)",
-        "floor: an unrelated head",
-        "ceiling: the reference with itself",
+        "floor",
+        "ceiling",
     }
     assert len(lines(panel)) == 12
 
@@ -365,16 +414,20 @@ def candidate(name, mismatches, **other):
     return record(candidate=about, mismatch_rate=mismatches / 1000, mismatch_rate_interval=interval, **other)
 
 
-def test_candidates_are_numbered_from_the_least_changed():
+def test_candidates_are_numbered_as_they_are_given():
     judged = {"limits": [{}], "passed": False}
-    figure = plot_candidates([candidate("ce", 50, **judged), candidate("int8", 10, latency_ms=None)])
+    others = candidate("int8", 10, latency_ms=None, limits=[{}]), candidate("free", 20)
+    figure = plot_candidates([candidate("ce", 50, **judged), *others])
     named, size, latency = figure.axes
-    assert names(named) == ["1. int8", "2. ce"]
+    assert names(named) == ["1. ce", "2. int8", "3. free"]
     assert dots(named, "within the limits") == [1.0]
-    assert dots(named, "beyond a limit") == [5.0]
-    assert lines(named) == [percents(wilson_interval(10, 1000)), percents(wilson_interval(50, 1000))]
-    assert [(text.get_text(), text.xy) for text in size.texts] == [("1", (45.0, 1.0)), ("2", (45.0, 5.0))]
-    assert [(text.get_text(), text.xy) for text in latency.texts] == [("2", (12.0, 5.0))]
+    assert dots(named, BEYOND) == [5.0]
+    assert dots(named, "no limit was set") == [2.0]
+    assert lines(named) == [percents(wilson_interval(k, 1000)) for k in (50, 10, 20)]
+    places = {text.get_text(): text.xy for text in size.texts}
+    assert places == {"1": (45.0, 5.0), "2": (45.0, 1.0), "3": (45.0, 2.0)}
+    assert {text.get_text(): text.xy for text in latency.texts} == {"1": (12.0, 5.0), "3": (12.0, 2.0)}
+    assert (size.get_xlabel(), latency.get_xlabel()) == ("size (MB)", "latency (ms)\nnot known of 2")
     assert [tuple(line.get_xdata()) for line in size.lines] == [(90.0, 90.0)]
     assert [tuple(line.get_xdata()) for line in latency.lines] == [(20.0, 20.0)]
 
@@ -382,13 +435,13 @@ def test_candidates_are_numbered_from_the_least_changed():
 def test_candidates_without_costs_have_names_and_rates_only():
     unknown = {"size_bytes": None, "latency_ms": None}
     figure = plot_candidates({"b": candidate("x", 50, **unknown), "a": candidate("x", 10, **unknown)})
-    assert [names(panel) for panel in figure.axes] == [["1. a", "2. b"]]
+    assert [names(panel) for panel in figure.axes] == [["1. b", "2. a"]]
     assert legend_of(figure) == {"no limit was set"}
 
 
 def test_candidates_of_one_name_are_told_apart():
     (panel, *_) = plot_candidates([candidate("x", 50), candidate("x", 10), candidate("", 20)]).axes
-    assert names(panel) == ["1. x (2)", "2. unnamed", "3. x (1)"]
+    assert names(panel) == ["1. x (1)", "2. x (2)", "3. unnamed"]
 
 
 HOSTILE = "$\\frac{x$ %s\n<script>alert(1)</script>"
@@ -407,7 +460,8 @@ def test_names_are_drawn_as_they_are_but_on_one_line(recwarn):
         drawn += [label for panel in figure.axes for label in (*names(panel), panel.get_title(loc="left"))]
     assert f"{expected} (n = 400)" in drawn
     assert f"{expected} (n = 500)" in drawn
-    assert f"{expected}\nlargest gap 6.0 points (3.0 to 9.0), permutation p = 0.002" in drawn
+    titles = [" ".join(title.split()) for title in drawn]
+    assert f"{expected} {' '.join(GAP.split())}" in titles
     assert f"1. {expected} (1)" in drawn
     assert not recwarn.list
 
@@ -416,9 +470,10 @@ def test_names_are_drawn_as_they_are_but_on_one_line(recwarn):
     ("name", "expected"),
     [
         ("  two\r\n\tlines ", "two lines"),
-        ("\u202eright\u2066 to left\u200f", "right to left"),
-        ("a\x00b\x1bc", "a b c"),
-        ("half \ud83d of a pair", "half \ufffd of a pair"),
+        ("\u202eright\u2066 to left", "[U+202E]right[U+2066] to left"),
+        ("a\x00b\x1bc", "a[U+0000]b[U+001B]c"),
+        ("half \ud83d of a pair", "half [U+D83D] of a pair"),
+        ("no letter \uffff", "no letter \ufffd"),
         ("x" * 33, "x" * 31 + "…"),
         ("x" * 32, "x" * 32),
         (7, "7"),

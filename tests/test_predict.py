@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
 from hf_compalign import audit, predict
 from hf_compalign.columns import find_image_column, find_label_column, find_text_columns, label_names
 from hf_compalign.compress.onnx_graph import export_graph
-from hf_compalign.measure.predict import Columns
+from hf_compalign.measure.predict import Columns, ask
 from hf_compalign.onnx_model import OnnxModel
 
 WORDS = ["bad", "good", "film", "book", "the", "a"]
@@ -155,12 +155,27 @@ def test_labels_follow_the_models_order_of_names():
             "Cannot tell which columns hold the text. Got the columns 'x', 'y'",
         ),
         (reviews().remove_columns("label").add_column("label", ["pos", "neg", "so", "so", "la"]), "Got la, so"),
-        (reviews().remove_columns("label").add_column("label", [0.5] * 5), "must be class ids or names. Got float32"),
+        (reviews().remove_columns("label").add_column("label", [0.5] * 5), "must be class ids or names. Got float"),
     ],
 )
 def test_bad_data_is_refused(dataset, message):
     with pytest.raises(ValueError, match=message):
         predict(tiny.bert(**NAMED), dataset, processing_class=tokenizer())
+
+
+def test_rows_are_asked_again_of_a_model_that_changed():
+    model, settings = tiny.bert(**NAMED), {"processing_class": tokenizer(), "batch_size": 2}
+    asked = ask(model, reviews(), **settings)
+    first = asked.answers
+    with torch.no_grad():
+        model.classifier.bias += 1
+    again, expected = asked.again(model), predict(model, reviews(), **settings)
+    np.testing.assert_array_equal(again.logits, expected.logits)
+    assert (again.logits != first.logits).all()
+    assert again.model_fingerprint == expected.model_fingerprint != first.model_fingerprint
+    assert again.data_fingerprint == expected.data_fingerprint
+    assert again.ids.tolist() == expected.ids.tolist()
+    assert again.labels.tolist() == expected.labels.tolist()
 
 
 def test_a_model_without_a_tokenizer_says_so(tmp_path):

@@ -45,6 +45,13 @@ def test_values_are_converted():
     assert len(found) == 4
 
 
+def test_answers_are_found_once():
+    found = made()
+    assert found.predicted is found.predicted
+    other = dataclasses.replace(found, logits=-found.logits)
+    assert other.predicted.tolist() == found.logits.argmin(axis=1).tolist()
+
+
 def test_answers_and_probabilities():
     found = made(1, logits=[[1.0, 3.0, 2.0]])
     assert found.predicted.tolist() == [1]

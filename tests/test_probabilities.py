@@ -227,3 +227,19 @@ def test_what_cannot_be_scored_is_refused(logits, labels, message):
 def test_scores_of_other_items_are_refused():
     with pytest.raises(ValueError, match=r"the same classes. Got shapes \[1, 2\] and \[2, 2\]"):
         ItemScores.of([[0.0, 1.0]], np.zeros((2, 2)), [0])
+
+
+@pytest.mark.parametrize("rows", [[], [3], [299, 0, 5], np.arange(300)])
+def test_scores_of_some_rows_are_those_of_all(rows):
+    inputs = random_pair(300, 40)
+    some, every = ItemScores.of(*inputs, rows=rows), ItemScores.of(*inputs)
+    for field in fields(ItemScores):
+        np.testing.assert_array_equal(getattr(some, field.name), getattr(every, field.name)[rows])
+
+
+def test_a_broken_row_is_named_by_its_place_among_all():
+    reference, candidate, labels = random_pair(5, 2)
+    reference[3] = math.nan
+    with pytest.raises(ValueError, match="1 of 2 items have others.* the first is item 3"):
+        ItemScores.of(reference, candidate, labels, rows=[1, 3])
+    assert len(ItemScores.of(reference, candidate, labels, rows=[0, 1]).kl) == 2

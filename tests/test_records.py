@@ -2,11 +2,11 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import pytest
 
-from hf_compalign._records import built
+from hf_compalign._records import built, plain
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,21 @@ class Outer:
     label: int | None
     ends: tuple[float, float] | None
     about: dict[str, str]
+    scores: tuple[float, ...] = ()
+    names: tuple[str, ...] = field(default=())
 
 
-FULL = Outer(3, (1, "a"), (Inner(0.5, "x"), Inner(1.0, "y")), Inner(2.0, "z"), None, (0.0, 1.0), {"python": "3"})
+FULL = Outer(
+    3,
+    (1, "a"),
+    (Inner(0.5, "x"), Inner(1.0, "y")),
+    Inner(2.0, "z"),
+    None,
+    (0.0, 1.0),
+    {"python": "3"},
+    (0.1, -2.0),
+    ("x", ""),
+)
 EMPTY = Outer(0, (0, ""), (), None, 4, None, {})
 
 
@@ -50,3 +62,28 @@ def test_more_than_the_fields_is_left_aside_and_less_is_an_error():
     assert built(Inner, {"value": 1.0, "name": "x", "words": "y"}) == Inner(1.0, "x")
     with pytest.raises(KeyError, match="name"):
         built(Inner, {"value": 1.0})
+
+
+def test_the_plain_form_is_that_of_json():
+    for record in (FULL, EMPTY):
+        assert plain(record) == json.loads(json.dumps(asdict(record)))
+        assert built(Outer, plain(record)) == record
+
+
+def test_scores_are_floats_and_null_is_nan_among_them():
+    found = built(Outer, plain(FULL) | {"scores": [1, None, 0.25]})
+    assert [type(score) for score in found.scores] == [float] * 3
+    assert found.scores[0] == 1.0
+    assert math.isnan(found.scores[1])
+
+
+def test_what_is_not_stored_has_its_default():
+    stored = plain(FULL)
+    del stored["scores"], stored["names"]
+    assert built(Outer, stored).names == ()
+
+
+def test_the_plain_form_shares_nothing_that_can_change():
+    about = {"python": "3"}
+    plain(Outer(0, (0, ""), (), None, None, None, about))["about"]["python"] = "4"
+    assert about == {"python": "3"}

@@ -1,9 +1,11 @@
 """hf-compalign audit."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from hf_compalign.cli.options import (
@@ -27,12 +29,33 @@ from hf_compalign.cli.rows import load_rows
 from hf_compalign.screen import clear_errors, hush, print_json, stderr, stdout
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from hf_compalign.measure.attribution.agreement import AttributionOptions
     from hf_compalign.measure.audit_record import Audit
     from hf_compalign.measure.predictions import Predictions
 
+# Options that say something of models or rows.
+_ABOUT_DATA = (
+    "dataset",
+    "config",
+    "split",
+    "text_column",
+    "image_column",
+    "label_column",
+    "id_column",
+    "groups",
+    "bins",
+    "latency",
+    "max_samples",
+    "batch_size",
+    "no_contents",
+    "save_predictions",
+)
+
 
 def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its arguments
+    ctx: typer.Context,
     reference: Annotated[
         str, typer.Argument(help="The original: a model folder, a Hub id, an .onnx file, or an .npz file.")
     ],
@@ -81,7 +104,7 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
     output: Annotated[Path | None, typer.Option(help="Save the audit as this JSON file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the audit as this HTML page.")] = None,
     no_contents: Annotated[
-        bool, typer.Option("--no-contents", help="Keep the texts and images of the dataset out of both.")
+        bool, typer.Option("--no-contents", help="Keep the texts, tokens and images of the dataset out of both.")
     ] = False,
     save_predictions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Save reference.npz and candidate.npz there.")
@@ -92,59 +115,22 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
 
     Give two models and a --dataset, or two .npz files of Predictions. Columns are found by their types and usual
     names. Limits: mismatch_rate, nfr, pfr, flip_rate; with groups group_mismatch_gap, worst_group_accuracy_drop. Each
-    is judged on its upper bound of 95 % confidence. The texts or thumbnails of the changed items go into --output and
-    --report, unless --no-contents is given.
+    is judged on its upper bound of 95 % confidence. The texts or thumbnails of the changed items, and with
+    --attribution what both models look at in them, go into --output and --report, unless --no-contents is given.
     The exit code is 0 within all limits, 1 beyond a limit, 2 for bad input, and 3 for a failure of the program.
     """
     console = stderr()
     with clear_errors(console):
         hush(bars=console.is_terminal)
-        from hf_compalign.measure.audit import audit as compare
-        from hf_compalign.measure.audit import checked_limits
-
-        limits = checked_limits(parsed_limits(limit or []), grouped=bool(groups or bins))
-        refuse_ignored_without("--attribution", attribution, {"--attribution-items": attribution_items})
-        refuse_ignored_without("--groups or --bins", groups or bins, {"--min-group-size": min_group_size})
-        refuse_ignored_without("--output or --report", output or report, {"--no-contents": no_contents})
-        about_data = {
-            "--dataset": dataset,
-            "--config": config,
-            "--split": split,
-            "--text-column": text_column,
-            "--image-column": image_column,
-            "--label-column": label_column,
-            "--id-column": id_column,
-            "--groups": groups,
-            "--bins": bins,
-            "--latency": latency,
-            "--max-samples": max_samples,
-            "--batch-size": batch_size,
-            "--no-contents": no_contents,
-            "--save-predictions": save_predictions,
-        }
+        limits = _checked_limits(limit or [], ctx.params)
         if _are_files(reference, candidate, floor):
-            if attribution:
-                raise ValueError(
-                    "Attributions need the models: .npz files hold only their answers. Give two models and a --dataset."
-                )
-            refuse_ignored("Files of predictions hold all that an audit needs", about_data)
-            found = compare(
-                *_loaded_predictions(reference, candidate),
-                limits=limits,
-                floor=None if floor is None else _loaded_predictions(floor)[0],
-            )
+            found = _audit_of_files(reference, candidate, floor=floor, limits=limits, options=ctx.params)
         else:
-            if dataset is None:
-                raise ValueError(
-                    "Two models are compared on a dataset. Name one with --dataset, or give two .npz files."
-                )
             from hf_compalign.cli.auditing import Job, audited
-            from hf_compalign.data import sample
             from hf_compalign.measure.audit import MIN_GROUP_SIZE
             from hf_compalign.measure.predict import Columns
 
-            rows = sample(load_rows(dataset, config, split), max_samples)
-            console.print(f"{len(rows):,} rows of {dataset}, columns {', '.join(rows.column_names)}")
+            rows = _rows(dataset, console, config=config, split=split, max_samples=max_samples)
             found, answers = audited(
                 Job(
                     reference=reference,
@@ -165,18 +151,64 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
             if save_predictions is not None:
                 for name, predictions in answers.items():
                     predictions.save(save_predictions / f"{name}.npz")
-        if output is not None:
-            found.save(output)
-        if report is not None:
-            from hf_compalign.report.page import write_report
-
-            write_report(report, [found])
-            console.print(f"The report is in {report}")
+        _write(found, console, output=output, report=report)
     if as_json:
         print_json(found.to_dict())
     else:
         print_audit(found)
     raise typer.Exit(0 if found.passed else BEYOND_A_LIMIT)
+
+
+def _checked_limits(limit: Sequence[str], options: Mapping[str, Any]) -> dict[str, float]:
+    """The limits, once it is sure that no option is given in vain."""
+    from hf_compalign.measure.audit import checked_limits
+
+    grouped = options["groups"] or options["bins"]
+    shown = options["output"] or options["report"]
+    limits = checked_limits(parsed_limits(limit), grouped=bool(grouped))
+    refuse_ignored_without(
+        "--attribution", options["attribution"], {"--attribution-items": options["attribution_items"]}
+    )
+    refuse_ignored_without("--groups or --bins", grouped, {"--min-group-size": options["min_group_size"]})
+    refuse_ignored_without("--output or --report", shown, {"--no-contents": options["no_contents"]})
+    return limits
+
+
+def _audit_of_files(
+    reference: str, candidate: str, *, floor: str | None, limits: Mapping[str, float], options: Mapping[str, Any]
+) -> "Audit":
+    from hf_compalign.measure.audit import audit as compare
+
+    if options["attribution"]:
+        raise ValueError(
+            "Attributions need the models: .npz files hold only their answers. Give two models and a --dataset."
+        )
+    given = {f"--{name.replace('_', '-')}": options[name] for name in _ABOUT_DATA}
+    refuse_ignored("Files of predictions hold all that an audit needs", given)
+    rerun = None if floor is None else _loaded_predictions(floor)[0]
+    return compare(*_loaded_predictions(reference, candidate), limits=limits, floor=rerun)
+
+
+def _rows(
+    dataset: str | None, console: Console, *, config: str | None, split: str | None, max_samples: int | None
+) -> "Dataset":
+    from hf_compalign.data import sample
+
+    if dataset is None:
+        raise ValueError("Two models are compared on a dataset. Name one with --dataset, or give two .npz files.")
+    rows = sample(load_rows(dataset, config, split), max_samples)
+    console.print(f"{len(rows):,} rows of {dataset}, columns {', '.join(rows.column_names)}")
+    return rows
+
+
+def _write(found: "Audit", console: Console, *, output: Path | None, report: Path | None) -> None:
+    if output is not None:
+        found.save(output)
+    if report is not None:
+        from hf_compalign.report.page import write_report
+
+        write_report(report, [found])
+        console.print(f"The report is in {report}")
 
 
 def _attribution(method: str | None, n_items: int | None) -> "AttributionOptions | None":
@@ -191,10 +223,9 @@ def _attribution(method: str | None, n_items: int | None) -> "AttributionOptions
 
 def print_audit(found: "Audit") -> None:
     """An audit on stdout, its verdict in colour."""
-    report = Text(str(found))
-    report.highlight_regex(r"(?m)^PASSED.*$", "bold green")
-    report.highlight_regex(r"(?m)^NOT PASSED.*$", "bold red")
-    stdout().print(report)
+    happened, verdict, *tables = str(found).split("\n")
+    style = "" if not found.limits else "bold green" if found.passed else "bold red"
+    stdout().print(Text("\n").join([Text(happened), Text(verdict, style), *map(Text, tables)]))
 
 
 def _are_files(*names: str | None) -> bool:

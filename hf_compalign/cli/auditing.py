@@ -1,5 +1,6 @@
 """What hf-compalign audit does between reading its options and printing what came out."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,7 +34,11 @@ _TIMED_RUNS = 20
 
 @dataclass(frozen=True)
 class Job:
-    """What to compare on which rows, and what to say of it; the models are paths or Hub ids."""
+    """What to compare on which rows, and what to say of it; the models are paths or Hub ids.
+
+    Without ``contents`` nothing that was asked is in the audit: neither texts, nor thumbnails, nor explanations, which
+    hold the tokens of the texts.
+    """
 
     reference: str
     candidate: str
@@ -87,21 +92,29 @@ def audited(job: Job) -> tuple[Audit, dict[str, Predictions]]:
         found = with_contents(found, job.rows, ids=ids, task=task, columns=job.columns)
     if job.attribution:
         pair = answers["reference"], answers["candidate"]
-        explained = attribution_agreement(
+        agreement, explanations = attribution_agreement(
             *both, job.rows, predictions=pair, columns=job.columns, options=job.attribution
         )
-        found = with_attribution(found, *explained)
+        found = with_attribution(found, agreement, explanations if job.contents else {})
     return found, answers
 
 
 def _groups(job: Job) -> dict[str, Membership]:
     """Attribute -> the groups of each row."""
+    columns = [tuple(name.strip() for name in names.split(",")) for names in job.groups]
+    attributes = [" x ".join(by) for by in columns]
+    bins = [f"{name} (bins)" if name in attributes else name for name in job.bins]
+    twice = next((name for name, n in Counter([*attributes, *bins]).items() if n > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"Each of --groups and --bins is an attribute with a name of its own. Got {twice!r} twice. Leave one out, "
+            "or rename a column."
+        )
     found: dict[str, Membership] = {}
-    for names in job.groups:
-        by = tuple(name.strip() for name in names.split(","))
-        found[" x ".join(by)] = group_membership(job.rows, by[0] if len(by) == 1 else by)
-    for name in job.bins:
-        found[name] = number_bins(_numbers(job, name))
+    for attribute, by in zip(attributes, columns, strict=True):
+        found[attribute] = group_membership(job.rows, by[0] if len(by) == 1 else by)
+    for attribute, name in zip(bins, job.bins, strict=True):
+        found[attribute] = number_bins(_numbers(job, name))
     return found
 
 

@@ -36,6 +36,12 @@ def report(
         page = audits[0].with_suffix(".html") if output is None else output
         if page.resolve() in {path.resolve() for path in audits}:
             raise ValueError(f"The page would replace the audit {page}. Name another file with --output.")
-        points = None if frontier is None else Frontier.load(frontier).points
-        write_report(page, [Audit.load(path) for path in audits], title=title, frontier=points)
+        measured = None if frontier is None else Frontier.load(frontier)
+        write_report(
+            page,
+            [Audit.load(path) for path in audits],
+            title=title,
+            frontier=None if measured is None else measured.points,
+            chosen=None if measured is None else measured.chosen,
+        )
     stdout().print(str(page), markup=False)

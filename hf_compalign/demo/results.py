@@ -11,7 +11,8 @@ import numpy as np
 from hf_compalign.demo.run import MODELS, RECIPES, Run, Settings
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.comparison import Ratio, cie_ratio
+from hf_compalign.measure.bootstrap import Estimate
+from hf_compalign.measure.comparison import cie_ratio
 from hf_compalign.measure.predictions import Predictions
 
 KIND = "hf_compalign.demo"
@@ -111,7 +112,7 @@ def _costs(run: Run, name: str) -> dict[str, float]:
     }
 
 
-def conclusion(n: int, ce: int, aligned: int, ratio: Ratio) -> str:
+def conclusion(n: int, ce: int, aligned: int, ratio: Estimate) -> str:
     """What the mismatches of both students show, in words.
 
     Args:

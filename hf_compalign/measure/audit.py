@@ -7,20 +7,18 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from hf_compalign.labels import IGNORED
 from hf_compalign.measure.audit_items import changed_items
 from hf_compalign.measure.audit_record import Audit, ModelInfo, Verdict
 from hf_compalign.measure.calibration import calibration_shift
-from hf_compalign.measure.candidates import SeedFloor, seed_floor
 from hf_compalign.measure.class_bias import class_bias
 from hf_compalign.measure.comparison import Array, Cells, per_class, proportions
-from hf_compalign.measure.groups.measures import GroupAudit, audit_groups
+from hf_compalign.measure.floor import seed_floor
+from hf_compalign.measure.groups.measures import GroupOptions, audit_groups
 from hf_compalign.measure.groups.membership import Membership, normalized_groups
+from hf_compalign.measure.groups.record import GroupAudit
 from hf_compalign.measure.intervals import mcnemar, rate, upper_bound, wilson_interval
 from hf_compalign.measure.margins import mismatches_by_margin
-from hf_compalign.measure.pairing import asked_the_same
+from hf_compalign.measure.pairing import SameItems, asked_the_same, same_items
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.probabilities import ItemScores
 from hf_compalign.measure.symmetry import predicted_frequencies
@@ -32,16 +30,20 @@ _RATES = ("mismatch_rate", "nfr", "flip_rate", "pfr")
 
 
 class _GroupLimit(NamedTuple):
-    """The estimate of a `Gap` that a limit is about, its upper bound, and how many groups it takes."""
+    """The estimate of a `Gap` that a limit is about, its upper bound, and what it takes: of which items how many."""
 
     estimate: str
     bound: str
-    n_groups: int
+    items: str
+    size: str
+    groups: str
 
 
 _OF_GROUPS = {
-    "group_mismatch_gap": _GroupLimit("mismatch_gap", "upper_bound", 2),
-    "worst_group_accuracy_drop": _GroupLimit("worst_group_accuracy_drop", "drop_upper_bound", 1),
+    "group_mismatch_gap": _GroupLimit("mismatch_gap", "upper_bound", "items", "n", ", two of one attribute"),
+    "worst_group_accuracy_drop": _GroupLimit(
+        "worst_group_accuracy_drop", "drop_upper_bound", "labelled items", "n_labelled", ""
+    ),
 }
 
 
@@ -85,23 +87,27 @@ def audit(
 
     Raises:
         ValueError: other items, labels or inputs on the two sides, groups of another length, nothing to
-            compare, or a limit that is unknown, outside [0, 1] or needs labels or groups where there are none.
+            compare, a negative max_items, or a limit that is unknown, outside [0, 1] or needs labels or groups where
+            there are none.
         ImportError: there are groups, and fairlearn is not installed.
     """
     limits = checked_limits(limits or {}, grouped=groups is not None)
+    options = GroupOptions(min_group_size=min_group_size)
+    if max_items < 0:
+        raise ValueError(f"max_items must be at least 0. Got {max_items}. With 0 no item is kept, only their number.")
     memberships = {} if groups is None else normalized_groups(groups, len(reference))
-    candidate = asked_the_same(reference, candidate)
-    rerun = None if floor is None else asked_the_same(reference, floor)
-    counted = _counted(reference, candidate)
-    labels = np.where(reference.labels == IGNORED, candidate.labels, reference.labels)[counted]
-    answers = (reference.predicted[counted], candidate.predicted[counted], labels)
-    names = reference.label_names
-    scores = ItemScores.of(reference.logits[counted], candidate.logits[counted], labels)
+    paired = same_items(reference, [candidate])
+    counted, names = paired.counted, reference.label_names
+    rerun = None if floor is None else _rerun(floor, paired)
+    labels = paired.labels[counted]
+    _, candidate = paired.models
+    answers = reference.predicted[counted], candidate.predicted[counted], labels
+    scores = ItemScores.of(reference.logits, candidate.logits, paired.labels, rows=counted)
     cells = Cells.count(*answers)
     metrics = _metrics(answers, cells) | _divergences(scores)
-    if not isinstance(counted, slice):
+    if len(counted) < len(reference):
         memberships = {name: [of[item] for item in counted.tolist()] for name, of in memberships.items()}
-    grouped = audit_groups(*answers, memberships, n_classes=len(names), min_group_size=min_group_size)
+    grouped = audit_groups(*answers, memberships, n_classes=len(names), options=options)
     items = changed_items(reference.ids[counted], answers, scores, memberships, most=max_items)
     return Audit(
         n=len(labels),
@@ -117,7 +123,7 @@ def audit(
         group_rates=grouped.rates,
         gaps=grouped.gaps,
         min_group_size=min_group_size,
-        floor=None if rerun is None else _floor(rerun, counted, answers),
+        floor=None if rerun is None else seed_floor(*answers[:2], rerun.predicted[counted], model=rerun.model),
         items=items,
         n_items_left_out=metrics["cie"] - len(items),
         limits=tuple(_verdict(name, limit, metrics, grouped) for name, limit in limits.items()),
@@ -127,16 +133,6 @@ def audit(
         data_fingerprint=reference.data_fingerprint or candidate.data_fingerprint,
         versions=_versions(),
     )
-
-
-def _counted(reference: Predictions, candidate: Predictions) -> Any:
-    """An index of the items that neither side masks out; a slice where it is all, which copies no logits."""
-    mask = reference.mask & candidate.mask
-    if mask.all():
-        return slice(None)
-    if not mask.any():
-        raise ValueError(f"There is nothing to compare: all {len(reference)} items are masked out.")
-    return np.flatnonzero(mask)
 
 
 def _metrics(answers: tuple[Array, Array, Array], cells: Cells) -> dict[str, Any]:
@@ -163,14 +159,16 @@ def _divergences(scores: ItemScores) -> dict[str, float]:
     }
 
 
-def _floor(rerun: Predictions, counted: Any, answers: tuple[Array, Array, Array]) -> SeedFloor:
-    unanswered = int((~rerun.mask[counted]).sum())
+def _rerun(floor: Predictions, paired: SameItems) -> Predictions:
+    """The floor's predictions in the order of the reference's items."""
+    rerun = asked_the_same(paired.models[0], floor)
+    unanswered = int((~rerun.mask[paired.counted]).sum())
     if unanswered:
         raise ValueError(
-            f"The floor must answer all items that are compared. It masks out {unanswered} of {len(answers[0])}. "
+            f"The floor must answer all items that are compared. It masks out {unanswered} of {len(paired.counted)}. "
             "Predict with it on the same dataset."
         )
-    return seed_floor(*answers[:2], rerun.predicted[counted], model=rerun.model)
+    return rerun
 
 
 def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dict[str, float]:
@@ -201,29 +199,44 @@ def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dic
 
 
 def _verdict(name: str, limit: float, metrics: Mapping[str, Any], grouped: GroupAudit) -> Verdict:
-    value, bound = _worst_gap(name, grouped) if name in _OF_GROUPS else (metrics[name], metrics[f"{name}_upper_bound"])
+    if name in _OF_GROUPS:
+        return _group_verdict(name, limit, grouped)
+    bound = metrics[f"{name}_upper_bound"]
     if math.isnan(bound):
-        raise ValueError(
-            f"The limit {name} needs labels, and no item has a known one. "
-            "Predict on a dataset with labels, or limit mismatch_rate, which needs none."
-        )
-    return Verdict(name=name, limit=limit, value=value, upper_bound=bound, passed=bound <= limit)
+        raise _unlabelled(name)
+    return Verdict(name=name, limit=limit, value=metrics[name], upper_bound=bound, passed=bound <= limit)
 
 
-def _worst_gap(name: str, grouped: GroupAudit) -> tuple[float, float]:
-    """The largest gap of any attribute, and the largest upper bound of one; nan without labels."""
-    if not any(gap.n_groups >= _OF_GROUPS[name].n_groups for gap in grouped.gaps):
-        largest = max((row.n for row in grouped.rows), default=0)
+def _group_verdict(name: str, limit: float, grouped: GroupAudit) -> Verdict:
+    """On the largest gap of any attribute, and the largest upper bound of one; attributes without one are named."""
+    kind = _OF_GROUPS[name]
+    bounds = {gap.attribute: getattr(gap, kind.bound) for gap in grouped.gaps}
+    judged = [gap for gap in grouped.gaps if not math.isnan(bounds[gap.attribute])]
+    if not judged:
+        largest = max((getattr(row, kind.size) for row in grouped.rows), default=0)
+        if grouped.rows and not largest:
+            raise _unlabelled(name)
         raise ValueError(
-            f"The limit {name} needs groups of at least {grouped.min_group_size} items"
-            f"{', two of one attribute' if _OF_GROUPS[name].n_groups > 1 else ''}, and there are none: the largest "
-            f"group has {largest}. Give more items, larger groups, or a smaller min_group_size."
+            f"The limit {name} needs groups of at least {grouped.min_group_size} {kind.items}{kind.groups}, and there "
+            f"are none: the largest group has {largest}. Give more {kind.items}, larger groups, or a smaller "
+            "min_group_size."
         )
-    found = _OF_GROUPS[name]
-    values = [getattr(gap, found.estimate).value for gap in grouped.gaps]
-    bounds = [getattr(gap, found.bound) for gap in grouped.gaps]
-    known = [bound for bound in bounds if not math.isnan(bound)]
-    return max((value for value in values if not math.isnan(value)), default=math.nan), max(known, default=math.nan)
+    bound = max(bounds[gap.attribute] for gap in judged)
+    return Verdict(
+        name=name,
+        limit=limit,
+        value=max(getattr(gap, kind.estimate) for gap in judged),
+        upper_bound=bound,
+        passed=bound <= limit,
+        not_judged=tuple(attribute for attribute, bound in bounds.items() if math.isnan(bound)),
+    )
+
+
+def _unlabelled(name: str) -> ValueError:
+    return ValueError(
+        f"The limit {name} needs labels, and no item has a known one. "
+        "Predict on a dataset with labels, or limit mismatch_rate, which needs none."
+    )
 
 
 def _versions() -> dict[str, str]:

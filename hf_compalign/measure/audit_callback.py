@@ -1,6 +1,5 @@
 """Mismatches over training: an audit at every evaluation, logged beside the Trainer's own metrics."""
 
-import inspect
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -15,17 +14,19 @@ from datasets import Dataset
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import CallbackHandler
 
+from hf_compalign._compat import calling_handler
 from hf_compalign._modes import evaluating
+from hf_compalign.fingerprint import model_fingerprint
 from hf_compalign.measure.audit import audit, checked_limits
 from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.groups.membership import Membership
-from hf_compalign.measure.predict import Columns, predict
+from hf_compalign.measure.predict import Asked, Columns, ask, predict
 from hf_compalign.measure.predictions import Predictions
 
 # The Trainer looks for its metric_for_best_model under this beginning, and trackers make a section of it.
 _EVALUATION = "eval"
+_MOST_ITEMS = 100
 _LOGGED = ("mismatch_rate", "mismatch_rate_upper_bound", "agreement", "cie", "cie_u", "nfr", "accuracy_change", "kl")
 
 
@@ -39,9 +40,14 @@ class AuditCallback(TrainerCallback):
     ``greater_is_better=False`` keeps the model that changed least. An `EarlyStoppingCallback` that looks at them comes
     after this one in ``callbacks=``.
 
-    Before training all is tried once, so that what cannot work is refused then. The training is the same to the bit as
-    without the callback. With several processes the first one audits and tells the others; under FSDP or DeepSpeed it
-    is refused.
+    Before training all is tried once, so that what cannot work is refused then, and the rows are prepared: an
+    evaluation only runs the model on them, ``per_device_eval_batch_size`` at a time. Where the Trainer evaluates on
+    several datasets, the model is audited once, and the numbers stand beside the metrics of each. The training is the
+    same to the bit as without the callback.
+
+    With several processes the first one audits while the others wait for its numbers, the longest before training,
+    when the reference predicts too: ``ddp_timeout`` must be larger than that takes, or they give up. Under FSDP or
+    DeepSpeed the callback is refused.
 
     Args:
         reference: the model to be preserved: its `Predictions` on the dataset, or a model, a path or a Hub id that
@@ -52,7 +58,6 @@ class AuditCallback(TrainerCallback):
         columns: where to find what in a raw dataset.
         groups: as for `hf_compalign.audit`, in the order of the dataset, or of the given predictions.
         limits: as for `hf_compalign.audit`.
-        batch_size: rows at a time.
         prefix: the beginning of the names, after ``eval_``; another one for each callback of a Trainer.
 
     Raises:
@@ -61,6 +66,7 @@ class AuditCallback(TrainerCallback):
 
     Attributes:
         latest: the whole `Audit` of the last evaluation, to be saved or shown; on the first process alone.
+        max_items: how many of the changed items it holds one by one; 100 unless it is set to another number.
     """
 
     def __init__(
@@ -72,39 +78,39 @@ class AuditCallback(TrainerCallback):
         columns: Columns | None = None,
         groups: Membership | Mapping[str, Membership] | None = None,
         limits: Mapping[str, float] | None = None,
-        batch_size: int = 32,
         prefix: str = "audit",
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1. Got {batch_size}.")
         if not prefix:
             raise ValueError("prefix must be the beginning of a name, such as 'audit'. Got ''.")
         self.limits = checked_limits(limits or {}, grouped=groups is not None)
         self.latest: Audit | None = None
+        self.max_items = _MOST_ITEMS
         self._reference = reference
         self._dataset = dataset
         self._processing_class = processing_class
         self._columns = columns
         self._groups = groups
-        self._batch_size = batch_size
         self._names = f"{_EVALUATION}_{prefix}_"
+        self._asked: Asked | None = None
+        self._step = -1  # of the latest audit
 
     # ---- the Trainer's events ----
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Let the reference predict, and refuse now what an audit would refuse later."""
-        self._numbers(args, **kwargs)
+        """Let the reference predict, prepare the rows, and refuse now what an audit would refuse later."""
+        self.latest = self._asked = None
+        self._numbers(args, state, **kwargs)
         self.latest = None
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Audit, and put the numbers where the metrics of the evaluation are."""
-        numbers = self._numbers(args, **kwargs)
+        numbers = self._numbers(args, state, **kwargs)
         kwargs["metrics"].update(numbers)
         if state.log_history:
             state.log_history[-1].update(numbers)
-        handler = _calling_handler()
+        handler = calling_handler()
         if handler is not None:
             # The metrics were logged before this event. A line of its own reaches trackers wherever they stand.
             handler.on_log(args, state, control, logs=numbers | {"epoch": state.epoch})
@@ -112,61 +118,66 @@ class AuditCallback(TrainerCallback):
     # ---- the audit ----
 
     def _numbers(
-        self, args: TrainingArguments, *, model: PreTrainedModel, processing_class: Any = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        *,
+        model: PreTrainedModel,
+        processing_class: Any = None,
+        **_: Any,
     ) -> dict[str, float]:
         """The numbers to log, by their whole names; the same on every process."""
         _refuse_shards(args, model)
 
         def measured() -> dict[str, float]:
-            with _random_state_kept(), evaluating(model):
-                self.latest = self._audit(model, processing_class)
-            return _logged(self.latest)
+            found = self.latest
+            if found is None or not self._is_of(found, model, state):
+                with _random_state_kept(), evaluating(model):
+                    found = self._audit(args, model, processing_class)
+            self.latest, self._step = found, state.global_step
+            return _logged(found)
 
         return {f"{self._names}{name}": value for name, value in _of_first_process(measured).items()}
 
-    def _audit(self, model: PreTrainedModel, processing_class: Any) -> Audit:
-        if not isinstance(self._reference, Predictions):
-            self._reference = self._reference_predictions(self._reference, processing_class)
-        found = self._predict(model, self._processing_class or processing_class)
-        return audit(self._reference, found, groups=self._groups, limits=self.limits)
+    def _is_of(self, found: Audit, model: PreTrainedModel, state: TrainerState) -> bool:
+        """Whether the audit is of the model as it is: after training, the best one may have taken its place."""
+        return self._step == state.global_step and found.candidate.model_fingerprint == model_fingerprint(model)
 
-    def _reference_predictions(self, reference: PreTrainedModel | str | Path, processing_class: Any) -> Predictions:
+    def _audit(self, args: TrainingArguments, model: PreTrainedModel, processing_class: Any) -> Audit:
+        size = args.per_device_eval_batch_size
+        if not isinstance(self._reference, Predictions):
+            self._reference = self._reference_predictions(self._reference, processing_class, size)
+        if self._asked is None:
+            processing_class = self._processing_class or processing_class
+            self._asked = ask(
+                model, self._dataset, processing_class=processing_class, columns=self._columns, batch_size=size
+            )
+            found = self._asked.answers
+        else:
+            found = self._asked.again(model)
+        return audit(self._reference, found, groups=self._groups, limits=self.limits, max_items=self.max_items)
+
+    def _reference_predictions(
+        self, reference: PreTrainedModel | str | Path, processing_class: Any, batch_size: int
+    ) -> Predictions:
+        settings: dict[str, Any] = {"columns": self._columns, "batch_size": batch_size}
         if isinstance(reference, str | Path):
             if Path(reference).suffix == ".npz":
                 return Predictions.load(reference)
-            return self._predict(reference, self._processing_class)
+            return predict(reference, self._dataset, processing_class=self._processing_class, **settings)
+        processing_class = self._processing_class or processing_class
         with evaluating(reference):
-            return self._predict(reference, self._processing_class or processing_class)
-
-    def _predict(self, model: PreTrainedModel | str | Path, processing_class: Any) -> Predictions:
-        return predict(
-            model,
-            self._dataset,
-            processing_class=processing_class,
-            columns=self._columns,
-            batch_size=self._batch_size,
-        )
+            return predict(reference, self._dataset, processing_class=processing_class, **settings)
 
 
 def _logged(found: Audit) -> dict[str, float]:
     """The numbers of an audit that a curve can be drawn of, without those that it has no labels or groups for."""
     numbers = {name: float(found.metrics[name]) for name in _LOGGED}
-    gaps = [gap.mismatch_gap.value for gap in found.gaps]
+    gaps = [gap.mismatch_gap for gap in found.gaps]
     numbers["group_mismatch_gap"] = max((gap for gap in gaps if not math.isnan(gap)), default=math.nan)
     if found.limits:
         numbers["passed"] = float(found.passed)
     return {name: value for name, value in numbers.items() if not math.isnan(value)}
-
-
-def _calling_handler() -> CallbackHandler | None:
-    """Who calls the Trainer's callbacks: an event is not told who else listens, and only this one knows."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, CallbackHandler):
-            return caller
-        frame = frame.f_back
-    return None
 
 
 def _of_first_process(work: Callable[[], dict[str, float]]) -> dict[str, float]:

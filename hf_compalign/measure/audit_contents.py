@@ -46,12 +46,13 @@ def with_contents(
         )
     of_images = task.model_input == "pixel_values"
     shown = found.items[: MOST_THUMBNAILS if of_images else None]
-    rows = dataset.select([place[item.id] for item in shown])
+    names = (find_image_column(dataset, columns.image),) if of_images else find_text_columns(dataset, columns.text)
+    # Of the other columns some may be large, or images to be decoded.
+    rows = dataset.select_columns(list(names)).select([place[item.id] for item in shown])
     if of_images:
-        column = find_image_column(dataset, columns.image)
+        (column,) = names
         items = [replace(item, image=_thumbnail(row[column])) for item, row in zip(shown, rows, strict=True)]
     else:
-        names = find_text_columns(dataset, columns.text)
         items = [
             replace(item, texts=tuple(_shortened(row[name]) for name in names))
             for item, row in zip(shown, rows, strict=True)
@@ -60,7 +61,14 @@ def with_contents(
 
 
 def with_attribution(found: Audit, agreement: AttributionAgreement, explanations: Mapping[str, Explanation]) -> Audit:
-    """The audit with what `attribution_agreement` returned for its two models."""
+    """The audit with what `attribution_agreement` returned for its two models: as private as the dataset for texts.
+
+    Args:
+        found: an audit of the same two models on the same rows.
+        agreement: of both models.
+        explanations: of items by their ids. Only those of the changed items that the audit holds are kept: it lists
+            no others. Without any, nothing of the dataset is added.
+    """
 
     def explained(item: ChangedItem) -> ChangedItem:
         return replace(item, explanation=explanations.get(item.id))

@@ -2,21 +2,22 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_compalign._files import read_record, write_text_atomic
-from hf_compalign._records import built
+from hf_compalign._records import built, plain
 from hf_compalign.measure.attribution.record import AttributionAgreement
 from hf_compalign.measure.audit_items import ChangedItem
 from hf_compalign.measure.audit_text import describe, describe_html
 from hf_compalign.measure.calibration import CalibrationShift
-from hf_compalign.measure.candidates import SeedFloor
 from hf_compalign.measure.class_bias import ClassBias
 from hf_compalign.measure.comparison import Cells, ClassRow
-from hf_compalign.measure.groups.measures import Gap, GroupRates, GroupRow
+from hf_compalign.measure.floor import SeedFloor
+from hf_compalign.measure.groups.record import Gap, GroupRates, GroupRow
 from hf_compalign.measure.margins import MarginRow
 from hf_compalign.measure.symmetry import Frequencies
 
@@ -26,18 +27,28 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 _KIND = "hf_compalign.audit"
 _ABOUT = ("kind", "format_version", "passed")  # what to_dict adds to the fields
-_TABLES = ("per_class", "groups", "group_rates", "margins", "limits", "costs", "items")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One limit: it is kept when the 95 % upper bound of the rate, not just the rate itself, is within it."""
+    """One limit: it is kept when the one-sided 95 % upper bound, not just what was observed, is within it.
+
+    Attributes:
+        name: of the rate or gap.
+        limit: the largest acceptable value.
+        value: what was observed.
+        upper_bound: one-sided, of 95 % confidence.
+        passed: whether that bound is within the limit.
+        not_judged: attributes whose groups are too small or too few to be judged by this limit.
+    """
 
     name: str
     limit: float
     value: float
     upper_bound: float
     passed: bool
+    not_judged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,17 @@ class CostRow:
     reference: str
     candidate: str
     ratio: str
+
+
+_TABLES: dict[str, type] = {
+    "per_class": ClassRow,
+    "groups": GroupRow,
+    "group_rates": GroupRates,
+    "margins": MarginRow,
+    "limits": Verdict,
+    "costs": CostRow,
+    "items": ChangedItem,
+}
 
 
 @dataclass(frozen=True)
@@ -129,17 +151,18 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts, lists and dicts, with the metrics at the top level."""
-        found: dict[str, Any] = _mapped(asdict(self), lambda item: item)
-        for row in found["per_class"]:
-            row["name"] = self.label_names[row["label"]]
+        found: dict[str, Any] = plain(self)
+        found["per_class"] = self._rows("per_class")
         if self.floor is not None:
             found["floor"]["words"] = str(self.floor)
         about = (_KIND, FORMAT_VERSION, self.passed)
         return dict(zip(_ABOUT, about, strict=True)) | found.pop("metrics") | found
 
     def to_json(self) -> str:
-        """`to_dict` as strict JSON, with null for nan."""
-        return json.dumps(_mapped(self.to_dict(), _null_for_nan), indent=2, ensure_ascii=False, allow_nan=False)
+        """`to_dict` as strict JSON, with null for nan; one line for each number, row or part."""
+        parts = (f"  {json.dumps(name)}: {_laid_out(value)}" for name, value in self.to_dict().items())
+        # Half of a pair of surrogates is no UTF-8; as an escape it is kept.
+        return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", "{\n" + ",\n".join(parts) + "\n}")
 
     def to_pandas(self, table: str = "metrics") -> "DataFrame":
         """One of the tables as a data frame.
@@ -158,8 +181,8 @@ class Audit:
             return DataFrame(_metric_rows(self.metrics)).set_index("metric")
         if table not in _TABLES:
             raise ValueError(f"There is no table {table!r}. Allowed: metrics, {', '.join(_TABLES)}.")
-        rows = self.to_dict()[table]
-        return DataFrame(rows, columns=None if rows else _columns(table))
+        rows = self._rows(table)
+        return DataFrame(rows, columns=None if rows else [field.name for field in fields(_TABLES[table])])
 
     def save(self, path: str | Path) -> None:
         """Write `to_json`; the file is whole or not there."""
@@ -186,10 +209,21 @@ class Audit:
         return built(cls, found | {"metrics": _mapped(metrics, lambda item: math.nan if item is None else item)})
 
     def __str__(self) -> str:
-        return describe(self.to_dict())
+        return describe(self._without_long_tables().to_dict())
 
     def _repr_html_(self) -> str:
-        return describe_html(self.to_dict())
+        return describe_html(self._without_long_tables().to_dict())
+
+    def _without_long_tables(self) -> "Audit":
+        """What a text shows: there may be a million rows of the others."""
+        return replace(self, items=(), group_rates=())
+
+    def _rows(self, table: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = plain(getattr(self, table))
+        if table == "per_class":
+            for row in rows:
+                row["name"] = self.label_names[row["label"]]
+        return rows
 
 
 def _metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -202,17 +236,19 @@ def _metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _columns(table: str) -> list[str]:
-    kinds = {
-        "per_class": ClassRow,
-        "groups": GroupRow,
-        "group_rates": GroupRates,
-        "margins": MarginRow,
-        "limits": Verdict,
-        "costs": CostRow,
-        "items": ChangedItem,
-    }
-    return [field.name for field in fields(kinds[table])]
+def _laid_out(value: Any) -> str:
+    """JSON on one line; a table on one for each of its rows."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        rows = ",\n    ".join(map(_compact, value))
+        return f"[\n    {rows}\n  ]"
+    return _compact(value)
+
+
+def _compact(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # few rows hold a nan, and looking for one takes longer than writing
+        return json.dumps(_mapped(value, _null_for_nan), ensure_ascii=False, allow_nan=False)
 
 
 def _null_for_nan(value: Any) -> Any:

@@ -108,35 +108,10 @@ def resampled_sums(
     return np.where(sums[..., n_columns:] > 0, math.inf, sums[..., :n_columns]) if infinite.any() else sums
 
 
-def mean_estimates(
-    values: ArrayLike, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> tuple[Estimate, ...]:
-    """Mean of each column of values [N, K], with intervals from the same draws: as fast for K columns as for one.
-
-    Items with a nan in any column are left out. A mean of values of which one is inf is inf.
-
-    >>> mean_estimates([[0.0, 1.0], [0.0, 1.0]])[1]
-    Estimate(value=1.0, low=1.0, high=1.0)
-
-    Raises:
-        ValueError: the level is not in (0, 1), fewer than one resample, or a value of -inf.
-    """
-    check_level(level)
-    found = np.asarray(values, dtype=np.float64)
-    found = found[~np.isnan(found).any(axis=1)]
-    if not len(found):
-        return (Estimate(math.nan, math.nan, math.nan),) * found.shape[1]
-    # Deviations from about the mean lose no digits to its size.
-    centres = found.mean(axis=0)
-    centres[np.isinf(centres)] = 0.0
-    deviations = found - centres
-    means = deviations.mean(axis=0) + centres
-    draws = resampled_sums(deviations, n_resamples=n_resamples, seed=seed)[:, 0] / len(found) + centres
-    return tuple(estimate(mean, draw, level=level) for mean, draw in zip(means, draws.T, strict=True))
-
-
 def mean_estimate(values: ArrayLike, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:
     """Mean of the values [N] with its interval; nan values are left out, and none at all give nan.
+
+    A mean of values of which one is inf is inf.
 
     >>> mean_estimate([3.0])
     Estimate(value=3.0, low=3.0, high=3.0)
@@ -144,8 +119,16 @@ def mean_estimate(values: ArrayLike, *, n_resamples: int = 1000, level: float = 
     Raises:
         ValueError: the level is not in (0, 1), fewer than one resample, or a value of -inf.
     """
-    column = np.asarray(values, dtype=np.float64)[:, np.newaxis]
-    return mean_estimates(column, n_resamples=n_resamples, level=level, seed=seed)[0]
+    check_level(level)
+    found = np.asarray(values, dtype=np.float64)
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return Estimate(math.nan, math.nan, math.nan)
+    # Deviations from about the mean lose no digits to its size.
+    centre = 0.0 if np.isinf(found.mean()) else found.mean()
+    deviations = found - centre
+    draws = resampled_sums(deviations[:, np.newaxis], n_resamples=n_resamples, seed=seed)[:, 0, 0] / len(found)
+    return estimate(deviations.mean() + centre, draws + centre, level=level)
 
 
 @dataclass(frozen=True, eq=False)

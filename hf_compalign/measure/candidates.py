@@ -1,4 +1,4 @@
-"""More than two models: a re-run as the floor, several candidates side by side, and populations of runs."""
+"""More than two models: several candidates side by side, and populations of runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,94 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_compalign.measure.bootstrap import Estimate, estimate, resampled_counts
-from hf_compalign.measure.comparison import Cells, Ratio, cie_ratio, paired
-from hf_compalign.measure.intervals import holm, mcnemar, rate, wilson_interval
+from hf_compalign.measure.bootstrap import Estimate
+from hf_compalign.measure.comparison import Cells, check_classes, cie_ratio, closer_p_value, paired
+from hf_compalign.measure.intervals import holm, rate, wilson_interval
 from hf_compalign.measure.pairing import same_items
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.symmetry import checked_classes
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class SeedFloor:
-    """How far a re-run, another uncompressed fine-tune, is from the reference, and the candidate beside it.
-
-    Attributes:
-        model: the re-run, for people.
-        n: items compared.
-        mismatches: items that the re-run answers differently from the reference.
-        mismatch_rate: mismatches / n.
-        mismatch_rate_interval: its 95 % Wilson interval.
-        difference: the candidate's mismatch rate minus the re-run's, with a paired 95 % bootstrap interval.
-    """
-
-    model: str
-    n: int
-    mismatches: int
-    mismatch_rate: float
-    mismatch_rate_interval: tuple[float, float]
-    difference: Estimate
-
-    @property
-    def below(self) -> bool:
-        """Whether the candidate is shown to differ from the reference less than the re-run does."""
-        return self.difference.high < 0
-
-    def __str__(self) -> str:
-        gap = self.difference
-        numbers = (
-            f"{_percent(self.mismatch_rate + gap.value)} of the answers change, against {_percent(self.mismatch_rate)} "
-            f"(difference {100 * gap.value:+.2f} points, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f})."
-        )
-        if self.below:
-            return f"This compressed model differs from the original less than a re-run would: {numbers}"
-        if gap.low > 0:
-            return f"This compressed model differs from the original more than a re-run would: {numbers}"
-        return f"This compressed model and a re-run cannot be told apart in how much they differ: {numbers}"
-
-
-def seed_floor(
-    reference: ArrayLike,
-    candidate: ArrayLike,
-    rerun: ArrayLike,
-    *,
-    model: str = "",
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> SeedFloor:
-    """Judge a candidate's mismatches by those of a fine-tune that differs from the reference only in its seed.
-
-    >>> floor = seed_floor([0] * 100, [1] * 2 + [0] * 98, [0] * 80 + [1] * 20, model="seed 2")
-    >>> floor.mismatch_rate, round(floor.difference.value, 2), floor.below
-    (0.2, -0.18, True)
-
-    Args:
-        reference: the reference's answers, int [N].
-        candidate: the candidate's.
-        rerun: the re-run's.
-        model: the re-run's name.
-        n_resamples: draws of N items.
-        seed: of the draws.
-
-    Raises:
-        ValueError: not integers of one shape [N], or nothing to draw.
-    """
-    r, c, other = paired(reference, candidate, rerun)
-    c_differs, other_differs = c != r, other != r
-    # An item counts only through which of the two differ: neither, the re-run alone, the candidate alone, both.
-    counts = np.bincount(2 * c_differs + other_differs, minlength=4)
-    draws = resampled_counts(counts, n_resamples=n_resamples, seed=seed)
-    n, mismatches = len(r), int(other_differs.sum())
-    return SeedFloor(
-        model=model,
-        n=n,
-        mismatches=mismatches,
-        mismatch_rate=rate(mismatches, n),
-        mismatch_rate_interval=wilson_interval(mismatches, n),
-        difference=estimate(float(counts[2] - counts[1]) / n, (draws[:, 2] - draws[:, 1]) / n),
-    )
 
 
 @dataclass(frozen=True)
@@ -145,7 +64,7 @@ class PairRow:
 
     first: str
     second: str
-    cie_ratio: Ratio
+    cie_ratio: Estimate
     p_value: float
     p_adjusted: float
 
@@ -178,10 +97,15 @@ class Candidates:
         ]
         pairs = [
             f"CIE({row.first}) / CIE({row.second}) = {row.cie_ratio.value:.2f} "
-            f"({row.cie_ratio.low:.2f} to {row.cie_ratio.high:.2f}), p = {row.p_adjusted:.3g} after Holm"
+            f"({_ends(row.cie_ratio)}), p = {row.p_adjusted:.3g} after Holm"
             for row in self.pairs
         ]
         return "\n".join([f"{self.rows[0].n} items against {self.reference or 'the reference'}", *table, *pairs])
+
+
+def _ends(ratio: Estimate) -> str:
+    """Where all draws are alike, as with a candidate that changes nothing, they do not tell how sure that is."""
+    return f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.low < ratio.high else "no interval"
 
 
 def compare_candidates(
@@ -215,7 +139,7 @@ def compare_candidates(
     truth, *answers = (model.predicted[counted] for model in aligned.models)
     named = dict(zip(candidates, answers, strict=True))
     pairs = tuple(combinations(named, 2))
-    p_values = [_p_value(truth, named[first], named[second]) for first, second in pairs]
+    p_values = [closer_p_value(truth, named[first], named[second]) for first, second in pairs]
     return Candidates(
         reference=reference.model,
         rows=tuple(_row(name, truth, predicted, labels) for name, predicted in named.items()),
@@ -254,9 +178,9 @@ def pruning_identified_exemplars(
         ValueError: not integers, not the same items on both sides, no model on a side, or an answer not in
             [0, n_classes).
     """
-    sides = {"references": _population(references), "candidates": _population(candidates)}
-    paired(sides["references"][0], sides["candidates"][0])
-    before, after = checked_classes(n_classes, **sides)
+    before, after = _population(references), _population(candidates)
+    paired(before[0], after[0])
+    check_classes(n_classes, references=before, candidates=after)
     before_modal, after_modal = _modal(before), _modal(after)
     shared = np.zeros(before.shape[1], dtype=bool)
     for answer, modal in zip(before, before_modal, strict=True):
@@ -292,12 +216,6 @@ def _row(name: str, reference: Array, predicted: Array, labels: Array) -> Candid
         accuracy=cells.accuracy_candidate,
         accuracy_change=cells.accuracy_change,
     )
-
-
-def _p_value(reference: Array, first: Array, second: Array) -> float:
-    """McNemar's exact test, of keeping the reference's answer in place of being right."""
-    first_differs, second_differs = first != reference, second != reference
-    return mcnemar(int((first_differs & ~second_differs).sum()), int((second_differs & ~first_differs).sum()))
 
 
 def _shown(row: CandidateRow) -> tuple[str, ...]:

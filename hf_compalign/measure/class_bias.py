@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.comparison import paired
-from hf_compalign.measure.symmetry import checked_classes
+from hf_compalign.measure.comparison import check_classes, paired
+from hf_compalign.measure.one_vs_rest import class_counts, divided
 
 Array = NDArray[Any]
 
@@ -69,9 +69,10 @@ def class_bias(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_
     """
     r, c, y = paired(reference, candidate, labels)
     known = y != IGNORED
-    r, c, y = checked_classes(n_classes, reference=r[known], candidate=c[known], labels=y[known])
+    r, c, y = r[known], c[known], y[known]
+    check_classes(n_classes, reference=r, candidate=c, labels=y)
     before, after = _error_rates(r, y, n_classes), _error_rates(c, y, n_classes)
-    changes = 100 * _divided(after - before, before)
+    changes = 100 * divided(after - before, before)
     rows = tuple(
         ClassBiasRow(label, old[0], new[0], change[0], old[1], new[1], change[1])
         for label, (old, new, change) in enumerate(
@@ -92,14 +93,7 @@ def class_bias(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_
 
 def _error_rates(predicted: Array, labels: Array, n_classes: int) -> Array:
     """FPR and FNR of each class against the rest: [2, n_classes], nan without a denominator."""
-    of_class = np.bincount(labels, minlength=n_classes)
-    hits = np.bincount(labels[predicted == labels], minlength=n_classes)
-    taken = np.bincount(predicted, minlength=n_classes)
-    errors = np.stack([taken - hits, of_class - hits])
-    return _divided(errors, np.stack([len(labels) - of_class, of_class]))
-
-
-def _divided(numerator: Array, denominator: Array) -> Array:
-    """The quotient, nan where the denominator is 0."""
-    found = np.full(denominator.shape, np.nan)
-    return np.divide(numerator, denominator, out=found, where=denominator != 0)
+    counts = {name: of_one[0] for name, of_one in class_counts(labels, predicted, n_classes).items()}
+    positives = counts["positives"]
+    errors = np.stack([counts["false_positives"], positives - counts["true_positives"]])
+    return divided(errors, np.stack([len(labels) - positives, positives]))

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.bootstrap import estimate, resampled_counts
-from hf_compalign.measure.intervals import rate, wilson_interval
+from hf_compalign.measure.bootstrap import Estimate, estimate, resampled_counts
+from hf_compalign.measure.intervals import mcnemar, rate, wilson_interval
 
 Array = NDArray[Any]
 
@@ -194,9 +194,7 @@ def per_class(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_c
         ValueError: the three are not integers of one shape [N], or a label is not in [0, n_classes) nor -100.
     """
     r, c, y = paired(reference, candidate, labels)
-    outside = y[(y != IGNORED) & ((y < 0) | (y >= n_classes))]
-    if outside.size:
-        raise ValueError(f"labels must be in [0, {n_classes}), or -100 where unknown. Got {outside[0]}.")
+    check_classes(n_classes, labels=y)
     known, r_right, c_right = y != IGNORED, r == y, c == y
     kinds = (known, r != c, r_right & ~c_right, c_right & ~r_right, r_right, c_right)
     counts = [np.bincount(y[known & kind], minlength=n_classes).tolist() for kind in kinds]
@@ -217,15 +215,6 @@ def per_class(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_c
     ]
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of two counts with its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 def cie_ratio(
     reference: ArrayLike,
     baseline: ArrayLike,
@@ -234,7 +223,7 @@ def cie_ratio(
     n_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> Ratio:
+) -> Estimate:
     """CIE(baseline) / CIE(candidate), both against the reference: above 1 the candidate keeps more answers.
 
     The interval is a paired percentile bootstrap: items are drawn with replacement and all three models are
@@ -254,8 +243,23 @@ def cie_ratio(
     only_c = (~b_differs & c_differs).sum()
     counts = np.array([both, only_b, only_c, len(r) - both - only_b - only_c])
     draws = resampled_counts(counts, n_resamples=n_resamples, seed=seed)
-    found = estimate(_cie_ratio(counts), _cie_ratio(draws), level=level)
-    return Ratio(found.value, found.low, found.high)
+    return estimate(_cie_ratio(counts), _cie_ratio(draws), level=level)
+
+
+def closer_p_value(reference: ArrayLike, first: ArrayLike, second: ArrayLike) -> float:
+    """Exact two-sided p-value of the two keeping equally many of the reference's answers, int [N] each.
+
+    This is McNemar's test of keeping an answer, in place of being right: only items count on which exactly one of
+    the two differs from the reference.
+
+    >>> closer_p_value([0] * 9, [0] * 9, [1] * 5 + [0] * 4)
+    0.0625
+
+    Raises:
+        ValueError: not integers of one shape [N].
+    """
+    r, one, other = paired(reference, first, second)
+    return mcnemar(int(((one != r) & (other == r)).sum()), int(((one == r) & (other != r)).sum()))
 
 
 def _cie_ratio(counts: Array) -> Any:
@@ -286,3 +290,23 @@ def paired(*arrays: ArrayLike) -> tuple[Array, ...]:
         lengths = ", ".join(str(len(array)) for array in found)
         raise ValueError(f"Both models must answer the same items. Got {lengths} predictions and labels.")
     return tuple(array.astype(np.int64, copy=False) for array in found)
+
+
+def check_classes(n_classes: int, **answers: Array) -> None:
+    """Refuse integers that are no classes, in arrays of any shape; ``labels`` may also be -100.
+
+    Raises:
+        ValueError: one is not in [0, n_classes). The keyword of its array is named.
+    """
+    for name, values in answers.items():
+        wrong = (values < 0) | (values >= n_classes)
+        if name == "labels":
+            wrong &= values != IGNORED
+        if wrong.any():
+            allowed = f"[0, {n_classes})"
+            if name == "labels":
+                raise ValueError(f"labels must be in {allowed}, or -100 where unknown. Got {values[wrong][0]}.")
+            raise ValueError(
+                f"{name} must be in {allowed}, one number per class. Got {values[wrong][0]}. "
+                "Compare models that answer with the same classes."
+            )

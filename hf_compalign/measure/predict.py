@@ -1,7 +1,7 @@
 """Any model x any dataset -> `Predictions`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,28 @@ class Columns:
     id: str | None = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Rows that a model was asked, ready for it to be asked again while it changes: only its passes are done anew.
+
+    Attributes:
+        rows: the dataset with the model's inputs.
+        collate: how rows become a batch.
+        batch_size: rows at a time.
+        answers: what the model answered the first time.
+    """
+
+    rows: Dataset
+    collate: Collator
+    batch_size: int
+    answers: Predictions
+
+    def again(self, network: PreTrainedModel) -> Predictions:
+        """What the model answers now. It must still read the same inputs and have the same labels."""
+        logits, _ = _run(network, self.rows, self.collate, self.batch_size, marked=False)
+        return replace(self.answers, logits=logits, model_fingerprint=model_fingerprint(network))
+
+
 def predict(
     model: PreTrainedModel | str | Path,
     dataset: Dataset,
@@ -67,6 +89,28 @@ def predict(
     Raises:
         ValueError: the dataset is empty, its columns cannot be told apart, or its labels are not the model's.
     """
+    return ask(
+        model,
+        dataset,
+        processing_class=processing_class,
+        data_collator=data_collator,
+        columns=columns,
+        batch_size=batch_size,
+        device=device,
+    ).answers
+
+
+def ask(
+    model: PreTrainedModel | str | Path,
+    dataset: Dataset,
+    *,
+    processing_class: Any = None,
+    data_collator: Collator | None = None,
+    columns: Columns | None = None,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+) -> Asked:
+    """As `predict`, whose answers come with what it takes to ask the same rows again."""
     columns = columns or Columns()
     if len(dataset) == 0:
         raise ValueError("The dataset is empty. Give it at least one row.")
@@ -78,21 +122,22 @@ def predict(
     if label_column is not None:
         labels = label_ids(dataset, label_column, names)
     # Of the texts and images themselves, which are the same for two models that prepare them differently.
-    rows = _inputs(dataset, reader.task, columns) if is_raw(dataset, reader.task) else None
+    raw = is_raw(dataset, reader.task)
+    of_inputs = raw_marks(dataset, reader.task, columns) if raw else []
     dataset = reader.prepared(dataset, text=columns.text, image=columns.image)
     collate = data_collator or default_collator(reader.processing_class)
-    logits, marks = _run(network, dataset, collate, batch_size, marked=rows is None)
-    if rows is not None:
-        marks = [row_fingerprint(row) for row in rows]
-    return Predictions(
+    logits, marks = _run(network, dataset, collate, batch_size, marked=not raw)
+    marks = of_inputs if raw else marks
+    answers = Predictions(
         logits=logits,
         labels=labels,
-        ids=_ids(dataset, columns.id, marks),
+        ids=row_ids(dataset, columns.id, marks),
         label_names=names,
         model=reader.where,
         model_fingerprint=model_fingerprint(network),
         data_fingerprint=combined_fingerprint(marks),
     )
+    return Asked(dataset, collate, batch_size, answers)
 
 
 def _run(
@@ -118,17 +163,24 @@ def _batches(dataset: Dataset, batch_size: int) -> Iterator[list[dict[str, Any]]
         yield [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
 
-def _inputs(dataset: Dataset, task: Task, columns: Columns) -> Iterable[Mapping[str, Any]]:
-    """The raw rows as they are told apart."""
+def raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
+    """A hash of the text or image in each row of a raw dataset."""
+    rows: Iterable[Mapping[str, Any]]
     if task.model_input == "pixel_values":
         column = find_image_column(dataset, columns.image)
         files = dataset.select_columns([column]).cast_column(column, Image(decode=False))
-        return ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
-    return dataset.select_columns(list(find_text_columns(dataset, columns.text)))
+        rows = ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
+    else:
+        rows = dataset.select_columns(list(find_text_columns(dataset, columns.text)))
+    return [row_fingerprint(row) for row in rows]
 
 
-def _ids(dataset: Dataset, wanted: str | None, marks: list[str]) -> np.ndarray:
-    """[N] of str: an id column with a value of its own for each row, else the hash of its inputs."""
+def row_ids(dataset: Dataset, wanted: str | None, marks: Sequence[str]) -> np.ndarray:
+    """[N] of str: an id column with a value of its own for each row, else the hash of its inputs.
+
+    Raises:
+        ValueError: the wanted column is not there, or names several rows alike.
+    """
     if wanted is not None and wanted not in dataset.column_names:
         raise ValueError(f"There is no id column {wanted!r}. The columns are {', '.join(dataset.column_names)}.")
     for name in (wanted,) if wanted else ID_COLUMNS:

@@ -4,6 +4,7 @@ import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,9 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.logits)
 
-    @property
+    @cached_property
     def predicted(self) -> NDArray[np.int64]:
-        """The answers, int64 [N]: the column with the largest logit."""
+        """The answers, int64 [N]: the column with the largest logit; found once, and then kept."""
         # numpy compares half floats one by one, and single ones many at a time.
         return self._by_row(lambda logits: logits.astype(np.float32, copy=False).argmax(axis=1)).astype(np.int64)
 

@@ -99,10 +99,18 @@ class ItemScores:
     candidate_brier: _Floats
 
     @classmethod
-    def of(cls, reference_logits: ArrayLike, candidate_logits: ArrayLike, labels: ArrayLike) -> "ItemScores":
+    def of(
+        cls,
+        reference_logits: ArrayLike,
+        candidate_logits: ArrayLike,
+        labels: ArrayLike,
+        *,
+        rows: ArrayLike | None = None,
+    ) -> "ItemScores":
         """The scores of logits [N, C] of any float type, memory-mapped ones too, and labels [N], -100 if unknown.
 
-        A logit of -inf is a probability of 0.
+        A logit of -inf is a probability of 0. ``rows``, integers [M], are the items that count, whose scores are then
+        [M]; by default all of them. Logits are read in blocks, and never copied as a whole.
 
         >>> scores = ItemScores.of([[0.0, 0.0]], [[0.0, 0.0]], [1])
         >>> scores.kl, scores.reference_confidence, scores.reference_margin
@@ -115,8 +123,9 @@ class ItemScores:
         reference, candidate, y = np.asarray(reference_logits), np.asarray(candidate_logits), np.asarray(labels)
         _check_same_shape(reference, candidate)
         _check_labels(y, reference.shape)
-        parts = row_blocks(*reference.shape, block_size=1 << 22)
-        scores = each_block(lambda rows: _part_scores(reference[rows], candidate[rows], y[rows]), parts)
+        chosen = np.arange(len(y)) if rows is None else np.asarray(rows, dtype=np.int64)
+        parts = row_blocks(len(chosen), reference.shape[1], block_size=1 << 22)
+        scores = each_block(lambda part: _part_scores(reference, candidate, y, chosen[part]), parts)
         blocks = [block for part in scores for block in part]
         names = [field.name for field in fields(cls)]
         found = {name: np.concatenate([block[name] for block in blocks] or [np.empty(0)]) for name in names}
@@ -124,7 +133,7 @@ class ItemScores:
         if broken.any():
             raise ValueError(
                 f"logits must be finite, or -inf for a probability of 0. {broken.sum()} of {len(broken)} items have "
-                f"others, or no class that is possible, the first is item {broken.argmax()}. "
+                f"others, or no class that is possible, the first is item {chosen[broken.argmax()]}. "
                 "Check the model's weights and precision."
             )
         return cls(**found)
@@ -166,12 +175,14 @@ class _Softmax:
         return self.confidence - second
 
 
-def _part_scores(reference: NDArray[Any], candidate: NDArray[Any], labels: NDArray[Any]) -> list[dict[str, _Floats]]:
-    """The fields of `ItemScores`, for one block of items after the other."""
-    blocks = row_blocks(*reference.shape)
+def _part_scores(
+    reference: NDArray[Any], candidate: NDArray[Any], labels: NDArray[Any], rows: NDArray[np.int64]
+) -> list[dict[str, _Floats]]:
+    """The fields of `ItemScores` of these rows, for one block of them after the other."""
+    blocks = [rows[block] for block in row_blocks(len(rows), reference.shape[1])]
     # Room that is used again stays in the processor's cache; to ask for new memory each time takes longer.
-    room = np.empty((5, blocks[0].stop, reference.shape[1]))
-    return [_scores(reference[b], candidate[b], labels[b], room[:, : b.stop - b.start]) for b in blocks]
+    room = np.empty((5, len(blocks[0]), reference.shape[1]))
+    return [_scores(reference[b], candidate[b], labels[b], room[:, : len(b)]) for b in blocks]
 
 
 def _scores(

@@ -4,6 +4,7 @@ import math
 import re
 
 from hf_compalign.measure.audit_record import Audit
+from hf_compalign.measure.audit_text import unsigned_zero
 from hf_compalign.measure.bootstrap import Estimate
 
 
@@ -30,21 +31,24 @@ def _more_changes(audit: Audit) -> list[tuple[str, str, str]]:
     if audit.calibration is not None:
         before, after = audit.calibration.reference.ece, audit.calibration.candidate.ece
         change = audit.calibration.ece_change
-        rows.append(("calibration error (ECE)", f"{before:.4f} to {after:.4f}", f"change {_estimated(change)}"))
+        value, *ends = (unsigned_zero(f"{end:+.4f}") for end in (change.value, change.low, change.high))
+        shift = f"{value} ({' to '.join(ends)})"
+        rows.append(("calibration error (ECE), before and after", f"{before:.4f}, {after:.4f}", f"change {shift}"))
     for gap in audit.gaps:
         if gap.n_groups > 1:
             what = f"largest gap in mismatches, groups of {gap.attribute}"
-            rows.append((what, f"{gap.highest} - {gap.lowest}", _estimated(gap.mismatch_gap, percent=True)))
-        if not math.isnan(gap.worst_group_accuracy_drop.value):
-            what = f"drop in worst-group accuracy, groups of {gap.attribute}"
+            largest = f"{_at_most(gap.mismatch_gap, gap.upper_bound)}, p = {gap.p_value:.3g}"
+            rows.append((what, f"{gap.highest} - {gap.lowest}", largest))
+        if not math.isnan(gap.worst_group_accuracy_drop):
+            what = f"accuracy of the worst group before and after, groups of {gap.attribute}"
             worst = (
                 f"{100 * gap.worst_group_accuracy_reference:.2f} to {100 * gap.worst_group_accuracy_candidate:.2f} %"
             )
-            rows.append((what, worst, _estimated(gap.worst_group_accuracy_drop, percent=True)))
+            rows.append((what, worst, f"drop {_at_most(gap.worst_group_accuracy_drop, gap.drop_upper_bound)}"))
     if audit.floor is not None:
         low, high = audit.floor.mismatch_rate_interval
-        rate = f"{100 * audit.floor.mismatch_rate:.2f} % ({100 * low:.2f} to {100 * high:.2f} %)"
-        rows.append(("mismatches of an uncompressed re-run (floor)", str(audit.floor.mismatches), rate))
+        rerun = f"{100 * audit.floor.mismatch_rate:.2f} % ({100 * low:.2f} to {100 * high:.2f} %)"
+        rows.append(("mismatches of an uncompressed re-run (floor)", str(audit.floor.mismatches), rerun))
     if audit.attribution is not None:
         cosine = next(row for row in audit.attribution.rows if row.similarity == "cosine")
         between = f"floor {cosine.floor.value:.3f}, ceiling {cosine.ceiling.value:.3f}"
@@ -58,10 +62,13 @@ def _cell(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
-def _estimated(estimate: Estimate, *, percent: bool = False) -> str:
-    scale, unit, digits = (100, " %", 2) if percent else (1, "", 4)
-    value, low, high = (f"{scale * end:.{digits}f}" for end in (estimate.value, estimate.low, estimate.high))
-    return f"{value}{unit} ({low} to {high}{unit})"
+def _at_most(value: float, bound: float) -> str:
+    return f"{100 * value:.2f} % (at most {100 * bound:.2f} %)"
+
+
+def _estimated(estimate: Estimate) -> str:
+    value, low, high = (f"{end:.4f}" for end in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high})" if low != high else value
 
 
 def rate_of(audit: Audit, name: str) -> str:

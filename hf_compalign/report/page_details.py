@@ -1,18 +1,22 @@
 """What a report says beyond the answers: groups and fairness, calibration, margins and attributions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hf_compalign.report.page_items import class_name, items_link
+from markupsafe import Markup
+
+from hf_compalign.measure.attribution.record import CEILING, FLOOR, similarity_title
+from hf_compalign.measure.audit_text import ABOVE_CEILING, harmful_first, sampled
+from hf_compalign.report.page_items import class_name, items_link, listed
 from hf_compalign.report.page_text import (
     UNKNOWN,
     Section,
     Table,
+    bdi,
     count,
     decimals,
     ends,
     first_of,
-    harmful_first,
     interval,
     is_known,
     number,
@@ -32,12 +36,6 @@ _FAIRNESS = {
     "equalized_odds_difference": "equalized odds, difference",
     "equalized_odds_ratio": "equalized odds, ratio",
 }
-_SIMILARITIES = {
-    "cosine": "cosine",
-    "spearman": "rank correlation (Spearman)",
-    "top_k_overlap": "overlap of the top {k}",
-    "weighted_jaccard": "weighted Jaccard",
-}
 
 
 def groups(found: Mapping[str, Any]) -> list[Section]:
@@ -49,7 +47,7 @@ def groups(found: Mapping[str, Any]) -> list[Section]:
 def _attribute(found: Mapping[str, Any], attribute: str, key: str) -> Section:
     rows = harmful_first(row for row in found["groups"] if row["attribute"] == attribute)
     gap = next((gap for gap in found.get("gaps") or () if gap["attribute"] == attribute), None)
-    tables = [_group_table(rows)]
+    tables = [_group_table(rows, listed(found, "groups"))]
     if gap:
         tables += _fairness_tables(gap, found["label_names"])
     rates = [row for row in found.get("group_rates") or () if row["attribute"] == attribute]
@@ -62,19 +60,26 @@ def _attribute(found: Mapping[str, Any], attribute: str, key: str) -> Section:
 
 
 def _group_words(rows: Sequence[Mapping[str, Any]], gap: Mapping[str, Any] | None, least: int) -> list[str]:
-    words = []
+    words: list[str] = []
     if gap and gap["n_groups"] >= 2:
         words.append(
-            f"Answers change most often for {gap['highest']} and least often for {gap['lowest']}: a gap of "
-            f"{points(gap['mismatch_gap']['value'])} ({interval(ends(gap['mismatch_gap']))}), "
-            f"permutation {p_words(gap['p_value'])}."
+            Markup("Answers change most often for {} and least often for {}: a gap of {} ({}), permutation {}.").format(
+                bdi(gap["highest"]),
+                bdi(gap["lowest"]),
+                points(gap["mismatch_gap"]),
+                f"with 95 % confidence at most {points(gap['upper_bound'])}",
+                p_words(gap["p_value"]),
+            )
         )
-        drop = gap["worst_group_accuracy_drop"]
-        if is_known(drop["value"]):
+        if is_known(gap["worst_group_accuracy_drop"]):
             words.append(
-                f"Worst group's accuracy: {percent(gap['worst_group_accuracy_reference'])} "
-                f"({gap['worst_group_reference']}) before, {percent(gap['worst_group_accuracy_candidate'])} "
-                f"({gap['worst_group_candidate']}) after; a drop of {points(drop['value'])} ({interval(ends(drop))})."
+                Markup("Worst group's accuracy: {} ({}) before, {} ({}) after; {}.").format(
+                    percent(gap["worst_group_accuracy_reference"]),
+                    bdi(gap["worst_group_reference"]),
+                    percent(gap["worst_group_accuracy_candidate"]),
+                    bdi(gap["worst_group_candidate"]),
+                    _drop_words(gap["worst_group_accuracy_drop"], gap["drop_upper_bound"]),
+                )
             )
     else:
         words.append("There are not two groups large enough to compare.")
@@ -84,7 +89,17 @@ def _group_words(rows: Sequence[Mapping[str, Any]], gap: Mapping[str, Any] | Non
     return words
 
 
-def _group_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _drop_words(drop: float, bound: Any) -> str:
+    """What the worst group loses or gains, and the worst that the data leave open."""
+    shown = f"a gain of {points(-drop)}" if drop < 0 else f"a drop of {points(drop)}"
+    if not is_known(bound):
+        return shown
+    worst = f"a gain of at least {points(-bound)}" if bound < 0 else f"a drop of at most {points(bound)}"
+    return f"{shown} (with 95 % confidence {worst})"
+
+
+def _group_table(rows: Sequence[Mapping[str, Any]], known: Collection[str]) -> Table:
+    """``known``: the groups that items are listed of."""
     shown, left_out = first_of(rows)
     body = [
         (
@@ -105,7 +120,8 @@ def _group_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         *("group", "n", "mismatches", "rate", "95 % interval", "NFR", "95 % interval"),
         *("accuracy before", "after", "p (Holm)"),
     )
-    links = [items_link(group=f"{row['attribute']}: {row['group']}") if row["mismatches"] else "" for row in shown]
+    names = [f"{row['attribute']}: {row['group']}" for row in shown]
+    links = [items_link(group=name) if name in known else "" for name in names]
     caption = (
         f"Groups, most harmed first{left_out}; p: whether answers change more or less often than outside the group"
     )
@@ -122,10 +138,11 @@ def _fairness_tables(gap: Mapping[str, Any], names: Sequence[str]) -> list[Table
             decimals(row["reference"]),
             decimals(row["candidate"]),
             decimals(row["change"], signed=True),
+            count(row["n_skipped"]),
         )
         for row in shown
     ]
-    columns = ("measure", "class", "before", "after", "change")
+    columns = ("measure", "class", "before", "after", "change", "classes left out")
     return [Table("Fairness of the answers" + left_out, columns, body, words=(1,), folded=True)] if body else []
 
 
@@ -164,8 +181,9 @@ def calibration(found: Mapping[str, Any]) -> Section | None:
     ]
     ece = shift["ece_change"]
     lead = (
-        f"Confidence {_calibration_words(*ends(ece))} Of {plural(shift['n'], 'labelled item')}, in {shift['n_bins']} "
-        "bins of equal width; the intervals are bootstrapped. Lower is better, and 0 is perfect for the first.",
+        f"Confidence {_calibration_words(*ends(ece))} {_lean(after['bins'])}Of {plural(shift['n'], 'labelled item')}, "
+        f"in {shift['n_bins']} bins of equal width; the intervals are bootstrapped. Lower is better, and 0 is perfect "
+        "for the first.",
     )
     label = "Reliability diagrams: accuracy against confidence of the reference and the candidate"
     columns = ("measure", "before", "after", "change", "95 % interval")
@@ -180,10 +198,23 @@ def calibration(found: Mapping[str, Any]) -> Section | None:
 
 def _calibration_words(low: Any, high: Any) -> str:
     if is_known(low) and low > 0:
-        return "means less than it did: the calibration error grew."
+        return "is further from the accuracy than it was: the calibration error grew."
     if is_known(high) and high < 0:
-        return "means more than it did: the calibration error shrank."
-    return "means what it did, as far as these items can tell."
+        return "is closer to the accuracy than it was: the calibration error shrank."
+    return "is as far from the accuracy as it was, as far as these items can tell."
+
+
+def _lean(bins: Sequence[Mapping[str, Any]]) -> str:
+    """Whether a model is sure too often or too seldom, in a sentence."""
+    full = [one for one in bins if one["n"]]
+    n = sum(one["n"] for one in full)
+    if not n:
+        return ""
+    confidence, accuracy = (sum(one["n"] * one[name] for one in full) / n for name in ("confidence", "accuracy"))
+    both = f"mean confidence {percent(confidence)}, accuracy {percent(accuracy)}"
+    if round(10_000 * confidence) == round(10_000 * accuracy):
+        return f"On average the candidate is as sure as it is right: {both}. "
+    return f"On average the candidate is {'over' if confidence > accuracy else 'under'}-confident: {both}. "
 
 
 def _bins_table(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Table:
@@ -236,21 +267,23 @@ def attribution(found: Mapping[str, Any]) -> Section | None:
     kinds = ("all", "agreeing", "mismatches", "floor", "ceiling")
     body = [
         (
-            _SIMILARITIES.get(row["similarity"], row["similarity"]).format(k=shown["top_k"]),
+            similarity_title(row["similarity"], shown["top_k"]),
             *(_estimate(row[kind]) for kind in kinds),
         )
         for row in shown["rows"]
     ]
     lead = [
         f"How alike the two models' explanations of the reference's answer are ({shown['method'].replace('_', ' ')}): "
-        f"of {plural(shown['n_items'], 'item')} drawn with seed {shown['seed']}, and apart for those with the same "
-        f"answer ({count(shown['n_agreeing'])}) and with another ({count(shown['n_mismatches'])}).",
-        "Floor: the reference against one with random weights. Ceiling: the reference against itself with another "
-        "baseline. In brackets: 95 % bootstrap intervals.",
+        f"of {sampled(shown)}.",
+        f"Floor: the reference against {FLOOR}. Ceiling: the reference against {CEILING}. {ABOVE_CEILING}. "
+        "In brackets: 95 % bootstrap intervals.",
     ]
     deltas = [shown["convergence_delta_reference"], shown["convergence_delta_candidate"]]
     if all(is_known(delta) for delta in deltas):
-        lead.append(f"Convergence delta: {number(deltas[0])} (reference), {number(deltas[1])} (candidate).")
+        lead.append(
+            "Convergence delta, by how much the scores of an item fail on average to add up to the change of the logit "
+            f"that they explain: {number(deltas[0])} (reference), {number(deltas[1])} (candidate)."
+        )
     label = "Similarity of the explanations for agreeing items and mismatches, between floor and ceiling"
     columns = ("similarity", "all", "same answer", "other answer", "floor", "ceiling")
     table = Table("Similarity of the explanations", columns, body, folded=True)
@@ -261,7 +294,9 @@ def attribution(found: Mapping[str, Any]) -> Section | None:
 def _estimate(found: Mapping[str, Any]) -> str:
     if not is_known(found["value"]):
         return UNKNOWN
-    return f"{decimals(found['value'])} ({_ends(found)})"
+    low, high = ends(found)
+    # Of one item, or of items that are all alike, there is no telling how sure the mean is.
+    return decimals(found["value"]) + (f" ({_ends(found)})" if low != high else f" ({UNKNOWN})")
 
 
 def _ends(found: Mapping[str, Any], *, signed: bool = False) -> str:

@@ -43,6 +43,12 @@ def items_link(**filters: Any) -> str:
     return f"#{urlencode(filters)}"
 
 
+def listed(found: Mapping[str, Any], key: str) -> set[Any]:
+    """What the items have of "label", "candidate" or "groups": the others lead to no item."""
+    values = (item[key] for item in found.get("items") or ())
+    return {one for value in values for one in (value if isinstance(value, list) else (value,))}
+
+
 def script_json(value: Any) -> str:
     """JSON that can stand in a script element.
 

@@ -1,30 +1,35 @@
 """What a report says about all items: the answers, limits, candidates, costs, and what changed in each class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hf_compalign.report.page_items import CELLS, class_name, items_link
+from markupsafe import Markup
+
+from hf_compalign.measure.audit_text import harmful_first, judged
+from hf_compalign.report.page_items import CELLS, class_name, items_link, listed
 from hf_compalign.report.page_summary import RATES
 from hf_compalign.report.page_text import (
     UNKNOWN,
     Section,
     Table,
+    bdi,
     change,
     count,
     ends,
     first_of,
-    harmful_first,
     interval,
     is_known,
+    minus,
     number,
     p_value,
     p_words,
     percent,
     plural,
+    points,
     short_name,
 )
 from hf_compalign.report.plots import plot_candidates, plot_cells, plot_classes, plot_frontier
-from hf_compalign.report.plots.frontier import Plotted
+from hf_compalign.report.plots.frontier import Plotted, undominated
 from hf_compalign.report.svg import inline_svg
 
 _CELLS = {
@@ -102,15 +107,15 @@ def rerun(found: Mapping[str, Any]) -> Section | None:
         (
             "difference",
             UNKNOWN,
-            percent(floor["difference"]["value"], signed=True),
-            interval(ends(floor["difference"]), signed=True),
+            points(floor["difference"]["value"], signed=True),
+            interval(ends(floor["difference"]), signed=True).replace("%", "points"),
         ),
     ]
     caption = "Answers unlike the reference's; the difference with its paired bootstrap interval"
     return Section(
         "rerun",
         "Against a re-run",
-        (floor["words"],),
+        (minus(floor["words"]),),
         (),
         (Table(caption, ("model", "items", "rate", "95 % interval"), rows),),
     )
@@ -126,20 +131,16 @@ def limits(found: Mapping[str, Any]) -> Section | None:
             percent(row["limit"]),
             percent(row["value"]),
             percent(row["upper_bound"]),
-            _judged(row),
+            f"{'✓' if row['passed'] else '✗'} {judged(row, found)}",
         )
         for row in found["limits"]
     ]
-    lead = "A limit is kept when the one-sided 95 % upper bound is within it: too few items never pass."
+    lead = (
+        "A limit is kept when the one-sided 95 % upper bound is within it: too few items never pass. It is exceeded "
+        "when the whole interval of the rate lies above it; between the two nothing is shown."
+    )
     columns = ("limit on", "at most", "observed", "upper bound", "verdict")
     return Section("limits", "Limits", (lead,), (), (Table("Limits", columns, rows, words=(4,)),))
-
-
-def _judged(row: Mapping[str, Any]) -> str:
-    if row["passed"]:
-        return "✓ kept"
-    exceeded = is_known(row["value"]) and row["value"] > row["limit"]
-    return "✗ exceeded" if exceeded else "✗ too few items to show it"
 
 
 def candidates(audits: Sequence[Mapping[str, Any]]) -> Section | None:
@@ -163,7 +164,7 @@ def candidates(audits: Sequence[Mapping[str, Any]]) -> Section | None:
         for name, found in named.items()
     ]
     columns = ("candidate", "n", "mismatches", "rate", "95 % interval", "NFR", "accuracy", "MB", "ms", "verdict")
-    lead = f"The other parts of this page are about the first of them, {rows[0][0]}."
+    lead = Markup("The other parts of this page are about the first of them, {}.").format(bdi(rows[0][0]))
     label = "Mismatch rate of each candidate with its interval, against size and latency where these are known"
     table = Table("Candidates", columns, rows, words=(9,))
     return Section("candidates", "Candidates", (lead,), (inline_svg(plot_candidates(named), label=label),), (table,))
@@ -176,24 +177,56 @@ def _named(audits: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     return dict(zip(unique, audits, strict=True))
 
 
-def frontier_section(points: Sequence[Plotted] | None) -> Section | None:
-    """The files that a repair measured."""
-    if not points:
+def frontier_section(
+    files: Sequence[Plotted] | None, *, items: Collection[int], chosen: tuple[str, ...] | None
+) -> Section | None:
+    """The files that a repair measured, the smallest first.
+
+    Args:
+        files: as measured.
+        items: how many items each audit of the page is of. Nothing else tells a frontier of other data.
+        chosen: the layers in float of the file that the repair chose.
+
+    Raises:
+        ValueError: the files were measured on another number of items than every audit.
+    """
+    if not files:
         return None
+    _check_items(files[0].n, items)
+    lead = (
+        f"{plural(len(files), 'file')} as the repair measured them, on {plural(files[0].n, 'item')}; a frontier does "
+        "not say of which model and which items it is. A number in the chart is how many layers are in float, at the "
+        f"files that no other beats in size and mismatches{' and at the chosen one' if chosen is not None else ''}.",
+    )
+    label = "Mismatch rate of each file with its interval, against its size and latency"
+    chart = inline_svg(plot_frontier(files, chosen=chosen), label=label)
+    return Section("frontier", "Frontier", lead, (chart,), (_files_table(files, chosen),))
+
+
+def _check_items(n: int, items: Collection[int]) -> None:
+    if n not in items:
+        raise ValueError(
+            f"The frontier was measured on {plural(n, 'item')}, and no audit here is of as many: "
+            f"{', '.join(map(count, sorted(items)))}. Give the frontier of a repair of this model on these items, or "
+            "leave it out."
+        )
+
+
+def _files_table(files: Sequence[Plotted], chosen: tuple[str, ...] | None) -> Table:
+    best = undominated(files)
     rows = [
         (
-            plural(len(point.kept), "layer"),
-            percent(point.mismatch_rate),
-            interval(point.mismatch_rate_interval),
-            number(point.size_bytes / 1e6),
-            "✓ kept" if point.passed else "✗ not shown to be kept",
+            plural(len(file.kept), "layer"),
+            number(file.size_bytes / 1e6),
+            percent(file.mismatch_rate),
+            interval(file.mismatch_rate_interval),
+            "✓ kept" if file.passed else "✗ not shown to be kept",
+            "chosen" if file.kept == chosen else "undominated" if file in best else "",
         )
-        for point in points
+        for file in sorted(files, key=lambda one: one.size_bytes)
     ]
-    columns = ("in float", "mismatch rate", "95 % interval", "MB", "limits")
-    label = "Mismatch rate of each file with its interval, against its size and latency"
-    table = Table("Files", columns, rows, words=(4,))
-    return Section("frontier", "Frontier", (), (inline_svg(plot_frontier(points), label=label),), (table,))
+    columns = ("in float", "MB", "mismatch rate", "95 % interval", "limits", "")
+    return Table("Files, the smallest first", columns, rows, words=(4, 5), folded=True)
 
 
 def costs(found: Mapping[str, Any]) -> Section | None:
@@ -204,7 +237,7 @@ def costs(found: Mapping[str, Any]) -> Section | None:
     if not rows:
         return None
     machine = found.get("machine")
-    lead = (f"Timed on {machine}.",) if machine else ()
+    lead = (Markup("Timed on {}.").format(bdi(machine)),) if machine else ()
     table = Table("Costs", ("", "reference", "candidate", "ratio"), rows)
     return Section("costs", "Size and latency", lead, (), (table,))
 
@@ -229,7 +262,8 @@ def classes(found: Mapping[str, Any]) -> Section | None:
         for row in shown
     ]
     columns = ("class", "n", "mismatches", "rate", "95 % interval", "NFR", "recall before", "recall after")
-    links = [items_link(label=row["label"]) if row["mismatches"] else "" for row in shown]
+    known = listed(found, "label")
+    links = [items_link(label=row["label"]) if row["label"] in known else "" for row in shown]
     caption = "Classes of the labels, most harmed first" + left_out
     lead = [
         "Items by their label. The classes whose mismatch rate is surely high, by the lower end of its interval, "
@@ -287,7 +321,8 @@ def frequencies(found: Mapping[str, Any]) -> Section | None:
         (class_name(names, label), count(before), count(after), change(after - before))
         for label, (before, after) in shown
     ]
-    links = [items_link(candidate=label) for label, _ in shown]
+    known = listed(found, "candidate")
+    links = [items_link(candidate=label) if label in known else "" for label, _ in shown]
     named = {
         "stuart_maxwell": "Stuart-Maxwell (paired): are the classes predicted as often as before?",
         "bowker": "Bowker (paired): do as many answers go from one class to another as back?",

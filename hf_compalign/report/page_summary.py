@@ -19,16 +19,14 @@ from hf_compalign.report.page_text import (
 RATES = {
     "agreement": "same answer",
     "mismatch_rate": "other answer (mismatch rate)",
-    "nfr": "right, now wrong (NFR)",
-    "pfr": "wrong, now right (PFR)",
+    **audit_text.FLIPS,
     "flip_rate": "flips between right and wrong",
-    "btc": "right answers kept (BTC)",
-    "bec": "errors shared (BEC)",
     "accuracy_reference": "accuracy of the reference",
     "accuracy_candidate": "accuracy of the candidate",
     "group_mismatch_gap": "gap between the groups' mismatch rates",
     "worst_group_accuracy_drop": "drop of the worst group's accuracy",
 }
+_RISK = 0.05
 # What is missing, by the key of the audit that would hold it, and the options of the command that bring it.
 _MISSING = {
     "n_labelled": ("Right and wrong, classes and calibration", "--label-column COLUMN"),
@@ -66,10 +64,11 @@ def verdict(found: Mapping[str, Any]) -> Verdict:
     if not limits:
         words = "No limit was set, so this page reports and does not judge."
         return Verdict("none", "No limit set", (happened, words))
+    unjudged = audit_text.left_unjudged(limits)
     if not failed:
-        words = "Every limit is kept: the upper end of each rate's 95 % interval is within it, not just the rate."
-        return Verdict("passed", "Passed", (happened, words))
-    words = "Not shown to be within the limit: " + "; ".join(map(_failure, failed)) + "."
+        words = "Every limit is kept: the one-sided 95 % upper bound of each is within it, not just what was observed"
+        return Verdict("passed", "Passed", (happened, f"{words}{unjudged}."))
+    words = f"Not shown to be within the limit: {'; '.join(map(_failure, failed))}{unjudged}."
     if all(is_known(row["value"]) and row["value"] <= row["limit"] for row in failed):
         words += " What was observed is within it, but so few items cannot show that it would stay there."
     return Verdict("failed", "Not passed", (happened, words))
@@ -99,11 +98,12 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
 
 
 def floor_words(floor: Mapping[str, Any]) -> str:
-    """Whether the candidate differs from the reference less than another fine-tune does."""
+    """Whether the candidate differs from the reference less than another fine-tune does, as `SeedFloor` judges it."""
     low, high = ends(floor["difference"])
-    if is_known(high) and high < 0:
+    shown = is_known(floor["p_value"]) and floor["p_value"] < _RISK
+    if shown and is_known(high) and high < 0:
         return "fewer than the re-run"
-    if is_known(low) and low > 0:
+    if shown and is_known(low) and low > 0:
         return "more than the re-run"
     return "not to be told apart from the re-run"
 

@@ -1,18 +1,18 @@
-"""The words, numbers and tables of the report page: text that anyone may have written, made safe to look at."""
+"""The words, numbers and tables of the report page."""
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from markupsafe import Markup
+
+from hf_compalign.measure.audit_text import unsigned_zero
 
 UNKNOWN = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
-# Controls that turn the reading direction of what follows, and marks that take no space.
-_DIRECTIONS = "\u202a-\u202e\u2066-\u2069"
-_UNSEEN = "\u200b\u2060-\u2064\ufeff"
-_HIDDEN = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_DIRECTIONS}{_UNSEEN}\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Section:
     Attributes:
         key: its anchor.
         title: its heading.
-        lead: paragraphs.
+        lead: paragraphs; names within them are set apart by `bdi`.
         charts: SVG elements.
         tables: below the charts.
     """
@@ -55,23 +55,13 @@ class Section:
     tables: tuple[Table, ...] = ()
 
 
-def visible(text: str) -> str:
-    """The text with what would hide, break or turn it made visible: controls, lone surrogates, direction changes.
+def bdi(name: str) -> Markup:
+    """A name within a sentence: its reading direction is its own.
 
-    >>> visible("a\\x00b \\u202e c")
-    'a[U+0000]b [U+202E] c'
+    >>> bdi("<b>")
+    Markup('<bdi>&lt;b&gt;</bdi>')
     """
-    text = text.replace("\r\n", "\n")
-    return _HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
-
-
-def cleaned(value: Any) -> Any:
-    """The same dicts and lists, with every text made `visible`."""
-    if isinstance(value, str):
-        return visible(value)
-    if isinstance(value, Mapping):
-        return {cleaned(name): cleaned(item) for name, item in value.items()}
-    return [cleaned(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return Markup("<bdi>{}</bdi>").format(name)
 
 
 def short_name(model: str) -> str:
@@ -98,7 +88,7 @@ def percent(value: Any, *, signed: bool = False, digits: int = 2) -> str:
     """
     if not is_known(value):
         return UNKNOWN
-    return f"{_signed(100 * value, digits) if signed else f'{100 * value:.{digits}f}'}{_SPACE}%"
+    return f"{_fixed(100 * value, digits, signed=signed)}{_SPACE}%"
 
 
 def points(value: Any, *, signed: bool = False) -> str:
@@ -118,18 +108,18 @@ def number(value: Any, *, digits: int = 3) -> str:
     """
     if not is_known(value):
         return UNKNOWN
-    return f"{value:.{digits}g}".replace("-", _MINUS)
+    return minus(f"{value:.{digits}g}")
 
 
 def decimals(value: Any, *, signed: bool = False) -> str:
     """A number with three decimals, so that a column of them is aligned.
 
-    >>> decimals(0.5), decimals(0.0, signed=True)
-    ('0.500', '+0.000')
+    >>> decimals(0.5), decimals(-0.00001, signed=True)
+    ('0.500', '0.000')
     """
     if not is_known(value):
         return UNKNOWN
-    return (f"{value:+.3f}" if signed else f"{value:.3f}").replace("-", _MINUS)
+    return _fixed(value, 3, signed=signed)
 
 
 def count(value: int) -> str:
@@ -145,9 +135,9 @@ def change(value: int) -> str:
     """A difference of counts.
 
     >>> change(12), change(0)
-    ('+12', '+0')
+    ('+12', '0')
     """
-    return f"{value:+,}".replace("-", _MINUS)
+    return minus(unsigned_zero(f"{value:+,}"))
 
 
 def interval(ends: Sequence[Any], *, signed: bool = False, digits: int = 2) -> str:
@@ -207,16 +197,14 @@ def first_of(rows: Sequence[Any], *, most: int = 200) -> tuple[Sequence[Any], st
     return rows[:most], left_out
 
 
-def harmful_first(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows of classes or groups in the order of the charts: the surest mismatches first, those without items last."""
+def minus(words: str) -> str:
+    """The same words, with a minus before numbers where there was a hyphen.
 
-    def harm(row: Mapping[str, Any]) -> tuple[float, float]:
-        low, rate = row["mismatch_rate_interval"][0], row["mismatch_rate"]
-        return (low, rate) if is_known(low) else (-math.inf, -math.inf)
+    >>> minus("well-known: -0.5, 1e-06")
+    'well-known: −0.5, 1e−06'
+    """
+    return re.sub(r"(?:(?<=\de)|(?<!\w))-(?=\d)", _MINUS, words)
 
-    return sorted(rows, key=harm, reverse=True)
 
-
-def _signed(value: float, digits: int) -> str:
-    text = f"{value:+.{digits}f}"
-    return text.replace("-", _MINUS)
+def _fixed(value: float, digits: int, *, signed: bool) -> str:
+    return minus(unsigned_zero(f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"))

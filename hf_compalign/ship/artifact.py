@@ -1,5 +1,7 @@
 """Write what ships: the weights, the ONNX files, an audit of each, and the card that says so."""
 
+import importlib.util
+import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -8,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from torch import nn
 from transformers import PreTrainedModel
 
 from hf_compalign._files import staged_folder
-from hf_compalign.compress.schemes import quantization_of, scheme_of
 from hf_compalign.file_model import FileModel
-from hf_compalign.fingerprint import is_quantized
 from hf_compalign.inference import load_model, load_processor
 from hf_compalign.measure.audit import audit, checked_limits
 from hf_compalign.measure.audit_record import Audit
@@ -25,17 +24,15 @@ from hf_compalign.measure.predictions import Predictions
 from hf_compalign.onnx_model import OnnxModel
 from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name, write_model_card
 from hf_compalign.report.page import write_report
+from hf_compalign.ship.done import with_what_was_done
 from hf_compalign.ship.hub import ONNX, WEIGHTS, audit_name
 from hf_compalign.ship.questions import Model, Questions, machine_name, name_of, processor_of, timing_device
 from hf_compalign.tasks import task_of
 
-# Matrices with more zeros than training leaves by chance were pruned.
-_PRUNED_SHARE = 0.05
-# 4 bits alone round some 14 % of the weights of a layer to zero.
-_PRUNED_SHARE_IN_INT4 = 0.25
+logger = logging.getLogger(__name__)
+
 REPORT = "report.html"
 _VARIANT = re.compile(r"model(_[a-z0-9]+)*")
-_INT8 = {"int8", "uint8", "quantized"}
 _THE_ORIGINAL = "the original"
 _THE_DATASET = "the evaluation data"
 
@@ -116,7 +113,7 @@ def save_artifact(
             ``{"model_int8": "a/model_int8.onnx", "model_quantized": "b/model_int8.onnx"}``. Transformers.js calls
             `model` fp32, `model_int8` int8 and `model_quantized` q8.
         details: what the card says, the processor, limits for the audits, what is timed.
-        overwrite: replace files of the same names in the folder.
+        overwrite: replace files of the same names in the folder, and remove a ``report.html`` of other audits.
 
     Returns:
         The audits, sizes and latencies of all files.
@@ -151,8 +148,11 @@ def save_artifact(
         times = questions.latencies(models, sizes=details.timed_batch_sizes, n_runs=details.n_runs, device=device)
         files = _measured(models, audits, times)
         machine = machine_name(device) if details.timed_batch_sizes else ""
-        card = _with_what_was_done(replace(card, files=files, machine=machine), compressed)
-        write_model_card(work, audits[weights], details=replace(card, report=_report(work, files)))
+        card = with_what_was_done(replace(card, files=files, machine=machine), compressed)
+        report = _report(work, files)
+        write_model_card(work, audits[weights], details=replace(card, report=report))
+    if report is None:
+        (Path(folder) / REPORT).unlink(missing_ok=True)
     return Artifact(Path(folder), files, machine)
 
 
@@ -281,6 +281,12 @@ def _measured(
 
 def _report(work: Path, files: Mapping[str, Measured]) -> str | None:
     """The page of all files beside the card, where the extra `report` is installed; without texts of the dataset."""
+    # Not by trying: an import that fails for another reason must be seen.
+    if importlib.util.find_spec("matplotlib") is None:
+        logger.info(
+            "%s is left out, as matplotlib is not installed. Install it: pip install 'hf-compalign[report]'", REPORT
+        )
+        return None
     audits = []
     original = files[ORIGINAL]
     for one in files.values():
@@ -292,10 +298,7 @@ def _report(work: Path, files: Mapping[str, Measured]) -> str | None:
         if original.size_bytes is not None and one.size_bytes is not None:
             sizes = (original.size_bytes, one.size_bytes)
         audits.append(replace(one.audit, size_bytes=sizes, latency_ms=times))
-    try:
-        write_report(work / REPORT, audits)
-    except ImportError:
-        return None
+    write_report(work / REPORT, audits)
     return REPORT
 
 
@@ -304,41 +307,3 @@ def _size_bytes(path: Path) -> int:
     if path.is_file():
         return OnnxModel(path).size_bytes
     return sum(file.stat().st_size for file in path.glob("*.safetensors"))
-
-
-def _with_what_was_done(card: CardDetails, model: PreTrainedModel) -> CardDetails:
-    """Tags and the relation to the base model, by what the model and the files are."""
-    quantization = quantization_of(model)
-    weights = scheme_of(quantization.scheme).weights if quantization else ""
-    variants = [name for name in card.files if name.endswith(".onnx")]
-    int8_files = [name for name in variants if _INT8 & set(Path(name).stem.split("_"))]
-    least = _PRUNED_SHARE_IN_INT4 if weights == "int4" else _PRUNED_SHARE
-    pruned = "shrink" in (getattr(model.config, "compression", None) or {}) or _zero_share(model) > least
-    done = {
-        "pruning": pruned,
-        "quantization": quantization or int8_files,
-        "int8": int8_files,
-        weights: quantization,
-        "onnx": variants,
-        "transformers.js": variants,
-    }
-    only_quantized = not pruned and (quantization or (int8_files and _is_unchanged(card)))
-    return replace(
-        card,
-        tags=[*card.tags, *(tag for tag, holds in done.items() if holds)],
-        base_model_relation=card.base_model_relation or ("quantized" if only_quantized else "finetune"),
-    )
-
-
-def _is_unchanged(card: CardDetails) -> bool:
-    """Whether the weights are those of the original, so that only the ONNX files differ."""
-    found = next(one.audit for one in card.files.values() if one.audit is not None)
-    return found.reference.model_fingerprint == found.candidate.model_fingerprint
-
-
-def _zero_share(model: nn.Module) -> float:
-    """Of the entries of the weight matrices."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    values = (matrix.dequantize() if is_quantized(matrix) else matrix for matrix in matrices)
-    zeros = sum(int((matrix == 0).sum()) for matrix in values)
-    return zeros / max(sum(matrix.numel() for matrix in matrices), 1)

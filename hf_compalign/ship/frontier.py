@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_compalign._files import read_record, write_record
+from hf_compalign._records import built
 from hf_compalign.measure.audit_record import Audit, Verdict
 from hf_compalign.measure.latency import Latency
+from hf_compalign.report.plots.frontier import undominated
 
 FORMAT_VERSION = 1
 _KIND = "hf_compalign.frontier"
@@ -134,22 +136,13 @@ class Frontier:
 def _point(stored: Mapping[str, Any]) -> Point:
     read = {name: value for name, value in stored.items() if name != "passed"}
     read |= {name: tuple(stored[name]) for name in ("kept", "mismatch_rate_interval")}
-    read["limits"] = tuple(Verdict(**row) for row in stored["limits"])
+    read["limits"] = tuple(built(Verdict, row) for row in stored["limits"])
     read["latency"] = _latencies(stored["latency"])
     return Point(**read)
 
 
 def _latencies(stored: Mapping[str, Any]) -> dict[int, Latency]:
     return {int(batch_size): Latency(**row) for batch_size, row in stored.items()}
-
-
-def undominated(points: Iterable[Point]) -> list[Point]:
-    """The points that no other beats: none has as few mismatches in fewer bytes; the smallest file first."""
-    best: list[Point] = []
-    for point in sorted(points, key=lambda one: (one.size_bytes, one.mismatches)):
-        if not best or point.mismatches < best[-1].mismatches:
-            best.append(point)
-    return best
 
 
 def frontier_rows(frontier: Frontier) -> list[list[str]]:

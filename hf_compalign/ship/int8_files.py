@@ -18,7 +18,8 @@ from hf_compalign.measure.latency import Latency
 from hf_compalign.measure.predict import Columns
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.onnx_model import OnnxModel
-from hf_compalign.ship.frontier import Frontier, Point, Sensitivity, undominated
+from hf_compalign.report.plots.frontier import undominated
+from hf_compalign.ship.frontier import Frontier, Point, Sensitivity
 from hf_compalign.ship.questions import Questions, machine_name, timing_device
 
 

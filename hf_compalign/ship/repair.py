@@ -19,8 +19,8 @@ from hf_compalign.inference import load_model
 from hf_compalign.measure.audit import audit, checked_limits
 from hf_compalign.measure.audit_record import Audit
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.report.plots import plot_frontier
-from hf_compalign.ship.frontier import Frontier, Point, undominated
+from hf_compalign.report.plots.frontier import plot_frontier, undominated
+from hf_compalign.ship.frontier import Frontier, Point
 from hf_compalign.ship.int8_files import Int8Files, RepairOptions
 from hf_compalign.ship.questions import Model, Questions, processor_of
 from hf_compalign.ship.search import Found, items_needed, shortened, smallest_float_set

@@ -19,9 +19,9 @@ from hf_compalign.measure.attribution.record import AttributionAgreement, Explan
 from hf_compalign.measure.attribution.similarity import SIMILARITIES, similarities
 from hf_compalign.measure.bootstrap import mean_estimate
 from hf_compalign.measure.pairing import same_items
-from hf_compalign.measure.predict import Columns, predict
+from hf_compalign.measure.predict import Columns, predict, raw_marks, row_ids
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.reader import Reader
+from hf_compalign.measure.reader import Reader, is_raw
 
 __all__ = ["METHODS", "AttributionOptions", "attribution_agreement", "explain"]
 
@@ -53,10 +53,12 @@ def attribution_agreement(
     few mismatches more are drawn, uniformly from the mismatches: they count for "mismatches" alone.
 
     The floor is what an unrelated model reaches: the reference against itself with random weights, but for the word
-    embeddings. The ceiling is what the method leaves open: the reference against itself with another baseline (the
-    mask token or else the unknown one, or the mean of the embedding table without a tokenizer; the image's own mean
-    colour) or, for saliency and input x gradient, which have no baseline, with noise of a tenth of the standard
-    deviation on what it reads. A candidate above the ceiling differs less than two choices of the method do.
+    embeddings. A random head alone would make no unrelated model: what the head of a fine-tuned classifier reads points
+    in one direction for each answer, so that any head finds the same tokens. The ceiling is what the method leaves
+    open: the reference against itself with another baseline (the mask token or else the unknown one, or the mean of the
+    embedding table without a tokenizer; the image's own mean colour) or, for saliency and input x gradient, which have
+    no baseline, with noise of a tenth of the standard deviation on what it reads. A candidate above the ceiling differs
+    less than two choices of the method do.
 
     Args:
         reference: the model to be preserved: a module, a folder or a Hub id; for occlusion also a file.
@@ -84,7 +86,7 @@ def attribution_agreement(
             _answers(pair.reference, dataset, columns),
             _answers(pair.candidate, dataset, columns),
         )
-        _check_rows(ours, dataset)
+        _check_rows(ours, dataset, pair)
         same = same_items(ours, [theirs])
         answers = [model.predicted for model in same.models]
         changed = answers[0] != answers[1]
@@ -138,11 +140,17 @@ def _answers(side: Reader, dataset: Dataset, columns: Columns | None) -> Predict
     return predict(side.network, dataset, processing_class=side.processing_class, columns=columns)
 
 
-def _check_rows(predictions: Predictions, dataset: Dataset) -> None:
-    if len(predictions) != len(dataset):
+def _check_rows(predictions: Predictions, dataset: Dataset, pair: Pair) -> None:
+    got = f"{len(predictions)} items" if len(predictions) != len(dataset) else ""
+    task = pair.reference.task
+    if not got and is_raw(dataset, task):
+        marks = raw_marks(dataset, task, pair.columns)
+        if not np.array_equal(predictions.ids, row_ids(dataset, pair.columns.id, marks)):
+            got = "those of other rows, or in another order"
+    if got:
         raise ValueError(
-            f"predictions must be those of the {len(dataset)} rows of the dataset, in its order. Got "
-            f"{len(predictions)}. Predict with both models on this dataset, or leave them out."
+            f"predictions must be those of the {len(dataset)} rows of the dataset, in its order. Got {got}. Predict "
+            "with both models on this dataset, or leave them out."
         )
 
 

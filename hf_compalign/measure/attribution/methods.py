@@ -94,10 +94,10 @@ class Attributor:
     def _of_texts(self, batch: Batch, content: Tensor) -> list[Attribution]:
         """Scores of the word embeddings, summed over their features."""
         embedding = self.model.get_input_embeddings()  # type: ignore[operator]
-        ids = batch.inputs["input_ids"]
         with torch.no_grad():
-            values = embedding(ids).detach()
-            start = torch.where(content[..., None], self._blank(embedding, batch), values)
+            values = start = embedding(batch.inputs["input_ids"]).detach()
+            if self.method in INTEGRATED:
+                start = torch.where(content[..., None], self._blank(embedding, batch), values)
 
         def answer(read: Tensor, *inputs: Tensor) -> Tensor:
             hook = embedding.register_forward_hook(lambda *_: read)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from hf_compalign.compress.schemes import quantization_of, scheme_of
 from hf_compalign.file_model import FileModel
+from hf_compalign.fingerprint import is_quantized
 
 TEXT, IMAGE = "text", "image"
 # The first of each is the default.
@@ -80,13 +81,25 @@ def check_explainable(model: nn.Module, method: str) -> None:
             f"{method} follows gradients, and {model.path.name} is run by {model.runtime}, which has none. Explain the "
             f"model of PyTorch that it was exported from. {instead}"
         )
-    record = quantization_of(model)
-    if record is None or not record.converted:
-        return
-    scheme = scheme_of(record.scheme)
-    if scheme.backend == "torchao" and scheme.activations is not None:
+    blocked = _blocked_layer(model)
+    if blocked is not None:
         raise ValueError(
-            f"{method} follows gradients, and {type(model).__name__} is converted to {scheme.name}, whose integers let "
-            "none through. Explain it as it was before the conversion: prepared for that scheme it computes the same "
-            f"values. {instead}"
+            f"{method} follows gradients, and the quantised layer {blocked} of {type(model).__name__} computes with "
+            "integers, which let none through. Explain the model as it was before it was converted: prepared for the "
+            f"same scheme it computes the same values. {instead}"
         )
+
+
+def _blocked_layer(model: nn.Module) -> str | None:
+    """A quantised layer whose output has no gradient by what it reads: asked of the layers, whoever quantised them."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and is_quantized(layer.weight):
+            weight = layer.weight
+            with torch.enable_grad():
+                read = torch.ones(1, weight.shape[1], dtype=weight.dtype, device=weight.device, requires_grad=True)
+                answer = F.linear(read, weight).sum()
+                # An answer that depends on no tensor with gradients has nothing to go back from.
+                passes = answer.requires_grad and torch.autograd.grad(answer, read, allow_unused=True)[0] is not None
+            if not passes:
+                return name
+    return None

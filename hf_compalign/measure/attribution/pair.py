@@ -1,5 +1,6 @@
 """Two models explained on the same rows, for the same target: the reference's answer."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from hf_compalign.inference import default_collator, input_names
 from hf_compalign.labels import label_order, names_of
 from hf_compalign.measure.attribution.methods import Attribution, Attributor, Batch, check_installed, randomized
 from hf_compalign.measure.attribution.options import IMAGE, TEXT, AttributionOptions, check_explainable
-from hf_compalign.measure.attribution.record import Explanation
+from hf_compalign.measure.attribution.record import DECIMALS, Explanation
 from hf_compalign.measure.predict import Columns
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.reader import Reader, reader_of
@@ -240,16 +241,21 @@ def _parts(order: list[int], n_first: int, size: int) -> list[list[int]]:
 
 def _special_ids(side: Reader) -> tuple[list[int], tuple[int | None, int | None]]:
     """The tokens that stand for no part of a text, and two that can stand for any: padding, and mask or unknown."""
-    processor, config = side.processing_class, side.network.config
+    processor = side.processing_class
     if hasattr(processor, "all_special_ids"):
         pad, unknown = processor.pad_token_id, processor.unk_token_id
-        # A tokenizer that was given no mask token may have numbered one that the model does not know.
-        others = [one for one in (processor.mask_token_id, unknown) if one is not None and one < config.vocab_size]
-        other = next((one for one in others if one != pad), None)
+        others = [_known(side, one) for one in (processor.mask_token_id, unknown)]
+        other = next((one for one in others if one not in (None, pad)), None)
         # An unknown word is a word nevertheless.
-        return sorted({*processor.all_special_ids} - {unknown}), (pad, other)
-    found = [getattr(config, name, None) for name in _SPECIAL]
-    return [one for one in found if isinstance(one, int)], (found[0], None)
+        return sorted({*processor.all_special_ids} - {unknown}), (_known(side, pad), other)
+    found = [getattr(side.network.config, name, None) for name in _SPECIAL]
+    return [one for one in found if isinstance(one, int)], (_known(side, found[0]), None)
+
+
+def _known(side: Reader, token: Any) -> int | None:
+    """The token, if the model has an embedding of it: a tokenizer may number more than it was resized for."""
+    n_known = getattr(side.network.get_input_embeddings(), "num_embeddings", math.inf)
+    return token if isinstance(token, int) and 0 <= token < n_known else None
 
 
 def _content(inputs: Mapping[str, Tensor], special: list[int]) -> Tensor:
@@ -261,4 +267,4 @@ def _content(inputs: Mapping[str, Tensor], special: list[int]) -> Tensor:
 
 def _scaled(scores: NDArray[np.float64]) -> tuple[float, ...]:
     largest = np.abs(scores).max(initial=0.0)
-    return tuple((scores / largest if largest > 0 else scores).tolist())
+    return tuple(np.round(scores / largest if largest > 0 else scores, DECIMALS).tolist())

@@ -4,6 +4,29 @@ from dataclasses import dataclass
 
 from hf_compalign.measure.bootstrap import Estimate
 
+# What the similarities stand beside, in the words of every text, page and figure.
+FLOOR = "the reference with random weights, but for the word embeddings"
+CEILING = "the reference itself with another baseline, or for saliency and input x gradient with noise"
+SIMILARITIES = {
+    "cosine": "cosine",
+    "spearman": "Spearman",
+    "top_k_overlap": "top-{top_k} overlap",
+    "weighted_jaccard": "weighted Jaccard",
+}
+
+
+def similarity_title(similarity: str, top_k: int) -> str:
+    """What to call a similarity.
+
+    >>> similarity_title("top_k_overlap", 5)
+    'top-5 overlap'
+    """
+    return SIMILARITIES.get(similarity, similarity).replace("{top_k}", str(top_k))
+
+
+# Of the scores that are shown one by one: all 17 would make most of a file of audits.
+DECIMALS = 4
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -15,7 +38,7 @@ class Explanation:
         tokens: of a text, without special tokens and padding; empty for an image.
         shape: of an image, the rows and columns of the grid; None for a text.
         reference: the reference's score of each token or cell of the grid (row by row), the largest of them 1
-            or -1; all 0 where nothing is seen.
+            or -1, rounded to 4 decimals; all 0 where nothing is seen. Similarities are taken before the rounding.
         candidate: the same of the candidate.
     """
 
@@ -32,13 +55,12 @@ class SimilarityRow:
     """How alike the attributions of both models are, by one similarity; means over items with 95 % intervals.
 
     Attributes:
-        similarity: "cosine", "spearman", "top_k_overlap" or "weighted_jaccard".
+        similarity: one of `SIMILARITIES`.
         all: over the sample of all items.
         agreeing: over the items that both models answer alike.
         mismatches: over those that they do not.
-        floor: what an unrelated model reaches: the reference against itself with random weights, but for the word
-            embeddings.
-        ceiling: what the method itself allows: the reference against itself with another baseline.
+        floor: what an unrelated model reaches: the reference against `FLOOR`.
+        ceiling: what the method itself allows: the reference against `CEILING`.
     """
 
     similarity: str

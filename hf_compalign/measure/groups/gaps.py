@@ -1,4 +1,4 @@
-"""How far groups lie apart, and how sure that is: resampled gaps with upper bounds, a permutation test, parity."""
+"""How far groups lie apart, and how sure that is: resampled gaps with upper bounds, a permutation test."""
 
 import math
 from collections.abc import Mapping
@@ -8,20 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_compalign.measure.bootstrap import Estimate, estimate
-from hf_compalign.measure.groups.table import COUNTS, RATES, GroupTable, answer_flags, divided
+from hf_compalign.measure.bootstrap import estimate
+from hf_compalign.measure.groups.table import COUNTS, GroupTable
 from hf_compalign.measure.intervals import upper_bound
+from hf_compalign.measure.one_vs_rest import divided
 
 Array = NDArray[Any]
 Counts = Mapping[str, Array]  # name of COUNTS -> [..., G]
 
-PARITY = (
-    "demographic_parity_difference",
-    "demographic_parity_ratio",
-    "equal_opportunity_difference",
-    "equalized_odds_difference",
-    "equalized_odds_ratio",
-)
 _BOUND_LEVEL = 0.95  # one-sided
 _MOST_WEIGHTS = 5_000_000  # drawn at a time: 40 MB
 _MANY_SETS = 1_000  # of groups that items are in: with more, permutations are fewer
@@ -29,12 +23,12 @@ _MANY_SETS = 1_000  # of groups that items are in: with more, permutations are f
 
 @dataclass(frozen=True)
 class ResampledGaps:
-    """The gaps between groups with 95 % intervals and one-sided 95 % upper bounds; nan where there is none."""
+    """The gaps between groups with one-sided 95 % upper bounds; nan where there is none."""
 
-    mismatch_gap: Estimate
+    mismatch_gap: float
     mismatch_bound: float
-    nfr_gap: Estimate
-    accuracy_drop: Estimate
+    nfr_gap: float
+    accuracy_drop: float
     drop_bound: float
 
 
@@ -44,8 +38,9 @@ def resampled_gaps(
     """The gaps over the groups that are judged, and over those of them with labels for what needs labels.
 
     The draws are those of the Bayesian bootstrap: each item gets a weight from the unit exponential, so no group
-    is ever empty. An item of several groups has the same weight in each. Intervals are percentiles, widened to the
-    value where all draws of a largest difference exceed it.
+    is ever empty. An item of several groups has the same weight in each. There are no two-sided intervals: the largest
+    of several noisy differences is too large in every sample and larger still in its draws, so that percentiles of
+    them would lie above the truth.
 
     For the upper bounds each group has one item more, which counts against the model: it mismatches where a rate is
     to be high, agrees where it is to be low, and is lost where accuracy drops. For the rate of one group that gives
@@ -65,14 +60,13 @@ def resampled_gaps(
     inside = np.flatnonzero(np.isin(judged, labelled))
     known = {name: values[:, inside] for name, values in drawn.items()}
     own, own_known = ({name: values[places] for name, values in counts.items()} for places in (judged, labelled))
-    gap = _estimate(_gap(own, "mismatches", "n"), _gap(drawn, "mismatches", "n"))
-    drop = _estimate(_drop(own_known), _drop(known))
+    gap, drop = float(_gap(own, "mismatches", "n")), float(_drop(own_known))
     return ResampledGaps(
         mismatch_gap=gap,
-        mismatch_bound=_gap_bound(gap.value, drawn, extra),
-        nfr_gap=_estimate(_gap(own_known, "lost", "n_labelled"), _gap(known, "lost", "n_labelled")),
+        mismatch_bound=_gap_bound(gap, drawn, extra),
+        nfr_gap=float(_gap(own_known, "lost", "n_labelled")),
         accuracy_drop=drop,
-        drop_bound=_drop_bound(drop.value, own_known, known, extra[:, inside]),
+        drop_bound=_drop_bound(drop, own_known, known, extra[:, inside]),
     )
 
 
@@ -87,10 +81,9 @@ def permutation_p_value(table: GroupTable, *, judged: Array, seed: int) -> float
         return math.nan
     members = table.members[:, judged]
     concerned = np.flatnonzero(members.sum(axis=1))
-    mismatched = table.reference != table.candidate
     n_patterns = table.members.shape[0]
     n = np.bincount(table.pattern, weights=table.count, minlength=n_patterns)[concerned].astype(np.int64)
-    k = np.bincount(table.pattern, weights=table.count * mismatched, minlength=n_patterns)[concerned]
+    k = np.bincount(table.pattern, weights=table.count * table.mismatched, minlength=n_patterns)[concerned]
     n_permutations = 10_000 if len(concerned) <= _MANY_SETS else 1_000
     generator = np.random.default_rng(seed)
     few = int(min(k.sum(), n.sum() - k.sum())) < 20 * len(n)  # faster to deal one by one than set by set
@@ -108,44 +101,10 @@ def exact_p_values(table: GroupTable, counts: Counts) -> NDArray[np.float64]:
     """Fisher's exact test of each group, two-sided [G]: mismatches inside against all the items outside."""
     from scipy import stats  # half a second, for this alone
 
-    n_all, k_all = int(table.count.sum()), int(table.count[table.reference != table.candidate].sum())
+    n_all, k_all = int(table.count.sum()), int(table.count[table.mismatched].sum())
     pairs, place = np.unique(np.stack([counts["mismatches"], counts["n"]]), axis=1, return_inverse=True)
     tables = ([[k, n - k], [k_all - k, n_all - n - k_all + k]] for k, n in pairs.T.tolist())
     return np.array([stats.fisher_exact(cells).pvalue for cells in tables], dtype=np.float64)[place.ravel()]
-
-
-def parity(rates: Mapping[str, Array], *, judged: Array, labelled: Array) -> dict[str, list[float]]:
-    """Each of `PARITY` of one model's `RATES` [G, C]: the worst of any class first, then class by class [1 + C].
-
-    A difference is the largest rate - the smallest, a ratio the smallest / the largest, over the judged groups, or
-    the labelled ones for what needs labels, in which the rate is defined; nan with fewer than two. Demographic
-    parity is of the selection rate, equal opportunity of the true positive rate, and equalized odds is the worse
-    of that and of the false positive rate.
-    """
-    selected, found, alarmed = (
-        _spread(rates[name][groups]) for name, groups in zip(RATES, (judged, labelled, labelled), strict=True)
-    )
-    values = (selected[0], selected[1], found[0], np.maximum(found[0], alarmed[0]), np.minimum(found[1], alarmed[1]))
-    return {
-        measure: [_worst(measure, by_class), *by_class.tolist()]
-        for measure, by_class in zip(PARITY, values, strict=True)
-    }
-
-
-def _worst(measure: str, by_class: NDArray[np.float64]) -> float:
-    known = by_class[~np.isnan(by_class)]
-    if not known.size:
-        return math.nan
-    return float(known.min() if measure.endswith("ratio") else known.max())
-
-
-def _spread(rates: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    known = ~np.isnan(rates)
-    high = np.where(known, rates, -np.inf).max(axis=0, initial=-np.inf)
-    low = np.where(known, rates, np.inf).min(axis=0, initial=np.inf)
-    enough = known.sum(axis=0) > 1
-    high, low = np.where(enough, high, np.nan), np.where(enough, low, np.nan)
-    return high - low, divided(low, high)
 
 
 def _drawn(
@@ -166,14 +125,10 @@ def _drawn(
 
 
 def _kinds(table: GroupTable, columns: Array) -> tuple[Any, NDArray[np.bool_], NDArray[np.int64]]:
-    """The items as gaps tell them apart: their groups 0 or 1 [K, G], `answer_flags` [K, 6], and count [K]."""
-    members = table.members[:, columns]
-    rows = np.flatnonzero(members.sum(axis=1)[table.pattern])
-    flags = answer_flags(table.reference[rows], table.candidate[rows], table.labels[rows])
-    codes = table.pattern[rows] * 2 ** len(COUNTS) + flags @ (2 ** np.arange(len(COUNTS)))
-    _, first, place = np.unique(codes, return_index=True, return_inverse=True)
-    count = np.bincount(place, weights=table.count[rows], minlength=len(first))
-    return members[table.pattern[rows[first]]], flags[first], count.astype(np.int64)
+    """The items of these groups: their groups 0 or 1 [K, G], `answer_flags` [K, 6], and count [K]."""
+    inside = table.members[:, columns][table.pattern]
+    rows = np.flatnonzero(inside.sum(axis=1))
+    return inside[rows], table.flags[rows], table.count[rows]
 
 
 def _gap(counts: Counts, numerator: str, denominator: str) -> NDArray[np.float64]:
@@ -212,8 +167,3 @@ def _drop_bound(value: float, counts: Counts, drawn: Counts, extra: Array) -> fl
     drops = divided(drawn["right_reference"] + extra - drawn["right_candidate"], drawn["n_labelled"] + extra)
     largest = drops[:, lowest <= highest].max(axis=1)
     return max(value, estimate(value, largest, level=2 * (_BOUND_LEVEL + missed) - 1).high)
-
-
-def _estimate(value: Array, draws: Array) -> Estimate:
-    found = estimate(float(value), draws)
-    return Estimate(found.value, float(np.fmin(found.low, value)), float(np.fmax(found.high, value)))

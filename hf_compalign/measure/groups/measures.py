@@ -4,7 +4,7 @@ Groups may overlap: an item counts in each of its groups, and in none when it ha
 are shown and marked, but nothing is concluded from them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,233 +13,139 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_compalign._extras import needs_extra
-from hf_compalign.measure.bootstrap import Estimate
-from hf_compalign.measure.groups.gaps import PARITY, exact_p_values, parity, permutation_p_value, resampled_gaps
-from hf_compalign.measure.groups.membership import Membership, normalized_groups
-from hf_compalign.measure.groups.table import (
-    CLASS_COUNTS,
-    COUNTS,
-    RATES,
-    GroupTable,
-    answer_flags,
-    checked_answers,
-    class_counts,
-    divided,
-    one_vs_rest,
-)
+from hf_compalign.measure.comparison import check_classes, paired
+from hf_compalign.measure.groups.gaps import exact_p_values, permutation_p_value, resampled_gaps
+from hf_compalign.measure.groups.record import FairnessRow, Gap, GroupAudit, GroupRates, GroupRow
+from hf_compalign.measure.groups.table import COUNTS, MODELS, ClassMargins, GroupTable, counted
 from hf_compalign.measure.intervals import holm, rate, wilson_interval
+from hf_compalign.measure.one_vs_rest import CLASS_COUNTS, PARITY, RATES, divided, one_vs_rest, parity, rate_sizes
 
 Array = NDArray[Any]
-_MODELS = ("reference", "candidate")
+_BY_CLASS = tuple(f"{name}_{model}" for model in MODELS for name in CLASS_COUNTS)
 
 
 @dataclass(frozen=True)
-class GroupRow:
-    """The items of one group; mismatches out of all ``n``, what needs labels out of the ``n_labelled``.
+class GroupOptions:
+    """How groups are judged.
 
     Attributes:
-        small: whether there are fewer items than the minimum, so that nothing is concluded.
-        mismatch_rate_interval: 95 % Wilson interval, as ``nfr_interval``.
-        lost: items that only the reference has right; ``nfr`` is their share.
-        accuracy_change: candidate - reference.
-        p_value: that mismatches are as frequent inside the group as among all the other items, whether these are in
-            a group or not: Fisher's exact test, two-sided.
-        p_adjusted: by Holm's method, over the groups of the attribute that are not small; nan for a small one.
+        min_group_size: nothing is concluded from a group of fewer items, nor from its rate of a class that is out of
+            fewer.
+        n_resamples: draws for the intervals and bounds.
+        seed: of the draws and the permutations, the same for every attribute.
+        most_classes: up to so many classes that occur, fairness measures are given class by class; of more, the
+            worst are.
+
+    Raises:
+        ValueError: min_group_size or n_resamples is below 1, or most_classes below 0.
     """
 
-    attribute: str
-    group: str
-    n: int
-    n_labelled: int
-    small: bool
-    mismatches: int
-    mismatch_rate: float
-    mismatch_rate_interval: tuple[float, float]
-    lost: int
-    nfr: float
-    nfr_interval: tuple[float, float]
-    accuracy_reference: float
-    accuracy_candidate: float
-    accuracy_change: float
-    p_value: float
-    p_adjusted: float
+    min_group_size: int = 30
+    n_resamples: int = 1000
+    seed: int = 0
+    most_classes: int = 100
 
-
-@dataclass(frozen=True)
-class GroupRates:
-    """How a group's items are answered with one class against the rest.
-
-    ``selection_rate`` is the share of all items that get the class; ``tpr`` the share of those labelled with it,
-    and ``fpr`` of those labelled otherwise, that do.
-    """
-
-    attribute: str
-    group: str
-    label: int
-    selection_rate_reference: float
-    selection_rate_candidate: float
-    tpr_reference: float
-    tpr_candidate: float
-    fpr_reference: float
-    fpr_candidate: float
-
-
-@dataclass(frozen=True)
-class FairnessRow:
-    """One fairness measure of both models over the groups that count, see `hf_compalign.measure.groups.gaps.parity`.
-
-    ``label`` is the class against the rest, None for the worst over the classes. ``change`` is candidate -
-    reference: above 0 is worse for a difference, below 0 for a ratio.
-    """
-
-    measure: str
-    label: int | None
-    reference: float
-    candidate: float
-    change: float
-
-
-@dataclass(frozen=True)
-class Gap:
-    """How far the groups of one attribute lie apart. Small groups do not count.
-
-    What needs labels counts the groups with at least the minimum of labelled items. A gap or a difference needs two
-    groups, and is nan with fewer.
-
-    Attributes:
-        n_groups: groups that are not small.
-        mismatch_gap: largest mismatch rate of a group - smallest. It is never negative and its interval hardly
-            ever reaches 0: whether it is more than chance is told by ``p_value``.
-        highest: the group with the largest mismatch rate; empty when there is none.
-        lowest: the group with the smallest.
-        p_value: permutation test of a gap as large, see `gaps.permutation_p_value`.
-        upper_bound: of the mismatch gap, one-sided 95 %, see `gaps.resampled_gaps`.
-        nfr_gap: largest negative flip rate - smallest.
-        worst_group_accuracy_reference: accuracy of the reference in ``worst_group_reference``, where it is lowest.
-        worst_group_accuracy_candidate: that of the candidate in ``worst_group_candidate``, where its is lowest.
-        worst_group_accuracy_drop: the first - the second; above 0 is worse.
-        drop_upper_bound: of the drop, one-sided 95 %.
-        fairness: the measures, the worst over the classes first and then class by class.
-    """
-
-    attribute: str
-    n_groups: int
-    mismatch_gap: Estimate
-    highest: str
-    lowest: str
-    p_value: float
-    upper_bound: float
-    nfr_gap: Estimate
-    worst_group_accuracy_reference: float
-    worst_group_reference: str
-    worst_group_accuracy_candidate: float
-    worst_group_candidate: str
-    worst_group_accuracy_drop: Estimate
-    drop_upper_bound: float
-    fairness: tuple[FairnessRow, ...]
-
-
-@dataclass(frozen=True)
-class GroupAudit:
-    """Every group, every class in it, and one `Gap` per attribute."""
-
-    rows: tuple[GroupRow, ...]
-    rates: tuple[GroupRates, ...]
-    gaps: tuple[Gap, ...]
-    min_group_size: int
+    def __post_init__(self) -> None:
+        for name, least in (("min_group_size", 1), ("n_resamples", 1), ("most_classes", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}. Got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, eq=False)
 class _Groups:
-    """What is counted of one attribute: `COUNTS` -> [G], and per model the one-vs-rest rates by name, [G, C]."""
+    """What is counted of one attribute.
+
+    ``counts`` is `COUNTS` -> [G]. ``rates`` and ``out_of`` are of both models, [G, C] each: the one-vs-rest rates by
+    name, and the items that each is out of. ``occurs`` says which classes do in which group, bool [G, C].
+    """
 
     attribute: str
     table: GroupTable
     counts: dict[str, Array]
     rates: dict[str, dict[str, Array]]
+    out_of: dict[str, Array]
+    occurs: NDArray[np.bool_]
 
 
 def audit_groups(
     reference: ArrayLike,
     candidate: ArrayLike,
     labels: ArrayLike,
-    groups: Membership | Mapping[str, Membership],
+    groups: Mapping[str, Sequence[tuple[str, ...]]],
     *,
     n_classes: int,
-    min_group_size: int = 30,
-    n_resamples: int = 1000,
-    seed: int = 0,
+    options: GroupOptions | None = None,
 ) -> GroupAudit:
     """Compare two models' answers group by group.
 
-    >>> groups, sizes = ["a", "a", "b", "b"], {"n_classes": 2, "min_group_size": 2}
-    >>> found = audit_groups([0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 1, 1], groups, **sizes)
+    >>> groups, options = {"half": [("a",), ("a",), ("b",), ("b",)]}, GroupOptions(min_group_size=2)
+    >>> found = audit_groups([0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 1, 1], groups, n_classes=2, options=options)
     >>> [(row.group, row.mismatch_rate, row.nfr) for row in found.rows]
     [('a', 0.5, 0.5), ('b', 0.0, 0.0)]
-    >>> found.gaps[0].mismatch_gap.value, found.gaps[0].highest
+    >>> found.gaps[0].mismatch_gap, found.gaps[0].highest
     (0.5, 'a')
 
     Args:
         reference: answers of the model to be preserved, int [N].
         candidate: answers of the model that should answer like it, int [N].
         labels: the right answers, -100 where unknown, int [N].
-        groups: what `normalized_groups` takes: the groups of each item, for one or several attributes.
+        groups: attribute -> the groups of each item, as `normalized_groups` gives them.
         n_classes: answers and labels are in [0, n_classes).
-        min_group_size: nothing is concluded from a group of fewer items.
-        n_resamples: draws for the intervals and bounds.
-        seed: of the draws and the permutations, the same for every attribute.
+        options: how groups are judged.
 
     Raises:
-        ValueError: not integers of one shape [N], an answer or a label that is no class, groups that
-            `normalized_groups` refuses, or min_group_size or n_resamples below 1.
+        ValueError: not integers of one shape [N], or an answer or a label that is no class.
         ImportError: fairlearn is not installed.
     """
-    for name, value in (("min_group_size", min_group_size), ("n_resamples", n_resamples)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1. Got {value}.")
-    answers = checked_answers(reference, candidate, labels, n_classes)
+    chosen = options or GroupOptions()
+    r, c, y = paired(reference, candidate, labels)
+    check_classes(n_classes, reference=r, candidate=c, labels=y)
     rows: list[GroupRow] = []
     rates: list[GroupRates] = []
     gaps = []
-    for attribute, membership in normalized_groups(groups, len(answers[0])).items():
-        table = GroupTable.of(answers, membership, n_classes=n_classes)
-        found = _counted(attribute, table, n_classes)
-        rows += _rows(found, min_group_size)
+    for attribute, membership in groups.items():
+        table, margins = counted((r, c, y), membership, n_classes=n_classes)
+        found = _by_group(attribute, table, margins, n_classes)
+        rows += _rows(found, chosen.min_group_size)
         rates += _class_rates(found)
-        gaps.append(_gap(found, min_group_size, n_resamples, seed))
-    return GroupAudit(tuple(rows), tuple(rates), tuple(gaps), min_group_size)
+        gaps.append(_gap(found, chosen))
+    return GroupAudit(tuple(rows), tuple(rates), tuple(gaps), chosen.min_group_size)
 
 
-def _counted(attribute: str, table: GroupTable, n_classes: int) -> _Groups:
+def _by_group(attribute: str, table: GroupTable, margins: ClassMargins, n_classes: int) -> _Groups:
     with needs_extra("fairness", what="The audit of groups"):
         from fairlearn.metrics import MetricFrame
 
-    cells = table.cells_of_groups(n_classes)
-    sizes = (len(COUNTS), len(CLASS_COUNTS) * n_classes, len(CLASS_COUNTS) * n_classes)
-    found = np.zeros((0, sum(sizes)))
-    if len(cells.group):
+    sizes = (len(COUNTS), len(_BY_CLASS) * n_classes)
+    found = np.zeros((0, sum(sizes)), dtype=np.int64)
+    if len(margins.group):
+        # A row per group and class, already counted: of single items fairlearn makes lists of Python numbers.
         frame = MetricFrame(
             metrics={"counts": partial(_group_counts, n_classes=n_classes)},
-            y_true=cells.labels,
-            y_pred=cells.candidate,
-            sensitive_features=cells.group.tolist(),  # an array of one entry is refused
-            sample_params={"counts": {"reference": cells.reference, "weight": cells.count}},
+            y_true=margins.label,
+            y_pred=margins.label,
+            sensitive_features=margins.group.tolist(),  # an array of one entry is refused
+            sample_params={"counts": margins.columns},
         )
         found = np.stack(list(frame.by_group["counts"]))
-    own, *by_class = np.split(found, np.cumsum(sizes)[:-1], axis=1)
-    counts = dict(zip(COUNTS, own.T.astype(np.int64), strict=True))
+    own, of_classes = np.split(found, [sizes[0]], axis=1)
+    blocks = dict(zip(_BY_CLASS, of_classes.reshape(-1, len(_BY_CLASS), n_classes).swapaxes(0, 1), strict=True))
+    counts = dict(zip(COUNTS, own.T, strict=True))
     rates = {}
-    for model, of_classes in zip(_MODELS, by_class, strict=True):
-        blocks = of_classes.reshape(-1, len(CLASS_COUNTS), n_classes).swapaxes(0, 1)
-        rates[model] = one_vs_rest(counts, dict(zip(CLASS_COUNTS, blocks, strict=True)))
-    return _Groups(attribute, table, counts, rates)
+    for model in MODELS:
+        classes = {name: blocks[f"{name}_{model}"] for name in CLASS_COUNTS}
+        rates[model] = one_vs_rest(counts["n"], counts["n_labelled"], classes)
+    out_of = rate_sizes(counts["n"], counts["n_labelled"], blocks["positives_reference"])
+    occurs = blocks["positives_reference"] + blocks["selected_reference"] + blocks["selected_candidate"] > 0
+    return _Groups(attribute, table, counts, rates, out_of, occurs)
 
 
-def _group_counts(labels: Array, candidate: Array, *, reference: Array, weight: Array, n_classes: int) -> Array:
-    """The items of one group in one row: `COUNTS`, the reference's `CLASS_COUNTS`, the candidate's."""
-    flags = answer_flags(reference, candidate, labels)
-    of_classes = (class_counts(labels, answered, weight, n_classes).ravel() for answered in (reference, candidate))
-    return np.concatenate([weight @ flags, *of_classes])
+def _group_counts(labels: ArrayLike, _: ArrayLike, *, n_classes: int, **columns: ArrayLike) -> Array:
+    """The items of one group in one row: `COUNTS`, and each of the counts by class, for all classes."""
+    by_class = np.zeros((len(_BY_CLASS), n_classes + 1), dtype=np.int64)
+    for place, name in enumerate(_BY_CLASS):
+        by_class[place, np.asarray(labels)] = columns[name]
+    return np.concatenate([[np.sum(columns[name]) for name in COUNTS], by_class[:, :n_classes].ravel()])
 
 
 def _rows(found: _Groups, min_group_size: int) -> list[GroupRow]:
@@ -278,24 +184,29 @@ def _row(
 
 
 def _class_rates(found: _Groups) -> list[GroupRates]:
-    names = [f"{measure}_{model}" for measure in RATES for model in _MODELS]
-    values = np.stack([found.rates[model][measure] for measure in RATES for model in _MODELS], axis=-1).tolist()
+    names = [f"{measure}_{model}" for measure in RATES for model in MODELS]
+    values = np.stack([found.rates[model][measure] for measure in RATES for model in MODELS], axis=-1)
+    places = zip(*(place.tolist() for place in np.nonzero(found.occurs)), strict=True)
     return [
-        GroupRates(found.attribute, group, label, **dict(zip(names, rates, strict=True)))
-        for group, of_group in zip(found.table.names, values, strict=True)
-        for label, rates in enumerate(of_group)
+        GroupRates(found.attribute, found.table.names[group], label, **dict(zip(names, rates, strict=True)))
+        for (group, label), rates in zip(places, values[found.occurs].tolist(), strict=True)
     ]
 
 
-def _gap(found: _Groups, min_group_size: int, n_resamples: int, seed: int) -> Gap:
-    judged = np.flatnonzero(found.counts["n"] >= min_group_size)
-    labelled = np.flatnonzero(found.counts["n_labelled"] >= min_group_size)
+def _gap(found: _Groups, options: GroupOptions) -> Gap:
+    judged = np.flatnonzero(found.counts["n"] >= options.min_group_size)
+    labelled = np.flatnonzero(found.counts["n_labelled"] >= options.min_group_size)
     drawn = resampled_gaps(
-        found.table, found.counts, judged=judged, labelled=labelled, n_resamples=n_resamples, seed=seed
+        found.table,
+        found.counts,
+        judged=judged,
+        labelled=labelled,
+        n_resamples=options.n_resamples,
+        seed=options.seed,
     )
     names = np.array(found.table.names, dtype=object)
     mismatched = divided(found.counts["mismatches"], found.counts["n"])[judged]
-    right = {model: divided(found.counts[f"right_{model}"], found.counts["n_labelled"])[labelled] for model in _MODELS}
+    right = {model: divided(found.counts[f"right_{model}"], found.counts["n_labelled"])[labelled] for model in MODELS}
     lowest = {model: _extreme(names[labelled], rates, np.argmin) for model, rates in right.items()}
     return Gap(
         attribute=found.attribute,
@@ -303,7 +214,7 @@ def _gap(found: _Groups, min_group_size: int, n_resamples: int, seed: int) -> Ga
         mismatch_gap=drawn.mismatch_gap,
         highest=_extreme(names[judged], mismatched, np.argmax)[0],
         lowest=_extreme(names[judged], mismatched, np.argmin)[0],
-        p_value=permutation_p_value(found.table, judged=judged, seed=seed),
+        p_value=permutation_p_value(found.table, judged=judged, seed=options.seed),
         upper_bound=drawn.mismatch_bound,
         nfr_gap=drawn.nfr_gap,
         worst_group_accuracy_reference=lowest["reference"][1],
@@ -312,7 +223,7 @@ def _gap(found: _Groups, min_group_size: int, n_resamples: int, seed: int) -> Ga
         worst_group_candidate=lowest["candidate"][0],
         worst_group_accuracy_drop=drawn.accuracy_drop,
         drop_upper_bound=drawn.drop_bound,
-        fairness=_fairness(found, judged, labelled),
+        fairness=_fairness(found, options),
     )
 
 
@@ -324,10 +235,25 @@ def _extreme(names: Array, values: Array, place: Callable[[Array], Any]) -> tupl
     return str(names[where]), float(values[where])
 
 
-def _fairness(found: _Groups, judged: Array, labelled: Array) -> tuple[FairnessRow, ...]:
-    reference, candidate = (parity(found.rates[model], judged=judged, labelled=labelled) for model in _MODELS)
-    return tuple(
-        FairnessRow(measure, label - 1 if label else None, of_reference, of_candidate, of_candidate - of_reference)
-        for measure in PARITY
-        for label, (of_reference, of_candidate) in enumerate(zip(reference[measure], candidate[measure], strict=True))
-    )
+def _fairness(found: _Groups, options: GroupOptions) -> tuple[FairnessRow, ...]:
+    comparable = {name: out_of >= options.min_group_size for name, out_of in found.out_of.items()}
+    enough = {name: groups.sum(axis=0) > 1 for name, groups in comparable.items()}
+    occurring = np.flatnonzero(found.occurs.any(axis=0))
+    models = [parity(found.rates[model], comparable) for model in MODELS]
+    rows = []
+    for measure, needed in PARITY.items():
+        skipped = ~np.all([enough[name] for name in needed], axis=0)
+        (worst, reference), (other_worst, candidate) = (model[measure] for model in models)
+        kept = occurring
+        if len(occurring) > options.most_classes:
+            where = [np.flatnonzero(of == most)[:1] for of, most in ((reference, worst), (candidate, other_worst))]
+            kept = np.unique(np.concatenate(where))
+        rows.append(_fairness_row(measure, None, worst, other_worst, int(skipped[occurring].sum())))
+        for label in kept.tolist():
+            both = float(reference[label]), float(candidate[label])
+            rows.append(_fairness_row(measure, label, *both, int(skipped[label])))
+    return tuple(rows)
+
+
+def _fairness_row(measure: str, label: int | None, reference: float, candidate: float, n_skipped: int) -> FairnessRow:
+    return FairnessRow(measure, label, reference, candidate, candidate - reference, n_skipped)

@@ -1,5 +1,6 @@
 """The evaluate metric ``group_fairness``: which groups a compressed model treats otherwise than its original."""
 
+import math
 from typing import Any
 
 import datasets
@@ -8,8 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.groups.measures import Gap, GroupAudit, audit_groups
+from hf_compalign.measure.groups.measures import GroupOptions, audit_groups
 from hf_compalign.measure.groups.membership import DEFAULT_ATTRIBUTE, normalized_groups
+from hf_compalign.measure.groups.record import Gap, GroupAudit
+from hf_compalign.measure.one_vs_rest import PARITY
 
 _DESCRIPTION = """
 Compares a compressed model (the student) with the model it was made from (the teacher) group by group: where more
@@ -59,6 +62,8 @@ class GroupFairness(evaluate.Metric):
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add examples; their groups are stored as lists, however they are given."""
         if "groups" in kwargs:
+            if predictions is None:
+                raise ValueError("add_batch needs predictions, one for each of the groups. Got none.")
             listed = normalized_groups(kwargs["groups"], len(predictions))[DEFAULT_ATTRIBUTE]
             kwargs["groups"] = [list(names) for names in listed]
         super().add_batch(predictions=predictions, references=references, **kwargs)
@@ -86,7 +91,12 @@ class GroupFairness(evaluate.Metric):
         if label is not None and not 0 <= label < n_classes:
             raise ValueError(f"label must be one of the {n_classes} classes, in [0, {n_classes}). Got {label}.")
         found = audit_groups(
-            teacher_predictions, predictions, references, groups, n_classes=n_classes, min_group_size=min_group_size
+            teacher_predictions,
+            predictions,
+            references,
+            normalized_groups(groups, len(groups)),
+            n_classes=n_classes,
+            options=GroupOptions(min_group_size=min_group_size, most_classes=n_classes),
         )
         return _of_gap(found.gaps[0]) | _of_measures(found.gaps[0], label) | _of_groups(found)
 
@@ -94,24 +104,25 @@ class GroupFairness(evaluate.Metric):
 def _of_gap(gap: Gap) -> dict[str, float]:
     return {
         "n_groups": gap.n_groups,
-        "mismatch_gap": gap.mismatch_gap.value,
+        "mismatch_gap": gap.mismatch_gap,
         "mismatch_gap_p": gap.p_value,
         "mismatch_gap_upper_bound": gap.upper_bound,
-        "nfr_gap": gap.nfr_gap.value,
+        "nfr_gap": gap.nfr_gap,
         "worst_group_accuracy": gap.worst_group_accuracy_candidate,
         "teacher_worst_group_accuracy": gap.worst_group_accuracy_reference,
-        "worst_group_accuracy_drop": gap.worst_group_accuracy_drop.value,
+        "worst_group_accuracy_drop": gap.worst_group_accuracy_drop,
         "worst_group_accuracy_drop_upper_bound": gap.drop_upper_bound,
     }
 
 
 def _of_measures(gap: Gap, label: int | None) -> dict[str, float]:
     found = {}
-    for row in gap.fairness:
-        if row.label == label:
-            found[row.measure] = row.candidate
-            found[f"teacher_{row.measure}"] = row.reference
-            found[f"{row.measure}_change"] = row.change
+    rows = {row.measure: row for row in gap.fairness if row.label == label}
+    for measure in PARITY:
+        row = rows.get(measure)  # None for a class that does not occur
+        found[measure] = row.candidate if row else math.nan
+        found[f"teacher_{measure}"] = row.reference if row else math.nan
+        found[f"{measure}_change"] = row.change if row else math.nan
     return found
 
 

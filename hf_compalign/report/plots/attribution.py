@@ -1,8 +1,10 @@
 """Whether both models look at the same things."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_compalign.measure.attribution.record import CEILING, FLOOR, similarity_title
 from hf_compalign.report.plots.style import (
     BLUE,
     MUTED,
@@ -16,32 +18,27 @@ from hf_compalign.report.plots.style import (
     name_rows,
     record_of,
     section,
+    shown,
     tidy,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NAMES = {
-    "cosine": "cosine",
-    "spearman": "Spearman",
-    "top_k_overlap": "top-{top_k} overlap",
-    "weighted_jaccard": "weighted Jaccard",
-}
 # What is drawn of each similarity, from the top of its row down: floor and ceiling share the middle.
 _KINDS: dict[str, tuple[str, dict[str, Any], float]] = {
     "agreeing": ("same answer ({n_agreeing} items)", {"color": BLUE, "marker": "o"}, -0.22),
     "mismatches": ("different answers ({n_mismatches} items)", {"color": VERMILION, "marker": "X"}, 0.22),
-    "floor": ("floor: an unrelated head", {"color": MUTED, "marker": "<"}, 0.0),
-    "ceiling": ("ceiling: the reference with itself", {"color": MUTED, "marker": ">"}, 0.0),
+    "floor": ("floor", {"color": MUTED, "marker": "<"}, 0.0),
+    "ceiling": ("ceiling", {"color": MUTED, "marker": ">"}, 0.0),
 }
 
 
 def plot_attribution(audit: AuditLike) -> "Figure":
     """How alike the two models' explanations are, with 95 % intervals, between a floor and a ceiling.
 
-    The floor is what the reference shares with a model whose head is random; the ceiling is what it shares with itself
-    when explained from another baseline.
+    Floor and ceiling are what the reference shares with an unrelated model and with itself, as
+    `hf_compalign.measure.attribution.record` has it; the figure says so below the axis.
 
     Args:
         audit: an `Audit`, or its ``to_dict()``.
@@ -53,18 +50,26 @@ def plot_attribution(audit: AuditLike) -> "Figure":
     missing = "This audit has no attribution. Audit two models of PyTorch with hf-compalign audit --attribution."
     found = section(record_of(audit), "attribution", missing)
     rows = found["rows"]
-    with drawing(1.5 + 0.62 * len(rows)) as figure:
+    with drawing(2.1 + 0.62 * len(rows)) as figure:
         panel = figure.subplots()
         for kind, (label, style, side) in _KINDS.items():
             _draw(panel, [row[kind] for row in rows], label.format_map(found), style, side)
-        name_rows(panel, [_NAMES.get(row["similarity"], row["similarity"]).format_map(found) for row in rows])
-        method = str(found["method"]).replace("_", " ")
-        panel.set_xlabel(f"similarity of the attributions ({method}), mean and 95 % interval", fontsize=SMALL_TEXT)
+        name_rows(panel, [shown(similarity_title(row["similarity"], found["top_k"])) for row in rows])
+        panel.set_xlabel(_words(shown(found["method"]).replace("_", " ")), fontsize=SMALL_TEXT, parse_math=False)
         panel.axvline(0, color=MUTED, linewidth=0.8)
         panel.set_xlim(min(panel.get_xlim()[0], -0.02), 1.02)
         tidy(panel, grid="x")
         legend(figure)
     return figure
+
+
+def _words(method: str) -> str:
+    words = (
+        f"similarity of the attributions ({method}), mean and 95 % interval",
+        f"floor: {FLOOR}",
+        f"ceiling: {CEILING}",
+    )
+    return "\n".join(textwrap.fill(line, 84) for line in words)
 
 
 def _draw(

@@ -9,6 +9,7 @@ from hf_compalign.report.plots.style import (
     KEPT,
     MUTED,
     SMALL_TEXT,
+    UNLIMITED,
     WIDTH,
     AuditLike,
     draw_dots,
@@ -34,8 +35,8 @@ Records = Mapping[str, Mapping[str, Any]]
 def plot_candidates(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> "Figure":
     """The mismatch rates of several candidates with 95 % intervals, by name and against size and latency.
 
-    The candidate that changed least comes first and is number 1 in every panel. A panel for the size or the latency is
-    there if any audit knows it, with the reference's as a line.
+    They come in the order given: the first is number 1 in every panel. A panel for the size or the latency is there if
+    any audit knows it, with the reference's as a line; whose it is not known is said below it.
 
     Args:
         audits: of the candidates, each an `Audit` or its ``to_dict()``; by name, or named after their models.
@@ -44,14 +45,16 @@ def plot_candidates(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> "F
         ImportError: matplotlib is not installed.
         ValueError: there are no audits.
     """
-    records = _sorted_records(audits)
+    records = _named_records(audits)
     known = [cost for cost in _COSTS if any(record.get(cost) for record in records.values())]
     with drawing(1.3 + rows_height(len(records)) + (2.9 if known else 0.0), width=WIDTH) as figure:
         named, *others = _panels(figure, len(records), len(known))
         _draw_names(named, records)
         for panel, cost in zip(others, known, strict=True):
             _draw_cost(panel, records, cost)
-            panel.set_xlabel(_COSTS[cost][0], fontsize=SMALL_TEXT)
+            unknown = [str(place) for place, record in enumerate(records.values(), 1) if not record.get(cost)]
+            left_out = f"\nnot known of {', '.join(unknown)}" if unknown else ""
+            panel.set_xlabel(_COSTS[cost][0] + left_out, fontsize=SMALL_TEXT)
             tidy(panel, grid="both")
         if others:
             others[0].set_ylabel("answered differently (%)", fontsize=SMALL_TEXT)
@@ -59,8 +62,8 @@ def plot_candidates(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> "F
     return figure
 
 
-def _sorted_records(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> Records:
-    """The audits by a name that is drawn, the smallest rate first."""
+def _named_records(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> Records:
+    """The audits by a name that is drawn."""
     if isinstance(audits, Mapping):
         named = [(shown(name), record_of(audit)) for name, audit in audits.items()]
     else:
@@ -69,10 +72,9 @@ def _sorted_records(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> Re
     if not named:
         raise ValueError("There is nothing to plot. Give at least one audit.")
     often = Counter(name for name, _ in named)
-    found = {
+    return {
         name if often[name] == 1 else f"{name} ({place})": record for place, (name, record) in enumerate(named, start=1)
     }
-    return dict(sorted(found.items(), key=lambda item: number(item[1]["mismatch_rate"])))
 
 
 def _panels(figure: "Figure", n_rows: int, n_costs: int) -> list[Any]:
@@ -87,11 +89,15 @@ def _panels(figure: "Figure", n_rows: int, n_costs: int) -> list[Any]:
 
 
 def _parts(records: Records) -> list[tuple[list[str], dict[str, str], str]]:
-    """Which candidates are within their limits, which are not, and how each kind is drawn."""
-    limited = any(record["limits"] for record in records.values())
-    kept = [name for name, record in records.items() if record["passed"]]
-    beyond = [name for name in records if name not in kept]
-    return [(kept, KEPT, "within the limits" if limited else "no limit was set"), (beyond, BEYOND, "beyond a limit")]
+    """Which candidates are within their limits, which are not or have none, and how each kind is drawn."""
+    unlimited = [name for name, record in records.items() if not record["limits"]]
+    kept = [name for name, record in records.items() if record["passed"] and name not in unlimited]
+    beyond = [name for name in records if name not in (*kept, *unlimited)]
+    return [
+        (kept, KEPT, "within the limits"),
+        (beyond, BEYOND, "not shown to be within the limits"),
+        (unlimited, UNLIMITED, "no limit was set"),
+    ]
 
 
 def _rate(record: Mapping[str, Any]) -> tuple[float, list[float]]:

@@ -77,11 +77,12 @@ def _counted(record: Mapping[str, Any]) -> tuple[dict[str, int], str]:
     n, changed = section(record, "n", "This audit has no items. Audit at least one."), record["cie"]
     cells = record["cells"]
     if not cells:
-        title = f"{n:,} items: {changed:,} answered differently ({percent(changed / n)})"
+        title = f"{n:,} item{'' if n == 1 else 's'}: {changed:,} answered differently ({percent(changed / n)})"
         return {"same_answer": n - changed, "different_answer": changed}, title
     counts = {name: int(cells[name]) for name in _LOOKS if name in cells}
     labelled, changed = sum(counts.values()), sum(counts[name] for name in counts if name in _CHANGED)
-    of = "items" if labelled == n else f"labelled items of {n:,}"
+    items = "item" if labelled == 1 else "items"
+    of = items if labelled == n else f"labelled {items} of {n:,}"
     return counts, f"{labelled:,} {of}: {changed:,} answered differently ({percent(changed / labelled)})"
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_compalign.measure.audit_text import unsigned_zero
 from hf_compalign.measure.intervals import wilson_interval
 from hf_compalign.report.plots.style import (
     BLUE,
     INK,
+    MINUS,
     MUTED,
     SMALL_TEXT,
     VERMILION,
@@ -68,7 +70,8 @@ def _ece(side: str, shift: Mapping[str, Any]) -> str:
     if side == "reference":
         return words
     change, (low, high) = estimate(shift["ece_change"])
-    return f"{words}, change {100 * change:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
+    value, *ends = (unsigned_zero(f"{100 * end:+.2f}").replace("-", MINUS) for end in (change, low, high))
+    return f"{words}, change {value} points ({' to '.join(ends)})"
 
 
 def _draw_curve(panel: Any, bins: Sequence[Mapping[str, Any]], look: Mapping[str, Any], label: str) -> None:

@@ -1,10 +1,10 @@
 """The measured files: mismatches against size and latency."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hf_compalign.measure.latency import Latency
-from hf_compalign.report.plots.style import BEYOND, FAINT, INK, KEPT, MUTED, drawing
+from hf_compalign.report.plots.style import BEYOND, FAINT, INK, KEPT, MUTED, drawing, legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,8 @@ def plot_frontier(
 ) -> "Figure":
     """Mismatches, with their 95 % intervals, against bytes and against latency.
 
-    Each file bears the number of its layers in float. The panel of the latency is there only if a file was timed,
+    The chosen file, and each that no other beats in both bytes and mismatches, bears the number of its layers in float.
+    The panel of the latency is there only if a file was timed,
     and shows the largest batch that was.
 
     Args:
@@ -80,7 +81,7 @@ def plot_frontier(
             panels[1].set_xlabel(f"median latency of a batch of {batch} (ms)")
         for panel in panels:
             _finish(panel, limit)
-        panels[0].legend(frameon=False)
+        legend(figure)
     return figure
 
 
@@ -93,8 +94,23 @@ def _finish(panel: Any, limit: float | None) -> None:
     panel.grid(color=FAINT)
 
 
+_Point = TypeVar("_Point", bound=Plotted)
+
+
+def undominated(points: Iterable[_Point]) -> list[_Point]:
+    """The points that no other beats: none has as few mismatches in fewer bytes; the smallest file first."""
+    best: list[_Point] = []
+    for point in sorted(points, key=lambda one: (one.size_bytes, one.mismatch_rate)):
+        if not best or point.mismatch_rate < best[-1].mismatch_rate:
+            best.append(point)
+    return best
+
+
 def _draw(panel: Any, points: Sequence[Plotted], where: Callable[[Plotted], float], chosen: Any) -> None:
-    for passed, style, label in ((True, KEPT, "within the limits"), (False, BEYOND, "beyond a limit")):
+    for passed, style, label in (
+        (True, KEPT, "within the limits"),
+        (False, BEYOND, "not shown to be within the limits"),
+    ):
         shown = [point for point in points if point.passed == passed]
         rates = [100 * point.mismatch_rate for point in shown]
         low = [100 * (point.mismatch_rate - point.mismatch_rate_interval[0]) for point in shown]
@@ -104,9 +120,11 @@ def _draw(panel: Any, points: Sequence[Plotted], where: Callable[[Plotted], floa
             bars = {"fmt": "none", "ecolor": style["color"], "linewidth": 1.3}
             panel.errorbar(places, rates, yerr=(low, high), **bars)
             panel.scatter(places, rates, s=48, zorder=3, clip_on=False, label=label, **style)
+    best = undominated(points)
     for point in points:
         place = (where(point), 100 * point.mismatch_rate)
-        panel.annotate(str(len(point.kept)), place, textcoords="offset points", xytext=(6, 5), fontsize=9)
+        if point in best or point.kept == chosen:
+            panel.annotate(str(len(point.kept)), place, textcoords="offset points", xytext=(6, 5), fontsize=9)
         if point.kept == chosen:
             ring = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.5}
             panel.scatter(*[[value] for value in place], s=190, zorder=4, label="chosen", **ring)

@@ -2,9 +2,11 @@
 
 import difflib
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_compalign.measure.audit_text import harmful_first
 from hf_compalign.measure.intervals import wilson_interval
 from hf_compalign.report.plots.style import (
     BLUE,
@@ -12,10 +14,10 @@ from hf_compalign.report.plots.style import (
     MUTED,
     SMALL_TEXT,
     VERMILION,
+    WIDTH,
     AuditLike,
     draw_dots,
     drawing,
-    estimate,
     legend,
     name_rows,
     number,
@@ -35,6 +37,7 @@ _MISMATCHES = {"color": BLUE, "marker": "o"}
 _LOST = {"color": VERMILION, "marker": "D"}
 _APART = 0.17  # of a row, between the middle and each of the two rates
 _SIGNIFICANT = 0.05
+_LETTER = 0.078  # inches, of small text
 
 Row = Mapping[str, Any]
 
@@ -55,7 +58,7 @@ def plot_classes(audit: AuditLike) -> "Figure":
     record = record_of(audit)
     missing = "This audit has no classes, since no item has a label. Predict on a dataset with labels."
     found = [row for row in section(record, "per_class", missing) if row["n"]]
-    rows = _most_harmed(found)
+    rows = harmful_first(found)[:MOST_ROWS]
     with drawing(1.5 + rows_height(len(rows))) as figure:
         panel = figure.subplots()
         _draw(panel, rows, [f"{shown(row['name'])} (n = {row['n']:,})" for row in rows], _lost_of_class)
@@ -89,11 +92,12 @@ def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
     with drawing(1.0 + sum(heights) + 0.9 * len(heights)) as figure:
         panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         for panel, (name, found) in zip(panels, by_attribute.items(), strict=True):
-            rows = _most_harmed(found)
-            _draw(panel, rows, [_group_name(row) for row in rows], _lost_of_group)
+            rows = harmful_first(found)[:MOST_ROWS]
+            names = [_group_name(row) for row in rows]
+            _draw(panel, rows, names, _lost_of_group)
             _overall(panel, record)
-            title = [shown(name), *_gap(gaps.get(name))]
-            panel.set_title("\n".join(title), loc="left", fontsize=SMALL_TEXT, parse_math=False)
+            title = _wrapped([shown(name), *_gap(gaps.get(name))], names)
+            panel.set_title(title, loc="left", fontsize=SMALL_TEXT, parse_math=False)
             _finish(panel, "% of the group's items", *_notes(rows, found, record["min_group_size"]))
         legend(figure)
     return figure
@@ -113,16 +117,6 @@ def _chosen(by_attribute: Mapping[str, list[Row]], attribute: str) -> list[Row]:
         allowed = ", ".join(map(repr, by_attribute))
         raise ValueError(f"This audit has no groups by {attribute!r}. It has groups by {allowed}.{hint}")
     return by_attribute[attribute]
-
-
-def _most_harmed(rows: Iterable[Row]) -> list[Row]:
-    """Those whose rate is surely the highest; an empty one has no rate, and comes last."""
-
-    def harm(row: Row) -> tuple[float, float]:
-        low, rate = number(row["mismatch_rate_interval"][0]), number(row["mismatch_rate"])
-        return (-math.inf, -math.inf) if math.isnan(low) else (low, rate)
-
-    return sorted(rows, key=harm, reverse=True)[:MOST_ROWS]
 
 
 def _draw(
@@ -188,15 +182,20 @@ def _notes(rows: Sequence[Row], found: Sequence[Row], min_group_size: int) -> li
     ]
 
 
+def _wrapped(lines: Sequence[str], names: Sequence[str]) -> str:
+    """A title within what the names of the rows leave of the figure's width."""
+    letters = int((WIDTH - 0.3) / _LETTER) - max(map(len, names), default=0)
+    return "\n".join(textwrap.fill(line, letters) for line in lines)
+
+
 def _gap(gap: Row | None) -> list[str]:
     """The largest gap in words, where there are two groups to have one."""
     if gap is None:
         return []
-    value, (low, high) = estimate(gap["mismatch_gap"])
+    value, bound, p = (number(gap[name]) for name in ("mismatch_gap", "upper_bound", "p_value"))
     if math.isnan(value):
         return []
     words = f"largest gap {100 * value:.1f} points"
-    if not math.isnan(low):
-        words += f" ({100 * low:.1f} to {100 * high:.1f})"
-    p = number(gap["p_value"])
+    if not math.isnan(bound):
+        words += f" (with 95 % confidence at most {100 * bound:.1f})"
     return [words if math.isnan(p) else f"{words}, permutation p = {p:.2g}"]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_compalign._extras import needs_extra
+from hf_compalign._visible import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,17 +20,17 @@ BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 GREY = "#999999"
 KEPT = {"color": BLUE, "marker": "o"}
 BEYOND = {"color": VERMILION, "marker": "X"}
+UNLIMITED = {"color": GREEN, "marker": "D"}
 INK = "black"
 MUTED = (0.0, 0.0, 0.0, 0.6)
 FAINT = (0.0, 0.0, 0.0, 0.15)
 
+MINUS = "\N{MINUS SIGN}"
 WIDTH = 6.4  # inches
 MOST_ROWS = 25
 SMALL_TEXT = 9
 
-# They would turn the text around them about, in a page where a name stands in a sentence.
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_NO_TEXT = ("Cs", "Cn", "Co")  # half of a surrogate pair, and what is no character anywhere
+_NO_TEXT = ("Cn", "Co")  # what no font has
 _ROW_HEIGHT = 0.27
 
 
@@ -104,20 +105,13 @@ def percent(share: float) -> str:
 
 
 def shown(name: object, *, most: int = 32) -> str:
-    r"""A name from the data on one line, without what is no text, and not longer than ``most`` characters.
+    r"""A name from the data as `one_line`, with a mark for what is no character.
 
     >>> shown("two\nlines\u202e")
-    'two lines'
+    'two lines[U+202E]'
     """
-    one_line = " ".join("".join(_drawn(character) for character in str(name)).split())
-    return one_line if len(one_line) <= most else f"{one_line[: most - 1].rstrip()}…"
-
-
-def _drawn(character: str) -> str:
-    if character in _BIDI:
-        return ""
-    kind = unicodedata.category(character)
-    return " " if kind == "Cc" else "\ufffd" if kind in _NO_TEXT else character
+    line = one_line(name, most=most)
+    return "".join("\ufffd" if unicodedata.category(letter) in _NO_TEXT else letter for letter in line)
 
 
 def rows_height(n_rows: int) -> float:
@@ -129,7 +123,7 @@ def name_rows(panel: Any, names: Sequence[str]) -> None:
     """Put a name beside each row, the first at the top; never read as a formula."""
     panel.set_yticks(range(len(names)), names, parse_math=False, fontsize=SMALL_TEXT)
     panel.set_ylim(len(names) - 0.4, -0.6)
-    panel.tick_params(axis="y", length=0)
+    panel.tick_params(axis="y", length=0, pad=8)  # no marker at 0 reaches the names
 
 
 def draw_dots(

@@ -7,7 +7,7 @@
   const STRONGEST = 5;
   const WAIT_MS = 150; // after the last key in the search
   const NUMBERS = ["reference_confidence", "candidate_confidence", "reference_margin", "kl"];
-  const FILTERS = ["cell", "label", "reference", "candidate", "group"];
+  const FILTERS = ["cell", "label", "reference", "candidate", "group", "explained"];
   const CLASSES = ["label", "reference", "candidate"];
   const SVG = "http://www.w3.org/2000/svg";
 
@@ -15,7 +15,7 @@
   const data = JSON.parse(byId("data").textContent);
   const items = data.items;
   const collator = new Intl.Collator(undefined, { numeric: true });
-  const initial = () => ({ q: "", cell: "", label: "", reference: "", candidate: "", group: "", sort: "", page: 1 });
+  const initial = () => ({ q: "", ...Object.fromEntries(FILTERS.map((name) => [name, ""])), sort: "", page: 1 });
   let state = initial();
   let shown = items; // those that match, in order
   let marked = null; // the one that was linked to
@@ -38,8 +38,11 @@
   const className = (index) => data.names[index] ?? String(index);
   const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(1)}\u00a0%`);
   const signed = (score) => `${score < 0 ? "−" : "+"}${Math.abs(score).toFixed(2)}`;
-  const valuesOf = (item, filter) =>
-    filter === "group" ? item.groups : item[filter] === null ? [] : [String(item[filter])];
+  const valuesOf = (item, filter) => {
+    if (filter === "group") return item.groups;
+    if (filter === "explained") return item.explanation ? ["yes"] : [];
+    return item[filter] === null ? [] : [String(item[filter])];
+  };
 
   // ---- the address: #q=...&cell=...&sort=-kl&page=2, or #item=... ----
 
@@ -65,6 +68,7 @@
     const words = new URLSearchParams(hash.slice(1));
     if (words.has("item")) return openItem(words.get("item"));
     state = initial();
+    marked = null;
     for (const name of ["q", ...FILTERS, "sort"]) state[name] = words.get(name) ?? "";
     state.page = Math.max(1, Number.parseInt(words.get("page") ?? "1", 10) || 1);
     fillForm();
@@ -74,9 +78,14 @@
 
   function openItem(id) {
     marked = items.find((item) => item.id === id) ?? null;
-    state = initial();
+    select();
+    // What is filtered stays so, unless it hides the item.
+    if (!shown.includes(marked)) {
+      state = initial();
+      select();
+    }
     fillForm();
-    state.page = 1 + Math.floor(Math.max(0, items.indexOf(marked)) / PAGE);
+    state.page = 1 + Math.floor(Math.max(0, shown.indexOf(marked)) / PAGE);
     update();
     if (marked === null) {
       byId("count").textContent = `There is no item ${id} here. ${byId("count").textContent}`;
@@ -107,11 +116,22 @@
       if (byId("rows")) readAddress(hash);
       return;
     }
-    const place = hash.length > 1 && byId(decodeURIComponent(hash.slice(1)));
+    const place = byId(hash.slice(1));
     if (place) {
       place.scrollIntoView();
       place.focus({ preventScroll: true });
     }
+  }
+
+  // By the way back, to an address that filters nothing.
+  function arrive() {
+    if (byId("rows") && !location.hash.includes("=")) {
+      state = initial();
+      marked = null;
+      fillForm();
+      update();
+    }
+    go(location.hash);
   }
 
   // ---- which items, in which order ----
@@ -324,7 +344,7 @@
   function fillSelects() {
     for (const filter of FILTERS) {
       const place = byId("filters").elements[filter];
-      if (!place) continue;
+      if (!place || place.type === "checkbox") continue;
       const counts = new Map();
       for (const item of items) {
         for (const value of valuesOf(item, filter)) counts.set(value, 1 + (counts.get(value) ?? 0));
@@ -342,11 +362,10 @@
   function fillForm() {
     const fields = byId("filters").elements;
     fields.q.value = state.q;
+    // An address may name what is not here: then the choice is blank, and no item matches.
     for (const filter of FILTERS) {
-      if (fields[filter]) fields[filter].value = state[filter];
-      // An address may name what is not here.
-      if (!fields[filter] || fields[filter].selectedIndex < 0) state[filter] = "";
-      if (fields[filter] && !state[filter]) fields[filter].value = "";
+      if (fields[filter]?.type === "checkbox") fields[filter].checked = state[filter] === fields[filter].value;
+      else if (fields[filter]) fields[filter].value = state[filter];
     }
   }
 
@@ -358,7 +377,8 @@
       timer = setTimeout(() => change({ q: form.elements.q.value.trim() }), WAIT_MS);
     });
     form.addEventListener("change", ({ target }) => {
-      if (FILTERS.includes(target.name)) change({ [target.name]: target.value });
+      const off = target.type === "checkbox" && !target.checked;
+      if (FILTERS.includes(target.name)) change({ [target.name]: off ? "" : target.value });
       if (target.name === "scores") byId("table").classList.toggle("scores", target.checked);
     });
     form.addEventListener("submit", (event) => event.preventDefault());
@@ -415,7 +435,7 @@
 
   // What scrolls sideways must do so by keyboard too.
   function scrolling() {
-    for (const frame of document.querySelectorAll(".scroll")) {
+    for (const frame of document.querySelectorAll(".scroll, .chart")) {
       if (frame.scrollWidth > frame.clientWidth) frame.tabIndex = 0;
       else frame.removeAttribute("tabindex");
     }
@@ -427,7 +447,7 @@
   addEventListener("resize", scrolling);
   document.addEventListener("toggle", scrolling, true);
   document.addEventListener("click", follow);
-  addEventListener("hashchange", () => go(location.hash));
+  addEventListener("hashchange", arrive);
   if (byId("rows")) {
     sortButtons();
     fillSelects();

@@ -1,0 +1,132 @@
+"""What compression does to groups, as plain data: rows of groups, of their classes, and the gaps between them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """The items of one group; mismatches out of all ``n``, what needs labels out of the ``n_labelled``.
+
+    Attributes:
+        small: whether there are fewer items than the minimum, so that nothing is concluded.
+        mismatch_rate_interval: 95 % Wilson interval, as ``nfr_interval``.
+        lost: items that only the reference has right; ``nfr`` is their share.
+        accuracy_change: candidate - reference.
+        p_value: that mismatches are as frequent inside the group as among all the other items, whether these are in
+            a group or not: Fisher's exact test, two-sided.
+        p_adjusted: by Holm's method, over the groups of the attribute that are not small; nan for a small one.
+    """
+
+    attribute: str
+    group: str
+    n: int
+    n_labelled: int
+    small: bool
+    mismatches: int
+    mismatch_rate: float
+    mismatch_rate_interval: tuple[float, float]
+    lost: int
+    nfr: float
+    nfr_interval: tuple[float, float]
+    accuracy_reference: float
+    accuracy_candidate: float
+    accuracy_change: float
+    p_value: float
+    p_adjusted: float
+
+
+@dataclass(frozen=True)
+class GroupRates:
+    """How a group's items are answered with one class, which occurs among their answers or labels, against the rest.
+
+    ``selection_rate`` is the share of all items that get the class; ``tpr`` the share of those labelled with it,
+    and ``fpr`` of those labelled otherwise, that do.
+    """
+
+    attribute: str
+    group: str
+    label: int
+    selection_rate_reference: float
+    selection_rate_candidate: float
+    tpr_reference: float
+    tpr_candidate: float
+    fpr_reference: float
+    fpr_candidate: float
+
+
+@dataclass(frozen=True)
+class FairnessRow:
+    """One fairness measure of both models, see `hf_compalign.measure.one_vs_rest.parity`.
+
+    A group takes part with each rate that is out of at least the minimum of items: with its selection rate when it
+    is not small, with the true positive rate of a class of which it has so many, with the false positive rate when
+    so many of its items are of other classes. A class is left out where fewer than two groups are.
+
+    Attributes:
+        label: the class against the rest; None for the worst over the classes.
+        reference: nan where the class is left out, as ``candidate``.
+        change: candidate - reference: above 0 is worse for a difference, below 0 for a ratio.
+        n_skipped: how many classes are left out, of those that occur: of all of them, or of the one.
+    """
+
+    measure: str
+    label: int | None
+    reference: float
+    candidate: float
+    change: float
+    n_skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far the groups of one attribute lie apart. Small groups do not count.
+
+    What needs labels counts the groups with at least the minimum of labelled items. A gap or a difference needs two
+    groups, and is nan with fewer.
+
+    Attributes:
+        n_groups: groups that are not small.
+        mismatch_gap: largest mismatch rate of a group - smallest. As the largest of several differences it is too
+            large on average, and has no interval: ``p_value`` tells whether it is more than chance, ``upper_bound``
+            how large it may be.
+        highest: the group with the largest mismatch rate; empty when there is none.
+        lowest: the group with the smallest.
+        p_value: permutation test of a gap as large, see `hf_compalign.measure.groups.gaps.permutation_p_value`.
+        upper_bound: of the mismatch gap, one-sided 95 %, see
+            `hf_compalign.measure.groups.gaps.resampled_gaps`.
+        nfr_gap: largest negative flip rate - smallest.
+        worst_group_accuracy_reference: accuracy of the reference in ``worst_group_reference``, where it is lowest.
+        worst_group_accuracy_candidate: that of the candidate in ``worst_group_candidate``, where its is lowest.
+        worst_group_accuracy_drop: the first - the second; above 0 is worse.
+        drop_upper_bound: of the drop, one-sided 95 %.
+        fairness: of each measure the worst over the classes first, and then class by class those that occur as an
+            answer or a label. Where more than 100 do, only the one that is the reference's worst and the one that is
+            the candidate's, so that an audit of 1,000 classes stays readable; `GroupOptions`
+            sets how many.
+    """
+
+    attribute: str
+    n_groups: int
+    mismatch_gap: float
+    highest: str
+    lowest: str
+    p_value: float
+    upper_bound: float
+    nfr_gap: float
+    worst_group_accuracy_reference: float
+    worst_group_reference: str
+    worst_group_accuracy_candidate: float
+    worst_group_candidate: str
+    worst_group_accuracy_drop: float
+    drop_upper_bound: float
+    fairness: tuple[FairnessRow, ...]
+
+
+@dataclass(frozen=True)
+class GroupAudit:
+    """Every group, every class in it, and one `Gap` per attribute."""
+
+    rows: tuple[GroupRow, ...]
+    rates: tuple[GroupRates, ...]
+    gaps: tuple[Gap, ...]
+    min_group_size: int
