@@ -320,7 +320,7 @@ def test_bias_counts_the_classes_that_occur_or_are_named(bias):
     answers = {"predictions": [0, 1], "references": [0, -100], "teacher_predictions": [0, 2]}
     assert len(bias.compute(**answers)["fpr"]) == 3
     assert bias.compute(**answers, n_classes=5)["n_skipped"] == 5
-    with pytest.raises(ValueError, match=r"labels must be in \[0, 1\), one number per class. Got 1"):
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 1\), or -100 where unknown. Got 1"):
         bias.compute(predictions=[0], references=[1], teacher_predictions=[0], n_classes=1)
     nothing = bias.compute(predictions=[], references=[], teacher_predictions=[])
     assert (nothing["n_skipped"], nothing["fpr"]) == (0, [])

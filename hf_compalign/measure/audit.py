@@ -99,9 +99,8 @@ def audit(
     paired = same_items(reference, [candidate])
     counted, names = paired.counted, reference.label_names
     rerun = None if floor is None else _rerun(floor, paired)
-    labels = paired.labels[counted]
     _, candidate = paired.models
-    answers = reference.predicted[counted], candidate.predicted[counted], labels
+    answers = reference.predicted[counted], candidate.predicted[counted], paired.labels[counted]
     scores = ItemScores.of(reference.logits, candidate.logits, paired.labels, rows=counted)
     cells = Cells.count(*answers)
     metrics = _metrics(answers, cells) | _divergences(scores)
@@ -110,7 +109,7 @@ def audit(
     grouped = audit_groups(*answers, memberships, n_classes=len(names), options=options)
     items = changed_items(reference.ids[counted], answers, scores, memberships, most=max_items)
     return Audit(
-        n=len(labels),
+        n=len(counted),
         n_labelled=cells.n,
         cells=cells if cells.n else None,
         metrics=metrics,

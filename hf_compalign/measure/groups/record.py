@@ -92,8 +92,7 @@ class Gap:
         highest: the group with the largest mismatch rate; empty when there is none.
         lowest: the group with the smallest.
         p_value: permutation test of a gap as large, see `hf_compalign.measure.groups.gaps.permutation_p_value`.
-        upper_bound: of the mismatch gap, one-sided 95 %, see
-            `hf_compalign.measure.groups.gaps.resampled_gaps`.
+        upper_bound: of the mismatch gap, one-sided 95 %, see `hf_compalign.measure.groups.gaps.resampled_gaps`.
         nfr_gap: largest negative flip rate - smallest.
         worst_group_accuracy_reference: accuracy of the reference in ``worst_group_reference``, where it is lowest.
         worst_group_accuracy_candidate: that of the candidate in ``worst_group_candidate``, where its is lowest.
@@ -101,8 +100,7 @@ class Gap:
         drop_upper_bound: of the drop, one-sided 95 %.
         fairness: of each measure the worst over the classes first, and then class by class those that occur as an
             answer or a label. Where more than 100 do, only the one that is the reference's worst and the one that is
-            the candidate's, so that an audit of 1,000 classes stays readable; `GroupOptions`
-            sets how many.
+            the candidate's, so that an audit of 1,000 classes stays readable; ``GroupOptions`` sets how many.
     """
 
     attribute: str
