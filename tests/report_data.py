@@ -273,7 +273,7 @@ def _margins(n, n_bins=10):
 def _floor(audit):
     k, n = int(1.4 * audit["cie"]), audit["n"]
     found = {
-        "words": "This compressed model differs from the original less than a re-run would.",
+        "words": "This compressed model differs from the original less than this re-run does.",
         "model": "runs/seed-1",
         "p_value": 0.01,
         "n": n,

@@ -26,6 +26,7 @@ SENT = {
     "onnx/model.onnx",
     "onnx/model_int8.audit.json",
     "onnx/model_int8.onnx",
+    "report.html",
     "tokenizer.json",
     "tokenizer_config.json",
 }
