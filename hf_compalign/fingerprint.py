@@ -28,7 +28,7 @@ def model_fingerprint(model: "nn.Module") -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         for part in plain_tensors(tensor.detach()):
-            digest.update(memoryview(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     compression = getattr(getattr(model, "config", None), "compression", None) or {}
     if "quantization" in compression:
         digest.update(json.dumps(compression["quantization"], sort_keys=True).encode())
