@@ -360,6 +360,8 @@ def test_one_limit_out_of_two_fails():
             r"no limit 'kl'. Allowed: mismatch_rate, nfr, flip_rate, pfr, .*_gap, worst_group_accuracy_drop.$",
         ),
         ({"nfr": 2}, r"The limit nfr must be in \[0, 1\]. Got 2. Did you mean 0.02\?"),
+        ({"nfr": "5%"}, r"The limit nfr must be a number in \[0, 1\]. Got '5%'.$"),
+        (["nfr"], r"limits must be a dict of names and numbers, such as {'mismatch_rate': 0.02}. Got \['nfr'\]"),
         ({"nfr": -0.1}, r"The limit nfr must be in \[0, 1\]. Got -0.1.$"),
         ({"nfr": math.nan}, r"The limit nfr must be in \[0, 1\]. Got nan.$"),
     ],

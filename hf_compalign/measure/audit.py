@@ -5,6 +5,7 @@ import math
 import platform
 from collections.abc import Mapping
 from importlib import metadata
+from numbers import Real
 from typing import Any, NamedTuple
 
 from hf_compalign.measure.audit_items import changed_items
@@ -178,14 +179,20 @@ def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dic
         grouped: whether there will be groups.
 
     Raises:
-        ValueError: a limit is unknown, outside [0, 1], or needs groups.
+        ValueError: a limit is unknown, no number in [0, 1], or needs groups.
     """
+    if not isinstance(limits, Mapping):
+        raise ValueError(
+            f"limits must be a dict of names and numbers, such as {{'mismatch_rate': 0.02}}. Got {limits!r}."
+        )
     known = (*_RATES, *_OF_GROUPS)
     for name, limit in limits.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"There is no limit {name!r}. Allowed: {', '.join(known)}.{hint}")
+        if not isinstance(limit, Real):
+            raise ValueError(f"The limit {name} must be a number in [0, 1]. Got {limit!r}.")
         if not 0 <= limit <= 1:  # also refuses nan
             hint = f" Did you mean {limit / 100:g}?" if 1 < limit <= 100 else ""
             raise ValueError(f"The limit {name} must be in [0, 1]. Got {limit}.{hint}")
