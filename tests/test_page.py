@@ -1,12 +1,12 @@
 """The report page, read without a browser: what it says, what it lets run, and what it makes of hostile text."""
 
 import base64
-import builtins
 import copy
 import hashlib
 import json
 import math
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -507,14 +507,7 @@ def test_a_page_needs_an_audit():
 
 
 def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
-    real = builtins.__import__
-
-    def broken(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError("No module named 'matplotlib'")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", broken)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"A figure needs .* pip install 'hf-compalign\[report\]'"):
         render([report_data.same_audit()])
 

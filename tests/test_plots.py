@@ -1,9 +1,9 @@
 """The figures: what they draw, where."""
 
-import builtins
 import copy
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -555,13 +555,6 @@ def test_what_audit_returns_is_drawn(settings, recwarn):
 
 
 def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
-    real = builtins.__import__
-
-    def broken(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError("No module named 'matplotlib'")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", broken)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"A figure needs .* pip install 'hf-compalign\[report\]'"):
         plot_frontier(POINTS)

@@ -127,7 +127,7 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
             found = _audit_of_files(reference, candidate, floor=floor, limits=limits, options=ctx.params)
         else:
             from hf_compalign.cli.auditing import Job, audited
-            from hf_compalign.measure.audit import MIN_GROUP_SIZE
+            from hf_compalign.measure.groups.record import MIN_GROUP_SIZE
             from hf_compalign.measure.predict import Columns
 
             rows = _rows(dataset, console, config=config, split=split, max_samples=max_samples)

@@ -23,6 +23,7 @@ from hf_compalign.measure.footprint_text import footprint_rows
 from hf_compalign.measure.groups.membership import Membership, group_membership, number_bins, text_length
 from hf_compalign.measure.predict import Columns, predict
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.reader import is_raw
 from hf_compalign.ship.questions import Questions, machine_name, processor_of, timing_device
 from hf_compalign.tasks import task_of
 
@@ -87,7 +88,7 @@ def audited(job: Job) -> tuple[Audit, dict[str, Predictions]]:
     )
     found = _with_costs(found, job, models)
     task = task_of(models["reference"])
-    if job.contents and task.model_input not in job.rows.column_names:
+    if job.contents and is_raw(job.rows, task):
         ids = answers["reference"].ids.tolist()
         found = with_contents(found, job.rows, ids=ids, task=task, columns=job.columns)
     if job.attribution:

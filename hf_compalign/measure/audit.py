@@ -16,7 +16,7 @@ from hf_compalign.measure.comparison import Array, Cells, per_class, proportions
 from hf_compalign.measure.floor import seed_floor
 from hf_compalign.measure.groups.measures import GroupOptions, audit_groups
 from hf_compalign.measure.groups.membership import Membership, normalized_groups
-from hf_compalign.measure.groups.record import GroupAudit
+from hf_compalign.measure.groups.record import MIN_GROUP_SIZE, GroupAudit
 from hf_compalign.measure.intervals import mcnemar, rate, upper_bound, wilson_interval
 from hf_compalign.measure.margins import mismatches_by_margin
 from hf_compalign.measure.pairing import SameItems, asked_the_same, same_items
@@ -24,7 +24,6 @@ from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.probabilities import ItemScores
 from hf_compalign.measure.symmetry import predicted_frequencies
 
-MIN_GROUP_SIZE = 30
 MAX_ITEMS = 10_000
 _PACKAGES = ("hf_compalign", "numpy", "scipy", "torch", "transformers")
 _RATES = ("mismatch_rate", "nfr", "flip_rate", "pfr")

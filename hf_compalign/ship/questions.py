@@ -14,12 +14,12 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_compalign.columns import find_image_column, find_text_columns, tokenized, with_pixels
 from hf_compalign.inference import default_collator, input_names, load_model, load_processor
 from hf_compalign.measure.latency import Latency, device_of, interleaved_latency_ms
 from hf_compalign.measure.predict import Columns, predict
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.tasks import Task, task_of
+from hf_compalign.measure.reader import reader_of
+from hf_compalign.tasks import Task
 
 Model: TypeAlias = PreTrainedModel | str | Path
 
@@ -47,12 +47,9 @@ class Questions:
     def first_batch(self, network: PreTrainedModel, processor: Any, *, size: int) -> dict[str, Any]:
         """The model's inputs for the first rows, from the beginning again where there are fewer."""
         rows = self.dataset.select([index % len(self.dataset) for index in range(size)])
-        task, columns = task_of(network), self.columns or Columns()
-        if task.model_input not in rows.column_names and rows.format["type"] != "custom":
-            if task.model_input == "pixel_values":
-                rows = with_pixels(rows, processor, find_image_column(rows, columns.image))
-            else:
-                rows = tokenized(rows, processor, find_text_columns(rows, columns.text))
+        columns = self.columns or Columns()
+        reader = reader_of(network, rows, processing_class=processor)
+        rows = reader.prepared(rows, text=columns.text, image=columns.image)
         known = input_names(network)
         return dict(default_collator(processor)([{name: row[name] for name in row if name in known} for row in rows]))
 

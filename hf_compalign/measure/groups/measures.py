@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from hf_compalign._extras import needs_extra
 from hf_compalign.measure.comparison import check_classes, paired
 from hf_compalign.measure.groups.gaps import exact_p_values, permutation_p_value, resampled_gaps
-from hf_compalign.measure.groups.record import FairnessRow, Gap, GroupAudit, GroupRates, GroupRow
+from hf_compalign.measure.groups.record import MIN_GROUP_SIZE, FairnessRow, Gap, GroupAudit, GroupRates, GroupRow
 from hf_compalign.measure.groups.table import COUNTS, MODELS, ClassMargins, GroupTable, counted
 from hf_compalign.measure.intervals import holm, rate, wilson_interval
 from hf_compalign.measure.one_vs_rest import CLASS_COUNTS, PARITY, RATES, divided, one_vs_rest, parity, rate_sizes
@@ -40,7 +40,7 @@ class GroupOptions:
         ValueError: min_group_size or n_resamples is below 1, or most_classes below 0.
     """
 
-    min_group_size: int = 30
+    min_group_size: int = MIN_GROUP_SIZE
     n_resamples: int = 1000
     seed: int = 0
     most_classes: int = 100

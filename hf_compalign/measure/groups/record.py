@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+MIN_GROUP_SIZE = 30
+
 
 @dataclass(frozen=True)
 class GroupRow:

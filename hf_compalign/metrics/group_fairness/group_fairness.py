@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.groups.measures import GroupOptions, audit_groups
 from hf_compalign.measure.groups.membership import DEFAULT_ATTRIBUTE, normalized_groups
-from hf_compalign.measure.groups.record import Gap, GroupAudit
+from hf_compalign.measure.groups.record import MIN_GROUP_SIZE, Gap, GroupAudit
 from hf_compalign.measure.one_vs_rest import PARITY
 
 _DESCRIPTION = """
@@ -81,7 +81,7 @@ class GroupFairness(evaluate.Metric):
         *,
         teacher_predictions: ArrayLike,
         groups: list[list[str]],
-        min_group_size: int = 30,
+        min_group_size: int = MIN_GROUP_SIZE,
         label: int | None = None,
         n_classes: int | None = None,
     ) -> dict[str, Any]:
