@@ -28,18 +28,22 @@ from rich.table import Table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 from hf_compalign import predict
-from hf_compalign.columns import tokenized
-from hf_compalign.data import load_file
+from hf_compalign.data import load_file, tokenized
 from hf_compalign.measure.audit import audit
-from hf_compalign.measure.calibration import calibration_shift
-from hf_compalign.measure.class_bias import class_bias
-from hf_compalign.measure.comparison import Cells, cie_ratio, per_class, proportions
-from hf_compalign.measure.floor import seed_floor
-from hf_compalign.measure.groups.measures import GroupOptions, audit_groups
-from hf_compalign.measure.margins import mismatches_by_margin
+from hf_compalign.measure.groups import GroupOptions, audit_groups
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.probabilities import ItemScores
-from hf_compalign.measure.symmetry import predicted_frequencies
+from hf_compalign.measure.statistics import (
+    Cells,
+    ItemScores,
+    calibration_shift,
+    cie_ratio,
+    class_bias,
+    mismatches_by_margin,
+    per_class,
+    predicted_frequencies,
+    proportions,
+    seed_floor,
+)
 
 ROWS = 10_000  # made at a time
 BATCH = 32

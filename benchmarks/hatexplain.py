@@ -38,14 +38,11 @@ from hf_compalign import (
     cache_teacher_logits,
     predict,
 )
-from hf_compalign.columns import tokenized
-from hf_compalign.data import load_file
-from hf_compalign.measure.attribution.agreement import AttributionOptions, attribution_agreement
-from hf_compalign.measure.audit_contents import with_attribution, with_contents
-from hf_compalign.measure.bootstrap import mean_estimate
-from hf_compalign.measure.comparison import cie_ratio
-from hf_compalign.measure.groups.membership import group_membership, number_bins, text_length
-from hf_compalign.measure.groups.record import MIN_GROUP_SIZE
+from hf_compalign.data import load_file, tokenized
+from hf_compalign.measure.attribution import AttributionOptions, attribution_agreement
+from hf_compalign.measure.audit import with_attribution, with_contents
+from hf_compalign.measure.groups import MIN_GROUP_SIZE, group_membership, number_bins, text_length
+from hf_compalign.measure.statistics import cie_ratio, mean_estimate
 from hf_compalign.report.page import write_report
 from hf_compalign.tasks import task_of_class
 

@@ -36,11 +36,10 @@ from hf_compalign import (
     shrink_,
 )
 from hf_compalign.data import mix_unlabelled
-from hf_compalign.inference import load_model
-from hf_compalign.measure.latency import interleaved_latency_ms
-from hf_compalign.ship.frontier import Frontier
-from hf_compalign.ship.int8_files import RepairOptions
-from hf_compalign.ship.repair import FRONTIER_NAME
+from hf_compalign.measure.footprint import interleaved_latency_ms
+from hf_compalign.models import load_model
+from hf_compalign.ship import Frontier
+from hf_compalign.ship.repair import FRONTIER_NAME, RepairOptions
 
 SCHEME = "onnxruntime-w8a8"
 BATCHES = (1, 8)

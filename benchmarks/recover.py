@@ -25,9 +25,9 @@ from hf_compalign import (
     cache_teacher_logits,
     prune_,
 )
-from hf_compalign.compress.masks import prunable_weights, sparsity_of
+from hf_compalign.compress.prune import prunable_weights, sparsity_of
 from hf_compalign.data import mix_unlabelled
-from hf_compalign.measure.comparison import cie_ratio
+from hf_compalign.measure.statistics import cie_ratio
 
 CALIBRATION_ROWS = 1024
 RUNS = (("obs", "nothing"), ("magnitude", "CE"), ("magnitude", "aligned"), ("obs", "CE"), ("obs", "aligned"))

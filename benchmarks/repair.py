@@ -22,10 +22,9 @@ from torch.utils.data import DataLoader, default_collate
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTImageProcessor, set_seed
 
 from hf_compalign import Audit, audit, export_onnx, predict
-from hf_compalign.columns import with_pixels
-from hf_compalign.data import class_names, load_file
-from hf_compalign.inference import load_model
-from hf_compalign.measure.latency import interleaved_latency_ms
+from hf_compalign.data import class_names, load_file, with_pixels
+from hf_compalign.measure.footprint import interleaved_latency_ms
+from hf_compalign.models import load_model
 from hf_compalign.ship.repair import Repair, RepairOptions, repair_onnx
 
 CALIBRATION_ROWS = 512

@@ -26,8 +26,7 @@ from transformers import (
 )
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, Predictions, audit, predict
-from hf_compalign.columns import tokenized
-from hf_compalign.data import load_file
+from hf_compalign.data import load_file, tokenized
 
 SENTENCES = 6920
 TRANSFER = 14_000

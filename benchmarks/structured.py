@@ -17,8 +17,7 @@ from sst2 import Sst2
 from transformers import AutoModelForSequenceClassification
 
 from hf_compalign import audit, cache_teacher_logits, footprint, load_compressed, shrink_
-from hf_compalign.measure.footprint_text import footprint_table
-from hf_compalign.measure.latency import interleaved_latency_ms
+from hf_compalign.measure.footprint import footprint_table, interleaved_latency_ms
 
 BUDGETS = {
     "FFN 50 %, heads 25 %": {"ffn": 0.5, "heads": 0.25},

@@ -33,13 +33,21 @@ from hf_compalign import (
     footprint,
     predict,
 )
-from hf_compalign.align.fine_tuning import ModelArguments, fine_tune_teacher, load_for_labels
-from hf_compalign.columns import find_label_column, find_text_columns, tokenized
-from hf_compalign.compress.arguments import CompressionArguments
-from hf_compalign.data import class_names, load_file, mix_unlabelled, sample, with_label_ids
-from hf_compalign.inference import load_model
+from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels
+from hf_compalign.compress import CompressionArguments
+from hf_compalign.data import (
+    class_names,
+    find_label_column,
+    find_text_columns,
+    load_file,
+    mix_unlabelled,
+    sample,
+    tokenized,
+    with_label_ids,
+)
 from hf_compalign.labels import names_of
-from hf_compalign.measure.predict import Columns
+from hf_compalign.measure.predictions import Columns
+from hf_compalign.models import load_model
 from hf_compalign.report.card import CardDetails, changed_options, write_model_card
 
 GLUE = "nyu-mll/glue"

@@ -14,11 +14,11 @@ import tiny
 from huggingface_hub import ModelCard, snapshot_download
 
 from hf_compalign import AlignedDistillationTrainer, load_compressed
-from hf_compalign.fingerprint import model_fingerprint
+from hf_compalign.data import model_fingerprint
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import footprint
-from hf_compalign.measure.predict import predict
-from hf_compalign.ship.hub import push_to_hub
+from hf_compalign.measure.predictions import predict
+from hf_compalign.ship import push_to_hub
 
 DATA = shipping.raw_texts()
 

@@ -9,8 +9,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from hf_compalign.measure.comparison import Cells, per_class, proportions
-from hf_compalign.measure.intervals import mcnemar, rate, upper_bound, wilson_interval
+from hf_compalign.measure.statistics import Cells, mcnemar, per_class, proportions, rate, upper_bound, wilson_interval
 
 _SENTENCE = "the film is a slow warm story of people who never say what they mean but it works and ends well"
 WORDS = _SENTENCE.split()

@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_compalign import AlignedDistillationTrainer, PruningCallback
+from hf_compalign.compress import refuse_unsupported, same_everywhere_, whole, write_
 from hf_compalign.compress.callbacks import ShrinkCallback
-from hf_compalign.compress.sharding import refuse_unsupported, same_everywhere_, whole, write_
 
 PROCESSES = 2
 STEPS = 6

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertTokenizer, PreTrainedModel
 
 from hf_compalign import shrink_
-from hf_compalign.compress.onnx_graph import export_graph, quantize_graph
+from hf_compalign.compress.export import export_graph, quantize_graph
 
 _WORDS = [f"w{index}" for index in range(tiny.VOCABULARY - 4)]
 NAMES = ("red", "green", "blue")

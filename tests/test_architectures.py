@@ -6,7 +6,7 @@ import torch
 import transformers
 import zoo
 
-from hf_compalign.compress.architectures import ARCHITECTURES, layers_of
+from hf_compalign.compress.shrink import ARCHITECTURES, layers_of
 
 NEURONS = {"dinov2": 64, "dinov2-swiglu": 48}
 

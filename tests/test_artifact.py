@@ -17,13 +17,10 @@ from transformers import ViTImageProcessorPil
 
 from hf_compalign import load_compressed
 from hf_compalign.compress.quantize import quantize_
-from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.predict import predict
-from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.predictions import Predictions, predict
 from hf_compalign.report.card import CardDetails
-from hf_compalign.ship.artifact import ArtifactDetails, save_artifact
-from hf_compalign.ship.hub import WEIGHTS, checked_files
-from hf_compalign.ship.questions import Questions
+from hf_compalign.ship import WEIGHTS, ArtifactDetails, Questions, checked_files, save_artifact
 
 UNTIMED = ArtifactDetails(timed_batch_sizes=())
 DATA = shipping.raw_texts()

@@ -26,19 +26,24 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_compalign.compress.cutting import cut_
-from hf_compalign.compress.onnx_graph import export_graph
-from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
-from hf_compalign.compress.prepared import prepare_
-from hf_compalign.compress.pruning import prune_
-from hf_compalign.compress.quantize import quantizable_layers, quantize_
-from hf_compalign.compress.schemes import SCHEMES, scheme_of
-from hf_compalign.measure.attribution.agreement import METHODS, AttributionOptions, attribution_agreement, explain
-from hf_compalign.measure.attribution.methods import Attributor, Batch, cell_size, randomized
-from hf_compalign.measure.attribution.options import check_explainable
-from hf_compalign.measure.attribution.pair import opened_pair
-from hf_compalign.measure.attribution.similarity import similarities
-from hf_compalign.measure.predict import predict
+from hf_compalign.compress.export import export_graph
+from hf_compalign.compress.prune import prune_
+from hf_compalign.compress.quantize import SCHEMES, prepare_, quantizable_layers, quantize_, scheme_of
+from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_
+from hf_compalign.measure.attribution import (
+    METHODS,
+    AttributionOptions,
+    Attributor,
+    Batch,
+    attribution_agreement,
+    cell_size,
+    check_explainable,
+    explain,
+    opened_pair,
+    randomized,
+    similarities,
+)
+from hf_compalign.measure.predictions import predict
 
 WORDS = ["bad", "good", "film", "book", "the", "a"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import hf_compalign.metrics
-from hf_compalign.measure.attribution.similarity import SIMILARITIES, similarities
+from hf_compalign.measure.attribution import SIMILARITIES, similarities
 from hf_compalign.metrics import load_metric
 
 FOLDER = Path(hf_compalign.metrics.__file__).parent / "attribution_agreement"

@@ -14,12 +14,11 @@ import pytest
 import scipy.stats
 from scipy.special import softmax
 
-from hf_compalign.measure import audit_text
-from hf_compalign.measure.attribution.record import Explanation
-from hf_compalign.measure.audit import audit
-from hf_compalign.measure.audit_record import FORMAT_VERSION, Audit
-from hf_compalign.measure.comparison import Cells, per_class
+from hf_compalign.measure.attribution import Explanation
+from hf_compalign.measure.audit import FORMAT_VERSION, Audit, audit
+from hf_compalign.measure.audit import text as audit_text
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.statistics import Cells, per_class
 
 NAMES = ("negative", "neutral", "positive")
 

@@ -13,10 +13,9 @@ from transformers import BertTokenizer, EarlyStoppingCallback, Trainer, TrainerC
 from transformers.integrations import integration_utils
 
 from hf_compalign._compat import calling_handler
-from hf_compalign.align.trainer import AlignedDistillationTrainer
-from hf_compalign.measure.audit import audit
-from hf_compalign.measure.audit_callback import AuditCallback
-from hf_compalign.measure.predict import predict
+from hf_compalign.align import AlignedDistillationTrainer
+from hf_compalign.measure.audit import AuditCallback, audit
+from hf_compalign.measure.predictions import predict
 
 ROWS = tiny.texts(40, seed=5)
 GROUPS = ["even", "odd"] * 20

@@ -8,11 +8,9 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pictures
 
-from hf_compalign.measure import audit_contents
-from hf_compalign.measure.audit import audit
-from hf_compalign.measure.audit_contents import MOST_CHARACTERS, THUMBNAIL_PIXELS, with_contents
-from hf_compalign.measure.predict import Columns
-from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.audit import MOST_CHARACTERS, THUMBNAIL_PIXELS, audit, with_contents
+from hf_compalign.measure.audit import contents as audit_contents
+from hf_compalign.measure.predictions import Columns, Predictions
 from hf_compalign.tasks import task_of_class
 
 TEXT, IMAGE = (task_of_class(f"For{kind}Classification") for kind in ("Sequence", "Image"))

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from hf_compalign.measure.blocks import each_block, row_blocks
+from hf_compalign.measure.statistics import each_block, row_blocks
 
 
 @pytest.mark.parametrize(("n_rows", "row_size"), [(0, 3), (1, 3), (10, 1), (1000, 7), (5, 10**6), (3, 0)])

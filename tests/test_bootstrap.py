@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hf_compalign.measure import blocks, bootstrap
-from hf_compalign.measure.bootstrap import (
+from hf_compalign.measure.statistics import (
     Estimate,
+    blocks,
+    bootstrap,
     estimate,
     mean_estimate,
     resampled_counts,

@@ -9,12 +9,18 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_compalign.compress import budget as budgets
-from hf_compalign.compress.architectures import layers_of
-from hf_compalign.compress.budget import Budget, plan_for
-from hf_compalign.compress.costs import CostTable, flops_table, latency_table
-from hf_compalign.compress.cutting import cut_
-from hf_compalign.compress.importance import LayerImportance, unit_importance
+from hf_compalign.compress.shrink import (
+    Budget,
+    CostTable,
+    LayerImportance,
+    cut_,
+    flops_table,
+    latency_table,
+    layers_of,
+    plan_for,
+    unit_importance,
+)
+from hf_compalign.compress.shrink import budget as budgets
 
 
 def importance(heads, neurons, layer=1.0):

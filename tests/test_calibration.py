@@ -12,14 +12,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import BatchEncoding, BertModel, default_data_collator
 
-from hf_compalign.compress.calibration import (
-    calibration_batches,
-    loss_of,
-    own_loss,
-    run_model,
-    token_rows,
-    training_batches,
-)
+from hf_compalign.compress import calibration_batches, loss_of, own_loss, run_model, token_rows, training_batches
 
 
 def equal(some, others):

@@ -7,9 +7,7 @@ import pytest
 import sklearn.metrics
 from sklearn.calibration import calibration_curve
 
-from hf_compalign.measure.bootstrap import Estimate
-from hf_compalign.measure.calibration import calibration_shift
-from hf_compalign.measure.probabilities import ItemScores, softmax
+from hf_compalign.measure.statistics import Estimate, ItemScores, calibration_shift, softmax
 
 pytestmark = pytest.mark.filterwarnings("error")
 

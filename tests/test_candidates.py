@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats.multitest import multipletests
 
-from hf_compalign.measure.candidates import compare_candidates, pruning_identified_exemplars
-from hf_compalign.measure.comparison import Cells, cie_ratio
-from hf_compalign.measure.intervals import wilson_interval
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.statistics import (
+    Cells,
+    cie_ratio,
+    compare_candidates,
+    pruning_identified_exemplars,
+    wilson_interval,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 N = 60

@@ -11,12 +11,11 @@ from huggingface_hub import ModelCard
 from transformers import BertTokenizer
 
 from hf_compalign import shrink_
-from hf_compalign.measure.attribution.record import AttributionAgreement, SimilarityRow
+from hf_compalign.measure.attribution import AttributionAgreement, SimilarityRow
 from hf_compalign.measure.audit import audit
-from hf_compalign.measure.bootstrap import Estimate
-from hf_compalign.measure.footprint import Footprint
-from hf_compalign.measure.latency import Latency
+from hf_compalign.measure.footprint import Footprint, Latency
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.statistics import Estimate
 from hf_compalign.report.card import CardDetails, Measured, changed_options, write_model_card
 
 DETAILS = CardDetails(

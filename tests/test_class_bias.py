@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hf_compalign.measure.class_bias import class_bias
+from hf_compalign.measure.statistics import class_bias
 
 pytestmark = pytest.mark.filterwarnings("error")
 RATES = ("fpr_reference", "fpr_candidate", "fpr_change", "fnr_reference", "fnr_candidate", "fnr_change")

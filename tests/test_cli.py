@@ -10,10 +10,8 @@ from datasets import ClassLabel, DatasetDict
 from typer.testing import CliRunner
 
 from hf_compalign.cli import app
-from hf_compalign.measure.audit import audit
-from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.predict import predict
-from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.predictions import Predictions, predict
 
 N_ROWS = 40
 
@@ -207,7 +205,7 @@ def test_env_names_every_version_in_both_forms():
 
 
 def test_env_says_how_to_install_what_is_missing(monkeypatch):
-    from hf_compalign import environment
+    from hf_compalign.cli import environment
 
     monkeypatch.setattr(environment, "_EXTRAS", {"no-such-package": "onnx"})
     assert "- no-such-package: not installed (pip install 'hf-compalign[onnx]')" in call("env").stdout

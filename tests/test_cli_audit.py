@@ -8,8 +8,8 @@ import shipping
 import tiny
 from test_cli import call, error_of
 
-from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.predict import predict
+from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.predictions import predict
 
 N = 60
 ABOUT = {"id2label": dict(enumerate(shipping.NAMES)), "label2id": {name: k for k, name in enumerate(shipping.NAMES)}}

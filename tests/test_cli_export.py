@@ -15,8 +15,8 @@ from hf_compalign import cli
 from hf_compalign.cli.export import default_output
 from hf_compalign.cli.exporting import EXPORTERS
 from hf_compalign.measure.audit import audit
-from hf_compalign.measure.predict import predict
-from hf_compalign.ship.frontier import Frontier
+from hf_compalign.measure.predictions import predict
+from hf_compalign.ship import Frontier
 
 pytest.importorskip("onnxruntime")
 

@@ -9,14 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hf_compalign.measure.comparison import (
-    Cells,
-    alignment_metrics,
-    cie_ratio,
-    per_class,
-    proportions,
-)
-from hf_compalign.measure.intervals import wilson_interval
+from hf_compalign.measure.statistics import Cells, alignment_metrics, cie_ratio, per_class, proportions, wilson_interval
 
 # one item per cell, then one without a label that the models answer differently
 REFERENCE = [0, 0, 1, 1, 1, 2]

@@ -8,17 +8,19 @@ import torch
 import zoo
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
 
-from hf_compalign.compress.architectures import layers_of
-from hf_compalign.compress.callbacks import PruningCallback, QuantizationCallback, ShrinkCallback, composition
-from hf_compalign.compress.callbacks.composition import prune_survivors_, survivors_of
-from hf_compalign.compress.callbacks.removal import Removal
-from hf_compalign.compress.cutting import cut_
-from hf_compalign.compress.loading import load_compressed
-from hf_compalign.compress.masks import prunable_weights, sparsity_of
-from hf_compalign.compress.plan import zero_units_plan
-from hf_compalign.compress.pruning import Evidence, Method, prune_
-from hf_compalign.compress.quantize import quantizable_layers, quantization_of
-from hf_compalign.compress.schemes import scheme_of
+from hf_compalign.compress import load_compressed
+from hf_compalign.compress.callbacks import (
+    PruningCallback,
+    QuantizationCallback,
+    Removal,
+    ShrinkCallback,
+    prune_survivors_,
+    survivors_of,
+)
+from hf_compalign.compress.callbacks import order as composition
+from hf_compalign.compress.prune import Evidence, Method, prunable_weights, prune_, sparsity_of
+from hf_compalign.compress.quantize import quantizable_layers, quantization_of, scheme_of
+from hf_compalign.compress.shrink import cut_, layers_of, zero_units_plan
 
 SHRINK = {"ffn": 0.5, "heads": 0.25, "layers": 1, "importance": "magnitude", "window": (0.0, 0.3)}
 

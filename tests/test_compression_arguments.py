@@ -3,8 +3,8 @@
 import pytest
 from transformers import HfArgumentParser
 
-from hf_compalign.compress.arguments import CompressionArguments
-from hf_compalign.compress.budget import Budget
+from hf_compalign.compress import CompressionArguments
+from hf_compalign.compress.shrink import Budget
 
 
 def test_every_flag_reaches_the_callback():

@@ -10,9 +10,15 @@ import transformers
 import zoo
 from torch.nn.utils import prune
 
-from hf_compalign.compress.architectures import layers_of
-from hf_compalign.compress.cutting import cut_, mask_
-from hf_compalign.compress.plan import LayerPlan, ShrinkPlan, droppable_layers, zero_units_plan
+from hf_compalign.compress.shrink import (
+    LayerPlan,
+    ShrinkPlan,
+    cut_,
+    droppable_layers,
+    layers_of,
+    mask_,
+    zero_units_plan,
+)
 
 
 def cut(model, plan):

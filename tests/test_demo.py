@@ -16,12 +16,10 @@ from hf_compalign.demo import run_demo
 from hf_compalign.demo.digits import load_digits, prepared
 from hf_compalign.demo.results import conclusion, model_rows, seed_rows
 from hf_compalign.demo.run import Settings
-from hf_compalign.inference import load_model
-from hf_compalign.measure.audit import audit
-from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.bootstrap import Estimate
-from hf_compalign.measure.predict import predict
-from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.predictions import Predictions, predict
+from hf_compalign.measure.statistics import Estimate
+from hf_compalign.models import load_model
 
 TINY = Settings(
     sparsity=0.8,

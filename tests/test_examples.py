@@ -14,11 +14,10 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from safetensors.torch import load_file as load_weights
 
-from hf_compalign.compress.fake_quantization import quantized_layers
-from hf_compalign.compress.loading import load_compressed
-from hf_compalign.compress.masks import prunable_weights, sparsity_of
-from hf_compalign.compress.schemes import quantization_of
-from hf_compalign.fingerprint import model_fingerprint
+from hf_compalign.compress import load_compressed
+from hf_compalign.compress.prune import prunable_weights, sparsity_of
+from hf_compalign.compress.quantize import quantization_of, quantized_layers
+from hf_compalign.data import model_fingerprint
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.predictions import Predictions
 

@@ -11,7 +11,7 @@ import torch
 import zoo
 from torch import nn
 
-from hf_compalign.compress.fake_quantization import (
+from hf_compalign.compress.quantize import (
     FakeQuantizedEmbedding,
     FakeQuantizedLinear,
     asymmetric_levels,

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hf_compalign.measure.floor import seed_floor
-from hf_compalign.measure.intervals import wilson_interval
+from hf_compalign.measure.statistics import seed_floor, wilson_interval
 
 pytestmark = pytest.mark.filterwarnings("error")
 

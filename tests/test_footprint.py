@@ -12,13 +12,11 @@ import torch
 import transformers
 from torch import nn
 
-from hf_compalign.compress.onnx_graph import export_graph
+from hf_compalign.compress.export import export_graph
 from hf_compalign.compress.quantize import quantize_
-from hf_compalign.measure import latency as latency_module
-from hf_compalign.measure.footprint import Footprint, footprint
-from hf_compalign.measure.footprint_text import footprint_table
-from hf_compalign.measure.latency import Latency, interleaved_latency_ms
-from hf_compalign.onnx_model import OnnxModel
+from hf_compalign.measure.footprint import Footprint, Latency, footprint, footprint_table, interleaved_latency_ms
+from hf_compalign.measure.footprint import latency as latency_module
+from hf_compalign.models import OnnxModel
 
 
 class Tied(nn.Module):

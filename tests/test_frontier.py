@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from hf_compalign.measure.audit import Verdict, audit
-from hf_compalign.measure.intervals import upper_bound, wilson_interval
-from hf_compalign.measure.latency import Latency
+from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.report.plots.frontier import undominated
-from hf_compalign.ship.frontier import Frontier, Point, Sensitivity, frontier_rows
+from hf_compalign.measure.statistics import upper_bound, wilson_interval
+from hf_compalign.report.plots import undominated
+from hf_compalign.ship import Frontier, Point, Sensitivity, frontier_rows
 
 N = 200
 

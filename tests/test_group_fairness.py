@@ -14,8 +14,7 @@ import pytest
 from transformers import EvalPrediction
 
 import hf_compalign.metrics
-from hf_compalign.measure.groups.measures import audit_groups
-from hf_compalign.measure.groups.membership import normalized_groups
+from hf_compalign.measure.groups import audit_groups, normalized_groups
 from hf_compalign.metrics import load_metric
 
 FOLDER = Path(hf_compalign.metrics.__file__).parent / "group_fairness"

@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_compalign.measure.groups.membership import group_membership, normalized_groups, number_bins, text_length
+from hf_compalign.measure.groups import group_membership, normalized_groups, number_bins, text_length
 
 ROWS = {
     "gender": ["f", None, "m"],

@@ -16,11 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from hf_compalign.measure.comparison import Cells
-from hf_compalign.measure.groups.measures import GroupOptions, audit_groups
-from hf_compalign.measure.groups.membership import normalized_groups
-from hf_compalign.measure.groups.record import GroupAudit
-from hf_compalign.measure.intervals import upper_bound, wilson_interval
+from hf_compalign.measure.groups import GroupAudit, GroupOptions, audit_groups, normalized_groups
+from hf_compalign.measure.statistics import Cells, upper_bound, wilson_interval
 
 # items 0 to 3 are in a, 3 to 6 in b, 7 in neither
 REFERENCE = [0, 0, 1, 1, 1, 0, 1, 0]

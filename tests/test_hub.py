@@ -12,10 +12,9 @@ import hub_server
 import pytest
 import shipping
 
-from hf_compalign.measure.predict import predict
+from hf_compalign.measure.predictions import predict
 from hf_compalign.report.card import CardDetails
-from hf_compalign.ship.artifact import ArtifactDetails, save_artifact
-from hf_compalign.ship.hub import audit_name, checked_files, push_to_hub
+from hf_compalign.ship import ArtifactDetails, audit_name, checked_files, push_to_hub, save_artifact
 
 SENT = {
     "README.md",

@@ -7,9 +7,8 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from hf_compalign.compress.architectures import layers_of
-from hf_compalign.compress.calibration import calibration_batches, run_model
-from hf_compalign.compress.importance import unit_importance
+from hf_compalign.compress import calibration_batches, run_model
+from hf_compalign.compress.shrink import layers_of, unit_importance
 
 MODELS = {"bert": tiny.bert, "vit": tiny.vit}
 

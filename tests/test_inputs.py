@@ -8,16 +8,16 @@ import tiny
 import torch
 import zoo
 
-from hf_compalign.compress.calibration import own_loss
-from hf_compalign.compress.inputs import (
+from hf_compalign.compress import own_loss
+from hf_compalign.compress.prune import (
     InputStatistics,
     check_finite,
     in_order,
     input_norms,
+    prunable_weights,
     rows_into,
     weight_gradients,
 )
-from hf_compalign.compress.masks import prunable_weights
 
 
 def layers_of(model, **patterns):

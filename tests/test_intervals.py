@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from hf_compalign.measure.intervals import check_level, holm, mcnemar, rate, upper_bound, wilson_interval
+from hf_compalign.measure.statistics import check_level, holm, mcnemar, rate, upper_bound, wilson_interval
 
 COUNTS = [(0, 1), (1, 1), (0, 50), (3, 50), (25, 50), (50, 50), (36, 1821)]
 

@@ -12,10 +12,8 @@ import transformers
 import zoo
 from safetensors.torch import load_file, save_file
 
-from hf_compalign.compress.architectures import layers_of
-from hf_compalign.compress.cutting import cut_, mask_
-from hf_compalign.compress.loading import load_compressed
-from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
+from hf_compalign.compress import load_compressed
+from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, layers_of, mask_
 
 
 def shrunk(name="bert", *, layers=(0, 2), **settings):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 
-from hf_compalign.align.losses import (
+from hf_compalign.align import (
     agreement_loss,
     gated,
     kl_loss,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats.proportion import proportion_confint
 
-from hf_compalign.measure.margins import MarginRow, mismatches_by_margin
+from hf_compalign.measure.statistics import MarginRow, mismatches_by_margin
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -15,9 +15,8 @@ from scipy.spatial.distance import jensenshannon
 from transformers import EvalPrediction
 
 import hf_compalign.metrics
-from hf_compalign.measure.class_bias import class_bias as measured_class_bias
-from hf_compalign.measure.comparison import Cells
-from hf_compalign.measure.probabilities import kl_divergence
+from hf_compalign.measure.statistics import Cells, kl_divergence
+from hf_compalign.measure.statistics import class_bias as measured_class_bias
 from hf_compalign.metrics import load_metric
 
 FOLDER = Path(hf_compalign.metrics.__file__).parent

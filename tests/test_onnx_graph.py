@@ -14,8 +14,7 @@ import zoo
 from onnx import numpy_helper
 from torch import nn
 
-from hf_compalign.compress import onnx_graph
-from hf_compalign.compress.onnx_graph import (
+from hf_compalign.compress.export import (
     calibrate_graph,
     export_graph,
     graph_layers,
@@ -24,7 +23,8 @@ from hf_compalign.compress.onnx_graph import (
     quantize_graph,
     sample_inputs,
 )
-from hf_compalign.onnx_model import OnnxModel
+from hf_compalign.compress.export import graph as onnx_graph
+from hf_compalign.models import OnnxModel
 
 MODELS = {"bert": lambda: tiny.bert().eval(), "vit": lambda: tiny.vit().eval()}
 MODELS |= {"deberta": lambda: zoo.build("deberta-v2-shared-key", num_hidden_layers=1)}

@@ -12,10 +12,9 @@ from test_predict import NAMED, reviews, tokenizer
 from transformers import BertConfig, ViTConfig
 
 from hf_compalign import audit, predict
-from hf_compalign.compress.onnx_graph import export_graph, output_layers, quantize_graph, sample_inputs
-from hf_compalign.fingerprint import model_fingerprint
-from hf_compalign.inference import default_device, input_names, load_model, load_processor
-from hf_compalign.onnx_model import OnnxModel
+from hf_compalign.compress.export import export_graph, output_layers, quantize_graph, sample_inputs
+from hf_compalign.data import model_fingerprint
+from hf_compalign.models import OnnxModel, default_device, input_names, load_model, load_processor
 from hf_compalign.tasks import task_of
 
 

@@ -14,15 +14,13 @@ from test_predict import NAMED, reviews, tokenizer
 from traced import traced_once
 
 from hf_compalign import audit, load_compressed, predict, prune_, shrink_
-from hf_compalign.compress import export, openvino_export
-from hf_compalign.compress.onnx_graph import sample_inputs
-from hf_compalign.compress.openvino_export import export_openvino
+from hf_compalign.compress.export import export_openvino, sample_inputs
+from hf_compalign.compress.export import onnx as export
+from hf_compalign.compress.export import openvino as openvino_export
 from hf_compalign.compress.quantize import quantize_
-from hf_compalign.fingerprint import model_fingerprint
-from hf_compalign.inference import load_model
-from hf_compalign.measure.footprint import footprint
-from hf_compalign.measure.latency import interleaved_latency_ms
-from hf_compalign.openvino_model import OpenVinoModel
+from hf_compalign.data import model_fingerprint
+from hf_compalign.measure.footprint import footprint, interleaved_latency_ms
+from hf_compalign.models import OpenVinoModel, load_model
 
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")

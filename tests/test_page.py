@@ -18,8 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from hf_compalign.cli.report import report
-from hf_compalign.measure import audit_text
-from hf_compalign.measure.attribution.record import (
+from hf_compalign.measure.attribution import (
     CEILING,
     FLOOR,
     SIMILARITIES,
@@ -27,16 +26,27 @@ from hf_compalign.measure.attribution.record import (
     Explanation,
     SimilarityRow,
 )
-from hf_compalign.measure.audit import audit
-from hf_compalign.measure.audit_record import CostRow
-from hf_compalign.measure.bootstrap import Estimate
+from hf_compalign.measure.audit import CostRow, audit
+from hf_compalign.measure.audit import text as audit_text
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.report import page_text
-from hf_compalign.report.page import TEMPLATES, render, write_report
-from hf_compalign.report.page_details import attribution, calibration, groups
-from hf_compalign.report.page_items import item_rows, items_link
-from hf_compalign.report.page_sections import classes, frequencies, limits, rerun
-from hf_compalign.report.page_summary import floor_words, verdict
+from hf_compalign.measure.statistics import Estimate
+from hf_compalign.report.page import (
+    TEMPLATES,
+    attribution,
+    calibration,
+    classes,
+    floor_words,
+    frequencies,
+    groups,
+    item_rows,
+    items_link,
+    limits,
+    render,
+    rerun,
+    verdict,
+    write_report,
+)
+from hf_compalign.report.page import text as page_text
 
 ITEMS = report_data.unlabelled_audit()["items"]
 SECTIONS = ["verdict", "answers", "limits", "rerun", "candidates", "costs", "classes", "groups-1", "groups-2"]

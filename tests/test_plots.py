@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from test_frontier import point
 
-from hf_compalign.measure.attribution.record import CEILING, FLOOR
+from hf_compalign.measure.attribution import CEILING, FLOOR
 from hf_compalign.measure.audit import audit
-from hf_compalign.measure.intervals import rate, wilson_interval
-from hf_compalign.measure.latency import Latency
+from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.statistics import rate, wilson_interval
+from hf_compalign.report.page import inline_svg
 from hf_compalign.report.plots import (
     plot_attribution,
     plot_candidates,
@@ -23,9 +24,8 @@ from hf_compalign.report.plots import (
     plot_groups,
     plot_margins,
     plot_reliability,
+    shown,
 )
-from hf_compalign.report.plots.style import shown
-from hf_compalign.report.svg import inline_svg
 
 pytest.importorskip("matplotlib")
 

@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
 
 from hf_compalign import audit, predict
-from hf_compalign.columns import find_image_column, find_label_column, find_text_columns, label_names
-from hf_compalign.compress.onnx_graph import export_graph
-from hf_compalign.measure.predict import Columns, ask
-from hf_compalign.onnx_model import OnnxModel
+from hf_compalign.compress.export import export_graph
+from hf_compalign.data import find_image_column, find_label_column, find_text_columns, label_names
+from hf_compalign.measure.predictions import Columns, ask
+from hf_compalign.models import OnnxModel
 
 WORDS = ["bad", "good", "film", "book", "the", "a"]
 NAMED = {"id2label": {0: "neg", 1: "pos"}, "label2id": {"neg": 0, "pos": 1}, "n_labels": 2}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
 
-from hf_compalign.measure.probabilities import ItemScores, js_distance, kl_divergence, probability_loyalty, softmax
+from hf_compalign.measure.statistics import ItemScores, js_distance, kl_divergence, probability_loyalty, softmax
 
 NAMES = [field.name for field in fields(ItemScores)]
 

@@ -8,10 +8,19 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
-from hf_compalign.compress.calibration import own_loss
-from hf_compalign.compress.inputs import input_norms, weight_gradients
-from hf_compalign.compress.masks import compute_masks, prunable_weights
-from hf_compalign.compress.pruning import PATTERN_OF, Evidence, Method, check_weights, prune_, prune_weights_
+from hf_compalign.compress import own_loss
+from hf_compalign.compress.prune import (
+    PATTERN_OF,
+    Evidence,
+    Method,
+    check_weights,
+    compute_masks,
+    input_norms,
+    prunable_weights,
+    prune_,
+    prune_weights_,
+    weight_gradients,
+)
 
 ONE_SHOT = [score for score in PATTERN_OF if score != "movement"]
 

@@ -11,8 +11,7 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainerCal
 from transformers.integrations import integration_utils
 
 from hf_compalign import AlignedDistillationTrainer, PruningCallback
-from hf_compalign.compress.masks import compute_masks, prunable_weights, sparsity_of
-from hf_compalign.compress.scores import magnitude
+from hf_compalign.compress.prune import compute_masks, magnitude, prunable_weights, sparsity_of
 
 
 def train(folder, callback, *, student=None, teacher=None, **settings):

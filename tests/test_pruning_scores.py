@@ -12,10 +12,15 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, default_data_collator
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, PruningCallback, prune_
-from hf_compalign.compress.calibration import own_loss
-from hf_compalign.compress.inputs import weight_gradients
-from hf_compalign.compress.masks import compute_masks, prunable_weights, sparsity_of
-from hf_compalign.compress.pruning import CALIBRATED, SCORES
+from hf_compalign.compress import own_loss
+from hf_compalign.compress.prune import (
+    CALIBRATED,
+    SCORES,
+    compute_masks,
+    prunable_weights,
+    sparsity_of,
+    weight_gradients,
+)
 
 
 def aligned(folder, callback, **settings):

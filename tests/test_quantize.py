@@ -9,26 +9,24 @@ import zoo
 from torch import nn
 from transformers import BertForSequenceClassification, Trainer
 
+from hf_compalign.compress import load_compressed
 from hf_compalign.compress.callbacks import PruningCallback, ShrinkCallback
-from hf_compalign.compress.cutting import cut_
-from hf_compalign.compress.fake_quantization import quantized_layers
-from hf_compalign.compress.loading import load_compressed
-from hf_compalign.compress.masks import prunable_weights
-from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
-from hf_compalign.compress.pruning import prune_
+from hf_compalign.compress.prune import prunable_weights, prune_
 from hf_compalign.compress.quantize import (
+    SCHEMES,
     calibrate_,
     convert_,
     prepare_,
     quantizable_layers,
     quantization_of,
     quantize_,
+    quantized_layers,
     ranges_of,
+    scheme_of,
     set_ranges_,
     unprepare_,
 )
-from hf_compalign.compress.schemes import SCHEMES, scheme_of
-from hf_compalign.compress.shrink import shrink_
+from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, shrink_
 
 ONNXRUNTIME = scheme_of("onnxruntime-w8a8")
 CALIBRATED = [name for name, scheme in SCHEMES.items() if scheme.calibrated]
@@ -203,7 +201,7 @@ def test_pruned_weights_stay_zero(name):
     zeros = {key: weight == 0 for key, weight in prunable_weights(model).items()}
     quantize_(model, name, calibration=data(model, name))
     if name == "onnxruntime-w8a8":
-        from hf_compalign.compress.fake_quantization import symmetric_levels
+        from hf_compalign.compress.quantize import symmetric_levels
 
         values = {key: symmetric_levels(model.get_parameter(key))[0] for key in zeros}
     else:

@@ -12,22 +12,20 @@ import zoo
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hf_compalign.compress.cutting import cut_, mask_
-from hf_compalign.compress.fake_quantization import quantized_layers
-from hf_compalign.compress.loading import load_compressed
-from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
+from hf_compalign.compress import load_compressed
 from hf_compalign.compress.quantize import (
+    FILE,
+    SCHEMES,
     calibrate_,
     convert_,
     prepare_,
     quantizable_layers,
     quantization_of,
     quantize_,
+    quantized_layers,
     unprepare_,
 )
-from hf_compalign.compress.quantized_files import FILE
-from hf_compalign.compress.schemes import SCHEMES
-from hf_compalign.compress.widths import write_entry
+from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, mask_, write_entry
 
 CONVERTED = [name for name, scheme in SCHEMES.items() if scheme.backend != "onnxruntime"]
 # One of each way to store weights.

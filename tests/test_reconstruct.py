@@ -9,11 +9,18 @@ import tiny
 import torch
 import zoo
 
-from hf_compalign.compress import reconstruct
-from hf_compalign.compress.inputs import InputStatistics, in_order, rows_into
-from hf_compalign.compress.masks import compute_masks, prunable_weights, sparsity_of
-from hf_compalign.compress.reconstruct import prune_second_order_, reconstruct_
-from hf_compalign.compress.scores import magnitude
+from hf_compalign.compress.prune import (
+    InputStatistics,
+    compute_masks,
+    in_order,
+    magnitude,
+    prunable_weights,
+    prune_second_order_,
+    reconstruct_,
+    rows_into,
+    sparsity_of,
+)
+from hf_compalign.compress.prune import second_order as reconstruct
 
 
 def correlated(n, *, seed=0):

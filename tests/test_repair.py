@@ -9,16 +9,15 @@ import tiny
 import torch
 from traced import traced_once
 
-from hf_compalign.compress import export
-from hf_compalign.compress.onnx_graph import graph_layers
+from hf_compalign.compress.export import graph_layers
+from hf_compalign.compress.export import onnx as export
 from hf_compalign.compress.quantize import quantize_
-from hf_compalign.measure.audit import audit
-from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.intervals import upper_bound
-from hf_compalign.measure.predict import predict
-from hf_compalign.ship import repair
-from hf_compalign.ship.frontier import Frontier
+from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.predictions import predict
+from hf_compalign.measure.statistics import upper_bound
+from hf_compalign.ship import Frontier
 from hf_compalign.ship.repair import RepairOptions, repair_onnx
+from hf_compalign.ship.repair import repairing as repair
 
 pytest.importorskip("onnxruntime")
 

@@ -6,10 +6,9 @@ import math
 import pytest
 
 from hf_compalign.measure.audit import Verdict
-from hf_compalign.measure.intervals import upper_bound
-from hf_compalign.ship import search
-from hf_compalign.ship.frontier import Point, Sensitivity
-from hf_compalign.ship.search import items_needed, sensitivity_shares, smallest_float_set
+from hf_compalign.measure.statistics import upper_bound
+from hf_compalign.ship import Point, Sensitivity
+from hf_compalign.ship.repair import items_needed, search, sensitivity_shares, smallest_float_set
 
 N = 1000
 LIMIT = 0.02  # 12 mismatches are within it, 13 are not

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_compalign.compress.schedules import SCHEDULES, resolve_schedule
+from hf_compalign.compress.callbacks import SCHEDULES, resolve_schedule
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

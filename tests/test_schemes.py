@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_compalign.compress.schemes import SCHEMES, Quantization, quantization_of, scheme_of
+from hf_compalign.compress.quantize import SCHEMES, Quantization, quantization_of, scheme_of
 
 
 def test_names_say_what_the_schemes_are():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_compalign.compress.scores import magnitude, movement, taylor, wanda
+from hf_compalign.compress.prune import magnitude, movement, taylor, wanda
 
 WEIGHT = torch.tensor([[2.0, -1.0, 0.0], [-0.5, 4.0, 3.0]])
 

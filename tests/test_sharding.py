@@ -14,9 +14,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from hf_compalign import PruningCallback
-from hf_compalign.compress.loading import load_compressed
-from hf_compalign.compress.masks import prunable_weights, sparsity_of
-from hf_compalign.compress.sharding import same_everywhere_
+from hf_compalign.compress import load_compressed, same_everywhere_
+from hf_compalign.compress.prune import prunable_weights, sparsity_of
 
 SCRIPT = Path(sharded_run.__file__)
 

@@ -7,12 +7,9 @@ import tiny
 import torch
 from torch.utils.data import DataLoader
 
-from hf_compalign.compress import reconstruct
-from hf_compalign.compress.architectures import layers_of
-from hf_compalign.compress.calibration import run_model
-from hf_compalign.compress.cutting import mask_, removal_masks
-from hf_compalign.compress.importance import unit_importance
-from hf_compalign.compress.shrink import shrink_
+from hf_compalign.compress import run_model
+from hf_compalign.compress.prune import second_order as reconstruct
+from hf_compalign.compress.shrink import layers_of, mask_, removal_masks, shrink_, unit_importance
 
 MODELS = {"bert": (tiny.bert, tiny.texts), "vit": (tiny.vit, tiny.images)}
 

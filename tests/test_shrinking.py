@@ -9,14 +9,10 @@ import zoo
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
 
 from hf_compalign import AlignedDistillationTrainer
-from hf_compalign._flops import count_flops
-from hf_compalign.compress.architectures import layers_of
-from hf_compalign.compress.callbacks import ShrinkCallback
-from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed
-from hf_compalign.compress.importance import unit_importance
-from hf_compalign.compress.loading import load_compressed
-from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
-from hf_compalign.compress.shrink import shrink_
+from hf_compalign.compress import load_compressed
+from hf_compalign.compress.callbacks import Goal, Removal, ShrinkCallback, narrowed
+from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, layers_of, shrink_, unit_importance
+from hf_compalign.models import count_flops
 
 BUDGET = {"heads": 0.25, "ffn": 0.5, "layers": 1}
 

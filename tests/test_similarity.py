@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance
 
-from hf_compalign.measure.attribution.similarity import (
+from hf_compalign.measure.attribution import (
     SIMILARITIES,
     cosine,
     similarities,

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import pytest
 from test_plots import HOSTILE, POINTS, class_row, figures, record
 
+from hf_compalign.report.page import inline_svg
 from hf_compalign.report.plots import plot_cells, plot_classes, plot_frontier
-from hf_compalign.report.svg import inline_svg
 
 pytest.importorskip("matplotlib")
 

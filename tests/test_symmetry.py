@@ -10,8 +10,8 @@ from scipy.sparse import linalg
 from statsmodels.stats.contingency_tables import SquareTable
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from hf_compalign.measure.symmetry import TestResult as Result
-from hf_compalign.measure.symmetry import predicted_frequencies
+from hf_compalign.measure.statistics import TestResult as Result
+from hf_compalign.measure.statistics import predicted_frequencies
 
 pytestmark = pytest.mark.filterwarnings("error")
 NOTHING = Result(statistic=0.0, df=0, p_value=1.0)

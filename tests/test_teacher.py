@@ -9,8 +9,8 @@ import torch
 from datasets import DatasetDict, concatenate_datasets
 
 from hf_compalign import cache_teacher_logits
-from hf_compalign.align.teacher import LiveTeacher, check_cached_logits, check_distinct, without_fingerprints
-from hf_compalign.inference import default_collator
+from hf_compalign.align import LiveTeacher, check_cached_logits, check_distinct, without_fingerprints
+from hf_compalign.models import default_collator
 
 NAMES = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
 TURNED = {"id2label": {0: "c", 1: "a", 2: "b"}, "label2id": {"c": 0, "a": 1, "b": 2}}

@@ -12,8 +12,8 @@ from datasets import Dataset, concatenate_datasets
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, EarlyStoppingCallback, Trainer
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_teacher_logits
-from hf_compalign.align.checks import check_setup
-from hf_compalign.measure.probabilities import kl_divergence
+from hf_compalign.align import check_setup
+from hf_compalign.measure.statistics import kl_divergence
 
 PLAIN = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
 KL = AlignmentArguments(kl_weight=0.5, temperature=3.0)

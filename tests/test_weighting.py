@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_compalign.align.arguments import AlignmentArguments
-from hf_compalign.align.weighting import (
+from hf_compalign.align import (
+    AlignmentArguments,
     RandomWeighting,
     RoundRobinWeighting,
     SoftAdaptWeighting,

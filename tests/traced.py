@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import pytest
 import tiny
 
-from hf_compalign.compress import export, openvino_export
-from hf_compalign.ship import int8_files
+from hf_compalign.compress.export import onnx as export
+from hf_compalign.compress.export import openvino as openvino_export
+from hf_compalign.ship.repair import files as int8_files
 
 
 @contextmanager

@@ -9,8 +9,7 @@ import torch
 import transformers
 from torch.overrides import TorchFunctionMode
 
-from hf_compalign.compress.architectures import layers_of
-from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
+from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, layers_of
 
 TEXT = {
     "vocab_size": 40,

@@ -10,10 +10,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from transformers.trainer_utils import sort_checkpoints
 
+from hf_compalign._trainer import changes
 from hf_compalign.align.teacher import LOGITS_COLUMN, check_cached_logits, check_distinct, trusts_positions
-from hf_compalign.columns import find_label_column
+from hf_compalign.data import find_label_column
 from hf_compalign.labels import IGNORED, names_of
-from hf_compalign.recipes import changes
 from hf_compalign.tasks import task_of
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedModel, TrainingArguments
 
 from hf_compalign._files import write_text_atomic
+from hf_compalign._trainer import changes
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.trainer import AlignedDistillationTrainer
 from hf_compalign.labels import names_of
-from hf_compalign.recipes import changes
 
 logger = logging.getLogger(__name__)
 

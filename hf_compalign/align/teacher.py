@@ -11,8 +11,9 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_compalign.fingerprint import DIGITS, combined_fingerprint, model_fingerprint, row_fingerprint
-from hf_compalign.inference import (
+from hf_compalign.data import DIGITS, combined_fingerprint, model_fingerprint, row_fingerprint
+from hf_compalign.labels import are_placeholders, label_order, names_of
+from hf_compalign.models import (
     Collator,
     check_prepared,
     default_collator,
@@ -21,7 +22,6 @@ from hf_compalign.inference import (
     input_names,
     load_model,
 )
-from hf_compalign.labels import are_placeholders, label_order, names_of
 from hf_compalign.tasks import task_of
 
 LOGITS_COLUMN = "teacher_logits"

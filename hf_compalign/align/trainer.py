@@ -28,9 +28,9 @@ from hf_compalign.align.losses import kl_loss, masked_mean, task_loss
 from hf_compalign.align.meter import TermMeter
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, without_fingerprints
 from hf_compalign.align.weighting import load_json_state, state_as_json
-from hf_compalign.inference import input_names, load_model
 from hf_compalign.labels import IGNORED, names_of
-from hf_compalign.measure.comparison import alignment_metrics
+from hf_compalign.measure.statistics import alignment_metrics
+from hf_compalign.models import input_names, load_model
 from hf_compalign.tasks import Items, logits_of, task_of
 
 STATE_FILE = "alignment.json"

@@ -26,13 +26,13 @@ from hf_compalign.cli.options import (
     refuse_ignored_without,
 )
 from hf_compalign.cli.rows import load_rows
-from hf_compalign.screen import clear_errors, hush, print_json, stderr, stdout
+from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_compalign.measure.attribution.agreement import AttributionOptions
-    from hf_compalign.measure.audit_record import Audit
+    from hf_compalign.measure.attribution import AttributionOptions
+    from hf_compalign.measure.audit import Audit
     from hf_compalign.measure.predictions import Predictions
 
 # Options that say something of models or rows.
@@ -127,8 +127,8 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
             found = _audit_of_files(reference, candidate, floor=floor, limits=limits, options=ctx.params)
         else:
             from hf_compalign.cli.auditing import Job, audited
-            from hf_compalign.measure.groups.record import MIN_GROUP_SIZE
-            from hf_compalign.measure.predict import Columns
+            from hf_compalign.measure.groups import MIN_GROUP_SIZE
+            from hf_compalign.measure.predictions import Columns
 
             rows = _rows(dataset, console, config=config, split=split, max_samples=max_samples)
             found, answers = audited(
@@ -215,7 +215,7 @@ def _attribution(method: str | None, n_items: int | None) -> "AttributionOptions
     """As many mismatches as items at large: they are what a report shows one by one."""
     if method is None:
         return None
-    from hf_compalign.measure.attribution.agreement import AttributionOptions
+    from hf_compalign.measure.attribution import AttributionOptions
 
     items = n_items or AttributionOptions.n_items
     return AttributionOptions(method=None if method == "default" else method, n_items=items, n_mismatches=items)

@@ -9,22 +9,15 @@ from datasets import Dataset
 from huggingface_hub.utils.tqdm import enable_progress_bars
 from transformers.utils.logging import disable_progress_bar
 
-from hf_compalign.columns import find_text_columns
-from hf_compalign.file_model import FileModel
-from hf_compalign.inference import default_device, load_model
+from hf_compalign.data import find_text_columns
 from hf_compalign.labels import label_order, names_of
-from hf_compalign.measure.attribution.agreement import AttributionOptions, attribution_agreement
-from hf_compalign.measure.attribution.pair import opened_pair
-from hf_compalign.measure.audit import audit
-from hf_compalign.measure.audit_contents import with_attribution, with_contents
-from hf_compalign.measure.audit_record import Audit, CostRow
-from hf_compalign.measure.footprint import footprint
-from hf_compalign.measure.footprint_text import footprint_rows
-from hf_compalign.measure.groups.membership import Membership, group_membership, number_bins, text_length
-from hf_compalign.measure.predict import Columns, predict
-from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.reader import is_raw
-from hf_compalign.ship.questions import Questions, machine_name, processor_of, timing_device
+from hf_compalign.measure.attribution import AttributionOptions, attribution_agreement, opened_pair
+from hf_compalign.measure.audit import Audit, CostRow, audit, with_attribution, with_contents
+from hf_compalign.measure.footprint import footprint, footprint_rows
+from hf_compalign.measure.groups import Membership, group_membership, number_bins, text_length
+from hf_compalign.measure.predictions import Columns, Predictions, is_raw, predict
+from hf_compalign.models import FileModel, default_device, load_model
+from hf_compalign.ship import Questions, machine_name, processor_of, timing_device
 from hf_compalign.tasks import task_of
 
 # Instead of a column of numbers: the words of the text.

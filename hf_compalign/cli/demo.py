@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from hf_compalign.cli.options import Json
-from hf_compalign.screen import clear_errors, hush, print_json, progress_bars, stderr, stdout, table
+from hf_compalign.cli.screen import clear_errors, hush, print_json, progress_bars, stderr, stdout, table
 
 
 def demo(

@@ -23,7 +23,7 @@ from hf_compalign.cli.options import (
     refuse_ignored,
 )
 from hf_compalign.cli.rows import load_rows
-from hf_compalign.screen import clear_errors, hush, print_json, stderr, stdout, table
+from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout, table
 
 if TYPE_CHECKING:
     from hf_compalign.cli.exporting import Done
@@ -79,7 +79,7 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     with clear_errors(console):
         hush(bars=console.is_terminal)
         from hf_compalign.measure.audit import checked_limits
-        from hf_compalign.measure.predict import Columns
+        from hf_compalign.measure.predictions import Columns
 
         limits = checked_limits(parsed_limits(limit or []))
         _check(file_format, quantize, calibration=calibration, dataset=dataset)

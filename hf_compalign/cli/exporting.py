@@ -9,25 +9,16 @@ import numpy as np
 from datasets import Dataset
 from torch import nn
 
-from hf_compalign.columns import find_image_column, find_label_column, find_text_columns
-from hf_compalign.compress.export import Export, export_onnx
-from hf_compalign.compress.export_checks import check_not_exported
-from hf_compalign.compress.loading import load_compressed
-from hf_compalign.compress.onnx_graph import sample_inputs
-from hf_compalign.compress.openvino_export import export_openvino
-from hf_compalign.data import label_ids
-from hf_compalign.inference import check_prepared, load_model, load_processor
+from hf_compalign.compress import load_compressed
+from hf_compalign.compress.export import Export, check_not_exported, export_onnx, export_openvino, sample_inputs
+from hf_compalign.data import find_image_column, find_label_column, find_text_columns, label_ids
 from hf_compalign.labels import names_of
-from hf_compalign.measure.audit import audit
-from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.footprint import footprint
-from hf_compalign.measure.latency import Latency, interleaved_latency_ms
-from hf_compalign.measure.predict import Columns
-from hf_compalign.measure.predictions import Predictions
-from hf_compalign.ship.frontier import Frontier, frontier_rows, megabytes
-from hf_compalign.ship.int8_files import RepairOptions
-from hf_compalign.ship.questions import Questions, machine_name, processor_of, timing_device
-from hf_compalign.ship.repair import repair_onnx
+from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.footprint import Latency, footprint, interleaved_latency_ms
+from hf_compalign.measure.predictions import Columns, Predictions
+from hf_compalign.models import check_prepared, load_model, load_processor
+from hf_compalign.ship import Frontier, Questions, frontier_rows, machine_name, megabytes, processor_of, timing_device
+from hf_compalign.ship.repair import RepairOptions, repair_onnx
 from hf_compalign.tasks import task_of
 
 EXPORTERS = {"onnx": export_onnx, "openvino": export_openvino}

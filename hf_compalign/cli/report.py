@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hf_compalign.screen import clear_errors, hush, stderr, stdout
+from hf_compalign.cli.screen import clear_errors, hush, stderr, stdout
 
 
 def report(
@@ -29,9 +29,9 @@ def report(
     console = stderr()
     with clear_errors(console):
         hush(bars=False)
-        from hf_compalign.measure.audit_record import Audit
+        from hf_compalign.measure.audit import Audit
         from hf_compalign.report.page import write_report
-        from hf_compalign.ship.frontier import Frontier
+        from hf_compalign.ship import Frontier
 
         page = audits[0].with_suffix(".html") if output is None else output
         if page.resolve() in {path.resolve() for path in audits}:

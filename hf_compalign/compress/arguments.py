@@ -4,11 +4,9 @@ from dataclasses import dataclass, field, fields
 
 from transformers import TrainerCallback
 
-from hf_compalign.compress.callbacks import PruningCallback, QuantizationCallback, ShrinkCallback
-from hf_compalign.compress.masks import PATTERNS
-from hf_compalign.compress.pruning import SCORES
-from hf_compalign.compress.schedules import SCHEDULES
-from hf_compalign.compress.schemes import SCHEMES
+from hf_compalign.compress.callbacks import SCHEDULES, PruningCallback, QuantizationCallback, ShrinkCallback
+from hf_compalign.compress.prune import PATTERNS, SCORES
+from hf_compalign.compress.quantize import SCHEMES
 
 
 @dataclass

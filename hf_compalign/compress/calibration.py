@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from hf_compalign.inference import default_collator, input_names
+from hf_compalign.models import default_collator, input_names
 
 Batch = Mapping[str, Tensor]
 # model, batch -> the scalar whose gradient says what matters

@@ -11,12 +11,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_compalign.compress.architectures import layers_of
-from hf_compalign.compress.cutting import cut_, cut_units
-from hf_compalign.compress.plan import LayerPlan, ShrinkPlan, zero_units_plan
-from hf_compalign.compress.quantized_files import convert_, load_quantized, requantize_
-from hf_compalign.compress.schemes import ENTRY, Quantization
-from hf_compalign.compress.widths import VERSION
+from hf_compalign.compress.quantize import ENTRY, Quantization, convert_, load_quantized, requantize_
+from hf_compalign.compress.shrink import VERSION, LayerPlan, ShrinkPlan, cut_, cut_units, layers_of, zero_units_plan
 
 # What says where a model is and how to get it, for its config as for its weights.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")

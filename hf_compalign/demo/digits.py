@@ -4,7 +4,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from transformers import ViTImageProcessor
 
-from hf_compalign.columns import with_pixels
+from hf_compalign.data import with_pixels
 
 SIZE = 8
 NAMES = tuple(map(str, range(10)))

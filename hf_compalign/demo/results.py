@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from hf_compalign.demo.run import MODELS, RECIPES, Run, Settings
-from hf_compalign.measure.audit import audit
-from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.bootstrap import Estimate
-from hf_compalign.measure.comparison import cie_ratio
+from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.statistics import Estimate, cie_ratio
 
 KIND = "hf_compalign.demo"
 TITLES = {"reference": "reference", "ce": "CE alone", "aligned": "aligned"}

@@ -21,17 +21,13 @@ from transformers import (
     set_seed,
 )
 
-from hf_compalign.align.arguments import AlignmentArguments
-from hf_compalign.align.trainer import AlignedDistillationTrainer
+from hf_compalign.align import AlignedDistillationTrainer, AlignmentArguments
 from hf_compalign.compress.callbacks import PruningCallback
 from hf_compalign.demo.digits import NAMES, SIZE, image_processor, load_digits, prepared
-from hf_compalign.inference import load_model
-from hf_compalign.measure.audit import audit
-from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.footprint import Footprint, footprint
-from hf_compalign.measure.latency import Latency, interleaved_latency_ms
-from hf_compalign.measure.predict import predict
-from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.footprint import Footprint, Latency, footprint, interleaved_latency_ms
+from hf_compalign.measure.predictions import Predictions, predict
+from hf_compalign.models import load_model
 
 # What happens now, how far it is, and how far it goes.
 Progress = Callable[[str, int, int], None]

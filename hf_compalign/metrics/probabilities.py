@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_compalign.measure.probabilities import js_distance, kl_divergence
+from hf_compalign.measure.statistics import js_distance, kl_divergence
 
 _Floats = NDArray[np.float64]
 

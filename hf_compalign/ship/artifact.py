@@ -13,20 +13,15 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_compalign._files import staged_folder
-from hf_compalign.file_model import FileModel
-from hf_compalign.inference import load_model, load_processor
-from hf_compalign.measure.audit import audit, checked_limits
-from hf_compalign.measure.audit_record import Audit
-from hf_compalign.measure.footprint import footprint
-from hf_compalign.measure.latency import Latency
-from hf_compalign.measure.predict import Columns
-from hf_compalign.measure.predictions import Predictions
-from hf_compalign.onnx_model import OnnxModel
+from hf_compalign.measure.audit import Audit, audit, checked_limits
+from hf_compalign.measure.footprint import Latency, footprint
+from hf_compalign.measure.predictions import Columns, Predictions
+from hf_compalign.models import FileModel, OnnxModel, load_model, load_processor
 from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name, write_model_card
 from hf_compalign.report.page import write_report
-from hf_compalign.ship.done import with_what_was_done
+from hf_compalign.ship.asking import Model, Questions, machine_name, name_of, processor_of, timing_device
+from hf_compalign.ship.card_tags import with_what_was_done
 from hf_compalign.ship.hub import ONNX, WEIGHTS, audit_name
-from hf_compalign.ship.questions import Model, Questions, machine_name, name_of, processor_of, timing_device
 from hf_compalign.tasks import task_of
 
 logger = logging.getLogger(__name__)

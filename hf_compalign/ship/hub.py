@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
 
-from hf_compalign.measure.audit_record import Audit
+from hf_compalign.measure.audit import Audit
 
 CARD = "README.md"
 ONNX = "onnx"

@@ -1,7 +1,5 @@
-"""Compression as callbacks of any Trainer: until training ends, every checkpoint is an ordinary one."""
+"""Compression while a Trainer trains."""
 
-from hf_compalign.compress.callbacks.pruning import PruningCallback
-from hf_compalign.compress.callbacks.quantizing import QuantizationCallback
-from hf_compalign.compress.callbacks.shrinking import ShrinkCallback
+import lazy_loader
 
-__all__ = ["PruningCallback", "QuantizationCallback", "ShrinkCallback"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,20 +11,21 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from hf_compalign.compress.calibration import Loss, given_or_training_batches, own_loss
-from hf_compalign.compress.callbacks.composition import (
-    Survivors,
-    join_pruning,
-    leave,
-    prune_survivors_,
-    survivors_of,
-)
+from hf_compalign.compress.callbacks.order import Survivors, join_pruning, leave, prune_survivors_, survivors_of
 from hf_compalign.compress.callbacks.resuming import own_state, packed, unpacked
+from hf_compalign.compress.callbacks.schedules import Schedule
 from hf_compalign.compress.callbacks.timing import Timing
-from hf_compalign.compress.masks import check_pattern, prunable_weights
-from hf_compalign.compress.pruning import Evidence, Method, check_sparsity, check_weights, prune_weights_
+from hf_compalign.compress.prune import (
+    Evidence,
+    Method,
+    check_pattern,
+    check_sparsity,
+    check_weights,
+    movement,
+    prunable_weights,
+    prune_weights_,
+)
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
-from hf_compalign.compress.schedules import Schedule
-from hf_compalign.compress.scores import movement
 from hf_compalign.compress.sharding import (
     anywhere,
     is_sharded,

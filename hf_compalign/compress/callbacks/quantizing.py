@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from hf_compalign.compress.calibration import Batch, given_or_training_batches
-from hf_compalign.compress.callbacks.composition import join_quantizing, leave, shrinking_of
+from hf_compalign.compress.callbacks.order import join_quantizing, leave, shrinking_of
 from hf_compalign.compress.callbacks.resuming import own_state
 from hf_compalign.compress.callbacks.shrinking import of_first_process
 from hf_compalign.compress.callbacks.timing import Timing
@@ -21,10 +21,10 @@ from hf_compalign.compress.quantize import (
     prepare_,
     quantizable_layers,
     ranges_of,
+    scheme_of,
     set_ranges_,
     unprepare_,
 )
-from hf_compalign.compress.schemes import scheme_of
 from hf_compalign.compress.sharding import in_shards
 
 logger = logging.getLogger(__name__)

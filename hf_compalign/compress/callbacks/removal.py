@@ -7,15 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_compalign.compress.architectures import Layer, architecture_of, layers_of, part
-from hf_compalign.compress.budget import Budget, plan_for
 from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.callbacks.resuming import packed, unpacked
-from hf_compalign.compress.cutting import cut_, removal_masks, take_own_config
-from hf_compalign.compress.importance import LayerImportance
-from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
 from hf_compalign.compress.sharding import laid_out_like
-from hf_compalign.compress.widths import write_shrink
+from hf_compalign.compress.shrink import (
+    Budget,
+    Layer,
+    LayerImportance,
+    LayerPlan,
+    ShrinkPlan,
+    architecture_of,
+    cut_,
+    layers_of,
+    part,
+    plan_for,
+    removal_masks,
+    take_own_config,
+    write_shrink,
+)
 
 
 @dataclass(frozen=True)

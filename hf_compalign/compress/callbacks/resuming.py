@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerState
 
-from hf_compalign.recipes import changes
+from hf_compalign._trainer import changes
 
 
 def own_state(state: TrainerState, name: str, recipe: dict[str, Any], *, part: str) -> dict[str, Any]:

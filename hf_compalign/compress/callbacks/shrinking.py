@@ -12,18 +12,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from hf_compalign.compress.budget import Budget
 from hf_compalign.compress.calibration import Batch, Loss, given_or_training_batches, own_loss
-from hf_compalign.compress.callbacks.composition import join_shrinking, leave
+from hf_compalign.compress.callbacks.order import join_shrinking, leave
 from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed, was_cut
 from hf_compalign.compress.callbacks.resuming import own_state
+from hf_compalign.compress.callbacks.schedules import Schedule
 from hf_compalign.compress.callbacks.timing import Timing
-from hf_compalign.compress.importance import IMPORTANCES, LayerImportance, unit_importance
-from hf_compalign.compress.plan import ShrinkPlan
+from hf_compalign.compress.prune import reconstruct_
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
-from hf_compalign.compress.reconstruct import reconstruct_
-from hf_compalign.compress.schedules import Schedule
 from hf_compalign.compress.sharding import in_shards, refuse_unsupported
+from hf_compalign.compress.shrink import IMPORTANCES, Budget, LayerImportance, ShrinkPlan, unit_importance
 
 logger = logging.getLogger(__name__)
 

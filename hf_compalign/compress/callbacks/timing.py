@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_compalign.compress.schedules import Schedule, resolve_schedule
+from hf_compalign.compress.callbacks.schedules import Schedule, resolve_schedule
 
 # There are about this many updates on the way to the end, unless `every` says otherwise.
 UPDATES = 20

@@ -11,17 +11,23 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from hf_compalign._modes import evaluating
 from hf_compalign.measure.attribution.methods import Attribution
 from hf_compalign.measure.attribution.options import METHODS, AttributionOptions
 from hf_compalign.measure.attribution.pair import Explained, Pair, opened_pair
 from hf_compalign.measure.attribution.record import AttributionAgreement, Explanation, SimilarityRow
 from hf_compalign.measure.attribution.similarity import SIMILARITIES, similarities
-from hf_compalign.measure.bootstrap import mean_estimate
-from hf_compalign.measure.pairing import same_items
-from hf_compalign.measure.predict import Columns, predict, raw_marks, row_ids
-from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.reader import Reader, is_raw
+from hf_compalign.measure.predictions import (
+    Columns,
+    Predictions,
+    Reader,
+    is_raw,
+    predict,
+    raw_marks,
+    row_ids,
+    same_items,
+)
+from hf_compalign.measure.statistics import mean_estimate
+from hf_compalign.models import evaluating
 
 __all__ = ["METHODS", "AttributionOptions", "attribution_agreement", "explain"]
 

@@ -14,14 +14,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from hf_compalign.inference import default_collator, input_names
 from hf_compalign.labels import label_order, names_of
 from hf_compalign.measure.attribution.methods import Attribution, Attributor, Batch, check_installed, randomized
 from hf_compalign.measure.attribution.options import IMAGE, TEXT, AttributionOptions, check_explainable
 from hf_compalign.measure.attribution.record import DECIMALS, Explanation
-from hf_compalign.measure.predict import Columns
-from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.reader import Reader, reader_of
+from hf_compalign.measure.predictions import Columns, Predictions, Reader, reader_of
+from hf_compalign.models import default_collator, input_names
 
 # Of a config, where there is no tokenizer to say which tokens are special.
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")

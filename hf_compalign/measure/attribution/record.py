@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hf_compalign.measure.bootstrap import Estimate
+from hf_compalign.measure.statistics import Estimate
 
 # What the similarities stand beside, in the words of every text, page and figure.
 FLOOR = "the reference with random weights, but for the word embeddings"

@@ -1,1 +1,5 @@
 """Groups of items: who is in them, and what the models do to each."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_compalign.measure.bootstrap import estimate
 from hf_compalign.measure.groups.table import COUNTS, GroupTable
-from hf_compalign.measure.intervals import upper_bound
-from hf_compalign.measure.one_vs_rest import divided
+from hf_compalign.measure.statistics import divided, estimate, upper_bound
 
 Array = NDArray[Any]
 Counts = Mapping[str, Array]  # name of COUNTS -> [..., G]

@@ -13,12 +13,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_compalign._extras import needs_extra
-from hf_compalign.measure.comparison import check_classes, paired
 from hf_compalign.measure.groups.gaps import exact_p_values, permutation_p_value, resampled_gaps
 from hf_compalign.measure.groups.record import MIN_GROUP_SIZE, FairnessRow, Gap, GroupAudit, GroupRates, GroupRow
 from hf_compalign.measure.groups.table import COUNTS, MODELS, ClassMargins, GroupTable, counted
-from hf_compalign.measure.intervals import holm, rate, wilson_interval
-from hf_compalign.measure.one_vs_rest import CLASS_COUNTS, PARITY, RATES, divided, one_vs_rest, parity, rate_sizes
+from hf_compalign.measure.statistics import (
+    CLASS_COUNTS,
+    PARITY,
+    RATES,
+    check_classes,
+    divided,
+    holm,
+    one_vs_rest,
+    paired,
+    parity,
+    rate,
+    rate_sizes,
+    wilson_interval,
+)
 
 Array = NDArray[Any]
 _BY_CLASS = tuple(f"{name}_{model}" for model in MODELS for name in CLASS_COUNTS)

@@ -95,7 +95,7 @@ def text_length(dataset: "Dataset", columns: str | Sequence[str]) -> NDArray[np.
     Raises:
         ValueError: there is no such column, or it does not hold text.
     """
-    from hf_compalign.columns import find_text_columns
+    from hf_compalign.data import find_text_columns
 
     names = find_text_columns(dataset, [columns] if isinstance(columns, str) else columns)
     lengths = np.zeros(len(dataset), dtype=np.int64)
@@ -156,7 +156,7 @@ def _column(dataset: "Dataset", name: str) -> list[tuple[str, ...]]:
     """The groups that one column says, each row's without repeats."""
     from datasets import ClassLabel
 
-    from hf_compalign.columns import existing_column
+    from hf_compalign.data import existing_column
 
     feature = dataset.features[existing_column(dataset.column_names, name)]
     is_list = hasattr(feature, "feature") or isinstance(feature, list)

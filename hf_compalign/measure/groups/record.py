@@ -58,7 +58,7 @@ class GroupRates:
 
 @dataclass(frozen=True)
 class FairnessRow:
-    """One fairness measure of both models, see `hf_compalign.measure.one_vs_rest.parity`.
+    """One fairness measure of both models, see `hf_compalign.measure.statistics.parity`.
 
     A group takes part with each rate that is out of at least the minimum of items: with its selection rate when it
     is not small, with the true positive rate of a class of which it has so many, with the false positive rate when
@@ -93,8 +93,8 @@ class Gap:
             how large it may be.
         highest: the group with the largest mismatch rate; empty when there is none.
         lowest: the group with the smallest.
-        p_value: permutation test of a gap as large, see `hf_compalign.measure.groups.gaps.permutation_p_value`.
-        upper_bound: of the mismatch gap, one-sided 95 %, see `hf_compalign.measure.groups.gaps.resampled_gaps`.
+        p_value: permutation test of a gap as large, see `hf_compalign.measure.groups.permutation_p_value`.
+        upper_bound: of the mismatch gap, one-sided 95 %, see `hf_compalign.measure.groups.resampled_gaps`.
         nfr_gap: largest negative flip rate - smallest.
         worst_group_accuracy_reference: accuracy of the reference in ``worst_group_reference``, where it is lowest.
         worst_group_accuracy_candidate: that of the candidate in ``worst_group_candidate``, where its is lowest.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.one_vs_rest import class_counts
+from hf_compalign.measure.statistics import class_counts
 
 Array = NDArray[Any]
 COUNTS = ("n", "mismatches", "n_labelled", "lost", "right_reference", "right_candidate")

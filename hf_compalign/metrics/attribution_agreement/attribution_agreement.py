@@ -5,7 +5,7 @@ import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_compalign.measure.attribution.similarity import SIMILARITIES, similarities
+from hf_compalign.measure.attribution import SIMILARITIES, similarities
 
 _DESCRIPTION = """
 Compares the attributions of a compressed model (the student) with those of the model it was made from (the teacher),

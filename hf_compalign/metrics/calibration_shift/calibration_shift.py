@@ -5,8 +5,7 @@ import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_compalign.measure.calibration import calibration_shift
-from hf_compalign.measure.probabilities import ItemScores
+from hf_compalign.measure.statistics import ItemScores, calibration_shift
 from hf_compalign.metrics.probabilities import log_probabilities, probability_pair
 
 _DESCRIPTION = """

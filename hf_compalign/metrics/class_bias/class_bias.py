@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.class_bias import class_bias
+from hf_compalign.measure.statistics import class_bias
 
 _DESCRIPTION = """
 Compares the error rates per class of a compressed model (the student) with those of the model it was made from (the

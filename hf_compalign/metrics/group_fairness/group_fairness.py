@@ -9,10 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.groups.measures import GroupOptions, audit_groups
-from hf_compalign.measure.groups.membership import DEFAULT_ATTRIBUTE, normalized_groups
-from hf_compalign.measure.groups.record import MIN_GROUP_SIZE, Gap, GroupAudit
-from hf_compalign.measure.one_vs_rest import PARITY
+from hf_compalign.measure.groups import (
+    DEFAULT_ATTRIBUTE,
+    MIN_GROUP_SIZE,
+    Gap,
+    GroupAudit,
+    GroupOptions,
+    audit_groups,
+    normalized_groups,
+)
+from hf_compalign.measure.statistics import PARITY
 
 _DESCRIPTION = """
 Compares a compressed model (the student) with the model it was made from (the teacher) group by group: where more

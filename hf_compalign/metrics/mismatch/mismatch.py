@@ -4,8 +4,7 @@ import datasets
 import evaluate
 from numpy.typing import ArrayLike
 
-from hf_compalign.measure.comparison import Cells, proportions
-from hf_compalign.measure.intervals import rate
+from hf_compalign.measure.statistics import Cells, proportions, rate
 from hf_compalign.metrics.probabilities import divergences, probability_pair
 
 _DESCRIPTION = """

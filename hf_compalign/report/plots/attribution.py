@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_compalign.measure.attribution.record import CEILING, FLOOR, similarity_title
+from hf_compalign.measure.attribution import CEILING, FLOOR, similarity_title
 from hf_compalign.report.plots.style import (
     BLUE,
     MUTED,

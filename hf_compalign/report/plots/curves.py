@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_compalign.measure.audit_text import unsigned_zero
-from hf_compalign.measure.intervals import wilson_interval
+from hf_compalign.measure.audit import unsigned_zero
+from hf_compalign.measure.statistics import wilson_interval
 from hf_compalign.report.plots.style import (
     BLUE,
     INK,

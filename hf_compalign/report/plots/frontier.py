@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from hf_compalign.measure.latency import Latency
+from hf_compalign.measure.footprint import Latency
 from hf_compalign.report.plots.style import BEYOND, FAINT, INK, KEPT, MUTED, drawing, legend
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Plotted(Protocol):
-    """What is drawn of a measured file, such as a `hf_compalign.ship.frontier.Point`."""
+    """What is drawn of a measured file, such as a `hf_compalign.ship.Point`."""
 
     @property
     def kept(self) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_compalign.measure.audit_text import harmful_first
-from hf_compalign.measure.intervals import wilson_interval
+from hf_compalign.measure.audit import harmful_first
+from hf_compalign.measure.statistics import wilson_interval
 from hf_compalign.report.plots.style import (
     BLUE,
     MOST_ROWS,

@@ -1,6 +1,6 @@
 """What the figures share: colours and shapes, clean labels, dots with intervals, and the audit they read.
 
-Text and lines are black, so that `hf_compalign.report.svg` can give them the colour of the page's own text. Data have
+Text and lines are black, so that `hf_compalign.report.page.svg` can give them the colour of the page's own text. Data have
 the colours of Okabe and Ito, which every kind of colour vision tells apart; shapes or hatches differ too.
 """
 

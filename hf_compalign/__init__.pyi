@@ -1,0 +1,29 @@
+__version__: str
+
+from .align import AlignedDistillationTrainer as AlignedDistillationTrainer
+from .align import AlignmentArguments as AlignmentArguments
+from .align import cache_teacher_logits as cache_teacher_logits
+from .compress import load_compressed as load_compressed
+from .compress.callbacks import PruningCallback as PruningCallback
+from .compress.callbacks import QuantizationCallback as QuantizationCallback
+from .compress.callbacks import ShrinkCallback as ShrinkCallback
+from .compress.export import export_onnx as export_onnx
+from .compress.export import export_openvino as export_openvino
+from .compress.prune import prune_ as prune_
+from .compress.quantize import quantize_ as quantize_
+from .compress.shrink import shrink_ as shrink_
+from .measure.attribution import AttributionOptions as AttributionOptions
+from .measure.attribution import attribution_agreement as attribution_agreement
+from .measure.audit import Audit as Audit
+from .measure.audit import AuditCallback as AuditCallback
+from .measure.audit import audit as audit
+from .measure.footprint import footprint as footprint
+from .measure.groups import group_membership as group_membership
+from .measure.predictions import Predictions as Predictions
+from .measure.predictions import predict as predict
+from .measure.statistics import compare_candidates as compare_candidates
+from .metrics import load_metric as load_metric
+from .report.page import write_report as write_report
+from .ship import push_to_hub as push_to_hub
+from .ship import save_artifact as save_artifact
+from .ship.repair import repair_onnx as repair_onnx

@@ -1,0 +1,12 @@
+from .arguments import CompressionArguments as CompressionArguments
+from .calibration import calibration_batches as calibration_batches
+from .calibration import loss_of as loss_of
+from .calibration import own_loss as own_loss
+from .calibration import run_model as run_model
+from .calibration import token_rows as token_rows
+from .calibration import training_batches as training_batches
+from .loading import load_compressed as load_compressed
+from .sharding import refuse_unsupported as refuse_unsupported
+from .sharding import same_everywhere_ as same_everywhere_
+from .sharding import whole as whole
+from .sharding import write_ as write_

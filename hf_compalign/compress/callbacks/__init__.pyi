@@ -1,0 +1,10 @@
+from .order import prune_survivors_ as prune_survivors_
+from .order import survivors_of as survivors_of
+from .pruning import PruningCallback as PruningCallback
+from .quantizing import QuantizationCallback as QuantizationCallback
+from .removal import Goal as Goal
+from .removal import Removal as Removal
+from .removal import narrowed as narrowed
+from .schedules import SCHEDULES as SCHEDULES
+from .schedules import resolve_schedule as resolve_schedule
+from .shrinking import ShrinkCallback as ShrinkCallback

@@ -1,0 +1,5 @@
+"""Files for other runtimes: ONNX and OpenVINO, in float or INT8."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

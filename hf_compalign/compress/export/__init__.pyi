@@ -1,0 +1,16 @@
+from .checks import check_neighbours as check_neighbours
+from .checks import check_not_exported as check_not_exported
+from .graph import calibrate_graph as calibrate_graph
+from .graph import export_graph as export_graph
+from .graph import graph_layers as graph_layers
+from .graph import opset_of as opset_of
+from .graph import output_layers as output_layers
+from .graph import quantize_graph as quantize_graph
+from .graph import sample_inputs as sample_inputs
+from .onnx import FLOAT_NAME as FLOAT_NAME
+from .onnx import INT8_NAME as INT8_NAME
+from .onnx import Export as Export
+from .onnx import export_onnx as export_onnx
+from .onnx import file_config as file_config
+from .onnx import plain_model as plain_model
+from .openvino import export_openvino as export_openvino

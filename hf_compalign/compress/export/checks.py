@@ -1,0 +1,106 @@
+"""What cannot be exported, or not into that folder: refused before anything is written."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hf_compalign.compress.export.graph import MODES, graph_layers
+from hf_compalign.compress.sharding import in_shards
+from hf_compalign.models import FileModel, exported_files
+from hf_compalign.tasks import task_of
+
+
+def check_options(
+    quantize: str | None, calibration: Any, *, exclude: Sequence[str] | None, modes: Sequence[str] = MODES
+) -> None:
+    """Refuse options that do not go together, or that would be ignored.
+
+    Raises:
+        ValueError: which, with what is allowed.
+    """
+    if quantize is not None and quantize not in modes:
+        raise ValueError(f"quantize must be None (float32), {' or '.join(map(repr, modes))}. Got {quantize!r}.")
+    if quantize == "static" and calibration is None:
+        raise ValueError(
+            "quantize='static' fixes the ranges of the activations beforehand. Give calibration=, a DataLoader of some "
+            "hundred rows" + ("; or use quantize='dynamic', which needs no data." if "dynamic" in modes else ".")
+        )
+    if quantize != "static" and calibration is not None:
+        raise ValueError(f"calibration= would be ignored with quantize={quantize!r}. Leave it out, or say 'static'.")
+    if isinstance(exclude, str):
+        raise ValueError(f"exclude must be a list of patterns. Got {exclude!r}. Did you mean [{exclude!r}]?")
+    if quantize is None and exclude:
+        raise ValueError("exclude= would be ignored without quantize=: every layer is in float. Leave it out.")
+
+
+def check_model(model: Any) -> None:
+    """Refuse a model that cannot be exported.
+
+    Raises:
+        ValueError: it is none of transformers, its head is not supported, or its weights are not here.
+    """
+    if isinstance(model, FileModel):
+        raise ValueError(_exported_already(model.path))
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"The model must be one of transformers. Got {type(model).__name__}. Merge adapters into the model first "
+            "(merge_and_unload), and take it out of wrappers."
+        )
+    task_of(model)
+    if in_shards(model) or any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            "The model's weights are not all in this process: they are in shards (FSDP) or on the meta device. Save "
+            "it, load it in one process, and export it there."
+        )
+
+
+def check_not_exported(where: str | Path) -> None:
+    """Refuse a path that means a file of an export, or a folder with nothing but such files.
+
+    Raises:
+        ValueError: it does.
+    """
+    files = exported_files(Path(where))
+    if files:
+        raise ValueError(_exported_already(files[0]))
+
+
+def _exported_already(path: Path) -> str:
+    kind = "ONNX" if path.suffix == ".onnx" else "OpenVINO"
+    return f"{path} is an {kind} file already. Give the PyTorch model that it was exported from."
+
+
+def check_neighbours(folder: str | Path, name: str, model: Any) -> None:
+    """Refuse a folder with a file of a model with other labels, which would be read by the new config.
+
+    Raises:
+        ValueError: there is one.
+    """
+    others = [file.name for file in exported_files(Path(folder), weights=False) if file.name != name]
+    config = Path(folder) / "config.json"
+    if others and config.is_file():
+        labels = json.loads(config.read_text(encoding="utf-8")).get("id2label")
+        if labels is not None and {int(index): text for index, text in labels.items()} != model.config.id2label:
+            raise ValueError(
+                f"The folder {folder} holds {', '.join(others)} of a model with other labels "
+                f"({', '.join(map(str, labels.values()))}), whose config would be replaced. Give another folder."
+            )
+
+
+def check_something_left(source: Path, layers: tuple[str, ...], kept: tuple[str, ...], mode: str) -> None:
+    """Refuse to write an INT8 file in which no layer is.
+
+    Raises:
+        ValueError: every layer stays in float.
+    """
+    if len(kept) < len(layers):
+        return
+    more = len(graph_layers(source, "static")) - len(layers)
+    static = f" quantize='static' would take {more} layers more, the convolutions." if more else ""
+    raise ValueError(
+        f"Nothing is left to quantise: all {len(layers)} layers that quantize={mode!r} could take stay in float, by "
+        f"exclude= or since they make the logits.{static} For float32, leave quantize= out."
+    )

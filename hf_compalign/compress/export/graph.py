@@ -1,0 +1,346 @@
+"""A model as an ONNX graph: exported, its nodes named after the model's layers, quantised by ONNX Runtime."""
+
+import contextlib
+import copy
+import io
+import logging
+import random
+import shutil
+import tempfile
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hf_compalign._extras import needs_extra
+from hf_compalign.compress.export.names import tidy_
+
+MODES = ("dynamic", "static")
+# Operators with weights that INT8 is worth it for, and which of their inputs is the weight. Dynamically quantised
+# convolutions are slower than float ones.
+_WEIGHT_INPUT = {"MatMul": 1, "Gemm": 1, "Gather": 0, "Conv": 1}
+_OPERATORS = {"dynamic": ("MatMul", "Gemm", "Gather"), "static": ("MatMul", "Gemm", "Gather", "Conv")}
+# A protobuf message is no longer than 2 GiB; what else is in it than weights takes a few MB.
+_MOST_BYTES = 2_000_000_000
+_WHAT = "The export to ONNX"
+_SAMPLE_LENGTH = 7
+# Of images, where neither the config nor the model says a size.
+_IMAGE_SIZE = 224
+
+
+def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor] | None = None) -> None:
+    """Write the model as one ONNX file in float32, with any batch size and, for texts, any length.
+
+    The nodes are named after the module they compute, like ``bert.pooler.dense/Gemm``; the inputs are those of a
+    tokenizer or an image processor, and the output is ``logits``. The weights stand in the file, or beside it in
+    ``<name>.onnx_data`` if they exceed 2 GB. The model is left as it is: a copy is traced, in float32, since ONNX
+    Runtime has no kernels for half precision on CPUs. Images have the size that the config names; if it names none,
+    any size goes, as far as the model's operations allow.
+
+    Args:
+        model: a transformer with a classification head, with its weights on one device.
+        target: the file.
+        sample: inputs to trace the model with; by default some are made up from its config.
+
+    Raises:
+        ImportError: the extra "onnx" is not installed.
+        ValueError: the model cannot be traced, or has an operation that ONNX lacks.
+    """
+    with quiet(), needs_extra("onnx", what=_WHAT):
+        import onnx  # noqa: F401 - transformers.exporters says less clearly that it is missing
+        import onnx_ir
+        import onnxscript  # noqa: F401 - nor this
+        from transformers.exporters import OnnxConfig, OnnxExporter
+    inputs = dict(sample_inputs(model) if sample is None else sample)
+    dim = torch.export.Dim
+    shapes = {name: dict.fromkeys(range(1 if value.ndim > 2 else 2), dim.DYNAMIC) for name, value in inputs.items()}
+    if "pixel_values" in shapes and image_size(model) is None:
+        shapes["pixel_values"] |= {2: dim.AUTO, 3: dim.AUTO}
+    with quiet(), same_randomness(), torch.no_grad():
+        model = float_copy(model)
+        config: Any = model.config
+        config._attn_implementation = "eager"  # plain attention, whose graph is the simplest and fastest
+        try:
+            exported = OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes))
+        except Exception as error:
+            raise ValueError(_failure(model, error)) from error
+    program = exported.program
+    tidy_(program)
+    large = sum(tensor.const_value.nbytes for tensor in program.graph.initializers.values()) > _MOST_BYTES
+    onnx_ir.save(program, str(target), external_data=f"{target.name}_data" if large else None)
+
+
+def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = _SAMPLE_LENGTH) -> dict[str, Tensor]:
+    """Items such as the model takes: noise for images, or random tokens, padded in all texts but the first."""
+    config: Any = model.config
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    if model.main_input_name == "pixel_values":
+        height, width = image_size(model) or (_IMAGE_SIZE, _IMAGE_SIZE)
+        n_channels = _of_images(config, "num_channels") or 3
+        return {"pixel_values": torch.randn(n_items, n_channels, height, width, generator=generator).to(device)}
+    # Some models count positions from a few on.
+    positions = getattr(config, "max_position_embeddings", length * 2)
+    length = min(length, max(3, positions // 2, positions - 8))
+    ids = torch.randint(0, config.vocab_size, (n_items, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1:, -2:] = 0
+    padding = getattr(config, "pad_token_id", None)
+    if padding is not None:
+        ids[mask == 0] = padding
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if getattr(config, "type_vocab_size", 0) > 1 and "token_type_ids" in signature(type(model).forward).parameters:
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def image_size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images, as far as the config says."""
+    size = _of_images(model.config, "image_size")
+    return None if not size else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _of_images(config: Any, name: str) -> Any:
+    """An entry of the config, or of the part of it that is about images."""
+    return getattr(config, name, None) or getattr(getattr(config, "vision_config", None), name, None)
+
+
+def graph_layers(path: Path, mode: str) -> tuple[str, ...]:
+    """The layers whose nodes can be quantised, by the names of the modules, in the order of the graph.
+
+    Args:
+        path: a file of `export_graph`, not quantised.
+        mode: "dynamic", for linear layers and embeddings; or "static", for convolutions too.
+    """
+    return tuple(_layer_nodes(_load(path, weights=False), mode))
+
+
+def output_layers(path: Path) -> tuple[str, ...]:
+    """The layers that the logits come from with no other layer between: the classifier, or the classifiers."""
+    model = _load(path, weights=False)
+    graph = model.graph
+    layer_of = {node: layer for layer, nodes in _layer_nodes(model, "static").items() for node in nodes}
+    producer = {output: node for node in graph.node for output in node.output}
+    waiting, seen, found = [graph.output[0].name], set(), []
+    while waiting:
+        node = producer.get(waiting.pop())
+        if node is None or node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.name in layer_of:
+            found.append(layer_of[node.name])
+        else:
+            waiting.extend(node.input)
+    return tuple(dict.fromkeys(found))
+
+
+def opset_of(path: Path) -> int:
+    """The version of ONNX's own operators that the file needs."""
+    return int(next(one.version for one in _load(path, weights=False).opset_import if not one.domain))
+
+
+def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
+    """The smallest and largest value of each activation on some batches, for static quantisation.
+
+    Args:
+        path: a file of `export_graph`.
+        batches: tensors or arrays by the names of the graph's inputs; others are left out.
+
+    Returns:
+        What `quantize_graph` takes as ``ranges``, for as many calls as needed.
+    """
+    with quiet(), needs_extra("onnx", what=_WHAT):
+        import onnxruntime
+        from onnxruntime.quantization import CalibrationDataReader
+        from onnxruntime.quantization.calibrate import create_calibrator
+    names = [value.name for value in _load(path, weights=False).graph.input]
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = (_feed(batch, names) for batch in batches)
+
+        def get_next(self) -> Any:
+            return next(self.feeds, None)
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        # Copied, because the calibrator writes beside its source.
+        n_files = len([shutil.copy(file, folder) for file in path.parent.glob(f"{path.name}*")])
+        source, augmented = Path(folder) / path.name, f"{folder}/augmented.onnx"
+        operators = ["MatMul", "Gemm", "Conv"]
+        calibrator = create_calibrator(source, operators, augmented, use_external_data_format=n_files > 1)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        calibrator.infer_session = onnxruntime.InferenceSession(augmented, options, providers=["CPUExecutionProvider"])
+        try:
+            calibrator.collect_data(Reader())
+        except Exception as error:
+            raise ValueError(
+                f"The model cannot be run on the calibration data. Give batches of the shape that it takes. ({error})"
+            ) from error
+        return calibrator.compute_data()
+
+
+def quantize_graph(
+    source: Path, target: Path, *, mode: str, keep_float: Collection[str] = (), ranges: Any = None
+) -> None:
+    """Write an INT8 version of a graph, quantised by ONNX Runtime: weights in one byte, per output channel.
+
+    Args:
+        source: a file of `export_graph`.
+        target: the new file.
+        mode: "dynamic": activations are quantised as they come, by the range that a whole batch has; or "static": by
+            the ranges given here, written as QuantizeLinear and DequantizeLinear. Embeddings are in uint8 in both.
+        keep_float: the names of `graph_layers` that are not quantised.
+        ranges: what `calibrate_graph` found; for "static".
+
+    Raises:
+        ValueError: the mode is unknown, the ranges are missing, or there is no such layer to keep.
+    """
+    with quiet(), needs_extra("onnx", what=_WHAT):
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+        from onnxruntime.quantization.quant_utils import QuantizationMode, add_infer_metadata
+    if mode == "static" and ranges is None:
+        raise ValueError("Static quantisation needs the ranges of the activations. Give ranges=calibrate_graph(...).")
+    model = _load(source)
+    layers = _layer_nodes(model, mode)
+    unknown = set(keep_float) - set(_layer_nodes(model, "static"))
+    if unknown:
+        raise ValueError(f"keep_float names no layers of {source}: {', '.join(sorted(unknown))}. See graph_layers.")
+    names = [name for layer, nodes in layers.items() if layer not in keep_float for name in nodes]
+    if names:
+        # The dynamic quantiser makes a MatMul of each Gemm first, under this name.
+        names += [f"{name}_MatMul" for name in names]
+        # The shapes are in the graph: they need not be inferred once more.
+        add_infer_metadata(model)
+        operators = list(_OPERATORS[mode])
+        weights, activations = QuantType.QInt8, QuantType.QUInt8
+        with quiet():
+            if mode == "dynamic":
+                options: dict[str, Any] = {"MatMulConstBOnly": True}
+                quantizer = ONNXQuantizer(
+                    model, True, False, QuantizationMode.IntegerOps, False, weights, activations, None, names, [],
+                    operators, options,
+                )  # fmt: skip
+            else:
+                # Outputs are quantised where the next layer takes them in, if it is; sums and residuals stay float.
+                options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+                quantizer = QDQQuantizer(
+                    model, True, False, weights, activations, ranges, names, [], operators, options
+                )
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        model = quantizer.model.model
+        if mode == "static":
+            _let_others_read_float(model, {*names})
+        del model.metadata_props[:]
+    _save(model, target)
+
+
+def _let_others_read_float(model: Any, quantized: set[str]) -> None:
+    """Undo that all readers of a tensor get the rounded one as soon as one of them is quantised."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+
+    def before_rounding(name: str) -> str:
+        dequantize = made_by.get(name)
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            return name
+        quantize = made_by.get(dequantize.input[0])
+        if quantize is None:  # a weight
+            return name
+        maker = made_by.get(quantize.input[0])
+        # What a quantised layer gives is rounded for all.
+        return name if maker is not None and maker.name in quantized else quantize.input[0]
+
+    for node in model.graph.node:
+        if node.name not in quantized and node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            for index, name in enumerate(node.input):
+                node.input[index] = before_rounding(name)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the exporter and the quantiser print and log off the screen; their errors say what went wrong."""
+    root, nothing, level = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
+    root.addHandler(nothing)  # or else the first warning by the root logger's own functions sets up logging
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        root.removeHandler(nothing)
+
+
+@contextlib.contextmanager
+def same_randomness() -> Iterator[None]:
+    """Let random numbers go on afterwards as if nothing had been drawn; some models seed them as they are called."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def float_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode and float32: some models change themselves when they are called."""
+    return copy.deepcopy(model).float().eval()
+
+
+def _failure(model: nn.Module, error: BaseException) -> str:
+    """What stood in the way: the innermost error names the operation."""
+    innermost = error
+    while innermost.__cause__ is not None:
+        innermost = innermost.__cause__
+    message = " ".join(str(innermost).split())
+    return (
+        f"{type(model).__name__} cannot be exported to ONNX: {type(innermost).__name__}: {message:.500}. Use a model "
+        "without this operation, or deploy the PyTorch model."
+    )
+
+
+def _layer_nodes(model: Any, mode: str) -> dict[str, list[str]]:
+    """Layer -> the names of its nodes that can be quantised, in the order of the graph."""
+    from onnx import TensorProto
+
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}. Got {mode!r}.")
+    tensors = model.graph.initializer
+    weights = {one.name for one in tensors if len(one.dims) > 1 and one.data_type == TensorProto.FLOAT}
+    layers: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        if node.op_type in _OPERATORS[mode] and node.input[_WEIGHT_INPUT[node.op_type]] in weights:
+            layers.setdefault(node.name.rpartition("/")[0] or node.name, []).append(node.name)
+    return layers
+
+
+def _load(path: Path, *, weights: bool = True) -> Any:
+    with needs_extra("onnx", what=_WHAT):
+        import onnx
+    return onnx.load(str(path), load_external_data=weights)
+
+
+def _save(model: Any, target: Path) -> None:
+    import onnx
+
+    if sum(len(one.raw_data) for one in model.graph.initializer) > _MOST_BYTES:
+        onnx.save(model, str(target), save_as_external_data=True, location=f"{target.name}_data", size_threshold=256)
+    else:
+        onnx.save(model, str(target))
+
+
+def _feed(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """A batch as the graph takes it; what a model may be called without is filled in as it would do."""
+    shape = batch.get("input_ids", torch.empty(0)).shape
+    filled = {"attention_mask": torch.ones(shape), "token_type_ids": torch.zeros(shape)} | dict(batch)
+    arrays = {name: torch.as_tensor(filled[name]).detach().cpu() for name in names}
+    return {name: (value.float() if name == "pixel_values" else value.long()).numpy() for name, value in arrays.items()}

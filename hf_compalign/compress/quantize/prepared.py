@@ -1,0 +1,188 @@
+"""A model between float and quantised: its layers round while they train, then become small.
+
+Parameters stay the same objects with the same names until they are converted, so that a training goes on with its
+optimizer, and a checkpoint is that of the float model.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from hf_compalign.compress.quantize import backends as quantization
+from hf_compalign.compress.quantize.backends import GROUP
+from hf_compalign.compress.quantize.fake import FAKE_OF, fake_quantize_, quantized_layers, restore_
+from hf_compalign.compress.quantize.schemes import ENTRY, Quantization, Scheme, quantization_of, scheme_of
+from hf_compalign.compress.shrink import describe_quantization, take_own_config, write_entry
+
+
+def prepare_(model: nn.Module, scheme: Scheme, names: Sequence[str]) -> None:
+    """Have layers of a model compute with rounded values from now on, while they train in float.
+
+    Parameters stay the same objects and keep their names, gradients reach them, and the model's config says what was
+    done. Calibrated schemes need `set_ranges_` or a calibration besides.
+
+    Args:
+        model: the float model, not wrapped.
+        scheme: how.
+        names: of the layers, as from `quantizable_layers`.
+
+    Raises:
+        ValueError: one of the layers is not there, or cannot be quantised so. The model is then as it was.
+        ImportError: the library is not installed.
+    """
+    modules = dict(model.named_modules())
+    missing = [name for name in names if type(modules.get(name)) not in FAKE_OF]
+    if missing:
+        raise ValueError(
+            f"{type(model).__name__} has no plain linear layer or embedding {missing[0]!r} ({len(missing)} of "
+            f"{len(names)} names do not fit). Take the names from quantizable_layers of this very model."
+        )
+    layers = {name: modules[name] for name in names}
+    check_groups(layers, scheme)
+    take_own_config(model)
+    if scheme.backend == "torchao":
+        quantization.prepare_torchao_(layers, scheme)
+    elif scheme.backend == "quanto":
+        quantization.prepare_quanto_(model, layers, scheme)
+    else:
+        for layer in layers.values():
+            fake_quantize_(layer)
+    describe_quantization(model, scheme.name, converted=False)
+
+
+def unprepare_(model: nn.Module) -> None:
+    """Give a prepared model its plain layers back, with their float weights; its config says nothing any more.
+
+    Raises:
+        ValueError: the model is not prepared, or converted already.
+    """
+    scheme = scheme_of(_prepared(model).scheme)
+    for name, layer in quantized_layers(model).items():
+        if scheme.backend == "torchao":
+            quantization.restore_torchao_(layer)
+        elif scheme.backend == "quanto":
+            quantization.restore_quanto_(model, name)
+        else:
+            restore_(layer)
+    write_entry(model.config, ENTRY, None)
+
+
+def convert_layers_(model: nn.Module) -> None:
+    """Replace the float weights of a prepared model by the library's small ones: it computes the same values.
+
+    Raises:
+        ValueError: the model is not prepared, or not calibrated where it must be. It is then as it was.
+    """
+    record = _prepared(model)
+    scheme, layers = scheme_of(record.scheme), quantized_layers(model)
+    check_groups(layers, scheme)
+    if scheme.calibrated and not record.ranges:
+        raise ValueError(
+            f"The ranges of the activations are not known, and {scheme.name} has fixed ones. Call "
+            "calibrate_(model, batches) first."
+        )
+    if scheme.backend == "torchao":
+        quantization.convert_torchao_(model, layers, scheme)
+    elif scheme.backend == "quanto":
+        quantization.convert_quanto_(layers)
+    describe_quantization(model, scheme.name, converted=True)
+
+
+def check_groups(layers: Mapping[str, Any], scheme: Scheme) -> None:
+    """Refuse layers whose rows the groups of int4 weights do not divide.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    for name, layer in layers.items():
+        if scheme.backend == "torchao" and scheme.weights == "int4":
+            group = GROUP
+        else:  # optimum-quanto chose it when the layer was prepared
+            group = getattr(layer, "weight_group_size", None) or 1
+        n_inputs = layer.weight.shape[-1]
+        if n_inputs % group:
+            raise ValueError(
+                f"The scheme {scheme.name} needs layers whose inputs are a multiple of {group}. {name} has {n_inputs}. "
+                f"Leave it out with exclude={[name]}, or use a scheme with int8 weights."
+            )
+
+
+def _prepared(model: nn.Module) -> Quantization:
+    record = quantization_of(model)
+    if record is None or not quantized_layers(model):
+        raise ValueError(
+            f"{type(model).__name__} is not prepared for quantisation. Call prepare_(model, scheme, names) first."
+        )
+    if record.converted:
+        raise ValueError(
+            f"{type(model).__name__} is converted to {record.scheme} already: its float weights are gone. Start again "
+            "from the float model."
+        )
+    return record
+
+
+# ---- the ranges of what the layers read ----
+
+
+def ranges_of(model: nn.Module) -> dict[str, float]:
+    """The scale of what each layer of a calibrated model reads, by its name; as JSON keeps it to the bit."""
+    record = quantization_of(model)
+    return dict(record.ranges or {}) if record is not None else {}
+
+
+def set_ranges_(model: nn.Module, ranges: Mapping[str, float]) -> None:
+    """Give the layers of a prepared model the scales that `ranges_of` told.
+
+    Raises:
+        ValueError: they are not those of the model's layers.
+    """
+    record = _prepared(model)
+    layers: dict[str, Any] = quantized_layers(model)
+    if not scheme_of(record.scheme).calibrated or not ranges or not set(ranges) <= set(layers):
+        raise ValueError(
+            f"The ranges are those of {len(ranges)} layers ({', '.join([*ranges][:3])}), and do not fit the "
+            f"{len(layers)} layers that are quantised by {record.scheme}. Give what ranges_of(model) said."
+        )
+    for name, layer in layers.items():
+        _set_scale(layer, ranges.get(name, 1.0))
+    describe_quantization(model, record.scheme, converted=False)
+
+
+@contextmanager
+def observing(model: nn.Module) -> Iterator[None]:
+    """Have a prepared model learn its ranges from what it is run on in the block, and then write them down.
+
+    Raises:
+        ValueError: the scheme has no fixed ranges, or what a layer reads is NaN or infinite. The ranges are then as
+            they were.
+    """
+    record = _prepared(model)
+    if not scheme_of(record.scheme).calibrated:
+        raise ValueError(
+            f"The scheme {record.scheme} has no ranges to calibrate: it looks at each batch, or rounds weights only."
+        )
+    layers: dict[str, Any] = quantized_layers(model)
+    before = {name: layer.input_scale for name, layer in layers.items()}
+    try:
+        for layer in layers.values():
+            _set_scale(layer, 1.0)
+        with quantization.calibration():
+            yield
+        for name, layer in layers.items():
+            if not layer.input_scale.isfinite():
+                raise ValueError(
+                    f"What {name} reads is NaN or infinite on the calibration data. Check the data and the weights."
+                )
+            if layer.input_scale == 0:  # it reads zeros only, which every scale keeps
+                _set_scale(layer, 1.0)
+    except BaseException:
+        for name, layer in layers.items():
+            layer.input_scale = before[name]
+        raise
+    describe_quantization(model, record.scheme, converted=False)
+
+
+def _set_scale(layer: Any, scale: float) -> None:
+    layer.input_scale = layer.weight.new_tensor(scale)

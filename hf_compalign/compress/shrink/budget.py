@@ -1,0 +1,347 @@
+"""From a budget, in the terms that one thinks in, to the plan of what stays: the least important goes first."""
+
+import heapq
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from hf_compalign.compress.calibration import Batch
+from hf_compalign.compress.shrink.architectures import Layer, layers_of
+from hf_compalign.compress.shrink.costs import CostTable, flops_table, latency_share, latency_table, multiple_of
+from hf_compalign.compress.shrink.importance import LayerImportance
+from hf_compalign.compress.shrink.plan import LayerPlan, ShrinkPlan
+
+# Plans that are timed, until one meets a target of latency.
+AIMS = 3
+_TARGETS = ("target_flops", "target_latency")
+
+# "heads" and "neurons" -> layer -> the importance of its units, and how many of them stay
+Scores = Mapping[str, Mapping[int, Tensor]]
+Widths = dict[str, dict[int, int]]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much goes: shares of the units, or a target for the whole model; and whole layers, with either.
+
+    Attributes:
+        heads: share of the attention heads that go, in [0, 1), of the layers that stay.
+        ffn: share of the neurons of the feed-forward parts that go, likewise.
+        layers: whole layers that go, the least important ones.
+        target_flops: share of the dense model's FLOPs that may remain, in (0, 1].
+        target_latency: share of the dense model's latency on this machine that may remain, in (0, 1].
+        uniform: whether all layers stay equally wide. Otherwise units are ranked across the layers.
+
+    Raises:
+        ValueError: a value out of range, options that exclude each other, or nothing would go.
+    """
+
+    heads: float = 0.0
+    ffn: float = 0.0
+    layers: int = 0
+    target_flops: float | None = None
+    target_latency: float | None = None
+    uniform: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "ffn"):
+            share = getattr(self, name)
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be a share in [0, 1). Got {share}.{_perhaps(share)}")
+        if not isinstance(self.layers, int) or self.layers < 0:
+            raise ValueError(f"layers must be a number of layers to drop, 0 or more. Got {self.layers}.")
+        for name in _TARGETS:
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"{name} must be a share of the dense model in (0, 1]. Got {share}.{_perhaps(share)}")
+        if self.target_flops is not None and self.target_latency is not None:
+            raise ValueError("Give target_flops or target_latency, not both.")
+        if self.target is not None and (self.heads or self.ffn):
+            raise ValueError(
+                f"{self.target[0]} decides how many heads and neurons go, so heads and ffn must be left out. Got "
+                f"heads = {self.heads} and ffn = {self.ffn}."
+            )
+        if not (self.heads or self.ffn or self.layers) and (self.target is None or self.target[1] == 1):
+            options = ", ".join(option.name for option in fields(self)[:-1])
+            raise ValueError(f"The budget removes nothing. Set at least one of {options}.")
+
+    @property
+    def target(self) -> tuple[str, float] | None:
+        """The name of the target that is set, and its value."""
+        return next(((name, getattr(self, name)) for name in _TARGETS if getattr(self, name) is not None), None)
+
+
+def plan_for(
+    model: nn.Module,
+    importances: Sequence[LayerImportance],
+    budget: Budget,
+    *,
+    inputs: Batch | None = None,
+    costs: CostTable | None = None,
+) -> ShrinkPlan:
+    """What stays of the model under the budget.
+
+    Whole layers go first. Each layer that stays keeps at least one head and eight neurons (one, if it has less than
+    64). The widths of the feed-forward parts become multiples of eight, so that a share is met within that rounding.
+    A target is reached by removing again and again what matters least for what it costs; for one of latency the result
+    is timed, and the plan made anew where it is too slow.
+
+    Args:
+        model: the dense model; only read.
+        importances: of its layers, as from `unit_importance`.
+        budget: how much goes.
+        inputs: the batch whose FLOPs or latency a target is about.
+        costs: what the units cost for them; measured if left out.
+
+    Raises:
+        ValueError: the budget would empty a layer, cannot be reached or rounds to nothing; importances of another
+            model; uniform=True and the layers differ already; a target without inputs.
+    """
+    layers = layers_of(model)
+    _check_importances(layers, importances)
+    stay = _layers_that_stay(model, importances, budget.layers)
+    if budget.uniform:
+        _check_equal([layers[index] for index in stay])
+    scores = {
+        "heads": {index: importances[index].heads for index in stay},
+        "neurons": {index: importances[index].neurons for index in stay},
+    }
+    if budget.target is None:
+        widths = {
+            kind: _widths_for_share(name, share, kind, scores[kind], uniform=budget.uniform)
+            for name, kind, share in (("heads", "heads", budget.heads), ("ffn", "neurons", budget.ffn))
+        }
+        plan = _plan(scores, widths)
+    else:
+        plan = _plan_for_target(model, scores, budget, inputs=inputs, costs=costs)
+    plan.check(model)
+    return plan
+
+
+def _plan(scores: Scores, widths: Widths) -> ShrinkPlan:
+    """Of each layer, as many of the most important units as its width says."""
+    return ShrinkPlan(
+        tuple(
+            LayerPlan(index, *(_top(scores[kind][index], widths[kind][index]) for kind in ("heads", "neurons")))
+            for index in scores["heads"]
+        )
+    )
+
+
+# ---- layers ----
+
+
+def _layers_that_stay(model: nn.Module, importances: Sequence[LayerImportance], n_dropped: int) -> list[int]:
+    whole = ShrinkPlan.whole(model).layers
+    if n_dropped >= len(whole):
+        raise ValueError(
+            f"layers must be less than the {len(whole)} layers that {type(model).__name__} has. Got {n_dropped}."
+        )
+    stay = list(range(len(whole)))
+    refused = None
+    for index in sorted(stay, key=lambda index: importances[index].layer):
+        if len(whole) - len(stay) == n_dropped:
+            return stay
+        rest = [other for other in stay if other != index]
+        try:
+            ShrinkPlan(tuple(whole[other] for other in rest)).check(model)
+        except ValueError as error:  # some models cannot do without a certain layer
+            refused = error
+        else:
+            stay = rest
+    if len(whole) - len(stay) < n_dropped:
+        raise ValueError(f"Of {len(whole)} layers, {n_dropped} cannot be dropped. {refused}") from refused
+    return stay
+
+
+# ---- heads and neurons ----
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The heads or the neurons of one layer, or of several that stay equally wide, and the steps that narrow them.
+
+    Attributes:
+        kind: "heads" or "neurons".
+        layers: indices.
+        widths: from the present one down to the least.
+        losses: the squared importance that is lost from each width to the next.
+        savings: what that step saves.
+    """
+
+    kind: str
+    layers: tuple[int, ...]
+    widths: tuple[int, ...]
+    losses: tuple[float, ...]
+    savings: tuple[float, ...]
+
+
+def _parts(kind: str, scores: Mapping[int, Tensor], cost: Callable[[int], float], *, uniform: bool) -> list[_Part]:
+    """The parts of one kind; `cost` is that of a width in one layer."""
+    parts = []
+    for group in [tuple(scores)] if uniform else [(index,) for index in scores]:
+        present = len(scores[group[0]])
+        step = _step(kind, present)
+        widths = (present, *range((present - 1) // step * step, 0, -step))
+        # First-order effects have signs that are lost here, and those of many small units largely cancel: their squares
+        # add up. With plain sums, heads would look cheap beside the 100 neurons that cost as much.
+        lost = sum(scores[index].double().square().sort().values.cumsum(0) for index in group)
+        lost_at = [0.0, *torch.as_tensor(lost).tolist()]
+        parts.append(
+            _Part(
+                kind=kind,
+                layers=group,
+                widths=widths,
+                losses=tuple(
+                    lost_at[present - after] - lost_at[present - before] for before, after in pairwise(widths)
+                ),
+                savings=tuple(len(group) * (cost(before) - cost(after)) for before, after in pairwise(widths)),
+            )
+        )
+    return parts
+
+
+def _narrowed(parts: Sequence[_Part], goal: float) -> tuple[Widths, float]:
+    """Take the step that loses least for what it saves, until the goal is saved or no step is left; also the sum.
+
+    Where the last step saved too much, what was taken before it and is not needed is given back, the dearest first.
+    """
+    taken = [0] * len(parts)
+    history = []
+    saved = 0.0
+    queue = [(_price(part, 0), number) for number, part in enumerate(parts) if part.losses]
+    heapq.heapify(queue)
+    while saved < goal and queue:
+        _, number = heapq.heappop(queue)
+        part = parts[number]
+        saved += part.savings[taken[number]]
+        taken[number] += 1
+        history.append(number)
+        if taken[number] < len(part.losses):
+            heapq.heappush(queue, (_price(part, taken[number]), number))
+    for number in reversed(history):
+        saving = parts[number].savings[taken[number] - 1]
+        if saved - saving >= goal:
+            taken[number] -= 1
+            saved -= saving
+    widths: Widths = {"heads": {}, "neurons": {}}
+    for part, n_steps in zip(parts, taken, strict=True):
+        widths[part.kind] |= dict.fromkeys(part.layers, part.widths[n_steps])
+    return widths, saved
+
+
+def _price(part: _Part, step: int) -> float:
+    return part.losses[step] / part.savings[step] if part.savings[step] > 0 else math.inf
+
+
+def _step(kind: str, width: int) -> int:
+    return multiple_of(width) if kind == "neurons" else 1
+
+
+def _widths_for_share(
+    name: str, share: float, kind: str, scores: Mapping[int, Tensor], *, uniform: bool
+) -> dict[int, int]:
+    """The widths of one kind by which the number that goes is as near to its share as the steps allow."""
+    present = [len(one) for one in scores.values()]
+    if not share:
+        return dict(zip(scores, present, strict=True))
+    parts = _parts(kind, scores, float, uniform=uniform)
+    total = sum(present)
+    half_step = _step(kind, max(present)) * len(parts[0].layers) / 2
+    goal = share * total - half_step
+    widths, saved = _narrowed(parts, goal)
+    if not saved:
+        raise ValueError(
+            f"{name}={share:g} of {total} {kind}{' in equally wide layers' if uniform else ''} rounds to none, so "
+            f"nothing would be removed. Use more than {half_step / total:.3g}."
+        )
+    if saved < goal:
+        raise ValueError(
+            f"{name}={share:g} would empty a layer: of {total} {kind} in {len(present)} layers at most {saved:g} can "
+            f"go, a share of {saved / total:.3g}. To remove more, drop whole layers (layers=)."
+        )
+    return widths[kind]
+
+
+def _plan_for_target(
+    model: nn.Module, scores: Scores, budget: Budget, *, inputs: Batch | None, costs: CostTable | None
+) -> ShrinkPlan:
+    """The plan by which the target is reached, losing as little importance as can be for what each step saves."""
+    name = "target_flops" if budget.target_latency is None else "target_latency"
+    is_timed = name == "target_latency" and costs is None
+    if costs is None:
+        if inputs is None:
+            raise ValueError(f"{name} needs inputs: a batch to measure the model on.")
+        costs = latency_table(model, inputs) if is_timed else flops_table(model, inputs)
+    before = costs.total((layer.n_heads, layer.n_neurons) for layer in layers_of(model))
+    target = aim = getattr(budget, name)
+    for _ in range(AIMS):
+        widths, reached = _widths_for_target(scores, costs, aim * before, uniform=budget.uniform)
+        if reached > aim * before * (1 + 1e-9):
+            raise ValueError(
+                f"{name}={target:g} cannot be reached: with the fewest heads and neurons in {len(scores['heads'])} "
+                f"layers, {reached / before * target / aim:.3g} remains. Drop layers as well (layers=), or raise the "
+                "target."
+            )
+        plan = _plan(scores, widths)
+        # Times do not quite add up: the whole is timed, and where it takes longer, the aim is taken lower.
+        share = latency_share(model, plan, inputs) if is_timed and inputs is not None else target
+        if share <= target:
+            break
+        aim *= target / share
+    else:
+        logger.warning("The shrunk model takes %.3g of the dense one's time, not %.3g.", share, target)
+    return plan
+
+
+def _widths_for_target(scores: Scores, costs: CostTable, most: float, *, uniform: bool) -> tuple[Widths, float]:
+    """The widths by which the model costs at most that, where it can, and what it then costs."""
+    parts = [
+        part
+        for kind, of_kind in scores.items()
+        for part in _parts(kind, of_kind, partial(costs.of_units, kind), uniform=uniform)
+    ]
+    present = costs.total((len(scores["heads"][index]), len(scores["neurons"][index])) for index in scores["heads"])
+    widths, saved = _narrowed(parts, present - most)
+    return widths, present - saved
+
+
+def _top(scores: Tensor, width: int) -> tuple[int, ...]:
+    """The units of the highest scores; of equal ones, the first."""
+    return tuple(sorted(scores.argsort(descending=True, stable=True)[:width].tolist()))
+
+
+# ---- checks ----
+
+
+def _perhaps(share: float) -> str:
+    return f" Did you mean {share / 100:g}?" if 1 < share < 100 else ""
+
+
+def _check_importances(layers: Sequence[Layer], importances: Sequence[LayerImportance]) -> None:
+    present = [(layer.n_heads, layer.n_neurons) for layer in layers]
+    given = [(len(one.heads), len(one.neurons)) for one in importances]
+    if present != given:
+        raise ValueError(
+            f"The importances are not of this model: its layers have (heads, neurons) {present}, the importances "
+            f"{given}. Compute them from the model as it is now (unit_importance)."
+        )
+
+
+def _check_equal(layers: Sequence[Layer]) -> None:
+    for kind, present in (
+        ("heads", [layer.n_heads for layer in layers]),
+        ("neurons", [layer.n_neurons for layer in layers]),
+    ):
+        if len(set(present)) > 1:
+            raise ValueError(
+                f"uniform=True needs layers that are equally wide now. Got {present} {kind}. Use uniform=False."
+            )

@@ -1,0 +1,144 @@
+"""The widths of a shrunk model in its config: the stock keys where they can say it, config.compression where not."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+
+from hf_compalign.compress.quantize import ENTRY, Quantization, quantization_of, quantized_layers, scheme_of
+from hf_compalign.compress.shrink.architectures import Layer, architecture_of, layers_of, part
+
+# The version of config.compression that is written, and the newest that is read.
+VERSION = 1
+
+
+def describe_widths(model: nn.Module) -> None:
+    """Make the model's config say its widths.
+
+    The stock keys are set where the stock class honours them. If it then builds the very same layers, a plain
+    from_pretrained opens the saved model; otherwise config.compression holds each layer's widths for load_compressed.
+    """
+    config: Any = model.config
+    for settings, width in (
+        (_neuron_settings(model), _neurons),
+        (_head_settings(model), _heads),
+    ):
+        if settings and _widths(_stock(model, settings), width) == _widths(model, width):
+            for key, value in settings.items():
+                setattr(config, key, value)
+    stock = _stock(model, {})
+    is_stock = stock is not None and _shapes(stock) == _shapes(model)
+    write_shrink(config, None if is_stock else _shrink(model))
+    quantization = quantization_of(model) if quantized_layers(model) else None
+    if quantization is not None:  # the layers' names may have changed
+        describe_quantization(model, quantization.scheme, converted=quantization.converted)
+
+
+def describe_quantization(model: nn.Module, scheme: str, *, converted: bool) -> None:
+    """Make the model's config say which layers are quantised, and how."""
+    layers = quantized_layers(model)
+    scales = {name: getattr(layer, "input_scale", None) for name, layer in layers.items()}
+    # An input that was never seen has the scale 1.
+    ranges = {name: scale.item() for name, scale in scales.items() if scale is not None and scale.item() != 1}
+    record = Quantization(scheme, tuple(layers), ranges if scheme_of(scheme).calibrated else None, converted)
+    write_entry(model.config, ENTRY, record.to_dict())
+
+
+def write_shrink(config: Any, shrink: dict[str, Any] | None) -> None:
+    """Put what load_compressed must know of removed units into config.compression, or take it out."""
+    write_entry(config, "shrink", shrink)
+
+
+def write_entry(config: Any, name: str, entry: dict[str, Any] | None) -> None:
+    """Put an entry into config.compression, or take it out.
+
+    >>> config = type("Config", (), {})()
+    >>> write_entry(config, "shrink", {"cut": False})
+    >>> config.compression
+    {'version': 1, 'shrink': {'cut': False}}
+    >>> write_entry(config, "shrink", None)
+    >>> hasattr(config, "compression")
+    False
+    """
+    compression = dict(getattr(config, "compression", None) or {"version": VERSION})
+    compression.pop(name, None)
+    if entry is not None:
+        compression[name] = entry
+    if set(compression) > {"version"}:
+        config.compression = compression
+    elif hasattr(config, "compression"):
+        del config.compression
+
+
+def _shrink(model: nn.Module) -> dict[str, Any]:
+    """What load_compressed needs to rebuild the layers."""
+    layers = layers_of(model)
+    described: list[dict[str, Any]] = [{"heads": layer.n_heads, "neurons": layer.n_neurons} for layer in layers]
+    for layer, one in zip(layers, described, strict=True):
+        module: Any = layer.module
+        if hasattr(module, "bias_heads"):
+            one["bias_heads"] = list(module.bias_heads)
+    return {"cut": True, "layers": described}
+
+
+# ---- what the stock class would build ----
+
+
+def _neurons(layer: Layer) -> int:
+    return layer.n_neurons
+
+
+def _heads(layer: Layer) -> tuple[int, int]:
+    return layer.n_heads, layer.head_dim
+
+
+def _widths(model: nn.Module | None, width: Callable[[Layer], Any]) -> list[Any] | None:
+    return None if model is None else [width(layer) for layer in layers_of(model)]
+
+
+def _neuron_settings(model: nn.Module) -> dict[str, Any]:
+    """The stock key for the number of neurons, if all layers have equally many."""
+    config: Any = model.config
+    widths = {layer.n_neurons for layer in layers_of(model)}
+    if len(widths) > 1:
+        return {}
+    key = architecture_of(model).width_key
+    width = widths.pop()
+    if key == "mlp_ratio":  # times the hidden size, of which a gated feed-forward part takes two thirds
+        width = max(1, round(width / config.hidden_size * (1.5 if config.use_swiglu_ffn else 1)))
+    return {} if getattr(config, key) == width else {key: width}
+
+
+def _head_settings(model: nn.Module) -> dict[str, Any]:
+    """The stock keys for the heads, if all layers have equally many; few classes honour them."""
+    config: Any = model.config
+    widths = {_heads(layer) for layer in layers_of(model)}
+    if len(widths) > 1:
+        return {}
+    n_heads, head_dim = widths.pop()
+    return {} if config.num_attention_heads == n_heads else {"num_attention_heads": n_heads, "head_dim": head_dim}
+
+
+def _stock(model: nn.Module, settings: dict[str, Any]) -> nn.Module | None:
+    """What the model's class builds from its config with these settings, without memory; None where it refuses."""
+    config = copy.deepcopy(model.config)
+    try:
+        for key, value in settings.items():
+            setattr(config, key, value)
+        # Building draws random numbers, even without memory: a training that goes on must not notice.
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return type(model)(config)
+    except (ValueError, StrictDataclassError):
+        return None
+
+
+def _shapes(model: nn.Module) -> list[dict[str, torch.Size]]:
+    """Shapes of the parameters of each layer, and of what the layers share."""
+    shared = architecture_of(model).shared_bias
+    table = part(getattr(model, "base_model", model), shared.table) if shared else None
+    layers = [layer.module.state_dict() for layer in layers_of(model)]
+    shapes = [{name: tensor.shape for name, tensor in one.items()} for one in layers]
+    return [*shapes, {} if table is None else {"shared bias": table.shape}]

@@ -1,0 +1,5 @@
+"""Rows of a dataset, and what a model takes of them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,137 @@
+"""Datasets from files, their labels as a model's class ids, and unlabelled rows mixed in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, Value, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetsError
+
+from hf_compalign.data.columns import label_names
+from hf_compalign.labels import IGNORED, label_order
+
+BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+LABELS = "labels"
+
+
+def load_file(path: str | Path) -> Dataset:
+    """The rows of a parquet, csv or json file, or the images of a folder with one subfolder for each class.
+
+    Raises:
+        ValueError: there is nothing there, it is of another kind, or it holds no rows.
+    """
+    path = Path(path)
+    builder = "imagefolder" if path.is_dir() else BUILDERS.get(path.suffix.lower())
+    if builder is None or not path.exists():
+        problem = "This is no data file" if path.exists() else "There is no such file"
+        raise ValueError(f"{problem}: {str(path)!r}. Give a folder of images or a file: {', '.join(BUILDERS)}.")
+    source = {"data_dir": str(path)} if path.is_dir() else {"data_files": str(path)}
+    try:
+        return load_dataset(builder, split="train", **source)
+    except (ValueError, OSError, DatasetsError) as error:
+        raise ValueError(f"No rows could be read from {str(path)!r}. Give it at least one. ({error})") from error
+
+
+def sample(dataset: Dataset, most: int | None) -> Dataset:
+    """At most so many rows, drawn at random but always the same ones, whatever the seed of the training."""
+    if most is None or most >= len(dataset):
+        return dataset
+    return dataset.shuffle(seed=0).select(range(most))
+
+
+def class_names(dataset: Dataset, column: str) -> tuple[str, ...]:
+    """The classes of a label column: by name where it has names, else `LABEL_0` to the largest id.
+
+    Raises:
+        ValueError: the labels are neither names nor class ids.
+    """
+    names = label_names(dataset, column)
+    if names is not None:
+        return names
+    values = _values(dataset, column)
+    if values.dtype.kind in "OU":
+        return tuple(sorted({str(value) for value in values if value is not None}))
+    return tuple(f"LABEL_{index}" for index in range(int(values.max()) + 1))
+
+
+def label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> np.ndarray:
+    """int64 [N]: the labels as ids of a model with these label names, `IGNORED` where the label is not known.
+
+    They are matched by name where both sides have names.
+
+    Raises:
+        ValueError: the labels are not those of the model, or neither names nor class ids.
+    """
+    values = _values(dataset, column)
+    theirs = label_names(dataset, column)
+    if values.dtype.kind in "OU":
+        by_name = {name.casefold(): index for index, name in enumerate(names)}
+        given = [None if value is None else value.casefold() for value in values]
+        unknown = sorted(
+            {str(value) for value, name in zip(values, given, strict=True) if name not in {None, *by_name}}
+        )
+        if unknown:
+            raise ValueError(
+                f"The labels in column {column!r} must be names of the model's labels ({', '.join(names)}). "
+                f"Got {', '.join(unknown[:5])}. Name another label column, or use the model for this task."
+            )
+        return np.array([IGNORED if name is None else by_name[name] for name in given])
+    try:
+        order = None if theirs is None else label_order(names, theirs)
+    except ValueError as error:
+        raise ValueError(
+            f"The classes of column {column!r} must be the model's labels. Got {', '.join(theirs or ())} against the "
+            f"model's {', '.join(names)}. Name another label column; or, if they mean the same, rename the classes of "
+            "the dataset or the model's id2label."
+        ) from error
+    known = values >= 0
+    if order is not None:
+        values = np.argsort(order)[np.where(known, values, 0)]
+    return np.where(known, values, IGNORED)
+
+
+def with_label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> Dataset:
+    """The dataset with `label_ids` as its column `labels` of plain integers, in place of the label column."""
+    ids = label_ids(dataset, column, names)
+    return dataset.remove_columns([column]).add_column(LABELS, ids.tolist())
+
+
+def mix_unlabelled(dataset: Dataset, unlabelled: Dataset, *, seed: int) -> Dataset:
+    """Both datasets' rows, shuffled; the rows of the second have the label `IGNORED`.
+
+    A student learns its teacher's answers on them, and nothing from their labels.
+
+    Args:
+        dataset: input columns and the column `labels`.
+        unlabelled: at least the same input columns; what else it has is dropped.
+        seed: of the shuffling.
+
+    Raises:
+        ValueError: an input column is missing.
+    """
+    inputs = [name for name in dataset.column_names if name != LABELS]
+    missing = [name for name in inputs if name not in unlabelled.column_names]
+    if missing:
+        raise ValueError(
+            f"The unlabelled data must have the input columns of the labelled ones. Got "
+            f"{', '.join(unlabelled.column_names)}; missing: {', '.join(missing)}. Rename its columns."
+        )
+    # A ClassLabel refuses -100.
+    labelled = dataset.cast_column(LABELS, Value("int64"))
+    features = labelled.features
+    extra = unlabelled.select_columns(inputs).add_column(LABELS, [IGNORED] * len(unlabelled)).cast(features)
+    return concatenate_datasets([labelled, extra]).shuffle(seed=seed)
+
+
+def _values(dataset: Dataset, column: str) -> np.ndarray:
+    """[N]: class ids, `IGNORED` where there is none; or names, None where there is none."""
+    found = dataset.with_format(None).select_columns([column])[:][column]
+    kinds = {type(value) for value in found if value is not None}
+    if kinds <= {int}:
+        return np.array([IGNORED if value is None else value for value in found], dtype=np.int64)
+    if kinds == {str}:
+        return np.array(found, dtype=object)
+    raise ValueError(
+        f"The labels in column {column!r} must be class ids or names. Got "
+        f"{', '.join(sorted(kind.__name__ for kind in kinds))}. Name the label column; a regression is not supported."
+    )

@@ -1,0 +1,5 @@
+"""All that is said of two models, in one record."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

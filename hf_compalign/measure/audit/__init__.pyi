@@ -1,0 +1,16 @@
+from .auditing import audit as audit
+from .auditing import checked_limits as checked_limits
+from .callback import AuditCallback as AuditCallback
+from .contents import MOST_CHARACTERS as MOST_CHARACTERS
+from .contents import THUMBNAIL_PIXELS as THUMBNAIL_PIXELS
+from .contents import with_attribution as with_attribution
+from .contents import with_contents as with_contents
+from .record import FORMAT_VERSION as FORMAT_VERSION
+from .record import Audit as Audit
+from .record import CostRow as CostRow
+from .record import Verdict as Verdict
+from .text import ABOVE_CEILING as ABOVE_CEILING
+from .text import harmful_first as harmful_first
+from .text import judged as judged
+from .text import sampled as sampled
+from .text import unsigned_zero as unsigned_zero

@@ -1,0 +1,225 @@
+"""Mismatches over training: an audit at every evaluation, logged beside the Trainer's own metrics."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_compalign._compat import calling_handler
+from hf_compalign.data import model_fingerprint
+from hf_compalign.measure.audit.auditing import audit, checked_limits
+from hf_compalign.measure.audit.record import Audit
+from hf_compalign.measure.groups import Membership
+from hf_compalign.measure.predictions import Asked, Columns, Predictions, ask, predict
+from hf_compalign.models import evaluating
+
+# The Trainer looks for its metric_for_best_model under this beginning, and trackers make a section of it.
+_EVALUATION = "eval"
+_MOST_ITEMS = 100
+_LOGGED = ("mismatch_rate", "mismatch_rate_upper_bound", "agreement", "cie", "cie_u", "nfr", "accuracy_change", "kl")
+
+
+class AuditCallback(TrainerCallback):
+    """Audits the model at every evaluation of any `Trainer`, against a reference.
+
+    Every tracker that ``report_to`` names, ``log_history`` and the metrics that `evaluate` returns get the numbers as
+    ``eval_audit_mismatch_rate``, ``_mismatch_rate_upper_bound``, ``_agreement``, ``_cie``, ``_nfr``, ``_cie_u``,
+    ``_accuracy_change`` (with labels), ``_kl``, ``_group_mismatch_gap`` (with groups; of the attribute with the largest
+    gap) and ``_passed`` (with limits; 1 or 0). So ``metric_for_best_model="audit_mismatch_rate"`` with
+    ``greater_is_better=False`` keeps the model that changed least. An `EarlyStoppingCallback` that looks at them comes
+    after this one in ``callbacks=``.
+
+    Before training all is tried once, so that what cannot work is refused then, and the rows are prepared: an
+    evaluation only runs the model on them, ``per_device_eval_batch_size`` at a time. Where the Trainer evaluates on
+    several datasets, the model is audited once, and the numbers stand beside the metrics of each. The training is the
+    same to the bit as without the callback.
+
+    With several processes the first one audits while the others wait for its numbers, the longest before training,
+    when the reference predicts too: ``ddp_timeout`` must be larger than that takes, or they give up. Under FSDP or
+    DeepSpeed the callback is refused.
+
+    Args:
+        reference: the model to be preserved: its `Predictions` on the dataset, or a model, a path or a Hub id that
+            predicts once, before training; an .npz file holds predictions.
+        dataset: what both are asked: raw texts or images, or prepared rows.
+        processing_class: the tokenizer or image processor of both. By default the Trainer's for the model; for the
+            reference the one beside its path, or the Trainer's.
+        columns: where to find what in a raw dataset.
+        groups: as for `hf_compalign.audit`, in the order of the dataset, or of the given predictions.
+        limits: as for `hf_compalign.audit`.
+        prefix: the beginning of the names, after ``eval_``; another one for each callback of a Trainer.
+
+    Raises:
+        ValueError: a limit or an argument that cannot be; before training: whatever `predict` and `hf_compalign.audit`
+            refuse, or a model in shards.
+
+    Attributes:
+        latest: the whole `Audit` of the last evaluation, to be saved or shown; on the first process alone.
+        max_items: how many of the changed items it holds one by one; 100 unless it is set to another number.
+    """
+
+    def __init__(
+        self,
+        reference: Predictions | PreTrainedModel | str | Path,
+        dataset: Dataset,
+        *,
+        processing_class: Any = None,
+        columns: Columns | None = None,
+        groups: Membership | Mapping[str, Membership] | None = None,
+        limits: Mapping[str, float] | None = None,
+        prefix: str = "audit",
+    ) -> None:
+        if not prefix:
+            raise ValueError("prefix must be the beginning of a name, such as 'audit'. Got ''.")
+        self.limits = checked_limits(limits or {}, grouped=groups is not None)
+        self.latest: Audit | None = None
+        self.max_items = _MOST_ITEMS
+        self._reference = reference
+        self._dataset = dataset
+        self._processing_class = processing_class
+        self._columns = columns
+        self._groups = groups
+        self._names = f"{_EVALUATION}_{prefix}_"
+        self._asked: Asked | None = None
+        self._step = -1  # of the latest audit
+
+    # ---- the Trainer's events ----
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the reference predict, prepare the rows, and refuse now what an audit would refuse later."""
+        self.latest = self._asked = None
+        self._numbers(args, state, **kwargs)
+        self.latest = None
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Audit, and put the numbers where the metrics of the evaluation are."""
+        numbers = self._numbers(args, state, **kwargs)
+        kwargs["metrics"].update(numbers)
+        if state.log_history:
+            state.log_history[-1].update(numbers)
+        handler = calling_handler()
+        if handler is not None:
+            # The metrics were logged before this event. A line of its own reaches trackers wherever they stand.
+            handler.on_log(args, state, control, logs=numbers | {"epoch": state.epoch})
+
+    # ---- the audit ----
+
+    def _numbers(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        *,
+        model: PreTrainedModel,
+        processing_class: Any = None,
+        **_: Any,
+    ) -> dict[str, float]:
+        """The numbers to log, by their whole names; the same on every process."""
+        _refuse_shards(args, model)
+
+        def measured() -> dict[str, float]:
+            found = self.latest
+            if found is None or not self._is_of(found, model, state):
+                with _random_state_kept(), evaluating(model):
+                    found = self._audit(args, model, processing_class)
+            self.latest, self._step = found, state.global_step
+            return _logged(found)
+
+        return {f"{self._names}{name}": value for name, value in _of_first_process(measured).items()}
+
+    def _is_of(self, found: Audit, model: PreTrainedModel, state: TrainerState) -> bool:
+        """Whether the audit is of the model as it is: after training, the best one may have taken its place."""
+        return self._step == state.global_step and found.candidate.model_fingerprint == model_fingerprint(model)
+
+    def _audit(self, args: TrainingArguments, model: PreTrainedModel, processing_class: Any) -> Audit:
+        size = args.per_device_eval_batch_size
+        if not isinstance(self._reference, Predictions):
+            self._reference = self._reference_predictions(self._reference, processing_class, size)
+        if self._asked is None:
+            processing_class = self._processing_class or processing_class
+            self._asked = ask(
+                model, self._dataset, processing_class=processing_class, columns=self._columns, batch_size=size
+            )
+            found = self._asked.answers
+        else:
+            found = self._asked.again(model)
+        return audit(self._reference, found, groups=self._groups, limits=self.limits, max_items=self.max_items)
+
+    def _reference_predictions(
+        self, reference: PreTrainedModel | str | Path, processing_class: Any, batch_size: int
+    ) -> Predictions:
+        settings: dict[str, Any] = {"columns": self._columns, "batch_size": batch_size}
+        if isinstance(reference, str | Path):
+            if Path(reference).suffix == ".npz":
+                return Predictions.load(reference)
+            return predict(reference, self._dataset, processing_class=self._processing_class, **settings)
+        processing_class = self._processing_class or processing_class
+        with evaluating(reference):
+            return predict(reference, self._dataset, processing_class=processing_class, **settings)
+
+
+def _logged(found: Audit) -> dict[str, float]:
+    """The numbers of an audit that a curve can be drawn of, without those that it has no labels or groups for."""
+    numbers = {name: float(found.metrics[name]) for name in _LOGGED}
+    gaps = [gap.mismatch_gap for gap in found.gaps]
+    numbers["group_mismatch_gap"] = max((gap for gap in gaps if not math.isnan(gap)), default=math.nan)
+    if found.limits:
+        numbers["passed"] = float(found.passed)
+    return {name: value for name, value in numbers.items() if not math.isnan(value)}
+
+
+def _of_first_process(work: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What the work comes to on the first process, told to all; or its error, so that none waits for ever."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return work()
+    told: list[Any] = [None, None]
+    failed: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            told[0] = work()
+        except Exception as error:
+            failed = error
+            told[1] = f"{type(error).__name__}: {error}"
+    dist.broadcast_object_list(told, src=0)
+    if failed is not None:
+        raise failed
+    if told[1] is not None:
+        raise RuntimeError(f"The audit failed on the first process. {told[1]}")
+    found: dict[str, float] = told[0]
+    return found
+
+
+def _refuse_shards(args: TrainingArguments, model: PreTrainedModel) -> None:
+    if (
+        args.deepspeed_plugin is not None
+        or any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+        or any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    ):
+        raise ValueError(
+            "AuditCallback runs the whole model on one process, and FSDP and DeepSpeed keep it in parts on several. "
+            "Train with DDP, or audit the checkpoints: hf-compalign audit REFERENCE CHECKPOINT --dataset DATASET."
+        )
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Whatever is drawn within does not change what is drawn after."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

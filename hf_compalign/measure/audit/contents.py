@@ -1,0 +1,89 @@
+"""What was asked: the texts and thumbnails of an audit's changed items, from the dataset."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from datasets import Dataset
+
+from hf_compalign.data import find_image_column, find_text_columns
+from hf_compalign.measure.attribution import AttributionAgreement, Explanation
+from hf_compalign.measure.audit.items import ChangedItem
+from hf_compalign.measure.audit.record import Audit
+from hf_compalign.measure.predictions import Columns
+from hf_compalign.tasks import Task
+
+THUMBNAIL_PIXELS = 96
+MOST_THUMBNAILS = 500  # of up to some 15 kB each
+MOST_CHARACTERS = 2_000
+
+
+def with_contents(
+    found: Audit, dataset: Dataset, *, ids: Sequence[str], task: Task, columns: Columns | None = None
+) -> Audit:
+    """The audit with what was asked in each of its changed items: it is then as private as the dataset.
+
+    Args:
+        found: an audit of predictions on this dataset. Its first `MOST_THUMBNAILS` items get a thumbnail.
+        dataset: raw texts or images.
+        ids: of the rows: those of the predictions.
+        task: of the models.
+        columns: where to find what in the dataset.
+
+    Raises:
+        ValueError: other rows, or a column that is not there.
+    """
+    columns = columns or Columns()
+    if len(ids) != len(dataset):
+        raise ValueError(f"ids must name the rows of the dataset: {len(dataset)} of them. Got {len(ids)}.")
+    place = {str(name): row for row, name in enumerate(ids)}
+    unknown = [item.id for item in found.items if item.id not in place]
+    if unknown:
+        raise ValueError(
+            f"The audit is of other rows: {len(unknown)} of its items are not among the ids, such as {unknown[0]!r}."
+        )
+    of_images = task.model_input == "pixel_values"
+    shown = found.items[: MOST_THUMBNAILS if of_images else None]
+    names = (find_image_column(dataset, columns.image),) if of_images else find_text_columns(dataset, columns.text)
+    # Of the other columns some may be large, or images to be decoded.
+    rows = dataset.select_columns(list(names)).select([place[item.id] for item in shown])
+    if of_images:
+        (column,) = names
+        items = [replace(item, image=_thumbnail(row[column])) for item, row in zip(shown, rows, strict=True)]
+    else:
+        items = [
+            replace(item, texts=tuple(_shortened(row[name]) for name in names))
+            for item, row in zip(shown, rows, strict=True)
+        ]
+    return replace(found, items=(*items, *found.items[len(items) :]))
+
+
+def with_attribution(found: Audit, agreement: AttributionAgreement, explanations: Mapping[str, Explanation]) -> Audit:
+    """The audit with what `attribution_agreement` returned for its two models: as private as the dataset for texts.
+
+    Args:
+        found: an audit of the same two models on the same rows.
+        agreement: of both models.
+        explanations: of items by their ids. Only those of the changed items that the audit holds are kept: it lists
+            no others. Without any, nothing of the dataset is added.
+    """
+
+    def explained(item: ChangedItem) -> ChangedItem:
+        return replace(item, explanation=explanations.get(item.id))
+
+    return replace(found, attribution=agreement, items=tuple(map(explained, found.items)))
+
+
+def _shortened(text: str | None) -> str:
+    text = text or ""
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
+
+
+def _thumbnail(image: Any) -> str:
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,92 @@
+"""The items that a candidate answers differently: what changed, how sure both models were, and what was asked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_compalign.labels import IGNORED
+from hf_compalign.measure.attribution import Explanation
+from hf_compalign.measure.statistics import ItemScores
+
+# What became of an item, the most harmful first.
+CHANGES = ("lost", "different_wrong", "unlabelled", "gained")
+
+
+@dataclass(frozen=True)
+class ChangedItem:
+    """One item that the two models answer differently.
+
+    Attributes:
+        id: its name in both predictions.
+        cell: "lost", "gained" or "different_wrong" as in `hf_compalign.measure.statistics.Cells`; "unlabelled" where
+            no label is known.
+        label: the right class; None when unknown.
+        reference: the class that the reference predicts.
+        candidate: the class that the candidate predicts.
+        reference_confidence: the reference's probability of its own answer.
+        candidate_confidence: the candidate's probability of its own answer.
+        reference_margin: the reference's probability of its answer minus that of its second best.
+        kl: KL(reference || candidate), in nats.
+        groups: those that it belongs to, as "attribute: group".
+        texts: the text or the pair of texts; empty when they were not asked for.
+        image: a thumbnail as a data URI of a PNG; empty when it was not asked for.
+        explanation: what both models look at; None where it was not worked out.
+    """
+
+    id: str
+    cell: str
+    label: int | None
+    reference: int
+    candidate: int
+    reference_confidence: float
+    candidate_confidence: float
+    reference_margin: float
+    kl: float
+    groups: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    image: str = ""
+    explanation: Explanation | None = None
+
+
+def changed_items(
+    ids: NDArray[np.str_],
+    answers: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    scores: ItemScores,
+    groups: Mapping[str, list[tuple[str, ...]]],
+    *,
+    most: int,
+) -> tuple[ChangedItem, ...]:
+    """The most harmful of the items that changed: right answers lost first, and the surest first among them.
+
+    Args:
+        ids: [N].
+        answers: of the reference and the candidate, and the labels, each [N].
+        scores: of the same items.
+        groups: attribute -> the groups of each item.
+        most: how many there are at most.
+    """
+    reference, candidate, labels = answers
+    changed = np.flatnonzero(reference != candidate)
+    kinds = np.select(
+        [labels == IGNORED, reference == labels, candidate == labels],
+        [CHANGES.index(name) for name in ("unlabelled", "lost", "gained")],
+        CHANGES.index("different_wrong"),
+    )
+    order = np.lexsort((changed, -scores.reference_confidence[changed], kinds[changed]))
+    return tuple(
+        ChangedItem(
+            id=str(ids[item]),
+            cell=CHANGES[kinds[item]],
+            label=None if labels[item] == IGNORED else int(labels[item]),
+            reference=int(reference[item]),
+            candidate=int(candidate[item]),
+            reference_confidence=float(scores.reference_confidence[item]),
+            candidate_confidence=float(scores.candidate_confidence[item]),
+            reference_margin=float(scores.reference_margin[item]),
+            kl=float(scores.kl[item]),
+            groups=tuple(f"{attribute}: {group}" for attribute, of in groups.items() for group in of[item]),
+        )
+        for item in changed[order][:most].tolist()
+    )

@@ -1,0 +1,265 @@
+"""What an audit found, as plain data: read, printed, saved and loaded without torch."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_compalign._files import read_record, write_text_atomic
+from hf_compalign._records import built, plain
+from hf_compalign.measure.attribution import AttributionAgreement
+from hf_compalign.measure.audit.items import ChangedItem
+from hf_compalign.measure.audit.text import describe, describe_html
+from hf_compalign.measure.groups import Gap, GroupRates, GroupRow
+from hf_compalign.measure.statistics import (
+    CalibrationShift,
+    Cells,
+    ClassBias,
+    ClassRow,
+    Frequencies,
+    MarginRow,
+    SeedFloor,
+)
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FORMAT_VERSION = 2
+_KIND = "hf_compalign.audit"
+_ABOUT = ("kind", "format_version", "passed")  # what to_dict adds to the fields
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One limit: it is kept when the one-sided 95 % upper bound, not just what was observed, is within it.
+
+    Attributes:
+        name: of the rate or gap.
+        limit: the largest acceptable value.
+        value: what was observed.
+        upper_bound: one-sided, of 95 % confidence.
+        passed: whether that bound is within the limit.
+        not_judged: attributes whose groups are too small or too few to be judged by this limit.
+    """
+
+    name: str
+    limit: float
+    value: float
+    upper_bound: float
+    passed: bool
+    not_judged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which model an audit speaks of."""
+
+    model: str
+    model_fingerprint: str
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What both models cost in one respect, as texts with their units, such as the bytes of their weights."""
+
+    what: str
+    reference: str
+    candidate: str
+    ratio: str
+
+
+_TABLES: dict[str, type] = {
+    "per_class": ClassRow,
+    "groups": GroupRow,
+    "group_rates": GroupRates,
+    "margins": MarginRow,
+    "limits": Verdict,
+    "costs": CostRow,
+    "items": ChangedItem,
+}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The result of `hf_compalign.audit`; ``print`` shows it as a report, a notebook as tables.
+
+    Attributes:
+        n: items compared.
+        n_labelled: those of them with a known label.
+        cells: the five cells over the labelled items; None when there are none.
+        metrics: name -> number; ``<rate>_interval`` -> its two-sided 95 % Wilson interval; for the rates that
+            can be limited ``<rate>_upper_bound`` -> one-sided 95 % Clopper-Pearson. What needs labels is nan
+            without them.
+        per_class: one row per class of the labels; empty without labels.
+        groups: one row per group.
+        limits: the verdict on each limit.
+        label_names: names of the classes.
+        reference: the model to be preserved.
+        candidate: the model that was compared with it.
+        data_fingerprint: the inputs both were asked; empty when unknown.
+        versions: of Python and the libraries involved.
+        calibration: of both models, and the change; None without labels.
+        frequencies: how often each class is predicted, and whether that changed.
+        class_bias: how unevenly the errors of the classes changed; None without labels.
+        margins: mismatches by how sure the reference was; where the answers flip.
+        group_rates: selection rate, TPR and FPR of every group and class.
+        gaps: one for each attribute that the groups belong to: gaps between its groups, and fairness measures.
+        min_group_size: a smaller group is shown, and takes part in no gap and no verdict.
+        floor: how often an uncompressed re-run differs from the reference; None unless one was given.
+        attribution: whether both models look at the same parts of the inputs; None unless it was asked for.
+        items: those that the models answer differently, the most harmful first.
+        n_items_left_out: how many more there are.
+        costs: what both models cost; empty unless it was measured.
+        size_bytes: of the reference's and the candidate's weights; None when unknown.
+        latency_ms: of the reference and the candidate, timed side by side; None when unknown.
+        machine: where they were timed.
+    """
+
+    n: int
+    n_labelled: int
+    cells: Cells | None
+    metrics: dict[str, Any]
+    per_class: tuple[ClassRow, ...]
+    groups: tuple[GroupRow, ...]
+    limits: tuple[Verdict, ...]
+    label_names: tuple[str, ...]
+    reference: ModelInfo
+    candidate: ModelInfo
+    data_fingerprint: str
+    versions: dict[str, str]
+    frequencies: Frequencies
+    margins: tuple[MarginRow, ...]
+    items: tuple[ChangedItem, ...]
+    n_items_left_out: int
+    min_group_size: int
+    calibration: CalibrationShift | None = None
+    class_bias: ClassBias | None = None
+    group_rates: tuple[GroupRates, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    floor: SeedFloor | None = None
+    attribution: AttributionAgreement | None = None
+    costs: tuple[CostRow, ...] = ()
+    size_bytes: tuple[int, int] | None = None
+    latency_ms: tuple[float, float] | None = None
+    machine: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all limits are kept; True when none was set."""
+        return all(verdict.passed for verdict in self.limits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts, lists and dicts, with the metrics at the top level."""
+        found: dict[str, Any] = plain(self)
+        found["per_class"] = self._rows("per_class")
+        if self.floor is not None:
+            found["floor"]["words"] = str(self.floor)
+        about = (_KIND, FORMAT_VERSION, self.passed)
+        return dict(zip(_ABOUT, about, strict=True)) | found.pop("metrics") | found
+
+    def to_json(self) -> str:
+        """`to_dict` as strict JSON, with null for nan; one line for each number, row or part."""
+        parts = (f"  {json.dumps(name)}: {_laid_out(value)}" for name, value in self.to_dict().items())
+        # Half of a pair of surrogates is no UTF-8; as an escape it is kept.
+        return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", "{\n" + ",\n".join(parts) + "\n}")
+
+    def to_pandas(self, table: str = "metrics") -> "DataFrame":
+        """One of the tables as a data frame.
+
+        Args:
+            table: "metrics", with a row for each rate or number: its value, the ends of its interval and its upper
+                bound; or "per_class", "groups", "group_rates", "margins", "limits", "costs" or "items", with a row
+                for each entry of that attribute.
+
+        Raises:
+            ValueError: there is no such table.
+        """
+        from pandas import DataFrame
+
+        if table == "metrics":
+            return DataFrame(_metric_rows(self.metrics)).set_index("metric")
+        if table not in _TABLES:
+            raise ValueError(f"There is no table {table!r}. Allowed: metrics, {', '.join(_TABLES)}.")
+        rows = self._rows(table)
+        return DataFrame(rows, columns=None if rows else [field.name for field in fields(_TABLES[table])])
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json`; the file is whole or not there."""
+        write_text_atomic(path, f"{self.to_json()}\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Audit":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not the JSON of an audit, or another version of this library wrote it.
+        """
+        stored = read_record(path, kind=_KIND, version=FORMAT_VERSION, writer="Audit.save")
+        own = [field.name for field in fields(Audit) if field.name != "metrics"]
+        missing = [name for name in own if name not in stored]
+        if missing:
+            raise ValueError(
+                f"{path} is an audit without {', '.join(missing)}, of format version {stored['format_version']}. "
+                "Audit again with this version of hf_compalign."
+            )
+        found = {name: stored.pop(name) for name in own}
+        metrics = {name: value for name, value in stored.items() if name not in _ABOUT}
+        return built(cls, found | {"metrics": _mapped(metrics, lambda item: math.nan if item is None else item)})
+
+    def __str__(self) -> str:
+        return describe(self._without_long_tables().to_dict())
+
+    def _repr_html_(self) -> str:
+        return describe_html(self._without_long_tables().to_dict())
+
+    def _without_long_tables(self) -> "Audit":
+        """What a text shows: there may be a million rows of the others."""
+        return replace(self, items=(), group_rates=())
+
+    def _rows(self, table: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = plain(getattr(self, table))
+        if table == "per_class":
+            for row in rows:
+                row["name"] = self.label_names[row["label"]]
+        return rows
+
+
+def _metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for name, value in metrics.items():
+        if not name.endswith(("_interval", "_upper_bound")):
+            low, high = metrics.get(f"{name}_interval", (math.nan, math.nan))
+            bound = metrics.get(f"{name}_upper_bound", math.nan)
+            rows.append({"metric": name, "value": value, "low": low, "high": high, "upper_bound": bound})
+    return rows
+
+
+def _laid_out(value: Any) -> str:
+    """JSON on one line; a table on one for each of its rows."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        rows = ",\n    ".join(map(_compact, value))
+        return f"[\n    {rows}\n  ]"
+    return _compact(value)
+
+
+def _compact(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # few rows hold a nan, and looking for one takes longer than writing
+        return json.dumps(_mapped(value, _null_for_nan), ensure_ascii=False, allow_nan=False)
+
+
+def _null_for_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """The same dicts and lists, with lists for tuples, around ``leaf`` of everything else."""
+    if isinstance(value, dict):
+        return {name: _mapped(item, leaf) for name, item in value.items()}
+    return [_mapped(item, leaf) for item in value] if isinstance(value, (list, tuple)) else leaf(value)

@@ -1,0 +1,88 @@
+"""How long a forward pass takes, of one model or of several side by side."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_compalign.data import is_quantized
+from hf_compalign.models import evaluating
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median and quartiles of one forward pass, in milliseconds."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+
+
+def interleaved_latency_ms(
+    candidates: Mapping[str, tuple[nn.Module, Mapping[str, Any]]],
+    *,
+    n_warmup: int = 3,
+    n_runs: int = 20,
+) -> dict[str, Latency]:
+    """Time several models side by side: one pass of each in turn, so that a busy moment meets them all.
+
+    Args:
+        candidates: name -> (model or `FileModel`, keyword arguments of its forward pass); they are moved to the
+            model's device.
+        n_warmup: untimed rounds first.
+        n_runs: timed rounds.
+
+    Raises:
+        ValueError: n_runs < 1 or n_warmup < 0.
+    """
+    if n_runs < 1 or n_warmup < 0:
+        raise ValueError(
+            f"Timing needs n_runs >= 1 and n_warmup >= 0. Got n_runs = {n_runs} and n_warmup = {n_warmup}."
+        )
+    placed = {name: (model, on_device(inputs, device_of(model))) for name, (model, inputs) in candidates.items()}
+    times_ms: dict[str, list[float]] = {name: [] for name in placed}
+    models = [model for model, _ in placed.values()]
+    # optimum-quanto's int4 weights cannot be used in inference mode.
+    plain = not any(is_quantized(parameter) for model in models for parameter in model.parameters())
+    with evaluating(*models), torch.no_grad(), torch.inference_mode(plain):
+        for turn in range(n_warmup + n_runs):
+            for name, (model, inputs) in placed.items():
+                elapsed_ms = _time_ms(model, inputs)
+                if turn >= n_warmup:
+                    times_ms[name].append(elapsed_ms)
+    return {name: _latency(times) for name, times in times_ms.items()}
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is; one without parameters counts as on the CPU."""
+    tensor = next(model.parameters(), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def on_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The inputs with their tensors moved."""
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+
+
+def _latency(times_ms: list[float]) -> Latency:
+    low, median, high = np.percentile(times_ms, [25, 50, 75]).tolist()
+    return Latency(median_ms=median, low_ms=low, high_ms=high)
+
+
+def _time_ms(model: nn.Module, inputs: Mapping[str, Any]) -> float:
+    device = device_of(model)
+    _synchronise(device)
+    start = time.perf_counter()
+    model(**inputs)
+    _synchronise(device)
+    return 1000 * (time.perf_counter() - start)
+
+
+def _synchronise(device: torch.device) -> None:
+    """Wait for the kernels: a GPU's forward pass returns before it is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,211 @@
+"""How large and how fast a model is, measured and not derived from how it was compressed."""
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from torch import Tensor, nn
+from transformers import CONFIG_NAME
+
+from hf_compalign.data import is_quantized, plain_tensors
+from hf_compalign.measure.footprint.latency import Latency, device_of, interleaved_latency_ms, on_device
+from hf_compalign.models import FileModel, count_flops, load_model
+
+_WEIGHTS = "model.safetensors"
+_QUANTIZED_WEIGHTS = "model_quantized.safetensors"
+# What gzip takes by default. Level 9 saves 1 % more of a sparse model and takes ten times as long.
+_ZLIB_LEVEL = 6
+_CHUNK_BYTES = 1 << 20
+# The attention of other packages, and compiled attention, runs in kernels that torch's counter does not see.
+_COUNTED_ATTENTION = (None, "eager", "sdpa")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model costs to keep and to run.
+
+    Weights pruned to 0 but stored dense take the same bytes, the same FLOPs and the same time as before: a sparse
+    model is neither smaller nor faster. `hf_compalign.measure.footprint.footprint_table` sets two side by side.
+
+    Attributes:
+        parameters: how many numbers it holds; tied ones count once. Those of an ONNX or OpenVINO file are its
+            weights, quantised or not, without scales and zero points.
+        nonzero_parameters: how many of them are not 0.
+        semi_structured_parameters: how many sit in linear layers that keep to the 2:4 pattern: of each four weights
+            in a row, at most two are not 0. Torch has kernels for it on NVIDIA GPUs from Ampere on, for layers
+            converted with `torch.sparse.to_sparse_semi_structured`; elsewhere it is worth as little as any zeros.
+            0 for a file, which has no such kernels.
+        size_bytes: bytes of the weight files, or of the tensors that `save_pretrained` would write for a module.
+        compressed_size_bytes: the same bytes after zlib (level 6, as in gzip): what a compressed archive or download
+            would take, and the one place where zeros save anything by themselves. None unless asked for.
+        flops_per_item: floating-point operations (a multiplication and an addition are two) of the matrix products
+            and convolutions in one forward pass, padding included, divided by the batch size. They are those that
+            really run: multiplying by 0 counts. None without inputs, and where torch's counter does not see them: in
+            a file, of weights that a library quantised, or if the attention is neither "eager" nor "sdpa".
+        latency: of one forward pass of the whole batch; None without inputs.
+        batch_size: items in the batch that was counted and timed; None without inputs.
+        threads: CPU threads that torch used.
+        device: where the model was.
+    """
+
+    parameters: int
+    nonzero_parameters: int
+    semi_structured_parameters: int
+    size_bytes: int
+    compressed_size_bytes: int | None
+    flops_per_item: float | None
+    latency: Latency | None
+    batch_size: int | None
+    threads: int
+    device: str
+
+
+def footprint(
+    model: nn.Module | str | Path,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    compressed: bool = False,
+    n_warmup: int = 3,
+    n_runs: int = 20,
+) -> Footprint:
+    """Count, weigh and time a model where it is.
+
+    >>> found = footprint(nn.Linear(3, 2), inputs={"input": torch.ones(5, 3)}, n_runs=1)
+    >>> found.parameters, found.size_bytes, found.flops_per_item
+    (8, 32, 12.0)
+
+    Args:
+        model: a module, which stays on its device and in the training mode it came with; or the folder or Hub id
+            of one, whose weight files give the bytes; or an .onnx or OpenVINO .xml file.
+        inputs: keyword arguments of one forward pass; moved to the model's device. Without them no FLOPs are
+            counted and nothing is timed. To set two models side by side, time them with
+            `hf_compalign.measure.footprint.interleaved_latency_ms`.
+        compressed: also run zlib over the weights, which takes about 3 s per 100 MB.
+        n_warmup: untimed passes first.
+        n_runs: timed passes.
+
+    Raises:
+        ValueError: n_runs < 1 or n_warmup < 0, no input is a tensor, or there is no supported model at the path.
+    """
+    files: list[Path] | None = None
+    if not isinstance(model, nn.Module):
+        files, model = _opened(model)
+    if isinstance(model, FileModel):
+        files = list(model.files)
+    tensors = list(_saved_tensors(model))
+    batch_size = latency = flops = None
+    if inputs is not None:
+        batch_size = _batch_size(inputs)
+        latency = interleaved_latency_ms({"": (model, inputs)}, n_warmup=n_warmup, n_runs=n_runs)[""]
+        flops = _flops(model, inputs)
+    n_parameters, n_nonzero = _counted(model)
+    return Footprint(
+        parameters=n_parameters,
+        nonzero_parameters=n_nonzero,
+        semi_structured_parameters=_semi_structured(model),
+        size_bytes=sum(map(_n_bytes, tensors) if files is None else (file.stat().st_size for file in files)),
+        compressed_size_bytes=_after_zlib(_chunks(tensors, files)) if compressed else None,
+        flops_per_item=flops / batch_size if flops is not None and batch_size else None,
+        latency=latency,
+        batch_size=batch_size,
+        threads=torch.get_num_threads(),
+        device=str(device_of(model)),
+    )
+
+
+def _opened(path: str | Path) -> tuple[list[Path], nn.Module]:
+    """The weight files behind a folder or a Hub id, and the model."""
+    model = load_model(path)
+    if isinstance(model, FileModel):
+        return list(model.files), model
+    if Path(path).is_dir():
+        return _weight_files(Path(path)), model
+    # Loading has put the files into the cache; this finds them there without asking the Hub again.
+    return _weight_files(Path(hf_hub_download(str(path), CONFIG_NAME, local_files_only=True)).parent), model
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that load_compressed would read; optimizer states and the like do not count."""
+    if (folder / _QUANTIZED_WEIGHTS).is_file():
+        return [folder / _QUANTIZED_WEIGHTS]
+    index = folder / f"{_WEIGHTS}.index.json"
+    if (folder / _WEIGHTS).is_file() or not index.is_file():
+        return [folder / _WEIGHTS]
+    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return [folder / shard for shard in sorted(shards)]
+
+
+def _counted(model: nn.Module) -> tuple[int, int]:
+    """All numbers, and those that are not 0."""
+    if isinstance(model, FileModel):
+        return model.count_parameters()
+    # parameters() yields a tied parameter once.
+    parameters = list(model.parameters())
+    n_nonzero = sum(int(_values(parameter).count_nonzero()) for parameter in parameters)
+    return sum(parameter.numel() for parameter in parameters), n_nonzero
+
+
+def _values(tensor: Tensor) -> Tensor:
+    """Plain floats, also of what a library quantised."""
+    return tensor.dequantize() if is_quantized(tensor) else tensor
+
+
+def _saved_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """What the state dict holds, tied tensors once, quantised ones as the integers and scales that they are."""
+    saved = model.state_dict().keys()
+    for parameter in model.parameters():
+        yield from plain_tensors(parameter.detach())
+    yield from (buffer for name, buffer in model.named_buffers() if name in saved)
+
+
+def _n_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _chunks(tensors: Iterable[Tensor], files: Iterable[Path] | None) -> Iterator[Any]:
+    """The bytes of the files, or else of the tensors, a part at a time."""
+    if files is None:
+        for tensor in tensors:
+            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield chunk
+
+
+def _after_zlib(chunks: Iterable[Any]) -> int:
+    packer = zlib.compressobj(_ZLIB_LEVEL)
+    return sum(len(packer.compress(chunk)) for chunk in chunks) + len(packer.flush())
+
+
+def _semi_structured(model: nn.Module) -> int:
+    """Weights in linear layers that keep to 2:4, tied ones once."""
+    weights = {module.weight for module in model.modules() if isinstance(module, nn.Linear)}
+    return sum(weight.numel() for weight in weights if _keeps_2_4(weight))
+
+
+def _keeps_2_4(weight: Tensor) -> bool:
+    return weight.shape[-1] % 4 == 0 and bool((_values(weight).reshape(-1, 4).count_nonzero(1) <= 2).all())
+
+
+def _flops(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    unseen = isinstance(model, FileModel) or any(map(is_quantized, model.parameters()))
+    if unseen or attention not in _COUNTED_ATTENTION:
+        return None
+    return count_flops(model, on_device(inputs, device_of(model)))
+
+
+def _batch_size(inputs: Mapping[str, Any]) -> int:
+    sizes = [len(value) for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim]
+    if not sizes:
+        raise ValueError(
+            f"inputs must hold at least one tensor with a batch axis. Got {', '.join(inputs) or 'nothing'}."
+        )
+    return sizes[0]

@@ -1,0 +1,5 @@
+"""What a model answers on a dataset, and which answers of two models belong together."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

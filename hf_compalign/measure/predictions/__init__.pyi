@@ -1,0 +1,14 @@
+from .pairing import SameItems as SameItems
+from .pairing import asked_the_same as asked_the_same
+from .pairing import same_items as same_items
+from .predicting import Asked as Asked
+from .predicting import Columns as Columns
+from .predicting import ask as ask
+from .predicting import predict as predict
+from .predicting import raw_marks as raw_marks
+from .predicting import row_ids as row_ids
+from .predictions import FORMAT_VERSION as FORMAT_VERSION
+from .predictions import Predictions as Predictions
+from .reader import Reader as Reader
+from .reader import is_raw as is_raw
+from .reader import reader_of as reader_of

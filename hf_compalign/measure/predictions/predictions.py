@@ -1,0 +1,240 @@
+"""What one model answered, item by item: the one thing that audits are made of."""
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from hf_compalign._files import atomic_path
+from hf_compalign.labels import IGNORED, label_order
+from hf_compalign.measure.statistics import each_block, row_blocks
+
+FORMAT_VERSION = 1
+_ARRAYS = ("logits", "labels", "ids", "mask")
+_TEXTS = ("model", "model_fingerprint", "data_fingerprint")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """One model's logits over N items and C labels, with what is needed to pair them with another model's.
+
+    >>> Predictions([[2.0, 0.0], [0.0, 1.0]], [0, -100], ["a", "b"], ["no", "yes"]).predicted
+    array([0, 1])
+
+    Attributes:
+        logits: float32 or float16 [N, C], finite; other numbers become float32. They are not copied, so that
+            memory-mapped ones (``np.load("logits.npy", mmap_mode="r")``) stay on disk.
+        labels: int64 [N], in [0, C), or -100 where unknown.
+        ids: str [N], one name per item, all different. Two models' predictions are paired by them.
+        label_names: C names, in the order of the logits' columns.
+        mask: bool [N], the items that count at all. None, the default, becomes all True.
+        model: where the model came from, for people.
+        model_fingerprint: its weights, see `hf_compalign.data.fingerprint`; empty when unknown.
+        data_fingerprint: the inputs it was asked, in any order; empty when unknown.
+
+    Raises:
+        ValueError: anything above does not hold.
+    """
+
+    logits: NDArray[np.floating[Any]]
+    labels: NDArray[np.int64]
+    ids: NDArray[np.str_]
+    label_names: tuple[str, ...]
+    mask: NDArray[np.bool_] = None  # type: ignore[assignment]  # __post_init__ makes it an array
+    model: str = ""
+    model_fingerprint: str = ""
+    data_fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        labels = np.asarray(self.labels)
+        if labels.size and labels.dtype.kind not in "iu":
+            raise ValueError(f"labels must be integers, -100 where unknown. Got {labels.dtype}.")
+        logits = np.asarray(self.logits)
+        if logits.dtype != np.float16:
+            # A float64 that float32 cannot hold becomes inf here and is refused below, without a warning before.
+            with np.errstate(over="ignore"):
+                logits = logits.astype(np.float32, copy=False)
+        mask = np.ones(len(labels), dtype=bool) if self.mask is None else np.asarray(self.mask, dtype=bool)
+        converted = {
+            "logits": logits,
+            "labels": labels.astype(np.int64, copy=False),
+            "ids": np.asarray(self.ids).astype(np.str_, copy=False),
+            "label_names": tuple(str(name) for name in self.label_names),
+            "mask": mask,
+        }
+        for name, value in converted.items():
+            object.__setattr__(self, name, value)
+        self._check_shapes()
+        self._check_values()
+
+    def _check_shapes(self) -> None:
+        if self.logits.ndim != 2:
+            raise ValueError(f"logits must have shape [N, C]. Got {list(self.logits.shape)}.")
+        n, n_labels = self.logits.shape
+        if n == 0:
+            raise ValueError("There are no predictions: logits have 0 rows. Give a dataset that is not empty.")
+        if n_labels < 2:
+            raise ValueError(f"A choice needs at least 2 labels. Got logits with {n_labels} column(s).")
+        for name in ("labels", "ids", "mask"):
+            shape = getattr(self, name).shape
+            if shape != (n,):
+                raise ValueError(f"{name} must have one entry per row of the {n} logits. Got {list(shape)}.")
+        if len(self.label_names) != n_labels:
+            raise ValueError(
+                f"label_names must name the {n_labels} columns of the logits. Got {len(self.label_names)}."
+            )
+
+    def _check_values(self) -> None:
+        broken = ~self._by_row(lambda logits: np.isfinite(logits).all(axis=1))
+        if broken.any():
+            raise ValueError(
+                f"logits must be finite. {broken.sum()} of {len(self)} items have NaN or infinite logits, "
+                f"the first is id {self._first_id(broken)}. Check the model's weights and precision."
+            )
+        n_labels = len(self.label_names)
+        outside = (self.labels != IGNORED) & ((self.labels < 0) | (self.labels >= n_labels))
+        if outside.any():
+            raise ValueError(
+                f"labels must be in [0, {n_labels}), or -100 where unknown. {outside.sum()} are not, the "
+                f"first is {self.labels[outside][0]} at id {self._first_id(outside)}."
+            )
+        unique, counts = np.unique(self.ids, return_counts=True)
+        if len(unique) < len(self.ids):
+            raise ValueError(
+                f"ids must differ from each other, as items are paired by them. {(counts > 1).sum()} appear "
+                f"more than once, such as {str(unique[counts > 1][0])!r}."
+            )
+
+    def _first_id(self, where: NDArray[np.bool_]) -> str:
+        return repr(str(self.ids[where][0]))
+
+    def _by_row(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+        """A function [n, C] -> [n] of the logits, which at a million rows need no second copy."""
+        blocks = row_blocks(*self.logits.shape)
+        return np.concatenate(each_block(lambda rows: function(self.logits[rows]), blocks))
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """The answers, int64 [N]: the column with the largest logit; found once, and then kept."""
+        # numpy compares half floats one by one, and single ones many at a time.
+        return self._by_row(lambda logits: logits.astype(np.float32, copy=False).argmax(axis=1)).astype(np.int64)
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """softmax(logits), float64 [N, C]."""
+        return softmax(self.logits.astype(np.float64), axis=-1)
+
+    def aligned_to(self, reference: "Predictions") -> "Predictions":
+        """The same predictions with the items and the label columns in the order of the reference.
+
+        Items are paired by id and columns by label name, so neither the order of two datasets nor that of two
+        configs' ``id2label`` matters.
+
+        Raises:
+            ValueError: the two have other items, other labels, or known labels that contradict each other.
+        """
+        columns = label_order(reference.label_names, self.label_names)
+        in_order = columns is None and np.array_equal(self.ids, reference.ids)
+        moved = self if in_order else self._moved(self._rows_of(reference), columns)
+        known = (moved.labels != IGNORED) & (reference.labels != IGNORED)
+        contradicting = known & (moved.labels != reference.labels)
+        if contradicting.any():
+            raise ValueError(
+                f"The same item must have the same label on both sides. {contradicting.sum()} of "
+                f"{known.sum()} differ, the first is id {moved._first_id(contradicting)}. "
+                "Predict both on the same dataset."
+            )
+        return moved
+
+    def _moved(self, rows: NDArray[np.int64], columns: Sequence[int] | None) -> "Predictions":
+        """These rows and columns, in this order; as they are when columns is None."""
+        labels, names = self.labels[rows], self.label_names
+        if columns is not None:
+            names = tuple(names[column] for column in columns)
+            labels[labels != IGNORED] = np.argsort(columns)[labels[labels != IGNORED]]
+        # In C order whatever ours is: the order decides how sums over the classes are rounded.
+        logits = np.empty(self.logits.shape, dtype=self.logits.dtype)
+        for block in row_blocks(*logits.shape):
+            logits[block] = self.logits[rows[block]][:, slice(None) if columns is None else columns]
+        return replace(self, logits=logits, labels=labels, ids=self.ids[rows], label_names=names, mask=self.mask[rows])
+
+    def _rows_of(self, reference: "Predictions") -> NDArray[np.int64]:
+        """Where each of the reference's items stands among ours."""
+        place = {name: row for row, name in enumerate(self.ids.tolist())}
+        theirs = reference.ids.tolist()
+        missing = [name for name in theirs if name not in place]
+        extra = sorted(place.keys() - set(theirs))
+        if missing or extra:
+            raise ValueError(
+                "Both predictions must cover the same items. "
+                f"{len(missing)} of the reference's {len(theirs)} items are missing{_examples(missing)}, and "
+                f"{len(extra)} are not in the reference{_examples(extra)}. Predict both on the same dataset."
+            )
+        return np.array([place[name] for name in theirs], dtype=np.int64)
+
+    def save(self, path: str | Path) -> None:
+        """Write one .npz file, without pickle; it is whole or not there.
+
+        Raises:
+            ValueError: the path does not end in .npz.
+        """
+        if Path(path).suffix != ".npz":
+            raise ValueError(f"Predictions are saved as .npz. Got {str(path)!r}. Use that suffix.")
+        about = {name: getattr(self, name) for name in _TEXTS}
+        about |= {"format_version": FORMAT_VERSION, "label_names": self.label_names}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Predictions":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not an .npz of predictions, or a newer version of this library wrote it.
+        """
+        stored = _read_npz(Path(path))
+        missing = [name for name in ("about", *_ARRAYS) if name not in stored]
+        if missing:
+            raise ValueError(
+                f"{path} is an .npz file but not one of predictions: it lacks {', '.join(missing)}. "
+                "Write it with Predictions.save."
+            )
+        about = json.loads(str(stored.pop("about")))
+        if about["format_version"] > FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {about['format_version']}, and this version of hf_compalign "
+                f"reads up to {FORMAT_VERSION}. Upgrade hf_compalign."
+            )
+        return cls(
+            **{name: stored[name] for name in _ARRAYS},
+            label_names=tuple(about["label_names"]),
+            **{name: about[name] for name in _TEXTS},
+        )
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    # A .npy file loads as an array, which is no context manager and has no files.
+    except (zipfile.BadZipFile, AttributeError, TypeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is not an .npz file of predictions: {error}") from error
+
+
+def _examples(ids: list[str], most: int = 3) -> str:
+    if not ids:
+        return ""
+    shown = ", ".join(repr(name) for name in ids[:most])
+    return f" ({shown}, ...)" if len(ids) > most else f" ({shown})"

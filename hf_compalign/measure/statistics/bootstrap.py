@@ -1,0 +1,179 @@
+"""Percentile bootstrap intervals: items are drawn with replacement, and every model is judged on the same draw.
+
+A statistic that counts items is a function of `resampled_counts`, one that adds up numbers a function of
+`resampled_sums`; `estimate` makes an interval of its draws. All draws follow from the seed alone.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from hf_compalign.measure.statistics.blocks import each_block, row_blocks
+from hf_compalign.measure.statistics.intervals import check_level
+
+_RESAMPLES, _ITEMS = 64, 1024  # what a thread works on at a time: small enough for its cache
+_FEW = 4096  # items, up to which each draw is made on its own
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its two-sided bootstrap interval; all nan where there is nothing to estimate."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(value: float, draws: ArrayLike, *, level: float = 0.95) -> Estimate:
+    """The value with the percentiles of its resampled draws [R]: the middle ``level`` of them.
+
+    Draws that are nan say nothing and are left out; when no other is left the interval is nan. The end of a
+    one-sided bound of 95 % is that of a two-sided interval of 90 %: ``estimate(..., level=0.9).high``.
+
+    >>> estimate(2.0, [1.0, 2.0, 3.0])
+    Estimate(value=2.0, low=1.0, high=3.0)
+
+    Raises:
+        ValueError: the level is not in (0, 1).
+    """
+    check_level(level)
+    found = np.asarray(draws, dtype=np.float64)
+    found = found[~np.isnan(found)]
+    if not found.size:
+        return Estimate(float(value), math.nan, math.nan)
+    # Interpolating between two infinities is nan, so each end is one of the draws: the outer one.
+    low = np.quantile(found, (1 - level) / 2, method="lower")
+    high = np.quantile(found, (1 + level) / 2, method="higher")
+    return Estimate(float(value), float(low), float(high))
+
+
+def resampled_counts(counts: ArrayLike, *, n_resamples: int = 1000, seed: int = 0) -> NDArray[np.int64]:
+    """Counts of items by kind [K], drawn again: int64 [n_resamples, K], each row of the same total.
+
+    Where an item matters only through its kind, a draw of N items is a draw of K counts, which is cheap however
+    large N is.
+
+    >>> resampled_counts([3, 0], n_resamples=2)
+    array([[3, 0],
+           [3, 0]])
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    found = np.asarray(counts)
+    n = int(found.sum())
+    _check_drawable(n, n_resamples)
+    return np.random.default_rng(seed).multinomial(n, found / n, size=n_resamples)
+
+
+def resampled_sums(
+    values: ArrayLike,
+    cells: ArrayLike | None = None,
+    *,
+    n_cells: int = 1,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Sums of the items' values [N, K] over N drawn items, apart for each cell: float64 [n_resamples, n_cells, K].
+
+    ``cells``, integers [N] in [0, n_cells), says where an item is counted; by default all are in one cell. The
+    columns are paired, since they are summed over the same draws; a column of ones counts the items drawn. A sum
+    with an inf in it is inf.
+
+    >>> resampled_sums([[2.0], [2.0]], n_resamples=3).ravel()
+    array([4., 4., 4.])
+
+    Raises:
+        ValueError: nothing to draw, or a value that is nan or -inf.
+    """
+    columns = np.asarray(values, dtype=np.float64)
+    n, n_columns = columns.shape
+    _check_drawable(n, n_resamples)
+    infinite = columns == math.inf
+    if not np.isfinite(columns[~infinite]).all():
+        raise ValueError("A sum over drawn items needs values that are finite or inf. Got nan or -inf among them.")
+    # 0 times inf would be nan: the infinite are counted in columns of their own.
+    split = [np.where(infinite, 0.0, columns), infinite] if infinite.any() else [columns]
+    places = np.zeros(n, dtype=np.int64) if cells is None else np.asarray(cells, dtype=np.int64)
+    # Items of a cell side by side: their sum is then a product of matrices, as fast as reading them.
+    order = np.argsort(places, kind="stable")
+    items = _Items(np.column_stack([*split, np.ones(n)])[order], places[order], n_cells)
+    # Each block has its own stream of numbers, so that no order of threads matters.
+    blocks = row_blocks(n_resamples, 1, block_size=_RESAMPLES)
+    drawn = each_block(lambda b: items.drawn(b.stop - b.start, np.random.default_rng([seed, b.start])), blocks)
+    sums = np.concatenate(drawn)[..., :-1]
+    return np.where(sums[..., n_columns:] > 0, math.inf, sums[..., :n_columns]) if infinite.any() else sums
+
+
+def mean_estimate(values: ArrayLike, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:
+    """Mean of the values [N] with its interval; nan values are left out, and none at all give nan.
+
+    A mean of values of which one is inf is inf.
+
+    >>> mean_estimate([3.0])
+    Estimate(value=3.0, low=3.0, high=3.0)
+
+    Raises:
+        ValueError: the level is not in (0, 1), fewer than one resample, or a value of -inf.
+    """
+    check_level(level)
+    found = np.asarray(values, dtype=np.float64)
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return Estimate(math.nan, math.nan, math.nan)
+    # Deviations from about the mean lose no digits to its size.
+    centre = 0.0 if np.isinf(found.mean()) else found.mean()
+    deviations = found - centre
+    draws = resampled_sums(deviations[:, np.newaxis], n_resamples=n_resamples, seed=seed)[:, 0, 0] / len(found)
+    return estimate(deviations.mean() + centre, draws + centre, level=level)
+
+
+@dataclass(frozen=True, eq=False)
+class _Items:
+    """Values [N, K], of which the last column is ones, in the order of their cells [N]."""
+
+    values: NDArray[np.float64]
+    cells: NDArray[np.int64]
+    n_cells: int
+
+    def drawn(self, n_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Sums over N draws with replacement: [n_resamples, n_cells, K].
+
+        Counts that are Poisson and independent are those of so many draws as they add up to. Almost all N are
+        drawn so, which is fast, and what then is missing one by one.
+        """
+        n = len(self.values)
+        sums = np.zeros((n_resamples, self.n_cells, self.values.shape[1]))
+        if n > _FEW:
+            # 6 standard deviations below N: more than N are drawn once in 10^9 resamples.
+            self._add_poisson(sums, 1 - 6 / math.sqrt(n), rng)
+        missing = np.maximum(n - sums[:, :, -1].sum(axis=1), 0).astype(np.int64)
+        for resample, n_missing in zip(sums, missing, strict=True):
+            who = rng.integers(0, n, size=n_missing)
+            where, values = self.cells[who], self.values[who]
+            for column in range(values.shape[1]):
+                resample[:, column] += np.bincount(where, weights=values[:, column], minlength=self.n_cells)
+        return sums
+
+    def _add_poisson(self, sums: NDArray[np.float64], mean: float, rng: np.random.Generator) -> None:
+        """Add each item as often as a Poisson count of this mean says, in 65,536ths of its probabilities."""
+        tails = [round(65536 * special.pdtrc(k, mean)) for k in range(8)]  # of more than k
+        for block in row_blocks(len(self.values), 1, block_size=_ITEMS):
+            values, cells = self.values[block], self.cells[block]
+            words = rng.integers(0, 1 << 64, size=(len(sums), -(-len(values) // 4)), dtype=np.uint64)
+            drawn = words.view(np.uint16)[:, : len(values)]
+            counts = np.zeros(drawn.shape, dtype=np.uint8)
+            for tail in tails:
+                counts += drawn < tail
+            times = counts.astype(np.float64)
+            starts = np.flatnonzero(np.diff(cells, prepend=-1))
+            for start, stop in zip(starts, [*starts[1:], len(cells)], strict=True):
+                sums[:, cells[start]] += times[:, start:stop] @ values[start:stop]
+
+
+def _check_drawable(n: int, n_resamples: int) -> None:
+    if n < 1 or n_resamples < 1:
+        raise ValueError(f"A bootstrap needs items and resamples. Got {n} and {n_resamples}.")

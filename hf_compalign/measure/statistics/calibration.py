@@ -1,0 +1,181 @@
+"""Do the confidences of two models mean what they say, and what did compression change of it?
+
+A model is calibrated when of the answers that it gives with probability 0.8 four in five are right; see
+https://huggingface.co/papers/1706.04599.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hf_compalign.labels import IGNORED
+from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_sums
+from hf_compalign.measure.statistics.comparison import paired
+from hf_compalign.measure.statistics.intervals import rate
+from hf_compalign.measure.statistics.probabilities import ItemScores
+
+_Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The ``n`` labelled items whose confidence is in (low, high], in [low, high] for the first bin.
+
+    ``confidence`` is their mean confidence, ``accuracy`` the share of right answers; nan when n is 0.
+    """
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far one model's probabilities are from the truth, over the labelled items; 0 is best for all three.
+
+    Attributes:
+        ece: expected calibration error, sum_b n_b / n |accuracy_b - confidence_b| over the bins, in [0, 1].
+        brier: mean of sum_c (p_c - 1[c = label])^2, in [0, 2].
+        nll: mean of -log p_label, in nats.
+        bins: of equal width, over the confidence of the predicted class.
+    """
+
+    ece: float
+    brier: float
+    nll: float
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class CalibrationShift:
+    """The calibration of both models over the same ``n`` labelled items, and the change: candidate - reference.
+
+    The intervals are of a paired bootstrap: both models are judged on the same draws of items.
+    """
+
+    n: int
+    n_bins: int
+    reference: Calibration
+    candidate: Calibration
+    ece_change: Estimate
+    brier_change: Estimate
+    nll_change: Estimate
+
+
+def calibration_shift(
+    reference_predicted: ArrayLike,
+    candidate_predicted: ArrayLike,
+    labels: ArrayLike,
+    scores: ItemScores,
+    *,
+    n_bins: int = 15,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> CalibrationShift:
+    """Calibration of both models' predictions [N], whose probabilities are in ``scores``, and what changed.
+
+    >>> scores = ItemScores.of([[2.0, 0.0], [0.0, 2.0]], [[4.0, 0.0], [0.0, 4.0]], [0, 0])
+    >>> found = calibration_shift([0, 1], [0, 1], [0, 0], scores)
+    >>> round(found.reference.ece, 3), round(found.ece_change.value, 3)
+    (0.381, 0.101)
+
+    Raises:
+        ValueError: predictions, labels and scores are not of the same N items, or fewer than 1 bin or resample.
+    """
+    r, c, y = paired(reference_predicted, candidate_predicted, labels)
+    if len(scores.kl) != len(y):
+        raise ValueError(f"scores must be of the same {len(y)} items. Got those of {len(scores.kl)}.")
+    if n_bins < 1:
+        raise ValueError(f"n_bins must be at least 1. Got {n_bins}. 15 is usual.")
+    known = y != IGNORED
+    models = tuple(
+        _Answers(predicted[known] == y[known], confidence[known], brier[known], nll[known], n_bins)
+        for predicted, confidence, brier, nll in (
+            (r, scores.reference_confidence, scores.reference_brier, scores.reference_nll),
+            (c, scores.candidate_confidence, scores.candidate_brier, scores.candidate_nll),
+        )
+    )
+    reference, candidate = (model.calibration() for model in models)
+    changes = _changes(*models, n_resamples=n_resamples, seed=seed)
+    return CalibrationShift(
+        n=int(known.sum()),
+        n_bins=n_bins,
+        reference=reference,
+        candidate=candidate,
+        ece_change=estimate(candidate.ece - reference.ece, changes[0]),
+        brier_change=estimate(candidate.brier - reference.brier, changes[1]),
+        nll_change=estimate(_difference(candidate.nll, reference.nll), changes[2]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """One model's answers to the labelled items, arrays of shape [n]."""
+
+    right: _Array
+    confidence: _Array
+    brier: _Array
+    nll: _Array
+    n_bins: int
+
+    @property
+    def bins(self) -> _Array:
+        """The bin of each item, int [n]."""
+        return np.searchsorted(self.edges[1:-1], self.confidence, side="left")
+
+    @property
+    def edges(self) -> _Array:
+        return np.linspace(0, 1, self.n_bins + 1)
+
+    @property
+    def excess(self) -> _Array:
+        """Confidence less what became of it; the sum over a bin is n_b (confidence_b - accuracy_b)."""
+        return self.confidence - self.right
+
+    def calibration(self) -> Calibration:
+        """The statistics, nan without items."""
+        bins = self.bins
+        counts, confidence, right = (
+            np.bincount(bins, weights=weights, minlength=self.n_bins).tolist()
+            for weights in (None, self.confidence, self.right)
+        )
+        n = len(bins)
+        total = np.abs(np.bincount(bins, weights=self.excess, minlength=self.n_bins)).sum()
+        rows = zip(self.edges[:-1].tolist(), self.edges[1:].tolist(), counts, confidence, right, strict=True)
+        return Calibration(
+            ece=float(total / n) if n else math.nan,
+            brier=float(self.brier.mean()) if n else math.nan,
+            nll=float(self.nll.mean()) if n else math.nan,
+            bins=tuple(
+                ReliabilityBin(low, high, k, confidence=rate(sure, k), accuracy=rate(hits, k))
+                for low, high, k, sure, hits in rows
+            ),
+        )
+
+
+def _changes(reference: _Answers, candidate: _Answers, *, n_resamples: int, seed: int) -> _Array:
+    """Draws of the change of ECE, Brier score and NLL: [3, R], and [3, 0] without items."""
+    n, n_bins = len(reference.right), reference.n_bins
+    if not n:
+        return np.empty((3, 0))
+    columns = [reference.excess, candidate.excess, reference.brier, candidate.brier, reference.nll, candidate.nll]
+    cells = reference.bins * n_bins + candidate.bins
+    sums = resampled_sums(
+        np.column_stack(columns), cells, n_cells=n_bins**2, n_resamples=n_resamples, seed=seed
+    ).reshape(n_resamples, n_bins, n_bins, len(columns))
+    ece_reference = np.abs(sums[..., 0].sum(axis=2)).sum(axis=1) / n
+    ece_candidate = np.abs(sums[..., 1].sum(axis=1)).sum(axis=1) / n
+    means = sums[..., 2:].sum(axis=(1, 2)) / n
+    changes = [ece_candidate - ece_reference, means[:, 1] - means[:, 0], _difference(means[:, 3], means[:, 2])]
+    return np.stack(changes)
+
+
+def _difference(first: Any, second: Any) -> Any:
+    """first - second; inf - inf is nan, without a warning."""
+    with np.errstate(invalid="ignore"):
+        return np.subtract(first, second)

@@ -1,0 +1,229 @@
+"""More than two models: several candidates side by side, and populations of runs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hf_compalign.measure.predictions import Predictions, same_items
+from hf_compalign.measure.statistics.bootstrap import Estimate
+from hf_compalign.measure.statistics.comparison import Cells, check_classes, cie_ratio, closer_p_value, paired
+from hf_compalign.measure.statistics.intervals import holm, rate, wilson_interval
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One candidate against the reference.
+
+    Attributes:
+        name: the candidate's.
+        n: items compared, the same ones for all candidates.
+        mismatches: answers that changed, CIE.
+        mismatch_rate: mismatches / n.
+        mismatch_rate_interval: its 95 % Wilson interval.
+        n_labelled: items with a known label; the rest of the row is of these, its rates nan without any.
+        cie_u: right answers that were lost.
+        nfr: cie_u / n_labelled.
+        nfr_interval: its 95 % Wilson interval.
+        accuracy: the candidate's.
+        accuracy_change: the candidate's minus the reference's.
+    """
+
+    name: str
+    n: int
+    mismatches: int
+    mismatch_rate: float
+    mismatch_rate_interval: tuple[float, float]
+    n_labelled: int
+    cie_u: int
+    nfr: float
+    nfr_interval: tuple[float, float]
+    accuracy: float
+    accuracy_change: float
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """Two candidates against each other.
+
+    Attributes:
+        first: name of the one.
+        second: name of the other.
+        cie_ratio: CIE(first) / CIE(second): above 1 the second keeps more of the reference's answers.
+        p_value: exact and paired, of equal mismatch rates, from the items on which only one of the two differs from
+            the reference.
+        p_adjusted: the same, adjusted by Holm for the number of pairs.
+    """
+
+    first: str
+    second: str
+    cie_ratio: Estimate
+    p_value: float
+    p_adjusted: float
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The result of `compare_candidates`; ``print`` shows it as a table.
+
+    Attributes:
+        reference: the model that all are compared with.
+        rows: one per candidate, in the order given.
+        pairs: every two candidates.
+    """
+
+    reference: str
+    rows: tuple[CandidateRow, ...]
+    pairs: tuple[PairRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts, dicts and tuples."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        widths = (max(len("candidate"), *(len(row.name) for row in self.rows)), 10, 8, 18, 8, 9, 10)
+        titles = ("candidate", "mismatches", "rate", "95 % interval", "NFR", "accuracy", "change")
+        lines = [titles, *(_shown(row) for row in self.rows)]
+        table = [
+            "  ".join(f"{text:>{width}}" if place else f"{text:<{width}}" for place, (text, width) in enumerate(cells))
+            for cells in (zip(line, widths, strict=True) for line in lines)
+        ]
+        pairs = [
+            f"CIE({row.first}) / CIE({row.second}) = {row.cie_ratio.value:.2f} "
+            f"({_ends(row.cie_ratio)}), p = {row.p_adjusted:.3g} after Holm"
+            for row in self.pairs
+        ]
+        return "\n".join([f"{self.rows[0].n} items against {self.reference or 'the reference'}", *table, *pairs])
+
+
+def _ends(ratio: Estimate) -> str:
+    """Where all draws are alike, as with a candidate that changes nothing, they do not tell how sure that is."""
+    return f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.low < ratio.high else "no interval"
+
+
+def compare_candidates(
+    reference: Predictions, candidates: Mapping[str, Predictions], *, n_resamples: int = 1000, seed: int = 0
+) -> Candidates:
+    """Compare several candidates with one reference and with each other, on the items that count for all of them.
+
+    >>> ids, names = [str(i) for i in range(8)], ["no", "yes"]
+    >>> def answering(yes):
+    ...     return Predictions([[0.0, 1.0]] * yes + [[0.0, -1.0]] * (8 - yes), [0] * 8, ids, names)
+    >>> found = compare_candidates(answering(0), {"pruned": answering(6), "aligned": answering(1)})
+    >>> [row.mismatches for row in found.rows]
+    [6, 1]
+    >>> found.pairs[0].cie_ratio.value, found.pairs[0].p_value
+    (6.0, 0.0625)
+
+    Args:
+        reference: predictions of the model to be preserved.
+        candidates: name -> predictions of a model that should answer like it. Items are paired by id and classes by
+            name.
+        n_resamples: draws of the items for the interval of each ratio.
+        seed: of the draws, the same for each pair.
+
+    Raises:
+        ValueError: no candidate, other items, labels or inputs than the reference's, or nothing to compare.
+    """
+    if not candidates:
+        raise ValueError("There is no candidate to compare with the reference. Give at least one, by name.")
+    aligned = same_items(reference, candidates.values())
+    counted, labels = aligned.counted, aligned.labels[aligned.counted]
+    truth, *answers = (model.predicted[counted] for model in aligned.models)
+    named = dict(zip(candidates, answers, strict=True))
+    pairs = tuple(combinations(named, 2))
+    p_values = [closer_p_value(truth, named[first], named[second]) for first, second in pairs]
+    return Candidates(
+        reference=reference.model,
+        rows=tuple(_row(name, truth, predicted, labels) for name, predicted in named.items()),
+        pairs=tuple(
+            PairRow(
+                first=first,
+                second=second,
+                cie_ratio=cie_ratio(truth, named[first], named[second], n_resamples=n_resamples, seed=seed),
+                p_value=p_value,
+                p_adjusted=float(p_adjusted),
+            )
+            for (first, second), p_value, p_adjusted in zip(pairs, p_values, holm(p_values), strict=True)
+        ),
+    )
+
+
+def pruning_identified_exemplars(
+    references: Sequence[ArrayLike] | Array, candidates: Sequence[ArrayLike] | Array, n_classes: int
+) -> NDArray[np.bool_]:
+    """Which items a population of candidates answers differently from a population of references: bool [N].
+
+    An item is one (PIE) when the modal answers differ: no answer is the most frequent one on both sides. So where
+    answers tie for the most frequent, sharing one of them is enough for an item not to count, and the numbering of
+    the classes plays no part. With one model on each side these are the mismatches. See
+    https://huggingface.co/papers/1911.05248.
+
+    >>> pruning_identified_exemplars([[0, 1], [0, 1], [1, 1]], [[0, 0], [1, 0], [0, 0]], 2)
+    array([False,  True])
+
+    Args:
+        references: answers of R models, int [R, N].
+        candidates: answers of M models, int [M, N].
+        n_classes: how many classes there are.
+
+    Raises:
+        ValueError: not integers, not the same items on both sides, no model on a side, or an answer not in
+            [0, n_classes).
+    """
+    before, after = _population(references), _population(candidates)
+    paired(before[0], after[0])
+    check_classes(n_classes, references=before, candidates=after)
+    before_modal, after_modal = _modal(before), _modal(after)
+    shared = np.zeros(before.shape[1], dtype=bool)
+    for answer, modal in zip(before, before_modal, strict=True):
+        shared |= ((after == answer) & after_modal & modal).any(axis=0)
+    return ~shared
+
+
+def _population(answers: Sequence[ArrayLike] | Array) -> Array:
+    if not len(answers):
+        raise ValueError("A population needs at least one model on each side. Got none on one of them.")
+    return np.stack(paired(*answers))
+
+
+def _modal(answers: Array) -> Array:
+    """Whether each answer of [R, N] is a most frequent one of its item; counted without an array over the classes."""
+    votes = np.stack([(answers == answer).sum(axis=0) for answer in answers])
+    return votes == votes.max(axis=0)
+
+
+def _row(name: str, reference: Array, predicted: Array, labels: Array) -> CandidateRow:
+    mismatches, n = int((reference != predicted).sum()), len(reference)
+    cells = Cells.count(reference, predicted, labels)
+    return CandidateRow(
+        name=name,
+        n=n,
+        mismatches=mismatches,
+        mismatch_rate=rate(mismatches, n),
+        mismatch_rate_interval=wilson_interval(mismatches, n),
+        n_labelled=cells.n,
+        cie_u=cells.lost,
+        nfr=cells.nfr,
+        nfr_interval=wilson_interval(cells.lost, cells.n),
+        accuracy=cells.accuracy_candidate,
+        accuracy_change=cells.accuracy_change,
+    )
+
+
+def _shown(row: CandidateRow) -> tuple[str, ...]:
+    low, high = row.mismatch_rate_interval
+    change = "-" if math.isnan(row.accuracy_change) else f"{100 * row.accuracy_change:+.2f} %"
+    interval = f"{100 * low:.2f} to {100 * high:.2f} %"
+    rates = (_percent(row.nfr), _percent(row.accuracy), change)
+    return row.name, str(row.mismatches), _percent(row.mismatch_rate), interval, *rates
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f} %"

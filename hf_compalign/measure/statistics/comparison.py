@@ -1,0 +1,312 @@
+"""Paired statistics of two models that answered the same items.
+
+``reference`` is the model to be preserved, ``candidate`` the one that should answer like it. Predictions and
+labels are integers of shape [N]; a label of -100 means unknown. Whatever has no denominator is nan, never 0.
+
+The items on which a compressed model differs are its *compression-identified exemplars*
+(CIE, https://huggingface.co/papers/2010.03058); CIE-U are those of them that the reference had right. How to
+train for few of them: https://huggingface.co/papers/2012.01604.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hf_compalign.labels import IGNORED
+from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts
+from hf_compalign.measure.statistics.intervals import mcnemar, rate, wilson_interval
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The five ways in which two predictions can relate to a label; every other count derives from them.
+
+    Attributes:
+        both_right: reference = label = candidate.
+        lost: only the reference is right: a negative flip, CIE-U.
+        gained: only the candidate is right: a positive flip.
+        same_wrong: both give the same wrong answer.
+        different_wrong: both are wrong, in different ways.
+    """
+
+    both_right: int
+    lost: int
+    gained: int
+    same_wrong: int
+    different_wrong: int
+
+    @classmethod
+    def count(cls, reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike) -> "Cells":
+        """Count the cells over the labelled items.
+
+        >>> Cells.count([0, 0, 1, 1, 1], [0, 1, 0, 1, 2], [0, 0, 0, 0, 0])
+        Cells(both_right=1, lost=1, gained=1, same_wrong=1, different_wrong=1)
+
+        Raises:
+            ValueError: the three are not integers of one shape [N].
+        """
+        r, c, y = paired(reference, candidate, labels)
+        known = y != IGNORED
+        r_right, c_right, same = (r == y) & known, (c == y) & known, (r == c) & known
+        return cls(
+            both_right=int((r_right & c_right).sum()),
+            lost=int((r_right & ~c_right).sum()),
+            gained=int((c_right & ~r_right).sum()),
+            same_wrong=int((same & ~r_right).sum()),
+            different_wrong=int((known & ~same & ~r_right & ~c_right).sum()),
+        )
+
+    @property
+    def n(self) -> int:
+        """Labelled items."""
+        return self.both_right + self.lost + self.gained + self.same_wrong + self.different_wrong
+
+    @property
+    def mismatches(self) -> int:
+        """Items that the two models answer differently: lost + gained + different_wrong."""
+        return self.lost + self.gained + self.different_wrong
+
+    @property
+    def agreement(self) -> float:
+        """Share of items with the same answer, right or wrong (https://huggingface.co/papers/2106.05945)."""
+        return rate(self.n - self.mismatches, self.n)
+
+    @property
+    def churn(self) -> float:
+        """Share of items with another answer: 1 - agreement."""
+        return rate(self.mismatches, self.n)
+
+    @property
+    def nfr(self) -> float:
+        """Negative flip rate: lost / n (https://huggingface.co/papers/2011.09161)."""
+        return self._rate("nfr")
+
+    @property
+    def pfr(self) -> float:
+        """Positive flip rate: gained / n."""
+        return self._rate("pfr")
+
+    @property
+    def flip_rate(self) -> float:
+        """(lost + gained) / n, the churn between right and wrong (https://huggingface.co/papers/2407.09141)."""
+        return self._rate("flip_rate")
+
+    @property
+    def btc(self) -> float:
+        """Backward trust, both_right / (both_right + lost) (https://huggingface.co/papers/2008.04572)."""
+        return self._rate("btc")
+
+    @property
+    def bec(self) -> float:
+        """Share of the candidate's errors that the reference makes too, if perhaps in another way."""
+        return self._rate("bec")
+
+    @property
+    def accuracy_reference(self) -> float:
+        """(both_right + lost) / n."""
+        return self._rate("accuracy_reference")
+
+    @property
+    def accuracy_candidate(self) -> float:
+        """(both_right + gained) / n."""
+        return self._rate("accuracy_candidate")
+
+    @property
+    def accuracy_change(self) -> float:
+        """Candidate minus reference: (gained - lost) / n."""
+        return rate(self.gained - self.lost, self.n)
+
+    def proportions(self) -> dict[str, tuple[int, int]]:
+        """Every rate that needs labels as (count, out of how many)."""
+        wrong = self.same_wrong + self.different_wrong
+        return {
+            "nfr": (self.lost, self.n),
+            "pfr": (self.gained, self.n),
+            "flip_rate": (self.lost + self.gained, self.n),
+            "btc": (self.both_right, self.both_right + self.lost),
+            "bec": (wrong, self.lost + wrong),
+            "accuracy_reference": (self.both_right + self.lost, self.n),
+            "accuracy_candidate": (self.both_right + self.gained, self.n),
+        }
+
+    def _rate(self, name: str) -> float:
+        return rate(*self.proportions()[name])
+
+
+def proportions(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike) -> dict[str, tuple[int, int]]:
+    """Every rate as (count, out of how many): agreement and mismatches over all items, the rest labelled.
+
+    >>> proportions([0, 1], [0, 0], [-100, 1])["mismatch_rate"]
+    (1, 2)
+    """
+    r, c, y = paired(reference, candidate, labels)
+    cie = int((r != c).sum())
+    overall = {"mismatch_rate": (cie, len(r)), "agreement": (len(r) - cie, len(r))}
+    return overall | Cells.count(r, c, y).proportions()
+
+
+def alignment_metrics(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, kl: ArrayLike) -> dict[str, float]:
+    """What a training run reports of its student (candidate), whose per-item `kl_divergence` is ``kl`` [N].
+
+    ``mismatch_rate``, ``cie`` (a count), ``agreement`` and the mean ``kl`` over all items and, when any label
+    is known, ``cie_u`` (a count over the labelled ones).
+    """
+    found = proportions(reference, candidate, labels)
+    kl = np.asarray(kl, dtype=np.float64)
+    metrics = {
+        "mismatch_rate": rate(*found["mismatch_rate"]),
+        "cie": float(found["mismatch_rate"][0]),
+        "agreement": rate(*found["agreement"]),
+        "kl": float(kl.mean()) if kl.size else math.nan,
+    }
+    lost, n_labelled = found["nfr"]
+    return metrics | {"cie_u": float(lost)} if n_labelled else metrics
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """What became of the ``n`` items whose label is one class; every rate is out of these n.
+
+    ``mismatch_rate_interval`` is the 95 % Wilson interval, ``lost`` and ``gained`` are those of `Cells`.
+    """
+
+    label: int
+    n: int
+    mismatches: int
+    mismatch_rate: float
+    mismatch_rate_interval: tuple[float, float]
+    lost: int
+    gained: int
+    nfr: float
+    recall_reference: float
+    recall_candidate: float
+
+
+def per_class(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_classes: int) -> list[ClassRow]:
+    """One row per class of the labels, empty classes included (their rates are nan).
+
+    Raises:
+        ValueError: the three are not integers of one shape [N], or a label is not in [0, n_classes) nor -100.
+    """
+    r, c, y = paired(reference, candidate, labels)
+    check_classes(n_classes, labels=y)
+    known, r_right, c_right = y != IGNORED, r == y, c == y
+    kinds = (known, r != c, r_right & ~c_right, c_right & ~r_right, r_right, c_right)
+    counts = [np.bincount(y[known & kind], minlength=n_classes).tolist() for kind in kinds]
+    return [
+        ClassRow(
+            label=label,
+            n=n,
+            mismatches=mismatches,
+            mismatch_rate=rate(mismatches, n),
+            mismatch_rate_interval=wilson_interval(mismatches, n),
+            lost=lost,
+            gained=gained,
+            nfr=rate(lost, n),
+            recall_reference=rate(r_hits, n),
+            recall_candidate=rate(c_hits, n),
+        )
+        for label, (n, mismatches, lost, gained, r_hits, c_hits) in enumerate(zip(*counts, strict=True))
+    ]
+
+
+def cie_ratio(
+    reference: ArrayLike,
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """CIE(baseline) / CIE(candidate), both against the reference: above 1 the candidate keeps more answers.
+
+    The interval is a paired percentile bootstrap: items are drawn with replacement and all three models are
+    judged on the same draw. A denominator of 0 gives inf, and 0 / 0 gives nan. Resamples of 0 / 0 say nothing
+    about the ratio and are left out; when nothing else is left the interval is nan.
+
+    >>> cie_ratio([0] * 6, [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]).value
+    2.0
+
+    Raises:
+        ValueError: not integers of one shape [N], nothing to draw, or the level is not in (0, 1).
+    """
+    r, b, c = paired(reference, baseline, candidate)
+    b_differs, c_differs = b != r, c != r
+    # An item counts only through which of the two differ, so a draw of N items is a draw of four counts.
+    both, only_b = (b_differs & c_differs).sum(), (b_differs & ~c_differs).sum()
+    only_c = (~b_differs & c_differs).sum()
+    counts = np.array([both, only_b, only_c, len(r) - both - only_b - only_c])
+    draws = resampled_counts(counts, n_resamples=n_resamples, seed=seed)
+    return estimate(_cie_ratio(counts), _cie_ratio(draws), level=level)
+
+
+def closer_p_value(reference: ArrayLike, first: ArrayLike, second: ArrayLike) -> float:
+    """Exact two-sided p-value of the two keeping equally many of the reference's answers, int [N] each.
+
+    This is McNemar's test of keeping an answer, in place of being right: only items count on which exactly one of
+    the two differs from the reference.
+
+    >>> closer_p_value([0] * 9, [0] * 9, [1] * 5 + [0] * 4)
+    0.0625
+
+    Raises:
+        ValueError: not integers of one shape [N].
+    """
+    r, one, other = paired(reference, first, second)
+    return mcnemar(int(((one != r) & (other == r)).sum()), int(((one == r) & (other != r)).sum()))
+
+
+def _cie_ratio(counts: Array) -> Any:
+    """Of counts [..., 4]: items on which both differ, the baseline alone, the candidate alone, neither."""
+    both, only_baseline, only_candidate, _ = np.moveaxis(counts, -1, 0)
+    return _divided(both + only_baseline, both + only_candidate)
+
+
+def _divided(numerator: Any, denominator: Any) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.true_divide(numerator, denominator))
+
+
+def paired(*arrays: ArrayLike) -> tuple[Array, ...]:
+    """Predictions and labels as int64 arrays of one shape [N].
+
+    Raises:
+        ValueError: they are not integers of one shape [N].
+    """
+    found = tuple(np.asarray(array) for array in arrays)
+    # np.asarray([]) is a float array, and an empty one has no predictions that could be fractional.
+    if any(array.ndim != 1 or (array.size and array.dtype.kind not in "iu") for array in found):
+        shown = ", ".join(f"{array.dtype} of shape {list(array.shape)}" for array in found)
+        raise ValueError(
+            f"Predictions and labels must be integers of shape [N]. Got {shown}. Take the argmax of logits first."
+        )
+    if len({len(array) for array in found}) > 1:
+        lengths = ", ".join(str(len(array)) for array in found)
+        raise ValueError(f"Both models must answer the same items. Got {lengths} predictions and labels.")
+    return tuple(array.astype(np.int64, copy=False) for array in found)
+
+
+def check_classes(n_classes: int, **answers: Array) -> None:
+    """Refuse integers that are no classes, in arrays of any shape; ``labels`` may also be -100.
+
+    Raises:
+        ValueError: one is not in [0, n_classes). The keyword of its array is named.
+    """
+    for name, values in answers.items():
+        wrong = (values < 0) | (values >= n_classes)
+        if name == "labels":
+            wrong &= values != IGNORED
+        if wrong.any():
+            allowed = f"[0, {n_classes})"
+            if name == "labels":
+                raise ValueError(f"labels must be in {allowed}, or -100 where unknown. Got {values[wrong][0]}.")
+            raise ValueError(
+                f"{name} must be in {allowed}, one number per class. Got {values[wrong][0]}. "
+                "Compare models that answer with the same classes."
+            )

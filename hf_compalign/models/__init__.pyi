@@ -1,0 +1,14 @@
+from .file import FileModel as FileModel
+from .flops import count_flops as count_flops
+from .modes import evaluating as evaluating
+from .onnx import OnnxModel as OnnxModel
+from .openvino import OpenVinoModel as OpenVinoModel
+from .running import Collator as Collator
+from .running import check_prepared as check_prepared
+from .running import default_collator as default_collator
+from .running import default_device as default_device
+from .running import exported_files as exported_files
+from .running import forward_logits as forward_logits
+from .running import input_names as input_names
+from .running import load_model as load_model
+from .running import load_processor as load_processor

@@ -1,0 +1,254 @@
+"""What the files of every runtime have in common, once they answer like a model of transformers."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hf_compalign.data import DIGITS
+
+# What a classifier of texts or images takes; the first of each is its main input.
+_KNOWN_INPUTS = ("input_ids", "pixel_values", "attention_mask", "token_type_ids")
+_MAIN_INPUTS = _KNOWN_INPUTS[:2]
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a file says of an input or output.
+
+    Attributes:
+        shape: the length of each axis; a text or None where any length goes.
+        dtype: of numpy.
+    """
+
+    shape: tuple[Any, ...]
+    dtype: Any
+
+
+class FileModel(nn.Module, ABC):
+    """A classifier in a file, run by the runtime that the file is for, called with the arguments that the model had.
+
+    Its inputs must be among input_ids, attention_mask, token_type_ids and pixel_values. They are converted to the
+    types that the file declares; without an attention_mask nothing is masked, and without token_type_ids these are 0.
+    The logits are its output of that name, or else its first output. It has no parameters and cannot be trained.
+
+    Args:
+        path: the file.
+        config: the model's config; by default the config.json beside the file, or in the folder above.
+
+    Attributes:
+        path: the file.
+        config: the config.
+        architectures: the classes that the config names: what the file was exported from.
+        input_names: the inputs that the file declares.
+        main_input_name: "input_ids" or "pixel_values".
+        device: where it runs: the CPU, or after ``.to("cuda")`` a GPU, if the runtime can.
+
+    Raises:
+        ImportError: the extra of the runtime is not installed.
+        ValueError: there is no such file, the runtime cannot open it, it takes other inputs, there is no config, or
+            the config has another number of labels than the file has logits.
+    """
+
+    suffix: ClassVar[str]
+    runtime: ClassVar[str]
+
+    def __init__(self, path: str | Path, *, config: Any = None) -> None:
+        super().__init__()
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ValueError(f"There is no file {self.path}. Give the path of an {self.suffix} file.")
+        self.device = torch.device("cpu")
+        self._open_as_torch()
+        self._inputs, outputs = self._declared()
+        self.input_names = tuple(self._inputs)
+        self._check_inputs()
+        self.main_input_name = next(name for name in _MAIN_INPUTS if name in self._inputs)
+        self._output = "logits" if "logits" in outputs else next(iter(outputs))
+        self.config = self._config_beside() if config is None else config
+        self.architectures = tuple(self.config.architectures or ())
+        if not self.architectures:
+            raise ValueError(
+                f"The config of {self.path} does not say which class of model it is (its 'architectures' is empty). "
+                'Write it there, like ["BertForSequenceClassification"].'
+            )
+        n_logits = outputs[self._output].shape[-1]
+        if isinstance(n_logits, int):
+            self._check_labels(n_logits)
+        self.eval()
+
+    @abstractmethod
+    def _open(self, n_threads: int) -> None:
+        """Open the file on ``self.device``.
+
+        Raises:
+            ValueError: it cannot be opened, or not there.
+        """
+
+    @abstractmethod
+    def _declared(self) -> tuple[dict[str, Declared], dict[str, Declared]]:
+        """The inputs and outputs of the open file, by name."""
+
+    @abstractmethod
+    def _run(self, feeds: Mapping[str, Any]) -> Any:
+        """The logits of one call of the runtime, an array."""
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """The file, and those beside it that hold weights of it."""
+
+    @abstractmethod
+    def count_parameters(self) -> tuple[int, int]:
+        """How many numbers the weights are, quantised or not, and how many of them are not 0.
+
+        Scales and zero points do not count, nor constants of the computation: integers, and single numbers.
+        """
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """The logits, [items, labels], on the CPU; no gradients.
+
+        Args:
+            **inputs: tensors or arrays; what the file does not take is refused.
+
+        Raises:
+            ValueError: the main input is missing, an input is not known, there is no item, or the file cannot take it.
+        """
+        if self._threads != torch.get_num_threads():
+            self._open_as_torch()
+        feeds = self.feeds(inputs)
+        n_items = len(feeds[self.main_input_name])
+        if n_items == 0:
+            raise ValueError(f"{self.path.name} was given no items. Give it at least one.")
+        chunk = self._inputs[self.main_input_name].shape[0]
+        size = chunk if isinstance(chunk, int) else n_items
+        parts = [
+            self._answer({name: _rows(values, start, size) for name, values in feeds.items()})
+            for start in range(0, n_items, max(size, 1))
+        ]
+        logits = torch.from_numpy(np.concatenate(parts)[:n_items])
+        self._check_labels(logits.shape[-1])
+        return {"logits": logits}
+
+    def to(self, device: Any) -> "FileModel":  # type: ignore[override]  # of what a module takes, only a device
+        """Run on that device from now on.
+
+        Raises:
+            ValueError: the runtime cannot.
+        """
+        before, self.device = self.device, torch.device(device)
+        if self.device != before:
+            try:
+                self._open_as_torch()
+            except ValueError:
+                self.device = before
+                raise
+        return self
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of the bytes of all files."""
+        digest = hashlib.blake2b(digest_size=DIGITS // 2)
+        for file in self.files:
+            with file.open("rb") as stream:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+    def feeds(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs as arrays of the declared types, those that may be left out filled in.
+
+        Raises:
+            ValueError: the main input is missing, or one is not known.
+        """
+        unknown = [name for name in inputs if name not in self._inputs]
+        if unknown or self.main_input_name not in inputs:
+            raise ValueError(
+                f"{self.path.name} takes {', '.join(self.input_names)}, and needs {self.main_input_name}. Got "
+                f"{', '.join(inputs) or 'nothing'}."
+            )
+        given = {name: _as_array(value) for name, value in inputs.items()}
+        main = given[self.main_input_name]
+        filled = {"attention_mask": np.ones(main.shape[:2]), "token_type_ids": np.zeros(main.shape[:2])} | given
+        return {name: filled[name].astype(one.dtype, copy=False) for name, one in self._inputs.items()}
+
+    def _open_as_torch(self) -> None:
+        """With as many threads as torch has, so that the two can be compared."""
+        self._threads = torch.get_num_threads()
+        self._open(self._threads)
+
+    def _check_inputs(self) -> None:
+        unknown = [name for name in self.input_names if name not in _KNOWN_INPUTS]
+        if unknown or not any(name in self._inputs for name in _MAIN_INPUTS):
+            raise ValueError(
+                f"{self.path} must take inputs among {', '.join(_KNOWN_INPUTS)}, and input_ids or pixel_values in any "
+                f"case. It takes {', '.join(self.input_names) or 'none'}. Export a classifier of texts or images."
+            )
+
+    def _check_labels(self, n_logits: int) -> None:
+        if n_logits != self.config.num_labels:
+            raise ValueError(
+                f"{self.path} answers with {n_logits} logits, but its config has {self.config.num_labels} labels. Put "
+                "the config.json of the model that was exported beside it."
+            )
+
+    def _answer(self, feeds: Mapping[str, Any]) -> Any:
+        try:
+            return self._run(feeds)
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in feeds.items())
+            declared = ", ".join(f"{name} {list(one.shape)}" for name, one in self._inputs.items())
+            advice = "Pad or resize what you give it to that."
+            if all(_fits(values, self._inputs[name].shape) for name, values in feeds.items()):
+                given = ", ".join(f"{name}: {one.dtype}, {one.min()} to {one.max()}" for name, one in feeds.items())
+                advice = f"The shapes fit, but perhaps not the types and values: {given}."
+            raise ValueError(
+                f"{self.runtime} cannot run {self.path.name} on {shapes}. The file declares {declared}. {advice} "
+                f"({error})"
+            ) from error
+
+    def _config_beside(self) -> Any:
+        from transformers import AutoConfig
+
+        for folder in self.path.absolute().parents[:2]:
+            if (folder / "config.json").is_file():
+                try:
+                    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+                except (OSError, ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"The config.json in {folder} cannot be read. ({error})") from error
+        raise ValueError(
+            f"There is no config.json beside {self.path} or in the folder above, which says what its labels are. Copy "
+            f"that of the model that was exported there, or use {type(self).__name__}(path, config=...)."
+        )
+
+
+def _fits(values: Any, shape: tuple[Any, ...]) -> bool:
+    """Whether an array has a declared shape; where any length goes, 1 or more does."""
+    return (
+        values.size > 0
+        and values.ndim == len(shape)
+        and all(not isinstance(length, int) or length == n for n, length in zip(values.shape, shape, strict=True))
+    )
+
+
+def _rows(values: Any, start: int, size: int) -> Any:
+    """``size`` rows, the last one repeated where there are no more."""
+    rows = values[start : start + size]
+    return rows if len(rows) == size else np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
+
+
+def _as_array(value: Any) -> Any:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)

@@ -1,0 +1,94 @@
+"""An ONNX file that answers like a model of transformers, through ONNX Runtime."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_compalign._extras import needs_extra
+from hf_compalign.models.file import Declared, FileModel
+
+_DTYPES = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(bool)": np.bool_,
+}
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_WHAT = "Running an ONNX file"
+
+
+class OnnxModel(FileModel):
+    """A classifier in an ONNX file, exported by whatever tool, run by ONNX Runtime; see `FileModel`.
+
+    On a GPU it runs after ``.to("cuda")``, if ONNX Runtime was built for it.
+    """
+
+    suffix = ".onnx"
+    runtime = "ONNX Runtime"
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """The file, and those beside it that hold weights of it."""
+        folder = self.path.parent
+        entries = [entry for one in self._graph().initializer for entry in one.external_data if entry.key == "location"]
+        return (self.path, *(folder / name for name in sorted({entry.value for entry in entries})))
+
+    def count_parameters(self) -> tuple[int, int]:
+        """How many numbers the weights are, quantised or not, and how many of them are not 0.
+
+        Scales and zero points do not count, nor constants of the computation: integers, and single numbers.
+        """
+        with needs_extra("onnx", what=_WHAT):
+            from onnx import numpy_helper
+        tensors = {one.name: one for one in self._graph().initializer}
+        n_all = n_nonzero = 0
+        for name, tensor in tensors.items():
+            if name.endswith(("_scale", "_zero_point")) or not tensor.dims:
+                continue
+            values = numpy_helper.to_array(tensor, str(self.path.parent))
+            if values.dtype.kind == "f" or name.endswith("_quantized"):
+                zero = tensors.get(f"{name.removesuffix('_quantized')}_zero_point")
+                zeros = 0 if zero is None else numpy_helper.to_array(zero).reshape(-1)[0]
+                n_all += values.size
+                n_nonzero += int(np.count_nonzero(values != zeros))
+        return n_all, n_nonzero
+
+    def _open(self, n_threads: int) -> None:
+        with needs_extra("onnx", what=_WHAT):
+            import onnxruntime
+        provider = _PROVIDERS.get(self.device.type)
+        available = onnxruntime.get_available_providers()
+        if provider not in available:
+            raise ValueError(
+                f"This ONNX Runtime cannot run on {self.device}: it has {', '.join(available)}. Install "
+                "onnxruntime-gpu, or use the CPU."
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        # Idle threads that spin would take the cores from whatever is timed, or asked, side by side.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors: warnings on single nodes are no one's business here
+        try:
+            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
+        except Exception as error:
+            raise ValueError(f"{self.path} is not an ONNX file that ONNX Runtime can open. ({error})") from error
+
+    def _declared(self) -> tuple[dict[str, Declared], dict[str, Declared]]:
+        # ONNX Runtime itself refuses arrays where it wants another type than one of these.
+        inputs, outputs = (
+            {one.name: Declared(tuple(one.shape), _DTYPES.get(one.type, np.float32)) for one in ports}
+            for ports in (self._session.get_inputs(), self._session.get_outputs())
+        )
+        return inputs, outputs
+
+    def _run(self, feeds: Mapping[str, Any]) -> Any:
+        return self._session.run([self._output], feeds)[0]
+
+    def _graph(self) -> Any:
+        with needs_extra("onnx", what=_WHAT):
+            import onnx
+        return onnx.load(str(self.path), load_external_data=False).graph

@@ -1,0 +1,131 @@
+"""An OpenVINO file that answers like a model of transformers, through OpenVINO."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_compalign._extras import needs_extra
+from hf_compalign.models.file import Declared, FileModel
+
+_WHAT = "Running an OpenVINO file"
+# Left to itself, OpenVINO computes in bfloat16 where the processor can, which changes the answers of a float32 file.
+_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+_FLOATS = ("f16", "bf16", "f32", "f64")
+_QUANTIZED = ("i8", "u8")
+# Operators that hand on the values of a constant.
+_PASSING = ("Convert", "Reshape", "Transpose")
+# What NNCF calls the factors that it moves from activations to weights.
+_SMOOTHING = "nncf_smooth_quant"
+
+
+class OpenVinoModel(FileModel):
+    """A classifier in an OpenVINO file (.xml, with its weights in the .bin beside it), run on the CPU; see `FileModel`.
+
+    What is not in INT8 is computed in float32, on every processor. By default OpenVINO computes in bfloat16 on
+    processors that can, at three times the speed and with logits that are off by some hundredths: where you deploy
+    the file that was audited, set ``INFERENCE_PRECISION_HINT`` to ``f32`` as here.
+    """
+
+    suffix = ".xml"
+    runtime = "OpenVINO"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, and the one beside it that holds its weights."""
+        return self.path, self.path.with_suffix(".bin")
+
+    def count_parameters(self) -> tuple[int, int]:
+        """How many numbers the weights are, quantised or not, and how many of them are not 0.
+
+        Scales and zero points do not count, nor constants of the computation: integers, and single numbers.
+        """
+        with needs_extra("openvino", what=_WHAT):
+            import openvino
+        graph = openvino.Core().read_model(str(self.path))
+        constants = [node for node in graph.get_ordered_ops() if node.get_type_name() == "Constant"]
+        zero_points = {node.get_friendly_name(): _zero_point(node) for node in constants if _is_quantized(node)}
+        scales = {name for node in constants if _is_quantized(node) for name in _scales(node)}
+        n_all = n_nonzero = 0
+        for node in constants:
+            name = node.get_friendly_name()
+            if name in zero_points or (_is_float(node) and name not in scales):
+                values, zero_point = node.get_data(), zero_points.get(name)
+                n_all += values.size
+                n_nonzero += int(np.count_nonzero(values != (0 if zero_point is None else zero_point.get_data())))
+        return n_all, n_nonzero
+
+    def _open(self, n_threads: int) -> None:
+        with needs_extra("openvino", what=_WHAT):
+            import openvino
+        if self.device.type != "cpu":
+            raise ValueError(f"OpenVINO files run on the CPU here. Got the device {self.device}. Use 'cpu'.")
+        _, weights = self.files
+        if not weights.is_file():
+            raise ValueError(f"There is no {weights.name} beside {self.path}, which holds its weights. Copy it there.")
+        settings = {**_SETTINGS, "INFERENCE_NUM_THREADS": n_threads}
+        try:
+            self._compiled = openvino.Core().compile_model(str(self.path), "CPU", settings)
+        except Exception as error:
+            raise ValueError(f"{self.path} is not a file that OpenVINO can open. ({error})") from error
+
+    def _declared(self) -> tuple[dict[str, Declared], dict[str, Declared]]:
+        return _ports(self._compiled.inputs), _ports(self._compiled.outputs)
+
+    def _run(self, feeds: Mapping[str, Any]) -> Any:
+        position = list(_ports(self._compiled.outputs)).index(self._output)
+        return self._compiled(dict(feeds))[position]
+
+
+def _ports(ports: Iterable[Any]) -> dict[str, Declared]:
+    found = {}
+    for position, port in enumerate(ports):
+        # Other tools leave outputs without a name.
+        name = port.get_any_name() if port.get_names() else f"output_{position}"
+        shape = tuple(axis.get_length() if axis.is_static else None for axis in port.get_partial_shape())
+        found[name] = Declared(shape, port.get_element_type().to_dtype())
+    return found
+
+
+def _next(node: Any) -> tuple[Any, int]:
+    """The first operator that computes with a node's values, and at which of its inputs they come in."""
+    target = next(iter(node.output(0).get_target_inputs()))
+    follower = target.get_node()
+    return _next(follower) if follower.get_type_name() in _PASSING else (follower, target.get_index())
+
+
+def _constant_at(node: Any, index: int) -> Any:
+    """The constant that comes in there."""
+    node = node.input_value(index).get_node()
+    return node if node.get_type_name() == "Constant" else _constant_at(node, 0)
+
+
+def _is_quantized(constant: Any) -> bool:
+    """Whether these are integers that a scale makes weights of."""
+    if constant.get_output_element_type(0).get_type_name() not in _QUANTIZED or not constant.get_output_shape(0):
+        return False
+    follower, index = _next(constant)
+    return follower.get_type_name() in ("Subtract", "Multiply") and index == 0
+
+
+def _zero_point(constant: Any) -> Any:
+    """The constant that is taken off quantised weights; None if they are symmetric."""
+    follower, _ = _next(constant)
+    return _constant_at(follower, 1) if follower.get_type_name() == "Subtract" else None
+
+
+def _scales(constant: Any) -> list[str]:
+    """The names of the constants that quantised weights are multiplied by."""
+    follower, _ = _next(constant)
+    if follower.get_type_name() == "Subtract":
+        follower, _ = _next(follower)
+    return [_constant_at(follower, 1).get_friendly_name()]
+
+
+def _is_float(constant: Any) -> bool:
+    """Whether these are float weights, and not the ranges and factors that activations are quantised with."""
+    if constant.get_output_element_type(0).get_type_name() not in _FLOATS or not constant.get_output_shape(0):
+        return False
+    follower, index = _next(constant)
+    return not (follower.get_type_name() == "FakeQuantize" and index) and _SMOOTHING not in constant.get_friendly_name()

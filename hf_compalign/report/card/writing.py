@@ -1,0 +1,274 @@
+"""The model card: what the Hub shows of a compressed model, with the numbers of its audit."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
+
+from hf_compalign._files import write_text_atomic
+from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.footprint import Footprint, Latency, Row, footprint_notes, footprint_rows
+from hf_compalign.report.card.tables import changes_table, models_table, rate_of
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+TAGS = ("hf_compalign", "model-compression")
+RELATIONS = ("adapter", "finetune", "merge", "quantized")  # what the Hub knows of a model and its base model
+ORIGINAL = "original"  # the model that was compressed, among the files
+# The metrics of the audit that go into the card's model-index, with their names on the Hub.
+INDEXED = {
+    "accuracy_candidate": ("accuracy", "Accuracy"),
+    "agreement": ("agreement", "Agreement with the original"),
+    "mismatch_rate": ("mismatch_rate", "Mismatch rate against the original"),
+    "nfr": ("nfr", "Negative flip rate against the original"),
+}
+# What Transformers.js calls the files in onnx/. Others are loaded by their name.
+_JS_DTYPES = {
+    "model": "fp32",
+    "model_fp16": "fp16",
+    "model_int8": "int8",
+    "model_uint8": "uint8",
+    "model_quantized": "q8",
+    "model_q4": "q4",
+    "model_q4f16": "q4f16",
+    "model_bnb4": "bnb4",
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One of the models that a card sets side by side.
+
+    Attributes:
+        audit: against the original; None for the original itself.
+        accuracy: share of right answers; nan without labels.
+        size_bytes: of its weights; None when unknown.
+        latencies: batch size -> latency of one forward pass, all models in turn; empty when not timed.
+    """
+
+    audit: Audit | None
+    accuracy: float
+    size_bytes: int | None = None
+    latencies: Mapping[int, Latency] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CardDetails:
+    """What a card says that an audit does not know.
+
+    Raises:
+        ValueError: the Hub does not know such a relation to the base model.
+
+    Attributes:
+        task: the Hub's pipeline tag, such as "text-classification".
+        base_model: a Hub id or a folder: the original, or what it was fine-tuned from. The Hub's metadata only take
+            an id.
+        base_model_relation: "finetune" or "quantized"; by default "finetune", as a pruned model with all its layers
+            is one for the Hub.
+        dataset: what both models were compared on, for people.
+        dataset_id: the same on the Hub; None for files of one's own.
+        dataset_config: which configuration of it.
+        dataset_split: which split of it.
+        name: what the model is loaded by; by default the name of its folder.
+        tags: in addition to `TAGS`, such as "pruning".
+        recipe: how the model was made: heading -> option -> value.
+        footprints: of the original and of the compressed model.
+        latencies: of both, timed side by side by `interleaved_latency_ms`; shown with the footprints.
+        files: the original, as `ORIGINAL`, the weights and each ONNX file, by name; as `save_artifact` measures them.
+        machine: where they were timed.
+        report: the page that `hf_compalign.write_report` wrote into the folder, by its name there; linked.
+    """
+
+    task: str
+    base_model: str
+    dataset: str
+    dataset_id: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str | None = None
+    name: str | None = None
+    tags: Sequence[str] = ()
+    recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    footprints: tuple[Footprint, Footprint] | None = None
+    latencies: tuple[Latency, Latency] | None = None
+    base_model_relation: str | None = None
+    files: Mapping[str, Measured] = field(default_factory=dict)
+    machine: str = ""
+    report: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.base_model_relation not in (None, *RELATIONS):
+            raise ValueError(
+                f"base_model_relation must be one of {', '.join(RELATIONS)}. Got {self.base_model_relation!r}."
+            )
+
+
+def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) -> ModelCard:
+    """Write README.md into the folder of a compressed model; it is whole or not there.
+
+    Args:
+        folder: where `save_pretrained` wrote the compressed model.
+        audit: of the original (reference) and the compressed model (candidate).
+        details: what the audit does not know.
+
+    Returns:
+        The card, to be pushed with its own `push_to_hub`.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: the details hold latencies but no footprints, or name a report that is not in the folder.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r} to write the card into. Save the model first.")
+    if details.report is not None and not (folder / details.report).is_file():
+        raise ValueError(f"There is no report {details.report!r} in {str(folder)!r}. Write it with write_report first.")
+    name = details.name or folder.name
+    costs_table, costs_notes = _costs(details)
+    card = ModelCard.from_template(
+        _metadata(audit, details, name),
+        template_path=str(TEMPLATE),
+        name=name,
+        origin=public_name(details.base_model),
+        details=details,
+        audit=audit,
+        models_table=models_table(audit),
+        changes_table=changes_table(audit),
+        costs_table=costs_table,
+        costs_notes=costs_notes,
+        files_table=files_table(details.files),
+        onnx_files=_onnx_files(details.files),
+        js_options=_js_options(details.files),
+        compression=_compression(folder),
+    )
+    write_text_atomic(folder / "README.md", f"{card}\n")
+    return card
+
+
+def _compression(folder: Path) -> dict[str, Any]:
+    """What the saved config says was done to the model; with anything there, from_pretrained alone cannot open it."""
+    config = folder / "config.json"
+    return json.loads(config.read_text(encoding="utf-8")).get("compression", {}) if config.is_file() else {}
+
+
+def _metadata(audit: Audit, details: CardDetails, name: str) -> ModelCardData:
+    results = _results(audit, details)
+    # The format has one model to a card, so that a file is told by the metric's name.
+    for file in _onnx_files(details.files):
+        results += _results(details.files[file].audit, details, of=f" ({file})")
+    base: dict[str, Any] = {}
+    if _is_hub_id(details.base_model):
+        relation = details.base_model_relation or "finetune"
+        base = {"base_model": details.base_model, "base_model_relation": relation}
+    distilled = ["knowledge-distillation"] if "Alignment" in details.recipe else []
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=details.task,
+        tags=list(dict.fromkeys([*TAGS, *distilled, *details.tags])),
+        model_name=name.rpartition("/")[2],
+        eval_results=results,
+        datasets=[details.dataset_id] if details.dataset_id else None,
+        **base,
+    )
+
+
+def _results(audit: Audit | None, details: CardDetails, *, of: str = "") -> list[EvalResult]:
+    metrics = {} if audit is None else audit.metrics
+    return [
+        EvalResult(
+            task_type=details.task,
+            dataset_type=details.dataset_id or details.dataset,
+            dataset_name=details.dataset,
+            dataset_config=details.dataset_config,
+            dataset_split=details.dataset_split,
+            metric_type=metric,
+            metric_name=f"{title}{of}",
+            metric_value=metrics[key],
+        )
+        for key, (metric, title) in INDEXED.items()
+        if not math.isnan(metrics.get(key, math.nan))
+    ]
+
+
+def public_name(model: str) -> str:
+    """What to call a model to others: its id, or its folder without the local path to it."""
+    return model if _is_hub_id(model) else Path(model).name
+
+
+def _is_hub_id(name: str) -> bool:
+    if Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _onnx_files(files: Mapping[str, Measured]) -> list[str]:
+    return [name for name in files if name.endswith(".onnx")]
+
+
+def _js_options(files: Mapping[str, Measured]) -> str:
+    """What Transformers.js is to be told to load the last of the ONNX files; empty without any."""
+    found = _onnx_files(files)
+    if not found:
+        return ""
+    stem = Path(found[-1]).stem
+    return f'dtype: "{_JS_DTYPES[stem]}"' if stem in _JS_DTYPES else f'dtype: "fp32", model_file_name: "{stem}"'
+
+
+def files_table(files: Mapping[str, Measured]) -> list[tuple[str, ...]]:
+    """A header and a row for each file; empty without files, and without the columns that nothing is known for."""
+    if not files:
+        return []
+    batch_sizes = sorted({size for one in files.values() for size in one.latencies})
+    header = (
+        "",
+        "accuracy",
+        "mismatches",
+        "mismatch rate",
+        "limits",
+        "MB",
+        *(f"ms, batch {size}" for size in batch_sizes),
+    )
+    rows = [header, *(_file_row(name, one, batch_sizes) for name, one in files.items())]
+    known = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    return list(zip(*known, strict=True))
+
+
+def _file_row(name: str, measured: Measured, batch_sizes: Sequence[int]) -> tuple[str, ...]:
+    accuracy, size, audit = measured.accuracy, measured.size_bytes, measured.audit
+    times = [measured.latencies.get(batch_size) for batch_size in batch_sizes]
+    return (
+        name,
+        "" if math.isnan(accuracy) else f"{100 * accuracy:.2f} %",
+        "" if audit is None else f"{audit.metrics['cie']} of {audit.n}",
+        "" if audit is None else rate_of(audit, "mismatch_rate"),
+        "" if audit is None or not audit.limits else ("kept" if audit.passed else "not shown to be kept"),
+        "" if size is None else f"{size / 1e6:.2f}",
+        *("" if time is None else f"{time.median_ms:.2f}" for time in times),
+    )
+
+
+def _costs(details: CardDetails) -> tuple[list[Row], list[str]]:
+    """Rows of (what, original, compressed, ratio), and what one must know to read them."""
+    if details.footprints is None:
+        if details.latencies is not None:
+            raise ValueError("A card shows latencies beside the footprints. Got no footprints: give both, or neither.")
+        return [], []
+    original, compressed = details.footprints
+    return (
+        footprint_rows(original, compressed, latencies=details.latencies),
+        footprint_notes(original, compressed, latencies=details.latencies),
+    )
+
+
+def changed_options(arguments: Any) -> dict[str, Any]:
+    """The options of a dataclass that are not at their default, for a card's recipe."""
+    options = {option.name: (getattr(arguments, option.name), option.default) for option in fields(arguments)}
+    return {name: value for name, (value, default) in options.items() if value != default}

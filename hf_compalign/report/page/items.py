@@ -1,0 +1,108 @@
+"""The items that changed, as the report page takes them: checked, short, and impossible to mistake for markup."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from hf_compalign.report.page.text import is_known
+
+CELLS = {
+    "lost": "right, now wrong",
+    "different_wrong": "wrong, now otherwise",
+    "unlabelled": "no label",
+    "gained": "wrong, now right",
+}
+_IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
+# As the tokenizers mark them: a word goes on (WordPiece), or begins (byte-level BPE, SentencePiece).
+_GOES_ON, _BEGINS = "##", ("Ġ", "▁")
+# Inside <script> these would end it, open a comment, or end a line of the script.
+_ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def item_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The changed items of an audit whose texts were `cleaned`, numbers rounded and images checked."""
+    return [_row(item) for item in found.get("items") or ()]
+
+
+def class_name(names: Sequence[str], index: int | None) -> str:
+    """The name of a class; its number where there are more classes than names."""
+    if index is None:
+        return ""
+    return names[index] if 0 <= index < len(names) else str(index)
+
+
+def items_link(**filters: Any) -> str:
+    """An address within the page that shows some of the items.
+
+    >>> items_link(label=2, group="sex: f")
+    '#label=2&group=sex%3A+f'
+    """
+    return f"#{urlencode(filters)}"
+
+
+def listed(found: Mapping[str, Any], key: str) -> set[Any]:
+    """What the items have of "label", "candidate" or "groups": the others lead to no item."""
+    values = (item[key] for item in found.get("items") or ())
+    return {one for value in values for one in (value if isinstance(value, list) else (value,))}
+
+
+def script_json(value: Any) -> str:
+    """JSON that can stand in a script element.
+
+    >>> script_json({"text": "</script>"})
+    '{"text":"\\\\u003c/script\\\\u003e"}'
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for letter, escape in _ESCAPED.items():
+        text = text.replace(letter, escape)
+    return text
+
+
+def _row(item: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = ("reference_confidence", "candidate_confidence", "reference_margin", "kl")
+    return {
+        **{name: item[name] for name in ("id", "cell", "label", "reference", "candidate")},
+        **{name: _rounded(item.get(name)) for name in numbers},
+        "groups": list(item.get("groups") or ()),
+        "texts": list(item.get("texts") or ()),
+        "image": image if _IMAGE.fullmatch(image := item.get("image") or "") else "",
+        "explanation": _explanation(item.get("explanation")),
+    }
+
+
+def _explanation(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Scores in [-1, 1], and tokens as [text, whether a space goes before]."""
+    if found is None:
+        return None
+    return {
+        "kind": found["kind"],
+        "target": found["target"],
+        "tokens": _spaced(found["tokens"]),
+        "shape": list(found["shape"] or ()),
+        **{side: [_score(score) for score in found[side]] for side in ("reference", "candidate")},
+    }
+
+
+def _spaced(tokens: Sequence[str]) -> list[list[Any]]:
+    marks_words = any(token.startswith(_BEGINS) for token in tokens)
+    spaced = []
+    for token in tokens:
+        if marks_words:
+            begins = token.startswith(_BEGINS)
+            spaced.append([token[1:] if begins else token, begins])
+        else:
+            goes_on = token.startswith(_GOES_ON) and token != _GOES_ON
+            spaced.append([token[2:] if goes_on else token, not goes_on])
+    return spaced
+
+
+def _score(value: Any) -> float:
+    return round(max(-1.0, min(1.0, value)), 3) if is_known(value) else 0.0
+
+
+def _rounded(value: Any) -> float | None:
+    """Four significant digits; JSON has no nan and no infinity."""
+    return float(f"{value:.4g}") if is_known(value) and math.isfinite(value) else None

@@ -1,0 +1,196 @@
+"""An audit as one HTML page that needs nothing else: no network, no server, no other file."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from hf_compalign._files import write_text_atomic
+from hf_compalign._visible import cleaned
+from hf_compalign.report.page import details as page_details
+from hf_compalign.report.page import sections as page_sections
+from hf_compalign.report.page import summary as page_summary
+from hf_compalign.report.page.items import CELLS, class_name, item_rows, script_json
+from hf_compalign.report.page.text import Section, short_name
+from hf_compalign.report.plots import AuditLike, Plotted, record_of
+
+TEMPLATES = Path(__file__).parent / "templates"
+MOST_STATIC = 50  # items that are shown without JavaScript
+_LONG_WORD = 8  # letters, that the usual column of a class has room for
+
+
+def write_report(
+    path: str | Path,
+    audits: Sequence[AuditLike],
+    *,
+    title: str | None = None,
+    frontier: Sequence[Plotted] | None = None,
+    chosen: tuple[str, ...] | None = None,
+) -> Path:
+    """Write the page of `render`; the file is whole or not there.
+
+    Args:
+        path: of the HTML file.
+        audits: as in `render`.
+        title: as in `render`.
+        frontier: as in `render`.
+        chosen: as in `render`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: as in `render`.
+    """
+    write_text_atomic(path, render(audits, title=title, frontier=frontier, chosen=chosen))
+    return Path(path)
+
+
+def render(
+    audits: Sequence[AuditLike],
+    *,
+    title: str | None = None,
+    frontier: Sequence[Plotted] | None = None,
+    chosen: tuple[str, ...] | None = None,
+) -> str:
+    """One HTML page about a candidate: verdict, charts, and a table of the items that it answers differently.
+
+    The page loads nothing and runs nothing but its own script, which a Content-Security-Policy holds it to by hash:
+    texts of a dataset, names of classes, groups and models are shown and never obeyed. Without JavaScript everything
+    is there but the items after the first 50, their explanations, and searching and sorting them.
+
+    Args:
+        audits: each an `Audit` or its ``to_dict()``. The page is about the first; the others are set beside it.
+        title: of the page; by default both models by name.
+        frontier: the files that a repair measured, as `hf_compalign.ship.frontier.Frontier.points` holds them.
+        chosen: the layers in float of the file that was chosen among them, as ``Frontier.chosen``.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: there are no audits, they are of different inputs or of different references, or no audit is of as
+            many items as the frontier.
+    """
+    records = [cleaned(record_of(audit)) for audit in audits]
+    if not records:
+        raise ValueError("There is nothing to report. Give at least one audit.")
+    _check_alike(records)
+    found = records[0]
+    style, script = _source("report.css"), _source("report.js")
+    items = item_rows(found)
+    data = {"names": found["label_names"], "cells": CELLS, "items": items}
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=page_summary.title_of(found) if title is None else cleaned(title),
+            policy=_policy(style, script),
+            style=style,
+            script=script,
+            data=Markup(script_json(data)),
+            found=found,
+            verdict=page_summary.verdict(found),
+            figures=page_summary.figures(found),
+            sections=_sections(records, frontier, chosen),
+            missing=page_summary.missing(found),
+            static_items=items[:MOST_STATIC],
+            columns=_columns(items),
+            grouped=any(item["groups"] for item in items),
+            explained={item["explanation"]["kind"] for item in items if item["explanation"]},
+            some_unexplained=not all(item["explanation"] for item in items),
+            long_names=_have_long_words(found["label_names"]),
+            cells=CELLS,
+            class_name=lambda index: class_name(found["label_names"], index),
+            short_name=short_name,
+        )
+    )
+
+
+def _check_alike(records: Sequence[Mapping[str, Any]]) -> None:
+    """Whether the candidates answered the same inputs and are held against the same reference, where that is known."""
+    inputs = [record["data_fingerprint"] for record in records]
+    references = [record["reference"]["model_fingerprint"] for record in records]
+    for what, marks in (("inputs", inputs), ("reference", references)):
+        known = [(place, mark) for place, mark in enumerate(marks, 1) if mark]
+        for place, mark in known[1:]:
+            if mark != known[0][1]:
+                name = short_name(records[place - 1]["candidate"]["model"])
+                raise ValueError(
+                    "Audits can only be set side by side if they are of the same inputs and the same reference. Audit "
+                    f"{place} ({name}) has the {what} {mark}, audit {known[0][0]} has {known[0][1]}. Audit all "
+                    "candidates on the same dataset against the same original, or write a page for each."
+                )
+
+
+def _sections(
+    records: Sequence[Mapping[str, Any]], frontier: Sequence[Plotted] | None, chosen: tuple[str, ...] | None
+) -> list[Section]:
+    found = records[0]
+    sections = [
+        page_sections.answers(found),
+        page_sections.limits(found),
+        page_sections.rerun(found),
+        page_sections.candidates(records),
+        page_sections.frontier_section(frontier, items={record["n"] for record in records}, chosen=chosen),
+        page_sections.costs(found),
+        page_sections.classes(found),
+        *page_details.groups(found),
+        page_details.calibration(found),
+        page_details.margins(found),
+        page_sections.frequencies(found),
+        page_details.attribution(found),
+    ]
+    return [section for section in sections if section is not None]
+
+
+def _columns(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What the table of items has of (key, title): nothing that no item has."""
+    labelled = any(item["label"] is not None for item in items)
+    columns = [
+        ("item", "Item", True),
+        ("cell", "What changed", labelled),
+        ("label", "Label", labelled),
+        ("reference", "Reference", True),
+        ("reference_confidence", "Sure", True),
+        ("candidate", "Candidate", True),
+        ("candidate_confidence", "Sure", True),
+        ("reference_margin", "Margin", True),
+        ("kl", "KL", True),
+    ]
+    return [(key, title) for key, title, shown in columns if shown]
+
+
+def _have_long_words(names: Sequence[str]) -> bool:
+    """Whether the columns of the classes should be wider, so that no word of a name breaks."""
+    return max((len(word) for name in names for word in name.split()), default=0) > _LONG_WORD
+
+
+def _policy(*sources: str) -> str:
+    """Nothing from anywhere, but this style, this script, and images that are part of the page."""
+    style, script = (base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in sources)
+    return (
+        f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+    )
+
+
+@cache
+def _source(name: str) -> Markup:
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

@@ -1,0 +1,15 @@
+from .artifact import ArtifactDetails as ArtifactDetails
+from .artifact import save_artifact as save_artifact
+from .asking import Questions as Questions
+from .asking import machine_name as machine_name
+from .asking import processor_of as processor_of
+from .asking import timing_device as timing_device
+from .frontier import Frontier as Frontier
+from .frontier import Point as Point
+from .frontier import Sensitivity as Sensitivity
+from .frontier import frontier_rows as frontier_rows
+from .frontier import megabytes as megabytes
+from .hub import WEIGHTS as WEIGHTS
+from .hub import audit_name as audit_name
+from .hub import checked_files as checked_files
+from .hub import push_to_hub as push_to_hub

@@ -1,0 +1,209 @@
+"""The INT8 files of one model that differ in the layers they keep in float: made, measured and timed."""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_compalign.compress import calibration_batches
+from hf_compalign.compress.export import (
+    FLOAT_NAME,
+    INT8_NAME,
+    Export,
+    calibrate_graph,
+    export_graph,
+    export_onnx,
+    file_config,
+    plain_model,
+    quantize_graph,
+)
+from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.footprint import Latency
+from hf_compalign.measure.predictions import Columns, Predictions
+from hf_compalign.models import OnnxModel
+from hf_compalign.report.plots import undominated
+from hf_compalign.ship.asking import Questions, machine_name, timing_device
+from hf_compalign.ship.frontier import Frontier, Point, Sensitivity
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """How `repair_onnx` exports and measures.
+
+    Attributes:
+        quantize: "dynamic" or "static", as for `export_onnx`; so are the next three.
+        calibration: for "static".
+        exclude: patterns of layers that stay in float in any case.
+        processing_class: the tokenizer or image processor; by default the one saved beside the model.
+        columns: where to find what in a raw dataset.
+        batch_size: rows at a time.
+        max_measurements: stop after so many files; None for as many as it takes.
+        probe_rows: of the dataset, drawn at random but always the same, to try single layers on.
+        timed_batch_sizes: the passes to time; empty to time nothing.
+        n_runs: how many passes of each to time.
+        overwrite: replace files of the same names in the folder.
+    """
+
+    quantize: str = "dynamic"
+    calibration: Iterable[Any] | None = None
+    exclude: Sequence[str] | None = None
+    processing_class: Any = None
+    columns: Columns | None = None
+    batch_size: int = 32
+    max_measurements: int | None = None
+    probe_rows: int = 256
+    timed_batch_sizes: Sequence[int] = (1, 8)
+    n_runs: int = 20
+    overwrite: bool = False
+
+
+class Int8Files:
+    """The files that a search asks for: made, measured, and thrown away when another beats them.
+
+    Args:
+        model: the torch model.
+        work: a folder for them.
+        questions: what they are asked.
+        reference: the answers that they should give.
+        limits: for the audits.
+        options: how they are made.
+
+    Attributes:
+        export: the file with everything in INT8, as `export_onnx` writes it.
+        layers: those that it has in INT8, in the order of the graph.
+        audits: of each file that was measured, by the layers that it keeps in float.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        work: Path,
+        *,
+        questions: Questions,
+        reference: Predictions,
+        limits: Mapping[str, float],
+        options: RepairOptions,
+    ) -> None:
+        batches = None if options.calibration is None else calibration_batches(options.calibration, model)
+        self._model, self._questions, self._reference = model, questions, reference
+        self._limits, self._options, self._work = limits, options, work
+        # As without a repair, so that nothing differs where nothing has to be repaired.
+        self.export = export_onnx(
+            model,
+            work / "export",
+            quantize=options.quantize,
+            calibration=batches,
+            exclude=options.exclude,
+            processing_class=options.processing_class,
+        )
+        self.layers = self.export.quantized_layers
+        self._float = work / FLOAT_NAME
+        export_graph(plain_model(model), self._float)
+        self._config = file_config(model)
+        self._ranges = None if batches is None else calibrate_graph(self._float, batches)
+        self._made: dict[tuple[str, ...], Path] = {(): self.export.path}
+        self._points: list[Point] = []
+        self._sample: tuple[Questions, Predictions] | None = None
+        self.audits: dict[tuple[str, ...], Audit] = {}
+
+    def measure(self, kept: frozenset[str]) -> Point:
+        """The file with these layers in float, on all items."""
+        key = tuple(layer for layer in self.layers if layer in kept)
+        network = self._open(self._file(key))
+        answers = self._questions.answers(network, self._options.processing_class)
+        self.audits[key] = found = audit(self._reference, answers, limits=self._limits)
+        self._points.append(Point.of(found, kept=key, size_bytes=network.size_bytes))
+        self._tidy()
+        return self._points[-1]
+
+    def probe(self, group: tuple[str, ...]) -> Sensitivity:
+        """What INT8 in these layers alone does, against the file in float, on the sample."""
+        path = self._quantized(tuple(layer for layer in self.layers if layer not in group))
+        network = self._open(path)
+        expected, got = self._on_sample(network)
+        size_bytes = network.size_bytes
+        shutil.rmtree(path.parent)
+        return Sensitivity(
+            layers=group,
+            n=len(got),
+            flips=int((got.predicted != expected.predicted).sum()),
+            logit_error=float(np.square(got.logits - expected.logits).mean()),
+            size_bytes=size_bytes,
+        )
+
+    def timed(self, frontier: Frontier) -> Frontier:
+        """With the latencies of the files worth a look, of the float file and of the model, all side by side."""
+        options = self._options
+        if not options.timed_batch_sizes:
+            return frontier
+        shown = {point.kept for point in undominated(frontier.points)} | {frontier.chosen}
+        networks: dict[Any, Any] = {"torch": self._model, "float ONNX": self._open(self._float)}
+        if self.layers in shown:  # which is the float file
+            del networks["float ONNX"]
+        networks |= {key: self._open(self._file(key)) for key in shown}
+        device = timing_device(onnx=True)
+        latencies: dict[Any, dict[int, Latency]] = self._questions.latencies(
+            {key: (network, options.processing_class) for key, network in networks.items()},
+            sizes=options.timed_batch_sizes,
+            n_runs=options.n_runs,
+            device=device,
+        )
+        return replace(
+            frontier,
+            points=tuple(replace(point, latency=latencies.get(point.kept, {})) for point in frontier.points),
+            baselines={name: latency for name, latency in latencies.items() if isinstance(name, str)},
+            machine=machine_name(device),
+        )
+
+    def publish(self, chosen: Point, stage: Path, folder: Path) -> Export:
+        """Put the chosen file, its config and its processor into ``stage``, which will be ``folder``."""
+        network = self._open(self._file(chosen.kept))
+        expected, got = self._on_sample(network)
+        others = shutil.ignore_patterns(f"{INT8_NAME}*")
+        shutil.copytree(self.export.path.parent, stage, ignore=others, dirs_exist_ok=True)
+        for part in network.files:
+            shutil.copy(part, stage)
+        return replace(
+            self.export,
+            path=folder / INT8_NAME,
+            size_bytes=chosen.size_bytes,
+            quantized_layers=tuple(layer for layer in self.layers if layer not in chosen.kept),
+            float_layers=(*self.export.float_layers, *chosen.kept),
+            max_logit_difference=float(np.abs(got.logits - expected.logits).max()),
+        )
+
+    def _on_sample(self, network: Any) -> tuple[Predictions, Predictions]:
+        """What the file in float and another one answer on the sample."""
+        if self._sample is None:
+            rows = self._questions.dataset.shuffle(seed=0)
+            rows = rows.select(range(min(self._options.probe_rows, len(rows))))
+            sample = replace(self._questions, dataset=rows)
+            self._sample = sample, sample.answers(self._open(self._float), self._options.processing_class)
+        sample, expected = self._sample
+        return expected, sample.answers(network, self._options.processing_class)
+
+    def _file(self, key: tuple[str, ...]) -> Path:
+        """The file with these layers in float, made once more if it was thrown away."""
+        if key not in self._made:
+            self._made[key] = self._quantized(key)
+        return self._made[key]
+
+    def _quantized(self, kept: tuple[str, ...]) -> Path:
+        # All are called alike: a file names the one beside it that holds its weights.
+        target = Path(tempfile.mkdtemp(dir=self._work)) / INT8_NAME
+        in_float = {*self.export.float_layers, *kept}
+        quantize_graph(self._float, target, mode=self._options.quantize, keep_float=in_float, ranges=self._ranges)
+        return target
+
+    def _open(self, path: Path) -> Any:
+        return OnnxModel(path, config=self._config)
+
+    def _tidy(self) -> None:
+        """Models are large, and a search makes many."""
+        worth = {point.kept for point in undominated(self._points)} | {()}
+        for key in [one for one in self._made if one not in worth]:
+            shutil.rmtree(self._made.pop(key).parent)

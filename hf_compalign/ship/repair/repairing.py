@@ -1,0 +1,197 @@
+"""Repair an INT8 export whose answers differ too often: keep the layers in float that it takes, and no others."""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_compalign._files import staged_folder
+from hf_compalign.compress import load_compressed
+from hf_compalign.compress.export import INT8_NAME, Export, check_neighbours, check_not_exported
+from hf_compalign.measure.audit import Audit, audit, checked_limits
+from hf_compalign.measure.predictions import Predictions
+from hf_compalign.models import load_model
+from hf_compalign.report.plots import plot_frontier, undominated
+from hf_compalign.ship.asking import Model, Questions, processor_of
+from hf_compalign.ship.frontier import Frontier, Point
+from hf_compalign.ship.repair.files import Int8Files, RepairOptions
+from hf_compalign.ship.repair.search import Found, items_needed, shortened, smallest_float_set
+from hf_compalign.tasks import task_of
+
+AUDIT_NAME = "audit.json"
+FRONTIER_NAME = "frontier.json"
+PLOT_NAME = "frontier.png"
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What `repair_onnx` wrote; ``print`` shows the verdict.
+
+    Attributes:
+        export: the chosen file. Its ``max_logit_difference`` is from the file in float, on some of the data.
+        audit: of the file against the reference.
+        frontier: everything that was measured.
+        complete: whether the search came to its end, so that no layer in float can be given back, or none would help.
+    """
+
+    export: Export
+    audit: Audit
+    frontier: Frontier
+    complete: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the file keeps every limit."""
+        return self.audit.passed
+
+    def __str__(self) -> str:
+        return self.frontier.verdict
+
+
+def repair_onnx(
+    model: Model,
+    folder: str | Path,
+    *,
+    limits: Mapping[str, float],
+    dataset: Dataset,
+    reference: Model | Predictions | None = None,
+    options: RepairOptions | None = None,
+    progress: Report | None = None,
+) -> Repair:
+    """Export a model to INT8, and keep few layers in float if that is what it takes to keep the limits.
+
+    The search is that of `smallest_float_set`. Written are ``model_int8.onnx`` with its config and processor, the
+    `Audit` of it as ``audit.json``, and all that was measured as ``frontier.json`` and, where matplotlib is installed,
+    ``frontier.png``. If the limits cannot be kept, the file is the best that was found, and ``passed`` is False.
+
+    A file chosen by its answers on some data looks a little better on them than on others. Audit it on data that the
+    search has not seen.
+
+    Args:
+        model: a classifier, as for `export_onnx`.
+        folder: a folder that is empty or not there yet.
+        limits: the largest acceptable ``mismatch_rate``, ``nfr``, ``flip_rate`` or ``pfr``, judged as by `audit`: by
+            the 95 % upper bound.
+        dataset: what all files are asked, as `predict` takes it.
+        reference: the model whose answers are to be kept, or its predictions on the dataset; by default the model.
+        options: the rest.
+        progress: called with each line of what is done.
+
+    Raises:
+        ImportError: the extra "onnx" is not installed.
+        ValueError: there is no limit, a limit that cannot be shown to be kept on so few items, or anything that
+            `export_onnx` refuses. The folder is then as it was.
+    """
+    options, progress = options or RepairOptions(), progress or _silent
+    limits = _checked(limits, options)
+    with staged_folder(folder, overwrite=options.overwrite) as stage, tempfile.TemporaryDirectory(dir=stage) as work:
+        network = _opened(model)
+        check_neighbours(folder, INT8_NAME, network)
+        processor = options.processing_class
+        if processor is None:
+            processor = processor_of(model, task_of(network), default=None)
+            options = replace(options, processing_class=processor)
+        questions = Questions(dataset, options.columns, options.batch_size)
+        answers = _reference(network if reference is None else reference, questions, processor)
+        _check_enough_items(answers, limits)
+        files = Int8Files(network, Path(work), questions=questions, reference=answers, limits=limits, options=options)
+        fixed = f"; in float in any case: {shortened(files.export.float_layers)}" if files.export.float_layers else ""
+        progress(f"{len(files.layers)} layers can be INT8 ({options.quantize}){fixed}")
+        found = smallest_float_set(
+            files.layers, files.measure, files.probe, max_measurements=options.max_measurements, report=progress
+        )
+        frontier = files.timed(_frontier(found, len(files.layers)))
+        repaired = files.publish(found.best, stage, Path(folder))
+        _save(stage, frontier, files.audits[found.best.kept], limits, progress)
+    return Repair(repaired, files.audits[found.best.kept], frontier, found.complete)
+
+
+def _opened(model: Model) -> PreTrainedModel:
+    if isinstance(model, nn.Module):
+        return load_model(model)
+    check_not_exported(model)
+    return load_compressed(model)
+
+
+def _silent(line: str) -> None:
+    """Tell no one."""
+
+
+def _checked(limits: Mapping[str, float], options: RepairOptions) -> dict[str, float]:
+    if not limits:
+        raise ValueError("A repair needs a limit to keep, such as limits={'mismatch_rate': 0.01}. Got none.")
+    if options.probe_rows < 1:
+        raise ValueError(f"probe_rows must be 1 or more. Got {options.probe_rows}.")
+    return checked_limits(limits)
+
+
+def _reference(reference: Model | Predictions, questions: Questions, processor: Any) -> Predictions:
+    if isinstance(reference, Predictions):
+        return reference
+    network = load_model(reference)
+    return questions.answers(network, processor_of(reference, task_of(network), default=processor))
+
+
+def _check_enough_items(reference: Predictions, limits: Mapping[str, float]) -> None:
+    """Before anything is exported: even a file without a mismatch may not pass on few items."""
+    for verdict in audit(reference, reference, limits=limits).limits:
+        if not verdict.passed:
+            needed = items_needed(verdict.limit)
+            more = f"Give at least {needed:,} items, or" if math.isfinite(needed) else "Give"
+            raise ValueError(
+                f"The limit {verdict.name}={verdict.limit:g} cannot be shown to be kept on these items, not even by "
+                f"the reference itself: without a single one that counts, the 95 % upper bound is "
+                f"{verdict.upper_bound:.5f}. {more} a limit above that."
+            )
+
+
+def _frontier(found: Found, n_layers: int) -> Frontier:
+    return Frontier(found.points, found.best.kept, _verdict(found, n_layers), found.sensitivities)
+
+
+def _verdict(found: Found, n_layers: int) -> str:
+    best, spent = found.best, len(found.points) + len(found.sensitivities)
+    count = f"{len(best.kept)} of {n_layers} layers"
+    budget = f"the {spent} measurements were spent: allow more with max_measurements (--max-measurements)."
+    if best.passed and not best.kept:
+        return f"KEPT: with all {n_layers} layers in INT8."
+    if best.passed and found.complete:
+        return f"KEPT: {count} stay in float: {', '.join(best.kept)}. None of them alone can go back to INT8."
+    if best.passed:
+        return f"KEPT: {count} stay in float. Fewer may do, but {budget}"
+    if not found.complete:
+        return f"NOT KEPT by any file so far, but {budget}"
+    return (
+        f"NOT KEPT: no set of layers suffices. Even with all of them in float {best.mismatches} of {best.n} answers "
+        f"differ from the reference's, so it is not INT8 that makes the difference.{_more_items(best)}"
+    )
+
+
+def _more_items(point: Point) -> str:
+    needed = [items_needed(verdict.limit, verdict.value) for verdict in point.limits if not verdict.passed]
+    return f" At this rate it would take some {max(needed):,} items to show it." if max(needed) < math.inf else ""
+
+
+def _save(stage: Path, frontier: Frontier, found: Audit, limits: Mapping[str, float], progress: Report) -> None:
+    found.save(stage / AUDIT_NAME)
+    frontier.save(stage / FRONTIER_NAME)
+    shown = undominated(frontier.points)
+    shown += [] if frontier.chosen_point in shown else [frontier.chosen_point]
+    try:
+        figure = plot_frontier(
+            shown,
+            chosen=frontier.chosen,
+            limit=limits.get("mismatch_rate"),
+            torch_latency=frontier.baselines.get("torch"),
+        )
+    except ImportError as error:
+        progress(f"No {PLOT_NAME}: {error}")
+    else:
+        figure.savefig(stage / PLOT_NAME, dpi=150)

@@ -1,0 +1,248 @@
+"""Which layers of a file must stay in float, so that it keeps its limits: the search, for any way to measure."""
+
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from hf_compalign.measure.statistics import upper_bound
+from hf_compalign.ship.frontier import Point, Sensitivity, megabytes
+
+# The layers in float -> the file, measured on all items.
+Measure = Callable[[frozenset[str]], Point]
+# The only layers in INT8 -> what they do by themselves.
+Probe = Callable[[tuple[str, ...]], Sensitivity]
+Report = Callable[[str], None]
+
+# With more layers than this, neighbours are tried together, so that the search ends in the same day.
+MOST_GROUPS = 150
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        best: the file with the fewest layers in float that keeps the limits; if none does, the one with the fewest
+            mismatches.
+        points: all files that were measured, in that order.
+        sensitivities: of the layers, or groups of neighbours, that were tried alone; the most sensitive first.
+        complete: whether the search came to its end. Then no single layer of ``best`` can be given back to INT8, or
+            no set of layers suffices.
+    """
+
+    best: Point
+    points: tuple[Point, ...]
+    sensitivities: tuple[Sensitivity, ...]
+    complete: bool
+
+
+class _BudgetSpentError(Exception):
+    """There may be no further measurement."""
+
+
+class _Ledger:
+    """What was measured, and how much may still be: nothing is measured twice."""
+
+    def __init__(self, layers: Sequence[str], measure: Measure, budget: int | None, report: Report) -> None:
+        self.layers = layers
+        self.points: dict[frozenset[str], Point] = {}
+        self.sensitivities: dict[tuple[str, ...], Sensitivity] = {}
+        self._measure = measure
+        self._budget = math.inf if budget is None else budget
+        self._report = report
+
+    @property
+    def n_spent(self) -> int:
+        return len(self.points) + len(self.sensitivities)
+
+    def keeps_limits(self, kept: Collection[str], what: str) -> bool:
+        key = frozenset(kept)
+        if key not in self.points:
+            self._check_budget()
+            self.points[key] = point = self._measure(key)
+            self._report(f"{self.n_spent:>4}  {what}: {describe_point(point)}")
+        return self.points[key].passed
+
+    def probe(self, group: tuple[str, ...], probe: Probe) -> None:
+        self._check_budget()
+        self.sensitivities[group] = found = probe(group)
+        answers = f"{found.flips} of {found.n} answers flip, squared logit error {found.logit_error:.2g}"
+        self._report(f"{self.n_spent:>4}  only {shortened(group)} in INT8: {answers}")
+
+    def order(self) -> list[Sensitivity]:
+        """What was tried alone, the most sensitive first."""
+        found = list(self.sensitivities.values())
+        shares = sensitivity_shares(found)
+        return [found[index] for index in sorted(range(len(found)), key=lambda index: -shares[index])]
+
+    def best(self) -> Point:
+        def cost(point: Point) -> tuple[int, ...]:
+            size = len(point.kept), point.size_bytes
+            return (0, *size) if point.passed else (1, point.mismatches, *reversed(size))
+
+        return min(self.points.values(), key=cost)
+
+    def _check_budget(self) -> None:
+        if self.n_spent >= self._budget:
+            raise _BudgetSpentError
+
+
+def smallest_float_set(
+    layers: Sequence[str],
+    measure: Measure,
+    probe: Probe,
+    *,
+    max_measurements: int | None = None,
+    report: Report = lambda line: None,
+) -> Found:
+    """Find few layers to keep in float, so that a file that is INT8 otherwise keeps its limits.
+
+    All layers in INT8 are measured first, then none. If these two differ in whether they keep the limits, each
+    layer is tried alone in INT8 (groups of neighbours, if there are more than `MOST_GROUPS`) and they are ordered by
+    `sensitivity_shares`. A bisection finds how many from the top have to stay in float, and then layer by layer is
+    given back to INT8, those first that save most bytes for the least sensitivity, until each of the rest was
+    measured to be needed. A smaller set may exist all the same: there are 2^layers of them.
+
+    Args:
+        layers: the names of those that can be INT8, in the order of the graph.
+        measure: given the layers in float, the file measured on all items.
+        probe: given the only layers in INT8, what they do by themselves.
+        max_measurements: stop after so many calls of both.
+        report: called with a line of text for each step.
+
+    Raises:
+        ValueError: there are no layers, or max_measurements < 1.
+    """
+    if not layers:
+        raise ValueError("There is no layer that can be INT8, so there is nothing to keep in float either.")
+    if max_measurements is not None and max_measurements < 1:
+        raise ValueError(f"max_measurements must be 1 or more, or None for no limit. Got {max_measurements}.")
+    ledger = _Ledger(layers, measure, max_measurements, report)
+    complete = True
+    try:
+        start = time.perf_counter()
+        if not ledger.keeps_limits((), f"all {len(layers)} layers in INT8"):
+            report(_cost(len(layers), time.perf_counter() - start))
+            if ledger.keeps_limits(layers, "all layers in float"):
+                _probe_all(ledger, probe)
+                _give_back(ledger, _bisected(ledger))
+    except _BudgetSpentError:
+        complete = False
+        report(f"      The budget of {max_measurements} measurements is spent.")
+    return Found(ledger.best(), tuple(ledger.points.values()), tuple(ledger.order()), complete)
+
+
+def sensitivity_shares(sensitivities: Sequence[Sensitivity]) -> list[float]:
+    """How sensitive each is: its share of all flips plus its share of the sum of all squared logit errors.
+
+    Flips are what counts, but most layers alone cause none or one; the logit error tells these apart.
+
+    >>> first, second = (Sensitivity((name,), 100, 1, error, 0) for name, error in (("a", 0.3), ("b", 0.1)))
+    >>> sensitivity_shares([first, second])
+    [1.25, 0.75]
+    """
+    flips = sum(one.flips for one in sensitivities) or 1
+    errors = sum(one.logit_error for one in sensitivities) or 1.0
+    return [one.flips / flips + one.logit_error / errors for one in sensitivities]
+
+
+def items_needed(limit: float, rate: float = 0.0) -> float:
+    """About how many items show that a rate is within the limit, if so many of them are counted as now.
+
+    >>> items_needed(0.01), items_needed(0.01, rate=0.005), items_needed(0.0)
+    (299, 1441, inf)
+
+    Args:
+        limit: the one-sided 95 % upper bound must be within it.
+        rate: the share of items that count, such as mismatches.
+    """
+    if not rate < limit:
+        return math.inf
+    if limit >= 1:
+        return 1
+    below, n = 0, 1
+    while upper_bound(math.ceil(rate * n), n) > limit:
+        below, n = n, 2 * n
+    while n - below > 1:
+        middle = (below + n) // 2
+        below, n = (below, middle) if upper_bound(math.ceil(rate * middle), middle) <= limit else (middle, n)
+    return n
+
+
+def describe_point(point: Point) -> str:
+    """A measured file in one line."""
+    bounds = ", ".join(
+        f"{verdict.name} {100 * verdict.value:.2f} %, bound {100 * verdict.upper_bound:.2f} % "
+        f"({'within' if verdict.passed else 'beyond'} {100 * verdict.limit:g} %)"
+        for verdict in point.limits
+    )
+    return f"{point.mismatches} of {point.n} differ, {bounds}, {megabytes(point.size_bytes):.2f} MB"
+
+
+def shortened(layers: Sequence[str], most: int = 3) -> str:
+    """The names of some layers."""
+    shown = ", ".join(layers[:most])
+    return shown if len(layers) <= most else f"{shown}, ... ({len(layers) - most} more)"
+
+
+def _groups(layers: Sequence[str]) -> list[tuple[str, ...]]:
+    """One layer each, or as many neighbours as it takes to have no more than `MOST_GROUPS` groups."""
+    size = math.ceil(len(layers) / MOST_GROUPS)
+    return [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
+
+
+def _cost(n_layers: int, seconds: float) -> str:
+    n_groups = math.ceil(n_layers / math.ceil(n_layers / MOST_GROUPS))
+    n_steps = math.ceil(math.log2(n_groups)) if n_groups > 1 else 0
+    n_probes = n_groups if n_groups > 1 else 0
+    most = 1 + n_probes + n_steps
+    return (
+        f"      To find what must stay in float takes 1 + {n_probes} + {n_steps} measurements (nothing in INT8; each "
+        f"{'layer' if n_groups == n_layers else 'group of neighbours'} alone, on a sample; a bisection), about "
+        f"{math.ceil(most * seconds / 60)} min, and one or two for each layer that is kept: is it needed?"
+    )
+
+
+def _probe_all(ledger: _Ledger, probe: Probe) -> None:
+    """Try each group of layers alone; a single one needs no order."""
+    groups = _groups(ledger.layers)
+    for group in groups if len(groups) > 1 else ():
+        ledger.probe(group, probe)
+
+
+def _bisected(ledger: _Ledger) -> set[str]:
+    """The layers at the top of the order that suffice, while those without the last group do not."""
+    order = ledger.order()
+    failing, passing = 0, len(order)
+    kept = set(ledger.layers)
+    while passing - failing > 1:
+        middle = (failing + passing) // 2
+        tried = [layer for one in order[:middle] for layer in one.layers]
+        if ledger.keeps_limits(tried, f"the {len(tried)} most sensitive of {len(ledger.layers)} layers in float"):
+            passing, kept = middle, set(tried)
+        else:
+            failing = middle
+    return kept
+
+
+def _give_back(ledger: _Ledger, kept: set[str]) -> None:
+    """Give single layers back to INT8, again and again, until each that is left was measured to be needed."""
+    ranks = _ranks(ledger.order(), ledger.points[frozenset(ledger.layers)].size_bytes)
+    first_to_last = sorted(ledger.layers, key=lambda layer: ranks.get(layer, 0.0))
+    given = True
+    while given:
+        given = False
+        for layer in [name for name in first_to_last if name in kept]:
+            rest = kept - {layer}
+            if ledger.keeps_limits(rest, f"{layer} back to INT8, {len(rest)} in float"):
+                kept, given = rest, True
+
+
+def _ranks(order: Sequence[Sensitivity], float_bytes: int) -> dict[str, float]:
+    """Layer -> its sensitivity for each byte that INT8 saves."""
+    ranks: dict[str, float] = {}
+    for one, share in zip(order, sensitivity_shares(order), strict=True):
+        saved = float_bytes - one.size_bytes
+        ranks |= dict.fromkeys(one.layers, share / saved if saved > 0 else math.inf)
+    return ranks
