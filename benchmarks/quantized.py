@@ -37,7 +37,7 @@ from hf_compalign import (
 )
 from hf_compalign.data import mix_unlabelled
 from hf_compalign.measure.footprint import interleaved_latency_ms
-from hf_compalign.models import load_model
+from hf_compalign.opening import load_model
 from hf_compalign.ship import Frontier
 from hf_compalign.ship.repair import FRONTIER_NAME, RepairOptions
 

@@ -25,7 +25,7 @@ from hf_compalign import (
     cache_teacher_logits,
     prune_,
 )
-from hf_compalign.compress.prune import prunable_weights, sparsity_of
+from hf_compalign.compress import prunable_weights, sparsity_of
 from hf_compalign.data import mix_unlabelled
 from hf_compalign.measure.statistics import cie_ratio
 

@@ -24,7 +24,7 @@ from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassificatio
 from hf_compalign import Audit, audit, export_onnx, predict
 from hf_compalign.data import class_names, load_file, with_pixels
 from hf_compalign.measure.footprint import interleaved_latency_ms
-from hf_compalign.models import load_model
+from hf_compalign.opening import load_model
 from hf_compalign.ship.repair import Repair, RepairOptions, repair_onnx
 
 CALIBRATION_ROWS = 512

@@ -47,7 +47,7 @@ from hf_compalign.data import (
 )
 from hf_compalign.labels import names_of
 from hf_compalign.measure.predictions import Columns
-from hf_compalign.models import load_model
+from hf_compalign.opening import load_model
 from hf_compalign.report.card import CardDetails, changed_options, write_model_card
 
 GLUE = "nyu-mll/glue"

@@ -8,7 +8,7 @@ from typing import Any
 
 import lazy_loader
 
-_public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_public_name, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__ += ["__version__"]
 
 
@@ -18,3 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return version("hf-compalign")
     return _public_name(name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -17,11 +17,11 @@ from .measure.attribution import attribution_agreement as attribution_agreement
 from .measure.audit import Audit as Audit
 from .measure.audit import AuditCallback as AuditCallback
 from .measure.audit import audit as audit
+from .measure.audit import compare_candidates as compare_candidates
 from .measure.footprint import footprint as footprint
 from .measure.groups import group_membership as group_membership
 from .measure.predictions import Predictions as Predictions
 from .measure.predictions import predict as predict
-from .measure.statistics import compare_candidates as compare_candidates
 from .metrics import load_metric as load_metric
 from .report.page import write_report as write_report
 from .ship import push_to_hub as push_to_hub

@@ -14,10 +14,10 @@ import tiny
 from huggingface_hub import ModelCard, snapshot_download
 
 from hf_compalign import AlignedDistillationTrainer, load_compressed
-from hf_compalign.data import model_fingerprint
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import footprint
 from hf_compalign.measure.predictions import predict
+from hf_compalign.opening import model_fingerprint
 from hf_compalign.ship import push_to_hub
 
 DATA = shipping.raw_texts()

@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats.multitest import multipletests
 
+from hf_compalign.measure.audit import compare_candidates, pruning_identified_exemplars
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.statistics import (
-    Cells,
-    cie_ratio,
-    compare_candidates,
-    pruning_identified_exemplars,
-    wilson_interval,
-)
+from hf_compalign.measure.statistics import Cells, cie_ratio, wilson_interval
 
 pytestmark = pytest.mark.filterwarnings("error")
 N = 60

@@ -8,7 +8,7 @@ import torch
 import zoo
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
 
-from hf_compalign.compress import load_compressed
+from hf_compalign.compress import load_compressed, prunable_weights, sparsity_of
 from hf_compalign.compress.callbacks import (
     PruningCallback,
     QuantizationCallback,
@@ -18,7 +18,7 @@ from hf_compalign.compress.callbacks import (
     survivors_of,
 )
 from hf_compalign.compress.callbacks import order as composition
-from hf_compalign.compress.prune import Evidence, Method, prunable_weights, prune_, sparsity_of
+from hf_compalign.compress.prune import Evidence, Method, prune_
 from hf_compalign.compress.quantize import quantizable_layers, quantization_of, scheme_of
 from hf_compalign.compress.shrink import cut_, layers_of, zero_units_plan
 

@@ -19,7 +19,7 @@ from hf_compalign.demo.run import Settings
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.predictions import Predictions, predict
 from hf_compalign.measure.statistics import Estimate
-from hf_compalign.models import load_model
+from hf_compalign.opening import load_model
 
 TINY = Settings(
     sparsity=0.8,

@@ -14,12 +14,11 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from safetensors.torch import load_file as load_weights
 
-from hf_compalign.compress import load_compressed
-from hf_compalign.compress.prune import prunable_weights, sparsity_of
+from hf_compalign.compress import load_compressed, prunable_weights, sparsity_of
 from hf_compalign.compress.quantize import quantization_of, quantized_layers
-from hf_compalign.data import model_fingerprint
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.opening import model_fingerprint
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WORDS = [f"w{index}" for index in range(tiny.VOCABULARY - 4)]

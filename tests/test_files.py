@@ -13,7 +13,8 @@ import tiny
 import torch
 
 from hf_compalign._files import atomic_path, staged_folder, write_text_atomic
-from hf_compalign.data import combined_fingerprint, model_fingerprint, row_fingerprint
+from hf_compalign.data import combined_fingerprint, row_fingerprint
+from hf_compalign.opening import model_fingerprint
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

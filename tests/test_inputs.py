@@ -8,13 +8,12 @@ import tiny
 import torch
 import zoo
 
-from hf_compalign.compress import own_loss
+from hf_compalign.compress import own_loss, prunable_weights
 from hf_compalign.compress.prune import (
     InputStatistics,
     check_finite,
     in_order,
     input_norms,
-    prunable_weights,
     rows_into,
     weight_gradients,
 )

@@ -8,15 +8,8 @@ import torch
 import zoo
 from torch.nn.utils import prune
 
-from hf_compalign.compress.prune import (
-    check_pattern,
-    check_shapes,
-    compute_masks,
-    kept_of,
-    magnitude,
-    prunable_weights,
-    sparsity_of,
-)
+from hf_compalign.compress import prunable_weights, sparsity_of
+from hf_compalign.compress.prune import check_pattern, check_shapes, compute_masks, kept_of, magnitude
 
 
 def two_layers():

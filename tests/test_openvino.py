@@ -18,9 +18,9 @@ from hf_compalign.compress.export import export_openvino, sample_inputs
 from hf_compalign.compress.export import onnx as export
 from hf_compalign.compress.export import openvino as openvino_export
 from hf_compalign.compress.quantize import quantize_
-from hf_compalign.data import model_fingerprint
 from hf_compalign.measure.footprint import footprint, interleaved_latency_ms
-from hf_compalign.models import OpenVinoModel, load_model
+from hf_compalign.models import OpenVinoModel
+from hf_compalign.opening import load_model, model_fingerprint
 
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")

@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
-from hf_compalign.compress import own_loss
+from hf_compalign.compress import own_loss, prunable_weights
 from hf_compalign.compress.prune import (
     PATTERN_OF,
     Evidence,
@@ -16,7 +16,6 @@ from hf_compalign.compress.prune import (
     check_weights,
     compute_masks,
     input_norms,
-    prunable_weights,
     prune_,
     prune_weights_,
     weight_gradients,

@@ -11,7 +11,8 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainerCal
 from transformers.integrations import integration_utils
 
 from hf_compalign import AlignedDistillationTrainer, PruningCallback
-from hf_compalign.compress.prune import compute_masks, magnitude, prunable_weights, sparsity_of
+from hf_compalign.compress import prunable_weights, sparsity_of
+from hf_compalign.compress.prune import compute_masks, magnitude
 
 
 def train(folder, callback, *, student=None, teacher=None, **settings):

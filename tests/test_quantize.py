@@ -9,9 +9,9 @@ import zoo
 from torch import nn
 from transformers import BertForSequenceClassification, Trainer
 
-from hf_compalign.compress import load_compressed
+from hf_compalign.compress import load_compressed, prunable_weights
 from hf_compalign.compress.callbacks import PruningCallback, ShrinkCallback
-from hf_compalign.compress.prune import prunable_weights, prune_
+from hf_compalign.compress.prune import prune_
 from hf_compalign.compress.quantize import (
     SCHEMES,
     calibrate_,

@@ -12,7 +12,7 @@ import zoo
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hf_compalign.compress import load_compressed
+from hf_compalign.compress import load_compressed, write_entry
 from hf_compalign.compress.quantize import (
     FILE,
     SCHEMES,
@@ -25,7 +25,7 @@ from hf_compalign.compress.quantize import (
     quantized_layers,
     unprepare_,
 )
-from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, mask_, write_entry
+from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, mask_
 
 CONVERTED = [name for name, scheme in SCHEMES.items() if scheme.backend != "onnxruntime"]
 # One of each way to store weights.

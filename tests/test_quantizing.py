@@ -12,9 +12,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
 
 from hf_compalign import AlignedDistillationTrainer, PruningCallback, cache_teacher_logits
-from hf_compalign.compress import load_compressed
+from hf_compalign.compress import load_compressed, prunable_weights
 from hf_compalign.compress.callbacks import QuantizationCallback
-from hf_compalign.compress.prune import prunable_weights
 from hf_compalign.compress.quantize import quantizable_layers, quantization_of, scheme_of
 
 ONNX = "onnxruntime-w8a8"

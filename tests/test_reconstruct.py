@@ -9,16 +9,15 @@ import tiny
 import torch
 import zoo
 
+from hf_compalign.compress import prunable_weights, sparsity_of
 from hf_compalign.compress.prune import (
     InputStatistics,
     compute_masks,
     in_order,
     magnitude,
-    prunable_weights,
     prune_second_order_,
     reconstruct_,
     rows_into,
-    sparsity_of,
 )
 from hf_compalign.compress.prune import second_order as reconstruct
 

@@ -14,8 +14,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from hf_compalign import PruningCallback
-from hf_compalign.compress import load_compressed, same_everywhere_
-from hf_compalign.compress.prune import prunable_weights, sparsity_of
+from hf_compalign.compress import load_compressed, prunable_weights, same_everywhere_, sparsity_of
 
 SCRIPT = Path(sharded_run.__file__)
 

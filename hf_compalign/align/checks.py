@@ -1,16 +1,12 @@
 """What cannot work is refused when the trainer is built, with the reason and the way out."""
 
-import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
-from transformers.trainer_utils import sort_checkpoints
 
-from hf_compalign._trainer import changes
 from hf_compalign.align.teacher import LOGITS_COLUMN, check_cached_logits, check_distinct, trusts_positions
 from hf_compalign.data import find_label_column
 from hf_compalign.labels import IGNORED, names_of
@@ -139,46 +135,3 @@ def _check_labels(trainer: Any, dataset: Dataset, split: str) -> None:
             "only one in use. Add a label column, name it with TrainingArguments(label_names=[...]), or train on "
             "the teacher's answers with agreement_weight or logits_weight above 0."
         )
-
-
-def last_complete_checkpoint(output_dir: str) -> str:
-    """The newest checkpoint that was written to its end; one cut off by a kill is passed over.
-
-    Raises:
-        ValueError: there is none.
-    """
-    folders = sort_checkpoints(output_dir=output_dir)
-    for folder in reversed(folders):
-        # The Trainer writes this file last.
-        state = Path(folder) / "trainer_state.json"
-        try:
-            json.loads(state.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            logger.warning("Passing over %s: it was not written to its end.", folder)
-            continue
-        return str(folder)
-    raise ValueError(
-        f"No complete checkpoint found in {output_dir!r}. Train without resume_from_checkpoint to begin anew."
-    )
-
-
-def read_alignment_state(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's alignment, if it is the one that training goes on with.
-
-    Raises:
-        ValueError: it is another one, or there is none.
-    """
-    if not path.exists():
-        raise ValueError(
-            f"The checkpoint {path.parent} was not made by an AlignedDistillationTrainer: it has no {path.name}. "
-            f"To start from its weights, load the model from it and train without resume_from_checkpoint."
-        )
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    was = state["alignment"] | {"teacher": state["teacher"]}
-    now = recipe["alignment"] | {"teacher": recipe["teacher"]}
-    if changed := changes(was, now):
-        raise ValueError(
-            f"The checkpoint {path.parent} was made with another alignment: {changed}. Resume with the "
-            "same, or load the model from it and train without resume_from_checkpoint."
-        )
-    return state

@@ -11,17 +11,10 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_compalign.data import DIGITS, combined_fingerprint, model_fingerprint, row_fingerprint
+from hf_compalign.data import DIGITS, combined_fingerprint, row_fingerprint
 from hf_compalign.labels import are_placeholders, label_order, names_of
-from hf_compalign.models import (
-    Collator,
-    check_prepared,
-    default_collator,
-    default_device,
-    forward_logits,
-    input_names,
-    load_model,
-)
+from hf_compalign.models import Collator, check_prepared, default_collator, default_device, forward_logits, input_names
+from hf_compalign.opening import load_model, model_fingerprint
 from hf_compalign.tasks import task_of
 
 LOGITS_COLUMN = "teacher_logits"

@@ -17,20 +17,16 @@ from transformers.utils import logging
 
 from hf_compalign._files import write_text_atomic
 from hf_compalign.align.arguments import AlignmentArguments
-from hf_compalign.align.checks import (
-    check_datasets,
-    check_setup,
-    check_student_and_teacher,
-    last_complete_checkpoint,
-    read_alignment_state,
-)
+from hf_compalign.align.checkpoint import last_complete_checkpoint, read_alignment_state
+from hf_compalign.align.checks import check_datasets, check_setup, check_student_and_teacher
 from hf_compalign.align.losses import kl_loss, masked_mean, task_loss
 from hf_compalign.align.meter import TermMeter
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, without_fingerprints
 from hf_compalign.align.weighting import load_json_state, state_as_json
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.statistics import alignment_metrics
-from hf_compalign.models import input_names, load_model
+from hf_compalign.models import input_names
+from hf_compalign.opening import load_model
 from hf_compalign.tasks import Items, logits_of, task_of
 
 STATE_FILE = "alignment.json"

@@ -16,7 +16,8 @@ from hf_compalign.measure.audit import Audit, CostRow, audit, with_attribution, 
 from hf_compalign.measure.footprint import footprint, footprint_rows
 from hf_compalign.measure.groups import Membership, group_membership, number_bins, text_length
 from hf_compalign.measure.predictions import Columns, Predictions, is_raw, predict
-from hf_compalign.models import FileModel, default_device, load_model
+from hf_compalign.models import FileModel, default_device
+from hf_compalign.opening import load_model
 from hf_compalign.ship import Questions, machine_name, processor_of, timing_device
 from hf_compalign.tasks import task_of
 

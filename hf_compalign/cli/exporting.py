@@ -16,7 +16,8 @@ from hf_compalign.labels import names_of
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.footprint import Latency, footprint, interleaved_latency_ms
 from hf_compalign.measure.predictions import Columns, Predictions
-from hf_compalign.models import check_prepared, load_model, load_processor
+from hf_compalign.models import check_prepared, load_processor
+from hf_compalign.opening import load_model
 from hf_compalign.ship import Frontier, Questions, frontier_rows, machine_name, megabytes, processor_of, timing_device
 from hf_compalign.ship.repair import RepairOptions, repair_onnx
 from hf_compalign.tasks import task_of

@@ -6,6 +6,12 @@ from .calibration import run_model as run_model
 from .calibration import token_rows as token_rows
 from .calibration import training_batches as training_batches
 from .loading import load_compressed as load_compressed
+from .record import QUANTIZATION as QUANTIZATION
+from .record import SHRINK as SHRINK
+from .record import entry_of as entry_of
+from .record import write_entry as write_entry
+from .select import prunable_weights as prunable_weights
+from .select import sparsity_of as sparsity_of
 from .sharding import refuse_unsupported as refuse_unsupported
 from .sharding import same_everywhere_ as same_everywhere_
 from .sharding import whole as whole

@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_compalign.compress.quantize import ENTRY, Quantization, convert_, load_quantized, requantize_
-from hf_compalign.compress.shrink import VERSION, LayerPlan, ShrinkPlan, cut_, cut_units, layers_of, zero_units_plan
+from hf_compalign.compress.quantize import Quantization, convert_, load_quantized, requantize_
+from hf_compalign.compress.record import QUANTIZATION, check_record, entry_of, malformed, shrink_of
+from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, cut_units, layers_of, zero_units_plan
 
 # What says where a model is and how to get it, for its config as for its weights.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -61,13 +62,13 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
     located = {name: value for name, value in kwargs.items() if name in _WHERE}
     config = _config(where, located)
     stock = _class(where, config)
-    compression = _compression(where, getattr(config, "compression", None))
-    shrink, quantization = _shrink(where, compression), _quantization(where, compression)
+    compressed = check_record(where, config)
+    shrink, quantization = shrink_of(where, config), _quantization(where, config)
     cls = _with_widths(stock, shrink) if shrink is not None and shrink["cut"] else stock
     if quantization is not None and quantization.converted:
         model = _converted(cls, where, config, quantization, kwargs)
     else:
-        model = _loaded(cls, where, config, kwargs)
+        model = _loaded(cls, where, config, kwargs, whole=compressed)
     model.__class__ = stock
     float_layers = quantization is not None and not quantization.converted
     if quantization is not None and float_layers:
@@ -129,8 +130,8 @@ def _class(where: str, config: Any) -> Any:
     return found
 
 
-def _loaded(cls: Any, where: str, config: Any, kwargs: Mapping[str, Any]) -> PreTrainedModel:
-    """The model with every weight from the files, or an error."""
+def _loaded(cls: Any, where: str, config: Any, kwargs: Mapping[str, Any], *, whole: bool) -> PreTrainedModel:
+    """The model with every weight from the files, and where ``whole`` all of theirs; or an error."""
     try:
         model, info = cls.from_pretrained(
             where, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **kwargs
@@ -142,7 +143,7 @@ def _loaded(cls: Any, where: str, config: Any, kwargs: Mapping[str, Any]) -> Pre
             f"make safetensors first: load it with from_pretrained if you trust it, and save_pretrained. ({error})"
         ) from error
     # Ordinary checkpoints may hold more than the class uses, such as a head for pre-training.
-    extra = info["unexpected_keys"] if getattr(config, "compression", None) else ()
+    extra = info["unexpected_keys"] if whole else ()
     for kind, names in (("lack", info["missing_keys"]), ("hold besides", extra)):
         if names:
             raise ValueError(
@@ -184,67 +185,10 @@ def _cut_to(model: nn.Module, shrink: Mapping[str, Any]) -> None:
     cut_units(model, plan)
 
 
-def _compression(where: str, compression: Any) -> dict[str, Any]:
-    """What the config says of the compression, if it is of a version that is read here."""
-    if compression is None:
-        return {}
-    if not isinstance(compression, dict) or not _is_count(compression.get("version")):
-        raise _malformed(where, f"it must be a dict with a version, and is {compression!r:.200}")
-    if compression["version"] > VERSION:
-        raise ValueError(
-            f"The model in {where!r} was made by a newer hf_compalign (compression version {compression['version']}; "
-            f"this one reads {VERSION}): upgrade with pip install -U hf-compalign"
-        )
-    return compression
-
-
-def _quantization(where: str, compression: Mapping[str, Any]) -> Quantization | None:
-    """What config.compression says of quantised layers, checked; None where it says nothing."""
-    if ENTRY not in compression:
-        return None
+def _quantization(where: str, config: Any) -> Quantization | None:
+    """What the config says of quantized layers, checked; None where it says nothing."""
+    entry = entry_of(config, QUANTIZATION)
     try:
-        return Quantization.from_dict(compression[ENTRY])
+        return None if entry is None else Quantization.from_dict(entry)
     except ValueError as error:
-        raise _malformed(where, str(error)) from error
-
-
-def _shrink(where: str, compression: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What config.compression says of removed units, checked; None where it says nothing."""
-    if "shrink" not in compression:
-        return None
-    shrink = compression["shrink"]
-    if not isinstance(shrink, dict):
-        raise _malformed(where, f"'shrink' must be a dict, and is {shrink!r:.200}")
-    checked: dict[str, Any] = {"cut": True, "layers": None, "dropped_layers": []} | shrink
-    if checked["cut"] is True:
-        valid = isinstance(checked["layers"], list) and all(map(_is_layer, checked["layers"]))
-    else:
-        valid = checked["cut"] is False and _are_indices(checked["dropped_layers"])
-    if not valid:
-        raise _malformed(
-            where,
-            "'shrink' must hold 'layers', each with its number of 'heads' and 'neurons', or 'cut': false with "
-            f"'dropped_layers', and is {shrink!r:.200}",
-        )
-    return checked
-
-
-def _malformed(where: str, what: str) -> ValueError:
-    return ValueError(
-        f"config.compression of {where!r} is malformed: {what}. Copy or download the folder again, or save the model "
-        "again with save_pretrained."
-    )
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _are_indices(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(one, int) and one >= 0 for one in values)
-
-
-def _is_layer(one: Any) -> bool:
-    if not (isinstance(one, dict) and _is_count(one.get("heads")) and _is_count(one.get("neurons"))):
-        return False
-    return "bias_heads" not in one or (_are_indices(one["bias_heads"]) and len(one["bias_heads"]) == one["heads"])
+        raise malformed(where, str(error)) from error

@@ -9,9 +9,6 @@ from .columns import tokenized as tokenized
 from .columns import with_pixels as with_pixels
 from .fingerprint import DIGITS as DIGITS
 from .fingerprint import combined_fingerprint as combined_fingerprint
-from .fingerprint import is_quantized as is_quantized
-from .fingerprint import model_fingerprint as model_fingerprint
-from .fingerprint import plain_tensors as plain_tensors
 from .fingerprint import row_fingerprint as row_fingerprint
 from .rows import BUILDERS as BUILDERS
 from .rows import class_names as class_names

@@ -27,7 +27,7 @@ from hf_compalign.demo.digits import NAMES, SIZE, image_processor, load_digits, 
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.footprint import Footprint, Latency, footprint, interleaved_latency_ms
 from hf_compalign.measure.predictions import Predictions, predict
-from hf_compalign.models import load_model
+from hf_compalign.opening import load_model
 
 # What happens now, how far it is, and how far it goes.
 Progress = Callable[[str, int, int], None]

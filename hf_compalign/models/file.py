@@ -252,3 +252,31 @@ def _rows(values: Any, start: int, size: int) -> Any:
 
 def _as_array(value: Any) -> Any:
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+
+
+ONNX = ".onnx"
+
+
+OPENVINO = ".xml"
+
+
+# Where a folder may hold files that answer like a model.
+_FILES = (f"*{ONNX}", f"onnx/*{ONNX}", f"openvino_model*{OPENVINO}", f"openvino/openvino_model*{OPENVINO}")
+
+
+# A folder that has one of these is opened as a model of PyTorch, whatever else is in it.
+_TORCH_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+
+
+def exported_files(path: Path, *, weights: bool = True) -> list[Path]:
+    """The ONNX and OpenVINO files that a path means; none where it means a model of PyTorch.
+
+    Args:
+        path: a file or a folder.
+        weights: whether weights of PyTorch make the folder that of a model of PyTorch, whatever else is in it.
+    """
+    if path.suffix in (ONNX, OPENVINO):
+        return [path]
+    if not path.is_dir() or (weights and any(next(path.glob(pattern), None) for pattern in _TORCH_WEIGHTS)):
+        return []
+    return [file for pattern in _FILES for file in sorted(path.glob(pattern))]

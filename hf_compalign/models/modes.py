@@ -1,8 +1,12 @@
 """A model's modes: training or evaluation, each submodule its own."""
 
+import contextlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import torch
 from torch import nn
 
 
@@ -17,3 +21,15 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextlib.contextmanager
+def same_randomness() -> Iterator[None]:
+    """Let random numbers go on afterwards as if nothing had been drawn; some models seed them as they are called."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -3,110 +3,20 @@
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 
-from hf_compalign._compat import has_tokenizer
 from hf_compalign.data import LABEL_COLUMNS
-from hf_compalign.tasks import Task, logits_of, task_of
+from hf_compalign.tasks import logits_of, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ONNX = ".onnx"
-OPENVINO = ".xml"
-# Where a folder may hold files that answer like a model.
-_FILES = (f"*{ONNX}", f"onnx/*{ONNX}", f"openvino_model*{OPENVINO}", f"openvino/openvino_model*{OPENVINO}")
-# A folder that has one of these is opened as a model of PyTorch, whatever else is in it.
-_TORCH_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 
 Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
-
-
-def load_model(model: "PreTrainedModel | str | Path") -> "PreTrainedModel":
-    """A model as it is, or one from a local folder or the Hub, shrunk or not; or an ONNX or OpenVINO file as a model.
-
-    Args:
-        model: a module; the path of an .onnx file or an OpenVINO .xml file; a folder written by save_pretrained, or
-            one with a single such file in it or in its onnx/ or openvino/ and no weights of PyTorch; or a Hub id.
-
-    Raises:
-        ValueError: no model is found there, there are several such files, or its head is not supported.
-    """
-    if not isinstance(model, nn.Module):
-        model = _opened(model)
-    task_of(model)
-    return model
-
-
-def _opened(where: str | Path) -> Any:
-    path = _file(Path(where))
-    if path is None:
-        from hf_compalign.compress import load_compressed
-
-        return load_compressed(where)
-    if path.suffix == ONNX:
-        from hf_compalign.models.onnx import OnnxModel
-
-        return OnnxModel(path)
-    from hf_compalign.models.openvino import OpenVinoModel
-
-    return OpenVinoModel(path)
-
-
-def exported_files(path: Path, *, weights: bool = True) -> list[Path]:
-    """The ONNX and OpenVINO files that a path means; none where it means a model of PyTorch.
-
-    Args:
-        path: a file or a folder.
-        weights: whether weights of PyTorch make the folder that of a model of PyTorch, whatever else is in it.
-    """
-    if path.suffix in (ONNX, OPENVINO):
-        return [path]
-    if not path.is_dir() or (weights and any(next(path.glob(pattern), None) for pattern in _TORCH_WEIGHTS)):
-        return []
-    return [file for pattern in _FILES for file in sorted(path.glob(pattern))]
-
-
-def _file(path: Path) -> Path | None:
-    """The ONNX or OpenVINO file that a path means, or None where it means a model of PyTorch."""
-    files = exported_files(path)
-    if len(files) > 1:
-        suffixes = {file.suffix for file in files}
-        kinds = " and ".join(kind for suffix, kind in ((ONNX, "ONNX"), (OPENVINO, "OpenVINO")) if suffix in suffixes)
-        names = ", ".join(str(file.relative_to(path)) for file in files)
-        raise ValueError(f"The folder {path} holds several {kinds} files: {names}. Give the path of one of them.")
-    return files[0] if files else None
-
-
-def load_processor(path: str | Path, task: Task) -> Any:
-    """The tokenizer or image processor that was saved beside a model; for a file like .onnx, perhaps one folder above.
-
-    Raises:
-        ValueError: there is none.
-    """
-    import transformers
-
-    text = task.model_input == "input_ids"
-    auto_class = transformers.AutoTokenizer if text else transformers.AutoImageProcessor
-    files = exported_files(Path(path))
-    if files:
-        beside = files[0].absolute().parent
-        path = beside if has_tokenizer(beside) or any(beside.glob("*processor_config.json")) else beside.parent
-    try:
-        if text and Path(path).is_dir() and not has_tokenizer(Path(path)):
-            raise OSError("The folder holds no tokenizer file.")
-        return auto_class.from_pretrained(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        kind = "tokenizer" if text else "image processor"
-        raise ValueError(
-            f"No {kind} could be loaded from {str(path)!r}. Save it beside the model with save_pretrained, or pass "
-            f"processing_class=. ({error})"
-        ) from error
 
 
 def default_device(model: "PreTrainedModel") -> str | None:

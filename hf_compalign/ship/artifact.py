@@ -16,7 +16,8 @@ from hf_compalign._files import staged_folder
 from hf_compalign.measure.audit import Audit, audit, checked_limits
 from hf_compalign.measure.footprint import Latency, footprint
 from hf_compalign.measure.predictions import Columns, Predictions
-from hf_compalign.models import FileModel, OnnxModel, load_model, load_processor
+from hf_compalign.models import FileModel, OnnxModel, load_processor
+from hf_compalign.opening import load_model
 from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name, write_model_card
 from hf_compalign.report.page import write_report
 from hf_compalign.ship.asking import Model, Questions, machine_name, name_of, processor_of, timing_device

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from hf_compalign.measure.footprint import Latency, device_of, interleaved_latency_ms
 from hf_compalign.measure.predictions import Columns, Predictions, predict, reader_of
-from hf_compalign.models import default_collator, input_names, load_model, load_processor
+from hf_compalign.models import default_collator, input_names, load_processor
+from hf_compalign.opening import load_model
 from hf_compalign.tasks import Task
 
 Model: TypeAlias = PreTrainedModel | str | Path

@@ -6,8 +6,9 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_compalign.compress import SHRINK, entry_of
 from hf_compalign.compress.quantize import quantization_of, scheme_of
-from hf_compalign.data import is_quantized
+from hf_compalign.models import is_quantized
 from hf_compalign.report.card import CardDetails
 
 # Matrices with more zeros than training leaves by chance were pruned.
@@ -24,7 +25,7 @@ def with_what_was_done(card: CardDetails, model: PreTrainedModel) -> CardDetails
     variants = [name for name in card.files if name.endswith(".onnx")]
     int8_files = [name for name in variants if _INT8 & set(Path(name).stem.split("_"))]
     least = _PRUNED_SHARE_IN_INT4 if weights == "int4" else _PRUNED_SHARE
-    pruned = "shrink" in (getattr(model.config, "compression", None) or {}) or _zero_share(model) > least
+    pruned = entry_of(model.config, SHRINK) is not None or _zero_share(model) > least
     done = {
         "pruning": pruned,
         "quantization": quantization or int8_files,

@@ -1,5 +1,3 @@
-from .order import prune_survivors_ as prune_survivors_
-from .order import survivors_of as survivors_of
 from .pruning import PruningCallback as PruningCallback
 from .quantizing import QuantizationCallback as QuantizationCallback
 from .removal import Goal as Goal
@@ -8,3 +6,5 @@ from .removal import narrowed as narrowed
 from .schedules import SCHEDULES as SCHEDULES
 from .schedules import resolve_schedule as resolve_schedule
 from .shrinking import ShrinkCallback as ShrinkCallback
+from .survivors import prune_survivors_ as prune_survivors_
+from .survivors import survivors_of as survivors_of

@@ -1,22 +1,16 @@
 """Shrinking, pruning and quantizing in one training: in which order, and which weights are in the model that is cut."""
 
-import copy
 import weakref
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerState
 
 from hf_compalign.compress.callbacks.timing import Timing
-from hf_compalign.compress.prune import Evidence, Method, check_weights, prune_weights_
 from hf_compalign.compress.quantize import Scheme
 from hf_compalign.compress.sharding import in_shards
-from hf_compalign.compress.shrink import ShrinkPlan, cut_
+from hf_compalign.compress.shrink import ShrinkPlan
 
 
 class Compresses(Protocol):
@@ -188,126 +182,3 @@ def _check_scheme(run: _Run) -> None:
 
 
 # ---- the weights of the model that will be cut ----
-
-
-@dataclass(frozen=True)
-class Survivors:
-    """Which of some weights are in the model that will be cut.
-
-    Attributes:
-        plan: what is left of the model.
-        names: of the weights that have a part in it, and what they are called there.
-        masks: of all of them, of bool, True where a weight is in it; in the same order as there.
-    """
-
-    plan: ShrinkPlan
-    names: dict[str, str]
-    masks: dict[str, Tensor]
-
-    def sparsity_of(self, weights: Mapping[str, Tensor]) -> float:
-        """The share of those in the cut model that are 0."""
-        zeros = sum(int((self.masks[name] & (weight == 0)).sum()) for name, weight in weights.items())
-        return zeros / sum(int(mask.sum()) for mask in self.masks.values())
-
-
-def survivors_of(
-    model: nn.Module, weights: Mapping[str, nn.Parameter], *, known: Survivors | None = None
-) -> Survivors | None:
-    """Which of the weights will be left; None where no units are removed in this training.
-
-    Args:
-        model: in training.
-        weights: by name, as from `prunable_weights`.
-        known: the answer of before, returned if nothing changed.
-    """
-    shrinking = shrinking_of(model)
-    plan = None if shrinking is None else shrinking.plan
-    if plan is None or (known is not None and known.plan == plan):
-        return None if plan is None else known
-    # A copy that shares its weights, but for these: each holds the places of its elements among all of them.
-    begin, numbers = 0, {id(parameter): parameter for parameter in model.parameters()}
-    for weight in weights.values():
-        places = torch.arange(begin, begin + weight.numel(), device=weight.device).view(weight.shape)
-        numbers[id(weight)] = nn.Parameter(places, requires_grad=False)
-        begin += weight.numel()
-    cut = copy.deepcopy(model, numbers)
-    cut_(cut, plan)
-    left = {name: places for name, places in _linear_weights(cut) if not places.is_floating_point()}
-    return _located(plan, weights, left)
-
-
-def _linear_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-            yield f"{name}.weight", module.weight.detach()
-
-
-def _located(plan: ShrinkPlan, weights: Mapping[str, Tensor], left: Mapping[str, Tensor]) -> Survivors:
-    """From the places that are left in each weight of the cut model, to those of the dense model that they are of."""
-    ends = list(accumulate(weight.numel() for weight in weights.values()))
-    masks = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-    names: dict[str, str] = {}
-    for cut_name, places in left.items():
-        number = bisect_right(ends, int(places.flatten()[0]))
-        name = list(weights)[number]
-        # Of modules that share a weight, the first is the one that is pruned.
-        names.setdefault(name, cut_name)
-        masks[name].view(-1)[places.flatten() - (ends[number] - weights[name].numel())] = True
-    return Survivors(plan, names, masks)
-
-
-def prune_survivors_(
-    model: nn.Module,
-    weights: Mapping[str, nn.Parameter],
-    sparsity: float,
-    *,
-    method: Method,
-    evidence: Evidence,
-    survivors: Survivors,
-) -> dict[str, Tensor]:
-    """Prune a model in place to a sparsity that it has when it is cut: what is chosen there is written back.
-
-    Args:
-        model: with masked units.
-        weights: by name, as from `prunable_weights`.
-        sparsity: of the weights that survive, in [0, 1).
-        method: how they are chosen.
-        evidence: what the method needs.
-        survivors: as from `survivors_of`.
-
-    Returns:
-        The masks of bool, False as well for weights that do not survive.
-
-    Raises:
-        ValueError: the method cannot prune the weights of the cut model. The model is as it was.
-    """
-    cut = copy.deepcopy(model)
-    cut_(cut, survivors.plan)
-    names = survivors.names
-    cut_weights = {names[name]: cut.get_parameter(names[name]) for name in weights if name in names}
-    learned = {
-        names[name]: score[survivors.masks[name]].view_as(cut_weights[names[name]])
-        for name, score in evidence.learned.items()
-        if name in names
-    }
-    check_weights(cut, cut_weights, method)
-    found = prune_weights_(cut, cut_weights, sparsity, method=method, evidence=replace(evidence, learned=learned))
-    masks = {}
-    with torch.no_grad():
-        for name, weight in weights.items():
-            places = survivors.masks[name]
-            masks[name] = torch.zeros_like(places)
-            if name in names:
-                masks[name][places] = found[names[name]].flatten()
-                weight[places] = cut_weights[names[name]].flatten()
-                _write_bias_(model, cut, name, names[name], places)
-            weight.mul_(masks[name])
-    return masks
-
-
-def _write_bias_(model: nn.Module, cut: nn.Module, name: str, cut_name: str, places: Tensor) -> None:
-    """The bias belongs to the rows."""
-    before: Any = model.get_submodule(name.removesuffix(".weight")).bias
-    after: Any = cut.get_submodule(cut_name.removesuffix(".weight")).bias
-    if after is not None:
-        before[places.flatten(1).any(1)] = after

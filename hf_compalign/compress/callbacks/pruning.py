@@ -11,9 +11,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from hf_compalign.compress.calibration import Loss, given_or_training_batches, own_loss
-from hf_compalign.compress.callbacks.order import Survivors, join_pruning, leave, prune_survivors_, survivors_of
+from hf_compalign.compress.callbacks.order import join_pruning, leave
 from hf_compalign.compress.callbacks.resuming import own_state, packed, unpacked
 from hf_compalign.compress.callbacks.schedules import Schedule
+from hf_compalign.compress.callbacks.survivors import Survivors, prune_survivors_, survivors_of
 from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.prune import (
     Evidence,
@@ -22,10 +23,10 @@ from hf_compalign.compress.prune import (
     check_sparsity,
     check_weights,
     movement,
-    prunable_weights,
     prune_weights_,
 )
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
+from hf_compalign.compress.select import prunable_weights
 from hf_compalign.compress.sharding import (
     anywhere,
     is_sharded,

@@ -10,10 +10,10 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_compalign._trainer import of_first_process
 from hf_compalign.compress.calibration import Batch, given_or_training_batches
 from hf_compalign.compress.callbacks.order import join_quantizing, leave, shrinking_of
 from hf_compalign.compress.callbacks.resuming import own_state
-from hf_compalign.compress.callbacks.shrinking import of_first_process
 from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.quantize import (
     calibrate_,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.callbacks.resuming import packed, unpacked
+from hf_compalign.compress.record import SHRINK, take_own_config, was_cut, write_entry
 from hf_compalign.compress.sharding import laid_out_like
 from hf_compalign.compress.shrink import (
     Budget,
@@ -22,8 +23,6 @@ from hf_compalign.compress.shrink import (
     part,
     plan_for,
     removal_masks,
-    take_own_config,
-    write_shrink,
 )
 
 
@@ -197,7 +196,7 @@ class Removal:
         """Have every checkpoint say how load_compressed makes it small."""
         if was_cut(self.model):
             return  # it is opened with the widths that it has, and with these zeros
-        write_shrink(self.model.config, {"cut": False, "dropped_layers": self.dropped} if self.started else None)
+        write_entry(self.model.config, SHRINK, {"cut": False, "dropped_layers": self.dropped} if self.started else None)
 
     # ---- as text ----
 
@@ -225,12 +224,6 @@ class Removal:
                 for one in saved
             )
         )
-
-
-def was_cut(model: nn.Module) -> bool:
-    """Whether the model has widths of its own from an earlier shrinking, which only load_compressed opens."""
-    compression = getattr(model.config, "compression", None) or {}
-    return bool(compression.get("shrink", {}).get("cut"))
 
 
 def _hand_on(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -4,28 +4,27 @@ import logging
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
+from hf_compalign._trainer import of_first_process
 from hf_compalign.compress.calibration import Batch, Loss, given_or_training_batches, own_loss
 from hf_compalign.compress.callbacks.order import join_shrinking, leave
-from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed, was_cut
+from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed
 from hf_compalign.compress.callbacks.resuming import own_state
 from hf_compalign.compress.callbacks.schedules import Schedule
 from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.prune import reconstruct_
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
+from hf_compalign.compress.record import was_cut
 from hf_compalign.compress.sharding import in_shards, refuse_unsupported
 from hf_compalign.compress.shrink import IMPORTANCES, Budget, LayerImportance, ShrinkPlan, unit_importance
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class ShrinkCallback(TrainerCallback, ExportableState):
@@ -311,12 +310,3 @@ def _removed(removal: Removal) -> dict[str, float]:
         "ffn_removed": share("neurons"),
         "layers_removed": len(removal.dropped),
     }
-
-
-def of_first_process(value: T) -> T:
-    """The value that the first process has."""
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    holder = [value]
-    dist.broadcast_object_list(holder, src=0)
-    return holder[0]

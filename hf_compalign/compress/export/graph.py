@@ -4,21 +4,20 @@ import contextlib
 import copy
 import io
 import logging
-import random
 import shutil
 import tempfile
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hf_compalign._extras import needs_extra
+from hf_compalign.compress.export.inputs import image_size, sample_inputs
 from hf_compalign.compress.export.names import tidy_
+from hf_compalign.models import same_randomness
 
 MODES = ("dynamic", "static")
 # Operators with weights that INT8 is worth it for, and which of their inputs is the weight. Dynamically quantised
@@ -28,9 +27,6 @@ _OPERATORS = {"dynamic": ("MatMul", "Gemm", "Gather"), "static": ("MatMul", "Gem
 # A protobuf message is no longer than 2 GiB; what else is in it than weights takes a few MB.
 _MOST_BYTES = 2_000_000_000
 _WHAT = "The export to ONNX"
-_SAMPLE_LENGTH = 7
-# Of images, where neither the config nor the model says a size.
-_IMAGE_SIZE = 224
 
 
 def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor] | None = None) -> None:
@@ -73,41 +69,6 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
     tidy_(program)
     large = sum(tensor.const_value.nbytes for tensor in program.graph.initializers.values()) > _MOST_BYTES
     onnx_ir.save(program, str(target), external_data=f"{target.name}_data" if large else None)
-
-
-def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = _SAMPLE_LENGTH) -> dict[str, Tensor]:
-    """Items such as the model takes: noise for images, or random tokens, padded in all texts but the first."""
-    config: Any = model.config
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    if model.main_input_name == "pixel_values":
-        height, width = image_size(model) or (_IMAGE_SIZE, _IMAGE_SIZE)
-        n_channels = _of_images(config, "num_channels") or 3
-        return {"pixel_values": torch.randn(n_items, n_channels, height, width, generator=generator).to(device)}
-    # Some models count positions from a few on.
-    positions = getattr(config, "max_position_embeddings", length * 2)
-    length = min(length, max(3, positions // 2, positions - 8))
-    ids = torch.randint(0, config.vocab_size, (n_items, length), generator=generator)
-    mask = torch.ones_like(ids)
-    mask[1:, -2:] = 0
-    padding = getattr(config, "pad_token_id", None)
-    if padding is not None:
-        ids[mask == 0] = padding
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if getattr(config, "type_vocab_size", 0) > 1 and "token_type_ids" in signature(type(model).forward).parameters:
-        inputs["token_type_ids"] = torch.zeros_like(ids)
-    return {name: value.to(device) for name, value in inputs.items()}
-
-
-def image_size(model: nn.Module) -> tuple[int, int] | None:
-    """Height and width of the images, as far as the config says."""
-    size = _of_images(model.config, "image_size")
-    return None if not size else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _of_images(config: Any, name: str) -> Any:
-    """An entry of the config, or of the part of it that is about images."""
-    return getattr(config, name, None) or getattr(getattr(config, "vision_config", None), name, None)
 
 
 def graph_layers(path: Path, mode: str) -> tuple[str, ...]:
@@ -277,18 +238,6 @@ def quiet() -> Iterator[None]:
     finally:
         logging.disable(level)
         root.removeHandler(nothing)
-
-
-@contextlib.contextmanager
-def same_randomness() -> Iterator[None]:
-    """Let random numbers go on afterwards as if nothing had been drawn; some models seed them as they are called."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def float_copy(model: nn.Module) -> nn.Module:

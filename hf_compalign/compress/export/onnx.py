@@ -1,92 +1,42 @@
 """Export a model to ONNX, in float or in INT8, and check the file against the model."""
 
-import contextlib
 import copy
-import fnmatch
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hf_compalign._files import staged_folder
 from hf_compalign.compress.calibration import calibration_batches
 from hf_compalign.compress.export.checks import (
     check_model,
     check_neighbours,
-    check_not_exported,
     check_options,
     check_something_left,
+)
+from hf_compalign.compress.export.common import (
+    FLOAT_NAME,
+    Export,
+    checked_difference,
+    kept_layers,
+    opened_model,
+    save_beside,
 )
 from hf_compalign.compress.export.graph import (
     calibrate_graph,
     export_graph,
-    float_copy,
     graph_layers,
     opset_of,
-    output_layers,
     quantize_graph,
-    same_randomness,
-    sample_inputs,
 )
-from hf_compalign.compress.loading import load_compressed
 from hf_compalign.compress.quantize import quantization_of, quantized_layers, scheme_of, unprepare_
-from hf_compalign.models import FileModel, OnnxModel, load_processor
-from hf_compalign.tasks import logits_of, task_of
+from hf_compalign.models import OnnxModel
 
-FLOAT_NAME = "model.onnx"
 INT8_NAME = "model_int8.onnx"
-# ONNX Runtime adds in another order than PyTorch: about 1e-6 of the largest logit. More than this is another model.
-_TOLERANCE = 1e-3
-# (items, tokens) that the file is tried with: those it was traced with, and others. The longest comes first, since
-# there are models that attend sparsely to long texts and forget how after a short one; it is cut to the model's length.
-_TRIALS = ((1, 1024), (2, 7), (1, 12), (3, 4))
 # What a repair writes beside its INT8 file, the first of them nothing else does.
 _OF_A_REPAIR = ("frontier.json", "frontier.png", "audit.json")
-
-
-@dataclass(frozen=True)
-class Export:
-    """An ONNX or OpenVINO file that was written.
-
-    >>> print(Export(Path("out/model_int8.onnx"), 20, "dynamic", 22_900_000, ("a", "b"), ("classifier",), 0.25))
-    out/model_int8.onnx: INT8 (dynamic), opset 20, 22.9 MB
-    layers in INT8: 2; in float: 1 (classifier)
-    largest difference of a logit from the PyTorch model: 0.25
-
-    Attributes:
-        path: the file.
-        opset: the version of ONNX's operators that a runtime must know; None of an OpenVINO file.
-        quantize: None, "dynamic" or "static".
-        size_bytes: of the file, and of one beside it that holds weights.
-        quantized_layers: the layers in INT8, by the names of the modules.
-        float_layers: the other layers that have weights.
-        max_logit_difference: the largest absolute difference from the logits of the PyTorch model, on made-up inputs.
-            To know what it means for the answers, audit the file on data.
-    """
-
-    path: Path
-    opset: int | None
-    quantize: str | None
-    size_bytes: int
-    quantized_layers: tuple[str, ...]
-    float_layers: tuple[str, ...]
-    max_logit_difference: float
-
-    def __str__(self) -> str:
-        kind = "float32" if self.quantize is None else f"INT8 ({self.quantize})"
-        opset = "" if self.opset is None else f", opset {self.opset}"
-        shown = f" ({', '.join(self.float_layers)})" if 0 < len(self.float_layers) <= 4 else ""
-        return "\n".join(
-            [
-                f"{self.path}: {kind}{opset}, {self.size_bytes / 1e6:.1f} MB",
-                f"layers in INT8: {len(self.quantized_layers)}; in float: {len(self.float_layers)}{shown}",
-                f"largest difference of a logit from the PyTorch model: {self.max_logit_difference:.3g}",
-            ]
-        )
 
 
 def export_onnx(
@@ -205,22 +155,6 @@ def plain_model(model: nn.Module) -> nn.Module:
     return model
 
 
-def kept_layers(source: Path, layers: tuple[str, ...], exclude: Sequence[str] | None) -> tuple[str, ...]:
-    """The layers that stay in float, in the order of the graph."""
-    for pattern in exclude or ():
-        if not any(fnmatch.fnmatchcase(layer, pattern) for layer in layers):
-            raise ValueError(
-                f"The pattern {pattern!r} in exclude= matches no layer that is quantised. They are named like: "
-                f"{', '.join(layers[:: max(1, len(layers) // 6)])}."
-            )
-    outputs = output_layers(source)
-    return tuple(
-        layer
-        for layer in layers
-        if layer in outputs or any(fnmatch.fnmatchcase(layer, pattern) for pattern in exclude or ())
-    )
-
-
 def _others(model: nn.Module, layers: tuple[str, ...], simulated: tuple[str, ...]) -> tuple[str, ...]:
     """The layers that the model does not simulate in INT8."""
     modules = dict(model.named_modules())
@@ -232,57 +166,3 @@ def _others(model: nn.Module, layers: tuple[str, ...], simulated: tuple[str, ...
             "model again with them in exclude=."
         )
     return tuple(layer for layer in layers if layer not in simulated)
-
-
-def opened_model(model: nn.Module | str | Path, processing_class: Any) -> tuple[nn.Module, Any]:
-    """The model, and what was given to be saved with it or else stands beside it, if anything."""
-    if isinstance(model, nn.Module):
-        return model, processing_class
-    check_not_exported(model)
-    opened = load_compressed(model)
-    if processing_class is None:
-        with contextlib.suppress(ValueError):
-            processing_class = load_processor(str(model), task_of(opened))
-    return opened, processing_class
-
-
-def save_beside(folder: Path, model: Any, processing_class: Any) -> Any:
-    """Save the model's config, which names its class and is returned, and what makes its inputs."""
-    config = file_config(model)
-    config.save_pretrained(folder)
-    if processing_class is not None:
-        processing_class.save_pretrained(folder)
-    return config
-
-
-def file_config(model: Any) -> Any:
-    """The config of a file of the model, which names the model's class."""
-    config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]
-    return config
-
-
-def checked_difference(model: Any, file: FileModel, *, exact: bool) -> float:
-    """The largest difference of a logit between the file and the model.
-
-    Raises:
-        ValueError: with ``exact``, it is more than rounding makes.
-    """
-    differences, logits = [0.0], [0.0]
-    model = float_copy(model)
-    for n_items, length in _TRIALS:
-        inputs = sample_inputs(model, n_items=n_items, length=length)
-        with same_randomness(), torch.no_grad():
-            expected: Tensor = logits_of(model(**inputs)).float().cpu()
-        got = file(**inputs)["logits"].float()
-        # What is not a number differs by more than any number.
-        differences.append(float((got - expected).abs().max().nan_to_num(torch.inf)))
-        logits.append(float(expected.abs().max()))
-    difference, largest = max(differences), max(logits)
-    if exact and not difference <= _TOLERANCE * largest:
-        raise ValueError(
-            f"{file.path.name} of {type(model).__name__} answers otherwise than the model: its logits differ by up to "
-            f"{difference:.3g}, and the largest is {largest:.3g}. Its forward pass depends on the values or the length "
-            "of the inputs in a way that cannot be exported. Deploy the PyTorch model."
-        )
-    return difference

@@ -11,8 +11,7 @@ from hf_compalign._extras import needs_extra
 from hf_compalign._files import staged_folder
 from hf_compalign.compress.calibration import calibration_batches
 from hf_compalign.compress.export.checks import check_model, check_neighbours, check_options, check_something_left
-from hf_compalign.compress.export.graph import export_graph, graph_layers, quiet
-from hf_compalign.compress.export.onnx import (
+from hf_compalign.compress.export.common import (
     FLOAT_NAME,
     Export,
     checked_difference,
@@ -20,6 +19,7 @@ from hf_compalign.compress.export.onnx import (
     opened_model,
     save_beside,
 )
+from hf_compalign.compress.export.graph import export_graph, graph_layers, quiet
 from hf_compalign.compress.quantize import quantization_of, quantized_layers
 from hf_compalign.models import OpenVinoModel
 

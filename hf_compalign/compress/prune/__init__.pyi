@@ -5,14 +5,10 @@ from .inputs import input_norms as input_norms
 from .inputs import rows_into as rows_into
 from .inputs import weight_gradients as weight_gradients
 from .masks import PATTERNS as PATTERNS
-from .masks import Purpose as Purpose
 from .masks import check_pattern as check_pattern
 from .masks import check_shapes as check_shapes
 from .masks import compute_masks as compute_masks
 from .masks import kept_of as kept_of
-from .masks import prunable_weights as prunable_weights
-from .masks import select_layers as select_layers
-from .masks import sparsity_of as sparsity_of
 from .one_shot import CALIBRATED as CALIBRATED
 from .one_shot import PATTERN_OF as PATTERN_OF
 from .one_shot import SCORES as SCORES

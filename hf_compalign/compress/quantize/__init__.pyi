@@ -14,11 +14,11 @@ from .one_shot import check_not_converted as check_not_converted
 from .one_shot import drop_stale_record_ as drop_stale_record_
 from .one_shot import quantizable_layers as quantizable_layers
 from .one_shot import quantize_ as quantize_
+from .prepared import describe_quantization as describe_quantization
 from .prepared import prepare_ as prepare_
 from .prepared import ranges_of as ranges_of
 from .prepared import set_ranges_ as set_ranges_
 from .prepared import unprepare_ as unprepare_
-from .schemes import ENTRY as ENTRY
 from .schemes import SCHEMES as SCHEMES
 from .schemes import Quantization as Quantization
 from .schemes import Scheme as Scheme

@@ -18,9 +18,8 @@ from transformers.utils import cached_file
 from hf_compalign._files import atomic_path
 from hf_compalign.compress.quantize.backends import flattened, take_small_weights_
 from hf_compalign.compress.quantize.fake import quantized_layers
-from hf_compalign.compress.quantize.prepared import convert_layers_, prepare_, set_ranges_
+from hf_compalign.compress.quantize.prepared import convert_layers_, describe_quantization, prepare_, set_ranges_
 from hf_compalign.compress.quantize.schemes import Quantization, quantization_of, scheme_of
-from hf_compalign.compress.shrink import describe_quantization
 
 FILE = "model_quantized.safetensors"
 # The weights of an earlier save in the same folder, which from_pretrained would take for these.

@@ -9,38 +9,19 @@ import torch
 from torch import nn
 
 from hf_compalign.compress.calibration import Batch, calibration_batches, run_model
-from hf_compalign.compress.prune import Purpose, select_layers, sparsity_of
 from hf_compalign.compress.quantize.fake import quantized_layers
 from hf_compalign.compress.quantize.files import convert_
 from hf_compalign.compress.quantize.prepared import (
     check_groups,
     observing,
     prepare_,
-    ranges_of,
-    set_ranges_,
     unprepare_,
 )
-from hf_compalign.compress.quantize.schemes import ENTRY, Quantization, Scheme, quantization_of, scheme_of
+from hf_compalign.compress.quantize.schemes import Scheme, quantization_of, scheme_of
+from hf_compalign.compress.record import QUANTIZATION, take_own_config, write_entry
+from hf_compalign.compress.select import Purpose, select_layers, sparsity_of
 from hf_compalign.compress.sharding import in_shards
-from hf_compalign.compress.shrink import take_own_config, write_entry
-from hf_compalign.data import is_quantized, plain_tensors
-from hf_compalign.models import evaluating
-
-__all__ = [
-    "Quantization",
-    "QuantizationSummary",
-    "calibrate_",
-    "check_not_converted",
-    "convert_",
-    "drop_stale_record_",
-    "prepare_",
-    "quantizable_layers",
-    "quantization_of",
-    "quantize_",
-    "ranges_of",
-    "set_ranges_",
-    "unprepare_",
-]
+from hf_compalign.models import evaluating, is_quantized, plain_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +199,7 @@ def drop_stale_record_(model: nn.Module) -> None:
         record.scheme,
     )
     take_own_config(model)
-    write_entry(model.config, ENTRY, None)
+    write_entry(model.config, QUANTIZATION, None)
 
 
 def _quantised_already(model: nn.Module) -> str:

@@ -13,8 +13,8 @@ from torch import nn
 from hf_compalign.compress.quantize import backends as quantization
 from hf_compalign.compress.quantize.backends import GROUP
 from hf_compalign.compress.quantize.fake import FAKE_OF, fake_quantize_, quantized_layers, restore_
-from hf_compalign.compress.quantize.schemes import ENTRY, Quantization, Scheme, quantization_of, scheme_of
-from hf_compalign.compress.shrink import describe_quantization, take_own_config, write_entry
+from hf_compalign.compress.quantize.schemes import Quantization, Scheme, quantization_of, scheme_of
+from hf_compalign.compress.record import QUANTIZATION, take_own_config, write_entry
 
 
 def prepare_(model: nn.Module, scheme: Scheme, names: Sequence[str]) -> None:
@@ -66,7 +66,7 @@ def unprepare_(model: nn.Module) -> None:
             quantization.restore_quanto_(model, name)
         else:
             restore_(layer)
-    write_entry(model.config, ENTRY, None)
+    write_entry(model.config, QUANTIZATION, None)
 
 
 def convert_layers_(model: nn.Module) -> None:
@@ -186,3 +186,13 @@ def observing(model: nn.Module) -> Iterator[None]:
 
 def _set_scale(layer: Any, scale: float) -> None:
     layer.input_scale = layer.weight.new_tensor(scale)
+
+
+def describe_quantization(model: nn.Module, scheme: str, *, converted: bool) -> None:
+    """Make the model's config say which layers are quantised, and how."""
+    layers = quantized_layers(model)
+    scales = {name: getattr(layer, "input_scale", None) for name, layer in layers.items()}
+    # An input that was never seen has the scale 1.
+    ranges = {name: scale.item() for name, scale in scales.items() if scale is not None and scale.item() != 1}
+    record = Quantization(scheme, tuple(layers), ranges if scheme_of(scheme).calibrated else None, converted)
+    write_entry(model.config, QUANTIZATION, record.to_dict())

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-# Where the record stands in config.compression.
-ENTRY = "quantization"
+from hf_compalign.compress.record import QUANTIZATION, entry_of
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,8 @@ def quantization_of(model: nn.Module) -> Quantization | None:
     Raises:
         ValueError: it says something that is malformed.
     """
-    compression = getattr(getattr(model, "config", None), "compression", None) or {}
-    return Quantization.from_dict(compression[ENTRY]) if ENTRY in compression else None
+    entry = entry_of(getattr(model, "config", None), QUANTIZATION)
+    return None if entry is None else Quantization.from_dict(entry)
 
 
 def _is_record(values: Any) -> bool:

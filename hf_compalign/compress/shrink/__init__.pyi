@@ -12,7 +12,6 @@ from .cutting import cut_ as cut_
 from .cutting import cut_units as cut_units
 from .cutting import mask_ as mask_
 from .cutting import removal_masks as removal_masks
-from .cutting import take_own_config as take_own_config
 from .importance import IMPORTANCES as IMPORTANCES
 from .importance import LayerImportance as LayerImportance
 from .importance import unit_importance as unit_importance
@@ -21,7 +20,3 @@ from .plan import LayerPlan as LayerPlan
 from .plan import ShrinkPlan as ShrinkPlan
 from .plan import droppable_layers as droppable_layers
 from .plan import zero_units_plan as zero_units_plan
-from .widths import VERSION as VERSION
-from .widths import describe_quantization as describe_quantization
-from .widths import write_entry as write_entry
-from .widths import write_shrink as write_shrink

@@ -1,12 +1,12 @@
 """Remove heads, neurons and layers from a model: by zeros, or really."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hf_compalign.compress.record import take_own_config
 from hf_compalign.compress.shrink.architectures import (
     Architecture,
     SharedBias,
@@ -219,12 +219,3 @@ def _drop_layers(model: nn.Module, architecture: Architecture, kept: Sequence[in
     if hasattr(config, "stage_names"):  # the names of the layers a backbone may return: the last one by default
         config.stage_names = ["stem", *(f"stage{number}" for number in range(1, len(kept) + 1))]
         config.set_output_features_output_indices(out_features=None, out_indices=None)
-
-
-def take_own_config(model: nn.Module) -> None:
-    """Give the model a copy of its config: the teacher may have been built from the same object."""
-    shared: Any = model.config
-    own = copy.deepcopy(shared)
-    for module in model.modules():
-        if getattr(module, "config", None) is shared:
-            module.config = own

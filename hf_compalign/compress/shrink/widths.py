@@ -8,11 +8,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from hf_compalign.compress.quantize import ENTRY, Quantization, quantization_of, quantized_layers, scheme_of
+from hf_compalign.compress.quantize import (
+    describe_quantization,
+    quantization_of,
+    quantized_layers,
+)
+from hf_compalign.compress.record import SHRINK, write_entry
 from hf_compalign.compress.shrink.architectures import Layer, architecture_of, layers_of, part
-
-# The version of config.compression that is written, and the newest that is read.
-VERSION = 1
 
 
 def describe_widths(model: nn.Module) -> None:
@@ -31,46 +33,10 @@ def describe_widths(model: nn.Module) -> None:
                 setattr(config, key, value)
     stock = _stock(model, {})
     is_stock = stock is not None and _shapes(stock) == _shapes(model)
-    write_shrink(config, None if is_stock else _shrink(model))
+    write_entry(config, SHRINK, None if is_stock else _shrink(model))
     quantization = quantization_of(model) if quantized_layers(model) else None
     if quantization is not None:  # the layers' names may have changed
         describe_quantization(model, quantization.scheme, converted=quantization.converted)
-
-
-def describe_quantization(model: nn.Module, scheme: str, *, converted: bool) -> None:
-    """Make the model's config say which layers are quantised, and how."""
-    layers = quantized_layers(model)
-    scales = {name: getattr(layer, "input_scale", None) for name, layer in layers.items()}
-    # An input that was never seen has the scale 1.
-    ranges = {name: scale.item() for name, scale in scales.items() if scale is not None and scale.item() != 1}
-    record = Quantization(scheme, tuple(layers), ranges if scheme_of(scheme).calibrated else None, converted)
-    write_entry(model.config, ENTRY, record.to_dict())
-
-
-def write_shrink(config: Any, shrink: dict[str, Any] | None) -> None:
-    """Put what load_compressed must know of removed units into config.compression, or take it out."""
-    write_entry(config, "shrink", shrink)
-
-
-def write_entry(config: Any, name: str, entry: dict[str, Any] | None) -> None:
-    """Put an entry into config.compression, or take it out.
-
-    >>> config = type("Config", (), {})()
-    >>> write_entry(config, "shrink", {"cut": False})
-    >>> config.compression
-    {'version': 1, 'shrink': {'cut': False}}
-    >>> write_entry(config, "shrink", None)
-    >>> hasattr(config, "compression")
-    False
-    """
-    compression = dict(getattr(config, "compression", None) or {"version": VERSION})
-    compression.pop(name, None)
-    if entry is not None:
-        compression[name] = entry
-    if set(compression) > {"version"}:
-        config.compression = compression
-    elif hasattr(config, "compression"):
-        del config.compression
 
 
 def _shrink(model: nn.Module) -> dict[str, Any]:

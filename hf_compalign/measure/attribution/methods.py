@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hf_compalign._extras import needs_extra
-from hf_compalign.data import is_quantized
 from hf_compalign.measure.attribution.options import INTEGRATED, OCCLUSION, AttributionOptions
+from hf_compalign.models import is_quantized
 from hf_compalign.tasks import logits_of
 
 # Cells of the grid over an image, along a side: what is scored, and what can be shown.

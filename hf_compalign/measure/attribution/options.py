@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hf_compalign.data import is_quantized
-from hf_compalign.models import FileModel
+from hf_compalign.models import FileModel, is_quantized
 
 TEXT, IMAGE = "text", "image"
 # The first of each is the default.

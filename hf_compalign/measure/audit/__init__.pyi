@@ -1,6 +1,8 @@
 from .auditing import audit as audit
 from .auditing import checked_limits as checked_limits
 from .callback import AuditCallback as AuditCallback
+from .candidates import compare_candidates as compare_candidates
+from .candidates import pruning_identified_exemplars as pruning_identified_exemplars
 from .contents import MOST_CHARACTERS as MOST_CHARACTERS
 from .contents import THUMBNAIL_PIXELS as THUMBNAIL_PIXELS
 from .contents import with_attribution as with_attribution
@@ -10,7 +12,10 @@ from .record import Audit as Audit
 from .record import CostRow as CostRow
 from .record import Verdict as Verdict
 from .text import ABOVE_CEILING as ABOVE_CEILING
+from .text import FLIPS as FLIPS
 from .text import harmful_first as harmful_first
 from .text import judged as judged
+from .text import left_unjudged as left_unjudged
 from .text import sampled as sampled
 from .text import unsigned_zero as unsigned_zero
+from .text import verdict as verdict

@@ -16,12 +16,12 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_compalign._compat import calling_handler
-from hf_compalign.data import model_fingerprint
 from hf_compalign.measure.audit.auditing import audit, checked_limits
 from hf_compalign.measure.audit.record import Audit
 from hf_compalign.measure.groups import Membership
 from hf_compalign.measure.predictions import Asked, Columns, Predictions, ask, predict
 from hf_compalign.models import evaluating
+from hf_compalign.opening import model_fingerprint
 
 # The Trainer looks for its metric_for_best_model under this beginning, and trackers make a section of it.
 _EVALUATION = "eval"

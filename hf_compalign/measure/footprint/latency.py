@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_compalign.data import is_quantized
-from hf_compalign.models import evaluating
+from hf_compalign.models import evaluating, is_quantized
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from hf_compalign.data import (
     find_label_column,
     find_text_columns,
     label_ids,
-    model_fingerprint,
     row_fingerprint,
 )
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.predictions.predictions import Predictions
 from hf_compalign.measure.predictions.reader import is_raw, reader_of
 from hf_compalign.models import Collator, default_collator, evaluating, forward_logits, input_names
+from hf_compalign.opening import model_fingerprint
 from hf_compalign.tasks import Task, task_of
 
 

@@ -10,7 +10,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_compalign.data import find_image_column, find_text_columns, tokenized, with_pixels
-from hf_compalign.models import check_prepared, default_device, load_model, load_processor
+from hf_compalign.models import check_prepared, default_device, load_processor
+from hf_compalign.opening import load_model
 from hf_compalign.tasks import Task, task_of
 
 

@@ -10,13 +10,12 @@ from .bootstrap import resampled_counts as resampled_counts
 from .bootstrap import resampled_sums as resampled_sums
 from .calibration import CalibrationShift as CalibrationShift
 from .calibration import calibration_shift as calibration_shift
-from .candidates import compare_candidates as compare_candidates
-from .candidates import pruning_identified_exemplars as pruning_identified_exemplars
 from .comparison import Cells as Cells
 from .comparison import ClassRow as ClassRow
 from .comparison import alignment_metrics as alignment_metrics
 from .comparison import check_classes as check_classes
 from .comparison import cie_ratio as cie_ratio
+from .comparison import closer_p_value as closer_p_value
 from .comparison import paired as paired
 from .comparison import per_class as per_class
 from .comparison import proportions as proportions

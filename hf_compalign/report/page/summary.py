@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_compalign.measure.audit import text as audit_text
+from hf_compalign.measure.audit import FLIPS, left_unjudged, verdict
 from hf_compalign.report.page.text import ends, interval, is_known, number, percent, plural, points, short_name
 
 RATES = {
     "agreement": "same answer",
     "mismatch_rate": "other answer (mismatch rate)",
-    **audit_text.FLIPS,
+    **FLIPS,
     "flip_rate": "flips between right and wrong",
     "accuracy_reference": "accuracy of the reference",
     "accuracy_candidate": "accuracy of the candidate",
@@ -49,13 +49,13 @@ class Figure:
 
 def verdict(found: Mapping[str, Any]) -> Verdict:
     """The verdict of an audit, and what happened, in words."""
-    happened = audit_text.verdict(found).splitlines()[0]
+    happened = verdict(found).splitlines()[0]
     limits = found["limits"]
     failed = [row for row in limits if not row["passed"]]
     if not limits:
         words = "No limit was set, so this page reports and does not judge."
         return Verdict("none", "No limit set", (happened, words))
-    unjudged = audit_text.left_unjudged(limits)
+    unjudged = left_unjudged(limits)
     if not failed:
         words = "Every limit is kept: the one-sided 95 % upper bound of each is within it, not just what was observed"
         return Verdict("passed", "Passed", (happened, f"{words}{unjudged}."))

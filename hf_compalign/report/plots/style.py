@@ -1,7 +1,7 @@
 """What the figures share: colours and shapes, clean labels, dots with intervals, and the audit they read.
 
-Text and lines are black, so that `hf_compalign.report.page.svg` can give them the colour of the page's own text. Data have
-the colours of Okabe and Ito, which every kind of colour vision tells apart; shapes or hatches differ too.
+Text and lines are black, so that the page can give them the color of its own text. Data have the colors of Okabe and
+Ito, which every kind of color vision tells apart; shapes or hatches differ too.
 """
 
 import math

@@ -10,9 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_compalign.measure.predictions import Predictions, same_items
-from hf_compalign.measure.statistics.bootstrap import Estimate
-from hf_compalign.measure.statistics.comparison import Cells, check_classes, cie_ratio, closer_p_value, paired
-from hf_compalign.measure.statistics.intervals import holm, rate, wilson_interval
+from hf_compalign.measure.statistics import (
+    Cells,
+    Estimate,
+    check_classes,
+    cie_ratio,
+    closer_p_value,
+    holm,
+    paired,
+    rate,
+    wilson_interval,
+)
 
 Array = NDArray[Any]
 

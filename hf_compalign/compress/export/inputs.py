@@ -1,0 +1,48 @@
+"""Inputs made up from a config, to trace a model and to try its file."""
+
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SAMPLE_LENGTH = 7
+
+
+# Of images, where neither the config nor the model says a size.
+_IMAGE_SIZE = 224
+
+
+def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = _SAMPLE_LENGTH) -> dict[str, Tensor]:
+    """Items such as the model takes: noise for images, or random tokens, padded in all texts but the first."""
+    config: Any = model.config
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    if model.main_input_name == "pixel_values":
+        height, width = image_size(model) or (_IMAGE_SIZE, _IMAGE_SIZE)
+        n_channels = _of_images(config, "num_channels") or 3
+        return {"pixel_values": torch.randn(n_items, n_channels, height, width, generator=generator).to(device)}
+    # Some models count positions from a few on.
+    positions = getattr(config, "max_position_embeddings", length * 2)
+    length = min(length, max(3, positions // 2, positions - 8))
+    ids = torch.randint(0, config.vocab_size, (n_items, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1:, -2:] = 0
+    padding = getattr(config, "pad_token_id", None)
+    if padding is not None:
+        ids[mask == 0] = padding
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if getattr(config, "type_vocab_size", 0) > 1 and "token_type_ids" in signature(type(model).forward).parameters:
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def image_size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images, as far as the config says."""
+    size = _of_images(model.config, "image_size")
+    return None if not size else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _of_images(config: Any, name: str) -> Any:
+    """An entry of the config, or of the part of it that is about images."""
+    return getattr(config, name, None) or getattr(getattr(config, "vision_config", None), name, None)

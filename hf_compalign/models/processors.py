@@ -1,0 +1,34 @@
+"""The tokenizer or image processor that belongs to a model."""
+
+from pathlib import Path
+from typing import Any
+
+from hf_compalign._compat import has_tokenizer
+from hf_compalign.models.file import exported_files
+from hf_compalign.tasks import Task
+
+
+def load_processor(path: str | Path, task: Task) -> Any:
+    """The tokenizer or image processor that was saved beside a model; for a file like .onnx, perhaps one folder above.
+
+    Raises:
+        ValueError: there is none.
+    """
+    import transformers
+
+    text = task.model_input == "input_ids"
+    auto_class = transformers.AutoTokenizer if text else transformers.AutoImageProcessor
+    files = exported_files(Path(path))
+    if files:
+        beside = files[0].absolute().parent
+        path = beside if has_tokenizer(beside) or any(beside.glob("*processor_config.json")) else beside.parent
+    try:
+        if text and Path(path).is_dir() and not has_tokenizer(Path(path)):
+            raise OSError("The folder holds no tokenizer file.")
+        return auto_class.from_pretrained(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        kind = "tokenizer" if text else "image processor"
+        raise ValueError(
+            f"No {kind} could be loaded from {str(path)!r}. Save it beside the model with save_pretrained, or pass "
+            f"processing_class=. ({error})"
+        ) from error
