@@ -110,10 +110,7 @@ def plan_for(
     stay = _layers_that_stay(model, importances, budget.layers)
     if budget.uniform:
         _check_equal([layers[index] for index in stay])
-    scores = {
-        "heads": {index: importances[index].heads for index in stay},
-        "neurons": {index: importances[index].neurons for index in stay},
-    }
+    scores = {kind: {index: getattr(importances[index], kind) for index in stay} for kind in ("heads", "neurons")}
     if budget.target is None:
         widths = {
             kind: _widths_for_share(name, share, kind, scores[kind], uniform=budget.uniform)
@@ -190,20 +187,22 @@ def _parts(kind: str, scores: Mapping[int, Tensor], cost: Callable[[int], float]
     for group in [tuple(scores)] if uniform else [(index,) for index in scores]:
         present = len(scores[group[0]])
         step = _step(kind, present)
+        # Down to the next multiple first, from there in whole steps, and not to 0: each layer keeps something.
         widths = (present, *range((present - 1) // step * step, 0, -step))
+        steps = list(pairwise(widths))
         # First-order effects have signs that are lost here, and those of many small units largely cancel: their squares
         # add up. With plain sums, heads would look cheap beside the 100 neurons that cost as much.
+        # Each layer of a group loses its own least important units: they are sorted before the layers are added.
         lost = sum(scores[index].double().square().sort().values.cumsum(0) for index in group)
+        # lost_at[n] is lost with the n least important units.
         lost_at = [0.0, *torch.as_tensor(lost).tolist()]
         parts.append(
             _Part(
                 kind=kind,
                 layers=group,
                 widths=widths,
-                losses=tuple(
-                    lost_at[present - after] - lost_at[present - before] for before, after in pairwise(widths)
-                ),
-                savings=tuple(len(group) * (cost(before) - cost(after)) for before, after in pairwise(widths)),
+                losses=tuple(lost_at[present - after] - lost_at[present - before] for before, after in steps),
+                savings=tuple(len(group) * (cost(before) - cost(after)) for before, after in steps),
             )
         )
     return parts
@@ -217,6 +216,7 @@ def _narrowed(parts: Sequence[_Part], goal: float) -> tuple[Widths, float]:
     taken = [0] * len(parts)
     history = []
     saved = 0.0
+    # The steps of a part can only be taken in order, so the queue holds the next one of each part.
     queue = [(_price(part, 0), number) for number, part in enumerate(parts) if part.losses]
     heapq.heapify(queue)
     while saved < goal and queue:
@@ -227,6 +227,7 @@ def _narrowed(parts: Sequence[_Part], goal: float) -> tuple[Widths, float]:
         history.append(number)
         if taken[number] < len(part.losses):
             heapq.heappush(queue, (_price(part, taken[number]), number))
+    # The prices mostly rise, so the last steps are the dearest. A part's own steps are undone in reverse order.
     for number in reversed(history):
         saving = parts[number].savings[taken[number] - 1]
         if saved - saving >= goal:
@@ -239,6 +240,7 @@ def _narrowed(parts: Sequence[_Part], goal: float) -> tuple[Widths, float]:
 
 
 def _price(part: _Part, step: int) -> float:
+    # A step that saves nothing comes last, but it is taken where needed: behind it may be one that saves.
     return part.losses[step] / part.savings[step] if part.savings[step] > 0 else math.inf
 
 
@@ -255,6 +257,7 @@ def _widths_for_share(
         return dict(zip(scores, present, strict=True))
     parts = _parts(kind, scores, float, uniform=uniform)
     total = sum(present)
+    # Steps are taken until they reach the goal. Half a step less makes that the nearest width rather than the next.
     half_step = _step(kind, max(present)) * len(parts[0].layers) / 2
     goal = share * total - half_step
     widths, saved = _narrowed(parts, goal)
@@ -285,7 +288,8 @@ def _plan_for_target(
     target = aim = getattr(budget, name)
     for _ in range(AIMS):
         widths, reached = _widths_for_target(scores, costs, aim * before, uniform=budget.uniform)
-        if reached > aim * before * (1 + 1e-9):
+        if reached > aim * before * (1 + 1e-9):  # more than the rounding of a sum
+            # By how much the aim was lowered is how much longer the model takes than its parts add up to.
             raise ValueError(
                 f"{name}={target:g} cannot be reached: with the fewest heads and neurons in {len(scores['heads'])} "
                 f"layers, {reached / before * target / aim:.3g} remains. Drop layers as well (layers=), or raise the "
@@ -337,10 +341,8 @@ def _check_importances(layers: Sequence[Layer], importances: Sequence[LayerImpor
 
 
 def _check_equal(layers: Sequence[Layer]) -> None:
-    for kind, present in (
-        ("heads", [layer.n_heads for layer in layers]),
-        ("neurons", [layer.n_neurons for layer in layers]),
-    ):
+    for kind in ("heads", "neurons"):
+        present = [getattr(layer, f"n_{kind}") for layer in layers]
         if len(set(present)) > 1:
             raise ValueError(
                 f"uniform=True needs layers that are equally wide now. Got {present} {kind}. Use uniform=False."

@@ -116,6 +116,7 @@ def _flops(model: nn.Module, inputs: Batch) -> float:
 
 
 def _time_share(dense: nn.Module, cut: nn.Module, inputs: Batch) -> float:
+    # The median of quotients, not the quotient of medians: a slow moment slows both runs of its round.
     with evaluating(dense, cut), torch.inference_mode():
         timers = [_timer(model, inputs) for model in (cut, dense)]
         times = ([timer.timeit(1).median for timer in timers] for _ in range(ROUNDS))
@@ -139,6 +140,8 @@ def _table(model: nn.Module, measure: Callable[[nn.Module], float], *, whole: fl
         widths = [(min(most_heads, n_heads), min(most_neurons, n_neurons)) for n_heads, n_neurons in present]
         return measure(_cut_copy(model, _first_units(enumerate(widths))))
 
+    # A single head or neuron is too small to be timed. So all layers are cut at once, heads or neurons alone, and the
+    # other kind stays as it is, so that it drops out of the differences.
     n_heads, n_neurons = ([one[kind] for one in present] for kind in (0, 1))
     heads_costs = {width: cost_of(width, max(n_neurons)) for width in _grid(n_heads, 1, points)[:-1]}
     neurons_costs = {
@@ -151,10 +154,13 @@ def _table(model: nn.Module, measure: Callable[[nn.Module], float], *, whole: fl
         neurons=_points(neurons_costs | {max(n_neurons): whole}, n_neurons),
     )
     units = [table.of_layer(*one) for one in present]
+    # What a layer costs besides its units shows where all but the first are dropped. With one layer it cannot be told
+    # from what is outside the layers, and counts as fixed.
     layer = 0.0
     if len(layers) > 1:
         others = whole - measure(_cut_copy(model, _first_units([(0, present[0])])))
         layer = max(0.0, (others - sum(units[1:])) / (len(layers) - 1))
+    # Fixed is the rest, so that the sum for the model as it is is exactly what was measured.
     return replace(table, fixed=whole - sum(units) - layer * len(layers), layer=layer)
 
 
@@ -170,6 +176,7 @@ def _points(costs: Mapping[int, float], present: Sequence[int]) -> Points:
     widths = sorted(costs)
     points = [(widths[0], 0.0)]
     for narrow, wide in pairwise(widths):
+        # Only layers wider than the narrow width lose units by it, and no more than they have.
         n_units = sum(min(width, wide) - min(width, narrow) for width in present)
         # A narrower layer is not slower: where it seems so, the clock was disturbed.
         of_one = max(0.0, costs[wide] - costs[narrow]) / n_units

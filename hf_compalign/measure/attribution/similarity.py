@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 Scores = NDArray[np.float64]
 
@@ -42,7 +43,8 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     Raises:
         ValueError: they are not two rows of the same length.
     """
-    first, second = (ranks - ranks.mean() if ranks.size else ranks for ranks in map(_ranks, _both(a, b)))
+    # The mean of the ranks 1 to D is (D + 1) / 2, with ties too.
+    first, second = (rankdata(scores) - (len(scores) + 1) / 2 for scores in _both(a, b))
     return cosine(first, second)
 
 
@@ -132,10 +134,3 @@ def _rescaled(scores: Scores) -> Scores:
     """The scores over the largest of them, since the squares of very small ones would be 0."""
     largest = np.abs(scores).max(initial=0.0)
     return scores / largest if 0 < largest < math.inf else scores
-
-
-def _ranks(scores: Scores) -> Scores:
-    """1 for the smallest; equal scores share the mean of their ranks."""
-    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    means: Scores = np.cumsum(counts) - (counts - 1) / 2
-    return means[places]

@@ -14,7 +14,7 @@ from hf_compalign.measure.statistics import divided, estimate, upper_bound
 Array = NDArray[Any]
 Counts = Mapping[str, Array]  # name of COUNTS -> [..., G]
 
-_BOUND_LEVEL = 0.95  # one-sided
+_BOUND_LEVEL = 0.95  # one-sided; the end of the two-sided interval of level 2 * 0.95 - 1
 _MOST_WEIGHTS = 5_000_000  # drawn at a time: 40 MB
 _MANY_SETS = 1_000  # of groups that items are in: with more, permutations are fewer
 
@@ -77,6 +77,8 @@ def permutation_p_value(table: GroupTable, *, judged: Array, seed: int) -> float
     """
     if len(judged) < 2:
         return math.nan
+    # Items in the same groups are interchangeable: to permute the mismatches over all items is to draw, without
+    # replacement, how many of them fall on each set of groups. n items are in each set, k of them mismatch.
     members = table.members[:, judged]
     concerned = np.flatnonzero(members.sum(axis=1))
     n_patterns = table.members.shape[0]
@@ -92,6 +94,7 @@ def permutation_p_value(table: GroupTable, *, judged: Array, seed: int) -> float
     rates = np.vstack([k, dealt]) @ inside / (n @ inside)
     gaps = rates.max(axis=1) - rates.min(axis=1)
     as_large = gaps[1:] >= gaps[0] - 1e-12  # equal rates may differ in their last bit
+    # If chance alone is at work the observed deal is one more permutation. Without it p could be 0, and too small.
     return float((1 + as_large.sum()) / (1 + n_permutations))
 
 
@@ -100,6 +103,7 @@ def exact_p_values(table: GroupTable, counts: Counts) -> NDArray[np.float64]:
     from scipy import stats  # half a second, for this alone
 
     n_all, k_all = int(table.count.sum()), int(table.count[table.mismatched].sum())
+    # Of many small groups most have the same few counts, and share a test.
     pairs, place = np.unique(np.stack([counts["mismatches"], counts["n"]]), axis=1, return_inverse=True)
     tables = ([[k, n - k], [k_all - k, n_all - n - k_all + k]] for k, n in pairs.T.tolist())
     return np.array([stats.fisher_exact(cells).pvalue for cells in tables], dtype=np.float64)[place.ravel()]
@@ -115,7 +119,7 @@ def _drawn(
     sums: dict[str, list[Array]] = {name: [] for name in COUNTS}
     step = max(1, _MOST_WEIGHTS // max(1, len(count)))
     for start in range(0, n_resamples, step):
-        # The sum of so many exponential weights.
+        # The exponential weights of the items of a row only matter by their sum, and the sum of n of them is Gamma(n).
         weights = generator.standard_gamma(count, size=(min(step, n_resamples - start), len(count)))
         for place, name in enumerate(COUNTS):
             sums[name].append((weights * flags[:, place]) @ inside)
@@ -149,6 +153,8 @@ def _drop(counts: Counts) -> NDArray[np.float64]:
 def _gap_bound(value: float, drawn: Counts, extra: Array) -> float:
     if math.isnan(value):
         return math.nan
+    # Of k mismatches among n items these are draws from Beta(k + 1, n - k) and Beta(k, n - k + 1), the percentiles of
+    # which are the Clopper-Pearson bounds of one rate.
     high = divided(drawn["mismatches"] + extra, drawn["n"] + extra)
     low = divided(drawn["mismatches"], drawn["n"] + extra)
     return max(value, estimate(value, high.max(axis=1) - low.min(axis=1), level=2 * _BOUND_LEVEL - 1).high)
@@ -160,8 +166,12 @@ def _drop_bound(value: float, counts: Counts, drawn: Counts, extra: Array) -> fl
         return math.nan
     missed = 0.01  # the risk that the candidate's worst group is not among those that may be; the drop has the rest
     right, n = counts["right_candidate"].tolist(), counts["n_labelled"].tolist()
+    # A group whose accuracy is surely above the smallest upper bound is not the worst one. Half of the risk is that the
+    # lower bound fails for the worst group: no other group matters, so each has that half in full. The other half is
+    # that an upper bound fails: the smallest of them holds for the worst accuracy if all do, so the groups share it.
     lowest = np.array([1 - upper_bound(of - k, of, 1 - missed / 2) for k, of in zip(right, n, strict=True)])
     highest = min(upper_bound(k, of, 1 - missed / 2 / len(n)) for k, of in zip(right, n, strict=True))
+    # The extra item is one that the reference has right and the candidate wrong.
     drops = divided(drawn["right_reference"] + extra - drawn["right_candidate"], drawn["n_labelled"] + extra)
     largest = drops[:, lowest <= highest].max(axis=1)
     return max(value, estimate(value, largest, level=2 * (_BOUND_LEVEL + missed) - 1).high)

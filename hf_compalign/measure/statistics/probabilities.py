@@ -35,12 +35,7 @@ def kl_divergence(reference_logits: ArrayLike, candidate_logits: ArrayLike) -> _
     """
     log_p, log_q = _log_softmax(reference_logits), _log_softmax(candidate_logits)
     _check_same_shape(log_p, log_q)
-    p = np.exp(log_p)
-    possible = p > 0
-    terms = np.zeros_like(p)
-    np.subtract(log_p, log_q, out=terms, where=possible)
-    # Rounding can leave a sum a hair below 0, which a divergence never is.
-    return np.maximum((p * terms).sum(axis=-1), 0.0)
+    return _kl(np.exp(log_p), log_p, log_q)
 
 
 def js_distance(p: ArrayLike, q: ArrayLike) -> _Floats:
@@ -124,9 +119,8 @@ class ItemScores:
         _check_same_shape(reference, candidate)
         _check_labels(y, reference.shape)
         chosen = np.arange(len(y)) if rows is None else np.asarray(rows, dtype=np.int64)
-        parts = row_blocks(len(chosen), reference.shape[1], block_size=1 << 22)
-        scores = each_block(lambda part: _part_scores(reference, candidate, y, chosen[part]), parts)
-        blocks = [block for part in scores for block in part]
+        parts = (chosen[block] for block in row_blocks(len(chosen), reference.shape[1]))
+        blocks = each_block(lambda rows: _block_scores(reference[rows], candidate[rows], y[rows]), parts)
         names = [field.name for field in fields(cls)]
         found = {name: np.concatenate([block[name] for block in blocks] or [np.empty(0)]) for name in names}
         broken = np.isnan(found["reference_confidence"] + found["candidate_confidence"])
@@ -139,96 +133,53 @@ class ItemScores:
         return cls(**found)
 
 
-@dataclass(frozen=True, eq=False)
-class _Softmax:
-    """Logits less the largest of their item, z [n, C], and p = exp(z) / sum(exp(z)); log p = z - log_sum."""
-
-    z: _Floats
-    p: _Floats
-    log_sum: _Floats
-    confidence: _Floats
-
-    @classmethod
-    def of(cls, logits: _Floats, p: _Floats) -> "_Softmax":
-        """Of logits, which become z in place; ``p`` is room for the probabilities."""
-        logits -= logits.max(axis=1, keepdims=True)
-        total = np.exp(logits, out=p).sum(axis=1)
-        confidence = 1 / total  # as z is 0 at the largest logit
-        p *= confidence[:, np.newaxis]
-        return cls(logits, p, np.log(total), confidence)
-
-    def label_scores(self, labels: NDArray[Any]) -> tuple[_Floats, _Floats]:
-        """NLL and Brier score; nan where the label is unknown."""
-        known = labels != IGNORED
-        rows, columns = np.arange(len(labels)), np.where(known, labels, 0).astype(np.int64)
-        nll = self.log_sum - self.z[rows, columns]
-        # sum_c (p_c - 1[c = y])^2 = sum_c p_c^2 - p_y^2 + (1 - p_y)^2
-        brier = _dot(self.p, self.p) - 2 * self.p[rows, columns] + 1
-        return np.where(known, nll, math.nan), np.where(known, np.maximum(brier, 0.0), math.nan)
-
-    def margin(self) -> _Floats:
-        """The largest probability less the second; all of it where there is one class only."""
-        rows, columns = np.arange(len(self.p)), self.z.argmax(axis=1)
-        self.p[rows, columns] = 0.0  # for a moment
-        second = self.p.max(axis=1)
-        self.p[rows, columns] = self.confidence
-        return self.confidence - second
-
-
-def _part_scores(
-    reference: NDArray[Any], candidate: NDArray[Any], labels: NDArray[Any], rows: NDArray[np.int64]
-) -> list[dict[str, _Floats]]:
-    """The fields of `ItemScores` of these rows, for one block of them after the other."""
-    blocks = [rows[block] for block in row_blocks(len(rows), reference.shape[1])]
-    # Room that is used again stays in the processor's cache; to ask for new memory each time takes longer.
-    room = np.empty((5, len(blocks[0]), reference.shape[1]))
-    return [_scores(reference[b], candidate[b], labels[b], room[:, : len(b)]) for b in blocks]
-
-
-def _scores(
-    reference_logits: NDArray[Any], candidate_logits: NDArray[Any], labels: NDArray[Any], room: _Floats
+def _block_scores(
+    reference_logits: NDArray[Any], candidate_logits: NDArray[Any], labels: NDArray[Any]
 ) -> dict[str, _Floats]:
-    """The fields of a block; ``room`` [5, n, C] is written over."""
-    first, second, p, q, spare = room
-    first[:], second[:] = reference_logits, candidate_logits
-    # A logit of -inf makes nan of 0 * inf here, and its item is then computed the long way.
+    """The fields of `ItemScores` of one block of items."""
+    reference, candidate = (logits.astype(np.float64) for logits in (reference_logits, candidate_logits))
+    # inf - inf is nan here, without a warning: the confidence shows `ItemScores.of` what is no logit, and the logit
+    # error of a class that both models rule out is not defined.
     with np.errstate(invalid="ignore"):
-        difference = np.subtract(first, second, out=spare)
-        logit_error = _dot(difference, difference) / first.shape[1]
-        reference, candidate = _Softmax.of(first, p), _Softmax.of(second, q)
-        scores = {"logit_error": logit_error, "reference_margin": reference.margin()}
-        for name, model in (("reference", reference), ("candidate", candidate)):
-            scores[f"{name}_nll"], scores[f"{name}_brier"] = model.label_scores(labels)
-            scores[f"{name}_confidence"] = model.confidence
-        kl, distance = _divergences(reference, candidate, spare)
-        rest = ~np.isfinite(kl + distance)
-        if rest.any():
-            kl[rest] = kl_divergence(reference_logits[rest], candidate_logits[rest])
-            distance[rest] = js_distance(p[rest], q[rest])
-    # Where nothing is left of the one, rounding should leave nothing of the other.
-    return scores | {"kl": kl, "js_distance": np.where(kl == 0, 0.0, distance)}
+        log_p, log_q = _log_softmax(reference), _log_softmax(candidate)
+        p, q = np.exp(log_p), np.exp(log_q)
+        scores = {
+            "kl": _kl(p, log_p, log_q),
+            "js_distance": js_distance(p, q),
+            "logit_error": np.square(reference - candidate).mean(axis=1),
+            "reference_margin": _margin(p),
+        }
+    for name, log_probabilities, probabilities in (("reference", log_p, p), ("candidate", log_q, q)):
+        scores[f"{name}_confidence"] = probabilities.max(axis=1)
+        scores[f"{name}_nll"], scores[f"{name}_brier"] = _label_scores(log_probabilities, probabilities, labels)
+    return scores
 
 
-def _divergences(reference: _Softmax, candidate: _Softmax, spare: _Floats) -> tuple[_Floats, _Floats]:
-    """KL and JS distance, not finite where a logit is -inf; the reference's z are lost.
-
-    KL = sum_c p_c (log p_c - log q_c), exactly 0 at equality; JS = H(m) - (H(p) + H(q)) / 2, m = (p + q) / 2, which
-    takes one logarithm, and of which rounding leaves a distance of up to 1e-8.
-    """
-    p, q = reference.p, candidate.p
-    change = _dot(p, np.subtract(reference.z, candidate.z, out=spare))
+def _kl(p: _Floats, log_p: _Floats, log_q: _Floats) -> _Floats:
+    # From logarithms: a probability that is too small for a float is 0, which as q would make the divergence inf. Terms
+    # with p = 0 are 0.
+    terms = np.subtract(log_p, log_q, out=np.zeros_like(p), where=p > 0)
     # Rounding can leave a sum a hair below 0, which a divergence never is.
-    kl = np.maximum(change + candidate.log_sum - reference.log_sum, 0.0)
-    inner = _dot(p, reference.z) - reference.log_sum + _dot(q, candidate.z) - candidate.log_sum
-    middle = np.add(p, q, out=spare)
-    middle /= 2
-    # The smallest of floats, so that 0 log 0 is 0.
-    logs = np.maximum(middle, np.finfo(np.float64).tiny, out=reference.z)
-    return kl, _root(inner / 2 - _dot(middle, np.log(logs, out=logs)))
+    return np.maximum((p * terms).sum(axis=-1), 0.0)
 
 
-def _dot(first: _Floats, second: _Floats) -> _Floats:
-    return np.einsum("ij,ij->i", first, second)
+def _margin(p: _Floats) -> _Floats:
+    """The largest probability less the second; all of it where there is one class only."""
+    with_impossible = np.pad(p, ((0, 0), (0, 1)))  # a class of probability 0, so that there is a second one
+    second, largest = np.partition(with_impossible, -2, axis=1)[:, -2:].T
+    return np.asarray(largest - second)
+
+
+def _label_scores(log_p: _Floats, p: _Floats, labels: NDArray[Any]) -> tuple[_Floats, _Floats]:
+    """NLL and Brier score; nan where the label is unknown."""
+    known = np.flatnonzero(labels != IGNORED)
+    columns = labels[known].astype(np.int64)
+    nll, brier = np.full((2, len(labels)), math.nan)
+    nll[known] = -log_p[known, columns]
+    errors = p[known]
+    errors[np.arange(len(known)), columns] -= 1
+    brier[known] = np.square(errors).sum(axis=1)
+    return nll, brier
 
 
 def _root(divergence: _Floats) -> _Floats:

@@ -66,65 +66,46 @@ def predicted_frequencies(reference: ArrayLike, candidate: ArrayLike, n_classes:
     r, c = paired(reference, candidate)
     check_classes(n_classes, reference=r, candidate=c)
     counts = np.stack([np.bincount(r, minlength=n_classes), np.bincount(c, minlength=n_classes)])
-    moves = _Moves.between(r, c)
+    moves = _moves(r, c)
     return Frequencies(
         reference=tuple(counts[0].tolist()),
         candidate=tuple(counts[1].tolist()),
         stuart_maxwell=_stuart_maxwell(moves),
-        bowker=_result(float((moves.net**2 / moves.n).sum()), len(moves.n)),
+        bowker=_bowker(moves),
         chi_squared_unpaired=_chi_squared(counts[:, counts.sum(axis=0) > 0]),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Moves:
-    """The changed items, by the two classes they move between: first < second, numbered without gaps.
+def _moves(r: Array, c: Array) -> sparse.csr_array:
+    """How many items go from class to class, [K, K] over the K classes that any of the changed items leaves or enters.
 
-    ``n`` of them move either way, and ``net`` is how many more leave the first than the second.
+    Of many classes most may never occur, and most pairs of the others neither: hence sparse, without empty classes.
     """
-
-    first: Array
-    second: Array
-    n: Array
-    net: Array
-    n_classes: int
-
-    @classmethod
-    def between(cls, r: Array, c: Array) -> "_Moves":
-        changed = r != c
-        classes, ends = np.unique(np.stack([r[changed], c[changed]]), return_inverse=True)
-        start, end = ends.reshape(2, -1)
-        n_classes = len(classes)
-        pairs, pair = np.unique(np.minimum(start, end) * n_classes + np.maximum(start, end), return_inverse=True)
-        return cls(
-            first=pairs // n_classes,
-            second=pairs % n_classes,
-            n=np.bincount(pair, minlength=len(pairs)),
-            net=np.bincount(pair, weights=np.sign(end - start), minlength=len(pairs)),
-            n_classes=n_classes,
-        )
+    changed = r != c
+    classes, ends = np.unique(np.stack([r[changed], c[changed]]), return_inverse=True)
+    start, end = ends.reshape(2, -1)
+    return sparse.coo_array((np.ones(len(start)), (start, end)), shape=(len(classes), len(classes))).tocsr()
 
 
-def _stuart_maxwell(moves: _Moves) -> TestResult:
-    """The covariance S is the Laplacian of the graph of moves: its rank is classes - connected parts, exactly."""
-    size = moves.n_classes
-    if not len(moves.n):
+def _stuart_maxwell(moves: sparse.csr_array) -> TestResult:
+    if not moves.nnz:
         return _result(0.0, 0)
-    flow = np.bincount(moves.first, moves.net, size) - np.bincount(moves.second, moves.net, size)
-    between = sparse.coo_array((moves.n.astype(np.float64), (moves.first, moves.second)), shape=(size, size))
-    n_parts, parts = csgraph.connected_components(between, directed=False)
-    covariance = csgraph.laplacian((between + between.T).tocsr()).tocsr()
-    # S is singular, but the flow sums to 0 over each part and so lies in its range, where conjugate gradients solve
-    # as for a regular matrix. They take milliseconds where a dense inverse of 50,000 classes would not fit in memory.
-    solved, stopped = linalg.cg(covariance, flow, rtol=1e-10, M=sparse.diags_array(1 / covariance.diagonal()))
-    if stopped:
-        # They do so on long chains of classes, of which few move items to one another: elimination is cheap there.
-        # Without one class of each part the matrix is regular, and a constant more in a part changes nothing.
-        _, first = np.unique(parts, return_index=True)
-        rest = np.setdiff1d(np.arange(size), first)
-        solved = np.zeros(size)
-        solved[rest] = linalg.spsolve(covariance[rest][:, rest].tocsc(), flow[rest])
-    return _result(float(flow @ solved), size - n_parts)
+    either, flow = moves + moves.T, (moves - moves.T).sum(axis=1)
+    covariance = sparse.diags_array(either.sum(axis=1), format="csr") - either
+    # S is singular once for each set of classes that moves connect, since what leaves the set's classes arrives in
+    # them. Without one class of each set it is regular, d' S^+ d is the same, and the rank is a count that needs no
+    # threshold for what is still 0.
+    _, connected = csgraph.connected_components(either, directed=False)
+    _, first = np.unique(connected, return_index=True)
+    kept = np.delete(np.arange(len(flow)), first)
+    solved = linalg.spsolve(covariance[kept][:, kept].tocsc(), flow[kept], permc_spec="MMD_AT_PLUS_A")
+    return _result(float(flow[kept] @ solved), len(kept))
+
+
+def _bowker(moves: sparse.csr_array) -> TestResult:
+    n, net = moves + moves.T, moves - moves.T
+    # Each pair of classes is in both triangles.
+    return _result(float(net.power(2).multiply(n.power(-1)).sum() / 2), n.nnz // 2)
 
 
 def _chi_squared(counts: Array) -> TestResult:
