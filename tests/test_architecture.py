@@ -63,7 +63,7 @@ OPTIONAL = {
     "fairlearn": {"measure.groups.measures"},
     "matplotlib": {"report.page.svg", "report.plots"},
     "nncf": {"compress.export.openvino"},
-    "onnx": {"compress.export.graph", "compress.export.names", "models.onnx"},
+    "onnx": {"compress.export.graph", "models.onnx"},
     "onnx_ir": {"compress.export.graph", "compress.export.names"},
     "onnxruntime": {"compress.export.graph", "models.onnx"},
     "onnxscript": {"compress.export.graph"},

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_compalign.measure.audit import FLIPS, left_unjudged, verdict
+from hf_compalign.measure.audit import FLIPS, left_unjudged
+from hf_compalign.measure.audit import verdict as verdict_text
 from hf_compalign.report.page.text import ends, interval, is_known, number, percent, plural, points, short_name
 
 RATES = {
@@ -49,7 +50,7 @@ class Figure:
 
 def verdict(found: Mapping[str, Any]) -> Verdict:
     """The verdict of an audit, and what happened, in words."""
-    happened = verdict(found).splitlines()[0]
+    happened = verdict_text(found).splitlines()[0]
     limits = found["limits"]
     failed = [row for row in limits if not row["passed"]]
     if not limits:
