@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from hf_compalign.models import default_collator, input_names
 
 Batch = Mapping[str, Tensor]
-# model, batch -> the scalar whose gradient says what matters
 Loss = Callable[[nn.Module, Batch], Tensor]
+"""(model, batch) -> the scalar whose gradient says what matters."""
 
 # Rows that a callback takes of the training data where it is given no calibration data of its own.
 ROWS = 512

@@ -15,6 +15,7 @@ from .cutting import removal_masks as removal_masks
 from .importance import IMPORTANCES as IMPORTANCES
 from .importance import LayerImportance as LayerImportance
 from .importance import unit_importance as unit_importance
+from .one_shot import ShrinkSummary as ShrinkSummary
 from .one_shot import shrink_ as shrink_
 from .plan import LayerPlan as LayerPlan
 from .plan import ShrinkPlan as ShrinkPlan

@@ -42,6 +42,7 @@ class Audited(Protocol):
 
 
 AuditLike = Audited | Mapping[str, Any]
+"""An `Audit`, or its ``to_dict()``."""
 
 
 @contextmanager
