@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 class PruningCallback(TrainerCallback, ExportableState):
     """Prunes the weights of the linear and convolution layers while the model trains, with any `Trainer`.
 
-    The masks are computed from the weights' scores with torch.nn.utils.prune, kept outside the model, and applied in
-    place after every optimizer step. Every checkpoint is thus an ordinary one with zeros in it, and resumes exactly.
+    The masks are computed from the weights' scores, kept outside the model, and applied in place after every optimizer
+    step. Every checkpoint is thus an ordinary one with zeros in it, and resumes exactly.
     `load_best_model_at_end` only considers checkpoints that have the final sparsity. The achieved sparsity is logged.
     Several processes, with DDP or FSDP version 2, prune the same weights as one.
 
@@ -103,7 +103,11 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._gathered_zeros: dict[str, str] | None = None
 
     def share_at(self, step: int) -> float:
-        """The share of weights that are pruned after optimizer step number `step`."""
+        """The share of weights that are pruned after an optimizer step.
+
+        Args:
+            step: its number; the first is 1.
+        """
         return self.sparsity * self.timing.share_at(step)
 
     # ---- the Trainer's events ----

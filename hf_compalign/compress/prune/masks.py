@@ -1,37 +1,28 @@
-"""Scores -> masks, by the methods of torch.nn.utils.prune; and which weights of a model are pruned at all."""
+"""Scores -> masks, by every pattern."""
 
 import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.utils import prune
 
 PATTERNS = ("layer", "row", "global")
-
-
-class _LowestOfEachGroup(prune.BasePruningMethod):
-    """Prunes the same number of scores, the lowest, in every group of consecutive ones."""
-
-    PRUNING_TYPE = "unstructured"
-
-    def __init__(self, count: int, group: int) -> None:
-        self.count = count
-        self.group = group
-
-    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-        """The mask of the scores ``t``; of those that compare equal, topk decides."""
-        lowest = t.reshape(-1, self.group).topk(self.count, largest=False).indices
-        mask = default_mask.reshape(-1, self.group).scatter(1, lowest, 0)
-        return mask.view_as(t)
 
 
 def compute_masks(scores: Mapping[str, Tensor], sparsity: float, *, pattern: str) -> dict[str, Tensor]:
     """Masks of bool, True where a weight stays, with the given share of the lowest scores pruned.
 
-    "layer" prunes every weight matrix to the sparsity, "row" every output row of it, "global" the lowest of all
-    together, "2:4" (or any N:M) all but 2 of 4 consecutive weights at the sparsity 0.5, fewer below. The mask is always
-    the whole one for its sparsity, computed afresh: amounts given one after the other would compound.
+    The mask is always the whole one for its sparsity, computed afresh: amounts given one after the other would
+    compound. Of equal scores, topk decides which go. N:M: https://huggingface.co/papers/2104.08378
+
+    Args:
+        scores: by name, each of the shape [out, ...] of its weight, what matters least lowest.
+        sparsity: the share that goes, in [0, 1).
+        pattern: "layer" prunes every weight matrix to the sparsity, "row" every output row of it, "global" the lowest
+            of all together, "2:4" (or any N:M) all but 2 of 4 consecutive weights at the sparsity 0.5, fewer below.
+
+    Returns:
+        By the same names and of the same shapes.
 
     >>> compute_masks({"w": torch.tensor([[3.0, 1.0], [4.0, 2.0]])}, 0.5, pattern="row")
     {'w': tensor([[ True, False],
@@ -45,8 +36,9 @@ def compute_masks(scores: Mapping[str, Tensor], sparsity: float, *, pattern: str
 
 
 def _lowest_pruned(scores: Tensor, sparsity: float, group: int) -> Tensor:
-    method = _LowestOfEachGroup(round(sparsity * group), group)
-    return method.compute_mask(scores, torch.ones_like(scores, dtype=torch.bool))
+    grouped = scores.reshape(-1, group)
+    lowest = grouped.topk(round(sparsity * group), largest=False).indices
+    return torch.ones_like(grouped, dtype=torch.bool).scatter(1, lowest, False).view_as(scores)
 
 
 def _group_size(scores: Tensor, pattern: str) -> int:
