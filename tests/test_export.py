@@ -206,7 +206,7 @@ def test_a_model_that_names_no_image_size_takes_any(tmp_path):
     file = OnnxModel(export_onnx(model, tmp_path / "onnx").path)
     pixels = torch.randn(3, 3, 64, 96)
     with torch.no_grad():
-        torch.testing.assert_close(file(pixel_values=pixels)["logits"], model(pixels).logits)
+        assert tiny.distance(file(pixel_values=pixels)["logits"], model(pixels).logits) < tiny.ROUNDING
 
 
 def test_the_image_size_of_a_model_of_two_parts(tmp_path):

@@ -132,10 +132,10 @@ def test_quantised_answers_are_close_and_those_of_the_preparation(name, kind):
     after = zoo.answer(model, batch)
     assert model is plain
     assert not model.training
-    assert not torch.equal(after, before)
+    assert tiny.distance(after, before) > 100 * tiny.ROUNDING
     coarse = {"int8": 0.15, "float8": 0.6, "int4": 1.7}[SCHEMES[name].weights]
     torch.testing.assert_close(after, before, atol=coarse, rtol=0)
-    assert torch.equal(zoo.answer(trained, batch), after)
+    assert tiny.distance(after, zoo.answer(trained, batch)) < tiny.ROUNDING
     record = quantization_of(model)
     assert record.scheme == name
     assert record.layers == tuple(quantized_layers(model))
@@ -185,7 +185,7 @@ def test_copies_compute_the_same_and_are_independent(name):
         step()
         copied = copy.deepcopy(model)
         answer = zoo.answer(model, batch)
-        assert torch.equal(zoo.answer(copied, batch), answer)
+        assert tiny.distance(zoo.answer(copied, batch), answer) < tiny.ROUNDING
         with torch.no_grad():
             for parameter in copied.parameters():
                 if type(parameter) is nn.Parameter:
@@ -230,7 +230,7 @@ def test_a_prepared_model_can_be_pruned():
     prune_(model, 0.5)
     prune_(plain, 0.5)
     prepare_(plain, ONNXRUNTIME, list(quantizable_layers(plain, ONNXRUNTIME)))
-    assert torch.equal(zoo.answer(model, zoo.inputs(model)), zoo.answer(plain, zoo.inputs(plain)))
+    assert tiny.distance(*(zoo.answer(one, zoo.inputs(one)) for one in (model, plain))) < tiny.ROUNDING
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-w8a8", "torchao-w8a8", "quanto-w8a8"])
@@ -246,7 +246,7 @@ def test_a_prepared_model_can_be_shrunk(name):
         assert record.ranges["bert.encoder.layer.1.output.dense"] == scales["bert.encoder.layer.2.output.dense"]
     answer = zoo.answer(model, zoo.inputs(model))
     convert_(model)
-    assert torch.equal(zoo.answer(model, zoo.inputs(model)), answer)
+    assert tiny.distance(zoo.answer(model, zoo.inputs(model)), answer) < tiny.ROUNDING
 
 
 def test_shrinking_goes_first_or_second():
@@ -255,7 +255,7 @@ def test_shrinking_goes_first_or_second():
     shrink_(first, ffn=0.5)
     shrink_(second, ffn=0.5)
     quantize_(second, name)
-    assert torch.equal(zoo.answer(first, zoo.inputs(first)), zoo.answer(second, zoo.inputs(second)))
+    assert tiny.distance(*(zoo.answer(one, zoo.inputs(one)) for one in (first, second))) < tiny.ROUNDING
     assert quantization_of(first) == quantization_of(second)
 
 
@@ -292,7 +292,7 @@ def test_ranges_come_back_to_the_bit(name):
     prepare_(other, SCHEMES[name], list(quantizable_layers(other, SCHEMES[name])))
     set_ranges_(other, ranges)
     assert ranges_of(other) == ranges
-    assert torch.equal(zoo.answer(other, zoo.inputs(other)), zoo.answer(model, zoo.inputs(model)))
+    assert tiny.distance(*(zoo.answer(one, zoo.inputs(one)) for one in (other, model))) < tiny.ROUNDING
 
 
 def test_a_range_is_the_largest_value_over_127():
@@ -455,7 +455,7 @@ def test_what_is_compressed_as_a_float_model_is_opened_as_one(compress, tmp_path
     model.save_pretrained(tmp_path / "float")
     loaded = load_compressed(tmp_path / "float")
     assert not quantized_layers(loaded)
-    assert torch.equal(zoo.answer(loaded, zoo.inputs(loaded)), zoo.answer(model.eval(), zoo.inputs(model)))
+    assert tiny.distance(*(zoo.answer(one.eval(), zoo.inputs(one)) for one in (loaded, model))) < tiny.ROUNDING
 
 
 def test_a_record_that_is_dropped_is_told(caplog):

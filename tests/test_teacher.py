@@ -30,7 +30,7 @@ def test_cached_logits_are_the_models_own(teacher, cached):
     dataset = tiny.texts()
     with torch.no_grad():
         expected = teacher.eval()(**default_collator()(list(dataset.remove_columns("labels")))).logits
-    np.testing.assert_allclose(np.array(cached["teacher_logits"]), expected, atol=1e-6)
+    assert tiny.distance(cached["teacher_logits"][:], expected) < tiny.ROUNDING
     assert cached.column_names[:3] == dataset.column_names
 
 
