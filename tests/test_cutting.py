@@ -14,6 +14,8 @@ from hf_compalign.compress.architectures import layers_of
 from hf_compalign.compress.cutting import cut_, mask_
 from hf_compalign.compress.plan import LayerPlan, ShrinkPlan, droppable_layers, zero_units_plan
 
+pytestmark = pytest.mark.numeric
+
 
 def cut(model, plan):
     smaller = copy.deepcopy(model)

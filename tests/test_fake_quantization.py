@@ -21,6 +21,8 @@ from hf_compalign.compress.fake_quantization import (
     symmetric_levels,
 )
 
+pytestmark = pytest.mark.numeric
+
 
 def linear(*, n_in=24, n_out=10, seed=0, bias=True):
     torch.manual_seed(seed)

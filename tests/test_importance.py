@@ -11,6 +11,8 @@ from hf_compalign.compress.architectures import layers_of
 from hf_compalign.compress.calibration import calibration_batches, run_model
 from hf_compalign.compress.importance import unit_importance
 
+pytestmark = pytest.mark.numeric
+
 MODELS = {"bert": tiny.bert, "vit": tiny.vit}
 
 

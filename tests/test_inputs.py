@@ -19,6 +19,8 @@ from hf_compalign.compress.inputs import (
 )
 from hf_compalign.compress.masks import prunable_weights
 
+pytestmark = pytest.mark.numeric
+
 
 def layers_of(model, **patterns):
     names = prunable_weights(model, **patterns)

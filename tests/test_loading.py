@@ -17,6 +17,8 @@ from hf_compalign.compress.cutting import cut_, mask_
 from hf_compalign.compress.loading import load_compressed
 from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
 
+pytestmark = pytest.mark.numeric
+
 
 def shrunk(name="bert", *, layers=(0, 2), **settings):
     model = zoo.build(name, **settings)

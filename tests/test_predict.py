@@ -14,6 +14,8 @@ from hf_compalign.compress.onnx_graph import export_graph
 from hf_compalign.measure.predict import Columns, ask
 from hf_compalign.onnx_model import OnnxModel
 
+pytestmark = pytest.mark.numeric
+
 WORDS = ["bad", "good", "film", "book", "the", "a"]
 NAMED = {"id2label": {0: "neg", 1: "pos"}, "label2id": {"neg": 0, "pos": 1}, "n_labels": 2}
 

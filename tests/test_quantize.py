@@ -30,6 +30,8 @@ from hf_compalign.compress.quantize import (
 from hf_compalign.compress.schemes import SCHEMES, scheme_of
 from hf_compalign.compress.shrink import shrink_
 
+pytestmark = pytest.mark.numeric
+
 ONNXRUNTIME = scheme_of("onnxruntime-w8a8")
 CALIBRATED = [name for name, scheme in SCHEMES.items() if scheme.calibrated]
 

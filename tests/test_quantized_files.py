@@ -29,6 +29,8 @@ from hf_compalign.compress.quantized_files import FILE
 from hf_compalign.compress.schemes import SCHEMES
 from hf_compalign.compress.widths import write_entry
 
+pytestmark = pytest.mark.numeric
+
 CONVERTED = [name for name, scheme in SCHEMES.items() if scheme.backend != "onnxruntime"]
 # One of each way to store weights.
 WAYS = ["torchao-w8a8", "torchao-w4", "quanto-w8a8", "quanto-w4", "quanto-f8"]

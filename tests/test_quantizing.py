@@ -18,6 +18,8 @@ from hf_compalign.compress.masks import prunable_weights
 from hf_compalign.compress.quantize import quantizable_layers, quantization_of
 from hf_compalign.compress.schemes import scheme_of
 
+pytestmark = pytest.mark.numeric
+
 ONNX = "onnxruntime-w8a8"
 # Of each backend one with and one without rounded activations.
 SCHEMES = [ONNX, "torchao-w8a8", "torchao-w4", "quanto-w4", "quanto-w8a8"]

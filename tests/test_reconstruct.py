@@ -15,6 +15,8 @@ from hf_compalign.compress.masks import compute_masks, prunable_weights, sparsit
 from hf_compalign.compress.reconstruct import prune_second_order_, reconstruct_
 from hf_compalign.compress.scores import magnitude
 
+pytestmark = pytest.mark.numeric
+
 
 def correlated(n, *, seed=0):
     """A Hessian [n, n] of inputs that depend on each other."""

@@ -14,6 +14,8 @@ from hf_compalign.compress.cutting import mask_, removal_masks
 from hf_compalign.compress.importance import unit_importance
 from hf_compalign.compress.shrink import shrink_
 
+pytestmark = pytest.mark.numeric
+
 MODELS = {"bert": (tiny.bert, tiny.texts), "vit": (tiny.vit, tiny.images)}
 
 

@@ -18,6 +18,8 @@ from hf_compalign.compress.loading import load_compressed
 from hf_compalign.compress.plan import LayerPlan, ShrinkPlan
 from hf_compalign.compress.shrink import shrink_
 
+pytestmark = pytest.mark.numeric
+
 BUDGET = {"heads": 0.25, "ffn": 0.5, "layers": 1}
 
 

@@ -12,6 +12,8 @@ from hf_compalign import cache_teacher_logits
 from hf_compalign.align.teacher import LiveTeacher, check_cached_logits, check_distinct, without_fingerprints
 from hf_compalign.inference import default_collator
 
+pytestmark = pytest.mark.numeric
+
 NAMES = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
 TURNED = {"id2label": {0: "c", 1: "a", 2: "b"}, "label2id": {"c": 0, "a": 1, "b": 2}}
 

@@ -15,6 +15,8 @@ from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_t
 from hf_compalign.align.checks import check_setup
 from hf_compalign.measure.probabilities import kl_divergence
 
+pytestmark = pytest.mark.numeric
+
 PLAIN = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
 KL = AlignmentArguments(kl_weight=0.5, temperature=3.0)
 
