@@ -594,7 +594,7 @@ def test_a_teacher_loads_from_a_folder(tmp_path):
     tiny.bert(seed=1).save_pretrained(tmp_path / "teacher")
     live = build(tmp_path, eval_dataset=tiny.texts(10)).evaluate()
     loaded = build(tmp_path, teacher=str(tmp_path / "teacher"), eval_dataset=tiny.texts(10)).evaluate()
-    assert loaded["eval_loss"] == live["eval_loss"]
+    assert tiny.distance(loaded["eval_loss"], live["eval_loss"]) < tiny.ROUNDING
 
 
 def test_plain_datasets_of_torch_work(tmp_path):
