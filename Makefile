@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check lint types docs format clean
+.PHONY: demo test test-kernels check lint types docs format clean
 .NOTPARALLEL:
 
 demo: $(READY)
@@ -15,6 +15,13 @@ demo: $(READY)
 # tests/conftest.py turns the network off and gives each of the two workers one thread.
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+# The kernels of a CPU without AVX-512, and MKL's oldest: a test that depends on how one CPU rounds fails on any.
+test-kernels: export ATEN_CPU_CAPABILITY = avx2
+test-kernels: export MKL_CBWR = COMPATIBLE
+test-kernels: export ONEDNN_MAX_CPU_ISA = AVX2
+test-kernels: $(READY)
+	$(BIN)/pytest -n 2 --dist worksteal -m numeric $(ARGS)
 
 check: lint types docs test
 

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from hf_compalign.compress import calibration_batches, run_model
 from hf_compalign.compress.shrink import layers_of, unit_importance
 
+pytestmark = pytest.mark.numeric
+
 MODELS = {"bert": tiny.bert, "vit": tiny.vit}
 
 

@@ -14,6 +14,8 @@ from hf_compalign.compress.callbacks import Goal, Removal, ShrinkCallback, narro
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, layers_of, shrink_, unit_importance
 from hf_compalign.models import count_flops
 
+pytestmark = pytest.mark.numeric
+
 BUDGET = {"heads": 0.25, "ffn": 0.5, "layers": 1}
 
 
@@ -119,7 +121,7 @@ def test_the_masked_model_answers_like_the_cut_one(name):
     assert config == {"cut": False, "dropped_layers": [1]}
     removal.cut()
     assert len(layers_of(network)) == 2
-    torch.testing.assert_close(zoo.answer(network, batch), masked, atol=1e-5, rtol=1e-5)
+    assert tiny.distance(zoo.answer(network, batch), masked) < tiny.ROUNDING
 
 
 # ---- a training ----
@@ -144,14 +146,14 @@ def test_the_model_is_cut_when_training_ends(tmp_path):
     left = widths(run.model)
     assert len(left) == 2
     assert [sum(units) for units in zip(*left, strict=True)] == [6, 32]  # of 8 heads and 64 neurons
-    torch.testing.assert_close(logits(run.model), watch.seen[-1], atol=1e-6, rtol=1e-5)
+    assert tiny.distance(logits(run.model), watch.seen[-1]) < tiny.ROUNDING
     evaluated = run.evaluate()["eval_loss"]
     predictions = run.predict(tiny.texts(10, seed=5))
-    torch.testing.assert_close(torch.tensor(predictions.predictions), watch.seen[-1], atol=1e-6, rtol=1e-5)
+    assert tiny.distance(predictions.predictions, watch.seen[-1]) < tiny.ROUNDING
     assert predictions.metrics["test_loss"] == pytest.approx(evaluated)
     run.save_model(str(tmp_path / "small"))
     loaded = load_compressed(tmp_path / "small")
-    assert torch.equal(logits(loaded), logits(run.model))
+    assert tiny.distance(logits(loaded), logits(run.model)) < tiny.ROUNDING
     assert widths(loaded) == left
     logs = [log for log in run.state.log_history if "heads_removed" in log]
     assert len(logs) == 12
@@ -171,7 +173,7 @@ def test_a_checkpoint_opens_as_the_model_that_it_stands_for(tmp_path):
         folder = tmp_path / f"checkpoint-{step}"
         AutoModelForSequenceClassification.from_pretrained(folder)  # of the dense sizes
         small = load_compressed(folder)
-        torch.testing.assert_close(logits(small), answers, atol=1e-6, rtol=1e-5)
+        assert tiny.distance(logits(small), answers) < tiny.ROUNDING
         sizes.append(sum(parameter.numel() for parameter in small.parameters()))
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == sum(parameter.numel() for parameter in run.model.parameters())
@@ -185,7 +187,7 @@ def test_a_uniform_budget_makes_a_stock_checkpoint(tmp_path):
     assert not hasattr(run.model.config, "compression")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small")
     assert widths(loaded) == [(4, 16), (4, 16)]
-    assert torch.equal(logits(loaded), logits(run.model))
+    assert tiny.distance(logits(loaded), logits(run.model)) < tiny.ROUNDING
 
 
 def test_a_target_is_reached(tmp_path):
@@ -307,7 +309,7 @@ def test_the_best_model_is_one_of_the_final_size(tmp_path):
     run.train()
     assert run.state.best_global_step == 8
     best = load_compressed(tmp_path / "checkpoint-8")
-    assert torch.equal(logits(best), logits(run.model))
+    assert tiny.distance(logits(best), logits(run.model)) < tiny.ROUNDING
 
 
 def test_a_training_that_ends_early_is_cut_as_far_as_it_came(tmp_path, caplog):
@@ -339,7 +341,7 @@ def test_the_best_of_an_early_end_keeps_its_own_units(tmp_path):
     assert run.state.best_global_step == 2
     best = load_compressed(tmp_path / "checkpoint-2")
     assert widths(best) == widths(run.model)
-    assert torch.equal(logits(best), logits(run.model))
+    assert tiny.distance(logits(best), logits(run.model)) < tiny.ROUNDING
 
 
 def test_nothing_is_cut_before_the_first_removal(tmp_path):
@@ -455,7 +457,7 @@ def test_a_model_with_widths_of_its_own_keeps_them_in_its_checkpoints(tmp_path):
         tmp_path, ShrinkCallback(ffn=0.5, every=1), watch, student=student, save_strategy="steps", save_steps=3
     )
     run.train()
-    assert torch.allclose(logits(load_compressed(tmp_path / "checkpoint-3")), watch.seen[2], atol=1e-6)
+    assert tiny.distance(logits(load_compressed(tmp_path / "checkpoint-3")), watch.seen[2]) < tiny.ROUNDING
     with pytest.raises(ValueError, match="shrunk before, to widths of its own. .* but no layers"):
         trainer(tmp_path, ShrinkCallback(layers=1), student=student).train()
 

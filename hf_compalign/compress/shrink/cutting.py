@@ -61,9 +61,9 @@ def removal_masks(model: nn.Module, plan: ShrinkPlan) -> dict[str, Tensor]:
 def cut_(model: nn.Module, plan: ShrinkPlan) -> None:
     """Remove, in place, what the plan does not keep: smaller linear layers, fewer layers, and a config that says so.
 
-    Every number that is left is the same as in the masked model, so the answers are too. What torch may change is the
-    last bit: a matrix product adds in groups, whose bounds move with the sizes. The new parameters are new objects:
-    make an optimizer afterwards. `save_pretrained` writes the model; `load_compressed` opens it, and so does
+    Every weight that is left is that of the masked model, to the bit. The answers are the same up to rounding: a matrix
+    product adds in groups, whose bounds move with the sizes. The new parameters are new objects: make an optimizer
+    afterwards. `save_pretrained` writes the model; `load_compressed` opens it, and so does
     `from_pretrained` where the widths are equal in all layers and the stock class can express them.
 
     Raises:

@@ -41,8 +41,8 @@ class AuditCallback(TrainerCallback):
 
     Before training all is tried once, so that what cannot work is refused then, and the rows are prepared: an
     evaluation only runs the model on them, ``per_device_eval_batch_size`` at a time. Where the Trainer evaluates on
-    several datasets, the model is audited once, and the numbers stand beside the metrics of each. The training is the
-    same to the bit as without the callback.
+    several datasets, the model is audited once, and the numbers stand beside the metrics of each. The trained
+    weights are to the bit those of a training without the callback.
 
     With several processes the first one audits while the others wait for its numbers, the longest before training,
     when the reference predicts too: ``ddp_timeout`` must be larger than that takes, or they give up. Under FSDP or
