@@ -15,6 +15,7 @@ import copy
 from functools import cache
 
 import sst2
+import tables
 from datasets import Dataset
 from sst2 import Sst2, Store
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -96,7 +97,7 @@ def main() -> None:
     for sparsity in options.sparsities:
         for seed in options.seeds:
             found = {f"{score} + {loss}": answers(score, loss, sparsity, seed) for score, loss in runs}
-            print(f"\nsparsity {sparsity:g}, seed {seed}\n", *sst2.table(reference, found), sep="\n")
+            print(f"\nsparsity {sparsity:g}, seed {seed}\n", *tables.answers(reference, found), sep="\n")
             pair = [found[name].logits.argmax(-1) for name in ("magnitude + CE", "obs + aligned")]
             ratio = cie_ratio(reference.logits.argmax(-1), *pair, n_resamples=10_000)
             print(f"\nCIE ratio (magnitude + CE) / (obs + aligned): {ratio}\n", flush=True)
