@@ -9,7 +9,6 @@ the 3,846 posts of the validation and test files, which no training saw and noth
 that the annotators named as targets, and the length of the post.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -191,8 +190,7 @@ class Audits:
 
 def main() -> None:
     """Train, audit, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sst2.add_arguments(parser)
+    parser = sst2.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--attribution_items", type=int, default=200)
     options = parser.parse_args()

@@ -7,7 +7,6 @@ labels, for calibration where a method needs any; the seed says which. Each row 
 changed on the 872 test sentences, against the model before, with the least and the most.
 """
 
-import argparse
 import copy
 import statistics
 import time
@@ -55,8 +54,7 @@ def _shrinking(budget: dict[str, float], *, reconstruct: bool) -> Compress:
 
 def main() -> None:
     """Compress, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sst2.add_arguments(parser)
+    parser = sst2.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     data = Sst2(options.checkpoint, options.data)

@@ -15,7 +15,6 @@ train two.
 Printed besides: how often an export differs from the torch model that simulates it.
 """
 
-import argparse
 import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,8 +160,7 @@ def compare(data: Sst2, made: Models, models: dict[str, PreTrainedModel]) -> Non
 
 def main() -> None:
     """Train, export, ask, time, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sst2.add_arguments(parser)
+    parser = sst2.parser(__doc__)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--runs", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=2, help="of 6,920 rows, two thirds of them unlabelled")

@@ -77,8 +77,7 @@ class Recovery:
 
 def main() -> None:
     """Prune, train, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sst2.add_arguments(parser)
+    parser = sst2.parser(__doc__)
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.5, 0.6, 0.7])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--learning_rate", type=float, default=5e-5)

@@ -35,11 +35,13 @@ MAX_TOKENS = 64
 BATCH_SIZE = 32
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def parser(description: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark on texts has."""
-    parser.add_argument("--checkpoint", required=True, help="the pretrained encoder: a folder or a Hub id")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the parquet files")
-    parser.add_argument("--output", type=Path, required=True, help="where the models and results go")
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--checkpoint", required=True, help="the pretrained encoder: a folder or a Hub id")
+    found.add_argument("--data", type=Path, required=True, help="folder of the parquet files")
+    found.add_argument("--output", type=Path, required=True, help="where the models and results go")
+    return found
 
 
 class Sst2:

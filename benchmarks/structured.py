@@ -8,7 +8,6 @@ trained for one aligned epoch. All models are timed in turn, one pass each, at b
 all cores that torch takes by default: leave them to it.
 """
 
-import argparse
 import copy
 
 import sst2
@@ -30,8 +29,7 @@ BUDGETS = {
 
 def main() -> None:
     """Shrink, recover, time, weigh, audit, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sst2.add_arguments(parser)
+    parser = sst2.parser(__doc__)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--runs", type=int, default=60)
     parser.add_argument("--recover", action="store_true")
