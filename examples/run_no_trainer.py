@@ -101,21 +101,22 @@ def steps_of(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield step
 
 
-def masks_of(labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Which items each term counts: the teacher answers all, not all need have a label."""
-    return {name: labels != IGNORED if name == "task" else torch.ones_like(labels, dtype=torch.bool) for name in TERMS}
+def counted(labels: torch.Tensor) -> torch.Tensor:
+    """Which items count for each term, bool [K, B]: the teacher answers all, and not all need have a label."""
+    everyone = torch.ones_like(labels, dtype=torch.bool)
+    return torch.stack([labels != IGNORED if name == "task" else everyone for name in TERMS])
 
 
 def backward(
     accelerator: Accelerator, student: Any, teacher: Any, *, weighting: Weighting, batches: Sequence[Any]
 ) -> torch.Tensor:
     """The gradient of one optimizer step, and its losses [K]: means over all items of all batches and processes."""
-    masks = [masks_of(batch["labels"]) for batch in batches]
-    items = torch.stack([torch.stack([mask[name].sum() for mask in masks]).sum() for name in TERMS])
+    items = torch.cat([counted(batch["labels"]) for batch in batches], dim=1).sum(1)
     # DDP averages the gradients over the processes: each divides its sums by its share of all items.
     counts = accelerator.reduce(items.float(), "sum") / accelerator.num_processes
     losses = torch.zeros_like(counts)
-    for index, (batch, mask) in enumerate(zip(batches, masks, strict=True), start=1):
+    for index, batch in enumerate(batches, start=1):
+        labels = batch["labels"]
         inputs = {name: values for name, values in batch.items() if name != "labels"}
         with torch.no_grad():
             wanted = teacher(**inputs).logits
@@ -123,8 +124,8 @@ def backward(
         with nullcontext() if index == len(batches) else accelerator.no_sync(student):
             logits = student(**inputs).logits
             terms = [
-                masked_mean(term(logits, wanted, batch["labels"]), mask[name], count)
-                for (name, term), count in zip(TERMS.items(), counts, strict=True)
+                masked_mean(term(logits, wanted, labels), mask, count)
+                for term, mask, count in zip(TERMS.values(), counted(labels), counts, strict=True)
             ]
             accelerator.backward(weighting(torch.stack(terms), batches=len(batches)))
         losses += torch.stack(terms).detach()
