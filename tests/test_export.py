@@ -24,8 +24,6 @@ from hf_compalign.compress.onnx_graph import sample_inputs
 from hf_compalign.compress.quantize import quantize_
 from hf_compalign.onnx_model import OnnxModel
 
-pytestmark = pytest.mark.numeric
-
 TEXTS = tiny.texts(20, length=9)
 
 

@@ -18,8 +18,6 @@ from hf_compalign.inference import default_device, input_names, load_model, load
 from hf_compalign.onnx_model import OnnxModel
 from hf_compalign.tasks import task_of
 
-pytestmark = pytest.mark.numeric
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
