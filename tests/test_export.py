@@ -23,8 +23,6 @@ from hf_compalign.compress.export import Export, export_onnx, sample_inputs
 from hf_compalign.compress.quantize import quantize_
 from hf_compalign.models import OnnxModel
 
-pytestmark = pytest.mark.numeric
-
 TEXTS = tiny.texts(20, length=9)
 
 

@@ -17,8 +17,6 @@ from hf_compalign.models import OnnxModel, default_device, input_names, load_pro
 from hf_compalign.opening import load_model, model_fingerprint
 from hf_compalign.tasks import task_of
 
-pytestmark = pytest.mark.numeric
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
