@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from hf_compalign._compat import has_tokenizer
+from hf_compalign._compat import has_tokenizer, image_processor_class
 from hf_compalign.columns import LABEL_COLUMNS
 from hf_compalign.tasks import Task, logits_of, task_of
 
@@ -92,7 +92,7 @@ def load_processor(path: str | Path, task: Task) -> Any:
     import transformers
 
     text = task.model_input == "input_ids"
-    auto_class = transformers.AutoTokenizer if text else transformers.AutoImageProcessor
+    auto_class = transformers.AutoTokenizer if text else image_processor_class()
     files = exported_files(Path(path))
     if files:
         beside = files[0].absolute().parent

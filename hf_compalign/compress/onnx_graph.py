@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hf_compalign._compat import exported_graph
 from hf_compalign._extras import needs_extra
 from hf_compalign.compress.onnx_names import tidy_
 
@@ -69,7 +70,7 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
             exported = OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes))
         except Exception as error:
             raise ValueError(_failure(model, error)) from error
-    program = exported.program
+    program = exported_graph(exported)
     tidy_(program)
     large = sum(tensor.const_value.nbytes for tensor in program.graph.initializers.values()) > _MOST_BYTES
     onnx_ir.save(program, str(target), external_data=f"{target.name}_data" if large else None)
