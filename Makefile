@@ -6,7 +6,11 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-kernels check lint types docs format clean
+# What breaks first when a dependency moves: training, loading, exporting, asking and the command line.
+FIRST := trainer audit_callback loading predict export cli metrics ranges
+
+
+.PHONY: demo test test-kernels test-lowest test-newest check lint types docs format clean
 .NOTPARALLEL:
 
 demo: $(READY)
@@ -22,6 +26,12 @@ test-kernels: export MKL_CBWR = COMPATIBLE
 test-kernels: export ONEDNN_MAX_CPU_ISA = AVX2
 test-kernels: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal -m numeric $(ARGS)
+
+# The two ends of the ranges in pyproject.toml, each in an environment of its own.
+test-lowest: .venv-lowest/.ready
+test-newest: .venv-newest/.ready
+test-lowest test-newest: test-%:
+	.venv-$*/bin/pytest -n 2 --dist worksteal $(FIRST:%=tests/test_%.py) $(ARGS)
 
 check: lint types docs test
 
@@ -40,7 +50,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Keeps .venv, which takes minutes to build, and whatever else of yours is in outputs/.
+# Keeps the environments, which take minutes to build, and whatever else of yours is in outputs/.
 clean:
 	rm -rf site build dist outputs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find hf_compalign tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
@@ -49,4 +59,9 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	touch $@
+
+.venv-lowest/.ready .venv-newest/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install -c constraints-$*.txt -e ".[all,test]"
 	touch $@

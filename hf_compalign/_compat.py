@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers.trainer_callback import CallbackHandler
@@ -33,3 +33,24 @@ def calling_handler() -> "CallbackHandler | None":
             return caller
         frame = frame.f_back
     return None
+
+
+def image_processor_class() -> Any:
+    """AutoImageProcessor, which reads images with Pillow where there is no torchvision.
+
+    transformers 5.17 exports a placeholder that asks for torchvision, because the file of the class names a class of
+    that backend. The class in the file works. Fixed in 5.18 by https://github.com/huggingface/transformers/pull/48616:
+    to be removed, for `transformers.AutoImageProcessor`, when 5.17 is no longer supported.
+    """
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    return AutoImageProcessor
+
+
+def exported_graph(exported: Any) -> Any:
+    """The graph, of onnx_ir, in what the OnnxExporter of transformers returns.
+
+    Up to 5.22 this is the ONNXProgram of torch, whose graph is its `model`; 5.23 wraps it in an ExportedModel, whose
+    graph is its `program`. To be removed, for `exported.program`, when 5.22 is no longer supported.
+    """
+    return exported.program if hasattr(exported, "program") else exported.model

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_compalign._compat import exported_graph
 from hf_compalign._extras import needs_extra
 from hf_compalign.compress.export.inputs import image_size, sample_inputs
 from hf_compalign.compress.export.names import tidy_
@@ -65,7 +66,7 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
             exported = OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes))
         except Exception as error:
             raise ValueError(_failure(model, error)) from error
-    program = exported.program
+    program = exported_graph(exported)
     tidy_(program)
     large = sum(tensor.const_value.nbytes for tensor in program.graph.initializers.values()) > _MOST_BYTES
     onnx_ir.save(program, str(target), external_data=f"{target.name}_data" if large else None)
