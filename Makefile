@@ -9,7 +9,6 @@ READY := .venv/.ready
 # What breaks first when a dependency moves: training, loading, exporting, asking and the command line.
 FIRST := trainer audit_callback loading predict export cli metrics ranges
 
-
 .PHONY: demo test test-kernels test-lowest test-newest check lint types docs format clean
 .NOTPARALLEL:
 

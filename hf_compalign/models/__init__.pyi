@@ -1,6 +1,6 @@
-from .file import FileModel as FileModel
 from .file import ONNX as ONNX
 from .file import OPENVINO as OPENVINO
+from .file import FileModel as FileModel
 from .file import exported_files as exported_files
 from .flops import count_flops as count_flops
 from .modes import evaluating as evaluating

@@ -1,7 +1,7 @@
 from .checks import check_neighbours as check_neighbours
 from .checks import check_not_exported as check_not_exported
-from .common import Export as Export
 from .common import FLOAT_NAME as FLOAT_NAME
+from .common import Export as Export
 from .common import file_config as file_config
 from .graph import calibrate_graph as calibrate_graph
 from .graph import export_graph as export_graph

@@ -10,10 +10,10 @@ from .masks import check_shapes as check_shapes
 from .masks import compute_masks as compute_masks
 from .masks import kept_of as kept_of
 from .one_shot import CALIBRATED as CALIBRATED
-from .one_shot import Evidence as Evidence
-from .one_shot import Method as Method
 from .one_shot import PATTERN_OF as PATTERN_OF
 from .one_shot import SCORES as SCORES
+from .one_shot import Evidence as Evidence
+from .one_shot import Method as Method
 from .one_shot import check_sparsity as check_sparsity
 from .one_shot import check_weights as check_weights
 from .one_shot import prune_ as prune_

@@ -19,8 +19,8 @@ from .prepared import prepare_ as prepare_
 from .prepared import ranges_of as ranges_of
 from .prepared import set_ranges_ as set_ranges_
 from .prepared import unprepare_ as unprepare_
-from .schemes import Quantization as Quantization
 from .schemes import SCHEMES as SCHEMES
+from .schemes import Quantization as Quantization
 from .schemes import Scheme as Scheme
 from .schemes import quantization_of as quantization_of
 from .schemes import scheme_of as scheme_of

@@ -7,9 +7,9 @@ from .contents import MOST_CHARACTERS as MOST_CHARACTERS
 from .contents import THUMBNAIL_PIXELS as THUMBNAIL_PIXELS
 from .contents import with_attribution as with_attribution
 from .contents import with_contents as with_contents
+from .record import FORMAT_VERSION as FORMAT_VERSION
 from .record import Audit as Audit
 from .record import CostRow as CostRow
-from .record import FORMAT_VERSION as FORMAT_VERSION
 from .record import Verdict as Verdict
 from .text import ABOVE_CEILING as ABOVE_CEILING
 from .text import FLIPS as FLIPS

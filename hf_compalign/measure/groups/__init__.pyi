@@ -6,8 +6,8 @@ from .membership import group_membership as group_membership
 from .membership import normalized_groups as normalized_groups
 from .membership import number_bins as number_bins
 from .membership import text_length as text_length
+from .record import MIN_GROUP_SIZE as MIN_GROUP_SIZE
 from .record import Gap as Gap
 from .record import GroupAudit as GroupAudit
 from .record import GroupRates as GroupRates
 from .record import GroupRow as GroupRow
-from .record import MIN_GROUP_SIZE as MIN_GROUP_SIZE
