@@ -1,20 +1,55 @@
-"""Workarounds for versions of dependencies, each with its reason and its expiry."""
+"""What leans on more than dependencies promise, one by one: why, where upstream, and when it goes.
+
+tests/test_compat.py holds every line of this list against the installed versions.
+"""
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import nn
+    from transformers import Trainer, TrainerState
     from transformers.trainer_callback import CallbackHandler
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a model's folder holds a tokenizer.
 
-    AutoTokenizer of transformers 5.23 makes up an empty one for a folder that has none, to which every word is unknown.
-    To be removed when it refuses such a folder, as transformers 4 did.
+    Why: AutoTokenizer makes up an empty one for a folder that has none, to which every word is unknown.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/auto/tokenization_auto.py
+    Ends: when it refuses such a folder, as transformers 4 did.
     """
     return any(any(folder.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model"))
+
+
+def image_processor_class() -> Any:
+    """AutoImageProcessor, which reads images with Pillow where there is no torchvision.
+
+    Why: transformers 5.17 exports a placeholder that asks for torchvision, because the file of the class names a class
+    of that backend. The class in the file works.
+    Upstream: https://github.com/huggingface/transformers/pull/48616
+    Ends: for `transformers.AutoImageProcessor`, when 5.17 is no longer supported.
+    """
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    return AutoImageProcessor
+
+
+def exported_graph(exported: Any) -> Any:
+    """The graph, of onnx_ir, in what the OnnxExporter of transformers returns.
+
+    Why: up to 5.22 this is the ONNXProgram of torch, whose graph is its `model`; 5.23 wraps it in an ExportedModel,
+    whose graph is its `program`.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/exporters
+    Ends: for `exported.program`, when 5.22 is no longer supported.
+    """
+    return exported.program if hasattr(exported, "program") else exported.model
+
+
+# ---- the Trainer ----
 
 
 def calling_handler() -> "CallbackHandler | None":
@@ -35,22 +70,98 @@ def calling_handler() -> "CallbackHandler | None":
     return None
 
 
-def image_processor_class() -> Any:
-    """AutoImageProcessor, which reads images with Pillow where there is no torchvision.
+# Private methods of Trainer that AlignedDistillationTrainer overrides, with their parameters.
+OVERRIDDEN: Mapping[str, tuple[str, ...]] = {
+    # Why: a checkpoint must hold the alignment before trainer_state.json says that it is complete, and a learned
+    #   weighting must be back before the first step. Events come after, and do not name the folder.
+    # Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
+    # Ends: when Trainer has a public method or event for what else a checkpoint holds.
+    "_save_optimizer_and_scheduler": ("output_dir",),
+    "_load_optimizer_and_scheduler": ("checkpoint",),
+    # Why: the Trainer drops columns that the student does not take, such as the teacher's logits. It keeps those in
+    #   `_signature_columns`, which this method fills.
+    # Upstream: https://github.com/huggingface/transformers/issues/43598
+    # Ends: when a Trainer can be told which columns to keep.
+    "_set_signature_columns_if_needed": (),
+}
 
-    transformers 5.17 exports a placeholder that asks for torchvision, because the file of the class names a class of
-    that backend. The class in the file works. Fixed in 5.18 by https://github.com/huggingface/transformers/pull/48616:
-    to be removed, for `transformers.AutoImageProcessor`, when 5.17 is no longer supported.
+
+def loss_is_scaled(trainer: "Trainer") -> None:
+    """Tell a Trainer that its loss is divided by the count of a whole optimizer step already.
+
+    Why: otherwise it divides by the accumulation steps once more. From 5.23 on `loss_is_scaled_for_ga` says so; before,
+    it took a model that accepts loss arguments, and a count, for a sign of it.
+    Upstream: https://github.com/huggingface/transformers/issues/47688
+    Ends: `model_accepts_loss_kwargs`, and the count where there are no labels, with support of versions before 5.23.
     """
-    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+    trainer.loss_is_scaled_for_ga = True
+    trainer.model_accepts_loss_kwargs = True
 
-    return AutoImageProcessor
 
+def prepared(trainer: "Trainer", batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch on the Trainer's device, and in the type that DeepSpeed computes in.
 
-def exported_graph(exported: Any) -> Any:
-    """The graph, of onnx_ir, in what the OnnxExporter of transformers returns.
-
-    Up to 5.22 this is the ONNXProgram of torch, whose graph is its `model`; 5.23 wraps it in an ExportedModel, whose
-    graph is its `program`. To be removed, for `exported.program`, when 5.22 is no longer supported.
+    Why: the teacher runs before the Trainer prepares the batch for the student.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
+    Ends: when Trainer has a public method for it.
     """
-    return exported.program if hasattr(exported, "program") else exported.model
+    inputs: dict[str, Any] = trainer._prepare_inputs(batch)
+    return inputs
+
+
+def add_to_log(state: "TrainerState", numbers: Mapping[str, float]) -> None:
+    """Put numbers into the line of ``log_history`` that belongs to the event that is under way.
+
+    Why: the Trainer appends a copy of what it logs before it calls `on_log` and `on_evaluate`, so what a callback adds
+    to the logs or metrics of the event is not there.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
+    Ends: when it is.
+    """
+    if state.log_history and state.log_history[-1].get("step") == state.global_step:
+        state.log_history[-1].update(numbers)
+
+
+def forget_best(state: "TrainerState") -> None:
+    """Let the search for the best model begin anew: those measured so far are not yet what was asked for.
+
+    Why: `load_best_model_at_end` cannot be told which checkpoints count. The Trainer begins with None here.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
+    Ends: when it can.
+    """
+    state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+
+def stored_states(state: "TrainerState", name: str) -> list[dict[str, Any]]:
+    """What the callbacks of a class wrote into the checkpoint that is resumed, the latest last.
+
+    Why: of several callbacks of one class, the Trainer appends the states to one list at every save.
+    Upstream: https://github.com/huggingface/transformers/pull/33875
+    Ends: when each save has a list of its own; whose state is whose must still be found by its arguments.
+    """
+    stored: Any = (state.stateful_callbacks or {}).get(name) or []
+    return stored if isinstance(stored, list) else [stored]
+
+
+# ---- models and datasets ----
+
+
+def attention_of(model: "nn.Module") -> str | None:
+    """Which attention a model of transformers computes with; None where it has no choice.
+
+    Why: only the attribute that `from_pretrained(attn_implementation=)` sets says so.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/configuration_utils.py
+    Ends: when a config or model has a public name for it.
+    """
+    found: str | None = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    return found
+
+
+def dataset_fingerprint(dataset: "Dataset") -> str:
+    """What `datasets` knows a dataset by in its cache.
+
+    Why: `map` takes `new_fingerprint=`, but nothing public says which one it starts from.
+    Upstream: https://github.com/huggingface/datasets/pull/1703
+    Ends: when a Dataset has a public name for it.
+    """
+    fingerprint: str = dataset._fingerprint
+    return fingerprint

@@ -1,6 +1,7 @@
 """The aligned trainer: its loss, its metrics, and everything a Trainer user does."""
 
 import copy
+import inspect
 import math
 
 import numpy as np
@@ -9,7 +10,13 @@ import tiny
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, concatenate_datasets
-from transformers import DistilBertConfig, DistilBertForSequenceClassification, EarlyStoppingCallback, Trainer
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    EarlyStoppingCallback,
+    Trainer,
+    default_data_collator,
+)
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_teacher_logits
 from hf_compalign.align import check_setup
@@ -159,8 +166,7 @@ def test_label_smoothing_and_an_own_loss_function_are_the_task_term(tmp_path):
     for size, accumulation in ((8, 1), (2, 4)):
         settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "optim": "sgd"}
         trainer = build(tmp_path, dataset=dataset, settings=settings, compute_loss_func=doubled)
-        counts = torch.tensor([8.0, 8.0, 1.0])
-        loss = trainer.compute_loss(trainer.model.train(), batch_of(dataset), num_items_in_batch=counts)
+        loss = trainer.compute_loss(trainer.model.train(), batch_of(dataset), num_items_in_batch=torch.tensor(8))
         z_t = logits(tiny.bert(seed=1), dataset)
         expected = 2 * F.cross_entropy(z, y) + F.cross_entropy(z, z_t.argmax(-1)) + F.mse_loss(z, z_t)
         assert tiny.distance(loss, expected) < tiny.ROUNDING
@@ -250,6 +256,26 @@ def test_nan_logits_stop_training_and_name_step_and_term(tmp_path, logging):
     trainer.data_collator = broken
     with pytest.raises(FloatingPointError, match=r"became nan: .*logits \(step 2\)"):
         trainer.train()
+
+
+def test_arguments_by_position_mean_what_they_mean_to_a_trainer(tmp_path):
+    rows, few, teacher = tiny.texts(8), tiny.texts(4, seed=1), tiny.bert(seed=1)
+    given = (tiny.bert(seed=2), tiny.arguments(tmp_path), default_data_collator, rows, few)
+    ours, stock = AlignedDistillationTrainer(*given, teacher=teacher), Trainer(*given)
+    for name in ("model", "args", "data_collator", "train_dataset", "eval_dataset"):
+        assert getattr(ours, name) is getattr(stock, name)
+    assert ours.teacher is teacher
+    for name in ("teacher", "alignment"):
+        assert inspect.signature(AlignedDistillationTrainer).parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_the_count_of_a_step_is_the_trainers_own_or_that_of_its_items(tmp_path):
+    labels = [label if i % 3 else -100 for i, label in enumerate(tiny.texts(8)["labels"])]
+    labelled = tiny.texts(8, labels=False).add_column("labels", labels)
+    for dataset, count in ((labelled, 5), (labelled.remove_columns("labels"), 8)):
+        trainer = build(tmp_path, dataset=dataset)
+        batches, found = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 4, trainer.args.device)
+        assert (len(batches), found) == (2, count)
 
 
 # ---- evaluation ----
@@ -396,8 +422,8 @@ def test_the_teacher_computes_in_the_students_autocast(tmp_path):
     assert trainer.state.log_history[0]["logits_loss"] == 0
     batch = batch_of(tiny.texts(4))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = trainer.teacher.logits(batch)
-    assert tiny.distance(low, trainer.teacher.logits(batch)) > tiny.ROUNDING
+        low = trainer.teacher(**batch).logits
+    assert tiny.distance(low, trainer.teacher(**batch).logits) > tiny.ROUNDING
 
 
 def test_gradient_checkpointing_stays_on_with_dropout_off(tmp_path):

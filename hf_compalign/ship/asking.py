@@ -77,7 +77,7 @@ class Questions:
 
 def name_of(model: Model) -> str:
     """Where a model is or came from; empty for one that was just made."""
-    return str(model) if isinstance(model, str | Path) else str(model.config._name_or_path)
+    return str(model) if isinstance(model, str | Path) else str(model.config.name_or_path)
 
 
 def processor_of(model: Model, task: Task, *, default: Any) -> Any:

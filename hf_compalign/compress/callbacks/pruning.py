@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_compalign._compat import add_to_log, forget_best
 from hf_compalign.compress.calibration import Loss, given_or_training_batches, own_loss
 from hf_compalign.compress.callbacks.order import join_pruning, leave
 from hf_compalign.compress.callbacks.resuming import own_state, packed, unpacked
@@ -155,8 +156,7 @@ class PruningCallback(TrainerCallback, ExportableState):
             self._update(step)
             self._apply()
             if step == self.timing.final_step:
-                # A model measured before this step was not yet the one that was asked for.
-                state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+                forget_best(state)
 
     def on_log(
         self,
@@ -170,7 +170,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         if logs is not None and "loss" in logs and self._weights:
             self._survivors = survivors_of(self._model, self._weights, known=self._survivors)
             logs["sparsity"] = self._sparsity()
-            state.log_history[-1]["sparsity"] = logs["sparsity"]
+            add_to_log(state, {"sparsity": logs["sparsity"]})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -10,6 +10,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_compalign._compat import add_to_log, forget_best
 from hf_compalign._trainer import of_first_process
 from hf_compalign.compress.calibration import Batch, given_or_training_batches
 from hf_compalign.compress.callbacks.order import join_quantizing, leave, shrinking_of
@@ -120,8 +121,7 @@ class QuantizationCallback(TrainerCallback, ExportableState):
             self._silence(kwargs["model"])
         elif state.global_step == self.timing.final_step:
             self._prepare(kwargs["model"])
-            # A model measured before this step was not yet the one that was asked for.
-            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+            forget_best(state)
 
     def on_log(
         self,
@@ -134,7 +134,7 @@ class QuantizationCallback(TrainerCallback, ExportableState):
         """Put the number of quantized layers beside the training loss."""
         if logs is not None and "loss" in logs:
             logs["quantized_layers"] = 0 if self._prepared is None else len(self._names)
-            state.log_history[-1]["quantized_layers"] = logs["quantized_layers"]
+            add_to_log(state, {"quantized_layers": logs["quantized_layers"]})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.callbacks.resuming import packed, unpacked
@@ -24,6 +26,9 @@ from hf_compalign.compress.shrink import (
     plan_for,
     removal_masks,
 )
+
+# Kept by layer: a training that broke off leaves its hooks behind, and the next one takes them away.
+_HOOKS: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,8 @@ class Removal:
         self._restore_layers()
         layers = layers_of(self.model)
         for index in self.dropped:
-            layers[index].module.register_forward_hook(_hand_on)
+            module = layers[index].module
+            _HOOKS[module] = module.register_forward_hook(_hand_on)
         masks = self.masks()
         weights = {name: self.model.get_parameter(name) for name in masks}
         self._masks = [(weight, laid_out_like(masks[name], weight)) for name, weight in weights.items()]
@@ -188,9 +194,9 @@ class Removal:
 
     def _restore_layers(self) -> None:
         for layer in layers_of(self.model):
-            hooks = layer.module._forward_hooks
-            for key in [key for key, hook in hooks.items() if hook is _hand_on]:
-                del hooks[key]
+            hook = _HOOKS.pop(layer.module, None)
+            if hook is not None:
+                hook.remove()
 
     def _note(self) -> None:
         """Have every checkpoint say how load_compressed makes it small."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerState
 
+from hf_compalign._compat import stored_states
 from hf_compalign._trainer import changes
 
 
@@ -24,9 +25,8 @@ def own_state(state: TrainerState, name: str, recipe: dict[str, Any], *, part: s
     Raises:
         ValueError: the checkpoint was made without such a callback, or with other arguments.
     """
-    stored = state.stateful_callbacks.get(name) or []
-    stored = stored if isinstance(stored, list) else [stored]
-    # The Trainer appends the states of several callbacks of one class to one list at every save: ours is the last.
+    stored = stored_states(state, name)
+    # Of the states with the same arguments, the last is that of the checkpoint.
     own = [saved for saved in stored if saved["args"] == recipe and part in saved]
     if own:
         return own[-1]

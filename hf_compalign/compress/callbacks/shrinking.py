@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
+from hf_compalign._compat import add_to_log, forget_best
 from hf_compalign._trainer import of_first_process
 from hf_compalign.compress.calibration import Batch, Loss, given_or_training_batches, own_loss
 from hf_compalign.compress.callbacks.order import join_shrinking, leave
@@ -153,8 +154,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         if self.timing.updates_at(step):
             self._update(removal, step)
             if step == self.timing.final_step:
-                # A model measured before this step was not yet the one that was asked for.
-                state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+                forget_best(state)
 
     def on_log(
         self,
@@ -168,7 +168,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         if logs is not None and "loss" in logs and self._removal is not None:
             removed = _removed(self._removal)
             logs.update(removed)
-            state.log_history[-1].update(removed)
+            add_to_log(state, removed)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

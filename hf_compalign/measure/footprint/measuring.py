@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from transformers import CONFIG_NAME
 
+from hf_compalign._compat import attention_of
 from hf_compalign.measure.footprint.latency import Latency, device_of, interleaved_latency_ms, on_device
 from hf_compalign.models import FileModel, count_flops, is_quantized, plain_tensors
 from hf_compalign.opening import load_model
@@ -195,7 +196,7 @@ def _keeps_2_4(weight: Tensor) -> bool:
 
 
 def _flops(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
-    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    attention = attention_of(model)
     unseen = isinstance(model, FileModel) or any(map(is_quantized, model.parameters()))
     if unseen or attention not in _COUNTED_ATTENTION:
         return None

@@ -77,7 +77,7 @@ def reader_of(
     if device is not None:
         network = network.to(device)
     task = task_of(network)
-    where = str(model) if opened else str(getattr(network, "path", network.config._name_or_path))
+    where = str(model) if opened else str(getattr(network, "path", network.config.name_or_path))
     raw = is_raw(dataset, task)
     if processing_class is None and (raw or opened):
         processing_class = _processor_beside(where, task, needed=raw)
