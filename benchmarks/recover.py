@@ -70,7 +70,7 @@ class Recovery:
         if loss == "nothing":
             return self.data.answers(model)
         # By magnitude, so much of the weights is just what is 0 already: the callback holds the zeros.
-        hold = PruningCallback(achieved, schedule="constant", window=(0, 0))
+        hold = PruningCallback(achieved, schedule="constant", begin=0, end=0)
         sst2.train(model, self.data, self.rows(loss), seed=seed, learning_rate=self.learning_rate, callbacks=[hold])
         return self.data.answers(model)
 

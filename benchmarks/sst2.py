@@ -98,7 +98,7 @@ def original(data: Sst2, checkpoint: str, folder: Path, *, seed: int = 0) -> Pat
     return folder
 
 
-def train(
+def train(  # noqa: PLR0913 - one training, told by its differences
     model: PreTrainedModel,
     data: Sst2,
     rows: Dataset,

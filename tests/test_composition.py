@@ -24,7 +24,7 @@ from hf_compalign.compress.shrink import cut_, layers_of, zero_units_plan
 
 pytestmark = pytest.mark.numeric
 
-SHRINK = {"ffn": 0.5, "heads": 0.25, "layers": 1, "importance": "magnitude", "window": (0.0, 0.3)}
+SHRINK = {"ffn": 0.5, "heads": 0.25, "n_layers": 1, "score": "magnitude", "begin": 0.0, "end": 0.3}
 
 
 def model(*, seed=2, **config):
@@ -142,7 +142,7 @@ def test_without_training_it_is_shrinking_and_then_pruning(tmp_path, options):
     """What the two callbacks do at the learning rate 0, and the two functions one after the other."""
     data = {"calibration": batches()} if options else {}
     shrinking = ShrinkCallback(**SHRINK)
-    pruning = PruningCallback(0.5, window=(0.5, 0.5), **options, **data)
+    pruning = PruningCallback(0.5, begin=0.5, end=0.5, **options, **data)
     plans = []
 
     class Plan(TrainerCallback):
@@ -165,7 +165,7 @@ def test_the_sparsity_is_that_of_the_small_model(tmp_path, score):
     run = trainer(
         tmp_path,
         ShrinkCallback(**SHRINK),
-        PruningCallback(0.5, score=score, schedule="cubic", window=(0.3, 0.8), every=2),
+        PruningCallback(0.5, score=score, schedule="cubic", begin=0.3, end=0.8, every=2),
         logging_strategy="steps",
         logging_steps=1,
         save_strategy="steps",
@@ -194,7 +194,7 @@ def test_resume_equals_uninterrupted(tmp_path, score):
         return trainer(
             tmp_path / folder,
             ShrinkCallback(**SHRINK),
-            PruningCallback(0.5, score=score, schedule="cubic", window=(0.3, 0.8), every=2),
+            PruningCallback(0.5, score=score, schedule="cubic", begin=0.3, end=0.8, every=2),
             student=model(dropout=0.1),
             **settings,
         )
@@ -267,7 +267,7 @@ def test_shrinking_pruning_and_quantizing_in_one_training(tmp_path, scheme, capl
             tmp_path / folder,
             QuantizationCallback(scheme, begin=0.6),
             ShrinkCallback(**SHRINK),
-            PruningCallback(0.5, schedule="linear", window=(0.3, 0.8), every=2),
+            PruningCallback(0.5, schedule="linear", begin=0.3, end=0.8, every=2),
             *callbacks,
             student=model(dropout=0.1),
             **settings,
@@ -291,10 +291,10 @@ def test_shrinking_pruning_and_quantizing_in_one_training(tmp_path, scheme, capl
 
 
 def test_an_order_that_makes_no_sense_is_refused(tmp_path):
-    early, late = {"window": (0.0, 0.5)}, {"window": (0.5, 0.8)}
+    early, late = {"begin": 0.0, "end": 0.5}, {"begin": 0.5, "end": 0.8}
     message = (
-        r"ShrinkCallback's window is \(0.0, 0.5\), until step 6, and the PruningCallback's is \(0.0, 0.5\), from step 0"
-        r".*\[ShrinkCallback\(..., window=\(0, 0.5\)\), PruningCallback\(..., window=\(0.5, 0.8\)\)\]"
+        r"The ShrinkCallback ends at 0.5 of the training \(step 6\), and the PruningCallback begins at 0 \(step 0\)"
+        r".*\[ShrinkCallback\(..., begin=0, end=0.5\), PruningCallback\(..., begin=0.5, end=0.8\)\]"
     )
     for callbacks in (
         [ShrinkCallback(ffn=0.5, **early), PruningCallback(0.5, **early)],
@@ -309,14 +309,14 @@ def test_an_order_that_makes_no_sense_is_refused(tmp_path):
         [PruningCallback(0.5, **late), ShrinkCallback(ffn=0.5, **early)],  # in the same step, the wrong way round
         [PruningCallback(0.5, **early), ShrinkCallback(ffn=0.5, **late)],
     ):
-        with pytest.raises(ValueError, match=r"Name the ShrinkCallback first.*window=\((0.5|0.8), (0.8|0.92)\)"):
+        with pytest.raises(ValueError, match=r"Name the ShrinkCallback first.*begin=(0.5|0.8), end=(0.8|0.92)\)\]"):
             trainer(tmp_path, *callbacks).train()
-    with pytest.raises(ValueError, match=r"Two ShrinkCallbacks .* ShrinkCallback\(heads=..., ffn=..., layers=...\)"):
+    with pytest.raises(ValueError, match=r"Two ShrinkCallbacks .* ShrinkCallback\(heads=..., ffn=..., n_layers=...\)"):
         trainer(tmp_path, ShrinkCallback(ffn=0.5), ShrinkCallback(heads=0.25)).train()
 
 
 def test_an_order_that_makes_sense_is_not(tmp_path):
-    early, late = {"window": (0.0, 0.5)}, {"window": (0.6, 0.8)}
+    early, late = {"begin": 0.0, "end": 0.5}, {"begin": 0.6, "end": 0.8}
     for callbacks in (
         [ShrinkCallback(ffn=0.5, **early), PruningCallback(0.5, **late)],
         [PruningCallback(0.5, **late), ShrinkCallback(ffn=0.5, **early)],

@@ -430,7 +430,7 @@ def test_a_converted_model_is_neither_pruned_nor_shrunk(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["torchao-w8", "quanto-w8"])
-@pytest.mark.parametrize("callback", [PruningCallback(0.5), ShrinkCallback(ffn=0.5, importance="magnitude")])
+@pytest.mark.parametrize("callback", [PruningCallback(0.5), ShrinkCallback(ffn=0.5, score="magnitude")])
 def test_a_converted_model_is_refused_before_it_is_trained(name, callback, tmp_path):
     needs(name)
     model = build()
@@ -454,7 +454,7 @@ def train_with(callback):
         lambda model, folder: prune_(model, 0.5),
         lambda model, folder: shrink_(model, ffn=0.5),
         train_with(PruningCallback(0.5)),
-        train_with(ShrinkCallback(ffn=0.5, importance="magnitude")),
+        train_with(ShrinkCallback(ffn=0.5, score="magnitude")),
     ],
 )
 def test_what_is_compressed_as_a_float_model_is_opened_as_one(compress, tmp_path):

@@ -111,7 +111,7 @@ def test_two_processes_resume_shrinking_bitwise(results, way, kind):
 def test_what_needs_a_whole_model_is_refused_under_fsdp(results):
     for process in results:
         assert "target_flops needs a model that is whole in each process" in process["target"]
-        assert "Give shares instead (heads=, ffn=, layers=), or use DDP" in process["target"]
+        assert "Give shares instead (heads=, ffn=, n_layers=), or use DDP" in process["target"]
         assert "Shrinking and pruning cannot be in one training under FSDP" in process["both"]
         assert "open the folder with load_compressed, and train that with the PruningCallback" in process["both"]
 

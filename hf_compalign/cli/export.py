@@ -1,7 +1,7 @@
 """hf-compalign export."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -26,6 +26,8 @@ from hf_compalign.cli.rows import load_rows
 from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout, table
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from hf_compalign.cli.exporting import Done
 
 _CALIBRATION_ROWS = 256
@@ -82,30 +84,14 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
         from hf_compalign.measure.predictions import Columns
 
         limits = checked_limits(parsed_limits(limit or []))
-        _check(file_format, quantize, calibration=calibration, dataset=dataset)
-        if quantize is None:
-            refuse_ignored("Without --quantize every layer is in float", {"--exclude": exclude})
-        if quantize != "static":
-            refuse_ignored("Only --quantize static is calibrated", {"--calibration-rows": calibration_rows})
-        about_rows = {
-            "--reference": reference,
-            "--config": config,
-            "--split": split,
-            "--label-column": label_column,
-            "--batch-size": batch_size,
-            "--max-samples": max_samples,
-        }
+        _check(file_format, quantize, calibration=calibration, dataset=dataset, limited=bool(limits))
+        data = {"--reference": reference, "--config": config, "--split": split, "--label-column": label_column}
+        about_rows = {**data, "--batch-size": batch_size, "--max-samples": max_samples}
         about_columns = {"--text-column": text_column, "--image-column": image_column}
         if dataset is None:
-            if limits:
-                raise ValueError("A limit is measured on data. Name them with --dataset.")
             refuse_ignored("There is no --dataset", about_rows | ({} if calibration else about_columns))
-        if file_format != "onnx":
-            refuse_ignored("Only --format onnx is repaired", {"--max-measurements": max_measurements})
-        elif quantize is None or not limits:
-            refuse_ignored(
-                "Nothing is repaired without --quantize and --limit", {"--max-measurements": max_measurements}
-            )
+        repair = {"--calibration-rows": calibration_rows, "--max-measurements": max_measurements}
+        _refuse_idle(file_format, quantize, {"--exclude": exclude, **repair}, limited=bool(limits))
         from hf_compalign.cli.exporting import Job, run_job
         from hf_compalign.data import sample
 
@@ -114,11 +100,7 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
             file_format=file_format,
             output=output or default_output(model, file_format),
             quantize=quantize,
-            calibration=None
-            if calibration is None
-            else sample(
-                load_rows(calibration, None, None, usual=("train", "validation")), calibration_rows or _CALIBRATION_ROWS
-            ),
+            calibration=None if calibration is None else _calibration_rows(calibration, calibration_rows),
             exclude=exclude or None,
             limits=limits,
             max_measurements=max_measurements,
@@ -131,10 +113,7 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
         if job.dataset is not None:
             console.print(f"{len(job.dataset):,} rows of {dataset}, columns {', '.join(job.dataset.column_names)}")
         done = run_job(job, lambda line: console.print(line, soft_wrap=True, markup=False))
-    if as_json:
-        print_json(done.to_dict())
-    else:
-        _print_done(done)
+    _print_done(done, as_json=as_json)
     raise typer.Exit(0 if done.passed else BEYOND_A_LIMIT)
 
 
@@ -148,7 +127,9 @@ def default_output(model: str, file_format: str = "onnx") -> Path:
     return Path(f"{name}-{file_format}")
 
 
-def _check(file_format: str, quantize: str | None, *, calibration: str | None, dataset: str | None) -> None:
+def _check(
+    file_format: str, quantize: str | None, *, calibration: str | None, dataset: str | None, limited: bool
+) -> None:
     """What the export would refuse too, but in the words of the command line and before anything is loaded."""
     if file_format not in ("onnx", "openvino"):
         raise ValueError(f"--format must be onnx or openvino. Got {file_format!r}.")
@@ -171,9 +152,36 @@ def _check(file_format: str, quantize: str | None, *, calibration: str | None, d
             "--calibration and --dataset are the same data, so that the file would be judged on what it was made with. "
             "Calibrate on other data, such as those of the training."
         )
+    if limited and dataset is None:
+        raise ValueError("A limit is measured on data. Name them with --dataset.")
 
 
-def _print_done(done: "Done") -> None:
+def _refuse_idle(file_format: str, quantize: str | None, options: dict[str, Any], *, limited: bool) -> None:
+    """Refuse the options of an INT8 file that would be ignored."""
+
+    def refuse(why: str, name: str) -> None:
+        refuse_ignored(why, {name: options[name]})
+
+    if quantize is None:
+        refuse("Without --quantize every layer is in float", "--exclude")
+    if quantize != "static":
+        refuse("Only --quantize static is calibrated", "--calibration-rows")
+    if file_format != "onnx":
+        refuse("Only --format onnx is repaired", "--max-measurements")
+    elif quantize is None or not limited:
+        refuse("Nothing is repaired without --quantize and --limit", "--max-measurements")
+
+
+def _calibration_rows(name: str, most: int | None) -> "Dataset":
+    from hf_compalign.data import sample
+
+    return sample(load_rows(name, None, None, usual=("train", "validation")), most or _CALIBRATION_ROWS)
+
+
+def _print_done(done: "Done", *, as_json: bool) -> None:
+    if as_json:
+        print_json(done.to_dict())
+        return
     console = stdout()
     console.print(Text(str(done.export)))
     console.print()

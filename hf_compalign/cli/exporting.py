@@ -106,25 +106,19 @@ def run_job(job: Job, say: Callable[[str], None]) -> Done:
     calibration = None if job.calibration is None else _batches(job.calibration, model, processor, job.columns)
     torch_bytes = footprint(model).size_bytes
     if job.dataset is not None and job.limits and job.quantize is not None and job.file_format == "onnx":
-        repair = repair_onnx(
-            model,
-            job.output,
-            limits=job.limits,
-            dataset=job.dataset,
-            reference=job.reference,
-            options=RepairOptions(
-                quantize=job.quantize,
-                calibration=calibration,
-                exclude=job.exclude,
-                processing_class=processor,
-                columns=job.columns,
-                batch_size=job.batch_size,
-                max_measurements=job.max_measurements,
-                timed_batch_sizes=TIMED,
-                overwrite=job.overwrite,
-            ),
-            progress=say,
+        options = RepairOptions(
+            quantize=job.quantize,
+            calibration=calibration,
+            exclude=job.exclude,
+            processing_class=processor,
+            columns=job.columns,
+            batch_size=job.batch_size,
+            max_measurements=job.max_measurements,
+            timed_batch_sizes=TIMED,
+            overwrite=job.overwrite,
         )
+        asked: dict[str, Any] = {"limits": job.limits, "dataset": job.dataset, "reference": job.reference}
+        repair = repair_onnx(model, job.output, **asked, options=options, progress=say)
         frontier = repair.frontier
         timed = {**frontier.baselines, repair.export.path.name: frontier.chosen_point.latency}
         return Done(repair.export, repair.audit, frontier, torch_bytes, timed, frontier.machine)

@@ -1,3 +1,4 @@
+from .artifact import Artifact as Artifact
 from .artifact import ArtifactDetails as ArtifactDetails
 from .artifact import save_artifact as save_artifact
 from .asking import Questions as Questions

@@ -14,9 +14,9 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_compalign.measure.footprint import Latency, device_of, interleaved_latency_ms
+from hf_compalign.measure.footprint import Latency, interleaved_latency_ms
 from hf_compalign.measure.predictions import Columns, Predictions, predict, reader_of
-from hf_compalign.models import default_collator, input_names, load_processor
+from hf_compalign.models import default_collator, device_of, input_names, load_processor
 from hf_compalign.opening import load_model
 from hf_compalign.tasks import Task
 

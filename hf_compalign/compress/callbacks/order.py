@@ -74,7 +74,7 @@ def join_shrinking(model: nn.Module, state: TrainerState, callback: Shrinks) -> 
     if run.shrinking is not None:
         raise ValueError(
             "Two ShrinkCallbacks in one training would remove units of each other's. Give one the whole budget: "
-            "ShrinkCallback(heads=..., ffn=..., layers=...)."
+            "ShrinkCallback(heads=..., ffn=..., n_layers=...)."
         )
     for pruning in filter(None, (reference() for reference in run.pruning)):
         _check_order(model, callback, pruning, shrinks_first=False)
@@ -151,14 +151,15 @@ def _check_order(model: nn.Module, shrinking: Shrinks, pruning: Compresses, *, s
     shrunk, begins = shrinking.timing.final_step, pruning.timing.span[0]
     if shrunk < begins or (shrunk == begins and shrinks_first):
         return
-    window, later = shrinking.timing.window, pruning.timing.window
-    begin, middle = window if window[1] < 1 else (0.0, 0.5)
-    end = later[1] if later[1] > middle else middle + 0.6 * (1 - middle)
+    first, then = shrinking.timing, pruning.timing
+    begin, middle = (first.begin, first.end) if first.end < 1 else (0.0, 0.5)
+    end = then.end if then.end > middle else middle + 0.6 * (1 - middle)
     raise ValueError(
         "Units must all be removed before weights are pruned, or the sparsity would count weights that go anyway. The "
-        f"ShrinkCallback's window is {window}, until step {shrunk}, and the PruningCallback's is {later}, from step "
-        f"{begins}. Name the ShrinkCallback first, and let the other begin where it ends: callbacks=[ShrinkCallback("
-        f"..., window=({begin:g}, {middle:g})), PruningCallback(..., window=({middle:g}, {end:g}))]."
+        f"ShrinkCallback ends at {first.end:g} of the training (step {shrunk}), and the PruningCallback begins at "
+        f"{then.begin:g} (step {begins}). Name the ShrinkCallback first, and let the other begin where it ends: "
+        f"callbacks=[ShrinkCallback(..., begin={begin:g}, end={middle:g}), PruningCallback(..., begin={middle:g}, "
+        f"end={end:g})]."
     )
 
 

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from hf_compalign._compat import add_to_log, forget_best
-from hf_compalign.compress.calibration import Loss, given_or_training_batches, own_loss
+from hf_compalign.compress.calibration import Loss, given_or_training_batches
 from hf_compalign.compress.callbacks.order import join_pruning, leave
 from hf_compalign.compress.callbacks.resuming import own_state, packed, unpacked
 from hf_compalign.compress.callbacks.schedules import Schedule
@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 class PruningCallback(TrainerCallback, ExportableState):
     """Prunes the weights of the linear and convolution layers while the model trains, with any `Trainer`.
 
-    The masks are computed from the weights' scores with torch.nn.utils.prune, kept outside the model, and applied in
-    place after every optimizer step. Every checkpoint is thus an ordinary one with zeros in it, and resumes exactly.
+    The masks are computed from the weights' scores, kept outside the model, and applied in place after every optimizer
+    step. Every checkpoint is thus an ordinary one with zeros in it, and resumes exactly.
     `load_best_model_at_end` only considers checkpoints that have the final sparsity. The achieved sparsity is logged.
     Several processes, with DDP or FSDP version 2, prune the same weights as one.
 
@@ -59,8 +59,9 @@ class PruningCallback(TrainerCallback, ExportableState):
             N:M). By default "global", but "row" for wanda and "layer" for obs.
         schedule: "cubic", "linear" or "constant" (all at once), or a function from progress to share, both in [0, 1].
             By default "cubic"; for obs, whose every update takes as long as that of `prune_`, "constant": the model is
-            pruned at the beginning of the window, and the rest of the training recovers.
-        window: begin and end of the schedule as shares of all optimizer steps; after the end the masks stand still.
+            pruned at the beginning, and the rest of the training recovers.
+        begin: share of all optimizer steps at which the schedule begins.
+        end: share of them at which it ends; from then on the masks stand still.
         every: optimizer steps between two updates of the masks; None makes about 20 updates.
         calibration: for wanda, taylor and obs: batches as the model takes them, a DataLoader or a list; by default 512
             rows of the training data.
@@ -79,7 +80,8 @@ class PruningCallback(TrainerCallback, ExportableState):
         score: str = "magnitude",
         pattern: str | None = None,
         schedule: str | Schedule | None = None,
-        window: tuple[float, float] = (0.0, 0.5),
+        begin: float = 0.0,
+        end: float = 0.5,
         every: int | None = None,
         calibration: Iterable[Any] | None = None,
         include: Sequence[str] | None = None,
@@ -91,10 +93,10 @@ class PruningCallback(TrainerCallback, ExportableState):
         self.sparsity = sparsity
         self.include = None if include is None else list(include)
         self.exclude = None if exclude is None else list(exclude)
-        self.timing = Timing(schedule or ("constant" if score == "obs" else "cubic"), window, every)
+        self.timing = Timing(schedule or ("constant" if score == "obs" else "cubic"), begin, end, every)
         _check_evidence(self.method, calibration, begins_at_once=self.timing.begins_at_once)
         self._calibration = calibration
-        self._loss: Loss = own_loss
+        self._loss: Loss | None = None
         self._evidence = Evidence()
         self._model: nn.Module = nn.Module()
         self._weights: dict[str, nn.Parameter] = {}
@@ -177,7 +179,7 @@ class PruningCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Say so when training ended before the final sparsity."""
         leave(self._model, self)
-        self._loss = own_loss  # that of an aligned trainer is for its own training
+        self._loss = None  # that of an aligned trainer is for its own training
         if state.global_step < self.timing.final_step:
             logger.warning(
                 "Training ended at step %d, before the final sparsity of step %d: the model is %.1f %% sparse, not "
@@ -310,5 +312,5 @@ def _check_evidence(method: Method, calibration: Any, *, begins_at_once: bool) -
     if method.score == "movement" and begins_at_once:
         raise ValueError(
             "score='movement' is learned while the model trains, and nothing is learned yet at the beginning. Use the "
-            "schedule 'cubic' or 'linear', or a window that begins later."
+            "schedule 'cubic' or 'linear', or a later begin="
         )

@@ -75,12 +75,11 @@ class QuantizationCallback(TrainerCallback, ExportableState):
             )
         if calibration is not None and not self.scheme.calibrated:
             raise ValueError(
-                f"calibration would be ignored: the scheme {scheme!r} needs no calibration data. Leave it out."
+                f"calibration= would be ignored: the scheme {scheme!r} needs no calibration data. Leave it out."
             )
-        self.begin = float(begin)
         self.include = None if include is None else list(include)
         self.exclude = None if exclude is None else list(exclude)
-        self.timing = Timing("constant", (begin, begin), None)
+        self.timing = Timing("constant", begin, begin)
         self._calibration = calibration
         self._batches: Sequence[Batch] = ()
         self._names: Sequence[str] = ()
@@ -183,7 +182,7 @@ class QuantizationCallback(TrainerCallback, ExportableState):
             if self._ranges is None:
                 calibrate_(model, self._batches)
                 # What processes compute from the same values may differ in the last bits.
-                self._ranges = of_first_process(ranges_of(model))
+                self._ranges = of_first_process(lambda: ranges_of(model))
             set_ranges_(model, self._ranges)
         self._batches = ()
         self._prepared = weakref.ref(model)
@@ -223,7 +222,12 @@ class QuantizationCallback(TrainerCallback, ExportableState):
     # ---- resuming ----
 
     def _recipe(self) -> dict[str, Any]:
-        return {"scheme": self.scheme.name, "begin": self.begin, "include": self.include, "exclude": self.exclude}
+        return {
+            "scheme": self.scheme.name,
+            "begin": float(self.timing.begin),
+            "include": self.include,
+            "exclude": self.exclude,
+        }
 
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into trainer_state.json: the recipe, and the ranges of the activations."""

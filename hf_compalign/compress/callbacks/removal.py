@@ -16,8 +16,8 @@ from hf_compalign.compress.sharding import laid_out_like
 from hf_compalign.compress.shrink import (
     Budget,
     Layer,
-    LayerImportance,
     LayerPlan,
+    LayerScores,
     ShrinkPlan,
     architecture_of,
     cut_,
@@ -44,19 +44,17 @@ class Goal:
     dropped: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls, model: nn.Module, importances: Sequence[LayerImportance], budget: Budget, *, inputs: Batch | None
-    ) -> "Goal":
+    def of(cls, model: nn.Module, scores: Sequence[LayerScores], budget: Budget, *, inputs: Batch | None) -> "Goal":
         """What a budget comes to for a dense model; a target is about the FLOPs or latency of a batch.
 
         Raises:
             ValueError: as `plan_for`.
         """
-        plan = plan_for(model, importances, budget, inputs=inputs)
-        gone = set(range(len(importances))) - {one.index for one in plan.layers}
+        plan = plan_for(model, scores, budget, inputs=inputs)
+        gone = set(range(len(scores))) - {one.index for one in plan.layers}
         return cls(
             tuple((one.index, len(one.heads), len(one.neurons)) for one in plan.layers),
-            tuple(sorted(gone, key=lambda index: importances[index].layer)),
+            tuple(sorted(gone, key=lambda index: scores[index].layer)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,14 +73,14 @@ class Goal:
 
 
 def narrowed(
-    plan: ShrinkPlan, goal: Goal, importances: Sequence[LayerImportance], *, whole: ShrinkPlan, share: float
+    plan: ShrinkPlan, goal: Goal, scores: Sequence[LayerScores], *, whole: ShrinkPlan, share: float
 ) -> ShrinkPlan:
     """The plan after a share of the way to the goal: what was removed stays so, and what matters least now follows.
 
     Args:
         plan: what is there so far.
         goal: where it ends.
-        importances: of the model as it is now.
+        scores: of the model as it is now.
         whole: the plan of the dense model.
         share: of the way, in [0, 1], rising from call to call.
     """
@@ -92,10 +90,10 @@ def narrowed(
     for kept in plan.layers:
         if kept.index in gone:
             continue
-        dense, scores = whole.layers[kept.index], importances[kept.index]
+        dense, own = whole.layers[kept.index], scores[kept.index]
         n_heads, n_neurons = ends.get(kept.index, (len(dense.heads), len(dense.neurons)))
-        heads = _best(kept.heads, scores.heads, _on_the_way(len(dense.heads), n_heads, share))
-        neurons = _best(kept.neurons, scores.neurons, _on_the_way(len(dense.neurons), n_neurons, share))
+        heads = _best(kept.heads, own.heads, _on_the_way(len(dense.heads), n_heads, share))
+        neurons = _best(kept.neurons, own.neurons, _on_the_way(len(dense.neurons), n_neurons, share))
         layers.append(LayerPlan(kept.index, heads, neurons))
     return ShrinkPlan(tuple(layers))
 

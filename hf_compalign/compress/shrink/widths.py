@@ -15,6 +15,7 @@ from hf_compalign.compress.quantize import (
 )
 from hf_compalign.compress.record import SHRINK, write_entry
 from hf_compalign.compress.shrink.architectures import Layer, architecture_of, layers_of, part
+from hf_compalign.models import random_state_kept
 
 
 def describe_widths(model: nn.Module) -> None:
@@ -95,7 +96,7 @@ def _stock(model: nn.Module, settings: dict[str, Any]) -> nn.Module | None:
         for key, value in settings.items():
             setattr(config, key, value)
         # Building draws random numbers, even without memory: a training that goes on must not notice.
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"), random_state_kept():
             return type(model)(config)
     except (ValueError, StrictDataclassError):
         return None

@@ -1,6 +1,7 @@
 from .auditing import audit as audit
 from .auditing import checked_limits as checked_limits
 from .callback import AuditCallback as AuditCallback
+from .candidates import Candidates as Candidates
 from .candidates import compare_candidates as compare_candidates
 from .candidates import pruning_identified_exemplars as pruning_identified_exemplars
 from .contents import MOST_CHARACTERS as MOST_CHARACTERS

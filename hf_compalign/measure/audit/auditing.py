@@ -109,9 +109,8 @@ def audit(
         raise ValueError(f"max_items must be at least 0. Got {max_items}. With 0 no item is kept, only their number.")
     memberships = {} if groups is None else normalized_groups(groups, len(reference))
     paired = same_items(reference, [candidate])
-    counted, names = paired.counted, reference.label_names
+    counted, names, (_, candidate) = paired.counted, reference.label_names, paired.models
     rerun = None if floor is None else _rerun(floor, paired)
-    _, candidate = paired.models
     answers = reference.predicted[counted], candidate.predicted[counted], paired.labels[counted]
     scores = ItemScores.of(reference.logits, candidate.logits, paired.labels, rows=counted)
     cells = Cells.count(*answers)

@@ -1,5 +1,4 @@
 from .latency import Latency as Latency
-from .latency import device_of as device_of
 from .latency import interleaved_latency_ms as interleaved_latency_ms
 from .measuring import Footprint as Footprint
 from .measuring import footprint as footprint
