@@ -25,8 +25,7 @@ def demo(
     with clear_errors(console):
         hush(bars=False)
         console.print("A small ViT for handwritten digits, pruned twice: 1 to 2 minutes a seed.")
-        from hf_compalign.demo.folder import run_demo
-        from hf_compalign.demo.run import Settings
+        from hf_compalign.demo import Settings, run_demo
 
         with progress_bars(console) as show:
             results = run_demo(
