@@ -1,11 +1,11 @@
 """Workarounds for versions of dependencies, each with its reason and its expiry."""
 
-import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers.trainer_callback import CallbackHandler
+    from transformers import TrainerState
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -17,19 +17,11 @@ def has_tokenizer(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model"))
 
 
-def calling_handler() -> "CallbackHandler | None":
-    """Who calls the callbacks of a Trainer; None outside of its events.
+def add_to_log(state: "TrainerState", numbers: Mapping[str, float]) -> None:
+    """Put numbers into the line of ``log_history`` that belongs to the event that is under way.
 
-    The Trainer of transformers 5.23 logs the metrics of an evaluation before `on_evaluate`, and tells an event neither
-    the Trainer nor who else listens, so a callback that measures something then cannot log it. The handler is found
-    among the callers. To be removed when an event is given the Trainer, or what it adds to the metrics is logged.
+    The Trainer of transformers 5.23 appends a copy of what it logs to ``log_history`` before it calls `on_log` and
+    `on_evaluate`, so what a callback adds to the logs or metrics of the event is not there. To be removed when it is.
     """
-    from transformers.trainer_callback import CallbackHandler
-
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, CallbackHandler):
-            return caller
-        frame = frame.f_back
-    return None
+    if state.log_history and state.log_history[-1].get("step") == state.global_step:
+        state.log_history[-1].update(numbers)

@@ -26,7 +26,7 @@ from hf_compalign.cli.rows import load_rows
 from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout, table
 
 if TYPE_CHECKING:
-    from hf_compalign.cli.exporting import Done
+    from hf_compalign.ship import AuditedExport
 
 _CALIBRATION_ROWS = 256
 
@@ -106,31 +106,35 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
             refuse_ignored(
                 "Nothing is repaired without --quantize and --limit", {"--max-measurements": max_measurements}
             )
-        from hf_compalign.cli.exporting import Job, run_job
         from hf_compalign.data import sample
+        from hf_compalign.ship import ExportOptions, export_audited
 
-        job = Job(
-            model=model,
+        rows = None if dataset is None else sample(load_rows(dataset, config, split), max_samples)
+        if rows is not None:
+            console.print(f"{len(rows):,} rows of {dataset}, columns {', '.join(rows.column_names)}")
+        done = export_audited(
+            model,
+            output or default_output(model, file_format),
+            rows,
             file_format=file_format,
-            output=output or default_output(model, file_format),
-            quantize=quantize,
-            calibration=None
-            if calibration is None
-            else sample(
-                load_rows(calibration, None, None, usual=("train", "validation")), calibration_rows or _CALIBRATION_ROWS
-            ),
-            exclude=exclude or None,
             limits=limits,
-            max_measurements=max_measurements,
-            dataset=None if dataset is None else sample(load_rows(dataset, config, split), max_samples),
             reference=reference,
-            columns=Columns(text=text_column or None, image=image_column, label=label_column),
-            batch_size=batch_size or 32,
-            overwrite=overwrite,
+            options=ExportOptions(
+                quantize=quantize,
+                calibration=None
+                if calibration is None
+                else sample(
+                    load_rows(calibration, None, None, usual=("train", "validation")),
+                    calibration_rows or _CALIBRATION_ROWS,
+                ),
+                exclude=exclude or None,
+                columns=Columns(text=text_column or None, image=image_column, label=label_column),
+                batch_size=batch_size or 32,
+                max_measurements=max_measurements,
+                overwrite=overwrite,
+            ),
+            progress=lambda line: console.print(line, soft_wrap=True, markup=False),
         )
-        if job.dataset is not None:
-            console.print(f"{len(job.dataset):,} rows of {dataset}, columns {', '.join(job.dataset.column_names)}")
-        done = run_job(job, lambda line: console.print(line, soft_wrap=True, markup=False))
     if as_json:
         print_json(done.to_dict())
     else:
@@ -173,7 +177,7 @@ def _check(file_format: str, quantize: str | None, *, calibration: str | None, d
         )
 
 
-def _print_done(done: "Done") -> None:
+def _print_done(done: "AuditedExport") -> None:
     console = stdout()
     console.print(Text(str(done.export)))
     console.print()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_compalign._compat import add_to_log
 from hf_compalign.compress.calibration import Loss, given_or_training_batches, own_loss
 from hf_compalign.compress.callbacks.order import Survivors, join_pruning, leave, prune_survivors_, survivors_of
 from hf_compalign.compress.callbacks.resuming import own_state, packed, unpacked
@@ -169,7 +170,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         if logs is not None and "loss" in logs and self._weights:
             self._survivors = survivors_of(self._model, self._weights, known=self._survivors)
             logs["sparsity"] = self._sparsity()
-            state.log_history[-1]["sparsity"] = logs["sparsity"]
+            add_to_log(state, {"sparsity": logs["sparsity"]})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

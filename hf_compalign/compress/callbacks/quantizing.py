@@ -10,6 +10,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_compalign._compat import add_to_log
 from hf_compalign.compress.calibration import Batch, given_or_training_batches
 from hf_compalign.compress.callbacks.order import join_quantizing, leave, shrinking_of
 from hf_compalign.compress.callbacks.resuming import own_state
@@ -134,7 +135,7 @@ class QuantizationCallback(TrainerCallback, ExportableState):
         """Put the number of quantized layers beside the training loss."""
         if logs is not None and "loss" in logs:
             logs["quantized_layers"] = 0 if self._prepared is None else len(self._names)
-            state.log_history[-1]["quantized_layers"] = logs["quantized_layers"]
+            add_to_log(state, {"quantized_layers": logs["quantized_layers"]})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

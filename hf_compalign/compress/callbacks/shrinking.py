@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
+from hf_compalign._compat import add_to_log
 from hf_compalign.compress.calibration import Batch, Loss, given_or_training_batches, own_loss
 from hf_compalign.compress.callbacks.order import join_shrinking, leave
 from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed, was_cut
@@ -169,7 +170,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         if logs is not None and "loss" in logs and self._removal is not None:
             removed = _removed(self._removal)
             logs.update(removed)
-            state.log_history[-1].update(removed)
+            add_to_log(state, removed)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

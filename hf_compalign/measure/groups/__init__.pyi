@@ -1,3 +1,4 @@
+from .columns import parted_groups as parted_groups
 from .measures import GroupOptions as GroupOptions
 from .measures import audit_groups as audit_groups
 from .membership import DEFAULT_ATTRIBUTE as DEFAULT_ATTRIBUTE
