@@ -15,7 +15,7 @@ from hf_compalign.measure.audit.opened import Opened, Side, opened_sides
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.audit.record import Audit
 from hf_compalign.measure.audit.rows import groups_of_items, row_ids_of, task_in
-from hf_compalign.measure.groups import Membership, parted_groups
+from hf_compalign.measure.groups import Membership, attributes_of
 from hf_compalign.measure.predictions import Columns, Predictions, is_raw
 
 
@@ -77,17 +77,18 @@ def audit(
     sides = opened_sides(given, dataset, options)
     pair = _pair(sides["reference"], sides["candidate"])
     _refuse_what_is_missing(pair, dataset, attribution, options)
-    items, rows = parted_groups(groups, options.bins, dataset, text=columns.text)
+    attributes = attributes_of(groups, options.bins, dataset, text=columns.text)
     if pair is not None and dataset is not None and attribution is not None:
         # Refuses what cannot be explained, before anything is run.
         opened_pair(*_networks(pair), dataset, options=attribution, **_reading(options))
     answers = {name: side if isinstance(side, Predictions) else side.answers() for name, side in sides.items()}
     if dataset is None:
-        return compared(answers, groups=items, limits=limits, options=options)
+        members = groups_of_items(attributes, None, answers["reference"])
+        return compared(answers, groups=members, limits=limits, options=options)
     task = task_in(sides, dataset, columns)
     ids = row_ids_of(sides, answers, dataset, task=task, columns=columns)
-    items |= groups_of_items(rows, ids, answers["reference"])
-    found = compared(answers, groups=items, limits=limits, options=options)
+    members = groups_of_items(attributes, ids, answers["reference"])
+    found = compared(answers, groups=members, limits=limits, options=options)
     if options.contents and is_raw(dataset, task):
         found = with_contents(found, dataset, ids=ids, task=task, columns=columns)
     return found if pair is None else _of_models(found, pair, dataset, attribution, options)

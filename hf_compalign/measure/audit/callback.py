@@ -25,7 +25,7 @@ from hf_compalign.measure.audit.opened import answers_of
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.audit.record import Audit
 from hf_compalign.measure.audit.rows import groups_of_items
-from hf_compalign.measure.groups import Membership, parted_groups
+from hf_compalign.measure.groups import Membership, attributes_of
 from hf_compalign.measure.predictions import Asked, Columns, Predictions, ask
 from hf_compalign.models import evaluating
 
@@ -191,8 +191,9 @@ class AuditCallback(TrainerCallback):
     def _grouped(self, reference: Predictions, found: Predictions) -> dict[str, Membership]:
         """Attribute -> the groups of each item; columns are read once, and not at every evaluation."""
         columns = self.options.columns or Columns()
-        items, rows = parted_groups(self._groups, self.options.bins, self._dataset, text=columns.text)
-        return items | (groups_of_items(rows, found.ids.tolist(), reference) if rows else {})
+        attributes = attributes_of(self._groups, self.options.bins, self._dataset, text=columns.text)
+        of_rows = any(one.of_rows for one in attributes.values())
+        return groups_of_items(attributes, found.ids.tolist() if of_rows else None, reference)
 
 
 def _logged(found: Audit) -> dict[str, float]:

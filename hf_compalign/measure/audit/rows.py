@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datasets import Dataset, Image
 
 from hf_compalign.measure.audit.opened import Opened, Side
-from hf_compalign.measure.groups import Membership
+from hf_compalign.measure.groups import Attribute, Membership
 from hf_compalign.measure.predictions import Columns, Predictions, ids_of
 from hf_compalign.tasks import TASKS, Task, task_of
 
@@ -33,20 +33,28 @@ def row_ids_of(
 
 
 def groups_of_items(
-    rows: Mapping[str, Membership], ids: Sequence[str], reference: Predictions
+    attributes: Mapping[str, Attribute], ids: Sequence[str] | None, reference: Predictions
 ) -> dict[str, Membership]:
-    """Attribute -> the groups of the reference's items, from those of the rows with these ids.
+    """Attribute -> the groups of the reference's items.
+
+    Args:
+        attributes: of items or of rows.
+        ids: of the rows; None where there are no rows, or nothing of them is asked.
+        reference: with the ids of the items.
 
     Raises:
         ValueError: the reference's predictions are of other rows.
     """
-    place = {name: row for row, name in enumerate(ids)}
+    place = {name: row for row, name in enumerate(ids or ())}
     items = reference.ids.tolist()
-    unknown = [name for name in items if name not in place]
+    unknown = [] if ids is None else [name for name in items if name not in place]
     if unknown:
         raise ValueError(
             f"The dataset must hold the rows that the predictions are of. {len(unknown)} of their {len(items)} items "
             f"are not among them, such as {unknown[0]!r}. Give the dataset that was predicted on, or predict on this "
             "one."
         )
-    return {name: [membership[place[item]] for item in items] for name, membership in rows.items()}
+    return {
+        name: [one.groups[place[item]] for item in items] if one.of_rows else one.groups
+        for name, one in attributes.items()
+    }

@@ -1,7 +1,7 @@
 """The groups that columns of a dataset say, by name: as they are, crossed, or as bins of a number."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_compalign.measure.groups.membership import (
     DEFAULT_ATTRIBUTE,
@@ -18,20 +18,34 @@ if TYPE_CHECKING:
 WORDS = "words"
 
 
-def parted_groups(
+class Attribute(NamedTuple):
+    """Which groups there are.
+
+    Attributes:
+        groups: one entry for each item of the reference, or for each row of the dataset.
+        of_rows: which of the two.
+    """
+
+    groups: Membership
+    of_rows: bool
+
+
+def attributes_of(
     groups: Membership | Mapping[str, Membership] | None,
     bins: Sequence[str],
     dataset: "Dataset | None",
     *,
     text: Sequence[str] | None = None,
-) -> tuple[dict[str, Membership], dict[str, Membership]]:
-    """Attribute -> the groups of each item, as they were given; and attribute -> the groups of each row of a dataset.
+) -> dict[str, Attribute]:
+    """The groups of an audit by the names of their attributes: as they were given, or as columns say them.
 
     >>> from datasets import Dataset
     >>> posts = Dataset.from_dict({"target": ["a", "b", None], "long": [True, False, True]})
-    >>> parted_groups({"half": ["x", "y", "y"], "both": ("target", "long")}, [], posts)
-    ({'half': ['x', 'y', 'y']}, {'both': [('a, True',), ('b, False',), ()]})
-    >>> [*parted_groups(["target", ("target", "long")], [], posts)[1]]
+    >>> attributes_of({"both": ("target", "long")}, [], posts)
+    {'both': Attribute(groups=[('a, True',), ('b, False',), ()], of_rows=True)}
+    >>> attributes_of(["x", "y", "y"], [], posts)
+    {'group': Attribute(groups=['x', 'y', 'y'], of_rows=False)}
+    >>> [*attributes_of(["target", ("target", "long")], [], posts)]
     ['target', 'target x long']
 
     Args:
@@ -47,29 +61,33 @@ def parted_groups(
     if dataset is None:
         if bins:
             raise ValueError(f"bins are made of columns of a dataset. Got {', '.join(bins)}. Give dataset= too.")
-        return _by_attribute(groups), {}
+        return {name: Attribute(given, of_rows=False) for name, given in _by_attribute(groups)}
     if isinstance(groups, str) or _is_column(groups, dataset):
         groups = [groups]  # type: ignore[list-item]  # what names columns is no list of items
     if isinstance(groups, list) and _are_columns(groups, dataset):
         named = [(by if isinstance(by, str) else " x ".join(by), by) for by in groups]
-        items: dict[str, Membership] = {}
     else:
         if isinstance(groups, list) and len(groups) != len(dataset):
             _refuse_no_columns(groups, dataset)
-        given = _by_attribute(groups)
-        named = [(name, by) for name, by in given.items() if isinstance(by, str) or _is_column(by, dataset)]
-        items = {name: by for name, by in given.items() if name not in dict(named)}
-    taken = [*items, *(attribute for attribute, _ in named)]
+        named = _by_attribute(groups)
+    taken = [attribute for attribute, _ in named]
     binned = [(f"{name} (bins)" if name in taken else name, name) for name in bins]
     _check_names([*taken, *(attribute for attribute, _ in binned)])
-    rows: dict[str, Membership] = {attribute: group_membership(dataset, by) for attribute, by in named}
-    return items, rows | {attribute: number_bins(_numbers(dataset, name, text)) for attribute, name in binned}
+    found = {name: _attribute(by, dataset) for name, by in named}
+    for attribute, name in binned:
+        found[attribute] = Attribute(number_bins(_numbers(dataset, name, text)), of_rows=True)
+    return found
 
 
-def _by_attribute(groups: Membership | Mapping[str, Membership] | None) -> dict[str, Any]:
+def _attribute(by: Any, dataset: "Dataset") -> Attribute:
+    of_rows = isinstance(by, str) or _is_column(by, dataset)
+    return Attribute(group_membership(dataset, by) if of_rows else by, of_rows)
+
+
+def _by_attribute(groups: Membership | Mapping[str, Membership] | None) -> list[tuple[str, Any]]:
     if groups is None:
-        return {}
-    return dict(groups) if isinstance(groups, Mapping) else {DEFAULT_ATTRIBUTE: groups}
+        return []
+    return [*groups.items()] if isinstance(groups, Mapping) else [(DEFAULT_ATTRIBUTE, groups)]
 
 
 def _is_column(by: Any, dataset: "Dataset") -> bool:
