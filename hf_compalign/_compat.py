@@ -3,7 +3,6 @@
 tests/test_compat.py holds every line of this list against the installed versions.
 """
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
     from transformers import Trainer, TrainerState
-    from transformers.trainer_callback import CallbackHandler
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -50,24 +48,6 @@ def exported_graph(exported: Any) -> Any:
 
 
 # ---- the Trainer ----
-
-
-def calling_handler() -> "CallbackHandler | None":
-    """Who calls the callbacks of a Trainer; None outside of its events.
-
-    The Trainer of transformers 5.23 logs the metrics of an evaluation before `on_evaluate`, and tells an event neither
-    the Trainer nor who else listens, so a callback that measures something then cannot log it. The handler is found
-    among the callers. To be removed when an event is given the Trainer, or what it adds to the metrics is logged.
-    """
-    from transformers.trainer_callback import CallbackHandler
-
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, CallbackHandler):
-            return caller
-        frame = frame.f_back
-    return None
 
 
 # Private methods of Trainer that AlignedDistillationTrainer overrides, with their parameters.

@@ -34,9 +34,9 @@ MAY_IMPORT = {
     "measure": ("data", "models", "opening"),
     "metrics": ("measure",),
     "report": ("measure",),
-    "ship": ("compress", "measure", "models", "opening", "report"),
+    "ship": ("compress", "data", "measure", "models", "opening", "report"),
     "demo": ("align", "compress", "data", "measure", "opening"),
-    "cli": ("compress", "data", "demo", "measure", "models", "opening", "report", "ship"),
+    "cli": ("data", "demo", "measure", "report", "ship"),
 }
 # The same inside of rooms that hold others. "compress" stands here for what lies loose in it.
 INSIDE = {
@@ -48,11 +48,12 @@ INSIDE = {
     "compress": ("compress.callbacks", "compress.prune", "compress.quantize", "compress.shrink"),
     "measure.statistics": (),
     "measure.predictions": ("measure.statistics",),
-    "measure.footprint": (),
+    "measure.footprint": ("measure.predictions",),
     "measure.groups": ("measure.statistics",),
     "measure.attribution": ("measure.predictions", "measure.statistics"),
     "measure.audit": (
         "measure.attribution",
+        "measure.footprint",
         "measure.groups",
         "measure.predictions",
         "measure.statistics",
@@ -60,6 +61,7 @@ INSIDE = {
     "report.plots": (),
     "report.page": ("report.plots",),
     "report.card": (),
+    "ship": ("ship.repair",),
     "ship.repair": ("ship",),
 }
 # Where each optional dependency may be named: one module or room, or one to write its files and one to run them.

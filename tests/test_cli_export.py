@@ -13,10 +13,9 @@ from traced import traced_once
 
 from hf_compalign import cli
 from hf_compalign.cli.export import default_output
-from hf_compalign.cli.exporting import EXPORTERS
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.predictions import predict
-from hf_compalign.ship import Frontier
+from hf_compalign.ship import EXPORTERS, Frontier
 
 pytest.importorskip("onnxruntime")
 
@@ -96,8 +95,8 @@ def test_with_a_dataset_the_file_is_audited_against_the_model(place, tmp_path):
     expected = audit(predict(place / "texts", rows), predict(tmp_path / "out" / "model_int8.onnx", rows))
     found = json.loads(result.stdout)["audit"]
     assert found["n"] == N
-    assert found["cie"] == expected.metrics["cie"]
-    assert found["kl"] == pytest.approx(expected.metrics["kl"])
+    assert found["metrics"]["cie"] == expected.metrics["cie"]
+    assert found["metrics"]["kl"] == pytest.approx(expected.metrics["kl"])
     assert found["reference"]["model_fingerprint"] == expected.reference.model_fingerprint
     assert f"{N} rows of" in result.stderr
 
@@ -138,7 +137,7 @@ def test_a_limit_that_no_file_keeps(place, tmp_path):
     assert found["frontier"]["verdict"].startswith("NOT KEPT: no set of layers suffices.")
     saved = Frontier.load(tmp_path / "out" / "frontier.json")
     assert json.loads(json.dumps(saved.to_dict())) == found["frontier"]
-    assert found["audit"]["cie"] == saved.chosen_point.mismatches
+    assert found["audit"]["metrics"]["cie"] == saved.chosen_point.mismatches
     assert found["latency"]["model_int8.onnx"].keys() == {"1", "8"}
 
 

@@ -15,10 +15,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from hf_compalign.cli import app
-from hf_compalign.demo.digits import load_digits, prepared
-from hf_compalign.demo.folder import run_demo
-from hf_compalign.demo.results import conclusion
-from hf_compalign.demo.run import Settings
+from hf_compalign.demo import Settings, conclusion, load_digits, prepared, run_demo
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.predictions import Predictions, predict
 from hf_compalign.measure.statistics import Estimate

@@ -1,5 +1,6 @@
 """hf-compalign export."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,7 @@ from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdo
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_compalign.cli.exporting import Done
+    from hf_compalign.ship import AuditedExport
 
 _CALIBRATION_ROWS = 256
 
@@ -85,34 +86,37 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
 
         limits = checked_limits(parsed_limits(limit or []))
         _check(file_format, quantize, calibration=calibration, dataset=dataset, limited=bool(limits))
-        data = {"--reference": reference, "--config": config, "--split": split, "--label-column": label_column}
-        about_rows = {**data, "--batch-size": batch_size, "--max-samples": max_samples}
-        about_columns = {"--text-column": text_column, "--image-column": image_column}
         if dataset is None:
-            refuse_ignored("There is no --dataset", about_rows | ({} if calibration else about_columns))
-        repair = {"--calibration-rows": calibration_rows, "--max-measurements": max_measurements}
-        _refuse_idle(file_format, quantize, {"--exclude": exclude, **repair}, limited=bool(limits))
-        from hf_compalign.cli.exporting import Job, run_job
-        from hf_compalign.data import sample
+            data = {"--reference": reference, "--config": config, "--split": split, "--label-column": label_column}
+            about_rows = {**data, "--batch-size": batch_size, "--max-samples": max_samples}
+            about_columns = {} if calibration else {"--text-column": text_column, "--image-column": image_column}
+            refuse_ignored("There is no --dataset", about_rows | about_columns)
+        given = {"--exclude": exclude, "--calibration-rows": calibration_rows, "--max-measurements": max_measurements}
+        _refuse_idle(file_format, quantize, given, limited=bool(limits))
+        from hf_compalign.ship import ExportOptions, export_audited
 
-        job = Job(
-            model=model,
-            file_format=file_format,
-            output=output or default_output(model, file_format),
+        rows = _sample(dataset, max_samples, config=config, split=split)
+        if rows is not None:
+            console.print(f"{len(rows):,} rows of {dataset}, columns {', '.join(rows.column_names)}")
+        options = ExportOptions(
             quantize=quantize,
-            calibration=None if calibration is None else _calibration_rows(calibration, calibration_rows),
+            calibration=_sample(calibration, calibration_rows or _CALIBRATION_ROWS, usual=("train", "validation")),
             exclude=exclude or None,
-            limits=limits,
-            max_measurements=max_measurements,
-            dataset=None if dataset is None else sample(load_rows(dataset, config, split), max_samples),
-            reference=reference,
             columns=Columns(text=text_column or None, image=image_column, label=label_column),
             batch_size=batch_size or 32,
+            max_measurements=max_measurements,
             overwrite=overwrite,
         )
-        if job.dataset is not None:
-            console.print(f"{len(job.dataset):,} rows of {dataset}, columns {', '.join(job.dataset.column_names)}")
-        done = run_job(job, lambda line: console.print(line, soft_wrap=True, markup=False))
+        done = export_audited(
+            model,
+            output or default_output(model, file_format),
+            rows,
+            file_format=file_format,
+            limits=limits,
+            reference=reference,
+            options=options,
+            progress=partial(console.print, soft_wrap=True, markup=False),
+        )
     _print_done(done, as_json=as_json)
     raise typer.Exit(0 if done.passed else BEYOND_A_LIMIT)
 
@@ -172,13 +176,13 @@ def _refuse_idle(file_format: str, quantize: str | None, options: dict[str, Any]
         refuse("Nothing is repaired without --quantize and --limit", "--max-measurements")
 
 
-def _calibration_rows(name: str, most: int | None) -> "Dataset":
+def _sample(name: str | None, most: int | None, **source: Any) -> "Dataset | None":
     from hf_compalign.data import sample
 
-    return sample(load_rows(name, None, None, usual=("train", "validation")), most or _CALIBRATION_ROWS)
+    return None if name is None else sample(load_rows(name, **source), most)
 
 
-def _print_done(done: "Done", *, as_json: bool) -> None:
+def _print_done(done: "AuditedExport", *, as_json: bool) -> None:
     if as_json:
         print_json(done.to_dict())
         return

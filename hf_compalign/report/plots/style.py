@@ -65,11 +65,11 @@ def record_of(audit: AuditLike) -> Mapping[str, Any]:
     Raises:
         TypeError: it is no audit.
     """
-    if isinstance(audit, Mapping):
-        return audit
-    if not hasattr(audit, "to_dict"):
-        raise TypeError(f"A figure is drawn of an Audit or of its to_dict(). Got {type(audit).__name__}.")
-    return audit.to_dict()
+    if not isinstance(audit, Mapping):
+        if not hasattr(audit, "to_dict"):
+            raise TypeError(f"A figure is drawn of an Audit or of its to_dict(). Got {type(audit).__name__}.")
+        audit = audit.to_dict()
+    return {**audit, **audit.get("metrics", {})}
 
 
 def section(record: Mapping[str, Any], name: str, missing: str) -> Any:
