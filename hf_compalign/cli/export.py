@@ -81,10 +81,9 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     console = stderr()
     with clear_errors(console):
         hush(bars=console.is_terminal)
-        from hf_compalign.measure.audit import checked_limits
         from hf_compalign.measure.predictions import Columns
 
-        limits = checked_limits(parsed_limits(limit or []))
+        limits = parsed_limits(limit or [])
         _check(file_format, quantize, calibration=calibration, dataset=dataset, limited=bool(limits))
         if dataset is None:
             data = {"--reference": reference, "--config": config, "--split": split, "--label-column": label_column}
