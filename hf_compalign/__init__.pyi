@@ -27,9 +27,11 @@ from .measure.predictions import predict as predict
 from .measure.statistics import compare_candidates as compare_candidates
 from .metrics import load_metric as load_metric
 from .report.page import write_report as write_report
+from .ship import ArtifactDetails as ArtifactDetails
 from .ship import AuditedExport as AuditedExport
 from .ship import ExportOptions as ExportOptions
 from .ship import export_audited as export_audited
 from .ship import push_to_hub as push_to_hub
 from .ship import save_artifact as save_artifact
+from .ship.repair import RepairOptions as RepairOptions
 from .ship.repair import repair_onnx as repair_onnx
