@@ -40,12 +40,11 @@ from hf_compalign import (
     predict,
 )
 from hf_compalign.data import load_file, tokenized
-from hf_compalign.measure.attribution import AttributionOptions, attribution_agreement
-from hf_compalign.measure.audit import with_attribution, with_contents
+from hf_compalign.measure.attribution import AttributionOptions
+from hf_compalign.measure.audit import AuditOptions
 from hf_compalign.measure.groups import MIN_GROUP_SIZE, group_membership, number_bins, text_length
 from hf_compalign.measure.statistics import cie_ratio, mean_estimate
 from hf_compalign.report.page import write_report
-from hf_compalign.tasks import task_of_class
 
 ROWS = 6_000
 MAX_TOKENS = 64
@@ -146,14 +145,15 @@ class Audits:
 
     def audit(self, name: str) -> Audit:
         """Of a model against the original, with everything that there is."""
-        pair, folder = (self.answers("fine-tuned-0"), self.answers(name)), self.models.folder
-        found = audit(*pair, groups=self.groups, floor=self.answers("fine-tuned-1"))
-        ids = pair[0].ids.tolist()
-        found = with_contents(found, self.data.test, ids=ids, task=task_of_class("BertForSequenceClassification"))
-        explained = attribution_agreement(
-            folder / "fine-tuned-0", folder / name, self.data.test, predictions=pair, options=self.options
+        return audit(
+            self.models.folder / "fine-tuned-0",
+            self.models.folder / name,
+            self.data.test,
+            groups=self.groups,
+            floor=self.answers("fine-tuned-1"),
+            attribution=self.options,
+            options=AuditOptions(batch_size=64, contents=True),
         )
-        return with_attribution(found, *explained)
 
     def by_group(self, seeds: Sequence[int]) -> Iterator[str]:
         """Who pays: per group the rates of both losses, means over the seeds, and their difference."""

@@ -15,7 +15,7 @@ from hf_compalign import cli
 from hf_compalign.cli.export import default_output
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.predictions import predict
-from hf_compalign.ship import EXPORTERS, Frontier
+from hf_compalign.ship import EXPORTERS, Frontier, export_audited
 
 pytest.importorskip("onnxruntime")
 
@@ -225,6 +225,21 @@ def test_what_was_exported_already_is_refused(tmp_path, where):
     (tmp_path / "model.onnx").write_text("a graph")
     result = call("export", tmp_path / where, tmp_path / "out")
     assert "model.onnx is an ONNX file already. Give the PyTorch model that it was exported from." in error_of(result)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"file_format": "tflite"}, "file_format must be one of onnx, openvino. Got 'tflite'."),
+        ({"limits": {"nfr": 0.1}}, "limits and reference= are about an audit, which needs data. Give dataset= too."),
+        ({"reference": "others"}, "limits and reference= are about an audit, which needs data. Give dataset= too."),
+        ({"limits": {"nfrr": 0.1}}, "There is no limit 'nfrr'"),
+    ],
+)
+def test_the_call_refuses_what_the_command_would_not_pass_on(place, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        export_audited(place / "images", tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failure_of_the_program_is_no_limit_that_is_not_kept(monkeypatch, capsys):

@@ -146,10 +146,42 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     processor = processor_of(model, task_of(network))
     if dataset is not None:
         _check_rows(dataset, network, model, options.columns or Columns())
-    made = _Making(network, processor, Path(folder), options)
+    shared: dict[str, Any] = {
+        "quantize": options.quantize,
+        "calibration": _calibration(network, processor, options),
+        "exclude": options.exclude,
+        "processing_class": processor,
+        "overwrite": options.overwrite,
+    }
+    size_bytes = footprint(network).size_bytes
+    asking = AuditOptions(options.columns, processor, options.batch_size)
     if dataset is not None and limits and options.quantize is not None and file_format == "onnx":
-        return made.repaired(dataset, limits, reference, progress)
-    return made.exported(file_format, dataset, limits, reference)
+        repair = repair_onnx(
+            network,
+            folder,
+            limits=limits,
+            dataset=dataset,
+            reference=reference,
+            options=RepairOptions(
+                columns=options.columns,
+                batch_size=options.batch_size,
+                max_measurements=options.max_measurements,
+                timed_batch_sizes=TIMED,
+                **shared,
+            ),
+            progress=progress,
+        )
+        tried = repair.frontier
+        timed = {**tried.baselines, repair.export.path.name: tried.chosen_point.latency}
+        return AuditedExport(repair.export, repair.audit, tried, size_bytes, timed, tried.machine)
+    made = EXPORTERS[file_format](network, folder, **shared)
+    file, found = load_model(made.path), None
+    if dataset is not None:
+        original = network if reference is None else reference
+        answers = reference_answers(original, dataset, task=task_of(network), options=asking)
+        found = audit(answers, file, dataset, limits=limits, options=asking)
+    latency = _timed({"torch": network, made.path.name: file}, dataset, asking)
+    return AuditedExport(made, found, None, size_bytes, latency, machine_name(timing_device(files=True)))
 
 
 def _check(file_format: str, dataset: Dataset | None, limits: Mapping[str, float], reference: Any) -> None:
@@ -178,95 +210,25 @@ def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, colu
     load_processor(model, task)
 
 
-@dataclass(frozen=True)
-class _Making:
-    """A model that is to be a file."""
+def _calibration(network: PreTrainedModel, processor: Any, options: ExportOptions) -> list[dict[str, Any]] | None:
+    rows = options.calibration
+    if rows is None:
+        return None
+    starts = range(0, len(rows), _CALIBRATION_BATCH)
+    parts = [rows.select(range(start, min(start + _CALIBRATION_BATCH, len(rows)))) for start in starts]
+    reading = {"processing_class": processor, "columns": options.columns}
+    return [first_batch(network, part, size=len(part), **reading) for part in parts]
 
-    network: PreTrainedModel
-    processor: Any
-    folder: Path
-    options: ExportOptions
 
-    def repaired(
-        self,
-        dataset: Dataset,
-        limits: Mapping[str, float],
-        reference: Model | Predictions | None,
-        progress: Callable[[str], None] | None,
-    ) -> AuditedExport:
-        options = self.options
-        repair = repair_onnx(
-            self.network,
-            self.folder,
-            limits=limits,
-            dataset=dataset,
-            reference=reference,
-            options=RepairOptions(
-                quantize=options.quantize or "dynamic",
-                calibration=self._calibration(),
-                exclude=options.exclude,
-                processing_class=self.processor,
-                columns=options.columns,
-                batch_size=options.batch_size,
-                max_measurements=options.max_measurements,
-                timed_batch_sizes=TIMED,
-                overwrite=options.overwrite,
-            ),
-            progress=progress,
-        )
-        found = repair.frontier
-        timed = {**found.baselines, repair.export.path.name: found.chosen_point.latency}
-        return AuditedExport(repair.export, repair.audit, found, self._size_bytes(), timed, found.machine)
-
-    def exported(
-        self,
-        file_format: str,
-        dataset: Dataset | None,
-        limits: Mapping[str, float],
-        reference: Model | Predictions | None,
-    ) -> AuditedExport:
-        made = EXPORTERS[file_format](
-            self.network,
-            self.folder,
-            quantize=self.options.quantize,
-            calibration=self._calibration(),
-            exclude=self.options.exclude,
-            processing_class=self.processor,
-            overwrite=self.options.overwrite,
-        )
-        file = load_model(made.path)
-        found = None
-        if dataset is not None:
-            columns, size = self.options.columns, self.options.batch_size
-            asking = AuditOptions(columns=columns, processing_class=self.processor, batch_size=size)
-            task = task_of(self.network)
-            original = self.network if reference is None else reference
-            answers = reference_answers(original, dataset, task=task, options=asking)
-            found = audit(answers, file, dataset, limits=limits, options=asking)
-        latency = self._timed({"torch": self.network, made.path.name: file}, dataset)
-        return AuditedExport(made, found, None, self._size_bytes(), latency, machine_name(timing_device(files=True)))
-
-    def _size_bytes(self) -> int:
-        return footprint(self.network).size_bytes
-
-    def _calibration(self) -> list[dict[str, Any]] | None:
-        rows = self.options.calibration
-        if rows is None:
-            return None
-        starts = range(0, len(rows), _CALIBRATION_BATCH)
-        parts = [rows.select(range(start, min(start + _CALIBRATION_BATCH, len(rows)))) for start in starts]
-        reading = {"processing_class": self.processor, "columns": self.options.columns}
-        return [first_batch(self.network, part, size=len(part), **reading) for part in parts]
-
-    def _timed(self, models: dict[str, Any], dataset: Dataset | None) -> dict[str, dict[int, Latency]]:
-        """On the first rows of the data, or without any on made-up inputs."""
-        if dataset is not None:
-            both = {name: (one, self.processor) for name, one in models.items()}
-            columns, device = self.options.columns, timing_device(files=True)
-            return latencies_on(dataset, both, columns=columns, batch_sizes=TIMED, device=device)
-        found: dict[str, dict[int, Latency]] = {name: {} for name in models}
-        for size in TIMED:
-            inputs = sample_inputs(self.network, n_items=size, length=_LENGTH)
-            for name, latency in interleaved_latency_ms({name: (one, inputs) for name, one in models.items()}).items():
-                found[name][size] = latency
-        return found
+def _timed(models: dict[str, Any], dataset: Dataset | None, asking: AuditOptions) -> dict[str, dict[int, Latency]]:
+    """On the first rows of the data, or without any on made-up inputs."""
+    if dataset is not None:
+        both = {name: (one, asking.processing_class) for name, one in models.items()}
+        device = timing_device(files=True)
+        return latencies_on(dataset, both, columns=asking.columns, batch_sizes=TIMED, device=device)
+    found: dict[str, dict[int, Latency]] = {name: {} for name in models}
+    for size in TIMED:
+        inputs = sample_inputs(models["torch"], n_items=size, length=_LENGTH)
+        for name, latency in interleaved_latency_ms({name: (one, inputs) for name, one in models.items()}).items():
+            found[name][size] = latency
+    return found

@@ -73,11 +73,11 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
     options = options or AuditOptions()
     columns = options.columns or Columns()
     limits = checked_limits(limits or {}, grouped=groups is not None or bool(options.bins))
+    attributes = attributes_of(groups, options.bins, dataset, text=columns.text)
     given = {"reference": reference, "candidate": candidate} | ({} if floor is None else {"floor": floor})
     sides = opened_sides(given, dataset, options)
     pair = _pair(sides["reference"], sides["candidate"])
     _refuse_what_is_missing(pair, dataset, attribution, options)
-    attributes = attributes_of(groups, options.bins, dataset, text=columns.text)
     if pair is not None and dataset is not None and attribution is not None:
         # Refuses what cannot be explained, before anything is run.
         opened_pair(*_networks(pair), dataset, options=attribution, **_reading(options))

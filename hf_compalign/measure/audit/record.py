@@ -229,14 +229,15 @@ class Audit:
             raise ValueError(f"{path} cannot be read. {error}") from error
 
     def __str__(self) -> str:
-        return describe(self._without_long_tables().to_dict())
+        return describe(self._shown())
 
     def _repr_html_(self) -> str:
-        return describe_html(self._without_long_tables().to_dict())
+        return describe_html(self._shown())
 
-    def _without_long_tables(self) -> "Audit":
-        """What a text shows: there may be a million rows of the others."""
-        return replace(self, items=(), group_rates=())
+    def _shown(self) -> dict[str, Any]:
+        """What a text shows, metrics beside fields; without long tables, of which there may be a million rows."""
+        found = replace(self, items=(), group_rates=()).to_dict()
+        return {**found.pop("metrics"), **found}
 
     def _rows(self, table: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = plain(getattr(self, table))

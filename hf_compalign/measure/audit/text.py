@@ -41,16 +41,16 @@ class Section:
     note: str = ""
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(found: Mapping[str, Any]) -> str:
     """The report of an audit as plain text, from its ``to_dict()``; no name in it ends a line or steers a terminal."""
-    found = cleaned(found | found["metrics"], _whole)
+    found = cleaned(found, _whole)
     tables = ("\n".join(part for part in (_table(one.rows), one.note) if part) for one in sections(found))
     return "\n\n".join([verdict(found), *tables, _models(found)])
 
 
-def describe_html(found: dict[str, Any]) -> str:
+def describe_html(found: Mapping[str, Any]) -> str:
     """The same as HTML, for a notebook; every text of the data is escaped."""
-    found = cleaned(found | found["metrics"], _whole)
+    found = cleaned(found, _whole)
     first, second = verdict(found).split("\n")
     parts = [f"<p>{escape(first)}<br><strong>{escape(second)}</strong></p>"]
     for section in sections(found):

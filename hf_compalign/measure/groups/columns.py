@@ -58,30 +58,24 @@ def attributes_of(
     Raises:
         ValueError: there is no such column, it holds something else, or two attributes have one name.
     """
+    from hf_compalign.data import existing_column
+
     if dataset is None:
         if bins:
             raise ValueError(f"bins are made of columns of a dataset. Got {', '.join(bins)}. Give dataset= too.")
         return {name: Attribute(given, of_rows=False) for name, given in _by_attribute(groups)}
-    if isinstance(groups, str) or _is_column(groups, dataset):
-        groups = [groups]  # type: ignore[list-item]  # what names columns is no list of items
-    if isinstance(groups, list) and _are_columns(groups, dataset):
-        named = [(by if isinstance(by, str) else " x ".join(by), by) for by in groups]
-    else:
-        if isinstance(groups, list) and len(groups) != len(dataset):
-            _refuse_no_columns(groups, dataset)
-        named = _by_attribute(groups)
-    taken = [attribute for attribute, _ in named]
-    binned = [(f"{name} (bins)" if name in taken else name, name) for name in bins]
-    _check_names([*taken, *(attribute for attribute, _ in binned)])
-    found = {name: _attribute(by, dataset) for name, by in named}
-    for attribute, name in binned:
-        found[attribute] = Attribute(number_bins(_numbers(dataset, name, text)), of_rows=True)
-    return found
-
-
-def _attribute(by: Any, dataset: "Dataset") -> Attribute:
-    of_rows = isinstance(by, str) or _is_column(by, dataset)
-    return Attribute(group_membership(dataset, by) if of_rows else by, of_rows)
+    if isinstance(groups, str) or (isinstance(groups, tuple) and _are_columns(groups, dataset)):
+        groups = [groups]
+    if not isinstance(groups, list) or not _are_columns(groups, dataset):
+        return _with_bins(_by_attribute(groups), bins, dataset, text)
+    try:
+        for name in _names_in(groups):
+            existing_column(dataset.column_names, str(name))
+    except ValueError as error:
+        raise ValueError(
+            f"groups must have one entry per item: {len(dataset)} of them; or be columns. Got {len(groups)}. {error}"
+        ) from error
+    return _with_bins([(" x ".join(_names_in([by])), by) for by in groups], bins, dataset, text)
 
 
 def _by_attribute(groups: Membership | Mapping[str, Membership] | None) -> list[tuple[str, Any]]:
@@ -90,43 +84,32 @@ def _by_attribute(groups: Membership | Mapping[str, Membership] | None) -> list[
     return [*groups.items()] if isinstance(groups, Mapping) else [(DEFAULT_ATTRIBUTE, groups)]
 
 
-def _is_column(by: Any, dataset: "Dataset") -> bool:
-    """Whether it is a tuple of columns to be crossed."""
-    return isinstance(by, tuple) and _are_columns(by, dataset)
-
-
 def _are_columns(entries: Sequence[Any], dataset: "Dataset") -> bool:
-    """A list as long as the dataset holds the groups of its rows, unless all of it are columns."""
-    known = [_is_known(entry, dataset.column_names) for entry in entries]
-    return any(known) and (all(known) or len(known) != len(dataset))
+    """As many entries as rows are the groups of these, unless all of them are columns."""
+    return len(entries) != len(dataset) or all(name in dataset.column_names for name in _names_in(entries))
 
 
-def _is_known(entry: Any, columns: Sequence[str]) -> bool:
-    names = entry if isinstance(entry, tuple) else (entry,)
-    return bool(names) and all(name in columns for name in names)
+def _names_in(entries: Sequence[Any]) -> list[Any]:
+    return [name for entry in entries for name in (entry if isinstance(entry, tuple) else (entry,))]
 
 
-def _refuse_no_columns(groups: Sequence[Any], dataset: "Dataset") -> None:
-    """Say of a list that is of neither the items nor columns which column is not there."""
-    from hf_compalign.data import existing_column
-
-    names = [name for entry in groups for name in (entry if isinstance(entry, tuple) else (entry,))]
-    try:
-        for name in names:
-            existing_column(dataset.column_names, name)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"groups must have one entry per item: {len(dataset)} of them; or be columns. Got {len(groups)}. {error}"
-        ) from error
-
-
-def _check_names(attributes: Sequence[str]) -> None:
-    twice = next((name for name in attributes if attributes.count(name) > 1), None)
+def _with_bins(
+    named: Sequence[tuple[str, Any]], bins: Sequence[str], dataset: "Dataset", text: Sequence[str] | None
+) -> dict[str, Attribute]:
+    taken = [attribute for attribute, _ in named]
+    binned = [(f"{name} (bins)" if name in taken else name, name) for name in bins]
+    names = [*taken, *(attribute for attribute, _ in binned)]
+    twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(
             f"Each of groups and bins (--groups, --bins) is an attribute with a name of its own. Got {twice!r} twice. "
             "Leave one out, or rename a column."
         )
+    found = {}
+    for attribute, by in named:
+        of_rows = isinstance(by, str) or (isinstance(by, tuple) and _are_columns(by, dataset))
+        found[attribute] = Attribute(group_membership(dataset, by) if of_rows else by, of_rows)
+    return found | {name: Attribute(number_bins(_numbers(dataset, one, text)), of_rows=True) for name, one in binned}
 
 
 def _numbers(dataset: "Dataset", name: str, text: Sequence[str] | None) -> Any:
