@@ -298,9 +298,9 @@ def test_moments_are_those_of_all_tokens_together(mean):
     x, y = original.astype(np.float64), compressed.astype(np.float64)
     assert statistics.n_tokens == 70
     np.testing.assert_allclose(torch.stack(statistics.means()), [x.mean(0), y.mean(0)], rtol=1e-6, atol=1e-6)
-    for got, expected in zip(statistics.moments(centred=False), (x.T @ y / 70, y.T @ y / 70), strict=True):
+    for got, expected in zip(statistics.moments(centered=False), (x.T @ y / 70, y.T @ y / 70), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
     together = np.cov(np.hstack([x, y]).T, bias=True)
-    for got, expected in zip(statistics.moments(centred=True), (together[:5, 5:], together[5:, 5:]), strict=True):
+    for got, expected in zip(statistics.moments(centered=True), (together[:5, 5:], together[5:, 5:]), strict=True):
         # A float32 of 1000 has 6e-5 to its neighbour; without the shift the products would lose 0.1.
         np.testing.assert_allclose(got, expected, atol=1e-6 if mean == 0 else 1e-4)

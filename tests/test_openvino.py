@@ -284,7 +284,7 @@ def test_options_that_openvino_has_not_are_refused(tmp_path):
 def test_a_quantised_model_is_refused(tmp_path):
     model = tiny.bert()
     quantize_(model, "onnxruntime-w8a8")
-    with pytest.raises(ValueError, match=r"is quantised already, .*unprepare_\(model\)"):
+    with pytest.raises(ValueError, match=r"is quantized already, .*unprepare_\(model\)"):
         export_openvino(model, tmp_path / "openvino")
     assert list(tmp_path.iterdir()) == []
 
@@ -334,7 +334,7 @@ def test_a_missing_extra_is_named(saved, tmp_path, monkeypatch, package):
 
 
 def test_nothing_left_and_another_shape_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="Nothing is left to quantise: all 14 layers"):
+    with pytest.raises(ValueError, match="Nothing is left to quantize: all 14 layers"):
         export_openvino(tiny.vit(), tmp_path / "out", quantize="static", calibration=IMAGES, exclude=["*"])
     batches = [{"pixel_values": torch.randn(2, 1, 12, 12)}]
     with pytest.raises(ValueError, match="cannot be run on the calibration data. Give batches of the shape"):

@@ -78,7 +78,10 @@ def test_a_sharded_run_resumes_bitwise(results, kind):
 
 def test_learned_scores_in_a_checkpoint_of_shards_are_refused(results):
     for process in results:
-        assert "learned is not in a checkpoint in shards" in process["learned-shards"]["refused"]
+        assert (
+            "A checkpoint in shards does not hold what score='movement' has learned"
+            in process["learned-shards"]["refused"]
+        )
         assert "'state_dict_type': 'FULL_STATE_DICT'" in process["learned-shards"]["refused"]
 
 

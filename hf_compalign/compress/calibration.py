@@ -75,7 +75,7 @@ def _checked(batch: Any, model: nn.Module) -> dict[str, Tensor]:
 def given_or_training_batches(
     calibration: Iterable[Any] | None, loader: DataLoader[Any], model: nn.Module
 ) -> list[dict[str, Tensor]]:
-    """What a callback looks at: the calibration data that it was given, or else some of the training data."""
+    """The batches that a callback looks at: its calibration data, or else some of the training data."""
     return training_batches(loader, model) if calibration is None else calibration_batches(calibration, model)
 
 
@@ -90,7 +90,7 @@ def training_batches(loader: DataLoader[Any], model: nn.Module) -> list[dict[str
     dataset: Any = loader.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ValueError(
-            "The training data are a stream, so that no rows of them can be taken for calibration. Give calibration=, "
+            "The training data are a stream, so no rows of them can be taken for calibration. Give calibration=, "
             f"a list of batches of some {ROWS} rows together."
         )
     n_rows = min(ROWS, len(dataset))
@@ -134,7 +134,7 @@ def own_loss(model: nn.Module, batch: Batch) -> Tensor:
     if logits is None or logits.shape[-1] < 2 or problem_type not in (None, "single_label_classification"):
         raise ValueError(
             f"The calibration data have no labels, and {type(model).__name__} does not predict one class of several, "
-            "which could be taken for the label. Add the column 'labels', or give loss=, a function of the model and "
+            "which could serve as the label. Add the column 'labels', or give loss=, a function of the model and "
             "a batch."
         )
     logits = token_rows(logits, batch)

@@ -8,14 +8,14 @@ from torch import nn
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model is; a file without parameters says it, and else it counts as on the CPU."""
+    """Where a model is; one without parameters, if it does not say, counts as on the CPU."""
     parameter = next(model.parameters(), None)
     found: torch.device = getattr(model, "device", torch.device("cpu")) if parameter is None else parameter.device
     return found
 
 
 def default_device(model: nn.Module) -> str | None:
-    """Where a loaded model had best run: on a GPU if there is one. None for a file, whose runtime may not know GPUs."""
+    """Where a loaded model should run: on a GPU if there is one. None for a file, whose runtime may not know GPUs."""
     on_gpu = torch.cuda.is_available() and next(model.parameters(), None) is not None
     return "cuda" if on_gpu else None
 

@@ -36,7 +36,7 @@ def _input_names(forward: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def known_inputs(model: "PreTrainedModel", batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a batch the model knows, without labels and columns for others, where the model is."""
+    """The inputs in a batch that the model knows, on its device; no labels, no other columns."""
     known = input_names(model)
     return on_device({name: value for name, value in batch.items() if name in known}, device_of(model))
 

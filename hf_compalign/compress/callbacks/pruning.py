@@ -201,7 +201,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._masks = prune(self._model, self._weights, share, method=self.method, evidence=self._evidence)
 
     def _find_evidence(self, *, resumed: bool, optimizer: Any, train_dataloader: Any, **_: Any) -> Evidence:
-        """What the scores need of the data and of the training so far."""
+        """What the scores need from the data and from the training so far."""
         if self.method.score == "movement":
             _check_trained(self._weights)
             # Beside the optimizer's moments, and so saved and resumed with them, in the layout of the weights.
@@ -229,7 +229,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._gathered_zeros = self._unpruned_zeros() if sharded else None
 
     def _unpruned_zeros(self) -> dict[str, str]:
-        """Where a weight is 0 that is not pruned: packed, by name, for the weights that have any."""
+        """The places where a weight is 0 but not pruned: packed, by name, for the weights that have any."""
 
         def zeros(name: str) -> Tensor:
             return (self._weights[name] == 0) & self._masks[name]
@@ -238,7 +238,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         return {name: packed(whole(zeros(name))) for name, has in zip(self._masks, found, strict=True) if has}
 
     def _sparsity(self) -> float:
-        """The share of the weights that are 0, over all processes' shards; of those that will not be cut."""
+        """The share of zeros among the weights that will not be cut, over all processes' shards."""
         if self._survivors is not None:
             return self._survivors.sparsity_of(self._weights)
         zeros = sum(int(whole((weight == 0).sum())) for weight in self._weights.values())
@@ -256,7 +256,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         } | self.timing.recipe()
 
     def state(self) -> dict[str, Any]:
-        """What the Trainer writes into trainer_state.json: the recipe, and what the zeros do not tell of the masks.
+        """What the Trainer writes into trainer_state.json: the recipe, and what the zeros do not say about the masks.
 
         A pruned weight is 0 in the checkpoint. So the mask is where the weight is not 0, plus the weights that are 0
         by chance: almost always none.
@@ -279,17 +279,17 @@ class PruningCallback(TrainerCallback, ExportableState):
 
 
 def _learned_so_far(weight: nn.Parameter, stored: Tensor | None, *, resumed: bool) -> Tensor:
-    """The scores that the optimizer's state holds for a weight; at the beginning 0."""
+    """The scores that the optimizer's state holds for a weight; 0 at the beginning."""
     if not resumed or not is_sharded(weight):
         return torch.zeros_like(weight) if stored is None else stored
-    # Of a checkpoint, FSDP gives each process its part of what it knows the optimizer to keep. All else, the first
-    # process gets whole from a full checkpoint, and nobody from one in shards.
+    # FSDP gives each process its part of the state that it knows the optimizer to keep. From a full checkpoint, the
+    # first process alone gets everything else, whole; from one in shards, nobody does.
     values = torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device) if stored is None else whole(stored)
     found = torch.tensor(float(stored is not None), device=weight.device)
     same_everywhere_([found, values])
     if not found:
         raise ValueError(
-            "What score='movement' has learned is not in a checkpoint in shards, so this run cannot go on from it. "
+            "A checkpoint in shards does not hold what score='movement' has learned, so no run can resume from it. "
             "Save whole ones: fsdp_config={'version': 2, 'state_dict_type': 'FULL_STATE_DICT', ...}."
         )
     return laid_out_like(values, weight)

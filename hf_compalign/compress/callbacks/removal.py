@@ -1,4 +1,4 @@
-"""What of a model is removed while its matrices keep their sizes, and the way there: a little more at every update."""
+"""Units and layers that are removed while the matrices keep their sizes: a few more at every update."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,7 +33,7 @@ _HOOKS: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Goal:
-    """Where the removal ends: how many units of which layer stay, not yet which.
+    """Where the removal ends: how many units of each layer stay, but not yet which ones.
 
     Attributes:
         widths: (index, heads, neurons) of each layer that stays.
@@ -45,7 +45,7 @@ class Goal:
 
     @classmethod
     def of(cls, model: nn.Module, scores: Sequence[LayerScores], budget: Budget, *, inputs: Batch | None) -> "Goal":
-        """What a budget comes to for a dense model; a target is about the FLOPs or latency of a batch.
+        """The goal that a budget sets for a dense model; a target is about the FLOPs or latency of the inputs.
 
         Raises:
             ValueError: as `plan_for`.
@@ -75,7 +75,7 @@ class Goal:
 def narrowed(
     plan: ShrinkPlan, goal: Goal, scores: Sequence[LayerScores], *, whole: ShrinkPlan, share: float
 ) -> ShrinkPlan:
-    """The plan after a share of the way to the goal: what was removed stays so, and what matters least now follows.
+    """The plan after a share of the way to the goal: what was removed stays removed, and what matters least goes next.
 
     Args:
         plan: what is there so far.
@@ -103,19 +103,19 @@ def _on_the_way(begin: int, end: int, share: float) -> int:
 
 
 def _best(units: Sequence[int], scores: Tensor, width: int) -> tuple[int, ...]:
-    """Of some units those of the highest scores; of equal ones, the first."""
+    """The units with the highest scores; of equal ones, the first."""
     values = scores.tolist()
     return tuple(sorted(units, key=lambda unit: -values[unit])[:width])
 
 
 class Removal:
-    """The units and layers that a model does without, while it trains: kept outside of it but for the hooks.
+    """The units and layers that are removed from a model while it trains; only the hooks are in the model itself.
 
-    A unit is removed by zeros in what reads it, written again after every optimizer step; a layer, by a hook that hands
-    on what comes into it. The model so answers like the one that `cut` makes of it.
+    A unit is removed by zeros in the weights that read it, written again after every optimizer step; a layer, by a hook
+    that passes its input on. So the model answers like the one that `cut` makes of it.
 
     Args:
-        model: the dense model, not wrapped; hooks that a training left which broke off are taken away.
+        model: the dense model, not wrapped; hooks left by a training that broke off are taken away.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -152,7 +152,7 @@ class Removal:
         self._note()
 
     def masks(self) -> dict[str, Tensor]:
-        """Of the weights that read removed units, by name: whole masks of bool, True where a weight stays."""
+        """By name, for the weights that read removed units: whole masks of bool, True where a weight stays."""
         units = {one.index: one for one in self.whole.layers} | {one.index: one for one in self.plan.layers}
         return removal_masks(self.model, ShrinkPlan(tuple(units.values())))
 
@@ -163,9 +163,10 @@ class Removal:
                 weight.mul_(mask)
 
     def silence(self) -> None:
-        """Write zeros also into what computes the removed units: their values then are 0, as if they were gone.
+        """Write zeros also into the weights that compute the removed units, so that their values are 0.
 
-        Of weights alone that would change nothing, but values that are quantized together share one range.
+        The answers stay the same. But values that are quantized together share one range, and must not share it with
+        units that will be gone.
         """
         architecture, layers = architecture_of(self.model), layers_of(self.model)
         head_rows = (*architecture.head_rows, *architecture.optional_head_rows)
@@ -177,7 +178,7 @@ class Removal:
             )
 
     def fill_gradients(self) -> None:
-        """Gradients of 0 for the layers that take no part any more."""
+        """Gradients of 0 for the layers that no longer take part."""
         layers = layers_of(self.model)
         for index in self.dropped:
             for parameter in layers[index].module.parameters():
@@ -185,7 +186,7 @@ class Removal:
                     parameter.grad = torch.zeros_like(parameter)
 
     def cut(self) -> None:
-        """Make the model as small as it stands for."""
+        """Cut the model to what is left of it."""
         self._restore_layers()
         cut_(self.model, self.plan)
         self._masks = []
@@ -197,7 +198,7 @@ class Removal:
                 hook.remove()
 
     def _note(self) -> None:
-        """Have every checkpoint say how load_compressed makes it small."""
+        """Write into the config how load_compressed makes a checkpoint small."""
         if was_cut(self.model):
             return  # it is opened with the widths that it has, and with these zeros
         write_entry(self.model.config, SHRINK, {"cut": False, "dropped_layers": self.dropped} if self.started else None)
@@ -235,7 +236,7 @@ def _hand_on(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
 
 
 def _silence(layer: Layer, paths: Sequence[str], kept: Sequence[int], n_units: int, *, stacked: int) -> None:
-    """Zeros in the rows of the units that are not kept; each has its share in each of the stacked parts."""
+    """Write zeros into the rows of the units that are not kept; each unit has rows in each of the stacked parts."""
     gone = sorted({*range(n_units)} - {*kept})
     for path in paths:
         found = part(layer.module, path)

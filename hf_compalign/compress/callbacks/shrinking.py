@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 class ShrinkCallback(TrainerCallback, ExportableState):
     """Removes attention heads, neurons and layers while the model trains, with any `Trainer`.
 
-    At the first update the budget is spread over the layers: how many units of each go in the end. Which ones is
-    decided on the way, by what matters least then. What is removed is masked, so that every checkpoint is an ordinary
-    one that resumes exactly, and that `load_compressed` opens as the small model it stands for. When training ends the
-    model is cut: what the Trainer evaluates and saves from then on is small. To train it on, make a new Trainer.
+    The first update decides how many units of each layer go in the end, by the budget. Each update decides which go
+    next: those that matter least then. They are masked, so that every checkpoint is an ordinary one that resumes
+    exactly; `load_compressed` opens it as the small model. When training ends the model is cut: what the Trainer
+    evaluates and saves from then on is small. To train it on, make a new Trainer.
 
     `load_best_model_at_end` only considers checkpoints from which all is removed. Several processes with DDP remove the
     same units as one; with FSDP version 2 too, but there the model stays masked, and `load_compressed` cuts what is
@@ -55,8 +55,8 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         every: optimizer steps between two updates; None makes about 20 updates.
         calibration: batches as the model takes them, a DataLoader or a `datasets.Dataset`; by default 512 rows of the
             training data.
-        reconstruct: whether, at every update, what reads the removed units is corrected by least squares; that takes
-            as long as `shrink_` does.
+        reconstruct: whether the layers that read the removed units are corrected by least squares at every update, each
+            of which then takes as long as `shrink_`.
 
     Raises:
         ValueError: an argument out of range, with what is allowed.
@@ -102,7 +102,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
 
     @property
     def plan(self) -> ShrinkPlan | None:
-        """What is left of the model in training; None as long as it is whole."""
+        """What is left of the model in training; None while it is whole."""
         return self._removal.plan if self._removal is not None and self._removal.started else None
 
     @property
@@ -114,7 +114,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check that the budget fits; remove at once where the schedule begins so; go on where a run was stopped."""
+        """Check that the budget can be met; remove units if the schedule begins now; restore a resumed run."""
         model = kwargs["model"]
         refuse_unsupported(args, model)
         check_not_converted(model, "shrunk")
@@ -132,7 +132,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
             self._resume(self._removal, saved)
             return
         self._goal = None
-        # What the budget comes to depends on the scores; whether it can be met hardly does.
+        # Which units go depends on the scores; whether the budget can be met hardly does.
         self._goal_by(unit_scores(model, score="magnitude"), model)
         self._removal.take(self._removal.whole)
         if self.timing.updates_at(0):
@@ -182,7 +182,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         leave(model, self)
 
     def silence(self) -> None:
-        """Let removed units compute zeros, for the ranges of values that are quantized together with theirs."""
+        """Make removed units compute zeros, so that they do not widen the ranges of quantized values."""
         self._present.silence()
 
     # ---- what goes ----
@@ -235,7 +235,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         return Goal.of(model, scores, self.budget, inputs=self._batches[0] if self._batches else None)
 
     def _check_training(self, args: TrainingArguments, model: nn.Module) -> None:
-        """Refuse what would not end with the model that is asked for."""
+        """Refuse a training that would not end with a small model."""
         if self._finished is not None and self._finished() is model:
             raise ValueError(
                 "This ShrinkCallback has cut the model, and the Trainer's optimizer still holds the weights of before. "
@@ -293,14 +293,14 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         removal.apply()
 
     def _go_back(self, removal: Removal, checkpoint: str) -> None:
-        """To what was left in an earlier checkpoint, whose weights the Trainer has loaded."""
+        """Go back to what was left in an earlier checkpoint, whose weights the Trainer has loaded."""
         stored = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
         saved = own_state(stored, type(self).__name__, self._recipe(), part="removal")["removal"]
         removal.take(removal.plan_of(saved["plan"]))
 
 
 def _removed(removal: Removal) -> dict[str, float]:
-    """Shares of the units that are gone, of the layers that are left, and the number of layers that are gone."""
+    """The shares of heads and neurons that are gone from the layers that are left, and the number of layers gone."""
     plan, whole = removal.plan, removal.whole
 
     def share(kind: str) -> float:

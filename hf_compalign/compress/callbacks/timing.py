@@ -1,4 +1,4 @@
-"""When a callback compresses: the steps at which it does more, and how much of the whole it has done then."""
+"""When a callback compresses: at which steps it does more, and how much of the whole is done by then."""
 
 import math
 from dataclasses import dataclass, replace
@@ -81,7 +81,7 @@ class Timing:
         return next(s for s in range(begin, end + 1) if self.updates_at(s) and self.share_at(s) == 1)
 
     def recipe(self) -> dict[str, Any]:
-        """What a resumed run must have in common, as plain JSON values."""
+        """What a resumed run must share with the one it continues, as plain JSON values."""
         named = self.schedule if isinstance(self.schedule, str) else None
         schedule = named or getattr(self.schedule, "__qualname__", repr(self.schedule))
         return {"schedule": schedule, "begin": float(self.begin), "end": float(self.end), "every": self.every}

@@ -76,7 +76,7 @@ def kept_layers(source: Path, layers: tuple[str, ...], exclude: Sequence[str] | 
     for pattern in exclude or ():
         if not any(fnmatch.fnmatchcase(layer, pattern) for layer in layers):
             raise ValueError(
-                f"The pattern {pattern!r} in exclude= matches no layer that is quantised. They are named like: "
+                f"The pattern {pattern!r} in exclude= matches no layer that is quantized. They are named like: "
                 f"{', '.join(layers[:: max(1, len(layers) // 6)])}."
             )
     outputs = output_layers(source)

@@ -52,14 +52,14 @@ def kept_of(pattern: str) -> tuple[int, int]:
     kept, _, group = pattern.partition(":")
     if not (kept.isdecimal() and group.isdecimal() and 0 < int(kept) < int(group)):
         raise ValueError(
-            f"pattern must be one of {', '.join(PATTERNS)}, or N:M with 0 < N < M, of which 2:4 is the one that GPUs "
-            f"have kernels for. Got {pattern!r}."
+            f"pattern must be one of {', '.join(PATTERNS)}, or N:M with 0 < N < M; GPUs have kernels for 2:4. "
+            f"Got {pattern!r}."
         )
     return int(kept), int(group)
 
 
 def check_pattern(pattern: str, sparsity: float) -> None:
-    """Refuse a pattern that does not exist, or that does not have this sparsity in the end.
+    """Refuse a pattern that does not exist, or whose sparsity is another one.
 
     Raises:
         ValueError: says which patterns there are, or the pattern's sparsity.

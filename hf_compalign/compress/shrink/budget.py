@@ -1,4 +1,4 @@
-"""From a budget, in the terms that one thinks in, to the plan of what stays: the least important goes first."""
+"""From a budget to the plan of what stays: the least important goes first."""
 
 import heapq
 import logging

@@ -78,7 +78,7 @@ class CostTable:
 
 
 def multiple_of(n_neurons: int) -> int:
-    """What the width of a feed-forward layer is rounded to, and at least: 8, or 1 for a tiny layer.
+    """The step and the least of the widths of a feed-forward layer: 8, or 1 for a tiny layer.
 
     >>> multiple_of(3072), multiple_of(32)
     (8, 1)

@@ -19,7 +19,7 @@ UNIT_SCORES = ("taylor", "magnitude")
 
 @dataclass(frozen=True)
 class LayerScores:
-    """What one layer's units matter.
+    """How much one layer's units matter.
 
     Attributes:
         heads: [n_heads], float32, on the CPU.
