@@ -24,6 +24,7 @@ from .measure.attribution import Explanation as Explanation
 from .measure.attribution import attribution_agreement as attribution_agreement
 from .measure.audit import Audit as Audit
 from .measure.audit import AuditCallback as AuditCallback
+from .measure.audit import AuditOptions as AuditOptions
 from .measure.audit import Candidates as Candidates
 from .measure.audit import audit as audit
 from .measure.audit import compare_candidates as compare_candidates
@@ -41,6 +42,9 @@ from .report.plots import AuditLike as AuditLike
 from .report.plots import Plotted as Plotted
 from .ship import Artifact as Artifact
 from .ship import ArtifactDetails as ArtifactDetails
+from .ship import AuditedExport as AuditedExport
+from .ship import ExportOptions as ExportOptions
+from .ship import export_audited as export_audited
 from .ship import push_to_hub as push_to_hub
 from .ship import save_artifact as save_artifact
 from .ship.repair import Repair as Repair

@@ -3,7 +3,6 @@
 tests/test_compat.py holds every line of this list against the installed versions.
 """
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
     from transformers import Trainer, TrainerState
-    from transformers.trainer_callback import CallbackHandler
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -25,25 +23,31 @@ def has_tokenizer(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model"))
 
 
-# ---- the Trainer ----
+def image_processor_class() -> Any:
+    """AutoImageProcessor, which reads images with Pillow where there is no torchvision.
 
-
-def calling_handler() -> "CallbackHandler | None":
-    """Who calls the callbacks of a Trainer; None outside of its events.
-
-    The Trainer of transformers 5.23 logs the metrics of an evaluation before `on_evaluate`, and tells an event neither
-    the Trainer nor who else listens, so a callback that measures something then cannot log it. The handler is found
-    among the callers. To be removed when an event is given the Trainer, or what it adds to the metrics is logged.
+    Why: transformers 5.17 exports a placeholder that asks for torchvision, because the file of the class names a class
+    of that backend. The class in the file works.
+    Upstream: https://github.com/huggingface/transformers/pull/48616
+    Ends: for `transformers.AutoImageProcessor`, when 5.17 is no longer supported.
     """
-    from transformers.trainer_callback import CallbackHandler
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, CallbackHandler):
-            return caller
-        frame = frame.f_back
-    return None
+    return AutoImageProcessor
+
+
+def exported_graph(exported: Any) -> Any:
+    """The graph, of onnx_ir, in what the OnnxExporter of transformers returns.
+
+    Why: up to 5.22 this is the ONNXProgram of torch, whose graph is its `model`; 5.23 wraps it in an ExportedModel,
+    whose graph is its `program`.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/exporters
+    Ends: for `exported.program`, when 5.22 is no longer supported.
+    """
+    return exported.program if hasattr(exported, "program") else exported.model
+
+
+# ---- the Trainer ----
 
 
 # Private methods of Trainer that AlignedDistillationTrainer overrides, with their parameters.

@@ -47,6 +47,7 @@ from hf_compalign.report.page import (
     write_report,
 )
 from hf_compalign.report.page import text as page_text
+from hf_compalign.report.plots import record_of
 
 ITEMS = report_data.unlabelled_audit()["items"]
 SECTIONS = ["verdict", "answers", "limits", "rerun", "candidates", "costs", "classes", "groups-1", "groups-2"]
@@ -160,7 +161,7 @@ def test_a_passed_verdict_speaks_of_the_bound_that_was_judged():
     found = audited([1] * 10 + [0] * 990, [0] * 1000, limits={"mismatch_rate": 0.0175})
     assert found.passed
     assert found.limits[0].upper_bound < 0.0175 < found.metrics["mismatch_rate_interval"][1]
-    words = " ".join(verdict(found.to_dict()).words)
+    words = " ".join(verdict(record_of(found)).words)
     assert "the one-sided 95 % upper bound of each is within it" in words
     assert "interval" not in words
 
@@ -373,7 +374,7 @@ def shape(value):
 
 
 def test_the_made_up_audits_have_the_shape_of_a_real_one():
-    made, real = report_data.text_audit(n=300), full_audit().to_dict()
+    made, real = report_data.text_audit(n=300), record_of(full_audit())
     open_ended = dict.fromkeys(("versions", "machine"))
     assert shape(made | open_ended) == shape(real | open_ended)
 

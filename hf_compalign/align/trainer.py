@@ -82,6 +82,9 @@ class AlignedDistillationTrainer(Trainer):
         # What reports comes last, so that it sees what other callbacks (the sparsity, say) put into a log line.
         reports = tuple(get_reporting_integration_callbacks(self.args.report_to))
         self.callback_handler.callbacks.sort(key=lambda callback: isinstance(callback, reports))
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "attach"):  # such as an AuditCallback, whose numbers are to reach the trackers
+                callback.attach(self)
         self.task = task_of(self.model)
         # Each term is divided by the count of a whole optimizer step, over all its batches and processes.
         loss_is_scaled(self)

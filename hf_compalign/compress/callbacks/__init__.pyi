@@ -9,3 +9,4 @@ from .schedules import resolve_schedule as resolve_schedule
 from .shrinking import ShrinkCallback as ShrinkCallback
 from .survivors import prune_survivors_ as prune_survivors_
 from .survivors import survivors_of as survivors_of
+from .timing import Timing as Timing

@@ -1,4 +1,4 @@
-"""What a resumed run finds again in trainer_state.json: the state of its callback, and masks packed as text."""
+"""What a resumed run reads from trainer_state.json: the state of its callback, and masks packed as text."""
 
 import base64
 import zlib
@@ -53,7 +53,7 @@ def packed(mask: Tensor) -> str:
 
 
 def unpacked(text: str, like: Tensor) -> Tensor:
-    """The mask that `packed` made the text of, with the shape and on the device of another tensor."""
+    """The mask behind a text of `packed`, with the shape and on the device of another tensor."""
     bits = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8)
     flat = np.unpackbits(bits, count=like.numel()).astype(bool)
     return torch.from_numpy(flat).view(like.shape).to(like.device)

@@ -1,4 +1,4 @@
-"""Scores -> masks, by every pattern."""
+"""Scores -> masks: which weights stay, by the pattern in which they are ranked."""
 
 import math
 from collections.abc import Mapping
@@ -36,6 +36,7 @@ def compute_masks(scores: Mapping[str, Tensor], sparsity: float, *, pattern: str
 
 
 def _lowest_pruned(scores: Tensor, sparsity: float, group: int) -> Tensor:
+    """The same number of scores, the lowest, is pruned in every group of consecutive ones; topk decides on ties."""
     grouped = scores.reshape(-1, group)
     lowest = grouped.topk(round(sparsity * group), largest=False).indices
     return torch.ones_like(grouped, dtype=torch.bool).scatter(1, lowest, False).view_as(scores)
@@ -59,14 +60,14 @@ def kept_of(pattern: str) -> tuple[int, int]:
     kept, _, group = pattern.partition(":")
     if not (kept.isdecimal() and group.isdecimal() and 0 < int(kept) < int(group)):
         raise ValueError(
-            f"pattern must be one of {', '.join(PATTERNS)}, or N:M with 0 < N < M, of which 2:4 is the one that GPUs "
-            f"have kernels for. Got {pattern!r}."
+            f"pattern must be one of {', '.join(PATTERNS)}, or N:M with 0 < N < M; GPUs have kernels for 2:4. "
+            f"Got {pattern!r}."
         )
     return int(kept), int(group)
 
 
 def check_pattern(pattern: str, sparsity: float) -> None:
-    """Refuse a pattern that does not exist, or that does not have this sparsity in the end.
+    """Refuse a pattern that does not exist, or whose sparsity is another one.
 
     Raises:
         ValueError: says which patterns there are, or the pattern's sparsity.

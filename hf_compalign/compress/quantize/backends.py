@@ -1,6 +1,7 @@
 """What torchao and optimum-quanto do: layers that round, layers with small weights, and those weights in files."""
 
 import copy
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from hf_compalign._extras import needs_extra
 from hf_compalign.compress.quantize.schemes import Scheme
+
+logger = logging.getLogger(__name__)
 
 # torchao's int4 weights have a scale for so many consecutive ones.
 GROUP = 32
@@ -79,6 +82,12 @@ def prepare_quanto_(model: nn.Module, layers: Mapping[str, nn.Module], scheme: S
     with _quanto():
         from optimum.quanto import qfloat8, qint4, qint8
         from optimum.quanto.nn import quantize_module
+    if scheme.weights == scheme.activations == "int8" and _int8_products_overflow():
+        logger.warning(
+            "On this CPU, which has no VNNI instructions, torch's products of int8 matrices overflow: the scheme %s "
+            "computes wrong answers here. Use quanto-w8 or torchao-w8a8, or another CPU.",
+            scheme.name,
+        )
     weights = {"int8": qint8, "int4": qint4, "float8": qfloat8}[scheme.weights]
     for name, layer in layers.items():
         made = quantize_module(layer, weights=weights, activations=qint8 if scheme.calibrated else None)
@@ -90,6 +99,12 @@ def prepare_quanto_(model: nn.Module, layers: Mapping[str, nn.Module], scheme: S
         made.register_state_dict_post_hook(_leave_scales_out)
         made.__deepcopy__ = partial(_copied, made)
         _replace(model, name, made.train(layer.training))
+
+
+def _int8_products_overflow() -> bool:
+    """Whether quanto multiplies int8 numbers wrongly: some CPUs hold the sum of two products in 16 bits."""
+    largest = torch.full((32, 32), 127, dtype=torch.int8)
+    return bool((torch.ops.quanto.qbytes_mm(largest, largest, torch.ones(32, 1)) != 32 * 127**2).any())
 
 
 def _usable_scale(optimize: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:

@@ -1,13 +1,15 @@
 from .auditing import audit as audit
-from .auditing import checked_limits as checked_limits
 from .callback import AuditCallback as AuditCallback
 from .candidates import Candidates as Candidates
 from .candidates import compare_candidates as compare_candidates
 from .candidates import pruning_identified_exemplars as pruning_identified_exemplars
+from .comparing import checked_limits as checked_limits
 from .contents import MOST_CHARACTERS as MOST_CHARACTERS
 from .contents import THUMBNAIL_PIXELS as THUMBNAIL_PIXELS
 from .contents import with_attribution as with_attribution
 from .contents import with_contents as with_contents
+from .opened import answers_of as answers_of
+from .options import AuditOptions as AuditOptions
 from .record import FORMAT_VERSION as FORMAT_VERSION
 from .record import Audit as Audit
 from .record import CostRow as CostRow

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_compalign.models import evaluating, is_quantized
+from hf_compalign.models import device_of, evaluating, is_quantized, on_device
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,6 @@ def interleaved_latency_ms(
                 if turn >= n_warmup:
                     times_ms[name].append(elapsed_ms)
     return {name: _latency(times) for name, times in times_ms.items()}
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model is; one without parameters counts as on the CPU."""
-    tensor = next(model.parameters(), None)
-    return torch.device("cpu") if tensor is None else tensor.device
-
-
-def on_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The inputs with their tensors moved."""
-    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
 
 
 def _latency(times_ms: list[float]) -> Latency:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import CONFIG_NAME
 
 from hf_compalign._compat import attention_of
-from hf_compalign.measure.footprint.latency import Latency, device_of, interleaved_latency_ms, on_device
-from hf_compalign.models import FileModel, count_flops, is_quantized, plain_tensors
+from hf_compalign.measure.footprint.latency import Latency, interleaved_latency_ms
+from hf_compalign.models import FileModel, count_flops, device_of, is_quantized, on_device, plain_tensors
 from hf_compalign.opening import load_model
 
 _WEIGHTS = "model.safetensors"
@@ -69,6 +69,7 @@ class Footprint:
 def footprint(
     model: nn.Module | str | Path,
     *,
+    where: str | Path | None = None,
     inputs: Mapping[str, Any] | None = None,
     compressed: bool = False,
     n_warmup: int = 3,
@@ -83,6 +84,7 @@ def footprint(
     Args:
         model: a module, which stays on its device and in the training mode it came with; or the folder or Hub id
             of one, whose weight files give the bytes; or an .onnx or OpenVINO .xml file.
+        where: for a module that was loaded, its folder or Hub id: the weight files there give the bytes.
         inputs: keyword arguments of one forward pass; moved to the model's device. Without them no FLOPs are
             counted and nothing is timed. To set two models side by side, time them with
             `hf_compalign.measure.footprint.interleaved_latency_ms`.
@@ -93,45 +95,39 @@ def footprint(
     Raises:
         ValueError: n_runs < 1 or n_warmup < 0, no input is a tensor, or there is no supported model at the path.
     """
-    files: list[Path] | None = None
-    if not isinstance(model, nn.Module):
-        files, model = _opened(model)
-    if isinstance(model, FileModel):
-        files = list(model.files)
-    tensors = list(_saved_tensors(model))
+    network: nn.Module = model if isinstance(model, nn.Module) else load_model(model)
+    where = where if isinstance(model, nn.Module) else model
+    if isinstance(network, FileModel):
+        files: list[Path] | None = list(network.files)
+    else:
+        files = None if where is None else _weight_files(where)
+    tensors = list(_saved_tensors(network))
     batch_size = latency = flops = None
     if inputs is not None:
         batch_size = _batch_size(inputs)
-        latency = interleaved_latency_ms({"": (model, inputs)}, n_warmup=n_warmup, n_runs=n_runs)[""]
-        flops = _flops(model, inputs)
-    n_parameters, n_nonzero = _counted(model)
+        latency = interleaved_latency_ms({"": (network, inputs)}, n_warmup=n_warmup, n_runs=n_runs)[""]
+        flops = _flops(network, inputs)
+    n_parameters, n_nonzero = _counted(network)
     return Footprint(
         parameters=n_parameters,
         nonzero_parameters=n_nonzero,
-        semi_structured_parameters=_semi_structured(model),
+        semi_structured_parameters=_semi_structured(network),
         size_bytes=sum(map(_n_bytes, tensors) if files is None else (file.stat().st_size for file in files)),
         compressed_size_bytes=_after_zlib(_chunks(tensors, files)) if compressed else None,
         flops_per_item=flops / batch_size if flops is not None and batch_size else None,
         latency=latency,
         batch_size=batch_size,
         threads=torch.get_num_threads(),
-        device=str(device_of(model)),
+        device=str(device_of(network)),
     )
 
 
-def _opened(path: str | Path) -> tuple[list[Path], nn.Module]:
-    """The weight files behind a folder or a Hub id, and the model."""
-    model = load_model(path)
-    if isinstance(model, FileModel):
-        return list(model.files), model
-    if Path(path).is_dir():
-        return _weight_files(Path(path)), model
-    # Loading has put the files into the cache; this finds them there without asking the Hub again.
-    return _weight_files(Path(hf_hub_download(str(path), CONFIG_NAME, local_files_only=True)).parent), model
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that load_compressed would read; optimizer states and the like do not count."""
+def _weight_files(where: str | Path) -> list[Path]:
+    """The files that load_compressed reads there; optimizer states and the like do not count."""
+    folder = Path(where)
+    if not folder.is_dir():
+        # Loading has put the files into the cache; this finds them there without asking the Hub again.
+        folder = Path(hf_hub_download(str(where), CONFIG_NAME, local_files_only=True)).parent
     if (folder / _QUANTIZED_WEIGHTS).is_file():
         return [folder / _QUANTIZED_WEIGHTS]
     index = folder / f"{_WEIGHTS}.index.json"

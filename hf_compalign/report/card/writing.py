@@ -16,7 +16,7 @@ from hf_compalign.measure.audit import Audit
 from hf_compalign.measure.footprint import Footprint, Latency, Row, footprint_notes, footprint_rows
 from hf_compalign.report.card.tables import changes_table, models_table, rate_of
 
-TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md"
 TAGS = ("hf_compalign", "model-compression")
 RELATIONS = ("adapter", "finetune", "merge", "quantized")  # what the Hub knows of a model and its base model
 ORIGINAL = "original"  # the model that was compressed, among the files

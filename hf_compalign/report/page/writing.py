@@ -19,7 +19,7 @@ from hf_compalign.report.page.items import CELLS, class_name, item_rows, script_
 from hf_compalign.report.page.text import Section, short_name
 from hf_compalign.report.plots import AuditLike, Plotted, record_of
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent.parent / "templates"
 MOST_STATIC = 50  # items that are shown without JavaScript
 _LONG_WORD = 8  # letters, that the usual column of a class has room for
 

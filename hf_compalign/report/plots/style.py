@@ -61,16 +61,17 @@ def drawing(height: float, *, width: float = WIDTH) -> Iterator["Figure"]:
 
 
 def record_of(audit: AuditLike) -> Mapping[str, Any]:
-    """What an audit found, as a dict.
+    """What an audit found, as a dict with the metrics beside the fields.
 
     Raises:
         TypeError: it is no audit.
     """
-    if isinstance(audit, Mapping):
-        return audit
-    if not hasattr(audit, "to_dict"):
-        raise TypeError(f"A figure is drawn of an Audit or of its to_dict(). Got {type(audit).__name__}.")
-    return audit.to_dict()
+    if not isinstance(audit, Mapping):
+        if not hasattr(audit, "to_dict"):
+            raise TypeError(f"A figure is drawn of an Audit or of its to_dict(). Got {type(audit).__name__}.")
+        audit = audit.to_dict()
+    record = dict(audit)
+    return {**record.pop("metrics", {}), **record}
 
 
 def section(record: Mapping[str, Any], name: str, missing: str) -> Any:
