@@ -157,14 +157,5 @@ def test_what_a_public_signature_names_is_public(api, package):
         function = found if isinstance(found, griffe.Function) else found.members.get("__init__")
         # The record that a function returns says in its own fields what it is made of.
         if isinstance(function, griffe.Function) and "dataclass" not in found.labels:
-            missing = {path for path in _named_types(package, function) if path not in paths}
+            missing = {one.path for one in api.named_types(package, function)} - paths
             assert not missing, f"the signature of {name} names {missing}: put it into hf_compalign/__init__.pyi"
-
-
-def _named_types(package, function):
-    """Where the types of ours are defined that a signature names."""
-    for annotation in (*(parameter.annotation for parameter in function.parameters), function.returns):
-        for part in annotation.iterate() if isinstance(annotation, griffe.Expr) else ():
-            if isinstance(part, griffe.ExprName) and part.canonical_path.startswith("hf_compalign."):
-                found = package[part.canonical_path.removeprefix("hf_compalign.")]
-                yield found.final_target.path if isinstance(found, griffe.Alias) else found.path

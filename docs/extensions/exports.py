@@ -1,7 +1,7 @@
 """The API page is made of the stubs: what the package exports, by verb, and what else users take from its rooms.
 
-Of a room these are the names with an example, and those that the pages and the examples import. What is left is for
-other rooms.
+Of a room these are the names with an example, those that the pages and the examples import, and the types that all of
+them name in signatures and fields. What is left is for other rooms.
 """
 
 import re
@@ -55,12 +55,42 @@ def sections(package: griffe.Module) -> Iterator[str]:
     for title, folders in FOLDERS.items():
         own = {f"{PACKAGE}.{name}": found for name, found in public.items() if found.path.split(".")[1] in folders}
         yield from _section(title, "", own)
-    known, imported = {found.path for found in public.values()}, _imported()
+    known, wanted = {found.path for found in public.values()}, _wanted(package)
     for folder in (folder for folders in FOLDERS.values() for folder in folders):
         for room in _rooms(package.members[folder]):
-            own = {f"{room.path}.{name}": found for name, found in exports(room).items() if found.path not in known}
-            shown = {path: found for path, found in own.items() if path in imported or _has_example(found)}
+            own = {f"{room.path}.{name}": found for name, found in exports(room).items()}
+            shown = {path: found for path, found in own.items() if found.path in wanted - known}
             yield from _section(f"In {room.path}", room.docstring.value if room.docstring else "", shown)
+
+
+def _wanted(package: griffe.Module) -> set[str]:
+    """Where all is defined that the page shows."""
+    imported = _imported()
+    queue = list(exports(package).values())
+    for room in _rooms(package):
+        own = {f"{room.path}.{name}": found for name, found in exports(room).items()}
+        queue += [found for path, found in own.items() if path in imported or _has_example(found)]
+    seen: set[str] = set()
+    while queue:
+        found = queue.pop()
+        if found.path not in seen:
+            seen.add(found.path)
+            queue += named_types(package, found)
+    return seen
+
+
+def named_types(package: griffe.Module, found: griffe.Object) -> Iterator[griffe.Object]:
+    """What of the package a function names in its signature, or a class in its fields."""
+    if isinstance(found, griffe.Function):
+        annotations = [*(parameter.annotation for parameter in found.parameters), found.returns]
+    else:
+        fields = [one for one in found.members.values() if isinstance(one, griffe.Attribute) and one.is_public]
+        annotations = [one.annotation for one in fields]
+    for annotation in annotations:
+        for part in annotation.iterate() if isinstance(annotation, griffe.Expr) else ():
+            if isinstance(part, griffe.ExprName) and part.canonical_path.startswith(f"{PACKAGE}."):
+                one = package[part.canonical_path.removeprefix(f"{PACKAGE}.")]
+                yield one.final_target if isinstance(one, griffe.Alias) else one
 
 
 def _imported() -> set[str]:
