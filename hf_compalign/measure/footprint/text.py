@@ -1,5 +1,9 @@
 """Two footprints side by side, as rows and as plain text."""
 
+from collections.abc import Sequence
+
+from hf_compalign._formats import decimals, percent, plural, ratio
+from hf_compalign._tables import Table, as_text
 from hf_compalign.measure.footprint.latency import Latency
 from hf_compalign.measure.footprint.measuring import Footprint
 
@@ -17,9 +21,13 @@ def footprint_table(
         latencies: of both from one call of `hf_compalign.measure.footprint.interleaved_latency_ms`. Only then is
             there a ratio of them: what was timed at two different moments says little about the models.
     """
-    rows = [("", "reference", "candidate", "ratio"), *footprint_rows(reference, candidate, latencies=latencies)]
-    lines = [f"{title:<26}{first:>26}{second:>26}{ratio:>8}".rstrip() for title, first, second, ratio in rows]
-    return "\n".join([*lines, "", *footprint_notes(reference, candidate, latencies=latencies)]).rstrip()
+    table = cost_table(footprint_rows(reference, candidate, latencies=latencies))
+    return "\n".join([as_text(table), "", *footprint_notes(reference, candidate, latencies=latencies)]).rstrip()
+
+
+def cost_table(rows: Sequence[Row], sides: tuple[str, str] = ("reference", "candidate")) -> Table:
+    """What two models cost, as a table."""
+    return Table("Costs", ("costs", *sides, "ratio"), rows)
 
 
 def footprint_rows(
@@ -35,8 +43,8 @@ def footprint_rows(
     ]
     first, second = latencies or (reference.latency, candidate.latency)
     if first and second:
-        ratio = _ratio(first.median_ms, second.median_ms) if latencies else ""
-        rows.append(("latency (ms)", _quartiles(first), _quartiles(second), ratio))
+        times = ratio(first.median_ms, second.median_ms) if latencies else ""
+        rows.append(("latency (ms)", _quartiles(first), _quartiles(second), times))
     return [row for row in rows if row is not None]
 
 
@@ -75,18 +83,14 @@ def _about_zeros(candidate: Footprint) -> list[str]:
     return notes
 
 
-def _share(count: int, footprint: Footprint) -> str:
-    return f"{100 * count / max(footprint.parameters, 1):.0f} %"
+def _share(n: int, footprint: Footprint) -> str:
+    return percent(n / max(footprint.parameters, 1), digits=0)
 
 
 def _row(title: str, first: float | None, second: float | None) -> Row | None:
     if first is None or second is None:
         return None
-    return title, f"{first:,.0f}", f"{second:,.0f}", _ratio(first, second)
-
-
-def _ratio(first: float, second: float) -> str:
-    return f"{second / first:.2f}" if first else ""
+    return title, decimals(first, digits=0), decimals(second, digits=0), ratio(first, second)
 
 
 def _quartiles(latency: Latency) -> str:
@@ -94,4 +98,4 @@ def _quartiles(latency: Latency) -> str:
 
 
 def _conditions(footprint: Footprint) -> str:
-    return f"{footprint.batch_size} items, {footprint.device}, CPU threads: {footprint.threads}"
+    return f"{plural(footprint.batch_size or 0, 'item')}, {footprint.device}, CPU threads: {footprint.threads}"

@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
 
 from hf_compalign._files import write_text_atomic
-from hf_compalign.measure.audit import Audit
-from hf_compalign.measure.footprint import Footprint, Latency, Row, footprint_notes, footprint_rows
-from hf_compalign.report.card.tables import changes_table, models_table, rate_of
+from hf_compalign._formats import count, interval, megabytes, percent
+from hf_compalign._tables import Table, Words, plain
+from hf_compalign.measure.audit import Audit, sections
+from hf_compalign.measure.footprint import Footprint, Latency, cost_table, footprint_notes, footprint_rows
 
-TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md"
 TAGS = ("hf_compalign", "model-compression")
 RELATIONS = ("adapter", "finetune", "merge", "quantized")  # what the Hub knows of a model and its base model
 ORIGINAL = "original"  # the model that was compressed, among the files
@@ -128,7 +130,6 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
     if details.report is not None and not (folder / details.report).is_file():
         raise ValueError(f"There is no report {details.report!r} in {str(folder)!r}. Write it with write_report first.")
     name = details.name or folder.name
-    costs_table, costs_notes = _costs(details)
     card = ModelCard.from_template(
         _metadata(audit, details, name),
         template_path=str(TEMPLATE),
@@ -136,10 +137,8 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
         origin=public_name(details.base_model),
         details=details,
         audit=audit,
-        models_table=models_table(audit),
-        changes_table=changes_table(audit),
-        costs_table=costs_table,
-        costs_notes=costs_notes,
+        found="\n\n".join(_findings(audit)),
+        costs="\n\n".join(_costs(details)),
         files_table=files_table(details.files),
         onnx_files=_onnx_files(details.files),
         js_options=_js_options(details.files),
@@ -244,28 +243,51 @@ def files_table(files: Mapping[str, Measured]) -> list[tuple[str, ...]]:
 def _file_row(name: str, measured: Measured, batch_sizes: Sequence[int]) -> tuple[str, ...]:
     accuracy, size, audit = measured.accuracy, measured.size_bytes, measured.audit
     times = [measured.latencies.get(batch_size) for batch_size in batch_sizes]
+    differs = rate = limits = ""
+    if audit is not None:
+        numbers = audit.metrics
+        differs = f"{count(numbers['cie'])} of {count(audit.n)}"
+        rate = f"{percent(numbers['mismatch_rate'])} ({interval(numbers['mismatch_rate_interval'])})"
+        limits = ("kept" if audit.passed else "not shown to be kept") if audit.limits else ""
+    known = ("" if math.isnan(accuracy) else percent(accuracy), differs, rate, limits)
     return (
-        name,
-        "" if math.isnan(accuracy) else f"{100 * accuracy:.2f} %",
-        "" if audit is None else f"{audit.metrics['cie']} of {audit.n}",
-        "" if audit is None else rate_of(audit, "mismatch_rate"),
-        "" if audit is None or not audit.limits else ("kept" if audit.passed else "not shown to be kept"),
-        "" if size is None else f"{size / 1e6:.2f}",
+        *(name, *known),
+        "" if size is None else megabytes(size),
         *("" if time is None else f"{time.median_ms:.2f}" for time in times),
     )
 
 
-def _costs(details: CardDetails) -> tuple[list[Row], list[str]]:
-    """Rows of (what, original, compressed, ratio), and what one must know to read them."""
+def _findings(audit: Audit) -> list[str]:
+    """What an audit says, in Markdown: its short tables, and the sentences about them."""
+    found = replace(audit, items=(), group_rates=(), costs=()).to_dict()
+    parts = []
+    for section in sections(found):
+        if tables := section.shown(0):
+            parts += [f"**{_escaped(section.title)}**", *map(_markdown, tables), *map(_escaped, section.notes)]
+    return parts
+
+
+def _costs(details: CardDetails) -> list[str]:
+    """What both models cost, in Markdown, and what one must know to read it."""
     if details.footprints is None:
         if details.latencies is not None:
             raise ValueError("A card shows latencies beside the footprints. Got no footprints: give both, or neither.")
-        return [], []
-    original, compressed = details.footprints
-    return (
-        footprint_rows(original, compressed, latencies=details.latencies),
-        footprint_notes(original, compressed, latencies=details.latencies),
-    )
+        return []
+    rows = footprint_rows(*details.footprints, latencies=details.latencies)
+    notes = footprint_notes(*details.footprints, latencies=details.latencies)
+    return [_markdown(cost_table(rows, ("original", "compressed"))), *notes]
+
+
+def _markdown(table: Table) -> str:
+    """A table in Markdown, its numbers to the right."""
+    head, *rows = ([_escaped(cell) for cell in row] for row in (table.columns, *table.rows))
+    marks = ["---" if column in (0, *table.words) else "---:" for column in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, marks, *rows))
+
+
+def _escaped(words: Words) -> str:
+    """A text that cannot end a cell or start markup of its own."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", plain(words))
 
 
 def changed_options(arguments: Any) -> dict[str, Any]:

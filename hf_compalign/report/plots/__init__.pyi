@@ -5,7 +5,6 @@ from .curves import plot_margins as plot_margins
 from .curves import plot_reliability as plot_reliability
 from .frontier import Plotted as Plotted
 from .frontier import plot_frontier as plot_frontier
-from .frontier import undominated as undominated
 from .rows import plot_classes as plot_classes
 from .rows import plot_groups as plot_groups
 from .style import AuditLike as AuditLike

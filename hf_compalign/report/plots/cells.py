@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_compalign._formats import percent
 from hf_compalign.report.plots.style import (
     FAINT,
+    GRAY,
     GREEN,
-    GREY,
     INK,
     ORANGE,
     SKY,
@@ -14,7 +15,6 @@ from hf_compalign.report.plots.style import (
     VERMILION,
     AuditLike,
     drawing,
-    percent,
     record_of,
     section,
 )
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # What stayed the same comes first, so that the changed cells are one piece at the end of the bar.
 _SAME: dict[str, tuple[str, Any, str]] = {
     "both_right": ("both right", SKY, ""),
-    "same_wrong": ("both wrong, same answer", GREY, "--"),
+    "same_wrong": ("both wrong, same answer", GRAY, "--"),
     "same_answer": ("same answer", SKY, ""),
 }
 _CHANGED: dict[str, tuple[str, Any, str]] = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_compalign.measure.audit import unsigned_zero
+from hf_compalign._formats import decimals, percent
 from hf_compalign.measure.statistics import wilson_interval
 from hf_compalign.report.plots.style import (
     BLUE,
@@ -18,7 +18,6 @@ from hf_compalign.report.plots.style import (
     legend,
     number,
     numbers,
-    percent,
     record_of,
     section,
     tidy,
@@ -70,7 +69,7 @@ def _ece(side: str, shift: Mapping[str, Any]) -> str:
     if side == "reference":
         return words
     change, (low, high) = estimate(shift["ece_change"])
-    value, *ends = (unsigned_zero(f"{100 * end:+.2f}").replace("-", MINUS) for end in (change, low, high))
+    value, *ends = (decimals(100 * end, digits=2, signed=True).replace("-", MINUS) for end in (change, low, high))
     return f"{words}, change {value} points ({' to '.join(ends)})"
 
 
@@ -140,8 +139,8 @@ def plot_margins(audit: AuditLike) -> "Figure":
 
 def _distinct(edges: Sequence[float]) -> list[str]:
     """The edges with as few decimals as tell them apart, since most margins of a trained model are close to 1."""
-    for decimals in range(2, 7):
-        texts = [f"{edge:.{decimals}f}" for edge in edges]
+    for digits in range(2, 7):
+        texts = [f"{edge:.{digits}f}" for edge in edges]
         if len(set(texts)) == len(set(edges)):
             break
     return texts

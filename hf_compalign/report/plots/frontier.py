@@ -1,16 +1,17 @@
 """The measured files: mismatches against size and latency."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_compalign.measure.footprint import Latency
+from hf_compalign.measure.statistics import Sized, undominated
 from hf_compalign.report.plots.style import BEYOND, FAINT, INK, KEPT, MUTED, drawing, legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Plotted(Protocol):
+class Plotted(Sized, Protocol):
     """What is drawn of a measured file, such as a `hf_compalign.ship.Point`."""
 
     @property
@@ -18,20 +19,12 @@ class Plotted(Protocol):
         """The layers in float."""
 
     @property
-    def mismatch_rate(self) -> float:
-        """The share of the items that are answered otherwise than by the reference."""
-
-    @property
     def mismatch_rate_interval(self) -> tuple[float, float]:
-        """Its two-sided 95 % interval."""
+        """The two-sided 95 % interval of its mismatch rate."""
 
     @property
     def n(self) -> int:
         """How many items there were."""
-
-    @property
-    def size_bytes(self) -> int:
-        """The bytes of the file."""
 
     @property
     def latency(self) -> Mapping[int, Latency]:
@@ -92,18 +85,6 @@ def _finish(panel: Any, limit: float | None) -> None:
     panel.set_ylim(bottom=0)
     panel.margins(x=0.1)
     panel.grid(color=FAINT)
-
-
-_Point = TypeVar("_Point", bound=Plotted)
-
-
-def undominated(points: Iterable[_Point]) -> list[_Point]:
-    """The points that no other beats: none has as few mismatches in fewer bytes; the smallest file first."""
-    best: list[_Point] = []
-    for point in sorted(points, key=lambda one: (one.size_bytes, one.mismatch_rate)):
-        if not best or point.mismatch_rate < best[-1].mismatch_rate:
-            best.append(point)
-    return best
 
 
 def _draw(panel: Any, points: Sequence[Plotted], where: Callable[[Plotted], float], chosen: Any) -> None:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_compalign._formats import percent
 from hf_compalign.measure.audit import harmful_first
 from hf_compalign.measure.statistics import wilson_interval
 from hf_compalign.report.plots.style import (
@@ -22,7 +23,6 @@ from hf_compalign.report.plots.style import (
     name_rows,
     number,
     numbers,
-    percent,
     record_of,
     rows_height,
     section,

@@ -1,7 +1,7 @@
-"""What the figures share: colours and shapes, clean labels, dots with intervals, and the audit they read.
+"""What the figures share: colors and shapes, clean labels, dots with intervals, and the audit they read.
 
-Text and lines are black, so that `hf_compalign.report.page.svg` can give them the colour of the page's own text. Data have
-the colours of Okabe and Ito, which every kind of colour vision tells apart; shapes or hatches differ too.
+Text and lines are black, so that `hf_compalign.report.page.svg` can give them the color of the page's own text. Data
+have the colors of Okabe and Ito, which every kind of color vision tells apart; shapes or hatches differ too.
 """
 
 import math
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
-GREY = "#999999"
+GRAY = "#999999"
 KEPT = {"color": BLUE, "marker": "o"}
 BEYOND = {"color": VERMILION, "marker": "X"}
 UNLIMITED = {"color": GREEN, "marker": "D"}
@@ -93,15 +93,6 @@ def numbers(values: Sequence[float | None]) -> tuple[float, ...]:
 def estimate(found: Mapping[str, Any]) -> tuple[float, tuple[float, ...]]:
     """The value and the interval of an `Estimate`."""
     return number(found["value"]), numbers((found["low"], found["high"]))
-
-
-def percent(share: float) -> str:
-    """A share in words.
-
-    >>> percent(0.0123)
-    '1.23 %'
-    """
-    return f"{100 * share:.2f} %"
 
 
 def shown(name: object, *, most: int = 32) -> str:

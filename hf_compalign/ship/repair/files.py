@@ -24,8 +24,8 @@ from hf_compalign.compress.export import (
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Columns, Predictions
+from hf_compalign.measure.statistics import undominated
 from hf_compalign.models import OnnxModel
-from hf_compalign.report.plots import undominated
 from hf_compalign.ship.asking import Questions, machine_name, timing_device
 from hf_compalign.ship.frontier import Frontier, Point, Sensitivity
 
