@@ -124,3 +124,12 @@ def short_name(model: str) -> str:
     parts = [part for part in re.split(r"[/\\]", model) if part]
     is_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model)
     return model if is_id else (parts[-1] if parts else "unnamed")
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered where two are the same.
+
+    >>> distinct(["a", "b", "a"])
+    ['a (1)', 'b', 'a (3)']
+    """
+    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]

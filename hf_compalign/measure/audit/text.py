@@ -1,5 +1,6 @@
 """An audit as plain text and as tables of a notebook: a verdict in words, then the numbers."""
 
+import textwrap
 from collections.abc import Callable, Mapping
 from functools import partial
 from html import escape
@@ -15,12 +16,13 @@ MOST_ROWS = 20  # of a table
 _DEPTH = 1
 # Names of models and the like are shown whole, if they are not a page long.
 _whole = partial(one_line, most=400)
+_filled = partial(textwrap.fill, width=116, break_long_words=False, break_on_hyphens=False)
 
 
 def describe(found: Mapping[str, Any]) -> str:
     """The report of an audit as plain text, from its ``to_dict()``; no name in it ends a line or steers a terminal."""
     found = cleaned(found, _whole)
-    parts = [part for section in sections(found) for part in _parts(section, partial(as_text, most=MOST_ROWS))]
+    parts = [part for section in sections(found) for part in _parts(section, partial(as_text, most=MOST_ROWS), _filled)]
     return "\n\n".join(["\n".join(_verdict(found)), *parts, "\n".join(_models(found))])
 
 
@@ -28,7 +30,7 @@ def describe_html(found: Mapping[str, Any]) -> str:
     """The same as HTML, for a notebook; every text of the data is escaped."""
     found = cleaned(found, _whole)
     happened, verdict = map(escape, _verdict(found))
-    parts = [part for section in sections(found) for part in _parts(section, _html, "<p>{}</p>")]
+    parts = [part for section in sections(found) for part in _parts(section, _html, _paragraph)]
     models = "<br>".join(map(escape, _models(found)))
     return "\n".join([f"<p>{happened}<br><strong>{verdict}</strong></p>", *parts, f"<p>{models}</p>"])
 
@@ -40,16 +42,19 @@ def _verdict(found: Mapping[str, Any]) -> list[str]:
     return [said.happened, verdict]
 
 
-def _parts(section: Section, shown: Callable[[Table], str], sentence: str = "{}") -> list[str]:
+def _parts(section: Section, shown: Callable[[Table], str], sentence: Callable[[str], str]) -> list[str]:
     """The tables of a section, each with what is left out of it, and the sentences below the first."""
-    parts, written = [], escape if sentence != "{}" else str
-    notes = [sentence.format(written(plain(note))) for note in section.notes]
+    parts, notes = [], [sentence(plain(note)) for note in section.notes]
     for table in section.shown(_DEPTH):
         left_out = table.left_out + len(table.rows[MOST_ROWS:])
-        more = [sentence.format(f"{count(left_out)} more, less harmed, are in the JSON and on the page.")]
-        parts.append("\n".join([shown(table), *(more if left_out else []), *notes]))
+        more = [sentence(f"{count(left_out)} more, less harmed, are in the JSON and on the page.")] if left_out else []
+        parts.append("\n".join([shown(table), *more, *notes]))
         notes = []
     return [*parts, *notes]
+
+
+def _paragraph(sentence: str) -> str:
+    return f"<p>{escape(sentence)}</p>"
 
 
 def _html(table: Table) -> str:

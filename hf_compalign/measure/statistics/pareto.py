@@ -1,26 +1,17 @@
-"""Which of several files are worth a look: those that no other beats in size and mismatches."""
+"""Which of several files are worth a look."""
 
 from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
-
-class Sized(Protocol):
-    """A file that was audited."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Its bytes."""
-
-    @property
-    def mismatch_rate(self) -> float:
-        """The share of the items that it answers otherwise than the reference."""
-
-
-_File = TypeVar("_File", bound=Sized)
+_File = TypeVar("_File", bound=Any)
 
 
 def undominated(files: Iterable[_File]) -> list[_File]:
-    """The files that no other beats: none has as few mismatches in fewer bytes; the smallest file first."""
+    """The files that no other beats, the smallest first: none has as few mismatches in fewer bytes.
+
+    Args:
+        files: of anything with ``size_bytes`` and a ``mismatch_rate``.
+    """
     best: list[_File] = []
     for file in sorted(files, key=lambda one: (one.size_bytes, one.mismatch_rate)):
         if not best or file.mismatch_rate < best[-1].mismatch_rate:

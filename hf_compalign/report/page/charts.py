@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hf_compalign._formats import UNKNOWN, count, interval, megabytes, percent, plural, short_name
+from hf_compalign._formats import UNKNOWN, count, distinct, interval, megabytes, percent, plural, short_name
 from hf_compalign._tables import Beyond, Kept, Name, Section, Table, plain
 from hf_compalign.measure.statistics import undominated
 from hf_compalign.report.page.svg import inline_svg
@@ -52,7 +52,8 @@ def chart(section: Section, found: Record) -> str:
 
 def candidates(audits: Sequence[Record]) -> tuple[Section, str]:
     """Several candidates side by side, and their figure."""
-    named = _named(audits)
+    names = distinct([short_name(found["candidate"]["model"]) for found in audits])
+    named = dict(zip(names, audits, strict=True))
     columns = (
         ("candidate", "name", Name),
         ("n", "n", count),
@@ -66,7 +67,7 @@ def candidates(audits: Sequence[Record]) -> tuple[Section, str]:
         ("verdict", None, _verdict),
     )
     table = Table.of("Candidates", [{"name": name} | dict(one) for name, one in named.items()], columns, words=(9,))
-    lead = ("The other parts of this page are about the first of them, ", Name(next(iter(named))), ".")
+    lead = ("The other parts of this page are about the first of them, ", Name(names[0]), ".")
     label = "Mismatch rate of each candidate with its interval, against size and latency where these are known"
     section = Section("candidates", "Candidates", (table,), lead=(lead,))
     return section, inline_svg(plot_candidates(named), label=label)
@@ -76,13 +77,6 @@ def _verdict(found: Record) -> str:
     if not found["limits"]:
         return "no limit"
     return Kept("passed") if found["passed"] else Beyond("not passed")
-
-
-def _named(audits: Sequence[Record]) -> dict[str, Record]:
-    """The audits by the names of their candidates, numbered where two have the same."""
-    names = [short_name(found["candidate"]["model"]) for found in audits]
-    unique = [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
-    return dict(zip(unique, audits, strict=True))
 
 
 def frontier(

@@ -1,9 +1,9 @@
 """Several candidates of one reference: how much each changed, and what it saves."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_compalign._formats import distinct
 from hf_compalign.report.plots.style import (
     BEYOND,
     KEPT,
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COSTS = {"size_bytes": ("size (MB)", 1e-6), "latency_ms": ("latency (ms)", 1.0)}
+
+_KINDS = {
+    "passed": (KEPT, "within the limits"),
+    "failed": (BEYOND, "not shown to be within the limits"),
+    "none": (UNLIMITED, "no limit was set"),
+}
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -65,16 +71,13 @@ def plot_candidates(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> "F
 def _named_records(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> Records:
     """The audits by a name that is drawn."""
     if isinstance(audits, Mapping):
-        named = [(shown(name), record_of(audit)) for name, audit in audits.items()]
+        names, records = [shown(name) for name in audits], [record_of(audit) for audit in audits.values()]
     else:
         records = [record_of(audit) for audit in audits]
-        named = [(shown(record["candidate"]["model"]) or "unnamed", record) for record in records]
-    if not named:
+        names = [shown(record["candidate"]["model"]) or "unnamed" for record in records]
+    if not records:
         raise ValueError("There is nothing to plot. Give at least one audit.")
-    often = Counter(name for name, _ in named)
-    return {
-        name if often[name] == 1 else f"{name} ({place})": record for place, (name, record) in enumerate(named, start=1)
-    }
+    return dict(zip(distinct(names), records, strict=True))
 
 
 def _panels(figure: "Figure", n_rows: int, n_costs: int) -> list[Any]:
@@ -88,16 +91,9 @@ def _panels(figure: "Figure", n_rows: int, n_costs: int) -> list[Any]:
     return panels
 
 
-def _parts(records: Records) -> list[tuple[list[str], dict[str, str], str]]:
-    """Which candidates are within their limits, which are not or have none, and how each kind is drawn."""
-    unlimited = [name for name, record in records.items() if not record["limits"]]
-    kept = [name for name, record in records.items() if record["passed"] and name not in unlimited]
-    beyond = [name for name in records if name not in (*kept, *unlimited)]
-    return [
-        (kept, KEPT, "within the limits"),
-        (beyond, BEYOND, "not shown to be within the limits"),
-        (unlimited, UNLIMITED, "no limit was set"),
-    ]
+def _kind(record: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+    """How a candidate is drawn, and what that means."""
+    return _KINDS["none" if not record["limits"] else "passed" if record["passed"] else "failed"]
 
 
 def _rate(record: Mapping[str, Any]) -> tuple[float, list[float]]:
@@ -106,37 +102,29 @@ def _rate(record: Mapping[str, Any]) -> tuple[float, list[float]]:
 
 
 def _draw_names(panel: Any, records: Records) -> None:
-    names = [*records]
-    for part, style, label in _parts(records):
+    for style, label in _KINDS.values():
+        part = [(row, *_rate(record)) for row, record in enumerate(records.values()) if _kind(record)[1] == label]
         if part:
-            found = [_rate(records[name]) for name in part]
-            draw_dots(
-                panel,
-                [value for value, _ in found],
-                intervals=[interval for _, interval in found],
-                rows=[names.index(name) for name in part],
-                style=style,
-                label=label,
-            )
-    name_rows(panel, [f"{place}. {name}" for place, name in enumerate(names, start=1)])
+            rows, values, intervals = zip(*part, strict=True)
+            draw_dots(panel, values, intervals=intervals, rows=rows, style=style, label=label)
+    name_rows(panel, [f"{place}. {name}" for place, name in enumerate(records, start=1)])
     panel.set_xlabel("answered differently (%), with 95 % interval", fontsize=SMALL_TEXT)
     panel.set_xlim(left=0)
     tidy(panel, grid="x")
 
 
 def _draw_cost(panel: Any, records: Records, cost: str) -> None:
-    scale = _COSTS[cost][1]
-    numbered = {name: place for place, name in enumerate(records, start=1)}
-    for part, style, _ in _parts(records):
-        for name in part:
-            if not records[name].get(cost):
-                continue
-            _, x = (scale * number(value) for value in records[name][cost])
-            rate, (low, high) = _rate(records[name])
-            panel.vlines(x, low, high, style["color"], linewidth=1.3)
-            panel.scatter([x], [rate], s=38, zorder=3, clip_on=False, **style)
-            panel.annotate(str(numbered[name]), (x, rate), xytext=(6, 4), textcoords="offset points", fontsize=9)
-    references = {scale * number(record[cost][0]) for record in records.values() if record.get(cost)}
+    scale, references = _COSTS[cost][1], set()
+    for place, record in enumerate(records.values(), start=1):
+        if not record.get(cost):
+            continue
+        reference, x = (scale * number(value) for value in record[cost])
+        references.add(reference)
+        rate, (low, high) = _rate(record)
+        style, _ = _kind(record)
+        panel.vlines(x, low, high, style["color"], linewidth=1.3)
+        panel.scatter([x], [rate], s=38, zorder=3, clip_on=False, **style)
+        panel.annotate(str(place), (x, rate), xytext=(6, 4), textcoords="offset points", fontsize=9)
     for place, x in enumerate(sorted(references)):
         label = None if place else "the reference"
         panel.axvline(x, color=MUTED, linestyle=":", linewidth=1.2, label=label)

@@ -4,19 +4,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_compalign.measure.footprint import Latency
-from hf_compalign.measure.statistics import Sized, undominated
+from hf_compalign.measure.statistics import undominated
 from hf_compalign.report.plots.style import BEYOND, FAINT, INK, KEPT, MUTED, drawing, legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Plotted(Sized, Protocol):
+class Plotted(Protocol):
     """What is drawn of a measured file, such as a `hf_compalign.ship.Point`."""
 
     @property
     def kept(self) -> tuple[str, ...]:
         """The layers in float."""
+
+    @property
+    def mismatch_rate(self) -> float:
+        """The share of the items that are answered otherwise than by the reference."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the file."""
 
     @property
     def mismatch_rate_interval(self) -> tuple[float, float]:

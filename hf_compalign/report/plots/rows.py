@@ -3,7 +3,7 @@
 import difflib
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_compalign._formats import percent
@@ -61,7 +61,7 @@ def plot_classes(audit: AuditLike) -> "Figure":
     rows = harmful_first(found)[:MOST_ROWS]
     with drawing(1.5 + rows_height(len(rows))) as figure:
         panel = figure.subplots()
-        _draw(panel, rows, [f"{shown(row['name'])} (n = {row['n']:,})" for row in rows], _lost_of_class)
+        _draw(panel, rows, [f"{shown(row['name'])} (n = {row['n']:,})" for row in rows])
         _overall(panel, record)
         _finish(panel, "% of the class's items", _left_out(found, "classes with items"))
         legend(figure)
@@ -84,9 +84,8 @@ def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
         ValueError: the audit has no groups, or none of that attribute.
     """
     record = record_of(audit)
-    by_attribute = _by_attribute(section(record, "groups", "This audit has no groups. Give groups= to audit."))
-    if attribute is not None:
-        by_attribute = {attribute: _chosen(by_attribute, attribute)}
+    groups = section(record, "groups", "This audit has no groups. Give groups= to audit.")
+    by_attribute = _by_attribute(groups, attribute)
     heights = [rows_height(min(len(rows), MOST_ROWS)) for rows in by_attribute.values()]
     gaps = {gap["attribute"]: gap for gap in record["gaps"]}
     with drawing(1.0 + sum(heights) + 0.9 * len(heights)) as figure:
@@ -94,7 +93,7 @@ def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
         for panel, (name, found) in zip(panels, by_attribute.items(), strict=True):
             rows = harmful_first(found)[:MOST_ROWS]
             names = [_group_name(row) for row in rows]
-            _draw(panel, rows, names, _lost_of_group)
+            _draw(panel, rows, names)
             _overall(panel, record)
             title = _wrapped([shown(name), *_gap(gaps.get(name))], names)
             panel.set_title(title, loc="left", fontsize=SMALL_TEXT, parse_math=False)
@@ -103,51 +102,43 @@ def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
     return figure
 
 
-def _by_attribute(groups: Iterable[Row]) -> dict[str, list[Row]]:
+def _by_attribute(groups: Iterable[Row], wanted: str | None) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in groups:
         found.setdefault(row["attribute"], []).append(row)
-    return found
-
-
-def _chosen(by_attribute: Mapping[str, list[Row]], attribute: str) -> list[Row]:
-    if attribute not in by_attribute:
-        close = difflib.get_close_matches(attribute, by_attribute, n=1)
+    if wanted is None:
+        return found
+    if wanted not in found:
+        close = difflib.get_close_matches(wanted, found, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        allowed = ", ".join(map(repr, by_attribute))
-        raise ValueError(f"This audit has no groups by {attribute!r}. It has groups by {allowed}.{hint}")
-    return by_attribute[attribute]
+        raise ValueError(
+            f"This audit has no groups by {wanted!r}. It has groups by {', '.join(map(repr, found))}.{hint}"
+        )
+    return {wanted: found[wanted]}
 
 
-def _draw(
-    panel: Any, rows: Sequence[Row], names: Sequence[str], lost: Callable[[Row], tuple[float, Sequence[float]]]
-) -> None:
+def _draw(panel: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
     """Two dots on each row: mismatches above, lost right answers below."""
-    rates = [number(row["mismatch_rate"]) for row in rows], [numbers(row["mismatch_rate_interval"]) for row in rows]
-    losses = [[*found] for found in zip(*map(lost, rows), strict=True)]
-    hollow = [bool(row.get("small")) for row in rows]
-    for (values, intervals), style, side, label in (
-        (rates, _MISMATCHES, -_APART, "answered differently (mismatch rate)"),
-        (losses, _LOST, _APART, "right before, wrong now (NFR)"),
+    for rate, style, side, label in (
+        ("mismatch_rate", _MISMATCHES, -_APART, "answered differently (mismatch rate)"),
+        ("nfr", _LOST, _APART, "right before, wrong now (NFR)"),
     ):
         draw_dots(
             panel,
-            [100 * value for value in values],
-            intervals=[[100 * end for end in interval] for interval in intervals],
-            rows=[row + side for row in range(len(rows))],
+            [100 * number(row[rate]) for row in rows],
+            intervals=[[100 * end for end in _interval(row, rate)] for row in rows],
+            rows=[place + side for place in range(len(rows))],
             style=style,
             label=label,
-            hollow=hollow,
+            hollow=[bool(row.get("small")) for row in rows],
         )
     name_rows(panel, names)
 
 
-def _lost_of_class(row: Row) -> tuple[float, Sequence[float]]:
-    return number(row["nfr"]), wilson_interval(row["lost"], row["n"])
-
-
-def _lost_of_group(row: Row) -> tuple[float, Sequence[float]]:
-    return number(row["nfr"]), numbers(row["nfr_interval"])
+def _interval(row: Row, rate: str) -> Sequence[float]:
+    """That of a class's NFR is not in the audit: it is out of the items of the class."""
+    stored = row.get(f"{rate}_interval")
+    return wilson_interval(row["lost"], row["n"]) if stored is None else numbers(stored)
 
 
 def _overall(panel: Any, record: Row) -> None:
