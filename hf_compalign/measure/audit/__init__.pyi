@@ -11,7 +11,6 @@ from .record import FORMAT_VERSION as FORMAT_VERSION
 from .record import Audit as Audit
 from .record import CostRow as CostRow
 from .record import Verdict as Verdict
-from .sections import RATES as RATES
 from .sections import sections as sections
 from .verdict import Outcome as Outcome
 from .verdict import outcome as outcome

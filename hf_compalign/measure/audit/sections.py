@@ -113,7 +113,7 @@ def rerun(floor: Row | None, found: Row) -> Section:
 
 def costs(found: Row) -> Section:
     """What both models cost."""
-    table = Table.of("Costs", found["costs"], [(title, key, str) for key, title in _COSTS.items()])
+    table = Table.of("Size and latency", found["costs"], [(title, key, str) for key, title in _COSTS.items()])
     notes = (("Timed on ", Name(found["machine"]), "."),) if found["machine"] and found["costs"] else ()
     return Section("costs", "Size and latency", (table,), notes)
 

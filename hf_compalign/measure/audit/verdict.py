@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_compalign._formats import is_known, percent
+from hf_compalign._formats import count, is_known, percent, plural
 from hf_compalign._tables import Beyond, Kept, Section, Table, Words
 from hf_compalign._visible import one_line
 
@@ -24,10 +24,11 @@ class Outcome:
 def outcome(found: Row) -> Outcome:
     """What changed, and what it means for the limits."""
     n, cie, limits = found["n"], found["cie"], found["limits"]
-    happened = f"The candidate answers {n - cie} of {n} items like the reference and {cie} differently."
+    alike = f"{count(n - cie)} of {plural(n, 'item')}"
+    happened = f"The candidate answers {alike} like the reference and {count(cie)} differently."
     if found["n_labelled"]:
         lost, gained = found["cells"]["lost"], found["cells"]["gained"]
-        happened += f" {_were(lost)} right {_are(lost)} now wrong, {_were(gained)} wrong {_are(gained)} now right."
+        happened += f" {_turned(lost, 'right', 'wrong')}, {_turned(gained, 'wrong', 'right')}."
     if not limits:
         return Outcome("none", "No limit set", happened, "no limit was set, so this is no verdict.")
     failed = ", ".join(row["name"] for row in limits if not row["passed"])
@@ -37,12 +38,9 @@ def outcome(found: Row) -> Outcome:
     return Outcome("passed", "Passed", happened, f"shown to be within every limit{_unjudged(limits)}.")
 
 
-def _were(count: int) -> str:
-    return f"{count} that {'was' if count == 1 else 'were'}"
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
+def _turned(n: int, before: str, after: str) -> str:
+    was, now = ("was", "is") if n == 1 else ("were", "are")
+    return f"{count(n)} that {was} {before} {now} now {after}"
 
 
 def _unjudged(limits: Iterable[Row]) -> str:

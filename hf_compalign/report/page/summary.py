@@ -5,7 +5,7 @@ from typing import Any
 
 from hf_compalign._formats import change, count, interval, is_known, megabytes, number, percent, plural, ratio
 from hf_compalign._records import built
-from hf_compalign.measure.audit import RATES, Outcome, outcome
+from hf_compalign.measure.audit import Outcome, outcome
 from hf_compalign.measure.statistics import SeedFloor
 
 Figure = tuple[str, str, str]  # what it is, its value, and a note to read it by
@@ -35,8 +35,8 @@ def verdict(found: Mapping[str, Any]) -> tuple[Outcome, tuple[str, ...]]:
 
 
 def _failure(row: Mapping[str, Any]) -> str:
-    numbers = (f"{what} {percent(row[key])}" for what, key in (("upper bound", "upper_bound"), ("limit", "limit")))
-    return f"{RATES.get(row['name'], row['name'])}: {percent(row['value'])}, {', '.join(numbers)}"
+    value, bound, limit = (percent(row[key]) for key in ("value", "upper_bound", "limit"))
+    return f"{row['name']} is {value}, its upper bound {bound}, the limit {limit}"
 
 
 def figures(found: Mapping[str, Any]) -> list[Figure]:

@@ -39,13 +39,6 @@ def plot_attribution(audit: AuditLike) -> "Figure":
 
     Floor and ceiling are what the reference shares with an unrelated model and with itself, as
     `hf_compalign.measure.attribution.record` has it; the figure says so below the axis.
-
-    Args:
-        audit: an `Audit`, or its ``to_dict()``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the audit has no attribution.
     """
     missing = "This audit has no attribution. Audit two models of PyTorch with hf-compalign audit --attribution."
     found = section(record_of(audit), "attribution", missing)

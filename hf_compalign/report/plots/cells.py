@@ -44,13 +44,6 @@ def plot_cells(audit: AuditLike) -> "Figure":
 
     A cell with few items is drawn a little wider than its share, so that it can be seen. Without labels there are two
     cells: the same answer, and a different one.
-
-    Args:
-        audit: an `Audit`, or its ``to_dict()``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: nothing was compared.
     """
     counts, title = _counted(record_of(audit))
     changed = [name for name in counts if name in _CHANGED]

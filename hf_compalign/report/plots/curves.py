@@ -36,13 +36,6 @@ def plot_reliability(audit: AuditLike) -> "Figure":
     """Accuracy against confidence of both models, bin by bin with 95 % Wilson intervals; below, where the items are.
 
     On the diagonal a model is right as often as it says. Each bin is drawn at the mean confidence of its items.
-
-    Args:
-        audit: an `Audit`, or its ``to_dict()``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the audit has no calibration, since no item had a label.
     """
     missing = "This audit has no calibration, since no item has a label. Predict on a dataset with labels."
     shift = section(record_of(audit), "calibration", missing)
@@ -104,13 +97,6 @@ def plot_margins(audit: AuditLike) -> "Figure":
     """Mismatch rate, with 95 % Wilson intervals, of the items by how sure the reference was, the least sure first.
 
     The margin is the reference's highest probability minus its second. Each bar holds about as many items.
-
-    Args:
-        audit: an `Audit`, or its ``to_dict()``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the audit has no margins.
     """
     record = record_of(audit)
     missing = "This audit has no margins. Audit the logits of the two models again, with this version."

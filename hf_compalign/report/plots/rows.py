@@ -47,13 +47,6 @@ def plot_classes(audit: AuditLike) -> "Figure":
 
     The classes whose mismatch rate is surely high, by the lower end of its interval, come first: so a class of two
     items does not lead. The first 25 are shown.
-
-    Args:
-        audit: an `Audit`, or its ``to_dict()``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the audit has no classes, since no item had a label.
     """
     record = record_of(audit)
     missing = "This audit has no classes, since no item has a label. Predict on a dataset with labels."
