@@ -13,7 +13,7 @@ from hf_compalign.data import find_text_columns
 from hf_compalign.labels import label_order, names_of
 from hf_compalign.measure.attribution import AttributionOptions, attribution_agreement, opened_pair
 from hf_compalign.measure.audit import Audit, CostRow, audit, with_attribution, with_contents
-from hf_compalign.measure.footprint import footprint, footprint_rows
+from hf_compalign.measure.footprint import footprint, footprint_section
 from hf_compalign.measure.groups import Membership, group_membership, number_bins, text_length
 from hf_compalign.measure.predictions import Columns, Predictions, is_raw, predict
 from hf_compalign.models import FileModel, default_device, load_model
@@ -139,6 +139,6 @@ def _with_costs(found: Audit, job: Job, models: Mapping[str, Any]) -> Audit:
         found = replace(found, latency_ms=milliseconds, machine=f"{machine_name(device)}, batches of {_TIMED_BATCH}")
     return replace(
         found,
-        costs=tuple(CostRow(*row) for row in footprint_rows(*sizes, latencies=latencies)),
+        costs=tuple(CostRow(*map(str, row)) for row in footprint_section(*sizes, latencies=latencies).tables[0].rows),
         size_bytes=(sizes[0].size_bytes, sizes[1].size_bytes),
     )

@@ -3,8 +3,5 @@ from .latency import device_of as device_of
 from .latency import interleaved_latency_ms as interleaved_latency_ms
 from .measuring import Footprint as Footprint
 from .measuring import footprint as footprint
-from .text import Row as Row
-from .text import cost_table as cost_table
-from .text import footprint_notes as footprint_notes
-from .text import footprint_rows as footprint_rows
+from .text import footprint_section as footprint_section
 from .text import footprint_table as footprint_table

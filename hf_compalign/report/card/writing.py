@@ -14,9 +14,9 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_compalign._files import write_text_atomic
 from hf_compalign._formats import count, interval, megabytes, percent
-from hf_compalign._tables import Table, Words, plain
+from hf_compalign._tables import Section, Words, plain
 from hf_compalign.measure.audit import Audit, sections
-from hf_compalign.measure.footprint import Footprint, Latency, cost_table, footprint_notes, footprint_rows
+from hf_compalign.measure.footprint import Footprint, Latency, footprint_section
 
 TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md"
 TAGS = ("hf_compalign", "model-compression")
@@ -137,8 +137,8 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
         origin=public_name(details.base_model),
         details=details,
         audit=audit,
-        found="\n\n".join(_findings(audit)),
-        costs="\n\n".join(_costs(details)),
+        found=_findings(audit),
+        costs=_costs(details),
         files_table=files_table(details.files),
         onnx_files=_onnx_files(details.files),
         js_options=_js_options(details.files),
@@ -226,15 +226,8 @@ def files_table(files: Mapping[str, Measured]) -> list[tuple[str, ...]]:
     if not files:
         return []
     batch_sizes = sorted({size for one in files.values() for size in one.latencies})
-    header = (
-        "",
-        "accuracy",
-        "mismatches",
-        "mismatch rate",
-        "limits",
-        "MB",
-        *(f"ms, batch {size}" for size in batch_sizes),
-    )
+    times = (f"ms, batch {size}" for size in batch_sizes)
+    header = ("", "accuracy", "mismatches", "mismatch rate", "limits", "MB", *times)
     rows = [header, *(_file_row(name, one, batch_sizes) for name, one in files.items())]
     known = [column for column in zip(*rows, strict=True) if any(column[1:])]
     return list(zip(*known, strict=True))
@@ -257,32 +250,30 @@ def _file_row(name: str, measured: Measured, batch_sizes: Sequence[int]) -> tupl
     )
 
 
-def _findings(audit: Audit) -> list[str]:
-    """What an audit says, in Markdown: its short tables, and the sentences about them."""
+def _findings(audit: Audit) -> str:
+    """What an audit says in its short tables; the costs have a part of their own."""
     found = replace(audit, items=(), group_rates=(), costs=()).to_dict()
-    parts = []
-    for section in sections(found):
-        if tables := section.shown(0):
-            parts += [f"**{_escaped(section.title)}**", *map(_markdown, tables), *map(_escaped, section.notes)]
-    return parts
+    shown = (section for section in sections(found) if section.shown(0))
+    return "\n\n".join(f"**{_escaped(section.title)}**\n\n{_markdown(section)}" for section in shown)
 
 
-def _costs(details: CardDetails) -> list[str]:
-    """What both models cost, in Markdown, and what one must know to read it."""
+def _costs(details: CardDetails) -> str:
     if details.footprints is None:
         if details.latencies is not None:
             raise ValueError("A card shows latencies beside the footprints. Got no footprints: give both, or neither.")
-        return []
-    rows = footprint_rows(*details.footprints, latencies=details.latencies)
-    notes = footprint_notes(*details.footprints, latencies=details.latencies)
-    return [_markdown(cost_table(rows, ("original", "compressed"))), *notes]
+        return ""
+    sides = ("original", "compressed")
+    return _markdown(footprint_section(*details.footprints, latencies=details.latencies, sides=sides))
 
 
-def _markdown(table: Table) -> str:
-    """A table in Markdown, its numbers to the right."""
-    head, *rows = ([_escaped(cell) for cell in row] for row in (table.columns, *table.rows))
-    marks = ["---" if column in (0, *table.words) else "---:" for column in range(len(head))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, marks, *rows))
+def _markdown(section: Section) -> str:
+    """The short tables of a section, their numbers to the right, and the sentences about them."""
+    parts = []
+    for table in section.shown(0):
+        head, *rows = ([_escaped(cell) for cell in row] for row in (table.columns, *table.rows))
+        marks = ["---" if column in (0, *table.words) else "---:" for column in range(len(head))]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in (head, marks, *rows)))
+    return "\n\n".join([*parts, *map(_escaped, section.notes)])
 
 
 def _escaped(words: Words) -> str:

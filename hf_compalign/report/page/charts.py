@@ -6,32 +6,16 @@ from typing import Any
 from hf_compalign._formats import UNKNOWN, count, distinct, interval, megabytes, percent, plural, short_name
 from hf_compalign._tables import Beyond, Kept, Name, Section, Table, plain
 from hf_compalign.measure.statistics import undominated
+from hf_compalign.report import plots
 from hf_compalign.report.page.svg import inline_svg
-from hf_compalign.report.plots import (
-    Plotted,
-    plot_attribution,
-    plot_candidates,
-    plot_cells,
-    plot_classes,
-    plot_frontier,
-    plot_groups,
-    plot_margins,
-    plot_reliability,
-)
 
 Record = Mapping[str, Any]
 _CHARTS = {
-    "answers": (plot_cells, "What became of the items"),
-    "classes": (plot_classes, "Mismatch rate and NFR of each class with its interval, most harmed first"),
-    "calibration": (
-        plot_reliability,
-        "Reliability diagrams: accuracy against confidence of the reference and the candidate",
-    ),
-    "margins": (plot_margins, "Mismatch rate with its interval against the reference's margin"),
-    "attribution": (
-        plot_attribution,
-        "Similarity of the explanations for agreeing items and mismatches, between floor and ceiling",
-    ),
+    "answers": (plots.plot_cells, "What became of the items"),
+    "classes": (plots.plot_classes, "Mismatch rate and NFR of each class with its interval, most harmed first"),
+    "calibration": (plots.plot_reliability, "Reliability diagrams: accuracy against confidence, before and after"),
+    "margins": (plots.plot_margins, "Mismatch rate with its interval against the reference's margin"),
+    "attribution": (plots.plot_attribution, "Similarity of the explanations, between floor and ceiling"),
 }
 
 
@@ -46,7 +30,7 @@ def chart(section: Section, found: Record) -> str:
     if section.key.startswith("groups-") and section.tables:
         attribute = section.title[-1]
         label = f"Mismatch rate and NFR of each group of {attribute} with its interval, most harmed first"
-        return inline_svg(plot_groups(found, attribute=attribute), label=label)
+        return inline_svg(plots.plot_groups(found, attribute=attribute), label=label)
     return ""
 
 
@@ -70,7 +54,7 @@ def candidates(audits: Sequence[Record]) -> tuple[Section, str]:
     lead = ("The other parts of this page are about the first of them, ", Name(names[0]), ".")
     label = "Mismatch rate of each candidate with its interval, against size and latency where these are known"
     section = Section("candidates", "Candidates", (table,), lead=(lead,))
-    return section, inline_svg(plot_candidates(named), label=label)
+    return section, inline_svg(plots.plot_candidates(named), label=label)
 
 
 def _verdict(found: Record) -> str:
@@ -80,7 +64,7 @@ def _verdict(found: Record) -> str:
 
 
 def frontier(
-    files: Sequence[Plotted], *, items: Collection[int], chosen: tuple[str, ...] | None
+    files: Sequence[plots.Plotted], *, items: Collection[int], chosen: tuple[str, ...] | None
 ) -> tuple[Section, str]:
     """The files that a repair measured, the smallest first, and their figure.
 
@@ -119,5 +103,5 @@ def frontier(
     )
     table = Table("Files, the smallest first", columns, rows, words=(4, 5), depth=1)
     label = "Mismatch rate of each file with its interval, against its size and latency"
-    svg = inline_svg(plot_frontier(files, chosen=chosen), label=label)
+    svg = inline_svg(plots.plot_frontier(files, chosen=chosen), label=label)
     return Section("frontier", "Frontier", (table,), lead=(lead,)), svg

@@ -35,21 +35,26 @@ def write_report(
     frontier: Sequence[Plotted] | None = None,
     chosen: tuple[str, ...] | None = None,
 ) -> Path:
-    """Write the page of `render`; the file is whole or not there.
+    """Write one HTML page about a candidate: verdict, charts, and a table of the items that it answers differently.
+
+    The page loads nothing and runs nothing but its own script, which a Content-Security-Policy holds it to by hash:
+    texts of a dataset, names of classes, groups and models are shown and never obeyed. Without JavaScript everything
+    is there but the items after the first 50, their explanations, and searching and sorting them.
 
     Args:
-        path: of the HTML file.
-        audits: as in `render`.
-        title: as in `render`.
-        frontier: as in `render`.
-        chosen: as in `render`.
+        path: of the HTML file, which is whole or not there.
+        audits: each an `Audit` or its ``to_dict()``. The page is about the first; the others are set beside it.
+        title: of the page; by default both models by name.
+        frontier: the files that a repair measured, as `hf_compalign.ship.frontier.Frontier.points` holds them.
+        chosen: the layers in float of the file that was chosen among them, as ``Frontier.chosen``.
 
     Returns:
         The path.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: as in `render`.
+        ValueError: there are no audits, they are of different inputs or of different references, or no audit is of as
+            many items as the frontier.
     """
     write_text_atomic(path, render(audits, title=title, frontier=frontier, chosen=chosen))
     return Path(path)
@@ -62,23 +67,7 @@ def render(
     frontier: Sequence[Plotted] | None = None,
     chosen: tuple[str, ...] | None = None,
 ) -> str:
-    """One HTML page about a candidate: verdict, charts, and a table of the items that it answers differently.
-
-    The page loads nothing and runs nothing but its own script, which a Content-Security-Policy holds it to by hash:
-    texts of a dataset, names of classes, groups and models are shown and never obeyed. Without JavaScript everything
-    is there but the items after the first 50, their explanations, and searching and sorting them.
-
-    Args:
-        audits: each an `Audit` or its ``to_dict()``. The page is about the first; the others are set beside it.
-        title: of the page; by default both models by name.
-        frontier: the files that a repair measured, as `hf_compalign.ship.frontier.Frontier.points` holds them.
-        chosen: the layers in float of the file that was chosen among them, as ``Frontier.chosen``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: there are no audits, they are of different inputs or of different references, or no audit is of as
-            many items as the frontier.
-    """
+    """The page of `write_report`."""
     records = [cleaned(record_of(audit)) for audit in audits]
     if not records:
         raise ValueError("There is nothing to report. Give at least one audit.")
@@ -174,18 +163,11 @@ def _typeset(text: str) -> str:
 def _columns(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What the table of items has of (key, title): nothing that no item has."""
     labelled = any(item["label"] is not None for item in items)
-    columns = [
-        ("item", "Item", True),
-        ("cell", "What changed", labelled),
-        ("label", "Label", labelled),
-        ("reference", "Reference", True),
-        ("reference_confidence", "Sure", True),
-        ("candidate", "Candidate", True),
-        ("candidate_confidence", "Sure", True),
-        ("reference_margin", "Margin", True),
-        ("kl", "KL", True),
-    ]
-    return [(key, title) for key, title, shown in columns if shown]
+    columns = [("item", "Item"), ("cell", "What changed"), ("label", "Label")]
+    for side in ("reference", "candidate"):
+        columns += [(side, side.capitalize()), (f"{side}_confidence", "Sure")]
+    columns += [("reference_margin", "Margin"), ("kl", "KL")]
+    return [(key, title) for key, title in columns if labelled or key not in ("cell", "label")]
 
 
 def _have_long_words(names: Sequence[str]) -> bool:

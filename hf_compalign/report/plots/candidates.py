@@ -4,25 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_compalign._formats import distinct
-from hf_compalign.report.plots.style import (
-    BEYOND,
-    KEPT,
-    MUTED,
-    SMALL_TEXT,
-    UNLIMITED,
-    WIDTH,
-    AuditLike,
-    draw_dots,
-    drawing,
-    legend,
-    name_rows,
-    number,
-    numbers,
-    record_of,
-    rows_height,
-    shown,
-    tidy,
-)
+from hf_compalign.report.plots import style
+from hf_compalign.report.plots.records import AuditLike, number, numbers, record_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,9 +13,9 @@ if TYPE_CHECKING:
 _COSTS = {"size_bytes": ("size (MB)", 1e-6), "latency_ms": ("latency (ms)", 1.0)}
 
 _KINDS = {
-    "passed": (KEPT, "within the limits"),
-    "failed": (BEYOND, "not shown to be within the limits"),
-    "none": (UNLIMITED, "no limit was set"),
+    "passed": (style.KEPT, "within the limits"),
+    "failed": (style.BEYOND, "not shown to be within the limits"),
+    "none": (style.UNLIMITED, "no limit was set"),
 }
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -53,28 +36,28 @@ def plot_candidates(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> "F
     """
     records = _named_records(audits)
     known = [cost for cost in _COSTS if any(record.get(cost) for record in records.values())]
-    with drawing(1.3 + rows_height(len(records)) + (2.9 if known else 0.0), width=WIDTH) as figure:
+    with style.drawing(1.3 + style.rows_height(len(records)) + (2.9 if known else 0.0), width=style.WIDTH) as figure:
         named, *others = _panels(figure, len(records), len(known))
         _draw_names(named, records)
         for panel, cost in zip(others, known, strict=True):
             _draw_cost(panel, records, cost)
             unknown = [str(place) for place, record in enumerate(records.values(), 1) if not record.get(cost)]
             left_out = f"\nnot known of {', '.join(unknown)}" if unknown else ""
-            panel.set_xlabel(_COSTS[cost][0] + left_out, fontsize=SMALL_TEXT)
-            tidy(panel, grid="both")
+            panel.set_xlabel(_COSTS[cost][0] + left_out, fontsize=style.SMALL_TEXT)
+            style.tidy(panel, grid="both")
         if others:
-            others[0].set_ylabel("answered differently (%)", fontsize=SMALL_TEXT)
-        legend(figure)
+            others[0].set_ylabel("answered differently (%)", fontsize=style.SMALL_TEXT)
+        style.legend(figure)
     return figure
 
 
 def _named_records(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> Records:
     """The audits by a name that is drawn."""
     if isinstance(audits, Mapping):
-        names, records = [shown(name) for name in audits], [record_of(audit) for audit in audits.values()]
+        names, records = [style.shown(name) for name in audits], [record_of(audit) for audit in audits.values()]
     else:
         records = [record_of(audit) for audit in audits]
-        names = [shown(record["candidate"]["model"]) or "unnamed" for record in records]
+        names = [style.shown(record["candidate"]["model"]) or "unnamed" for record in records]
     if not records:
         raise ValueError("There is nothing to plot. Give at least one audit.")
     return dict(zip(distinct(names), records, strict=True))
@@ -84,7 +67,7 @@ def _panels(figure: "Figure", n_rows: int, n_costs: int) -> list[Any]:
     """One panel for the names, and below it those of the costs side by side, with one scale of rates."""
     if not n_costs:
         return [figure.subplots()]
-    grid = figure.add_gridspec(2, n_costs, height_ratios=(rows_height(n_rows), 2.4))
+    grid = figure.add_gridspec(2, n_costs, height_ratios=(style.rows_height(n_rows), 2.4))
     panels = [figure.add_subplot(grid[0, :])]
     for column in range(n_costs):
         panels.append(figure.add_subplot(grid[1, column], sharey=panels[1] if column else None))
@@ -102,15 +85,15 @@ def _rate(record: Mapping[str, Any]) -> tuple[float, list[float]]:
 
 
 def _draw_names(panel: Any, records: Records) -> None:
-    for style, label in _KINDS.values():
+    for look, label in _KINDS.values():
         part = [(row, *_rate(record)) for row, record in enumerate(records.values()) if _kind(record)[1] == label]
         if part:
             rows, values, intervals = zip(*part, strict=True)
-            draw_dots(panel, values, intervals=intervals, rows=rows, style=style, label=label)
-    name_rows(panel, [f"{place}. {name}" for place, name in enumerate(records, start=1)])
-    panel.set_xlabel("answered differently (%), with 95 % interval", fontsize=SMALL_TEXT)
+            style.draw_dots(panel, values, intervals=intervals, rows=rows, look=look, label=label)
+    style.name_rows(panel, [f"{place}. {name}" for place, name in enumerate(records, start=1)])
+    panel.set_xlabel("answered differently (%), with 95 % interval", fontsize=style.SMALL_TEXT)
     panel.set_xlim(left=0)
-    tidy(panel, grid="x")
+    style.tidy(panel, grid="x")
 
 
 def _draw_cost(panel: Any, records: Records, cost: str) -> None:
@@ -121,12 +104,12 @@ def _draw_cost(panel: Any, records: Records, cost: str) -> None:
         reference, x = (scale * number(value) for value in record[cost])
         references.add(reference)
         rate, (low, high) = _rate(record)
-        style, _ = _kind(record)
-        panel.vlines(x, low, high, style["color"], linewidth=1.3)
-        panel.scatter([x], [rate], s=38, zorder=3, clip_on=False, **style)
+        look, _ = _kind(record)
+        panel.vlines(x, low, high, look["color"], linewidth=1.3)
+        panel.scatter([x], [rate], s=38, zorder=3, clip_on=False, **look)
         panel.annotate(str(place), (x, rate), xytext=(6, 4), textcoords="offset points", fontsize=9)
     for place, x in enumerate(sorted(references)):
         label = None if place else "the reference"
-        panel.axvline(x, color=MUTED, linestyle=":", linewidth=1.2, label=label)
+        panel.axvline(x, color=style.MUTED, linestyle=":", linewidth=1.2, label=label)
     panel.set_xlim(left=0)
     panel.set_ylim(bottom=0)

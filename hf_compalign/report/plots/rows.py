@@ -9,32 +9,14 @@ from typing import TYPE_CHECKING, Any
 from hf_compalign._formats import percent
 from hf_compalign.measure.audit import harmful_first
 from hf_compalign.measure.statistics import wilson_interval
-from hf_compalign.report.plots.style import (
-    BLUE,
-    MOST_ROWS,
-    MUTED,
-    SMALL_TEXT,
-    VERMILION,
-    WIDTH,
-    AuditLike,
-    draw_dots,
-    drawing,
-    legend,
-    name_rows,
-    number,
-    numbers,
-    record_of,
-    rows_height,
-    section,
-    shown,
-    tidy,
-)
+from hf_compalign.report.plots import style
+from hf_compalign.report.plots.records import AuditLike, number, numbers, record_of, section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MISMATCHES = {"color": BLUE, "marker": "o"}
-_LOST = {"color": VERMILION, "marker": "D"}
+_MISMATCHES = {"color": style.BLUE, "marker": "o"}
+_LOST = {"color": style.VERMILION, "marker": "D"}
 _APART = 0.17  # of a row, between the middle and each of the two rates
 _SIGNIFICANT = 0.05
 _LETTER = 0.078  # inches, of small text
@@ -51,13 +33,13 @@ def plot_classes(audit: AuditLike) -> "Figure":
     record = record_of(audit)
     missing = "This audit has no classes, since no item has a label. Predict on a dataset with labels."
     found = [row for row in section(record, "per_class", missing) if row["n"]]
-    rows = harmful_first(found)[:MOST_ROWS]
-    with drawing(1.5 + rows_height(len(rows))) as figure:
+    rows = harmful_first(found)[: style.MOST_ROWS]
+    with style.drawing(1.5 + style.rows_height(len(rows))) as figure:
         panel = figure.subplots()
-        _draw(panel, rows, [f"{shown(row['name'])} (n = {row['n']:,})" for row in rows])
+        _draw(panel, rows, [f"{style.shown(row['name'])} (n = {row['n']:,})" for row in rows])
         _overall(panel, record)
         _finish(panel, "% of the class's items", _left_out(found, "classes with items"))
-        legend(figure)
+        style.legend(figure)
     return figure
 
 
@@ -79,19 +61,19 @@ def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
     record = record_of(audit)
     groups = section(record, "groups", "This audit has no groups. Give groups= to audit.")
     by_attribute = _by_attribute(groups, attribute)
-    heights = [rows_height(min(len(rows), MOST_ROWS)) for rows in by_attribute.values()]
+    heights = [style.rows_height(min(len(rows), style.MOST_ROWS)) for rows in by_attribute.values()]
     gaps = {gap["attribute"]: gap for gap in record["gaps"]}
-    with drawing(1.0 + sum(heights) + 0.9 * len(heights)) as figure:
+    with style.drawing(1.0 + sum(heights) + 0.9 * len(heights)) as figure:
         panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         for panel, (name, found) in zip(panels, by_attribute.items(), strict=True):
-            rows = harmful_first(found)[:MOST_ROWS]
+            rows = harmful_first(found)[: style.MOST_ROWS]
             names = [_group_name(row) for row in rows]
             _draw(panel, rows, names)
             _overall(panel, record)
-            title = _wrapped([shown(name), *_gap(gaps.get(name))], names)
-            panel.set_title(title, loc="left", fontsize=SMALL_TEXT, parse_math=False)
+            title = _wrapped([style.shown(name), *_gap(gaps.get(name))], names)
+            panel.set_title(title, loc="left", fontsize=style.SMALL_TEXT, parse_math=False)
             _finish(panel, "% of the group's items", *_notes(rows, found, record["min_group_size"]))
-        legend(figure)
+        style.legend(figure)
     return figure
 
 
@@ -112,20 +94,20 @@ def _by_attribute(groups: Iterable[Row], wanted: str | None) -> dict[str, list[R
 
 def _draw(panel: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
     """Two dots on each row: mismatches above, lost right answers below."""
-    for rate, style, side, label in (
+    for rate, look, side, label in (
         ("mismatch_rate", _MISMATCHES, -_APART, "answered differently (mismatch rate)"),
         ("nfr", _LOST, _APART, "right before, wrong now (NFR)"),
     ):
-        draw_dots(
+        style.draw_dots(
             panel,
             [100 * number(row[rate]) for row in rows],
             intervals=[[100 * end for end in _interval(row, rate)] for row in rows],
             rows=[place + side for place in range(len(rows))],
-            style=style,
+            look=look,
             label=label,
             hollow=[bool(row.get("small")) for row in rows],
         )
-    name_rows(panel, names)
+    style.name_rows(panel, names)
 
 
 def _interval(row: Row, rate: str) -> Sequence[float]:
@@ -137,23 +119,23 @@ def _interval(row: Row, rate: str) -> Sequence[float]:
 def _overall(panel: Any, record: Row) -> None:
     rate = number(record["mismatch_rate"])
     label = f"mismatch rate of all items: {percent(rate)}"
-    panel.axvline(100 * rate, color=MUTED, linestyle="--", linewidth=1, label=label)
+    panel.axvline(100 * rate, color=style.MUTED, linestyle="--", linewidth=1, label=label)
 
 
 def _finish(panel: Any, x_label: str, *notes: str) -> None:
-    panel.set_xlabel("\n".join([f"{x_label}, with 95 % interval", *filter(None, notes)]), fontsize=SMALL_TEXT)
+    panel.set_xlabel("\n".join([f"{x_label}, with 95 % interval", *filter(None, notes)]), fontsize=style.SMALL_TEXT)
     panel.set_xlim(left=0)
-    tidy(panel, grid="x")
+    style.tidy(panel, grid="x")
 
 
 def _left_out(found: Sequence[Row], of: str) -> str:
-    left_out = len(found) - MOST_ROWS
+    left_out = len(found) - style.MOST_ROWS
     return f"{left_out:,} of {len(found):,} {of} are left out: the least harmed" if left_out > 0 else ""
 
 
 def _group_name(row: Row) -> str:
     star = " *" if number(row["p_adjusted"]) < _SIGNIFICANT else ""
-    return f"{shown(row['group'])} (n = {row['n']:,}){star}"
+    return f"{style.shown(row['group'])} (n = {row['n']:,}){star}"
 
 
 def _notes(rows: Sequence[Row], found: Sequence[Row], min_group_size: int) -> list[str]:
@@ -168,7 +150,7 @@ def _notes(rows: Sequence[Row], found: Sequence[Row], min_group_size: int) -> li
 
 def _wrapped(lines: Sequence[str], names: Sequence[str]) -> str:
     """A title within what the names of the rows leave of the figure's width."""
-    letters = int((WIDTH - 0.3) / _LETTER) - max(map(len, names), default=0)
+    letters = int((style.WIDTH - 0.3) / _LETTER) - max(map(len, names), default=0)
     return "\n".join(textwrap.fill(line, letters) for line in lines)
 
 
