@@ -549,7 +549,7 @@ def test_names_from_the_data_neither_steer_a_terminal_nor_wreck_the_tables():
     assert max(map(len, tables.splitlines()[2:])) < 150
 
 
-def test_the_verdict_alone_is_coloured(monkeypatch):
+def test_the_verdict_alone_is_colored(monkeypatch):
     from rich.console import Console
 
     from hf_compalign.cli import audit as command
@@ -559,10 +559,10 @@ def test_the_verdict_alone_is_coloured(monkeypatch):
         monkeypatch.setattr(command, "stdout", lambda shown=console: shown)
         found = audit(REFERENCE, CANDIDATE, groups=["PASSED: not at all"] * 6, limits={"mismatch_rate": limit})
         command.print_audit(found)
-        coloured = [line for line in console.export_text(styles=True).splitlines() if "\x1b[" in line]
-        assert len(coloured) == 1
-        assert style in coloured[0]
-        assert "PASSED: " in coloured[0]
+        colored = [line for line in console.export_text(styles=True).splitlines() if "\x1b[" in line]
+        assert len(colored) == 1
+        assert style in colored[0]
+        assert "PASSED: " in colored[0]
 
 
 def test_a_table_is_made_without_the_others(monkeypatch):

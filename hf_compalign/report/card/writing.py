@@ -30,16 +30,8 @@ INDEXED = {
     "nfr": ("nfr", "Negative flip rate against the original"),
 }
 # What Transformers.js calls the files in onnx/. Others are loaded by their name.
-_JS_DTYPES = {
-    "model": "fp32",
-    "model_fp16": "fp16",
-    "model_int8": "int8",
-    "model_uint8": "uint8",
-    "model_quantized": "q8",
-    "model_q4": "q4",
-    "model_q4f16": "q4f16",
-    "model_bnb4": "bnb4",
-}
+_JS_DTYPES = {"model": "fp32", "model_quantized": "q8"}
+_JS_DTYPES |= {f"model_{dtype}": dtype for dtype in ("fp16", "int8", "uint8", "q4", "q4f16", "bnb4")}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Whether both models look at the same things."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_compalign.measure.attribution import CEILING, FLOOR, similarity_title
@@ -32,11 +31,11 @@ def plot_attribution(audit: AuditLike) -> "Figure":
     with style.drawing(2.1 + 0.62 * len(rows)) as figure:
         panel = figure.subplots()
         for kind, (label, look, side) in _KINDS.items():
-            _draw(panel, [row[kind] for row in rows], label.format_map(found), look, side)
+            places, dots = [row + side for row in range(len(rows))], [estimate(row[kind]) for row in rows]
+            style.draw_dots(panel, dots, rows=places, look=look, label=label.format_map(found))
         style.name_rows(panel, [style.shown(similarity_title(row["similarity"], found["top_k"])) for row in rows])
-        panel.set_xlabel(
-            _words(style.shown(found["method"]).replace("_", " ")), fontsize=style.SMALL_TEXT, parse_math=False
-        )
+        words = _words(style.shown(found["method"]).replace("_", " "))
+        panel.set_xlabel(words, fontsize=style.SMALL_TEXT, parse_math=False)
         panel.axvline(0, color=style.MUTED, linewidth=0.8)
         panel.set_xlim(min(panel.get_xlim()[0], -0.02), 1.02)
         style.tidy(panel, grid="x")
@@ -45,21 +44,5 @@ def plot_attribution(audit: AuditLike) -> "Figure":
 
 
 def _words(method: str) -> str:
-    words = (
-        f"similarity of the attributions ({method}), mean and 95 % interval",
-        f"floor: {FLOOR}",
-        f"ceiling: {CEILING}",
-    )
-    return "\n".join(textwrap.fill(line, 84) for line in words)
-
-
-def _draw(panel: Any, estimates: Sequence[Mapping[str, Any]], label: str, look: Mapping[str, Any], side: float) -> None:
-    found = [estimate(one) for one in estimates]
-    style.draw_dots(
-        panel,
-        [value for value, _ in found],
-        intervals=[interval for _, interval in found],
-        rows=[row + side for row in range(len(found))],
-        look=look,
-        label=label,
-    )
+    words = (f"similarity of the attributions ({method}), mean and 95 % interval", f"floor: {FLOOR}")
+    return "\n".join(textwrap.fill(line, 84) for line in (*words, f"ceiling: {CEILING}"))

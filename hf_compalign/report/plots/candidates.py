@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_compalign._formats import distinct
 from hf_compalign.report.plots import style
-from hf_compalign.report.plots.records import AuditLike, number, numbers, record_of
+from hf_compalign.report.plots.records import AuditLike, mismatches, number, record_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,17 +79,10 @@ def _kind(record: Mapping[str, Any]) -> tuple[dict[str, str], str]:
     return _KINDS["none" if not record["limits"] else "passed" if record["passed"] else "failed"]
 
 
-def _rate(record: Mapping[str, Any]) -> tuple[float, list[float]]:
-    ends = [100 * end for end in numbers(record["mismatch_rate_interval"])]
-    return 100 * number(record["mismatch_rate"]), ends
-
-
 def _draw_names(panel: Any, records: Records) -> None:
     for look, label in _KINDS.values():
-        part = [(row, *_rate(record)) for row, record in enumerate(records.values()) if _kind(record)[1] == label]
-        if part:
-            rows, values, intervals = zip(*part, strict=True)
-            style.draw_dots(panel, values, intervals=intervals, rows=rows, look=look, label=label)
+        part = {row: mismatches(one) for row, one in enumerate(records.values()) if _kind(one)[1] == label}
+        style.draw_dots(panel, [*part.values()], rows=[*part], look=look, label=label)
     style.name_rows(panel, [f"{place}. {name}" for place, name in enumerate(records, start=1)])
     panel.set_xlabel("answered differently (%), with 95 % interval", fontsize=style.SMALL_TEXT)
     panel.set_xlim(left=0)
@@ -103,7 +96,7 @@ def _draw_cost(panel: Any, records: Records, cost: str) -> None:
             continue
         reference, x = (scale * number(value) for value in record[cost])
         references.add(reference)
-        rate, (low, high) = _rate(record)
+        rate, (low, high) = mismatches(record)
         look, _ = _kind(record)
         panel.vlines(x, low, high, look["color"], linewidth=1.3)
         panel.scatter([x], [rate], s=38, zorder=3, clip_on=False, **look)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hf_compalign._formats import decimals, percent
 from hf_compalign.measure.statistics import wilson_interval
 from hf_compalign.report.plots import style
-from hf_compalign.report.plots.records import AuditLike, estimate, number, numbers, record_of, section
+from hf_compalign.report.plots.records import AuditLike, estimate, mismatches, number, record_of, section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,15 +67,9 @@ def _draw_counts(panel: Any, bins: Sequence[Mapping[str, Any]], look: Mapping[st
     total = sum(one["n"] for one in bins)
     width = [100 * (one["high"] - one["low"]) * 0.4 for one in bins]
     middle = [50 * (one["low"] + one["high"]) for one in bins]
-    panel.bar(
-        [place + look["side"] * wide / 2 for place, wide in zip(middle, width, strict=True)],
-        [100 * one["n"] / total for one in bins],
-        width=width,
-        facecolor=look["color"],
-        edgecolor=style.INK,
-        linewidth=0.5,
-        hatch=look["hatch"],
-    )
+    places = [place + look["side"] * wide / 2 for place, wide in zip(middle, width, strict=True)]
+    face = {"facecolor": look["color"], "edgecolor": style.INK, "linewidth": 0.5, "hatch": look["hatch"]}
+    panel.bar(places, [100 * one["n"] / total for one in bins], width=width, **face)
 
 
 def plot_margins(audit: AuditLike) -> "Figure":
@@ -89,12 +83,11 @@ def plot_margins(audit: AuditLike) -> "Figure":
     with style.drawing(3.6) as figure:
         panel = figure.subplots()
         places = range(len(rows))
-        rates = [100 * number(row["mismatch_rate"]) for row in rows]
-        panel.bar(
-            places, rates, width=0.94, facecolor=style.BLUE, edgecolor=style.INK, linewidth=0.5, label="mismatch rate"
-        )
-        ends = [[100 * end for end in numbers(row["mismatch_rate_interval"])] for row in rows]
-        panel.vlines(places, [low for low, _ in ends], [high for _, high in ends], style.INK, label="95 % interval")
+        rates, ends = zip(*map(mismatches, rows), strict=True)
+        look: dict[str, Any] = {"width": 0.94, "facecolor": style.BLUE, "edgecolor": style.INK, "linewidth": 0.5}
+        panel.bar(places, rates, label="mismatch rate", **look)
+        low, high = zip(*ends, strict=True)
+        panel.vlines(places, low, high, style.INK, label="95 % interval")
         overall = number(record["mismatch_rate"])
         label = f"all items: {percent(overall)}"
         panel.axhline(100 * overall, color=style.MUTED, linestyle="--", linewidth=1, label=label)

@@ -53,8 +53,7 @@ def plot_frontier(
     """Mismatches, with their 95 % intervals, against bytes and against latency.
 
     The chosen file, and each that no other beats in both bytes and mismatches, bears the number of its layers in float.
-    The panel of the latency is there only if a file was timed,
-    and shows the largest batch that was.
+    The panel of the latency is there only if a file was timed, and shows the largest batch that was.
 
     Args:
         points: the files.

@@ -13,6 +13,7 @@ class Audited(Protocol):
 
 
 AuditLike = Audited | Mapping[str, Any]
+Dot = tuple[float, tuple[float, float]]  # a value and its interval
 
 
 def record_of(audit: AuditLike) -> Mapping[str, Any]:
@@ -41,11 +42,17 @@ def number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def numbers(values: Sequence[float | None]) -> tuple[float, ...]:
-    """Several numbers, such as the two ends of an interval."""
-    return tuple(map(number, values))
-
-
-def estimate(found: Mapping[str, Any]) -> tuple[float, tuple[float, ...]]:
+def estimate(found: Mapping[str, Any]) -> Dot:
     """The value and the interval of an `Estimate`."""
-    return number(found["value"]), numbers((found["low"], found["high"]))
+    return number(found["value"]), (number(found["low"]), number(found["high"]))
+
+
+def percents(rate: float | None, interval: Sequence[float | None]) -> Dot:
+    """A rate and its interval in percent."""
+    low, high = interval
+    return 100 * number(rate), (100 * number(low), 100 * number(high))
+
+
+def mismatches(row: Mapping[str, Any]) -> Dot:
+    """The mismatch rate of an audit, a class, a group or a bin, in percent."""
+    return percents(row["mismatch_rate"], row["mismatch_rate_interval"])

@@ -10,7 +10,7 @@ from hf_compalign._formats import percent
 from hf_compalign.measure.audit import harmful_first
 from hf_compalign.measure.statistics import wilson_interval
 from hf_compalign.report.plots import style
-from hf_compalign.report.plots.records import AuditLike, number, numbers, record_of, section
+from hf_compalign.report.plots.records import AuditLike, Dot, mismatches, number, percents, record_of, section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,26 +94,20 @@ def _by_attribute(groups: Iterable[Row], wanted: str | None) -> dict[str, list[R
 
 def _draw(panel: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
     """Two dots on each row: mismatches above, lost right answers below."""
-    for rate, look, side, label in (
-        ("mismatch_rate", _MISMATCHES, -_APART, "answered differently (mismatch rate)"),
-        ("nfr", _LOST, _APART, "right before, wrong now (NFR)"),
+    hollow = [bool(row.get("small")) for row in rows]
+    for dot, look, side, label in (
+        (mismatches, _MISMATCHES, -_APART, "answered differently (mismatch rate)"),
+        (_lost, _LOST, _APART, "right before, wrong now (NFR)"),
     ):
-        style.draw_dots(
-            panel,
-            [100 * number(row[rate]) for row in rows],
-            intervals=[[100 * end for end in _interval(row, rate)] for row in rows],
-            rows=[place + side for place in range(len(rows))],
-            look=look,
-            label=label,
-            hollow=[bool(row.get("small")) for row in rows],
-        )
+        places = [place + side for place in range(len(rows))]
+        style.draw_dots(panel, [*map(dot, rows)], rows=places, look=look, label=label, hollow=hollow)
     style.name_rows(panel, names)
 
 
-def _interval(row: Row, rate: str) -> Sequence[float]:
-    """That of a class's NFR is not in the audit: it is out of the items of the class."""
-    stored = row.get(f"{rate}_interval")
-    return wilson_interval(row["lost"], row["n"]) if stored is None else numbers(stored)
+def _lost(row: Row) -> Dot:
+    """The NFR; the interval of a class's is not in the audit: it is out of the items of the class."""
+    interval = row["nfr_interval"] if "nfr_interval" in row else wilson_interval(row["lost"], row["n"])
+    return percents(row["nfr"], interval)
 
 
 def _overall(panel: Any, record: Row) -> None:
@@ -139,11 +133,11 @@ def _group_name(row: Row) -> str:
 
 
 def _notes(rows: Sequence[Row], found: Sequence[Row], min_group_size: int) -> list[str]:
-    hollow = f"hollow: fewer than {min_group_size} items, out of the verdict"
-    star = f"* unlike the items outside the group (Fisher, Holm: p < {_SIGNIFICANT})"
+    hollow = any(row["small"] for row in rows)
+    starred = any(number(row["p_adjusted"]) < _SIGNIFICANT for row in rows)
     return [
-        hollow if any(row["small"] for row in rows) else "",
-        star if any(number(row["p_adjusted"]) < _SIGNIFICANT for row in rows) else "",
+        f"hollow: fewer than {min_group_size} items, out of the verdict" if hollow else "",
+        f"* unlike the items outside the group (Fisher, Holm: p < {_SIGNIFICANT})" if starred else "",
         _left_out(found, "groups"),
     ]
 

@@ -73,26 +73,27 @@ def name_rows(panel: Any, names: Sequence[str]) -> None:
 
 def draw_dots(
     panel: Any,
-    values: Sequence[float],
+    dots: Sequence[tuple[float, tuple[float, float]]],
     *,
-    intervals: Sequence[Sequence[float]],
     rows: Sequence[float],
     look: Mapping[str, Any],
     label: str,
     hollow: Sequence[bool] = (),
 ) -> None:
     """Values with their intervals along the x axis, one on each row; what is nan is left out."""
-    drawn = [index for index, value in enumerate(values) if not math.isnan(value)]
-    ends = [index for index in drawn if not math.isnan(intervals[index][0])]
-    low, high = ([intervals[index][end] for index in ends] for end in (0, 1))
-    panel.hlines([rows[index] for index in ends], low, high, color=look["color"], linewidth=1.3)
-    small = [index for index in drawn if hollow and hollow[index]]
+    for row, (value, (low, high)) in zip(rows, dots, strict=True):
+        if not math.isnan(value + low):
+            panel.hlines(row, low, high, color=look["color"], linewidth=1.3)
     named: str | None = label
-    for face, part in ((look["color"], [index for index in drawn if index not in small]), ("none", small)):
+    for face, open_ones in ((look["color"], False), ("none", True)):
+        part = [
+            (value, row)
+            for row, (value, _), small in zip(rows, dots, hollow or [False] * len(dots), strict=True)
+            if small == open_ones and not math.isnan(value)
+        ]
         if part:
-            dots = {"marker": look["marker"], "facecolors": face, "edgecolors": look["color"], "s": 38, "zorder": 3}
-            places = [values[index] for index in part], [rows[index] for index in part]
-            panel.scatter(*places, clip_on=False, label=named, **dots)
+            drawn = {"marker": look["marker"], "facecolors": face, "edgecolors": look["color"], "s": 38, "zorder": 3}
+            panel.scatter(*zip(*part, strict=True), clip_on=False, label=named, **drawn)
             named = None  # once in the legend
 
 
