@@ -172,7 +172,9 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     made = EXPORTERS[file_format](network, folder, **shared)
     file, found = load_model(made.path), None
     if dataset is not None:
-        answers = reference_answers(reference or network, dataset, task=task_of(network), options=asking)
+        answers = reference_answers(
+            network if reference is None else reference, dataset, task=task_of(network), options=asking
+        )
         found = audit(answers, file, dataset, limits=limits, options=asking)
     latency = _timed({"torch": network, made.path.name: file}, dataset, asking)
     return AuditedExport(made, found, None, size_bytes, latency, machine_name(timing_device(files=True)))
