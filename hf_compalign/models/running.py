@@ -16,8 +16,8 @@ from hf_compalign.tasks import logits_of, task_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
 Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
+"""Rows -> a batch of tensors, as a Trainer's data_collator."""
 
 
 def input_names(model: "PreTrainedModel") -> tuple[str, ...]:

@@ -105,7 +105,11 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._gathered_zeros: dict[str, str] | None = None
 
     def share_at(self, step: int) -> float:
-        """The share of weights that are pruned after optimizer step number `step`."""
+        """The share of weights that are pruned after an optimizer step.
+
+        Args:
+            step: its number; the first is 1.
+        """
         return self.sparsity * self.timing.share_at(step)
 
     # ---- the Trainer's events ----

@@ -6,6 +6,9 @@ from torch import Tensor
 def magnitude(weight: Tensor) -> Tensor:
     """|w|, >= 0. https://huggingface.co/papers/1506.02626
 
+    Args:
+        weight: any shape.
+
     >>> import torch
     >>> magnitude(torch.tensor([-2.0, 1.0])).tolist()
     [2.0, 1.0]
@@ -19,6 +22,10 @@ def wanda(weight: Tensor, input_norm: Tensor) -> Tensor:
     Args:
         weight: [out, in].
         input_norm: [in], float32, the L2 norm of each input feature over the tokens of the calibration data.
+
+    >>> import torch
+    >>> wanda(torch.tensor([[-2.0, 1.0]]), torch.tensor([1.0, 3.0])).tolist()
+    [[2.0, 3.0]]
     """
     return weight.detach().abs() * input_norm
 
@@ -29,6 +36,10 @@ def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
     Args:
         weight: any shape.
         gradient: of the same shape, of one batch; the scores of several batches are added up.
+
+    >>> import torch
+    >>> taylor(torch.tensor([-2.0, 1.0]), torch.tensor([0.5, 0.25])).tolist()
+    [1.0, 0.25]
     """
     return (weight.detach() * gradient).abs()
 
@@ -41,5 +52,9 @@ def movement(weight: Tensor, gradient: Tensor) -> Tensor:
     Args:
         weight: any shape.
         gradient: of the same shape, of one optimizer step; the scores of all steps are added up.
+
+    >>> import torch
+    >>> movement(torch.tensor([-2.0, 1.0]), torch.tensor([0.5, 0.25])).tolist()
+    [1.0, -0.25]
     """
     return -weight.detach() * gradient

@@ -101,7 +101,11 @@ class AuditCallback(TrainerCallback):
         self._step = -1  # of the latest audit
 
     def attach(self, trainer: "Trainer") -> "AuditCallback":
-        """Let the trackers of a Trainer see the numbers; the callback becomes one of its callbacks if it is not yet."""
+        """Let the trackers of a Trainer see the numbers; the callback becomes one of its callbacks if it is not yet.
+
+        Args:
+            trainer: not needed for an `AlignedDistillationTrainer`, which attaches its callbacks.
+        """
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
         self._handler = trainer.callback_handler

@@ -57,14 +57,14 @@ class Repair:
 
 
 def repair_onnx(
-    model: Model,
+    model: PreTrainedModel | str | Path,
     folder: str | Path,
     *,
     limits: Mapping[str, float],
     dataset: Dataset,
-    reference: Model | Predictions | None = None,
+    reference: Predictions | PreTrainedModel | str | Path | None = None,
     options: RepairOptions | None = None,
-    progress: Report | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Repair:
     """Export a model to INT8, and keep few layers in float if that is what it takes to keep the limits.
 
