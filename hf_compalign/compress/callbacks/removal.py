@@ -141,7 +141,9 @@ class Removal:
         self._restore_layers()
         layers = layers_of(self.model)
         for index in self.dropped:
-            layers[index].module.register_forward_hook(_hand_on)
+            module: Any = layers[index].module
+            # Kept on the module itself: the next training finds it there, and so does a copy of the model.
+            module.removal_hook = module.register_forward_hook(_hand_on)
         masks = self.masks()
         weights = {name: self.model.get_parameter(name) for name in masks}
         self._masks = [(weight, laid_out_like(masks[name], weight)) for name, weight in weights.items()]
@@ -188,9 +190,9 @@ class Removal:
 
     def _restore_layers(self) -> None:
         for layer in layers_of(self.model):
-            hooks = layer.module._forward_hooks
-            for key in [key for key, hook in hooks.items() if hook is _hand_on]:
-                del hooks[key]
+            hook = vars(layer.module).pop("removal_hook", None)
+            if hook is not None:
+                hook.remove()
 
     def _note(self) -> None:
         """Have every checkpoint say how load_compressed makes it small."""
