@@ -6,7 +6,10 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check lint types docs format clean
+# What breaks first when a dependency moves: training, loading, exporting, asking and the command line.
+FIRST := trainer audit_callback loading predict export cli metrics ranges
+
+.PHONY: demo test test-kernels test-lowest test-newest check lint types docs format clean
 .NOTPARALLEL:
 
 demo: $(READY)
@@ -15,6 +18,19 @@ demo: $(READY)
 # tests/conftest.py turns the network off and gives each of the two workers one thread.
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+# The kernels of a CPU without AVX-512, and MKL's oldest: a test that depends on how one CPU rounds fails on any.
+test-kernels: export ATEN_CPU_CAPABILITY = avx2
+test-kernels: export MKL_CBWR = COMPATIBLE
+test-kernels: export ONEDNN_MAX_CPU_ISA = AVX2
+test-kernels: $(READY)
+	$(BIN)/pytest -n 2 --dist worksteal -m numeric $(ARGS)
+
+# The two ends of the ranges in pyproject.toml, each in an environment of its own.
+test-lowest: .venv-lowest/.ready
+test-newest: .venv-newest/.ready
+test-lowest test-newest: test-%:
+	.venv-$*/bin/pytest -n 2 --dist worksteal $(FIRST:%=tests/test_%.py) $(ARGS)
 
 check: lint types docs test
 
@@ -33,7 +49,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Keeps .venv, which takes minutes to build, and whatever else of yours is in outputs/.
+# Keeps the environments, which take minutes to build, and whatever else of yours is in outputs/.
 clean:
 	rm -rf site build dist outputs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find hf_compalign tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
@@ -42,4 +58,9 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	touch $@
+
+.venv-lowest/.ready .venv-newest/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install -c constraints-$*.txt -e ".[all,test]"
 	touch $@

@@ -9,15 +9,16 @@ the 3,846 posts of the validation and test files, which no training saw and noth
 that the annotators named as targets, and the length of the post.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sst2
+import tables
 from datasets import Dataset, concatenate_datasets
-from sst2 import Store, table
+from sst2 import Store
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -39,12 +40,11 @@ from hf_compalign import (
     predict,
 )
 from hf_compalign.data import load_file, tokenized
-from hf_compalign.measure.attribution import AttributionOptions, attribution_agreement
-from hf_compalign.measure.audit import with_attribution, with_contents
+from hf_compalign.measure.attribution import AttributionOptions
+from hf_compalign.measure.audit import AuditOptions
 from hf_compalign.measure.groups import MIN_GROUP_SIZE, group_membership, number_bins, text_length
 from hf_compalign.measure.statistics import cie_ratio, mean_estimate
 from hf_compalign.report.page import write_report
-from hf_compalign.tasks import task_of_class
 
 ROWS = 6_000
 MAX_TOKENS = 64
@@ -145,14 +145,15 @@ class Audits:
 
     def audit(self, name: str) -> Audit:
         """Of a model against the original, with everything that there is."""
-        pair, folder = (self.answers("fine-tuned-0"), self.answers(name)), self.models.folder
-        found = audit(*pair, groups=self.groups, floor=self.answers("fine-tuned-1"))
-        ids = pair[0].ids.tolist()
-        found = with_contents(found, self.data.test, ids=ids, task=task_of_class("BertForSequenceClassification"))
-        explained = attribution_agreement(
-            folder / "fine-tuned-0", folder / name, self.data.test, predictions=pair, options=self.options
+        return audit(
+            self.models.folder / "fine-tuned-0",
+            self.models.folder / name,
+            self.data.test,
+            groups=self.groups,
+            floor=self.answers("fine-tuned-1"),
+            attribution=self.options,
+            options=AuditOptions(batch_size=64, contents=True),
         )
-        return with_attribution(found, *explained)
 
     def by_group(self, seeds: Sequence[int]) -> Iterator[str]:
         """Who pays: per group the rates of both losses, means over the seeds, and their difference."""
@@ -164,8 +165,8 @@ class Audits:
             lost = changed & (reference.predicted == reference.labels)
             # The share of the seeds: an item is drawn with all its seeds, as they are no independent items.
             found[loss] = np.stack([changed.mean(0), lost.mean(0), (predicted == reference.labels).mean(0)], axis=1)
-        yield "| group | n | mismatches: CE | aligned | CE - aligned | NFR: CE | aligned | CE - aligned |"
-        yield "|---|---|---|---|---|---|---|---|"
+        compared = ("aligned", "CE - aligned")
+        yield tables.head("group", "n", "mismatches: CE", *compared, "NFR: CE", *compared)
         for name, members in self._members():
             cells = [name, f"{len(members):,}"]
             for column in range(2):
@@ -173,7 +174,7 @@ class Audits:
                 difference = mean_estimate(rates[0] - rates[1], n_resamples=10_000)
                 cells += [f"{rate.mean():.2%}" for rate in rates]
                 cells.append(f"{difference.value:.2%} ({difference.low:.2%} to {difference.high:.2%})")
-            yield f"| {' | '.join(cells)} |"
+            yield tables.row(*cells)
 
     def _members(self) -> Iterator[tuple[str, np.ndarray]]:
         n = len(self.data.test)
@@ -189,10 +190,7 @@ class Audits:
 
 def main() -> None:
     """Train, audit, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="the pretrained encoder: a folder or a Hub id")
-    parser.add_argument("--data", type=Path, required=True, help="folder of train, validation and test.parquet")
-    parser.add_argument("--output", type=Path, required=True, help="where the models and results go")
+    parser = sst2.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--attribution_items", type=int, default=200)
     options = parser.parse_args()
@@ -202,9 +200,8 @@ def main() -> None:
     audits = Audits(models, options.output, options.attribution_items)
     print(*audits.by_group(options.seeds), sep="\n", flush=True)
     reference = audits.answers("fine-tuned-0")
-    print(
-        "", *table(reference, {name: audits.answers(name) for name in (*names, "fine-tuned-1")}), sep="\n", flush=True
-    )
+    others = {name: audits.answers(name) for name in (*names, "fine-tuned-1")}
+    print("", *tables.answers(reference, others), sep="\n", flush=True)
     for seed in options.seeds:
         pair = [audits.answers(f"{loss}-{seed}").predicted for loss in LOSSES]
         print(f"CIE ratio CE / aligned, seed {seed}: {cie_ratio(reference.predicted, *pair, n_resamples=10_000)}")

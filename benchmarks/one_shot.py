@@ -7,7 +7,6 @@ labels, for calibration where a method needs any; the seed says which. Each row 
 changed on the 872 test sentences, against the model before, with the least and the most.
 """
 
-import argparse
 import copy
 import statistics
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import sst2
 from sst2 import Sst2, Store
+from tables import head, row
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hf_compalign import Predictions, audit, prune_, shrink_
@@ -54,8 +54,7 @@ def _shrinking(budget: dict[str, float], *, reconstruct: bool) -> Compress:
 
 def main() -> None:
     """Compress, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sst2.add_arguments(parser)
+    parser = sst2.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     data = Sst2(options.checkpoint, options.data)
@@ -74,16 +73,15 @@ def main() -> None:
 
         return store.get(f"{what}, {how}, seed {seed}".replace(":", " of "), make)
 
-    print("| removed | how | mismatches | accuracy | KL |", "|---|---|---|---|---|", sep="\n")
+    print(head("removed", "how", "mismatches", "accuracy", "KL"))
     for what, how, calibrated, compress in methods():
         seeds = options.seeds if calibrated else options.seeds[:1]
         found = [audit(reference, answers(what, how, compress, seed)).metrics for seed in seeds]
         counts = [metrics["cie"] for metrics in found]
         spread = f" ({min(counts)} to {max(counts)})" if calibrated else ""
         means = [statistics.mean(metrics[name] for metrics in found) for name in ("accuracy_candidate", "kl")]
-        print(
-            f"| {what} | {how} | {statistics.mean(counts):.0f}{spread} | {means[0]:.2%} | {means[1]:.3f} |", flush=True
-        )
+        cells = f"{statistics.mean(counts):.0f}{spread}", f"{means[0]:.2%}", f"{means[1]:.3f}"
+        print(row(what, how, *cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,12 @@ train two.
 Printed besides: how often an export differs from the torch model that simulates it.
 """
 
-import argparse
 import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import sst2
-import torch
+import tables
 from sst2 import Sst2
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
@@ -36,13 +35,11 @@ from hf_compalign import (
     shrink_,
 )
 from hf_compalign.data import mix_unlabelled
-from hf_compalign.measure.footprint import interleaved_latency_ms
 from hf_compalign.opening import load_model
 from hf_compalign.ship import Frontier
 from hf_compalign.ship.repair import FRONTIER_NAME, RepairOptions
 
 SCHEME = "onnxruntime-w8a8"
-BATCHES = (1, 8)
 LEARNING_RATE = 5e-6
 # The original is where the student begins: to stay there, its logits say more than labels and predictions do.
 ALIGNMENT = AlignmentArguments(task_weight=0, agreement_weight=0, logits_weight=1)
@@ -106,7 +103,7 @@ class Models:
     def torch_model(self, name: str) -> Path:
         """What is exported: a model in float, or one that was trained with the arithmetic of INT8."""
         way = ROWS[name]
-        folder = self.folder / "torch" / name.replace(" %", "").replace(", ", "-").replace(" ", "-")
+        folder = sst2.folder_of(self.folder / "torch", name)
         if not way.trained:
             return self._start(way)
         if not (folder / "config.json").is_file():
@@ -130,7 +127,7 @@ class Models:
     def file(self, name: str) -> Path:
         """The file that ships."""
         way = ROWS[name]
-        folder = self.folder / "onnx" / name.replace(" %", "").replace(", ", "-").replace(" ", "-")
+        folder = sst2.folder_of(self.folder / "onnx", name)
         if not (folder / "model_int8.onnx").is_file():
             calibration = [*self.data.calibration(512, seed=0)] if way.mode == "static" else None
             exclude = None if way.trained else self.in_float(name)
@@ -149,9 +146,9 @@ class Models:
 def compare(data: Sst2, made: Models, models: dict[str, PreTrainedModel]) -> None:
     """What each file changes of the original's answers, and how far it is from its simulation."""
     answers = {name: data.answers(model) for name, model in models.items()}
-    print("\nThe validation sentences", *sst2.table(answers["fp32, torch"], answers), sep="\n")
+    print("\nThe validation sentences", *tables.answers(answers["fp32, torch"], answers), sep="\n")
     more = {name: data.answers(model, data.unseen) for name, model in models.items()}
-    print(f"\n{len(data.unseen)} other phrases", *sst2.table(more["fp32, torch"], more), "", sep="\n")
+    print(f"\n{len(data.unseen)} other phrases", *tables.answers(more["fp32, torch"], more), "", sep="\n")
     for name, way in ROWS.items():
         if way.mode == "dynamic":
             simulated = made.simulated(name)
@@ -161,24 +158,9 @@ def compare(data: Sst2, made: Models, models: dict[str, PreTrainedModel]) -> Non
             print(f"{name}: {few} and {many} answers differ from the simulation's")
 
 
-def time_all(models: dict[str, PreTrainedModel], sizes: dict[str, int], length: int, n_runs: int) -> None:
-    """Bytes, and latency side by side."""
-    print(f"\n{length} tokens, {torch.get_num_threads()} threads, {n_runs} passes each in turn")
-    print("| model | bytes | batch | median ms (quartiles) | times faster |", "|---|---|---|---|---|", sep="\n")
-    for batch_size in BATCHES:
-        ids = torch.randint(1000, 30_000, (batch_size, length), generator=torch.Generator().manual_seed(0))
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        times = interleaved_latency_ms({name: (model, batch) for name, model in models.items()}, n_runs=n_runs)
-        for name, time in times.items():
-            faster = times["fp32, torch"].median_ms / time.median_ms
-            spread = f"{time.median_ms:.1f} ({time.low_ms:.1f} to {time.high_ms:.1f})"
-            print(f"| {name} | {sizes[name]:,} | {batch_size} | {spread} | {faster:.2f} |")
-
-
 def main() -> None:
     """Train, export, ask, time, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sst2.add_arguments(parser)
+    parser = sst2.parser(__doc__)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--runs", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=2, help="of 6,920 rows, two thirds of them unlabelled")
@@ -199,7 +181,8 @@ def main() -> None:
     if not options.only_latency:
         compare(data, made, models)
     weights = {"fp32, torch": dense / "model.safetensors"} | files
-    time_all(models, {name: path.stat().st_size for name, path in weights.items()}, options.length, options.runs)
+    sizes = {name: path.stat().st_size for name, path in weights.items()}
+    print(*tables.latencies(models, sizes, length=options.length, n_runs=options.runs), sep="\n")
 
 
 if __name__ == "__main__":

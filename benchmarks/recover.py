@@ -15,6 +15,7 @@ import copy
 from functools import cache
 
 import sst2
+import tables
 from datasets import Dataset
 from sst2 import Sst2, Store
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -69,15 +70,14 @@ class Recovery:
         if loss == "nothing":
             return self.data.answers(model)
         # By magnitude, so much of the weights is just what is 0 already: the callback holds the zeros.
-        hold = PruningCallback(achieved, schedule="constant", window=(0, 0))
+        hold = PruningCallback(achieved, schedule="constant", begin=0, end=0)
         sst2.train(model, self.data, self.rows(loss), seed=seed, learning_rate=self.learning_rate, callbacks=[hold])
         return self.data.answers(model)
 
 
 def main() -> None:
     """Prune, train, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sst2.add_arguments(parser)
+    parser = sst2.parser(__doc__)
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.5, 0.6, 0.7])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--learning_rate", type=float, default=5e-5)
@@ -96,7 +96,7 @@ def main() -> None:
     for sparsity in options.sparsities:
         for seed in options.seeds:
             found = {f"{score} + {loss}": answers(score, loss, sparsity, seed) for score, loss in runs}
-            print(f"\nsparsity {sparsity:g}, seed {seed}\n", *sst2.table(reference, found), sep="\n")
+            print(f"\nsparsity {sparsity:g}, seed {seed}\n", *tables.answers(reference, found), sep="\n")
             pair = [found[name].logits.argmax(-1) for name in ("magnitude + CE", "obs + aligned")]
             ratio = cie_ratio(reference.logits.argmax(-1), *pair, n_resamples=10_000)
             print(f"\nCIE ratio (magnitude + CE) / (obs + aligned): {ratio}\n", flush=True)

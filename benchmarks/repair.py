@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from tables import BATCHES, head, mismatches, row, spread
 from torch.utils.data import DataLoader, default_collate
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTImageProcessor, set_seed
 
@@ -30,7 +31,6 @@ from hf_compalign.ship.repair import Repair, RepairOptions, repair_onnx
 CALIBRATION_ROWS = 512
 TEST_ROWS = 2000
 BATCH_SIZE = 64
-BATCHES = (1, 8)
 SHIFT = 2  # pixels
 SIZES = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 768}
 
@@ -137,12 +137,6 @@ def against(dense: Path, path: Path, rows: Dataset) -> Audit:
     return audit(*(predict(model, rows, batch_size=BATCH_SIZE) for model in (dense, path)))
 
 
-def mismatches(found: Audit) -> str:
-    """Their number, and their rate with its interval."""
-    low, high = found.metrics["mismatch_rate_interval"]
-    return f"{found.metrics['cie']}: {found.metrics['mismatch_rate']:.2%} ({low:.2%} to {high:.2%})"
-
-
 def table(dense: Path, files: Mapping[str, Path], data: Cifar10, *, n_runs: int) -> Iterator[str]:
     """Lines of a Markdown table; the latencies are medians, and all files and the torch model are timed in turn."""
     models = {"fp32, torch": load_model(dense)} | {name: load_model(path) for name, path in files.items()}
@@ -153,18 +147,14 @@ def table(dense: Path, files: Mapping[str, Path], data: Cifar10, *, n_runs: int)
         )
         for size in BATCHES
     ]
-    yield (
-        "| file | accuracy, unseen | mismatches, searched | mismatches, unseen | bytes | "
-        + " | ".join(f"ms, batch {size}" for size in BATCHES)
-        + " |"
-    )
-    yield "|---" * (5 + len(BATCHES)) + "|"
+    titles = ("file", "accuracy, unseen", "mismatches, searched", "mismatches, unseen", "bytes")
+    yield head(*titles, *(f"ms, batch {size}" for size in BATCHES))
     for name, path in {"fp32, torch": dense / "model.safetensors", **files}.items():
         source = dense if name not in files else path
         searched, unseen = (against(dense, source, rows) for rows in (data.searched, data.unseen))
-        spread = [f"{one[name].median_ms:.2f} ({one[name].low_ms:.2f} to {one[name].high_ms:.2f})" for one in times]
+        latencies = [spread(one[name], digits=2) for one in times]
         cells = [name, f"{unseen.metrics['accuracy_candidate']:.2%}", mismatches(searched), mismatches(unseen)]
-        yield f"| {' | '.join([*cells, f'{path.stat().st_size:,}', *spread])} |"
+        yield row(*cells, f"{path.stat().st_size:,}", *latencies)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ the validation file, which no training sees.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, Predictions, audit, predict
+from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, Predictions, predict
 from hf_compalign.data import load_file, tokenized
 
 SENTENCES = 6920
@@ -35,11 +35,13 @@ MAX_TOKENS = 64
 BATCH_SIZE = 32
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every benchmark on SST-2 has."""
-    parser.add_argument("--checkpoint", required=True, help="the pretrained encoder: a folder or a Hub id")
-    parser.add_argument("--data", type=Path, required=True, help="folder of train.parquet and validation.parquet")
-    parser.add_argument("--output", type=Path, required=True, help="where the models and results go")
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark on texts has."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--checkpoint", required=True, help="the pretrained encoder: a folder or a Hub id")
+    found.add_argument("--data", type=Path, required=True, help="folder of the parquet files")
+    found.add_argument("--output", type=Path, required=True, help="where the models and results go")
+    return found
 
 
 class Sst2:
@@ -96,7 +98,7 @@ def original(data: Sst2, checkpoint: str, folder: Path, *, seed: int = 0) -> Pat
     return folder
 
 
-def train(
+def train(  # noqa: PLR0913 - one training, told by its differences
     model: PreTrainedModel,
     data: Sst2,
     rows: Dataset,
@@ -124,6 +126,11 @@ def train(
         Trainer(model, args, **settings).train()
 
 
+def folder_of(root: Path, name: str) -> Path:
+    """Where a model goes that a table calls by this name."""
+    return root / name.replace(" %", "").replace(", ", "-").replace(" ", "-")
+
+
 class Store:
     """The answers of every run, one file each: a benchmark that was stopped goes on where it was."""
 
@@ -137,16 +144,3 @@ class Store:
         if not path.is_file():
             make().save(path)
         return Predictions.load(path)
-
-
-def table(reference: Predictions, candidates: dict[str, Predictions]) -> Iterator[str]:
-    """Lines of a Markdown table: what each candidate changes of the reference's answers; intervals are 95 %."""
-    yield "| model | accuracy | mismatches | lost | KL |"
-    yield "|---|---|---|---|---|"
-    for name, answers in candidates.items():
-        found = audit(reference, answers).metrics
-        low, high = found["mismatch_rate_interval"]
-        yield (
-            f"| {name} | {found['accuracy_candidate']:.2%} | {found['cie']}: {found['mismatch_rate']:.2%} "
-            f"({low:.2%} to {high:.2%}) | {found['cie_u']} | {found['kl']:.3f} |"
-        )

@@ -8,16 +8,16 @@ trained for one aligned epoch. All models are timed in turn, one pass each, at b
 all cores that torch takes by default: leave them to it.
 """
 
-import argparse
 import copy
 
 import sst2
+import tables
 import torch
 from sst2 import Sst2
 from transformers import AutoModelForSequenceClassification
 
 from hf_compalign import audit, cache_teacher_logits, footprint, load_compressed, shrink_
-from hf_compalign.measure.footprint import footprint_table, interleaved_latency_ms
+from hf_compalign.measure.footprint import footprint_table
 
 BUDGETS = {
     "FFN 50 %, heads 25 %": {"ffn": 0.5, "heads": 0.25},
@@ -25,19 +25,11 @@ BUDGETS = {
     "target_latency 0.56": {"target_latency": 0.56},
     "target_latency 0.5": {"target_latency": 0.5},
 }
-BATCHES = (1, 8)
-
-
-def inputs(batch_size: int, length: int, vocabulary: int) -> dict[str, torch.Tensor]:
-    """Random tokens, all of one length: how long they take does not depend on what they say."""
-    ids = torch.randint(1000, vocabulary, (batch_size, length), generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def main() -> None:
     """Shrink, recover, time, weigh, audit, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sst2.add_arguments(parser)
+    parser = sst2.parser(__doc__)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--runs", type=int, default=60)
     parser.add_argument("--recover", action="store_true")
@@ -52,7 +44,7 @@ def main() -> None:
     timed = {name: torch.nn.functional.pad(rows, (0, missing)) for name, rows in first.items()}
     calibration = [timed, *data.calibration(1024, seed=0)]
     for name, budget in BUDGETS.items():
-        folder = options.output / "structured" / name.replace(" %", "").replace(", ", "-").replace(" ", "-")
+        folder = sst2.folder_of(options.output / "structured", name)
         if not (folder / "config.json").is_file():
             model = copy.deepcopy(original)
             print(shrink_(model, **budget, calibration=calibration))
@@ -63,19 +55,13 @@ def main() -> None:
         models[name] = load_compressed(folder)
 
     reference = data.answers(original)
-    dense = footprint(original, inputs=inputs(1, options.length, original.config.vocab_size), n_runs=1)
+    one = tables.random_tokens(1, options.length)
+    costs = {name: footprint(model, inputs=one, n_runs=1) for name, model in models.items()}
     for name, model in list(models.items())[1:]:
-        own = footprint(model, inputs=inputs(1, options.length, original.config.vocab_size), n_runs=1)
-        print(f"\n{name}\n", footprint_table(dense, own), audit(reference, data.answers(model)), sep="\n")
-    print(f"\n{options.length} tokens, {torch.get_num_threads()} threads, {options.runs} passes each in turn")
-    print("| batch | model | median ms (quartiles) | times faster |", "|---|---|---|---|", sep="\n")
-    for batch_size in BATCHES:
-        batch = inputs(batch_size, options.length, original.config.vocab_size)
-        times = interleaved_latency_ms({name: (model, batch) for name, model in models.items()}, n_runs=options.runs)
-        for name, time in times.items():
-            faster = times["dense"].median_ms / time.median_ms
-            spread = f"{time.median_ms:.1f} ({time.low_ms:.1f} to {time.high_ms:.1f})"
-            print(f"| {batch_size} | {name} | {spread} | {faster:.2f} |")
+        print(f"\n{name}\n", footprint_table(costs["dense"], costs[name]), sep="\n")
+        print(audit(reference, data.answers(model)))
+    sizes = {name: cost.size_bytes for name, cost in costs.items()}
+    print(*tables.latencies(models, sizes, length=options.length, n_runs=options.runs), sep="\n")
 
 
 if __name__ == "__main__":

@@ -28,10 +28,11 @@ from hf_compalign import (
     AlignedDistillationTrainer,
     AlignmentArguments,
     Audit,
+    AuditOptions,
+    Columns,
     audit,
     cache_teacher_logits,
     footprint,
-    predict,
 )
 from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels
 from hf_compalign.compress import CompressionArguments
@@ -46,7 +47,6 @@ from hf_compalign.data import (
     with_label_ids,
 )
 from hf_compalign.labels import names_of
-from hf_compalign.measure.predictions import Columns
 from hf_compalign.opening import load_model
 from hf_compalign.report.card import CardDetails, changed_options, write_model_card
 
@@ -168,17 +168,14 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Dataset) -> Audit:
     """The audit of the saved student against the original; it is printed, and saved with both models' predictions."""
     folder = Path(args.output_dir)
-    options = {
-        "processing_class": texts.tokenizer,
-        "data_collator": texts.collator,
-        "columns": Columns(label=texts.label_column if texts.label_column in dataset.column_names else None),
-        "batch_size": args.per_device_eval_batch_size,
-    }
-    reference = predict(teacher, dataset, **options)
-    candidate = predict(args.output_dir, dataset, **options)
-    reference.save(folder / "predictions_reference.npz")
-    candidate.save(folder / "predictions_candidate.npz")
-    found = audit(reference, candidate)
+    options = AuditOptions(
+        columns=Columns(label=texts.label_column if texts.label_column in dataset.column_names else None),
+        processing_class=texts.tokenizer,
+        batch_size=args.per_device_eval_batch_size,
+    )
+    found = audit(teacher, args.output_dir, dataset, options=options)
+    for side, predictions in found.predictions.items():
+        predictions.save(folder / f"predictions_{side}.npz")
     found.save(folder / "audit.json")
     print(found)
     return found

@@ -31,10 +31,11 @@ from hf_compalign import (
     AlignedDistillationTrainer,
     AlignmentArguments,
     Audit,
+    AuditOptions,
+    Columns,
     audit,
     cache_teacher_logits,
     footprint,
-    predict,
 )
 from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels
 from hf_compalign.compress import CompressionArguments
@@ -49,7 +50,6 @@ from hf_compalign.data import (
     with_pixels,
 )
 from hf_compalign.labels import names_of
-from hf_compalign.measure.predictions import Columns
 from hf_compalign.opening import load_model
 from hf_compalign.report.card import CardDetails, changed_options, write_model_card
 
@@ -187,16 +187,14 @@ def audit_saved(args: TrainingArguments, teacher: str, images: Images, dataset: 
     """The audit of the saved student against the original; it is printed, and saved with both models' predictions."""
     folder = Path(args.output_dir)
     label_column = images.label_column if images.label_column in dataset.column_names else None
-    options = {
-        "processing_class": images.processor,
-        "columns": Columns(image=images.image_column, label=label_column),
-        "batch_size": args.per_device_eval_batch_size,
-    }
-    reference = predict(teacher, dataset, **options)
-    candidate = predict(args.output_dir, dataset, **options)
-    reference.save(folder / "predictions_reference.npz")
-    candidate.save(folder / "predictions_candidate.npz")
-    found = audit(reference, candidate)
+    options = AuditOptions(
+        columns=Columns(image=images.image_column, label=label_column),
+        processing_class=images.processor,
+        batch_size=args.per_device_eval_batch_size,
+    )
+    found = audit(teacher, args.output_dir, dataset, options=options)
+    for side, predictions in found.predictions.items():
+        predictions.save(folder / f"predictions_{side}.npz")
     found.save(folder / "audit.json")
     print(found)
     return found

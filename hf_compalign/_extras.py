@@ -1,7 +1,21 @@
-"""Optional dependencies: what is missing, and the pip command that brings it."""
+"""Dependencies: their versions, and for a missing optional one the pip command that brings it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Name -> version of the packages that are installed.
+
+    >>> list(installed_versions(["torch", "no-such-package"]))
+    ['torch']
+    """
+    found = {}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 @contextmanager

@@ -68,10 +68,13 @@ def read_record(path: str | Path, *, kind: str, version: int, writer: str) -> di
         name = kind.rpartition(".")[2]
         article = "an" if name[0] in "aeiou" else "a"
         raise ValueError(f"{path} is JSON, but not that of {article} {name}. Write it with {writer}.")
-    if stored["format_version"] > version:
+    written = stored.get("format_version")
+    if not isinstance(written, int):
+        raise ValueError(f"{path} is damaged: its format version is {written!r}. Write it again with {writer}.")
+    if written > version:
         raise ValueError(
-            f"{path} has format version {stored['format_version']}, and this version of hf_compalign reads up to "
-            f"{version}. Upgrade hf_compalign."
+            f"{path} has format version {written}, and this version of hf_compalign reads up to {version}. Upgrade "
+            "hf_compalign."
         )
     return stored
 

@@ -3,20 +3,23 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from torch import nn
 
 from hf_compalign.compress import QUANTIZATION, entry_of
 from hf_compalign.data import DIGITS
-from hf_compalign.models import ONNX, OPENVINO, exported_files, plain_tensors
-from hf_compalign.tasks import task_of
+from hf_compalign.models import ONNX, OPENVINO, exported_files, load_processor, plain_tensors
+from hf_compalign.tasks import Task, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# A module, a folder written by save_pretrained, a Hub id, or an exported file.
+Model: TypeAlias = Union["PreTrainedModel", str, Path]
 
-def load_model(model: "PreTrainedModel | str | Path") -> "PreTrainedModel":
+
+def load_model(model: Model) -> "PreTrainedModel":
     """A model as it is, or one from a local folder or the Hub, shrunk or not; or an ONNX or OpenVINO file as a model.
 
     Args:
@@ -78,3 +81,18 @@ def model_fingerprint(model: "nn.Module") -> str:
     if rounding is not None:
         digest.update(json.dumps(rounding, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def name_of(model: Model) -> str:
+    """Where a model is or came from; empty for one that was just made."""
+    if isinstance(model, str | Path):
+        return str(model)
+    return str(getattr(model, "path", model.config.name_or_path))
+
+
+def processor_of(model: Model, task: Task, *, default: Any = None) -> Any:
+    """The tokenizer or image processor that was saved beside a model, or else the default."""
+    try:
+        return load_processor(name_of(model), task)
+    except ValueError:
+        return default

@@ -66,8 +66,8 @@ def run(folder: Path, weighting: str) -> dict[str, Any]:
     }
 
 
-def quantized(folder: Path, scheme: str | None) -> list[list[float]]:
-    """The weights that quantization-aware training ends with, of each process."""
+def quantized(folder: Path, scheme: str | None) -> list[dict[str, Any]]:
+    """What quantization-aware training ends with, in each process: the weights, and the record of what is rounded."""
     launched = dist.is_torchelastic_launched()
     trainer = AlignedDistillationTrainer(
         tiny.bert(seed=2, hidden_size=32),
@@ -86,10 +86,13 @@ def quantized(folder: Path, scheme: str | None) -> list[list[float]]:
     )
     weights = dict(trainer.model.named_parameters())
     trainer.train()
-    flat = torch.cat([weight.detach().reshape(-1) for weight in weights.values()]).tolist()
-    gathered = [flat] * PROCESSES
+    end = {
+        "weights": torch.cat([weight.detach().reshape(-1) for weight in weights.values()]).tolist(),
+        "record": getattr(trainer.model.config, "compression", None),
+    }
+    gathered = [end] * PROCESSES
     if launched:
-        dist.all_gather_object(gathered, flat)
+        dist.all_gather_object(gathered, end)
     return gathered
 
 

@@ -18,8 +18,8 @@ def compression(kind: str) -> list[TrainerCallback]:
     if kind == "quantizing":
         return [QuantizationCallback("quanto-w8a8", begin=0.1)]
     return [
-        ShrinkCallback(ffn=0.5, heads=0.5, window=(0.0, 0.4), every=1),
-        PruningCallback(0.6, score="movement", window=(0.4, 0.8), every=1),
+        ShrinkCallback(ffn=0.5, heads=0.5, begin=0.0, end=0.4, every=1),
+        PruningCallback(0.6, score="movement", begin=0.4, end=0.8, every=1),
     ]
 
 

@@ -23,9 +23,9 @@ STEPS = 6
 PATTERNS = ("layer", "global")
 SCORES = ("movement", "obs")
 SHRINKING: dict[str, dict[str, Any]] = {
-    "gradual": {"heads": 0.5, "ffn": 0.5, "layers": 1, "window": (0.0, 0.8), "every": 1},
-    "magnitude": {"heads": 0.5, "ffn": 0.25, "importance": "magnitude"},
-    "at-once": {"ffn": 0.5, "layers": 1, "schedule": "constant", "reconstruct": True},
+    "gradual": {"heads": 0.5, "ffn": 0.5, "n_layers": 1, "begin": 0.0, "end": 0.8, "every": 1},
+    "magnitude": {"heads": 0.5, "ffn": 0.25, "score": "magnitude"},
+    "at-once": {"ffn": 0.5, "n_layers": 1, "schedule": "constant", "reconstruct": True},
 }
 FSDP2 = {"version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"]}
 
@@ -63,7 +63,7 @@ def summary(trainer: Trainer) -> dict[str, Any]:
 def train(
     folder: Path, pattern: str | None, *, score: str = "magnitude", resume: str | None = None, **settings: Any
 ) -> dict[str, Any]:
-    callback = PruningCallback(0.6, score=score, pattern=pattern, every=1, window=(0.0, 0.8))
+    callback = PruningCallback(0.6, score=score, pattern=pattern, every=1, begin=0.0, end=0.8)
     trainer = build(folder, callback, **settings)
     trainer.train(resume_from_checkpoint=resume)
     optimized = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
@@ -162,7 +162,7 @@ if __name__ == "__main__":
         "ddp": shrunk(output / "ddp"),
         "fsdp": shrunk(output / "fsdp", **fsdp),
         "target": refused(output / "target", ShrinkCallback(target_flops=0.5), **fsdp),
-        "both": refused(output / "both", ShrinkCallback(ffn=0.5), PruningCallback(0.5, window=(0.5, 0.8)), **fsdp),
+        "both": refused(output / "both", ShrinkCallback(ffn=0.5), PruningCallback(0.5, begin=0.5, end=0.8), **fsdp),
         "patterns": {pattern: train(output / pattern, pattern, **fsdp) for pattern in PATTERNS},
         "scores": {score: train(output / score, None, score=score, max_grad_norm=0.1, **fsdp) for score in SCORES},
         "full": resumed(output / "full", **fsdp),

@@ -18,9 +18,10 @@ from transformers import ViTImageProcessorPil
 from hf_compalign import load_compressed
 from hf_compalign.compress.quantize import quantize_
 from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.footprint import first_batch
 from hf_compalign.measure.predictions import Predictions, predict
 from hf_compalign.report.card import CardDetails
-from hf_compalign.ship import WEIGHTS, ArtifactDetails, Questions, checked_files, save_artifact
+from hf_compalign.ship import WEIGHTS, ArtifactDetails, checked_files, save_artifact
 
 UNTIMED = ArtifactDetails(timed_batch_sizes=())
 DATA = shipping.raw_texts()
@@ -343,9 +344,9 @@ def test_overwriting_replaces_the_files(made, tmp_path):
     save_artifact(root / "org-original", tmp_path, **inputs)
     with pytest.raises(ValueError, match="is not empty: it holds README.md, audit.json, config.json"):
         save_artifact(root / "small", tmp_path, **inputs)
-    assert json.loads((tmp_path / "audit.json").read_text())["cie"] == 0
+    assert json.loads((tmp_path / "audit.json").read_text())["metrics"]["cie"] == 0
     artifact = save_artifact(root / "small", tmp_path, overwrite=True, **inputs)
-    assert json.loads((tmp_path / "audit.json").read_text())["cie"] > 0
+    assert json.loads((tmp_path / "audit.json").read_text())["metrics"]["cie"] > 0
     assert torch.equal(tiny.flat(load_compressed(tmp_path)), tiny.flat(load_compressed(root / "small")))
     assert artifact.files["model.safetensors"].audit.to_json() == Audit.load(tmp_path / "audit.json").to_json()
 
@@ -451,8 +452,7 @@ def test_an_onnx_file_of_other_labels_is_refused(made, tmp_path, place):
 
 
 def test_batches_begin_again_where_the_data_end():
-    questions = Questions(shipping.raw_texts(3))
-    batch = questions.first_batch(shipping.model(), shipping.tokenizer(), size=7)
+    batch = first_batch(shipping.model(), shipping.raw_texts(3), size=7, processing_class=shipping.tokenizer())
     assert batch["input_ids"].shape[0] == 7
     assert torch.equal(batch["input_ids"][:3], batch["input_ids"][3:6])
     assert "label" not in batch

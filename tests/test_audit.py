@@ -15,8 +15,7 @@ import scipy.stats
 from scipy.special import softmax
 
 from hf_compalign.measure.attribution import Explanation
-from hf_compalign.measure.audit import FORMAT_VERSION, Audit, audit
-from hf_compalign.measure.audit import text as audit_text
+from hf_compalign.measure.audit import FORMAT_VERSION, Audit, AuditOptions, audit, sampled
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import Cells, per_class
 
@@ -53,7 +52,7 @@ def test_numbers_of_a_small_audit():
     found = audit(REFERENCE, CANDIDATE)
     assert (found.n, found.n_labelled) == (6, 5)
     assert found.cells == Cells(1, 1, 1, 1, 1)
-    numbers = found.to_dict()
+    numbers = found.to_dict()["metrics"]
     assert numbers["cie"] == 4
     assert numbers["cie_u"] == 1
     assert numbers["mismatch_rate"] == 4 / 6
@@ -63,14 +62,14 @@ def test_numbers_of_a_small_audit():
     assert (numbers["accuracy_reference"], numbers["accuracy_candidate"]) == (0.4, 0.4)
     assert numbers["accuracy_change"] == 0
     assert numbers["mcnemar_p"] == 1
-    assert numbers["passed"] is True
+    assert found.to_dict()["passed"] is True
     p, q = softmax(REFERENCE.logits, axis=1), softmax(CANDIDATE.logits, axis=1)
     assert numbers["kl"] == pytest.approx(scipy.stats.entropy(p, q, axis=1).mean(), rel=1e-5)
     assert 0 < numbers["probability_loyalty"] < 1
 
 
 def test_every_rate_has_its_interval():
-    numbers = audit(*random_pair()).to_dict()
+    numbers = audit(*random_pair()).to_dict()["metrics"]
     counts = {"mismatch_rate": (9, 200), "agreement": (191, 200)}
     for name, (k, n) in counts.items():
         interval = scipy.stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
@@ -83,10 +82,11 @@ def test_every_rate_has_its_interval():
 
 
 def test_a_model_against_itself():
-    numbers = audit(REFERENCE, REFERENCE, limits={"mismatch_rate": 0.5}).to_dict()
+    found = audit(REFERENCE, REFERENCE, limits={"mismatch_rate": 0.5})
+    numbers = found.to_dict()["metrics"]
     assert (numbers["agreement"], numbers["mismatch_rate"], numbers["nfr"], numbers["cie"]) == (1, 0, 0, 0)
     assert (numbers["kl"], numbers["probability_loyalty"], numbers["mcnemar_p"]) == (0, 1, 1)
-    assert numbers["passed"]
+    assert found.to_dict()["passed"]
 
 
 def test_items_are_paired_by_id_and_labels_by_name():
@@ -117,7 +117,7 @@ def test_masked_items_leave_the_logits_where_they_are():
     audits, peaks = [], []
     for sides in (shorter, masked):
         tracemalloc.start()
-        audits.append(audit(*sides, max_items=0))
+        audits.append(audit(*sides, options=AuditOptions(max_items=0)))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert as_json(audits[0]) == as_json(audits[1])
@@ -133,10 +133,10 @@ def test_labels_of_either_side_count():
 def test_without_labels_only_the_answers_are_compared():
     unlabelled = [dataclasses.replace(side, labels=np.full(6, -100)) for side in (REFERENCE, CANDIDATE)]
     found = audit(*unlabelled, limits={"mismatch_rate": 1.0})
-    numbers = found.to_dict()
+    numbers = found.to_dict()["metrics"]
     assert found.cells is None
     assert found.per_class == ()
-    assert (numbers["n_labelled"], numbers["cie"], numbers["mismatch_rate"]) == (0, 4, 4 / 6)
+    assert (found.n_labelled, numbers["cie"], numbers["mismatch_rate"]) == (0, 4, 4 / 6)
     for name in ("nfr", "cie_u", "btc", "accuracy_reference", "accuracy_change", "mcnemar_p", "nfr_upper_bound"):
         assert math.isnan(numbers[name]), name
     assert all(math.isnan(end) for end in numbers["nfr_interval"])
@@ -169,7 +169,7 @@ def test_groups_follow_the_items_when_some_are_masked():
 
 def test_groups_of_several_attributes_may_overlap():
     groups = {"target": [["a", "b"], "a", None, [], ("b",), "b"], "length": ["long"] * 6}
-    found = audit(REFERENCE, CANDIDATE, groups=groups, min_group_size=2)
+    found = audit(REFERENCE, CANDIDATE, groups=groups, options=AuditOptions(min_group_size=2))
     assert [(row.attribute, row.group, row.n, row.mismatches) for row in found.groups] == [
         ("target", "a", 2, 1),
         ("target", "b", 3, 2),
@@ -212,10 +212,11 @@ def test_limits_on_groups_need_groups_that_are_large_enough():
     with pytest.raises(ValueError, match="group_mismatch_gap needs groups, and there are none. Give groups="):
         audit(*sides, limits={"group_mismatch_gap": 0.1})
     message = "group_mismatch_gap needs groups of at least 101 items, two of one attribute.* group has 100"
+    large = AuditOptions(min_group_size=101)
     with pytest.raises(ValueError, match=message):
-        audit(*sides, groups=groups, limits={"group_mismatch_gap": 0.1}, min_group_size=101)
+        audit(*sides, groups=groups, limits={"group_mismatch_gap": 0.1}, options=large)
     with pytest.raises(ValueError, match="worst_group_accuracy_drop needs groups of at least 101 labelled items, and"):
-        audit(*sides, groups=groups, limits={"worst_group_accuracy_drop": 0.1}, min_group_size=101)
+        audit(*sides, groups=groups, limits={"worst_group_accuracy_drop": 0.1}, options=large)
     unlabelled = [dataclasses.replace(side, labels=np.full(300, -100)) for side in sides]
     with pytest.raises(ValueError, match="worst_group_accuracy_drop needs labels"):
         audit(*unlabelled, groups=groups, limits={"worst_group_accuracy_drop": 0.1})
@@ -276,15 +277,15 @@ def test_changed_items_come_with_the_most_harmful_first():
     assert lost.candidate_confidence == pytest.approx(q.max())
     assert lost.reference_margin == pytest.approx(np.sort(p)[-1] - np.sort(p)[-2])
     assert lost.kl == pytest.approx(scipy.stats.entropy(p, q))
-    fewer = audit(REFERENCE, CANDIDATE, max_items=1)
+    fewer = audit(REFERENCE, CANDIDATE, options=AuditOptions(max_items=1))
     assert [item.id for item in fewer.items] == ["item 1"]
     assert fewer.n_items_left_out == 3
 
 
 def test_fewer_than_no_items_are_refused():
     with pytest.raises(ValueError, match=r"max_items must be at least 0. Got -1. With 0 no item is kept"):
-        audit(REFERENCE, CANDIDATE, max_items=-1)
-    none = audit(REFERENCE, CANDIDATE, max_items=0)
+        audit(REFERENCE, CANDIDATE, options=AuditOptions(max_items=-1))
+    none = audit(REFERENCE, CANDIDATE, options=AuditOptions(max_items=0))
     assert (none.items, none.n_items_left_out) == ((), 4)
 
 
@@ -450,12 +451,24 @@ def test_the_file_is_strict_json(tmp_path):
             '{"kind": "hf_compalign.audit", "format_version": 1, "n": 3}',
             r"audit without n_labelled.*version 1. Audit again",
         ),
-        (f'{{"kind": "hf_compalign.audit", "format_version": {FORMAT_VERSION + 1}}}', r"version 3.*up to 2. Upgrade"),
+        ('{"kind": "hf_compalign.audit"}', "is damaged: its format version is None. Write it again with Audit.save"),
+        (f'{{"kind": "hf_compalign.audit", "format_version": {FORMAT_VERSION + 1}}}', r"version 4.*up to 3. Upgrade"),
     ],
 )
 def test_what_is_not_an_audit_is_refused(tmp_path, text, message):
     (tmp_path / "audit.json").write_text(text)
     with pytest.raises(ValueError, match=message):
+        Audit.load(tmp_path / "audit.json")
+
+
+@pytest.mark.parametrize("damage", [{"metrics": 3}, {"limits": [{"name": "nfr"}]}, {"cells": 5}, {"margins": None}])
+def test_a_damaged_audit_is_refused(tmp_path, damage):
+    stored = json.loads(audit(REFERENCE, CANDIDATE).to_json())
+    assert as_json(Audit.from_dict(stored)) == as_json(audit(REFERENCE, CANDIDATE))
+    with pytest.raises(ValueError, match="It is a damaged audit"):
+        Audit.from_dict(stored | damage)
+    (tmp_path / "audit.json").write_text(json.dumps(stored | damage))
+    with pytest.raises(ValueError, match=r"audit.json cannot be read. It is a damaged audit"):
         Audit.load(tmp_path / "audit.json")
 
 
@@ -469,7 +482,14 @@ def test_the_report_says_it_in_words():
     assert text.startswith("The candidate answers 2 of 6 items like the reference and 4 differently.")
     assert "1 that was right is now wrong, 1 that was wrong is now right." in text
     assert "No limit was set" in text
-    for shown in ("66.67 %", "KL divergence", "neutral", "reference: bert (aaaa)", "candidate: small bert\n"):
+    for shown in (
+        "66.67 %",
+        "KL divergence",
+        "\nnegative ",
+        "2 classes without a labelled item left out.",
+        "reference: bert (aaaa)",
+        "candidate: small bert\n",
+    ):
         assert shown in f"{text}\n"
     assert "  g " in text or "\ng " in text
     assert all(line == line.rstrip() for line in text.splitlines())
@@ -491,8 +511,8 @@ def test_the_report_has_no_unknown_number_and_no_signed_zero():
     text = str(audit(*same, groups={"a": ["x", "y"] * 100, "none": [None] * 200}, limits={"group_mismatch_gap": 0.01}))
     assert "nan" not in text
     assert not re.search(r"[+-]0[.]?0* ", text)
-    assert "none: no item is in a group\n" in text
-    assert re.search(r"\nmismatch rate +0.00 % +[0-9.]+ % +1 +x - x\n", text)
+    assert "none: no item is in a group.\n" in text
+    assert re.search(r"\nmismatch rate, gap +0.00 points +at most [0-9.]+ points +1 +x - x\n", text)
     assert re.search("\ngroup_mismatch_gap .* not shown to be kept; not judged: none\n", text)
     unlabelled = [Predictions(side.logits, [-100] * 200, side.ids, side.label_names) for side in same]
     assert "nan" not in str(audit(*unlabelled, groups=["x", "y"] * 100))
@@ -501,8 +521,8 @@ def test_the_report_has_no_unknown_number_and_no_signed_zero():
 def test_the_report_counts_sampled_items_and_more_mismatches_apart():
     counts = {"n_items": 60, "n_agreeing": 56, "seed": 0}
     drawn = "60 items drawn at random (seed 0; 56 answered alike)"
-    assert audit_text.sampled(counts | {"n_mismatches": 60}) == f"{drawn}, and 56 more that the two answer differently"
-    assert audit_text.sampled(counts | {"n_mismatches": 4}) == drawn
+    assert sampled(counts | {"n_mismatches": 60}) == f"{drawn}, and 56 more that the two answer differently"
+    assert sampled(counts | {"n_mismatches": 4}) == drawn
 
 
 def test_of_many_classes_and_groups_the_most_harmful_are_listed():
@@ -531,8 +551,9 @@ def test_names_from_the_data_neither_steer_a_terminal_nor_wreck_the_tables():
         Predictions(side.logits, side.labels, side.ids, names, model=model)
         for side, model in zip((REFERENCE, CANDIDATE), HOSTILE[3:], strict=True)
     ]
-    found = audit(*sides, groups={HOSTILE[0]: [*HOSTILE, None]}, min_group_size=1, limits={"nfr": 0.9})
-    harmless = audit(REFERENCE, CANDIDATE, groups={"x": ["a", "b", "c", "d", "e", None]}, min_group_size=1)
+    judged = AuditOptions(min_group_size=1)
+    found = audit(*sides, groups={HOSTILE[0]: [*HOSTILE, None]}, options=judged, limits={"nfr": 0.9})
+    harmless = audit(REFERENCE, CANDIDATE, groups={"x": ["a", "b", "c", "d", "e", None]}, options=judged)
     for text in (str(found), found._repr_html_()):
         assert not {*text} & {*"\x1b\x07\x9b\u202e\r"}
         assert "w" * 500 not in text
@@ -542,7 +563,7 @@ def test_names_from_the_data_neither_steer_a_terminal_nor_wreck_the_tables():
     assert max(map(len, tables.splitlines()[2:])) < 150
 
 
-def test_the_verdict_alone_is_coloured(monkeypatch):
+def test_the_verdict_alone_is_colored(monkeypatch):
     from rich.console import Console
 
     from hf_compalign.cli import audit as command
@@ -552,10 +573,10 @@ def test_the_verdict_alone_is_coloured(monkeypatch):
         monkeypatch.setattr(command, "stdout", lambda shown=console: shown)
         found = audit(REFERENCE, CANDIDATE, groups=["PASSED: not at all"] * 6, limits={"mismatch_rate": limit})
         command.print_audit(found)
-        coloured = [line for line in console.export_text(styles=True).splitlines() if "\x1b[" in line]
-        assert len(coloured) == 1
-        assert style in coloured[0]
-        assert "PASSED: " in coloured[0]
+        colored = [line for line in console.export_text(styles=True).splitlines() if "\x1b[" in line]
+        assert len(colored) == 1
+        assert style in colored[0]
+        assert "PASSED: " in colored[0]
 
 
 def test_a_table_is_made_without_the_others(monkeypatch):
@@ -588,7 +609,7 @@ def test_the_file_has_a_line_for_each_row_and_keeps_every_text(tmp_path):
         if isinstance(value, list) and value[:1] and isinstance(value[0], dict)
     )
     tables = sum(isinstance(value, list) and isinstance((value or [0])[0], dict) for value in found.to_dict().values())
-    assert len(text.splitlines()) == 2 + len(found.to_dict()) + rows + tables
+    assert len(text.splitlines()) == 2 + len(found.to_dict()) + rows + tables + len(found.metrics) + 1
     loaded = Audit.load(tmp_path / "audit.json")
     assert loaded.items == found.items
     assert loaded.items[0].id == ids[1]

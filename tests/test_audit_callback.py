@@ -1,5 +1,6 @@
 """Audits while a model trains: where their numbers go, what they equal, and that the training does not notice."""
 
+import dataclasses
 import json
 import random
 from types import SimpleNamespace
@@ -9,12 +10,12 @@ import pytest
 import shipping
 import tiny
 import torch
-from transformers import BertTokenizer, EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import BertTokenizer, EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 from transformers.integrations import integration_utils
 
-from hf_compalign._compat import calling_handler
+from hf_compalign._compat import add_to_log
 from hf_compalign.align import AlignedDistillationTrainer
-from hf_compalign.measure.audit import AuditCallback, audit
+from hf_compalign.measure.audit import AuditCallback, AuditOptions, audit
 from hf_compalign.measure.predictions import predict
 
 ROWS = tiny.texts(40, seed=5)
@@ -63,7 +64,7 @@ def test_every_evaluation_has_the_numbers_of_its_audit(tmp_path, kind):
         assert log["eval_audit_accuracy_change"] == found.metrics["accuracy_change"]
         assert log["eval_audit_passed"] == float(found.passed)
     assert logs[0]["eval_audit_kl"] != logs[1]["eval_audit_kl"]
-    assert callback.latest.to_dict()["kl"] == logs[1]["eval_audit_kl"]
+    assert callback.latest.to_dict()["metrics"]["kl"] == logs[1]["eval_audit_kl"]
     json.dumps(run.state.log_history, allow_nan=False)
 
 
@@ -96,11 +97,85 @@ def test_trackers_see_the_audits(tmp_path, monkeypatch, kind):
             seen.append((state.global_step, integration_utils.rewrite_logs(logs)))
 
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tracker", Tracker)
-    run = trainer(tmp_path, AuditCallback(tiny.bert(seed=1), ROWS), kind=kind, report_to="tracker")
+    callback = AuditCallback(tiny.bert(seed=1), ROWS)
+    if kind is Trainer:
+        run = trainer(tmp_path, kind=kind, report_to="tracker")
+        assert callback.attach(run).attach(run) is callback
+        assert run.callback_handler.callbacks.count(callback) == 1
+    else:
+        run = trainer(tmp_path, callback, kind=kind, report_to="tracker")
     run.train()
     found = [(step, logs["eval/audit_kl"]) for step, logs in seen if "eval/audit_kl" in logs]
     assert found == [(log["step"], log["eval_audit_kl"]) for log in audits_in(run.state.log_history)]
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_trackers_that_miss_the_audits_are_named(tmp_path, monkeypatch, caplog, attached):
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tracker", TrainerCallback)
+    callback = AuditCallback(tiny.bert(seed=1), ROWS)
+    run = trainer(tmp_path, callback, report_to="tracker", max_steps=1)
+    if attached:
+        callback.attach(run)
+    run.train()
+    told = [record.getMessage() for record in caplog.records if "AuditCallback is not attached" in record.message]
+    expected = "For tracker to get them too, say AuditCallback(...).attach(trainer)."
+    assert [message.endswith(expected) for message in told] == ([] if attached else [True])
+
+
+def test_the_last_line_of_the_log_is_that_of_the_event(tmp_path):
+    """What `_compat.add_to_log` relies on. If this fails, look whether the Trainer keeps what a callback adds."""
+
+    class Seen(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            self.check(state, logs)
+
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            self.check(state, metrics)
+
+        def check(self, state, numbers):
+            line = state.log_history[-1]
+            assert line["step"] == state.global_step
+            assert {name: line[name] for name in numbers} == numbers
+            assert line is not numbers, "The Trainer logs what it hands to its callbacks: add_to_log may go."
+            seen.append(line)
+
+    seen = []
+    trainer(tmp_path, Seen(), logging_strategy="steps", logging_steps=3).train()
+    assert sum("loss" in line for line in seen) == 4
+    assert sum("eval_loss" in line for line in seen) == 4  # twice each: logged, and evaluated
+
+
+def test_numbers_go_to_no_line_of_another_step():
+    state = TrainerState(global_step=3, log_history=[{"step": 2, "loss": 1.0}])
+    add_to_log(state, {"kl": 0.5})
+    add_to_log(TrainerState(), {"kl": 0.5})
+    assert state.log_history == [{"step": 2, "loss": 1.0}]
+    state.log_history.append({"step": 3})
+    add_to_log(state, {"kl": 0.5})
+    assert state.log_history[-1] == {"step": 3, "kl": 0.5}
+
+
+def test_columns_say_the_groups_and_contents_are_kept_on_demand(tmp_path):
+    rows = shipping.raw_texts(30).add_column("half", ["a", "b"] * 15)
+    names = {
+        "id2label": dict(enumerate(shipping.NAMES)),
+        "label2id": {name: k for k, name in enumerate(shipping.NAMES)},
+    }
+    options = AuditOptions(processing_class=shipping.tokenizer(), bins=["words"], min_group_size=5, contents=True)
+    turned = predict(tiny.bert(seed=1, **names), rows.select(range(30)[::-1]), processing_class=shipping.tokenizer())
+    callback = AuditCallback(turned, rows, groups="half", options=options, limits={"group_mismatch_gap": 1.0})
+    run = trainer(tmp_path, callback, model=tiny.bert(seed=2, **names))
+    run.evaluate()
+    first = callback.latest
+    callback.latest = None
+    run.evaluate()
+    expected = audit(turned, run.model, rows, groups="half", options=dataclasses.replace(options, batch_size=BATCH))
+    for found in (first, callback.latest):
+        assert str(found.groups) == str(expected.groups)
+        assert found.items == expected.items
+        assert all(item.texts for item in found.items)
+    assert {gap.attribute for gap in expected.gaps} == {"half", "words"}
 
 
 def test_the_model_that_changed_least_is_the_best_one(tmp_path):
@@ -182,7 +257,7 @@ def test_the_rows_are_prepared_once(tmp_path):
         "id2label": dict(enumerate(shipping.NAMES)),
         "label2id": {name: k for k, name in enumerate(shipping.NAMES)},
     }
-    callback = AuditCallback(tiny.bert(seed=1, **names), rows, processing_class=tokenizer)
+    callback = AuditCallback(tiny.bert(seed=1, **names), rows, options=AuditOptions(processing_class=tokenizer))
     run = trainer(tmp_path, callback, model=tiny.bert(seed=2, **names), eval_strategy="steps", eval_steps=2)
     Counting.n_texts = 0
     run.train()
@@ -205,7 +280,7 @@ def test_few_of_the_changed_items_are_kept_unless_more_are_wanted(tmp_path):
     cie = callback.latest.metrics["cie"]
     assert cie > 100
     assert (len(callback.latest.items), callback.latest.n_items_left_out) == (100, cie - 100)
-    callback.max_items = 400
+    callback.options = AuditOptions(max_items=400)
     callback.latest = None
     run.evaluate()
     assert (len(callback.latest.items), callback.latest.n_items_left_out) == (cie, 0)
@@ -229,10 +304,6 @@ def test_several_evaluation_datasets_share_one_audit(tmp_path):
     assert seen[0][2] < seen[2][2]  # the first is loaded at the end, and the step is still that of the second
     assert run.state.best_metric == seen[0][2]
     assert run.evaluate()["eval_audit_kl"] == seen[0][2]
-
-
-def test_outside_of_a_training_no_one_calls():
-    assert calling_handler() is None
 
 
 def test_two_callbacks_with_names_of_their_own_share_nothing(tmp_path):

@@ -12,25 +12,25 @@ from torch.utils.flop_counter import FlopCounterMode
 from hf_compalign.compress.shrink import (
     Budget,
     CostTable,
-    LayerImportance,
+    LayerScores,
     cut_,
     flops_table,
     latency_table,
     layers_of,
     plan_for,
-    unit_importance,
+    unit_scores,
 )
 from hf_compalign.compress.shrink import budget as budgets
 
 
 def importance(heads, neurons, layer=1.0):
-    return LayerImportance(torch.tensor(heads, dtype=torch.float), torch.tensor(neurons, dtype=torch.float), layer)
+    return LayerScores(torch.tensor(heads, dtype=torch.float), torch.tensor(neurons, dtype=torch.float), layer)
 
 
 def random_importances(model, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [
-        LayerImportance(
+        LayerScores(
             torch.rand(layer.n_heads, generator=generator), torch.rand(layer.n_neurons, generator=generator), 1.0
         )
         for layer in layers_of(model)
@@ -94,10 +94,10 @@ def test_the_kept_units_of_a_layer_are_its_top():
 def test_the_least_important_layers_go():
     model = tiny.bert(num_hidden_layers=4)
     importances = [importance([2, 1], [1] * 32, layer) for layer in (3.0, 1.0, 4.0, 2.0)]
-    plan = plan_for(model, importances, Budget(layers=2))
+    plan = plan_for(model, importances, Budget(n_layers=2))
     assert [layer.index for layer in plan.layers] == [0, 2]
     assert widths(plan) == [(2, 32), (2, 32)]
-    plan = plan_for(model, importances, Budget(layers=1, heads=0.5, uniform=True))
+    plan = plan_for(model, importances, Budget(n_layers=1, heads=0.5, uniform=True))
     assert [(layer.index, layer.heads) for layer in plan.layers] == [(0, (0,)), (2, (0,)), (3, (0,))]
 
 
@@ -110,8 +110,8 @@ def test_a_layer_that_cannot_go_stays():
     )  # fmt: skip
     model = DebertaV2ForSequenceClassification(config)  # its first layer feeds a convolution
     importances = [importance([1, 1], [1] * 32, layer) for layer in (1.0, 3.0, 2.0)]
-    assert [layer.index for layer in plan_for(model, importances, Budget(layers=1)).layers] == [0, 1]
-    assert [layer.index for layer in plan_for(model, importances, Budget(layers=2)).layers] == [0]
+    assert [layer.index for layer in plan_for(model, importances, Budget(n_layers=1)).layers] == [0, 1]
+    assert [layer.index for layer in plan_for(model, importances, Budget(n_layers=2)).layers] == [0]
 
 
 # ---- targets ----
@@ -131,7 +131,7 @@ INPUTS = {
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("budget", [{}, {"uniform": True}, {"layers": 1}])
+@pytest.mark.parametrize("budget", [{}, {"uniform": True}, {"n_layers": 1}])
 @pytest.mark.parametrize("target", [0.8, 0.5])
 def test_the_cut_model_has_the_flops_that_were_asked_for(kind, budget, target):
     model = getattr(tiny, kind)(num_hidden_layers=4, num_attention_heads=4)
@@ -150,7 +150,7 @@ def test_the_cut_model_has_the_flops_that_were_asked_for(kind, budget, target):
 def test_flops_are_a_sum_over_the_units(kind):
     model = getattr(tiny, kind)(num_hidden_layers=3, num_attention_heads=4)
     table = flops_table(model, INPUTS[kind])
-    plan = plan_for(model, random_importances(model), Budget(heads=0.4, ffn=0.3, layers=1))
+    plan = plan_for(model, random_importances(model), Budget(heads=0.4, ffn=0.3, n_layers=1))
     cut_(model, plan)
     assert table.total(widths(plan)) == pytest.approx(flops(model, INPUTS[kind]), abs=0.5)
     # The table of a model whose layers differ is the same one.
@@ -211,7 +211,7 @@ def test_a_latency_that_is_missed_is_aimed_at_again(monkeypatch, caplog):
 def test_dropped_layers_count_towards_a_target():
     model = tiny.bert(num_hidden_layers=4)
     table = CostTable(0.0, 1.0, heads=((1, 0.0), (2, 1.0)), neurons=((1, 0.0), (32, 31.0)))
-    plan = plan_for(model, random_importances(model), Budget(layers=2, target_latency=0.5), costs=table)
+    plan = plan_for(model, random_importances(model), Budget(n_layers=2, target_latency=0.5), costs=table)
     assert widths(plan) == [(2, 32), (2, 32)]
 
 
@@ -235,8 +235,8 @@ def test_a_table_of_costs_is_plain_data():
         ({"ffn": 1.0}, r"ffn must be a share in \[0, 1\). Got 1.0\.$"),
         ({"ffn": -0.5}, r"Got -0.5\.$"),
         ({"heads": float("nan")}, "Got nan"),
-        ({"layers": -1}, "layers must be a number of layers to drop, 0 or more. Got -1"),
-        ({"layers": 0.5}, "Got 0.5"),
+        ({"n_layers": -1}, "n_layers must be a number of layers to drop, 0 or more. Got -1"),
+        ({"n_layers": 0.5}, "Got 0.5"),
         (
             {"target_flops": 50},
             r"target_flops must be a share of the dense model in \(0, 1\]. Got 50. Did you mean 0.5",
@@ -244,7 +244,7 @@ def test_a_table_of_costs_is_plain_data():
         ({"target_latency": 0.0}, "target_latency must be .* Got 0.0"),
         ({"target_flops": 0.5, "target_latency": 0.5}, "target_flops or target_latency, not both"),
         ({"target_flops": 0.5, "ffn": 0.5}, "target_flops decides .* Got heads = 0.0 and ffn = 0.5"),
-        ({}, "removes nothing. Set at least one of heads, ffn, layers, target_flops, target_latency"),
+        ({}, "removes nothing. Set at least one of heads, ffn, n_layers, target_flops, target_latency"),
         ({"target_latency": 1.0}, "removes nothing"),
     ],
 )
@@ -256,7 +256,7 @@ def test_bad_budgets_are_refused(arguments, message):
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ({"layers": 2}, "layers must be less than the 2 layers that BertForSequenceClassification has. Got 2"),
+        ({"n_layers": 2}, "n_layers must be less than the 2 layers that BertForSequenceClassification has. Got 2"),
         ({"heads": 0.9}, "would empty a layer: of 4 heads in 2 layers at most 2 can go, a share of 0.5"),
         ({"heads": 0.25, "uniform": True}, "of 4 heads in equally wide layers rounds to none, .* Use more than 0.25"),
         ({"heads": 0.1}, "heads=0.1 of 4 heads rounds to none, .* Use more than 0.125"),
@@ -275,10 +275,8 @@ def test_what_does_not_fit_the_model_is_refused():
     importances = random_importances(model)
     with pytest.raises(ValueError, match="target_flops needs inputs"):
         plan_for(model, importances, Budget(target_flops=0.5))
-    with pytest.raises(
-        ValueError, match=r"not of this model: .* \[\(2, 32\), \(2, 32\)\], the importances \[\(2, 32\)"
-    ):
+    with pytest.raises(ValueError, match=r"not of this model: .* \[\(2, 32\), \(2, 32\)\], the scores \[\(2, 32\)"):
         plan_for(model, importances[:1], Budget(ffn=0.5))
     cut_(model, plan_for(model, importances, Budget(ffn=0.3)))
     with pytest.raises(ValueError, match=r"uniform=True needs layers that are equally wide now. Got \[.*\] neurons"):
-        plan_for(model, unit_importance(model, importance="magnitude"), Budget(heads=0.5, uniform=True))
+        plan_for(model, unit_scores(model, score="magnitude"), Budget(heads=0.5, uniform=True))

@@ -13,10 +13,9 @@ from traced import traced_once
 
 from hf_compalign import cli
 from hf_compalign.cli.export import default_output
-from hf_compalign.cli.exporting import EXPORTERS
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.predictions import predict
-from hf_compalign.ship import Frontier
+from hf_compalign.ship import EXPORTERS, Frontier, export_audited
 
 pytest.importorskip("onnxruntime")
 
@@ -96,8 +95,8 @@ def test_with_a_dataset_the_file_is_audited_against_the_model(place, tmp_path):
     expected = audit(predict(place / "texts", rows), predict(tmp_path / "out" / "model_int8.onnx", rows))
     found = json.loads(result.stdout)["audit"]
     assert found["n"] == N
-    assert found["cie"] == expected.metrics["cie"]
-    assert found["kl"] == pytest.approx(expected.metrics["kl"])
+    assert found["metrics"]["cie"] == expected.metrics["cie"]
+    assert found["metrics"]["kl"] == pytest.approx(expected.metrics["kl"])
     assert found["reference"]["model_fingerprint"] == expected.reference.model_fingerprint
     assert f"{N} rows of" in result.stderr
 
@@ -138,7 +137,7 @@ def test_a_limit_that_no_file_keeps(place, tmp_path):
     assert found["frontier"]["verdict"].startswith("NOT KEPT: no set of layers suffices.")
     saved = Frontier.load(tmp_path / "out" / "frontier.json")
     assert json.loads(json.dumps(saved.to_dict())) == found["frontier"]
-    assert found["audit"]["cie"] == saved.chosen_point.mismatches
+    assert found["audit"]["metrics"]["cie"] == saved.chosen_point.mismatches
     assert found["latency"]["model_int8.onnx"].keys() == {"1", "8"}
 
 
@@ -226,6 +225,21 @@ def test_what_was_exported_already_is_refused(tmp_path, where):
     (tmp_path / "model.onnx").write_text("a graph")
     result = call("export", tmp_path / where, tmp_path / "out")
     assert "model.onnx is an ONNX file already. Give the PyTorch model that it was exported from." in error_of(result)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"file_format": "tflite"}, "file_format must be one of onnx, openvino. Got 'tflite'."),
+        ({"limits": {"nfr": 0.1}}, "limits and reference= are about an audit, which needs data. Give dataset= too."),
+        ({"reference": "others"}, "limits and reference= are about an audit, which needs data. Give dataset= too."),
+        ({"limits": {"nfrr": 0.1}}, "There is no limit 'nfrr'"),
+    ],
+)
+def test_the_call_refuses_what_the_command_would_not_pass_on(place, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        export_audited(place / "images", tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failure_of_the_program_is_no_limit_that_is_not_kept(monkeypatch, capsys):

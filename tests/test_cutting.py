@@ -1,4 +1,4 @@
-"""Removed units and layers: the cut model is the masked one, bit for bit, and nothing else is touched."""
+"""Removed units and layers: the cut model answers like the masked one, and nothing else is touched."""
 
 import copy
 import json
@@ -19,6 +19,8 @@ from hf_compalign.compress.shrink import (
     mask_,
     zero_units_plan,
 )
+
+pytestmark = pytest.mark.numeric
 
 
 def cut(model, plan):
@@ -56,13 +58,41 @@ def same_parameters(one, other):
 def test_the_cut_model_is_the_masked_one(name):
     model = zoo.build(name)
     batch, plan = zoo.inputs(model), zoo.random_plan(model)
-    smaller = cut(model, plan)
-    with zoo.SameRounding():
-        full, zeroed, answer = (zoo.answer(one, batch) for one in (model, masked(model, plan), smaller))
-    assert torch.equal(zeroed, answer)
+    full, zeroed, answer = (zoo.answer(one, batch) for one in (model, masked(model, plan), cut(model, plan)))
+    assert tiny.distance(answer, zeroed) < tiny.ROUNDING
     assert not torch.allclose(full, answer, atol=1e-2)
-    # As torch rounds: a matrix product adds in groups, whose bounds change with the sizes.
-    assert torch.allclose(zoo.answer(smaller, batch), answer, atol=1e-5, rtol=1e-4)
+
+
+def wrong_head(model, plan):
+    """Cut as planned, but for the first layer, which keeps another head."""
+    first, *others = plan.layers
+    (removed, *_) = {*range(layers_of(model)[0].n_heads)} - {*first.heads}
+    return cut(model, ShrinkPlan((LayerPlan(0, (*first.heads[1:], removed), first.neurons), *others)))
+
+
+def lost_bias(model, plan):
+    smaller = cut(model, plan)
+    with torch.no_grad():
+        layers_of(smaller)[0].attention_out.bias.zero_()
+    return smaller
+
+
+def permuted_unit(model, plan):
+    """Cut as planned, but that two neurons are read in each other's place."""
+    smaller = cut(model, plan)
+    with torch.no_grad():
+        weight = layers_of(smaller)[0].ffn_out.weight
+        weight[:, :2] = weight[:, :2].flip(1)
+    return smaller
+
+
+@pytest.mark.parametrize("name", zoo.KINDS)
+@pytest.mark.parametrize("wrong", [wrong_head, lost_bias, permuted_unit])
+def test_the_tolerance_is_far_from_what_a_wrong_cut_does(name, wrong):
+    model = zoo.build(name)
+    batch, plan = zoo.inputs(model), zoo.random_plan(model)
+    distance = tiny.distance(zoo.answer(wrong(model, plan), batch), zoo.answer(masked(model, plan), batch))
+    assert distance > 100 * tiny.ROUNDING
 
 
 @pytest.mark.parametrize("name", zoo.KINDS)
@@ -90,8 +120,8 @@ def test_both_implementations_of_attention(name, attention):
     model = zoo.build(name, attn_implementation=attention)
     assert model.config._attn_implementation == attention
     batch, plan = zoo.inputs(model), zoo.random_plan(model, seed=1)
-    with zoo.SameRounding():
-        assert torch.equal(zoo.answer(masked(model, plan), batch), zoo.answer(cut(model, plan), batch))
+    zeroed, answer = (zoo.answer(one, batch) for one in (masked(model, plan), cut(model, plan)))
+    assert tiny.distance(answer, zeroed) < tiny.ROUNDING
 
 
 SEGMENTATION = {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4], "pool_scales": [1], "auxiliary_channels": 8}
@@ -117,8 +147,8 @@ def test_every_task_head(name, head):
     changes = {"vitForMaskedImageModeling": {"encoder_stride": 4}, "beitForSemanticSegmentation": SEGMENTATION}
     model = zoo.build(name, head=head, **changes.get(name + head, {}))
     batch, plan = zoo.inputs(model), zoo.random_plan(model, seed=2)
-    with zoo.SameRounding():
-        assert torch.equal(zoo.answer(masked(model, plan), batch), zoo.answer(cut(model, plan), batch))
+    zeroed, answer = (zoo.answer(one, batch) for one in (masked(model, plan), cut(model, plan)))
+    assert tiny.distance(answer, zeroed) < tiny.ROUNDING
 
 
 def test_masking_touches_only_what_reads_the_removed_units():
@@ -151,12 +181,11 @@ def test_a_shared_bias_learns_as_in_the_masked_model(name):
     plan, batch = zoo.random_plan(model), zoo.inputs(model)
     gradients = []
     for one in (masked(model, plan), cut(model, plan)):
-        with zoo.SameRounding():
-            one(**batch).logits.pow(2).sum().backward()
+        one(**batch).logits.pow(2).sum().backward()
         table = next(value for key, value in one.named_parameters() if "bias_table" in key or "attention_bias" in key)
         gradients.append(table.grad)
     read = gradients[0].abs().sum(0) > 0
-    assert torch.allclose(gradients[0][:, read], gradients[1], rtol=1e-4, atol=1e-4)
+    assert tiny.distance(gradients[1], gradients[0][:, read]) < tiny.ROUNDING
 
 
 # ---- layers ----
@@ -173,10 +202,8 @@ def test_a_dropped_layer_is_a_skipped_one(name, kept):
     model = zoo.build(name)
     batch, whole = zoo.inputs(model), ShrinkPlan.whole(model)
     smaller = cut(model, ShrinkPlan(tuple(whole.layers[index] for index in kept)))
-    assert torch.equal(
-        zoo.answer(skipping(model, {0, 1, 2} - set(kept)), batch),
-        zoo.answer(smaller, batch),
-    )
+    expected = zoo.answer(skipping(model, {0, 1, 2} - set(kept)), batch)
+    assert tiny.distance(zoo.answer(smaller, batch), expected) < tiny.ROUNDING
     assert len(layers_of(smaller)) == smaller.config.num_hidden_layers == len(kept)
 
 
@@ -186,8 +213,7 @@ def test_layers_and_units_together(name):
     batch, kept = zoo.inputs(model), (0, 2)
     smaller = cut(model, zoo.random_plan(model, layers=kept))
     other = skipping(masked(model, zoo.random_plan(model)), {1})
-    with zoo.SameRounding():
-        assert torch.equal(zoo.answer(other, batch), zoo.answer(smaller, batch))
+    assert tiny.distance(zoo.answer(smaller, batch), zoo.answer(other, batch)) < tiny.ROUNDING
 
 
 def test_what_counts_layers_is_counted_anew():
@@ -243,7 +269,7 @@ def test_two_cuts_are_one(name):
     once = cut(model, composed)
     assert same_parameters(once, twice)
     assert once.config.to_dict() == twice.config.to_dict()
-    assert torch.equal(zoo.answer(once, zoo.inputs(model)), zoo.answer(twice, zoo.inputs(model)))
+    assert tiny.distance(*(zoo.answer(one, zoo.inputs(model)) for one in (once, twice))) < tiny.ROUNDING
 
 
 @pytest.mark.parametrize("name", zoo.KINDS)
@@ -255,7 +281,7 @@ def test_a_copy_is_as_good(name):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    assert torch.equal(zoo.answer(copied, batch), expected)
+    assert tiny.distance(zoo.answer(copied, batch), expected) < tiny.ROUNDING
 
 
 @pytest.mark.parametrize("name", zoo.KINDS)
@@ -478,5 +504,5 @@ def test_heads_that_see_each_other_stay():
     plan = ShrinkPlan(tuple(LayerPlan(index, (0, 1, 2, 3), (1, 2, 9)) for index in (0, 2)))
     zeros = ShrinkPlan((plan.layers[0], LayerPlan(1, (0, 1, 2, 3), N), plan.layers[1]))
     batch = zoo.inputs(model)
-    with zoo.SameRounding():
-        assert torch.equal(zoo.answer(skipping(masked(model, zeros), {1}), batch), zoo.answer(cut(model, plan), batch))
+    expected = zoo.answer(skipping(masked(model, zeros), {1}), batch)
+    assert tiny.distance(zoo.answer(cut(model, plan), batch), expected) < tiny.ROUNDING

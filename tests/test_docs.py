@@ -34,6 +34,27 @@ def _relative(path):
     return str(path.relative_to(ROOT))
 
 
+def _tree():
+    """The paths that the README's tree names; a folder ends in a slash."""
+    above = []
+    for line in re.search(r"## The files\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1].splitlines():
+        name = line.split()[0]
+        above[(len(line) - len(line.lstrip())) // 2 :] = [name]
+        yield "".join(above)
+
+
+def test_the_readme_names_every_file_in_its_place():
+    named = {*_tree()}
+    assert not [path for path in named if "<" not in path and not (ROOT / path).exists()]
+    left_open = tuple(
+        path for path in named if path.endswith("/") and not any(o != path and o.startswith(path) for o in named)
+    )
+    for path in sorted(ROOT.glob("hf_compalign/**/*.py")):
+        place = _relative(path)
+        inside = place.startswith((*left_open, "hf_compalign/metrics/"))
+        assert path.name == "__init__.py" or inside or place in named, f"the README's tree does not name {place}"
+
+
 def _run_examples(test, **options):
     report = []
     runner = doctest.DocTestRunner(optionflags=_DOCTEST_OPTIONS, verbose=False)

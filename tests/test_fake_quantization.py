@@ -21,6 +21,8 @@ from hf_compalign.compress.quantize import (
     symmetric_levels,
 )
 
+pytestmark = pytest.mark.numeric
+
 
 def linear(*, n_in=24, n_out=10, seed=0, bias=True):
     torch.manual_seed(seed)
@@ -226,7 +228,7 @@ def test_layers_stay_the_same_objects():
     assert keys == list(model.state_dict())
     assert len(quantized_layers(model)) == len(layers)
     rounded = zoo.answer(model, inputs)
-    assert not torch.equal(rounded, answer)
+    assert tiny.distance(rounded, answer) > 100 * tiny.ROUNDING
     assert seen
     for layer in layers:
         restore_(layer)
@@ -242,14 +244,14 @@ def test_copies_and_pickles():
     file.seek(0)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(file, weights_only=False)):
         assert type(other) is FakeQuantizedLinear
-        assert torch.equal(other(values), expected)
+        assert tiny.distance(other(values), expected) < tiny.ROUNDING
 
 
 def test_compiled_layers_compute_the_same():
     model = nn.Sequential(embedding(), linear(n_in=8))
     ids = torch.tensor([[1, 2], [3, 4]])
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(ids), model(ids))
+    assert tiny.distance(compiled(ids), model(ids)) < tiny.ROUNDING
     compiled(ids).sum().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()

@@ -322,7 +322,7 @@ TIMES = (Latency(10.0, 9.0, 12.0), Latency(9.0, 8.5, 9.5))
 def test_a_masked_model_is_never_called_smaller_or_faster():
     table, _, notes = footprint_table(DENSE, MASKED).partition("\n\n")
     assert [line.split() for line in table.splitlines()] == [
-        ["reference", "candidate", "ratio"],
+        ["costs", "reference", "candidate", "ratio"],
         ["parameters", "2,000", "2,000", "1.00"],
         ["parameters", "that", "are", "not", "0", "2,000", "800", "0.40"],
         ["bytes", "8,000", "8,000", "1.00"],

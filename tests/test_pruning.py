@@ -42,8 +42,8 @@ def test_a_plain_trainer_ends_at_the_final_sparsity(tmp_path, pattern, model):
 
 
 def test_the_schedule_counts_optimizer_steps(tmp_path):
-    # 6 steps an epoch, 2 epochs; window (0.25, 0.75) is steps 3 to 9, linear.
-    callback = PruningCallback(0.6, schedule="linear", window=(0.25, 0.75), every=2)
+    # 6 steps an epoch, 2 epochs; from 0.25 to 0.75 is steps 3 to 9, linear.
+    callback = PruningCallback(0.6, schedule="linear", begin=0.25, end=0.75, every=2)
     for accumulation in (1, 2):
         settings = {"per_device_train_batch_size": 4 // accumulation, "gradient_accumulation_steps": accumulation}
         trainer = train(tmp_path, callback, logging_strategy="steps", logging_steps=1, **settings)
@@ -80,7 +80,7 @@ def test_the_best_model_has_the_final_sparsity(tmp_path):
     # The teacher is the student before pruning, and nothing is learned: the unpruned checkpoints agree with it.
     trainer = train(
         tmp_path,
-        PruningCallback(0.8, window=(0.3, 0.6)),
+        PruningCallback(0.8, begin=0.3, end=0.6),
         teacher=tiny.bert(seed=2),
         learning_rate=0.0,
         eval_strategy="steps",
@@ -161,16 +161,19 @@ def test_a_weight_that_is_0_by_chance_is_not_taken_for_pruned(tmp_path):
         ({"sparsity": -0.1}, r"Got -0.1.$"),
         ({"pattern": "4:2"}, "pattern must be one of layer, row, global, or N:M .* Got '4:2'"),
         ({"pattern": "2:4", "sparsity": 0.6}, "pattern 2:4 has the sparsity 0.5. Got 0.6"),
-        ({"window": (0.6, 0.5)}, r"window must be .* Got \(0.6, 0.5\)"),
-        ({"window": (0, 100)}, r"shares of the training.* Got \(0, 100\)"),
+        ({"begin": 0.6, "end": 0.5}, "begin and end must be shares .* begin <= end <= 1. Got begin=0.6, end=0.5.$"),
+        ({"begin": 0, "end": 100}, r"Got begin=0, end=100. Did you mean begin=0, end=1\?"),
         ({"every": 0}, "every must be 1 optimizer step or more, or None. Got 0"),
         ({"schedule": "x"}, "schedule must be one of"),
         ({"score": "x"}, "score must be one of magnitude, movement, taylor, wanda, obs. Got 'x'"),
         ({"score": "obs", "pattern": "global"}, "obs' goes layer by layer"),
         ({"calibration": []}, "calibration= would be ignored: score='magnitude' needs no calibration data"),
         ({"score": "movement", "calibration": []}, "calibration= would be ignored: score='movement'"),
-        ({"score": "movement", "schedule": "constant"}, "movement' is learned while .* or a window that begins later"),
-        ({"score": "movement", "window": (0.0, 0.0)}, "movement' is learned while the model trains, and nothing is"),
+        ({"score": "movement", "schedule": "constant"}, "movement' is learned while .* or a later begin="),
+        (
+            {"score": "movement", "begin": 0.0, "end": 0.0},
+            "movement' is learned while the model trains, and",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

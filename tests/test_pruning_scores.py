@@ -58,7 +58,7 @@ def test_every_score_ends_at_the_final_sparsity(tmp_path, score, run):
 
 @pytest.mark.parametrize("score", ["movement", "wanda", "obs"])
 def test_n_of_m_on_the_way_and_in_the_end(tmp_path, score):
-    schedule = {"schedule": "linear", "window": (0.0, 1.0), "every": 6}
+    schedule = {"schedule": "linear", "begin": 0.0, "end": 1.0, "every": 6}
     plain(tmp_path, PruningCallback(0.5, score=score, pattern="2:4", **schedule), save_strategy="steps", save_steps=6)
     for step, n_pruned in ((6, 1), (12, 2)):
         loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / f"checkpoint-{step}")
@@ -75,7 +75,7 @@ def test_every_score_resumes_bitwise(tmp_path, score, optimizer):
 
     def run(folder, resume=None):
         student = tiny.bert(seed=2, dropout=0.1)
-        callback = PruningCallback(0.6, score=score, schedule="linear", window=(0.1, 0.8), every=2)
+        callback = PruningCallback(0.6, score=score, schedule="linear", begin=0.1, end=0.8, every=2)
         return plain(folder, callback, student=student, resume_from_checkpoint=resume, **settings)
 
     whole = run(tmp_path / "whole")
@@ -182,7 +182,7 @@ def test_calibration_changes_neither_batches_nor_random_numbers(tmp_path, unprun
     loader = DataLoader(tiny.texts(16, seed=9), batch_size=4, shuffle=True, collate_fn=default_data_collator)
     calibration = None if data == "training" else loader
     # In the middle of the training: 12 steps, pruned after the 6th, the 8th and so on.
-    timing = {"schedule": "linear", "window": (0.5, 1.0), "every": 2}
+    timing = {"schedule": "linear", "begin": 0.5, "end": 1.0, "every": 2}
     pruned = watched(tmp_path, PruningCallback(0.6, score=score, calibration=calibration, **timing))
     assert pruned["batches"][-12:] == unpruned["batches"]
     assert pruned["states"] == unpruned["states"]
@@ -218,7 +218,7 @@ class Ledger(TrainerCallback):
 def test_movement_adds_up_over_the_steps(tmp_path, accumulation):
     student = tiny.bert(seed=2)
     ledger = Ledger(student)
-    callback = PruningCallback(0.5, score="movement", schedule="constant", window=(0.5, 1.0))
+    callback = PruningCallback(0.5, score="movement", schedule="constant", begin=0.5, end=1.0)
     settings = {"per_device_train_batch_size": 4 // accumulation, "gradient_accumulation_steps": accumulation}
     trainer = plain(tmp_path, callback, ledger, student=student, **settings)
     scores = {name: torch.from_numpy(total) for name, total in ledger.at[6].items()}
@@ -238,7 +238,7 @@ def test_movement_prunes_what_it_pruned_before(tmp_path):
             self.zeros.append(zeros_of(model))
 
     growing = Growing()
-    plain(tmp_path, PruningCallback(0.6, score="movement", every=1, window=(0.0, 1.0)), growing, learning_rate=1e-2)
+    plain(tmp_path, PruningCallback(0.6, score="movement", every=1, begin=0.0, end=1.0), growing, learning_rate=1e-2)
     for before, after in pairwise(growing.zeros):
         assert not any((before[name] & ~after[name]).any() for name in before)
 
@@ -317,6 +317,6 @@ def test_taylor_does_not_count_as_a_step_of_the_alignment(tmp_path, weighting):
         logs = trainer.state.log_history[:-1]
         return [{name: log[name] for name in log if "loss" in name or "weight" in name} for log in logs]
 
-    unpruned, pruned = logged(), logged(PruningCallback(0.5, score="taylor", schedule="linear", window=(0.5, 1.0)))
+    unpruned, pruned = logged(), logged(PruningCallback(0.5, score="taylor", schedule="linear", begin=0.5, end=1.0))
     assert unpruned[:7] == pruned[:7]  # pruned after the 7th step for the first time
     assert unpruned[7:] != pruned[7:]

@@ -28,6 +28,8 @@ from hf_compalign.compress.quantize import (
 )
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, shrink_
 
+pytestmark = pytest.mark.numeric
+
 ONNXRUNTIME = scheme_of("onnxruntime-w8a8")
 CALIBRATED = [name for name, scheme in SCHEMES.items() if scheme.calibrated]
 
@@ -117,7 +119,7 @@ def test_a_layer_tied_to_the_embeddings_stays():
 
 @pytest.mark.parametrize("name", SCHEMES)
 @pytest.mark.parametrize("kind", ["bert", "vit"])
-def test_quantized_answers_are_close_and_those_of_the_preparation(name, kind):
+def test_quantized_answers_are_close_and_those_of_the_preparation(name, kind, caplog):
     needs(name)
     model = build(kind)
     batch, plain = zoo.inputs(model), model
@@ -130,15 +132,28 @@ def test_quantized_answers_are_close_and_those_of_the_preparation(name, kind):
     after = zoo.answer(model, batch)
     assert model is plain
     assert not model.training
-    assert not torch.equal(after, before)
+    assert tiny.distance(after, before) > 100 * tiny.ROUNDING
     coarse = {"int8": 0.15, "int4": 1.7}[SCHEMES[name].weights]
-    torch.testing.assert_close(after, before, atol=coarse, rtol=0)
-    assert torch.equal(zoo.answer(trained, batch), after)
+    if "products of int8 matrices overflow" not in caplog.text:
+        torch.testing.assert_close(after, before, atol=coarse, rtol=0)
+    assert tiny.distance(after, zoo.answer(trained, batch)) < tiny.ROUNDING
     record = quantization_of(model)
     assert record.scheme == name
     assert record.layers == tuple(quantized_layers(model))
     assert record.converted == (SCHEMES[name].backend != "onnxruntime")
     assert bool(record.ranges) == SCHEMES[name].calibrated
+
+
+@pytest.mark.parametrize("overflows", [False, True])
+def test_a_cpu_whose_int8_products_overflow_is_told(overflows, monkeypatch, caplog):
+    pytest.importorskip("optimum.quanto")
+    product = 32 * 127**2 - overflows
+    monkeypatch.setattr(torch.ops.quanto, "qbytes_mm", lambda *_: torch.tensor(product))
+    for name in ("quanto-w8", "quanto-w4a8", "quanto-w8a8"):
+        model = build()
+        prepare_(model, SCHEMES[name], list(quantizable_layers(model, SCHEMES[name])))
+        message = f"overflow: the scheme {name} computes wrong answers here. Use quanto-w8 or torchao-w8a8, or another"
+        assert (message in caplog.text) == (overflows and name == "quanto-w8a8")
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -183,7 +198,7 @@ def test_copies_compute_the_same_and_are_independent(name):
         step()
         copied = copy.deepcopy(model)
         answer = zoo.answer(model, batch)
-        assert torch.equal(zoo.answer(copied, batch), answer)
+        assert tiny.distance(zoo.answer(copied, batch), answer) < tiny.ROUNDING
         with torch.no_grad():
             for parameter in copied.parameters():
                 if type(parameter) is nn.Parameter:
@@ -228,7 +243,7 @@ def test_a_prepared_model_can_be_pruned():
     prune_(model, 0.5)
     prune_(plain, 0.5)
     prepare_(plain, ONNXRUNTIME, list(quantizable_layers(plain, ONNXRUNTIME)))
-    assert torch.equal(zoo.answer(model, zoo.inputs(model)), zoo.answer(plain, zoo.inputs(plain)))
+    assert tiny.distance(*(zoo.answer(one, zoo.inputs(one)) for one in (model, plain))) < tiny.ROUNDING
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-w8a8", "torchao-w8a8", "quanto-w8a8"])
@@ -244,7 +259,7 @@ def test_a_prepared_model_can_be_shrunk(name):
         assert record.ranges["bert.encoder.layer.1.output.dense"] == scales["bert.encoder.layer.2.output.dense"]
     answer = zoo.answer(model, zoo.inputs(model))
     convert_(model)
-    assert torch.equal(zoo.answer(model, zoo.inputs(model)), answer)
+    assert tiny.distance(zoo.answer(model, zoo.inputs(model)), answer) < tiny.ROUNDING
 
 
 def test_shrinking_goes_first_or_second():
@@ -253,7 +268,7 @@ def test_shrinking_goes_first_or_second():
     shrink_(first, ffn=0.5)
     shrink_(second, ffn=0.5)
     quantize_(second, name)
-    assert torch.equal(zoo.answer(first, zoo.inputs(first)), zoo.answer(second, zoo.inputs(second)))
+    assert tiny.distance(*(zoo.answer(one, zoo.inputs(one)) for one in (first, second))) < tiny.ROUNDING
     assert quantization_of(first) == quantization_of(second)
 
 
@@ -290,7 +305,7 @@ def test_ranges_come_back_to_the_bit(name):
     prepare_(other, SCHEMES[name], list(quantizable_layers(other, SCHEMES[name])))
     set_ranges_(other, ranges)
     assert ranges_of(other) == ranges
-    assert torch.equal(zoo.answer(other, zoo.inputs(other)), zoo.answer(model, zoo.inputs(model)))
+    assert tiny.distance(*(zoo.answer(one, zoo.inputs(one)) for one in (other, model))) < tiny.ROUNDING
 
 
 def test_a_range_is_the_largest_value_over_127():
@@ -415,7 +430,7 @@ def test_a_converted_model_is_neither_pruned_nor_shrunk(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["torchao-w8", "quanto-w8"])
-@pytest.mark.parametrize("callback", [PruningCallback(0.5), ShrinkCallback(ffn=0.5, importance="magnitude")])
+@pytest.mark.parametrize("callback", [PruningCallback(0.5), ShrinkCallback(ffn=0.5, score="magnitude")])
 def test_a_converted_model_is_refused_before_it_is_trained(name, callback, tmp_path):
     needs(name)
     model = build()
@@ -439,7 +454,7 @@ def train_with(callback):
         lambda model, folder: prune_(model, 0.5),
         lambda model, folder: shrink_(model, ffn=0.5),
         train_with(PruningCallback(0.5)),
-        train_with(ShrinkCallback(ffn=0.5, importance="magnitude")),
+        train_with(ShrinkCallback(ffn=0.5, score="magnitude")),
     ],
 )
 def test_what_is_compressed_as_a_float_model_is_opened_as_one(compress, tmp_path):
@@ -453,7 +468,7 @@ def test_what_is_compressed_as_a_float_model_is_opened_as_one(compress, tmp_path
     model.save_pretrained(tmp_path / "float")
     loaded = load_compressed(tmp_path / "float")
     assert not quantized_layers(loaded)
-    assert torch.equal(zoo.answer(loaded, zoo.inputs(loaded)), zoo.answer(model.eval(), zoo.inputs(model)))
+    assert tiny.distance(*(zoo.answer(one.eval(), zoo.inputs(one)) for one in (loaded, model))) < tiny.ROUNDING
 
 
 def test_a_record_that_is_dropped_is_told(caplog):

@@ -1,4 +1,4 @@
-"""What a quantized model is saved as, and that it is opened again to the bit, or refused with a reason."""
+"""What a quantized model is saved as, and that it is opened again as it was, or refused with a reason."""
 
 import copy
 import json
@@ -26,6 +26,8 @@ from hf_compalign.compress.quantize import (
     unprepare_,
 )
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, mask_
+
+pytestmark = pytest.mark.numeric
 
 CONVERTED = [name for name, scheme in SCHEMES.items() if scheme.backend != "onnxruntime"]
 # One of each way to store weights.
@@ -68,7 +70,7 @@ def check_same(loaded, model):
     assert quantization_of(loaded) == quantization_of(model)
     assert list(quantized_layers(loaded)) == list(quantized_layers(model))
     batch = zoo.inputs(model)
-    assert torch.equal(zoo.answer(loaded, batch), zoo.answer(model, batch))
+    assert tiny.distance(zoo.answer(loaded, batch), zoo.answer(model, batch)) < tiny.ROUNDING
 
 
 # ---- there and back ----
@@ -130,7 +132,7 @@ def test_a_prepared_model_is_saved_as_the_float_model(name, tmp_path):
     assert files[0].keys() == files[1].keys()
     assert all(torch.equal(value, files[1][key]) for key, value in files[0].items())
     stock = type(model).from_pretrained(tmp_path / "prepared")
-    assert torch.equal(zoo.answer(stock, zoo.inputs(stock)), zoo.answer(plain, zoo.inputs(plain)))
+    assert tiny.distance(*(zoo.answer(one, zoo.inputs(one)) for one in (stock, plain))) < tiny.ROUNDING
     # Opened by load_compressed, it is what it becomes.
     loaded = load_compressed(tmp_path / "prepared")
     convert_(model)

@@ -21,6 +21,8 @@ from hf_compalign.compress.prune import (
 )
 from hf_compalign.compress.prune import second_order as reconstruct
 
+pytestmark = pytest.mark.numeric
+
 
 def correlated(n, *, seed=0):
     """A Hessian [n, n] of inputs that depend on each other."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch.overrides import TorchFunctionMode
 
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, layers_of
 
@@ -141,26 +140,6 @@ def answer(model: transformers.PreTrainedModel, batch: dict[str, torch.Tensor]) 
 
 def flat_values(values: Iterable[Any]) -> list[torch.Tensor]:
     return [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
-
-
-class SameRounding(TorchFunctionMode):
-    """Arithmetic that rounds a number alike wherever it stands, on any machine.
-
-    A matrix product adds its terms in groups, and torch computes the last elements of a row in another way than the
-    others: the last bits of an answer change with the sizes of the layers, even if all that is left out is 0. Here the
-    terms are added one by one, and the activations are computed in double precision.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in (torch.nn.functional.gelu, torch.nn.functional.silu):
-            return func(args[0].double(), *args[1:], **(kwargs or {})).float()
-        if func is not torch.nn.functional.linear:
-            return func(*args, **(kwargs or {}))
-        values, weight, bias = args
-        total = torch.zeros(*values.shape[:-1], len(weight))
-        for feature in range(weight.shape[1]):
-            total = total + values[..., feature, None] * weight[:, feature]
-        return total if bias is None else total + bias
 
 
 def random_plan(

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from hf_compalign.align.teacher import LOGITS_COLUMN, check_cached_logits, check_distinct, trusts_positions
+from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, check_cached_logits, check_distinct, trusts_positions
 from hf_compalign.data import find_label_column
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.tasks import task_of
@@ -75,7 +75,7 @@ def check_student_and_teacher(student: PreTrainedModel, teacher: PreTrainedModel
         )
 
 
-def check_datasets(trainer: Any) -> str | None:
+def check_datasets(trainer: Any, teacher: LiveTeacher | None) -> str | None:
     """Refuse data that the terms in use cannot be computed on; the fingerprint of the cached teacher, if one is.
 
     Raises:
@@ -83,7 +83,6 @@ def check_datasets(trainer: Any) -> str | None:
     """
     given = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"eval": trainer.eval_dataset}
     splits = {"train": trainer.train_dataset} | given
-    own = None
     found: set[str] = set()
     for split, dataset in splits.items():
         if dataset is None:
@@ -94,10 +93,9 @@ def check_datasets(trainer: Any) -> str | None:
             _check_labels(trainer, dataset, split)
         columns = getattr(dataset, "column_names", None) or ()
         if LOGITS_COLUMN in columns and isinstance(dataset, Dataset):
-            if own is None and trainer.teacher is not None:
-                own = trainer.teacher.fingerprint
+            own = None if teacher is None else teacher.fingerprint
             found.add(check_cached_logits(dataset, trainer.model, teacher_fingerprint=own, split=split))
-        elif trainer.alignment.needs_teacher and trainer.teacher is None and isinstance(dataset, Dataset):
+        elif trainer.alignment.needs_teacher and teacher is None and isinstance(dataset, Dataset):
             raise ValueError(
                 f"The loss has terms with a teacher, but there is none for the {split} dataset. Pass teacher=, or fill "
                 f"the column {LOGITS_COLUMN!r} with cache_teacher_logits, or set all teacher weights to 0."
@@ -127,7 +125,7 @@ def _check_labels(trainer: Any, dataset: Dataset, split: str) -> None:
     if wrong.size:
         raise ValueError(
             f"The labels of the {split} dataset must lie in [0, {n_labels}), or be {IGNORED} where unknown. "
-            f"Got {int(wrong[0])} in column {column!r}. Set num_labels= when loading the model, or mend the column."
+            f"Got {int(wrong[0])} in column {column!r}. Set num_labels= when loading the model, or fix the column."
         )
     if split == "train" and not known.size and not trainer.alignment.needs_teacher:
         raise ValueError(

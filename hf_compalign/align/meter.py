@@ -1,9 +1,11 @@
 """Running averages of the loss terms between two log lines, without asking the device for a value per step."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class TermMeter:
@@ -52,3 +54,21 @@ class TermMeter:
             f"The loss became nan: {found}. A nan in agreement, logits or kl but not in task comes from the teacher's "
             "logits; otherwise the student diverged: lower the learning rate, or use bf16 or float32 for fp16."
         )
+
+
+class NanGuard(TrainerCallback):
+    """Stops a training whose loss became nan, before a log line, an evaluation or a checkpoint is made of it.
+
+    Args:
+        check: raises if it did; asks the device, and so is not called at every step.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Check where the Trainer is about to log, evaluate or save."""
+        if control.should_log or control.should_evaluate or control.should_save:
+            self._check()
+
+    on_epoch_end = on_step_end

@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_compalign._compat import dataset_fingerprint
 from hf_compalign.data import DIGITS, combined_fingerprint, row_fingerprint
 from hf_compalign.labels import are_placeholders, label_order, names_of
 from hf_compalign.models import Collator, check_prepared, default_collator, default_device, forward_logits, input_names
@@ -118,7 +119,7 @@ def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_siz
         batched=True,
         batch_size=batch_size,
         # Hashing the teacher inside the function would take longer than running it.
-        new_fingerprint=combined_fingerprint([dataset._fingerprint, prefix]),
+        new_fingerprint=combined_fingerprint([dataset_fingerprint(dataset), prefix]),
         desc="Teacher logits",
     )
 

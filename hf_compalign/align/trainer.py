@@ -1,7 +1,7 @@
 """The Trainer whose loss keeps the student answering like its teacher."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
+from hf_compalign._compat import loss_is_scaled, prepared
 from hf_compalign._files import write_text_atomic
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checkpoint import last_complete_checkpoint, read_alignment_state
 from hf_compalign.align.checks import check_datasets, check_setup, check_student_and_teacher
+from hf_compalign.align.dropout import switch_dropout_off
 from hf_compalign.align.losses import kl_loss, masked_mean, task_loss
-from hf_compalign.align.meter import TermMeter
+from hf_compalign.align.meter import NanGuard, TermMeter
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, without_fingerprints
 from hf_compalign.align.weighting import load_json_state, state_as_json
 from hf_compalign.labels import IGNORED, names_of
@@ -37,19 +38,24 @@ logger = logging.get_logger(__name__)
 class AlignedDistillationTrainer(Trainer):
     """A `Trainer` that also trains the student to keep the answers of a frozen teacher.
 
-    Everything a `Trainer` takes can be given, and works as it does there. The loss is the weighted sum of the terms
-    of `AlignmentArguments`, each averaged over its own items: an item whose label is -100, and every item of a
-    dataset without labels, takes part in the teacher's terms alone. `evaluate` and `predict` add mismatch_rate, cie,
-    cie_u, agreement and kl against the teacher; the loss they report has the weights of the arguments, also where the
-    training adapts them. https://huggingface.co/papers/2012.01604
+    Everything a `Trainer` takes can be given, by position too, and works as it does there. The loss is the weighted sum
+    of the terms of `AlignmentArguments`, each averaged over its own items: an item whose label is -100, and every item
+    of a dataset without labels, takes part in the teacher's terms alone. `evaluate` and `predict` add mismatch_rate,
+    cie, cie_u, agreement and kl against the teacher; the loss they report has the weights of the arguments, also where
+    the training adapts them. https://huggingface.co/papers/2012.01604
 
     Args:
         model: the student, with a sequence or image classification head.
         args: as for `Trainer`.
+        *further: the arguments that `Trainer` takes next: data_collator, train_dataset, eval_dataset and so on.
         teacher: the original: a module, a local folder or a Hub id. None when the datasets carry its logits
             (`cache_teacher_logits`), or when all teacher weights are 0.
         alignment: the loss terms and their weights; the default needs no change.
-        **trainer: the other arguments of `Trainer`.
+        **trainer: the other arguments of `Trainer`, by name.
+
+    Attributes:
+        teacher: the model that was given or loaded; None without one.
+        weighting: the `Weighting` of the terms, in the order of `AlignmentArguments.weights`.
 
     Raises:
         ValueError: something that cannot work, with what to change; before any training.
@@ -59,38 +65,41 @@ class AlignedDistillationTrainer(Trainer):
     train_dataset: Any
     eval_dataset: Any
     _signature_columns: list[str] | None
+    _counts: Tensor | None  # of the optimizer step
 
     def __init__(
         self,
         model: nn.Module | None = None,
         args: TrainingArguments | None = None,
-        *,
+        *further: Any,
         teacher: Any = None,
         alignment: AlignmentArguments | None = None,
         **trainer: Any,
     ) -> None:
         self.alignment = alignment or AlignmentArguments()
-        super().__init__(model, args, **trainer)
+        super().__init__(model, args, *further, **trainer)
+        self.add_callback(NanGuard(self._raise_if_nan))
         # What reports comes last, so that it sees what other callbacks (the sparsity, say) put into a log line.
         reports = tuple(get_reporting_integration_callbacks(self.args.report_to))
         self.callback_handler.callbacks.sort(key=lambda callback: isinstance(callback, reports))
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "attach"):  # such as an AuditCallback, whose numbers are to reach the trackers
+                callback.attach(self)
         self.task = task_of(self.model)
-        # Each term is divided by the count of a whole optimizer step, over all its batches and processes. With this
-        # set, Trainer does not divide by the accumulation steps again.
-        # https://github.com/huggingface/transformers/issues/47688
-        self.model_accepts_loss_kwargs = True
+        # Each term is divided by the count of a whole optimizer step, over all its batches and processes.
+        loss_is_scaled(self)
         self.label_names = self.label_names or ["labels"]
         check_setup(self)
-        self.teacher: LiveTeacher | None = None
+        self.teacher: PreTrainedModel | None = None if teacher is None else load_model(teacher)
+        self._live: LiveTeacher | None = None
         self._for_teacher_alone = {LOGITS_COLUMN}
-        if teacher is not None:
-            loaded = load_model(teacher)
-            check_student_and_teacher(self.model, loaded)
-            self.teacher = LiveTeacher(loaded, names_of(self.model.config.id2label))
-            self.teacher.to(self.args.device)
+        if self.teacher is not None:
+            check_student_and_teacher(self.model, self.teacher)
+            self._live = LiveTeacher(self.teacher, names_of(self.model.config.id2label))
+            self._live.to(self.args.device)
             # DistilBERT, say, takes no token_type_ids, and its teacher BERT needs them for pairs.
-            self._for_teacher_alone |= set(input_names(loaded)) - set(input_names(self.model))
-        self._cached_fingerprint = check_datasets(self)
+            self._for_teacher_alone |= set(input_names(self.teacher)) - set(input_names(self.model))
+        self._cached_fingerprint = check_datasets(self, self._live)
         self.train_dataset = without_fingerprints(self.train_dataset)
         self.eval_dataset = without_fingerprints(self.eval_dataset)
         self._terms = self.alignment.terms()
@@ -109,14 +118,14 @@ class AlignedDistillationTrainer(Trainer):
         """The weighted sum of the terms; called by the Trainer for training and evaluation."""
         training = model.training
         if training and self.alignment.needs_teacher and not self.alignment.student_dropout:
-            _switch_dropout_off(model)
-        inputs = dict(inputs)
+            switch_dropout_off(model)
+        given, inputs = inputs, dict(inputs)
         labels = inputs.pop(self.label_names[0], None)
         needed = self.alignment.needs_teacher
         teacher = self._teacher_logits(inputs, training=training) if needed else None
         outputs = model(**self._of_student(inputs))
         items = self.task.items(logits_of(outputs), labels)
-        counts = num_items_in_batch if isinstance(num_items_in_batch, Tensor) else None
+        counts = None if num_items_in_batch is None else self._counts if training else self._counted([given])
         losses = self._losses(outputs, items, teacher, counts)
         if not training:
             loss = (self.weighting.base * losses).sum()
@@ -161,8 +170,8 @@ class AlignedDistillationTrainer(Trainer):
         cached: Tensor | None = inputs.get(LOGITS_COLUMN)
         if cached is not None:
             return cached.float()
-        if self.teacher is not None:
-            return self.teacher.logits(inputs, self.accelerator.autocast())
+        if self._live is not None:
+            return self._live.logits(inputs, self.accelerator.autocast())
         if training:
             raise ValueError(
                 f"The batch has no {LOGITS_COLUMN!r}, and no teacher= was given. If the dataset has the column, the "
@@ -177,15 +186,24 @@ class AlignedDistillationTrainer(Trainer):
     def _of_student(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in inputs.items() if name not in self._for_teacher_alone}
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int]:
+        """The batches of an optimizer step and the Trainer's count of them; what the terms are divided by is noted."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._counts = self._counted(batches)
+        # The Trainer counts labels alone, and without a count does not call the loss scaled.
+        return batches, self._counts[0] if count is None else count
+
+    def _counted(self, batches: list[Any]) -> Tensor:
         """[3]: the items, the labelled items and the batches of an optimizer step, for one process on average."""
-        counts = torch.zeros(3, device=device)
-        for batch in batch_samples:
+        counts = torch.zeros(3, device=self.args.device)
+        for batch in batches:
             labels = batch.get(self.label_names[0])
             size = next(value.shape[0] for value in batch.values() if isinstance(value, Tensor))
             counts[0] += size
             if labels is not None:
-                counts[1] += (labels != IGNORED).sum().to(device)
+                counts[1] += (labels != IGNORED).sum().to(counts.device)
             counts[2] += 1
         return self._mean_over_processes(counts)
 
@@ -201,6 +219,7 @@ class AlignedDistillationTrainer(Trainer):
             # They live outside the model, so DDP does not know them.
             parameter.register_hook(self._mean_over_processes)
         self._begins_step = True
+        self._counts = None
         self._meter = TermMeter(list(self._terms), self.args.device)
         self._step_losses = torch.zeros(len(self._terms), device=self.args.device)
 
@@ -222,10 +241,8 @@ class AlignedDistillationTrainer(Trainer):
             logs |= self._meter.averages(self._mean_over_processes)
         super().log(logs, start_time)
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        if self.control.should_log or self.control.should_save or self.control.should_evaluate:
-            self._meter.raise_if_nan(self._mean_over_processes)
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+    def _raise_if_nan(self) -> None:
+        self._meter.raise_if_nan(self._mean_over_processes)
 
     # ---- agreement with the teacher, in evaluate() and predict() ----
 
@@ -249,7 +266,7 @@ class AlignedDistillationTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
         """One evaluation batch, as the Trainer does it; both models' answers to each example are noted."""
-        inputs = dict(self._prepare_inputs(inputs))
+        inputs = dict(prepared(self, inputs))
         with torch.no_grad():
             teacher = self._teacher_logits(inputs, training=False)
         inputs = self._of_student(inputs)
@@ -298,17 +315,19 @@ class AlignedDistillationTrainer(Trainer):
         for callback in self.callback_handler.callbacks:
             # A compression may choose by what this loss depends on.
             if hasattr(callback, "use_loss"):
-                callback.use_loss(lambda model, batch: self.compute_loss(model, self._prepare_inputs(dict(batch))))
+                callback.use_loss(lambda model, batch: self.compute_loss(model, prepared(self, dict(batch))))
         output = super().train(resume_from_checkpoint, *args, **kwargs)
-        self._meter.raise_if_nan(self._mean_over_processes)
+        self._raise_if_nan()
         return output
 
     def _recipe(self) -> dict[str, Any]:
-        teacher = self._cached_fingerprint if self.teacher is None else self.teacher.fingerprint
+        teacher = self._cached_fingerprint if self._live is None else self._live.fingerprint
         return {"alignment": asdict(self.alignment), "teacher": teacher}
 
     def _read_state(self, checkpoint: str) -> dict[str, Any]:
         return read_alignment_state(Path(checkpoint) / STATE_FILE, self._recipe())
+
+    # Private methods of Trainer: `_compat.OVERRIDDEN` says why.
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -324,13 +343,3 @@ class AlignedDistillationTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), *self._for_teacher_alone]))
-
-
-def _switch_dropout_off(model: nn.Module) -> None:
-    """Put all modules in eval mode but those for which the training mode means something else than dropout."""
-    for module in model.modules():
-        # Gradient checkpointing is on in training mode only, batch norms learn their statistics there; the model
-        # itself keeps saying that it trains.
-        keeps = isinstance(module, _BatchNorm) or getattr(module, "gradient_checkpointing", False)
-        if module is not model and not keeps:
-            module.training = False

@@ -26,14 +26,13 @@ from hf_compalign.cli.options import (
     refuse_ignored_without,
 )
 from hf_compalign.cli.rows import load_rows
-from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout
+from hf_compalign.cli.screen import clear_errors, hush, hush_loading, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_compalign.measure.attribution import AttributionOptions
     from hf_compalign.measure.audit import Audit
-    from hf_compalign.measure.predictions import Predictions
 
 # Options that say something of models or rows.
 _ABOUT_DATA = (
@@ -126,30 +125,32 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
         if _are_files(reference, candidate, floor):
             found = _audit_of_files(reference, candidate, floor=floor, limits=limits, options=ctx.params)
         else:
-            from hf_compalign.cli.auditing import Job, audited
+            from hf_compalign.measure.audit import AuditOptions
+            from hf_compalign.measure.audit import audit as compare
             from hf_compalign.measure.groups import MIN_GROUP_SIZE
             from hf_compalign.measure.predictions import Columns
 
             rows = _rows(dataset, console, config=config, split=split, max_samples=max_samples)
-            found, answers = audited(
-                Job(
-                    reference=reference,
-                    candidate=candidate,
-                    floor=floor,
-                    rows=rows,
+            hush_loading()
+            found = compare(
+                reference,
+                candidate,
+                rows,
+                groups=_columns(groups) if groups else None,
+                limits=limits,
+                floor=floor,
+                attribution=_attribution(attribution, attribution_items),
+                options=AuditOptions(
                     columns=Columns(text=text_column or None, image=image_column, label=label_column, id=id_column),
-                    groups=groups or [],
+                    batch_size=batch_size,
                     bins=bins or [],
-                    limits=limits,
                     min_group_size=min_group_size or MIN_GROUP_SIZE,
-                    attribution=_attribution(attribution, attribution_items),
-                    latency=latency,
                     contents=bool(output or report) and not no_contents,
-                    batch_size=batch_size or 32,
-                )
+                    latency=latency,
+                ),
             )
             if save_predictions is not None:
-                for name, predictions in answers.items():
+                for name, predictions in found.predictions.items():
                     predictions.save(save_predictions / f"{name}.npz")
         _write(found, console, output=output, report=report)
     if as_json:
@@ -185,8 +186,10 @@ def _audit_of_files(
         )
     given = {f"--{name.replace('_', '-')}": options[name] for name in _ABOUT_DATA}
     refuse_ignored("Files of predictions hold all that an audit needs", given)
-    rerun = None if floor is None else _loaded_predictions(floor)[0]
-    return compare(*_loaded_predictions(reference, candidate), limits=limits, floor=rerun)
+    for path in filter(None, (reference, candidate, floor)):
+        if not Path(path).is_file():
+            raise ValueError(f"There is no file {path}.")
+    return compare(reference, candidate, limits=limits, floor=floor)
 
 
 def _rows(
@@ -209,6 +212,12 @@ def _write(found: "Audit", console: Console, *, output: Path | None, report: Pat
 
         write_report(report, [found])
         console.print(f"The report is in {report}")
+
+
+def _columns(groups: Sequence[str]) -> list[str | tuple[str, ...]]:
+    """The columns of --groups, those with a comma between them crossed."""
+    named = [tuple(name.strip() for name in columns.split(",")) for columns in groups]
+    return [columns if len(columns) > 1 else columns[0] for columns in named]
 
 
 def _attribution(method: str | None, n_items: int | None) -> "AttributionOptions | None":
@@ -236,12 +245,3 @@ def _are_files(*names: str | None) -> bool:
             "--save-predictions writes such files from models."
         )
     return all(files)
-
-
-def _loaded_predictions(*paths: str) -> list["Predictions"]:
-    from hf_compalign.measure.predictions import Predictions
-
-    for path in paths:
-        if not Path(path).is_file():
-            raise ValueError(f"There is no file {path}.")
-    return [Predictions.load(path) for path in paths]

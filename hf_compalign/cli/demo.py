@@ -1,8 +1,7 @@
 """hf-compalign demo."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -26,8 +25,7 @@ def demo(
     with clear_errors(console):
         hush(bars=False)
         console.print("A small ViT for handwritten digits, pruned twice: 1 to 2 minutes a seed.")
-        from hf_compalign.demo import run_demo
-        from hf_compalign.demo.run import Settings
+        from hf_compalign.demo import Settings, run_demo
 
         with progress_bars(console) as show:
             results = run_demo(
@@ -35,23 +33,13 @@ def demo(
             )
     if as_json:
         print_json(results)
-    else:
-        _print_demo(results, output)
-
-
-def _print_demo(results: Mapping[str, Any], output: Path) -> None:
-    from hf_compalign.demo.results import model_rows, notes, seed_rows
-
+        return
     console = stdout()
-    console.print()
-    console.print(table(model_rows(results), console))
-    console.print()
-    if len(results["seeds"]) > 1:
-        console.print(table(seed_rows(results), console))
+    for part in (
+        *(table(rows, console) for rows in results["tables"]),
+        Text(results["conclusion"], style="bold"),
+        Text("\n".join(f"- {note}" for note in results["notes"]), style="dim"),
+        Text(f"{results['seconds']:.0f} seconds. Everything is in {output}; begin with its README.md."),
+    ):
         console.print()
-    console.print(Text(results["conclusion"], style="bold"))
-    console.print()
-    for note in notes(results):
-        console.print(Text(f"- {note}", style="dim"))
-    console.print()
-    console.print(Text(f"{results['seconds']:.0f} seconds. Everything is in {output}; begin with its README.md."))
+        console.print(part)

@@ -1,8 +1,9 @@
 """The versions of everything involved, for bug reports."""
 
 import platform
-from importlib import metadata
 from typing import Any
+
+from hf_compalign._extras import installed_versions
 
 _REQUIRED = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "scipy", "safetensors")
 # Optional package -> the extra that brings it.
@@ -25,21 +26,18 @@ _EXTRAS = {
 
 def environment() -> dict[str, Any]:
     """Name -> version or description; a package that is missing says how to install it."""
+    found = installed_versions(("hf-compalign", *_REQUIRED, *_EXTRAS))
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "hf_compalign": _version("hf-compalign"),
-        **{package: _version(package) for package in _REQUIRED},
+        "hf_compalign": found.get("hf-compalign", "not installed"),
+        **{package: found.get(package, "not installed") for package in _REQUIRED},
         **_hardware(),
-        **{package: _version(package, extra) for package, extra in _EXTRAS.items()},
+        **{
+            package: found.get(package, f"not installed (pip install 'hf-compalign[{extra}]')")
+            for package, extra in _EXTRAS.items()
+        },
     }
-
-
-def _version(package: str, extra: str | None = None) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed" if extra is None else f"not installed (pip install 'hf-compalign[{extra}]')"
 
 
 def _hardware() -> dict[str, Any]:

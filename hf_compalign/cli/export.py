@@ -1,7 +1,8 @@
 """hf-compalign export."""
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -26,7 +27,9 @@ from hf_compalign.cli.rows import load_rows
 from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout, table
 
 if TYPE_CHECKING:
-    from hf_compalign.cli.exporting import Done
+    from datasets import Dataset
+
+    from hf_compalign.ship import AuditedExport
 
 _CALIBRATION_ROWS = 256
 
@@ -78,63 +81,42 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     console = stderr()
     with clear_errors(console):
         hush(bars=console.is_terminal)
-        from hf_compalign.measure.audit import checked_limits
         from hf_compalign.measure.predictions import Columns
 
-        limits = checked_limits(parsed_limits(limit or []))
-        _check(file_format, quantize, calibration=calibration, dataset=dataset)
-        if quantize is None:
-            refuse_ignored("Without --quantize every layer is in float", {"--exclude": exclude})
-        if quantize != "static":
-            refuse_ignored("Only --quantize static is calibrated", {"--calibration-rows": calibration_rows})
-        about_rows = {
-            "--reference": reference,
-            "--config": config,
-            "--split": split,
-            "--label-column": label_column,
-            "--batch-size": batch_size,
-            "--max-samples": max_samples,
-        }
-        about_columns = {"--text-column": text_column, "--image-column": image_column}
+        limits = parsed_limits(limit or [])
+        _check(file_format, quantize, calibration=calibration, dataset=dataset, limited=bool(limits))
         if dataset is None:
-            if limits:
-                raise ValueError("A limit is measured on data. Name them with --dataset.")
-            refuse_ignored("There is no --dataset", about_rows | ({} if calibration else about_columns))
-        if file_format != "onnx":
-            refuse_ignored("Only --format onnx is repaired", {"--max-measurements": max_measurements})
-        elif quantize is None or not limits:
-            refuse_ignored(
-                "Nothing is repaired without --quantize and --limit", {"--max-measurements": max_measurements}
-            )
-        from hf_compalign.cli.exporting import Job, run_job
-        from hf_compalign.data import sample
+            data = {"--reference": reference, "--config": config, "--split": split, "--label-column": label_column}
+            about_rows = {**data, "--batch-size": batch_size, "--max-samples": max_samples}
+            about_columns = {} if calibration else {"--text-column": text_column, "--image-column": image_column}
+            refuse_ignored("There is no --dataset", about_rows | about_columns)
+        given = {"--exclude": exclude, "--calibration-rows": calibration_rows, "--max-measurements": max_measurements}
+        _refuse_idle(file_format, quantize, given, limited=bool(limits))
+        from hf_compalign.ship import ExportOptions, export_audited
 
-        job = Job(
-            model=model,
-            file_format=file_format,
-            output=output or default_output(model, file_format),
+        rows = _sample(dataset, max_samples, config=config, split=split)
+        if rows is not None:
+            console.print(f"{len(rows):,} rows of {dataset}, columns {', '.join(rows.column_names)}")
+        options = ExportOptions(
             quantize=quantize,
-            calibration=None
-            if calibration is None
-            else sample(
-                load_rows(calibration, None, None, usual=("train", "validation")), calibration_rows or _CALIBRATION_ROWS
-            ),
+            calibration=_sample(calibration, calibration_rows or _CALIBRATION_ROWS, usual=("train", "validation")),
             exclude=exclude or None,
-            limits=limits,
-            max_measurements=max_measurements,
-            dataset=None if dataset is None else sample(load_rows(dataset, config, split), max_samples),
-            reference=reference,
             columns=Columns(text=text_column or None, image=image_column, label=label_column),
             batch_size=batch_size or 32,
+            max_measurements=max_measurements,
             overwrite=overwrite,
         )
-        if job.dataset is not None:
-            console.print(f"{len(job.dataset):,} rows of {dataset}, columns {', '.join(job.dataset.column_names)}")
-        done = run_job(job, lambda line: console.print(line, soft_wrap=True, markup=False))
-    if as_json:
-        print_json(done.to_dict())
-    else:
-        _print_done(done)
+        done = export_audited(
+            model,
+            output or default_output(model, file_format),
+            rows,
+            file_format=file_format,
+            limits=limits,
+            reference=reference,
+            options=options,
+            progress=partial(console.print, soft_wrap=True, markup=False),
+        )
+    _print_done(done, as_json=as_json)
     raise typer.Exit(0 if done.passed else BEYOND_A_LIMIT)
 
 
@@ -148,7 +130,9 @@ def default_output(model: str, file_format: str = "onnx") -> Path:
     return Path(f"{name}-{file_format}")
 
 
-def _check(file_format: str, quantize: str | None, *, calibration: str | None, dataset: str | None) -> None:
+def _check(
+    file_format: str, quantize: str | None, *, calibration: str | None, dataset: str | None, limited: bool
+) -> None:
     """What the export would refuse too, but in the words of the command line and before anything is loaded."""
     if file_format not in ("onnx", "openvino"):
         raise ValueError(f"--format must be onnx or openvino. Got {file_format!r}.")
@@ -171,9 +155,36 @@ def _check(file_format: str, quantize: str | None, *, calibration: str | None, d
             "--calibration and --dataset are the same data, so that the file would be judged on what it was made with. "
             "Calibrate on other data, such as those of the training."
         )
+    if limited and dataset is None:
+        raise ValueError("A limit is measured on data. Name them with --dataset.")
 
 
-def _print_done(done: "Done") -> None:
+def _refuse_idle(file_format: str, quantize: str | None, options: dict[str, Any], *, limited: bool) -> None:
+    """Refuse the options of an INT8 file that would be ignored."""
+
+    def refuse(why: str, name: str) -> None:
+        refuse_ignored(why, {name: options[name]})
+
+    if quantize is None:
+        refuse("Without --quantize every layer is in float", "--exclude")
+    if quantize != "static":
+        refuse("Only --quantize static is calibrated", "--calibration-rows")
+    if file_format != "onnx":
+        refuse("Only --format onnx is repaired", "--max-measurements")
+    elif quantize is None or not limited:
+        refuse("Nothing is repaired without --quantize and --limit", "--max-measurements")
+
+
+def _sample(name: str | None, most: int | None, **source: Any) -> "Dataset | None":
+    from hf_compalign.data import sample
+
+    return None if name is None else sample(load_rows(name, **source), most)
+
+
+def _print_done(done: "AuditedExport", *, as_json: bool) -> None:
+    if as_json:
+        print_json(done.to_dict())
+        return
     console = stdout()
     console.print(Text(str(done.export)))
     console.print()

@@ -13,7 +13,7 @@ _SAVED_DATASET = ("dataset_dict.json", "state.json")
 
 
 def load_rows(
-    where: str, config: str | None, split: str | None, *, usual: Sequence[str] = ("test", "validation")
+    where: str, config: str | None = None, split: str | None = None, *, usual: Sequence[str] = ("test", "validation")
 ) -> "Dataset":
     """The rows of a file, a saved dataset, a folder of images, or a dataset on the Hub.
 

@@ -41,6 +41,15 @@ def hush(*, bars: bool) -> None:
     warnings.simplefilter("ignore")
 
 
+def hush_loading() -> None:
+    """No bar for reading a file, which is a matter of seconds; but one for a download."""
+    from huggingface_hub.utils.tqdm import enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    enable_progress_bars()
+
+
 @contextmanager
 def clear_errors(console: Console) -> Iterator[None]:
     """Turn what the user can mend into one red line and exit code 2."""

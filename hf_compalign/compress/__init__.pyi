@@ -1,4 +1,5 @@
 from .arguments import CompressionArguments as CompressionArguments
+from .calibration import Loss as Loss
 from .calibration import calibration_batches as calibration_batches
 from .calibration import loss_of as loss_of
 from .calibration import own_loss as own_loss

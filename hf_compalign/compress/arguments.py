@@ -1,17 +1,27 @@
 """The options of the compression, a dataclass beside TrainingArguments."""
 
+import inspect
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from transformers import TrainerCallback
 
 from hf_compalign.compress.callbacks import SCHEDULES, PruningCallback, QuantizationCallback, ShrinkCallback
 from hf_compalign.compress.prune import PATTERNS, SCORES
 from hf_compalign.compress.quantize import SCHEMES
+from hf_compalign.compress.shrink import UNIT_SCORES
+
+
+def _defaults(callback: type[TrainerCallback]) -> dict[str, Any]:
+    return {name: argument.default for name, argument in inspect.signature(callback).parameters.items()}
+
+
+_SHRINK, _PRUNING, _QUANTIZATION = map(_defaults, (ShrinkCallback, PruningCallback, QuantizationCallback))
 
 
 @dataclass
 class CompressionArguments:
-    """How a script makes the model smaller: the arguments of its callbacks as flags.
+    """How a script makes the model smaller: the arguments of its callbacks as flags, all but their calibration data.
 
     >>> [type(callback).__name__ for callback in CompressionArguments(sparsity=0.5).callbacks()]
     ['PruningCallback']
@@ -22,60 +32,96 @@ class CompressionArguments:
         ValueError: an option out of range, or one that would be ignored: nothing is pruned, removed or quantized.
     """
 
-    shrink_heads: float = field(default=0.0, metadata={"help": "Share of the attention heads to remove, in [0, 1)."})
-    shrink_ffn: float = field(default=0.0, metadata={"help": "Share of the feed-forward neurons to remove, in [0, 1)."})
-    shrink_layers: int = field(default=0, metadata={"help": "Whole layers to remove."})
-    shrink_uniform: bool = field(
-        default=False, metadata={"help": "Keep all layers equally wide, as stock configs have it."}
+    shrink_heads: float = field(
+        default=_SHRINK["heads"], metadata={"help": "Share of the attention heads to remove, in [0, 1)."}
     )
-    shrink_begin: float = field(default=0.0, metadata={"help": "Share of the training at which removing begins."})
-    shrink_end: float = field(default=0.5, metadata={"help": "Share of the training at which all is removed."})
+    shrink_ffn: float = field(
+        default=_SHRINK["ffn"], metadata={"help": "Share of the feed-forward neurons to remove, in [0, 1)."}
+    )
+    shrink_n_layers: int = field(default=_SHRINK["n_layers"], metadata={"help": "How many whole layers to remove."})
+    shrink_target_flops: float | None = field(
+        default=_SHRINK["target_flops"],
+        metadata={"help": "Share of the FLOPs that may remain, in place of shrink_heads and shrink_ffn."},
+    )
+    shrink_target_latency: float | None = field(
+        default=_SHRINK["target_latency"],
+        metadata={"help": "Share of the latency on this machine that may remain, likewise."},
+    )
+    shrink_uniform: bool = field(
+        default=_SHRINK["uniform"], metadata={"help": "Keep all layers equally wide, as stock configs have it."}
+    )
+    shrink_score: str = field(
+        default=_SHRINK["score"], metadata={"help": f"How units are ranked: {', '.join(UNIT_SCORES)}."}
+    )
+    shrink_schedule: str = field(
+        default=_SHRINK["schedule"], metadata={"help": f"How the removal proceeds: {', '.join(SCHEDULES)}."}
+    )
+    shrink_begin: float = field(
+        default=_SHRINK["begin"], metadata={"help": "Share of the training at which removing begins."}
+    )
+    shrink_end: float = field(
+        default=_SHRINK["end"], metadata={"help": "Share of the training at which all is removed."}
+    )
+    shrink_every: int | None = field(
+        default=_SHRINK["every"],
+        metadata={"help": "Optimizer steps between two removals; about 20 removals if left out."},
+    )
+    shrink_reconstruct: bool = field(
+        default=_SHRINK["reconstruct"],
+        metadata={"help": "Correct what reads the removed units by least squares, at every removal."},
+    )
 
     sparsity: float = field(
         default=0.0, metadata={"help": "Final share of pruned weights, in [0, 1). 0 prunes nothing."}
     )
-    pruning_score: str = field(default="magnitude", metadata={"help": f"How weights are ranked: {', '.join(SCORES)}."})
+    pruning_score: str = field(
+        default=_PRUNING["score"], metadata={"help": f"How weights are ranked: {', '.join(SCORES)}."}
+    )
     pruning_pattern: str | None = field(
-        default=None,
+        default=_PRUNING["pattern"],
         metadata={"help": f"Where weights are ranked: {', '.join(PATTERNS)} or N:M; the score's own if left out."},
     )
     pruning_schedule: str | None = field(
-        default=None,
-        metadata={"help": f"How the sparsity rises: {', '.join(SCHEDULES)}; the first is all at once, obs's default."},
+        default=_PRUNING["schedule"],
+        metadata={"help": f"How the sparsity rises: {', '.join(SCHEDULES)}; the score's own if left out."},
     )
-    pruning_begin: float = field(default=0.0, metadata={"help": "Share of the training at which pruning begins."})
+    pruning_begin: float = field(
+        default=_PRUNING["begin"], metadata={"help": "Share of the training at which pruning begins."}
+    )
     pruning_end: float = field(
-        default=0.5, metadata={"help": "Share of the training at which the final sparsity is reached."}
+        default=_PRUNING["end"], metadata={"help": "Share of the training at which the final sparsity is reached."}
     )
     pruning_every: int | None = field(
-        default=None,
+        default=_PRUNING["every"],
         metadata={"help": "Optimizer steps between two updates of the masks; about 20 updates if left out."},
     )
     pruning_include: list[str] | None = field(
-        default=None,
+        default=_PRUNING["include"],
         metadata={"help": "Patterns of module names to prune; all layers but embeddings and the head if left out."},
     )
     pruning_exclude: list[str] | None = field(
-        default=None, metadata={"help": "Patterns of module names to leave out of the pruning."}
+        default=_PRUNING["exclude"], metadata={"help": "Patterns of module names to leave out of the pruning."}
     )
 
     quantization_scheme: str | None = field(
         default=None, metadata={"help": f"How to quantize: {', '.join(SCHEMES)}. Nothing is quantized if left out."}
     )
     quantization_begin: float = field(
-        default=0.0, metadata={"help": "Share of the training after which the model is trained with the rounding."}
+        default=_QUANTIZATION["begin"],
+        metadata={"help": "Share of the training after which the model is trained with the rounding."},
     )
     quantization_include: list[str] | None = field(
-        default=None, metadata={"help": "Patterns of module names to quantize; all layers but the head if left out."}
+        default=_QUANTIZATION["include"],
+        metadata={"help": "Patterns of module names to quantize; all layers but the head if left out."},
     )
     quantization_exclude: list[str] | None = field(
-        default=None, metadata={"help": "Patterns of module names to leave in float."}
+        default=_QUANTIZATION["exclude"], metadata={"help": "Patterns of module names to leave in float."}
     )
 
     def __post_init__(self) -> None:
         self.callbacks()  # checks the values, before a model is loaded
         for prefix, used, nothing, way in (
-            ("shrink_", self._shrinks, "removed", "Set shrink_heads, shrink_ffn or shrink_layers above 0"),
+            ("shrink_", self._shrinks, "removed", "Set shrink_heads, shrink_ffn, shrink_n_layers or a target"),
             ("pruning_", self.sparsity > 0, "pruned", "Set sparsity above 0"),
             ("quantization_", self.quantization_scheme is not None, "quantized", "Set quantization_scheme"),
         ):
@@ -89,7 +135,8 @@ class CompressionArguments:
 
     @property
     def _shrinks(self) -> bool:
-        return any((self.shrink_heads, self.shrink_ffn, self.shrink_layers))
+        has_target = (self.shrink_target_flops, self.shrink_target_latency) != (None, None)
+        return has_target or any((self.shrink_heads, self.shrink_ffn, self.shrink_n_layers))
 
     @property
     def tags(self) -> list[str]:
@@ -105,35 +152,14 @@ class CompressionArguments:
         """Fresh callbacks for a Trainer, in the order in which they can be combined."""
         found: list[TrainerCallback] = []
         if self._shrinks:
-            found.append(
-                ShrinkCallback(
-                    heads=self.shrink_heads,
-                    ffn=self.shrink_ffn,
-                    layers=self.shrink_layers,
-                    uniform=self.shrink_uniform,
-                    window=(self.shrink_begin, self.shrink_end),
-                )
-            )
+            found.append(ShrinkCallback(**self._options("shrink_")))
         if self.sparsity != 0:
-            found.append(
-                PruningCallback(
-                    self.sparsity,
-                    score=self.pruning_score,
-                    pattern=self.pruning_pattern,
-                    schedule=self.pruning_schedule,
-                    window=(self.pruning_begin, self.pruning_end),
-                    every=self.pruning_every,
-                    include=self.pruning_include,
-                    exclude=self.pruning_exclude,
-                )
-            )
+            found.append(PruningCallback(self.sparsity, **self._options("pruning_")))
         if self.quantization_scheme is not None:
-            found.append(
-                QuantizationCallback(
-                    self.quantization_scheme,
-                    begin=self.quantization_begin,
-                    include=self.quantization_include,
-                    exclude=self.quantization_exclude,
-                )
-            )
+            found.append(QuantizationCallback(**self._options("quantization_")))
         return found
+
+    def _options(self, prefix: str) -> dict[str, Any]:
+        """The callback's arguments: the fields whose names begin so."""
+        named = (option.name for option in fields(self) if option.name.startswith(prefix))
+        return {name.removeprefix(prefix): getattr(self, name) for name in named}

@@ -1,18 +1,14 @@
 """Calibration data: some batches that a model is run on, to see which of its weights and units matter."""
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from hf_compalign.models import default_collator, input_names
+from hf_compalign.models import default_collator, device_of, input_names, known_inputs, on_device, random_state_kept
 
 Batch = Mapping[str, Tensor]
 # model, batch -> the scalar whose gradient says what matters
@@ -42,7 +38,7 @@ def calibration_batches(calibration: Iterable[Any], model: nn.Module) -> list[di
             f"{type(calibration).__name__}."
         )
     # A loader that shuffles gives the same rows at every call, and a training's own random numbers go on as before.
-    with _seeded(0):
+    with random_state_kept(seed=0):
         batches = [_checked(batch, model) for batch in calibration]
     if not batches:
         raise ValueError("calibration holds no batch. Give at least one; a few hundred rows do.")
@@ -79,7 +75,7 @@ def _checked(batch: Any, model: nn.Module) -> dict[str, Tensor]:
 def given_or_training_batches(
     calibration: Iterable[Any] | None, loader: DataLoader[Any], model: nn.Module
 ) -> list[dict[str, Tensor]]:
-    """What a callback looks at: the calibration data that it was given, or else some of the training data."""
+    """The batches that a callback looks at: its calibration data, or else some of the training data."""
     return training_batches(loader, model) if calibration is None else calibration_batches(calibration, model)
 
 
@@ -94,41 +90,14 @@ def training_batches(loader: DataLoader[Any], model: nn.Module) -> list[dict[str
     dataset: Any = loader.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ValueError(
-            "The training data are a stream, so that no rows of them can be taken for calibration. Give calibration=, "
+            "The training data are a stream, so no rows of them can be taken for calibration. Give calibration=, "
             f"a list of batches of some {ROWS} rows together."
         )
     n_rows = min(ROWS, len(dataset))
-    with _seeded(0):
+    with random_state_kept(seed=0):
         rows = [dataset[index * len(dataset) // n_rows] for index in range(n_rows)]
         parts = [rows[begin : begin + BATCH_SIZE] for begin in range(0, n_rows, BATCH_SIZE)]
         return calibration_batches([loader.collate_fn(part) for part in parts], model)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Random numbers of the CPU from a seed for a while; then they go on as before."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-
-
-def on_device(batch: Batch, model: nn.Module) -> dict[str, Tensor]:
-    """The batch where the model is."""
-    device = next(model.parameters()).device
-    return {name: value.to(device) for name, value in batch.items()}
-
-
-def known_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """What of a batch the model knows, without labels and columns for others, where the model is."""
-    known = input_names(model)
-    return {name: value for name, value in on_device(batch, model).items() if name in known}
 
 
 def run_model(model: nn.Module, batch: Batch) -> Any:
@@ -156,7 +125,7 @@ def own_loss(model: nn.Module, batch: Batch) -> Tensor:
     config: Any = model.config
     problem_type = config.problem_type
     try:
-        outputs = model(**{name: value for name, value in on_device(batch, model).items() if name in known})
+        outputs = model(**on_device({name: batch[name] for name in known if name in batch}, device_of(model)))
     finally:
         config.problem_type = problem_type  # which the model writes down when it first sees labels
     if outputs.get("loss") is not None:
@@ -165,7 +134,7 @@ def own_loss(model: nn.Module, batch: Batch) -> Tensor:
     if logits is None or logits.shape[-1] < 2 or problem_type not in (None, "single_label_classification"):
         raise ValueError(
             f"The calibration data have no labels, and {type(model).__name__} does not predict one class of several, "
-            "which could be taken for the label. Add the column 'labels', or give loss=, a function of the model and "
+            "which could serve as the label. Add the column 'labels', or give loss=, a function of the model and "
             "a batch."
         )
     logits = token_rows(logits, batch)

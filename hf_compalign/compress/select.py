@@ -73,7 +73,7 @@ def select_layers(
         layers: those to choose from, by name.
         purpose: what for.
         include: patterns (as in `fnmatch`); None takes all but those that the purpose leaves out.
-        exclude: patterns of what to leave out after that.
+        exclude: patterns of layers to leave out after that.
 
     Raises:
         ValueError: a pattern matches no layer, or nothing is left.

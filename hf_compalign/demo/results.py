@@ -1,113 +1,89 @@
-"""What the runs of the demo say: one JSON object, one table, one sentence."""
+"""What the demo found, told once: the numbers, and the tables, conclusion and notes that every output shows."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from statistics import fmean
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
-from hf_compalign.demo.run import MODELS, RECIPES, Run, Settings
-from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.demo.run import MODELS, RECIPES, Run, Settings, audit_students
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import Estimate, cie_ratio
 
 KIND = "hf_compalign.demo"
-TITLES = {"reference": "reference", "ce": "CE alone", "aligned": "aligned"}
-POOLING = (
-    "Over all runs: cie and cie_u are sums, rates and kl are over the items of all runs together, and so is "
-    "cie_ratio with its interval; what a model costs is the mean of the runs."
-)
+FORMAT_VERSION = 1
+_TITLES = {"reference": "reference", "ce": "CE alone", "aligned": "aligned"}
+_AGAINST_REFERENCE = ("cie", "cie_u", "mismatch_rate", "mismatch_rate_interval", "kl")
 _RESAMPLES = 10_000
 
 Rows = list[list[str]]
 
 
-def summarise(runs: Sequence[Run], settings: Settings, *, seconds: float) -> dict[str, Any]:
-    """Everything the demo found, as plain JSON: over all runs at the top level, and each run under `runs`.
-
-    A number without a value is None: the ratio of two zeros, an interval without an upper end.
-    """
-    each = [_numbers(run.predictions, run.audits) | {"seed": run.seed} for run in runs]
-    for numbers, run in zip(each, runs, strict=True):
-        for name in MODELS:
-            numbers[name] |= _costs(run, name)
-    predictions = _pooled(runs)
-    audits = {name: audit(predictions["reference"], predictions[name]) for name in RECIPES}
-    total = _numbers(predictions, audits)
-    for name in MODELS:
-        costs = [numbers[name] for numbers in each]
-        total[name] |= {key: _mean([cost[key] for cost in costs]) for key in _costs(runs[0], name)}
-    about = runs[0].footprints["reference"]
-    return {
+def summarize(runs: Sequence[Run], settings: Settings, *, seconds: float) -> dict[str, Any]:
+    """Everything the demo found, as plain JSON: over all runs at the top level, and each run under `runs`."""
+    results = {
         "kind": KIND,
-        **total,
-        "pooling": POOLING,
+        "format_version": FORMAT_VERSION,
+        **_numbers(_pooled(runs)),
         "seconds": round(seconds, 1),
         "seeds": [run.seed for run in runs],
         "settings": asdict(settings),
-        "device": about.device,
-        "threads": about.threads,
-        "versions": audits["ce"].versions,
-        "runs": each,
+        "device": runs[0].device,
+        "threads": runs[0].threads,
+        "versions": runs[0].audits["ce"].versions,
+        "runs": [_numbers(run) | {"seed": run.seed} for run in runs],
     }
+    tables = [_model_rows(results), *([_seed_rows(results)] if len(runs) > 1 else [])]
+    return results | {"tables": tables, "notes": _notes(results)}
 
 
-def _pooled(runs: Sequence[Run]) -> dict[str, Predictions]:
-    """The items of all runs as those of one; two runs may share an image, but not its id here."""
-
-    def pool(parts: Sequence[Predictions]) -> Predictions:
-        return replace(
-            parts[0],
-            logits=np.concatenate([part.logits for part in parts]),
-            labels=np.concatenate([part.labels for part in parts]),
-            ids=np.array([f"{run.seed}/{name}" for run, part in zip(runs, parts, strict=True) for name in part.ids]),
-            mask=np.concatenate([part.mask for part in parts]),
-        )
-
-    return {name: pool([run.predictions[name] for run in runs]) for name in MODELS}
+def _pooled(runs: Sequence[Run]) -> Run:
+    """All runs as one: their items together, and the means of what a model costs."""
+    if len(runs) == 1:
+        return runs[0]
+    predictions = {name: _together([(run.seed, run.predictions[name]) for run in runs]) for name in MODELS}
+    costs = {
+        name: {cost: mean(run.costs[name][cost] for run in runs) for cost in runs[0].costs[name]} for name in MODELS
+    }
+    return replace(runs[0], predictions=predictions, audits=audit_students(predictions), costs=costs)
 
 
-def _numbers(predictions: Mapping[str, Predictions], audits: Mapping[str, Audit]) -> dict[str, Any]:
-    found = {name: audits[name].metrics for name in RECIPES}
-    ratio = cie_ratio(*(predictions[name].predicted for name in MODELS), n_resamples=_RESAMPLES)
-    n, cie = audits["ce"].n, {name: metrics["cie"] for name, metrics in found.items()}
+def _together(parts: Sequence[tuple[int, Predictions]]) -> Predictions:
+    """Two runs may share an image, but not its id here."""
+    found = [part for _, part in parts]
+    return replace(
+        found[0],
+        logits=np.concatenate([part.logits for part in found]),
+        labels=np.concatenate([part.labels for part in found]),
+        ids=np.array([f"{seed}/{name}" for seed, part in parts for name in part.ids]),
+        mask=np.concatenate([part.mask for part in found]),
+    )
+
+
+def _numbers(run: Run) -> dict[str, Any]:
+    """Of one run; a number without a value is None: the ratio of two zeros, an interval without an upper end."""
+    found = {name: run.audits[name].metrics for name in RECIPES}
+    models = {"reference": _accuracy(found["ce"], "reference")}
+    for name, metrics in found.items():
+        models[name] = _accuracy(metrics, "candidate") | {key: metrics[key] for key in _AGAINST_REFERENCE}
+    n, ce, aligned = run.audits["ce"].n, found["ce"]["cie"], found["aligned"]["cie"]
+    ratio = cie_ratio(*(run.predictions[name].predicted for name in MODELS), n_resamples=_RESAMPLES)
     # Every resample of a 0 is 0: its interval would look certain.
-    ends = (ratio.low, ratio.high) if all(cie.values()) else (math.nan, math.nan)
-    about_reference = {
-        "accuracy": found["ce"]["accuracy_reference"],
-        "accuracy_interval": found["ce"]["accuracy_reference_interval"],
-    }
+    ends = (ratio.low, ratio.high) if ce and aligned else (math.nan, math.nan)
     return {
         "n": n,
-        "accuracy_reference": about_reference["accuracy"],
-        "reference": about_reference,
-        **{name: _against_reference(metrics) for name, metrics in found.items()},
+        "accuracy_reference": found["ce"]["accuracy_reference"],
+        **{name: models[name] | run.costs[name] for name in MODELS},
         "cie_ratio": _finite(ratio.value),
         "cie_ratio_interval": [_finite(end) for end in ends],
-        "conclusion": conclusion(n, cie["ce"], cie["aligned"], ratio),
+        "conclusion": conclusion(n, ce, aligned, ratio),
     }
 
 
-def _against_reference(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "accuracy": metrics["accuracy_candidate"],
-        "accuracy_interval": metrics["accuracy_candidate_interval"],
-        **{name: metrics[name] for name in ("cie", "cie_u", "mismatch_rate", "mismatch_rate_interval", "kl")},
-    }
-
-
-def _costs(run: Run, name: str) -> dict[str, float]:
-    size, latency = run.footprints[name], run.latencies[name]
-    return {
-        "parameters": size.parameters,
-        "nonzero_parameters": size.nonzero_parameters,
-        "size_bytes": size.size_bytes,
-        "latency_ms": latency.median_ms,
-        "latency_ms_low": latency.low_ms,
-        "latency_ms_high": latency.high_ms,
-    }
+def _accuracy(metrics: Mapping[str, Any], side: str) -> dict[str, Any]:
+    return {key: metrics[key.replace("accuracy", f"accuracy_{side}")] for key in ("accuracy", "accuracy_interval")}
 
 
 def conclusion(n: int, ce: int, aligned: int, ratio: Estimate) -> str:
@@ -136,56 +112,36 @@ def conclusion(n: int, ce: int, aligned: int, ratio: Estimate) -> str:
     return f"{facts} {ratio_text}, which includes 1: this does not show a difference."
 
 
-def model_rows(results: Mapping[str, Any]) -> Rows:
-    """The table of the three models, with its header."""
+def _model_rows(results: Mapping[str, Any]) -> Rows:
     rows = [["", "accuracy", "mismatches", "95 % CI", "CIE-U", "KL", "non-zero", "on disk", "latency"]]
     for name in MODELS:
         found = results[name]
-        against = ["-", "-", "-", "-"] if name == "reference" else _against_cells(found)
-        costs = [
-            f"{found['nonzero_parameters']:,.0f}",
-            f"{found['size_bytes'] / 1e6:.2f} MB",
-            f"{found['latency_ms']:.1f} ms",
-        ]
-        rows.append([TITLES[name], _percent(found["accuracy"]), *against, *costs])
+        against = ["-"] * 4
+        if name != "reference":
+            low, high = found["mismatch_rate_interval"]
+            count = f"{found['cie']} ({_percent(found['mismatch_rate'])})"
+            against = [count, f"{100 * low:.1f} to {100 * high:.1f}", str(found["cie_u"]), f"{found['kl']:.3f}"]
+        costs = f"{found['nonzero_parameters']:,.0f}", f"{found['size_bytes'] / 1e6:.2f} MB"
+        rows.append([_TITLES[name], _percent(found["accuracy"]), *against, *costs, f"{found['latency_ms']:.1f} ms"])
     return rows
 
 
-def _against_cells(found: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{found['cie']} ({_percent(found['mismatch_rate'])})",
-        " to ".join(f"{100 * end:.1f}" for end in found["mismatch_rate_interval"]),
-        str(found["cie_u"]),
-        f"{found['kl']:.3f}",
-    ]
-
-
-def seed_rows(results: Mapping[str, Any]) -> Rows:
-    """One row for each run, with a header."""
+def _seed_rows(results: Mapping[str, Any]) -> Rows:
     rows = [["seed", "accuracy", "mismatches: CE alone", "aligned", "CIE ratio", "95 % CI"]]
     for run in results["runs"]:
-        low, high = (_number(end) for end in run["cie_ratio_interval"])
+        ratio, low, high = map(_number, [run["cie_ratio"], *run["cie_ratio_interval"]])
         counts = [f"{run[name]['cie']} of {run['n']}" for name in RECIPES]
-        rows.append(
-            [
-                str(run["seed"]),
-                _percent(run["accuracy_reference"]),
-                *counts,
-                _number(run["cie_ratio"]),
-                f"{low} to {high}",
-            ]
-        )
+        rows.append([str(run["seed"]), _percent(run["accuracy_reference"]), *counts, ratio, f"{low} to {high}"])
     return rows
 
 
-def notes(results: Mapping[str, Any]) -> list[str]:
-    """What one must know to read the table."""
-    settings = results["settings"]
-    many = len(results["seeds"]) > 1
-    return [
+def _notes(results: Mapping[str, Any]) -> list[str]:
+    """What one must know to read the tables."""
+    settings, n_runs = results["settings"], len(results["seeds"])
+    notes = [
         "Mismatches, CIE-U (mismatches that the reference had right) and KL (nats) are against the reference, on "
         f"{results['n']} test images that no model was trained on"
-        + (f", those of {len(results['seeds'])} runs together." if many else "."),
+        + (f", those of {n_runs} runs together." if n_runs > 1 else "."),
         f"Both students: {100 * settings['sparsity']:g} % of the weights pruned by magnitude, "
         f"{settings['compression_steps']} optimizer steps, the same seed; only the loss differs.",
         "The pruned weights are zeros in ordinary dense files. So these models are not smaller, and a difference in "
@@ -193,12 +149,13 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         f"Latency: median of {settings['timed_passes']} passes of a batch of {settings['timed_images']} images, the "
         f"three models in turn; device {results['device']}, CPU threads: {results['threads']}.",
         "The interval of the ratio is a paired bootstrap over the images, for the models trained here. "
-        + ("How much runs differ shows in the rows of the seeds." if many else "Other seeds differ: try --seeds 3."),
+        + (
+            "Other seeds differ: try --seeds 3."
+            if n_runs == 1
+            else "How much runs differ shows in the rows of the seeds."
+        ),
     ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return values[0] if len(set(values)) == 1 else fmean(values)  # equal counts stay whole numbers
+    return notes if n_runs == 1 else [*notes, "What a model costs is the mean of the runs."]
 
 
 def _percent(value: float) -> str:

@@ -84,13 +84,23 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """What came out of one run, by the name of the model: reference, ce, aligned."""
+    """What came out of one run.
+
+    Attributes:
+        seed: of the split and of all trainings.
+        predictions: of each model: reference, ce, aligned.
+        audits: of ce and aligned against the reference.
+        costs: of each model: parameters, nonzero_parameters, size_bytes, latency_ms with its quartiles.
+        device: where the latency was measured.
+        threads: CPU threads that it was measured with.
+    """
 
     seed: int
     predictions: Mapping[str, Predictions]
     audits: Mapping[str, Audit]
-    footprints: Mapping[str, Footprint]
-    latencies: Mapping[str, Latency]
+    costs: Mapping[str, dict[str, float]]
+    device: str
+    threads: int
 
 
 def run_once(folder: Path, seed: int, settings: Settings, progress: Progress) -> Run:
@@ -113,14 +123,17 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def audit_students(predictions: Mapping[str, Predictions]) -> dict[str, Audit]:
+    """Both students against the reference."""
+    return {name: audit(predictions["reference"], predictions[name]) for name in RECIPES}
+
+
 def _train_all(folder: Path, train: Dataset, seed: int, settings: Settings, progress: Progress) -> None:
     reference = _new_model(seed, settings)
     args = _training_arguments(folder, seed, settings, settings.reference_steps, settings.reference_learning_rate)
     _train(Trainer(reference, args, train_dataset=train), "reference", folder, progress)
+    args = _training_arguments(folder, seed, settings, settings.compression_steps, settings.compression_learning_rate)
     for name, alignment in RECIPES.items():
-        args = _training_arguments(
-            folder, seed, settings, settings.compression_steps, settings.compression_learning_rate
-        )
         trainer = AlignedDistillationTrainer(
             load_model(folder / "reference"),
             args,
@@ -189,11 +202,10 @@ def _measure(folder: Path, test: Dataset, seed: int, settings: Settings, progres
     predictions: dict[str, Predictions] = {}
     for done, (name, model) in enumerate(models.items()):
         progress("Auditing", done, len(MODELS))
-        answers = predict(model, test, processing_class=image_processor())
         # The name, not the temporary folder that the model was loaded from.
-        predictions[name] = replace(answers, model=name)
+        predictions[name] = replace(predict(model, test, processing_class=image_processor()), model=name)
         predictions[name].save(folder / "predictions" / f"{name}.npz")
-    audits = {name: audit(predictions["reference"], predictions[name]) for name in RECIPES}
+    audits = audit_students(predictions)
     for name, found in audits.items():
         found.save(folder / "audits" / f"{name}.json")
     batch = prepared(test.select(range(min(len(test), settings.timed_images))))[:]
@@ -202,5 +214,17 @@ def _measure(folder: Path, test: Dataset, seed: int, settings: Settings, progres
         {name: (model, inputs) for name, model in models.items()}, n_warmup=10, n_runs=settings.timed_passes
     )
     progress("Auditing", len(MODELS), len(MODELS))
-    footprints = {name: footprint(folder / name) for name in models}
-    return Run(seed, predictions, audits, footprints, latencies)
+    sizes = {name: footprint(folder / name) for name in MODELS}
+    costs = {name: _costs(sizes[name], latencies[name]) for name in MODELS}
+    return Run(seed, predictions, audits, costs, sizes["reference"].device, sizes["reference"].threads)
+
+
+def _costs(size: Footprint, latency: Latency) -> dict[str, float]:
+    return {
+        "parameters": size.parameters,
+        "nonzero_parameters": size.nonzero_parameters,
+        "size_bytes": size.size_bytes,
+        "latency_ms": latency.median_ms,
+        "latency_ms_low": latency.low_ms,
+        "latency_ms_high": latency.high_ms,
+    }

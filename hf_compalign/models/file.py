@@ -108,7 +108,7 @@ class FileModel(nn.Module, ABC):
 
     @abstractmethod
     def count_parameters(self) -> tuple[int, int]:
-        """How many numbers the weights are, quantised or not, and how many of them are not 0.
+        """How many numbers the weights are, quantized or not, and how many of them are not 0.
 
         Scales and zero points do not count, nor constants of the computation: integers, and single numbers.
         """

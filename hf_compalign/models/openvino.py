@@ -37,7 +37,7 @@ class OpenVinoModel(FileModel):
         return self.path, self.path.with_suffix(".bin")
 
     def count_parameters(self) -> tuple[int, int]:
-        """How many numbers the weights are, quantised or not, and how many of them are not 0.
+        """How many numbers the weights are, quantized or not, and how many of them are not 0.
 
         Scales and zero points do not count, nor constants of the computation: integers, and single numbers.
         """
@@ -110,13 +110,13 @@ def _is_quantized(constant: Any) -> bool:
 
 
 def _zero_point(constant: Any) -> Any:
-    """The constant that is taken off quantised weights; None if they are symmetric."""
+    """The constant that is taken off quantized weights; None if they are symmetric."""
     follower, _ = _next(constant)
     return _constant_at(follower, 1) if follower.get_type_name() == "Subtract" else None
 
 
 def _scales(constant: Any) -> list[str]:
-    """The names of the constants that quantised weights are multiplied by."""
+    """The names of the constants that quantized weights are multiplied by."""
     follower, _ = _next(constant)
     if follower.get_type_name() == "Subtract":
         follower, _ = _next(follower)
@@ -124,7 +124,7 @@ def _scales(constant: Any) -> list[str]:
 
 
 def _is_float(constant: Any) -> bool:
-    """Whether these are float weights, and not the ranges and factors that activations are quantised with."""
+    """Whether these are float weights, and not the ranges and factors that activations are quantized with."""
     if constant.get_output_element_type(0).get_type_name() not in _FLOATS or not constant.get_output_shape(0):
         return False
     follower, index = _next(constant)

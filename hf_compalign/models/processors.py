@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from hf_compalign._compat import has_tokenizer
+from hf_compalign._compat import has_tokenizer, image_processor_class
 from hf_compalign.models.file import exported_files
 from hf_compalign.tasks import Task
 
@@ -17,7 +17,7 @@ def load_processor(path: str | Path, task: Task) -> Any:
     import transformers
 
     text = task.model_input == "input_ids"
-    auto_class = transformers.AutoTokenizer if text else transformers.AutoImageProcessor
+    auto_class = transformers.AutoTokenizer if text else image_processor_class()
     files = exported_files(Path(path))
     if files:
         beside = files[0].absolute().parent

@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from hf_compalign.data import LABEL_COLUMNS
+from hf_compalign.models.devices import device_of, on_device
 from hf_compalign.tasks import logits_of, task_of
 
 if TYPE_CHECKING:
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
 
 
 Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
-
-
-def default_device(model: "PreTrainedModel") -> str | None:
-    """Where a loaded model had best run: on a GPU if there is one. None for a file, whose runtime may not know GPUs."""
-    on_gpu = torch.cuda.is_available() and next(model.parameters(), None) is not None
-    return "cuda" if on_gpu else None
 
 
 def input_names(model: "PreTrainedModel") -> tuple[str, ...]:
@@ -38,6 +33,12 @@ def input_names(model: "PreTrainedModel") -> tuple[str, ...]:
 def _input_names(forward: Callable[..., Any]) -> tuple[str, ...]:
     """Asked for every batch, so worked out once for each class of models."""
     return tuple(name for name in inspect.signature(forward).parameters if name not in ("self", *LABEL_COLUMNS))
+
+
+def known_inputs(model: "PreTrainedModel", batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs in a batch that the model knows, on its device; no labels, no other columns."""
+    known = input_names(model)
+    return on_device({name: value for name, value in batch.items() if name in known}, device_of(model))
 
 
 def default_collator(processing_class: Any = None) -> Collator:
@@ -66,12 +67,8 @@ def forward_logits(model: "PreTrainedModel", batch: Mapping[str, Any]) -> Tensor
 
     The batch is moved to the model's device; the model's mode (train or eval) is the caller's business.
     """
-    parameter = next(model.parameters(), None)
-    device = model.device if parameter is None else parameter.device
-    known = input_names(model)
-    inputs = {name: value.to(device) for name, value in batch.items() if name in known}
     with torch.no_grad():
-        return logits_of(model(**inputs)).float()
+        return logits_of(model(**known_inputs(model, batch))).float()
 
 
 def check_prepared(dataset: Dataset, model: "PreTrainedModel") -> None:

@@ -13,16 +13,16 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_compalign._files import staged_folder
-from hf_compalign.measure.audit import Audit, audit, checked_limits
-from hf_compalign.measure.footprint import Latency, footprint
+from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
+from hf_compalign.measure.footprint import Latency, footprint, latencies_on, machine_name, timing_device
 from hf_compalign.measure.predictions import Columns, Predictions
 from hf_compalign.models import FileModel, OnnxModel, load_processor
-from hf_compalign.opening import load_model
+from hf_compalign.opening import Model, load_model, name_of, processor_of
 from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name, write_model_card
 from hf_compalign.report.page import write_report
-from hf_compalign.ship.asking import Model, Questions, machine_name, name_of, processor_of, timing_device
 from hf_compalign.ship.card_tags import with_what_was_done
 from hf_compalign.ship.hub import ONNX, WEIGHTS, audit_name
+from hf_compalign.ship.reference import reference_answers
 from hf_compalign.tasks import task_of
 
 logger = logging.getLogger(__name__)
@@ -133,23 +133,37 @@ def save_artifact(
         models |= {name: (work / name, processor) for name in variants}
         if not isinstance(reference, Predictions):
             models[ORIGINAL] = (reference, processor_of(reference, task_of(compressed), default=processor))
-        card = _card_of(compressed, reference) if details.card is None else details.card
-        card = card if card.name else replace(card, name=Path(folder).resolve().name)
-        questions = Questions(dataset, details.columns, details.batch_size)
-        answers = {name: questions.answers(*one) for name, one in models.items()}
-        audits = _audits(reference, answers, card, details.limits)
-        for name, found in audits.items():
-            found.save(work / audit_name(name))
-        device = timing_device(onnx=bool(variants))
-        times = questions.latencies(models, sizes=details.timed_batch_sizes, n_runs=details.n_runs, device=device)
-        files = _measured(models, audits, times)
-        machine = machine_name(device) if details.timed_batch_sizes else ""
+        card = _named(details.card or _card_of(compressed, reference), Path(folder))
+        asking = AuditOptions(details.columns, processor, details.batch_size)
+        original = reference_answers(reference, dataset, task=task_of(compressed), options=asking)
+        # A local path says nothing to others.
+        original = replace(original, model=public_name(original.model or card.base_model))
+        audits = {}
+        for name in (weights, *variants):
+            found = audit(original, models[name][0], dataset, limits=details.limits, options=asking)
+            audits[name] = replace(found, candidate=replace(found.candidate, model=f"{card.name}/{name}"))
+            audits[name].save(work / audit_name(name))
+        device = timing_device(files=bool(variants))
+        times = latencies_on(
+            dataset,
+            models,
+            columns=details.columns,
+            batch_sizes=details.timed_batch_sizes,
+            n_runs=details.n_runs,
+            device=device,
+        )
+        files, machine = _measured(models, audits, times), machine_name(device) if details.timed_batch_sizes else ""
         card = with_what_was_done(replace(card, files=files, machine=machine), compressed)
         report = _report(work, files)
         write_model_card(work, audits[weights], details=replace(card, report=report))
     if report is None:
         (Path(folder) / REPORT).unlink(missing_ok=True)
     return Artifact(Path(folder), files, machine)
+
+
+def _named(card: CardDetails, folder: Path) -> CardDetails:
+    """The details of the card, with the folder's name where they have none."""
+    return card if card.name else replace(card, name=folder.resolve().name)
 
 
 def _variants(onnx: Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, Path]:
@@ -246,19 +260,6 @@ def _card_of(model: PreTrainedModel, reference: Model | Predictions) -> CardDeta
     """What can be said when nobody said anything."""
     base_model = reference.model if isinstance(reference, Predictions) else name_of(reference)
     return CardDetails(task=task_of(model).name, base_model=base_model or _THE_ORIGINAL, dataset=_THE_DATASET)
-
-
-def _audits(
-    reference: Model | Predictions, answers: Mapping[str, Predictions], card: CardDetails, limits: Mapping[str, float]
-) -> dict[str, Audit]:
-    original = reference if isinstance(reference, Predictions) else answers[ORIGINAL]
-    # A local path says nothing to others.
-    original = replace(original, model=public_name(original.model or card.base_model))
-    return {
-        name: audit(original, replace(found, model=f"{card.name}/{name}"), limits=limits)
-        for name, found in answers.items()
-        if name != ORIGINAL
-    }
 
 
 def _measured(

@@ -4,7 +4,9 @@ from .removal import Goal as Goal
 from .removal import Removal as Removal
 from .removal import narrowed as narrowed
 from .schedules import SCHEDULES as SCHEDULES
+from .schedules import Schedule as Schedule
 from .schedules import resolve_schedule as resolve_schedule
 from .shrinking import ShrinkCallback as ShrinkCallback
 from .survivors import prune_survivors_ as prune_survivors_
 from .survivors import survivors_of as survivors_of
+from .timing import Timing as Timing

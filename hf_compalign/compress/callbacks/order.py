@@ -1,4 +1,4 @@
-"""Shrinking, pruning and quantizing in one training: in which order, and which weights are in the model that is cut."""
+"""Shrinking, pruning and quantizing in one training: the order in which they can be combined."""
 
 import weakref
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Compresses(Protocol):
 
 
 class Shrinks(Compresses, Protocol):
-    """One that removes units; they go in the end."""
+    """One that removes units, and cuts them out when the training ends."""
 
     @property
     def plan(self) -> ShrinkPlan | None:
@@ -28,23 +28,23 @@ class Shrinks(Compresses, Protocol):
         ...
 
     def silence(self) -> None:
-        """Let what is removed compute zeros."""
+        """Make the removed units compute zeros."""
         ...
 
 
 class Quantizes(Compresses, Protocol):
-    """One that quantizes the model, in the end for good: after it is cut."""
+    """One that quantizes the model, and converts it when the training ends, after it is cut."""
 
     scheme: Scheme
 
     def after_cut(self) -> None:
-        """The model has the sizes that it keeps."""
+        """Called when the model has its final sizes."""
         ...
 
 
 @dataclass
 class _Run:
-    """The callbacks of one training, in the order in which they act. What it names does not live on for it."""
+    """The callbacks of one training, in the order in which they act; it keeps none of them alive."""
 
     state: weakref.ref[TrainerState]
     shrinking: weakref.ref[Shrinks] | None = None
@@ -73,8 +73,8 @@ def join_shrinking(model: nn.Module, state: TrainerState, callback: Shrinks) -> 
     run = _run_of(model, state)
     if run.shrinking is not None:
         raise ValueError(
-            "Two ShrinkCallbacks in one training would remove units of each other's. Give one the whole budget: "
-            "ShrinkCallback(heads=..., ffn=..., layers=...)."
+            "Two ShrinkCallbacks in one training would each remove units of the other. Give one the whole budget: "
+            "ShrinkCallback(heads=..., ffn=..., n_layers=...)."
         )
     for pruning in filter(None, (reference() for reference in run.pruning)):
         _check_order(model, callback, pruning, shrinks_first=False)
@@ -105,7 +105,7 @@ def join_quantizing(model: nn.Module, state: TrainerState, callback: Quantizes) 
     run = _run_of(model, state)
     if run.quantizing is not None:
         raise ValueError(
-            "Two QuantizationCallbacks in one training would quantize what the other has quantized. Give one, with "
+            "Two QuantizationCallbacks in one training would quantize the model twice. Give one, with "
             "the layers of both: QuantizationCallback(scheme, include=[...])."
         )
     run.quantizing = weakref.ref(callback)
@@ -136,7 +136,7 @@ def shrinking_of(model: nn.Module) -> Shrinks | None:
 
 def _run_of(model: nn.Module, state: TrainerState) -> _Run:
     run = _RUNS.get(model)
-    # A training that broke off has left nobody, but each has a state of its own.
+    # A training that broke off took nobody out, but each training has a state of its own.
     if run is None or run.state() is not state:
         run = _RUNS[model] = _Run(weakref.ref(state))
     return run
@@ -151,14 +151,15 @@ def _check_order(model: nn.Module, shrinking: Shrinks, pruning: Compresses, *, s
     shrunk, begins = shrinking.timing.final_step, pruning.timing.span[0]
     if shrunk < begins or (shrunk == begins and shrinks_first):
         return
-    window, later = shrinking.timing.window, pruning.timing.window
-    begin, middle = window if window[1] < 1 else (0.0, 0.5)
-    end = later[1] if later[1] > middle else middle + 0.6 * (1 - middle)
+    first, then = shrinking.timing, pruning.timing
+    begin, middle = (first.begin, first.end) if first.end < 1 else (0.0, 0.5)
+    end = then.end if then.end > middle else middle + 0.6 * (1 - middle)
     raise ValueError(
         "Units must all be removed before weights are pruned, or the sparsity would count weights that go anyway. The "
-        f"ShrinkCallback's window is {window}, until step {shrunk}, and the PruningCallback's is {later}, from step "
-        f"{begins}. Name the ShrinkCallback first, and let the other begin where it ends: callbacks=[ShrinkCallback("
-        f"..., window=({begin:g}, {middle:g})), PruningCallback(..., window=({middle:g}, {end:g}))]."
+        f"ShrinkCallback ends at {first.end:g} of the training (step {shrunk}), and the PruningCallback begins at "
+        f"{then.begin:g} (step {begins}). Name the ShrinkCallback first, and let the other begin where it ends: "
+        f"callbacks=[ShrinkCallback(..., begin={begin:g}, end={middle:g}), PruningCallback(..., begin={middle:g}, "
+        f"end={end:g})]."
     )
 
 
@@ -170,15 +171,12 @@ def _check_scheme(run: _Run) -> None:
     name = quantizing.scheme.name
     if run.shrinks() is not None:
         raise ValueError(
-            f"The scheme {name} rounds neighbouring weights together, and when units are cut the neighbours are "
-            "others. Use a scheme with int8 weights; or two trainings: train with the ShrinkCallback, open the folder "
+            f"The scheme {name} rounds neighboring weights together, and when units are cut the neighbors are "
+            "others. Use a scheme with int8 weights, or two trainings: train with the ShrinkCallback, open the folder "
             "with load_compressed, and train that with the QuantizationCallback."
         )
     if quantizing.scheme.backend == "quanto" and run.pruning:
         raise ValueError(
-            f"The scheme {name} has no level for 0, so that pruned weights would come back. Use torchao-w4 or "
+            f"The scheme {name} has no level for 0, so pruned weights would come back. Use torchao-w4 or "
             "torchao-w4a8, or a scheme with int8 weights."
         )
-
-
-# ---- the weights of the model that will be cut ----

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hf_compalign.compress.calibration import Loss, given_or_training_batches, own_loss
+from hf_compalign._compat import add_to_log, forget_best
+from hf_compalign.compress.calibration import Loss, given_or_training_batches
 from hf_compalign.compress.callbacks.order import join_pruning, leave
 from hf_compalign.compress.callbacks.resuming import own_state, packed, unpacked
 from hf_compalign.compress.callbacks.schedules import Schedule
@@ -45,8 +46,8 @@ logger = logging.getLogger(__name__)
 class PruningCallback(TrainerCallback, ExportableState):
     """Prunes the weights of the linear and convolution layers while the model trains, with any `Trainer`.
 
-    The masks are computed from the weights' scores with torch.nn.utils.prune, kept outside the model, and applied in
-    place after every optimizer step. Every checkpoint is thus an ordinary one with zeros in it, and resumes exactly.
+    The masks are computed from the weights' scores, kept outside the model, and applied in place after every optimizer
+    step. Every checkpoint is thus an ordinary one with zeros in it, and resumes exactly.
     `load_best_model_at_end` only considers checkpoints that have the final sparsity. The achieved sparsity is logged.
     Several processes, with DDP or FSDP version 2, prune the same weights as one.
 
@@ -58,8 +59,9 @@ class PruningCallback(TrainerCallback, ExportableState):
             N:M). By default "global", but "row" for wanda and "layer" for obs.
         schedule: "cubic", "linear" or "constant" (all at once), or a function from progress to share, both in [0, 1].
             By default "cubic"; for obs, whose every update takes as long as that of `prune_`, "constant": the model is
-            pruned at the beginning of the window, and the rest of the training recovers.
-        window: begin and end of the schedule as shares of all optimizer steps; after the end the masks stand still.
+            pruned at the beginning, and the rest of the training recovers.
+        begin: share of all optimizer steps at which the schedule begins.
+        end: share of them at which it ends; from then on the masks stand still.
         every: optimizer steps between two updates of the masks; None makes about 20 updates.
         calibration: for wanda, taylor and obs: batches as the model takes them, a DataLoader or a list; by default 512
             rows of the training data.
@@ -78,7 +80,8 @@ class PruningCallback(TrainerCallback, ExportableState):
         score: str = "magnitude",
         pattern: str | None = None,
         schedule: str | Schedule | None = None,
-        window: tuple[float, float] = (0.0, 0.5),
+        begin: float = 0.0,
+        end: float = 0.5,
         every: int | None = None,
         calibration: Iterable[Any] | None = None,
         include: Sequence[str] | None = None,
@@ -90,10 +93,10 @@ class PruningCallback(TrainerCallback, ExportableState):
         self.sparsity = sparsity
         self.include = None if include is None else list(include)
         self.exclude = None if exclude is None else list(exclude)
-        self.timing = Timing(schedule or ("constant" if score == "obs" else "cubic"), window, every)
+        self.timing = Timing(schedule or ("constant" if score == "obs" else "cubic"), begin, end, every)
         _check_evidence(self.method, calibration, begins_at_once=self.timing.begins_at_once)
         self._calibration = calibration
-        self._loss: Loss = own_loss
+        self._loss: Loss | None = None
         self._evidence = Evidence()
         self._model: nn.Module = nn.Module()
         self._weights: dict[str, nn.Parameter] = {}
@@ -155,8 +158,7 @@ class PruningCallback(TrainerCallback, ExportableState):
             self._update(step)
             self._apply()
             if step == self.timing.final_step:
-                # A model measured before this step was not yet the one that was asked for.
-                state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+                forget_best(state)
 
     def on_log(
         self,
@@ -170,14 +172,14 @@ class PruningCallback(TrainerCallback, ExportableState):
         if logs is not None and "loss" in logs and self._weights:
             self._survivors = survivors_of(self._model, self._weights, known=self._survivors)
             logs["sparsity"] = self._sparsity()
-            state.log_history[-1]["sparsity"] = logs["sparsity"]
+            add_to_log(state, {"sparsity": logs["sparsity"]})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Say so when training ended before the final sparsity."""
         leave(self._model, self)
-        self._loss = own_loss  # that of an aligned trainer is for its own training
+        self._loss = None  # that of an aligned trainer is for its own training
         if state.global_step < self.timing.final_step:
             logger.warning(
                 "Training ended at step %d, before the final sparsity of step %d: the model is %.1f %% sparse, not "
@@ -199,7 +201,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._masks = prune(self._model, self._weights, share, method=self.method, evidence=self._evidence)
 
     def _find_evidence(self, *, resumed: bool, optimizer: Any, train_dataloader: Any, **_: Any) -> Evidence:
-        """What the scores need of the data and of the training so far."""
+        """What the scores need from the data and from the training so far."""
         if self.method.score == "movement":
             _check_trained(self._weights)
             # Beside the optimizer's moments, and so saved and resumed with them, in the layout of the weights.
@@ -227,7 +229,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._gathered_zeros = self._unpruned_zeros() if sharded else None
 
     def _unpruned_zeros(self) -> dict[str, str]:
-        """Where a weight is 0 that is not pruned: packed, by name, for the weights that have any."""
+        """The places where a weight is 0 but not pruned: packed, by name, for the weights that have any."""
 
         def zeros(name: str) -> Tensor:
             return (self._weights[name] == 0) & self._masks[name]
@@ -236,7 +238,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         return {name: packed(whole(zeros(name))) for name, has in zip(self._masks, found, strict=True) if has}
 
     def _sparsity(self) -> float:
-        """The share of the weights that are 0, over all processes' shards; of those that will not be cut."""
+        """The share of zeros among the weights that will not be cut, over all processes' shards."""
         if self._survivors is not None:
             return self._survivors.sparsity_of(self._weights)
         zeros = sum(int(whole((weight == 0).sum())) for weight in self._weights.values())
@@ -254,7 +256,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         } | self.timing.recipe()
 
     def state(self) -> dict[str, Any]:
-        """What the Trainer writes into trainer_state.json: the recipe, and what the zeros do not tell of the masks.
+        """What the Trainer writes into trainer_state.json: the recipe, and what the zeros do not say about the masks.
 
         A pruned weight is 0 in the checkpoint. So the mask is where the weight is not 0, plus the weights that are 0
         by chance: almost always none.
@@ -277,17 +279,17 @@ class PruningCallback(TrainerCallback, ExportableState):
 
 
 def _learned_so_far(weight: nn.Parameter, stored: Tensor | None, *, resumed: bool) -> Tensor:
-    """The scores that the optimizer's state holds for a weight; at the beginning 0."""
+    """The scores that the optimizer's state holds for a weight; 0 at the beginning."""
     if not resumed or not is_sharded(weight):
         return torch.zeros_like(weight) if stored is None else stored
-    # Of a checkpoint, FSDP gives each process its part of what it knows the optimizer to keep. All else, the first
-    # process gets whole from a full checkpoint, and nobody from one in shards.
+    # FSDP gives each process its part of the state that it knows the optimizer to keep. From a full checkpoint, the
+    # first process alone gets everything else, whole; from one in shards, nobody does.
     values = torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device) if stored is None else whole(stored)
     found = torch.tensor(float(stored is not None), device=weight.device)
     same_everywhere_([found, values])
     if not found:
         raise ValueError(
-            "What score='movement' has learned is not in a checkpoint in shards, so this run cannot go on from it. "
+            "A checkpoint in shards does not hold what score='movement' has learned, so no run can resume from it. "
             "Save whole ones: fsdp_config={'version': 2, 'state_dict_type': 'FULL_STATE_DICT', ...}."
         )
     return laid_out_like(values, weight)
@@ -310,5 +312,5 @@ def _check_evidence(method: Method, calibration: Any, *, begins_at_once: bool) -
     if method.score == "movement" and begins_at_once:
         raise ValueError(
             "score='movement' is learned while the model trains, and nothing is learned yet at the beginning. Use the "
-            "schedule 'cubic' or 'linear', or a window that begins later."
+            "schedule 'cubic' or 'linear', or a later begin="
         )

@@ -10,6 +10,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_compalign._compat import add_to_log, forget_best
 from hf_compalign._trainer import of_first_process
 from hf_compalign.compress.calibration import Batch, given_or_training_batches
 from hf_compalign.compress.callbacks.order import join_quantizing, leave, shrinking_of
@@ -40,9 +41,9 @@ class QuantizationCallback(TrainerCallback, ExportableState):
     `load_best_model_at_end` only considers checkpoints of the prepared model.
 
     Pruning and shrinking can come first, or be under way: a pruned weight stays 0 when it is rounded, and a model is
-    cut before it is converted, in whichever order the callbacks are named. With int4 weights units cannot be cut.
-    Several processes with DDP train one model, like one process would; but where each batch has a range of activations
-    of its own, each process's part of it has. FSDP and DeepSpeed are refused. https://huggingface.co/papers/1712.05877
+    cut before it is converted, in any order of the callbacks. With int4 weights units cannot be cut. Several processes
+    with DDP train the model that one process would train, except that each process has its own range of activations in
+    a scheme that computes one per batch. FSDP and DeepSpeed are refused. https://huggingface.co/papers/1712.05877
 
     Args:
         scheme: how, as for `quantize_`: "onnxruntime-w8a8" is what ONNX Runtime's dynamic INT8 will compute.
@@ -74,12 +75,11 @@ class QuantizationCallback(TrainerCallback, ExportableState):
             )
         if calibration is not None and not self.scheme.calibrated:
             raise ValueError(
-                f"calibration would be ignored: the scheme {scheme!r} needs no calibration data. Leave it out."
+                f"calibration= would be ignored: the scheme {scheme!r} needs no calibration data. Leave it out."
             )
-        self.begin = float(begin)
         self.include = None if include is None else list(include)
         self.exclude = None if exclude is None else list(exclude)
-        self.timing = Timing("constant", (begin, begin), None)
+        self.timing = Timing("constant", begin, begin)
         self._calibration = calibration
         self._batches: Sequence[Batch] = ()
         self._names: Sequence[str] = ()
@@ -94,7 +94,7 @@ class QuantizationCallback(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check that the model can be quantized, before anything is trained; find what a resumed run goes on with."""
+        """Check that the model can be quantized before anything is trained; restore the ranges of a resumed run."""
         model = kwargs["model"]
         self._check_training(args, model)
         resumed = state.global_step > 0
@@ -120,8 +120,7 @@ class QuantizationCallback(TrainerCallback, ExportableState):
             self._silence(kwargs["model"])
         elif state.global_step == self.timing.final_step:
             self._prepare(kwargs["model"])
-            # A model measured before this step was not yet the one that was asked for.
-            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+            forget_best(state)
 
     def on_log(
         self,
@@ -134,7 +133,7 @@ class QuantizationCallback(TrainerCallback, ExportableState):
         """Put the number of quantized layers beside the training loss."""
         if logs is not None and "loss" in logs:
             logs["quantized_layers"] = 0 if self._prepared is None else len(self._names)
-            state.log_history[-1]["quantized_layers"] = logs["quantized_layers"]
+            add_to_log(state, {"quantized_layers": logs["quantized_layers"]})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -166,12 +165,12 @@ class QuantizationCallback(TrainerCallback, ExportableState):
     # ---- the model ----
 
     def _find_layers(self, model: nn.Module) -> list[str]:
-        """The names of the layers, of which it is sure that they can be prepared."""
+        """The names of the layers; all of them can be prepared."""
         if self._prepared is not None and self._prepared() is model:
             unprepare_(model)  # after a training that broke off
         self._prepared = self._ended = None
         names = list(quantizable_layers(model, self.scheme, include=self.include, exclude=self.exclude))
-        # What is missing must be missed now, and not in the middle of the training.
+        # A missing package must fail now, and not in the middle of the training.
         prepare_(model, self.scheme, names)
         unprepare_(model)
         return names
@@ -183,7 +182,7 @@ class QuantizationCallback(TrainerCallback, ExportableState):
             if self._ranges is None:
                 calibrate_(model, self._batches)
                 # What processes compute from the same values may differ in the last bits.
-                self._ranges = of_first_process(ranges_of(model))
+                self._ranges = of_first_process(lambda: ranges_of(model))
             set_ranges_(model, self._ranges)
         self._batches = ()
         self._prepared = weakref.ref(model)
@@ -194,7 +193,7 @@ class QuantizationCallback(TrainerCallback, ExportableState):
             shrinking.silence()
 
     def _check_training(self, args: TrainingArguments, model: nn.Module) -> None:
-        """Refuse what would not end with the model that is asked for."""
+        """Refuse a training that would not end with a quantized model."""
         sharded = in_shards(model) or any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
         if sharded or args.deepspeed_plugin is not None:
             raise ValueError(
@@ -203,8 +202,8 @@ class QuantizationCallback(TrainerCallback, ExportableState):
             )
         if self._finished is not None and self._finished() is model:
             raise ValueError(
-                "This QuantizationCallback has quantized the model, and its weights cannot be trained like the float "
-                "ones of before. To train on, open a checkpoint of this training with from_pretrained of the model's "
+                "This QuantizationCallback has quantized the model, and quantized weights cannot be trained like "
+                "float ones. To train on, open a checkpoint of this training with from_pretrained of the model's "
                 "class, and make a new Trainer."
             )
         if self.scheme.backend != "quanto":
@@ -223,7 +222,12 @@ class QuantizationCallback(TrainerCallback, ExportableState):
     # ---- resuming ----
 
     def _recipe(self) -> dict[str, Any]:
-        return {"scheme": self.scheme.name, "begin": self.begin, "include": self.include, "exclude": self.exclude}
+        return {
+            "scheme": self.scheme.name,
+            "begin": float(self.timing.begin),
+            "include": self.include,
+            "exclude": self.exclude,
+        }
 
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into trainer_state.json: the recipe, and the ranges of the activations."""

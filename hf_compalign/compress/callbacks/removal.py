@@ -1,11 +1,13 @@
-"""What of a model is removed while its matrices keep their sizes, and the way there: a little more at every update."""
+"""Units and layers that are removed while the matrices keep their sizes: a few more at every update."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.callbacks.resuming import packed, unpacked
@@ -14,8 +16,8 @@ from hf_compalign.compress.sharding import laid_out_like
 from hf_compalign.compress.shrink import (
     Budget,
     Layer,
-    LayerImportance,
     LayerPlan,
+    LayerScores,
     ShrinkPlan,
     architecture_of,
     cut_,
@@ -25,10 +27,13 @@ from hf_compalign.compress.shrink import (
     removal_masks,
 )
 
+# Kept by layer: a training that broke off leaves its hooks behind, and the next one takes them away.
+_HOOKS: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
+
 
 @dataclass(frozen=True)
 class Goal:
-    """Where the removal ends: how many units of which layer stay, not yet which.
+    """Where the removal ends: how many units of each layer stay, but not yet which ones.
 
     Attributes:
         widths: (index, heads, neurons) of each layer that stays.
@@ -39,19 +44,17 @@ class Goal:
     dropped: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls, model: nn.Module, importances: Sequence[LayerImportance], budget: Budget, *, inputs: Batch | None
-    ) -> "Goal":
-        """What a budget comes to for a dense model; a target is about the FLOPs or latency of a batch.
+    def of(cls, model: nn.Module, scores: Sequence[LayerScores], budget: Budget, *, inputs: Batch | None) -> "Goal":
+        """The goal that a budget sets for a dense model; a target is about the FLOPs or latency of the inputs.
 
         Raises:
             ValueError: as `plan_for`.
         """
-        plan = plan_for(model, importances, budget, inputs=inputs)
-        gone = set(range(len(importances))) - {one.index for one in plan.layers}
+        plan = plan_for(model, scores, budget, inputs=inputs)
+        gone = set(range(len(scores))) - {one.index for one in plan.layers}
         return cls(
             tuple((one.index, len(one.heads), len(one.neurons)) for one in plan.layers),
-            tuple(sorted(gone, key=lambda index: importances[index].layer)),
+            tuple(sorted(gone, key=lambda index: scores[index].layer)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,14 +73,14 @@ class Goal:
 
 
 def narrowed(
-    plan: ShrinkPlan, goal: Goal, importances: Sequence[LayerImportance], *, whole: ShrinkPlan, share: float
+    plan: ShrinkPlan, goal: Goal, scores: Sequence[LayerScores], *, whole: ShrinkPlan, share: float
 ) -> ShrinkPlan:
-    """The plan after a share of the way to the goal: what was removed stays so, and what matters least now follows.
+    """The plan after a share of the way to the goal: what was removed stays removed, and what matters least goes next.
 
     Args:
         plan: what is there so far.
         goal: where it ends.
-        importances: of the model as it is now.
+        scores: of the model as it is now.
         whole: the plan of the dense model.
         share: of the way, in [0, 1], rising from call to call.
     """
@@ -87,10 +90,10 @@ def narrowed(
     for kept in plan.layers:
         if kept.index in gone:
             continue
-        dense, scores = whole.layers[kept.index], importances[kept.index]
+        dense, own = whole.layers[kept.index], scores[kept.index]
         n_heads, n_neurons = ends.get(kept.index, (len(dense.heads), len(dense.neurons)))
-        heads = _best(kept.heads, scores.heads, _on_the_way(len(dense.heads), n_heads, share))
-        neurons = _best(kept.neurons, scores.neurons, _on_the_way(len(dense.neurons), n_neurons, share))
+        heads = _best(kept.heads, own.heads, _on_the_way(len(dense.heads), n_heads, share))
+        neurons = _best(kept.neurons, own.neurons, _on_the_way(len(dense.neurons), n_neurons, share))
         layers.append(LayerPlan(kept.index, heads, neurons))
     return ShrinkPlan(tuple(layers))
 
@@ -100,19 +103,19 @@ def _on_the_way(begin: int, end: int, share: float) -> int:
 
 
 def _best(units: Sequence[int], scores: Tensor, width: int) -> tuple[int, ...]:
-    """Of some units those of the highest scores; of equal ones, the first."""
+    """The units with the highest scores; of equal ones, the first."""
     values = scores.tolist()
     return tuple(sorted(units, key=lambda unit: -values[unit])[:width])
 
 
 class Removal:
-    """The units and layers that a model does without, while it trains: kept outside of it but for the hooks.
+    """The units and layers that are removed from a model while it trains; only the hooks are in the model itself.
 
-    A unit is removed by zeros in what reads it, written again after every optimizer step; a layer, by a hook that hands
-    on what comes into it. The model so answers like the one that `cut` makes of it.
+    A unit is removed by zeros in the weights that read it, written again after every optimizer step; a layer, by a hook
+    that passes its input on. So the model answers like the one that `cut` makes of it.
 
     Args:
-        model: the dense model, not wrapped; hooks that a training left which broke off are taken away.
+        model: the dense model, not wrapped; hooks left by a training that broke off are taken away.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -141,16 +144,15 @@ class Removal:
         self._restore_layers()
         layers = layers_of(self.model)
         for index in self.dropped:
-            module: Any = layers[index].module
-            # Kept on the module itself: the next training finds it there, and so does a copy of the model.
-            module.removal_hook = module.register_forward_hook(_hand_on)
+            module = layers[index].module
+            _HOOKS[module] = module.register_forward_hook(_hand_on)
         masks = self.masks()
         weights = {name: self.model.get_parameter(name) for name in masks}
         self._masks = [(weight, laid_out_like(masks[name], weight)) for name, weight in weights.items()]
         self._note()
 
     def masks(self) -> dict[str, Tensor]:
-        """Of the weights that read removed units, by name: whole masks of bool, True where a weight stays."""
+        """By name, for the weights that read removed units: whole masks of bool, True where a weight stays."""
         units = {one.index: one for one in self.whole.layers} | {one.index: one for one in self.plan.layers}
         return removal_masks(self.model, ShrinkPlan(tuple(units.values())))
 
@@ -161,9 +163,10 @@ class Removal:
                 weight.mul_(mask)
 
     def silence(self) -> None:
-        """Write zeros also into what computes the removed units: their values then are 0, as if they were gone.
+        """Write zeros also into the weights that compute the removed units, so that their values are 0.
 
-        Of weights alone that would change nothing, but values that are quantized together share one range.
+        The answers stay the same. But values that are quantized together share one range, and must not share it with
+        units that will be gone.
         """
         architecture, layers = architecture_of(self.model), layers_of(self.model)
         head_rows = (*architecture.head_rows, *architecture.optional_head_rows)
@@ -175,7 +178,7 @@ class Removal:
             )
 
     def fill_gradients(self) -> None:
-        """Gradients of 0 for the layers that take no part any more."""
+        """Gradients of 0 for the layers that no longer take part."""
         layers = layers_of(self.model)
         for index in self.dropped:
             for parameter in layers[index].module.parameters():
@@ -183,19 +186,19 @@ class Removal:
                     parameter.grad = torch.zeros_like(parameter)
 
     def cut(self) -> None:
-        """Make the model as small as it stands for."""
+        """Cut the model to what is left of it."""
         self._restore_layers()
         cut_(self.model, self.plan)
         self._masks = []
 
     def _restore_layers(self) -> None:
         for layer in layers_of(self.model):
-            hook = vars(layer.module).pop("removal_hook", None)
+            hook = _HOOKS.pop(layer.module, None)
             if hook is not None:
                 hook.remove()
 
     def _note(self) -> None:
-        """Have every checkpoint say how load_compressed makes it small."""
+        """Write into the config how load_compressed makes a checkpoint small."""
         if was_cut(self.model):
             return  # it is opened with the widths that it has, and with these zeros
         write_entry(self.model.config, SHRINK, {"cut": False, "dropped_layers": self.dropped} if self.started else None)
@@ -233,7 +236,7 @@ def _hand_on(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
 
 
 def _silence(layer: Layer, paths: Sequence[str], kept: Sequence[int], n_units: int, *, stacked: int) -> None:
-    """Zeros in the rows of the units that are not kept; each has its share in each of the stacked parts."""
+    """Write zeros into the rows of the units that are not kept; each unit has rows in each of the stacked parts."""
     gone = sorted({*range(n_units)} - {*kept})
     for path in paths:
         found = part(layer.module, path)

@@ -1,4 +1,4 @@
-"""What a resumed run finds again in trainer_state.json: the state of its callback, and masks packed as text."""
+"""What a resumed run reads from trainer_state.json: the state of its callback, and masks packed as text."""
 
 import base64
 import zlib
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerState
 
+from hf_compalign._compat import stored_states
 from hf_compalign._trainer import changes
 
 
@@ -24,9 +25,8 @@ def own_state(state: TrainerState, name: str, recipe: dict[str, Any], *, part: s
     Raises:
         ValueError: the checkpoint was made without such a callback, or with other arguments.
     """
-    stored = state.stateful_callbacks.get(name) or []
-    stored = stored if isinstance(stored, list) else [stored]
-    # The Trainer appends the states of several callbacks of one class to one list at every save: ours is the last.
+    stored = stored_states(state, name)
+    # Of the states with the same arguments, the last is that of the checkpoint.
     own = [saved for saved in stored if saved["args"] == recipe and part in saved]
     if own:
         return own[-1]
@@ -53,7 +53,7 @@ def packed(mask: Tensor) -> str:
 
 
 def unpacked(text: str, like: Tensor) -> Tensor:
-    """The mask that `packed` made the text of, with the shape and on the device of another tensor."""
+    """The mask behind a text of `packed`, with the shape and on the device of another tensor."""
     bits = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8)
     flat = np.unpackbits(bits, count=like.numel()).astype(bool)
     return torch.from_numpy(flat).view(like.shape).to(like.device)

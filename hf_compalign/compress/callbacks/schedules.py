@@ -24,7 +24,7 @@ def linear(progress: float) -> float:
 
 
 def cubic(progress: float) -> float:
-    """1 - (1 - t)^3: fast while there is much to spare, slowly towards the end.
+    """1 - (1 - t)^3: fast while there is much to spare, slowly toward the end.
 
     https://huggingface.co/papers/1710.01878
 

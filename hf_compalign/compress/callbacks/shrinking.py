@@ -11,8 +11,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
+from hf_compalign._compat import add_to_log, forget_best
 from hf_compalign._trainer import of_first_process
-from hf_compalign.compress.calibration import Batch, Loss, given_or_training_batches, own_loss
+from hf_compalign.compress.calibration import Batch, Loss, given_or_training_batches
 from hf_compalign.compress.callbacks.order import join_shrinking, leave
 from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed
 from hf_compalign.compress.callbacks.resuming import own_state
@@ -22,7 +23,7 @@ from hf_compalign.compress.prune import reconstruct_
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
 from hf_compalign.compress.record import was_cut
 from hf_compalign.compress.sharding import in_shards, refuse_unsupported
-from hf_compalign.compress.shrink import IMPORTANCES, Budget, LayerImportance, ShrinkPlan, unit_importance
+from hf_compalign.compress.shrink import UNIT_SCORES, Budget, LayerScores, ShrinkPlan, unit_scores
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +31,10 @@ logger = logging.getLogger(__name__)
 class ShrinkCallback(TrainerCallback, ExportableState):
     """Removes attention heads, neurons and layers while the model trains, with any `Trainer`.
 
-    At the first update the budget is spread over the layers: how many units of each go in the end. Which ones is
-    decided on the way, by what matters least then. What is removed is masked, so that every checkpoint is an ordinary
-    one that resumes exactly, and that `load_compressed` opens as the small model it stands for. When training ends the
-    model is cut: what the Trainer evaluates and saves from then on is small. To train it on, make a new Trainer.
+    The first update decides how many units of each layer go in the end, by the budget. Each update decides which go
+    next: those that matter least then. They are masked, so that every checkpoint is an ordinary one that resumes
+    exactly; `load_compressed` opens it as the small model. When training ends the model is cut: what the Trainer
+    evaluates and saves from then on is small. To train it on, make a new Trainer.
 
     `load_best_model_at_end` only considers checkpoints from which all is removed. Several processes with DDP remove the
     same units as one; with FSDP version 2 too, but there the model stays masked, and `load_compressed` cuts what is
@@ -42,19 +43,20 @@ class ShrinkCallback(TrainerCallback, ExportableState):
     Args:
         heads: share of the attention heads that go, in [0, 1), of the layers that stay.
         ffn: share of the neurons of the feed-forward parts that go, likewise.
-        layers: whole layers that go.
+        n_layers: how many whole layers go.
         target_flops: share of the dense model's FLOPs that may remain, in (0, 1], for the first calibration batch.
         target_latency: share of the dense model's latency that may remain, likewise, measured where the model is.
         uniform: whether all layers stay equally wide, as stock configs have it. Otherwise units are ranked across
             the layers.
-        importance: "taylor", from calibration data, or "magnitude"; see `unit_importance`.
+        score: how units are ranked: "taylor", from calibration data, or "magnitude"; see `unit_scores`.
         schedule: "cubic", "linear" or "constant" (all at once), or a function from progress to share, both in [0, 1].
-        window: begin and end of the schedule as shares of all optimizer steps.
+        begin: share of all optimizer steps at which the schedule begins.
+        end: share of them at which it ends, and all is removed.
         every: optimizer steps between two updates; None makes about 20 updates.
         calibration: batches as the model takes them, a DataLoader or a `datasets.Dataset`; by default 512 rows of the
             training data.
-        reconstruct: whether, at every update, what reads the removed units is corrected by least squares; that takes
-            as long as `shrink_` does.
+        reconstruct: whether the layers that read the removed units are corrected by least squares at every update, each
+            of which then takes as long as `shrink_`.
 
     Raises:
         ValueError: an argument out of range, with what is allowed.
@@ -65,29 +67,30 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         *,
         heads: float = 0.0,
         ffn: float = 0.0,
-        layers: int = 0,
+        n_layers: int = 0,
         target_flops: float | None = None,
         target_latency: float | None = None,
         uniform: bool = False,
-        importance: str = "taylor",
+        score: str = "taylor",
         schedule: str | Schedule = "cubic",
-        window: tuple[float, float] = (0.0, 0.5),
+        begin: float = 0.0,
+        end: float = 0.5,
         every: int | None = None,
         calibration: Iterable[Any] | None = None,
         reconstruct: bool = False,
     ) -> None:
-        self.budget = Budget(heads, ffn, layers, target_flops, target_latency, uniform)
-        self.timing = Timing(schedule, window, every)
-        self.importance = importance
+        self.budget = Budget(heads, ffn, n_layers, target_flops, target_latency, uniform)
+        self.timing = Timing(schedule, begin, end, every)
+        self.score = score
         self.reconstruct = reconstruct
-        if importance not in IMPORTANCES:
-            raise ValueError(f"importance must be one of {', '.join(IMPORTANCES)}. Got {importance!r}.")
+        if score not in UNIT_SCORES:
+            raise ValueError(f"score must be one of {', '.join(UNIT_SCORES)}. Got {score!r}.")
         if calibration is not None and not self._needs_data:
             raise ValueError(
-                "calibration would be ignored: importance='magnitude' and reconstruct=False need no data. Leave it out."
+                "calibration= would be ignored: score='magnitude' and reconstruct=False need no data. Leave it out."
             )
         self._calibration = calibration
-        self._loss: Loss = own_loss
+        self._loss: Loss | None = None
         self._batches: Sequence[Batch] = ()
         self._removal: Removal | None = None
         self._goal: Goal | None = None
@@ -99,19 +102,19 @@ class ShrinkCallback(TrainerCallback, ExportableState):
 
     @property
     def plan(self) -> ShrinkPlan | None:
-        """What is left of the model in training; None as long as it is whole."""
+        """What is left of the model in training; None while it is whole."""
         return self._removal.plan if self._removal is not None and self._removal.started else None
 
     @property
     def _needs_data(self) -> bool:
-        return self.importance == "taylor" or self.reconstruct or self.budget.target is not None
+        return self.score == "taylor" or self.reconstruct or self.budget.target is not None
 
     # ---- the Trainer's events ----
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check that the budget fits; remove at once where the schedule begins so; go on where a run was stopped."""
+        """Check that the budget can be met; remove units if the schedule begins now; restore a resumed run."""
         model = kwargs["model"]
         refuse_unsupported(args, model)
         check_not_converted(model, "shrunk")
@@ -129,8 +132,8 @@ class ShrinkCallback(TrainerCallback, ExportableState):
             self._resume(self._removal, saved)
             return
         self._goal = None
-        # What the budget comes to depends on the importances; whether it can be met hardly does.
-        self._goal_by(unit_importance(model, importance="magnitude"), model)
+        # Which units go depends on the scores; whether the budget can be met hardly does.
+        self._goal_by(unit_scores(model, score="magnitude"), model)
         self._removal.take(self._removal.whole)
         if self.timing.updates_at(0):
             self._update(self._removal, 0)
@@ -153,8 +156,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         if self.timing.updates_at(step):
             self._update(removal, step)
             if step == self.timing.final_step:
-                # A model measured before this step was not yet the one that was asked for.
-                state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+                forget_best(state)
 
     def on_log(
         self,
@@ -168,19 +170,19 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         if logs is not None and "loss" in logs and self._removal is not None:
             removed = _removed(self._removal)
             logs.update(removed)
-            state.log_history[-1].update(removed)
+            add_to_log(state, removed)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Cut the model, unless it is in shards; say so when training ended before all was removed."""
         model = kwargs["model"]
-        self._loss = own_loss  # that of an aligned trainer is for its own training
+        self._loss = None  # that of an aligned trainer is for its own training
         self._end(args, state, model)
         leave(model, self)
 
     def silence(self) -> None:
-        """Let removed units compute zeros, for the ranges of values that are quantized together with theirs."""
+        """Make removed units compute zeros, so that they do not widen the ranges of quantized values."""
         self._present.silence()
 
     # ---- what goes ----
@@ -218,22 +220,22 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         if not share:
             return
         model = removal.model
-        importances = unit_importance(model, self._batches, importance=self.importance, loss=self._loss)
-        goal = self._goal or self._goal_by(importances, model)
-        plan = narrowed(removal.plan, goal, importances, whole=removal.whole, share=share)
+        scores = unit_scores(model, self._batches, score=self.score, loss=self._loss)
+        goal = self._goal or self._goal_by(scores, model)
+        plan = narrowed(removal.plan, goal, scores, whole=removal.whole, share=share)
         # What processes compute from the same values may differ in the last bits, and so in the order of ties.
-        self._goal, plan = of_first_process((goal, plan))
+        self._goal, plan = of_first_process(lambda: (goal, plan))
         removal.take(plan)
         masks = removal.masks() if self.reconstruct else {}
         if masks:
             reconstruct_(model, masks, self._batches)
         removal.apply()
 
-    def _goal_by(self, importances: Sequence[LayerImportance], model: nn.Module) -> Goal:
-        return Goal.of(model, importances, self.budget, inputs=self._batches[0] if self._batches else None)
+    def _goal_by(self, scores: Sequence[LayerScores], model: nn.Module) -> Goal:
+        return Goal.of(model, scores, self.budget, inputs=self._batches[0] if self._batches else None)
 
     def _check_training(self, args: TrainingArguments, model: nn.Module) -> None:
-        """Refuse what would not end with the model that is asked for."""
+        """Refuse a training that would not end with a small model."""
         if self._finished is not None and self._finished() is model:
             raise ValueError(
                 "This ShrinkCallback has cut the model, and the Trainer's optimizer still holds the weights of before. "
@@ -243,9 +245,9 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         if sharded and self.budget.target is not None:
             raise ValueError(
                 f"{self.budget.target[0]} needs a model that is whole in each process, and under FSDP it is not. Give "
-                "shares instead (heads=, ffn=, layers=), or use DDP."
+                "shares instead (heads=, ffn=, n_layers=), or use DDP."
             )
-        if was_cut(model) and (sharded or self.budget.layers):
+        if was_cut(model) and (sharded or self.budget.n_layers):
             raise ValueError(
                 "The model was shrunk before, to widths of its own. More heads and neurons can be removed with this "
                 "callback, but no layers, and not under FSDP. Remove them with shrink_ before the training."
@@ -254,7 +256,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         asked = args.ddp_find_unused_parameters
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
         finds = not checkpointing if asked is None else asked
-        if self.budget.layers and not sharded and args.world_size > 1 and not finds:
+        if self.budget.n_layers and not sharded and args.world_size > 1 and not finds:
             raise ValueError(
                 "Layers can be dropped under DDP only with TrainingArguments(ddp_find_unused_parameters=True), which "
                 f"is {asked} here, and off by default with gradient checkpointing. Set it."
@@ -267,11 +269,11 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         return {
             "heads": budget.heads,
             "ffn": budget.ffn,
-            "layers": budget.layers,
+            "n_layers": budget.n_layers,
             "target_flops": budget.target_flops,
             "target_latency": budget.target_latency,
             "uniform": budget.uniform,
-            "importance": self.importance,
+            "score": self.score,
             "reconstruct": self.reconstruct,
         } | self.timing.recipe()
 
@@ -291,14 +293,14 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         removal.apply()
 
     def _go_back(self, removal: Removal, checkpoint: str) -> None:
-        """To what was left in an earlier checkpoint, whose weights the Trainer has loaded."""
+        """Go back to what was left in an earlier checkpoint, whose weights the Trainer has loaded."""
         stored = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
         saved = own_state(stored, type(self).__name__, self._recipe(), part="removal")["removal"]
         removal.take(removal.plan_of(saved["plan"]))
 
 
 def _removed(removal: Removal) -> dict[str, float]:
-    """Shares of the units that are gone, of the layers that are left, and the number of layers that are gone."""
+    """The shares of heads and neurons that are gone from the layers that are left, and the number of layers gone."""
     plan, whole = removal.plan, removal.whole
 
     def share(kind: str) -> float:

@@ -68,7 +68,7 @@ def _linear_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _located(plan: ShrinkPlan, weights: Mapping[str, Tensor], left: Mapping[str, Tensor]) -> Survivors:
-    """From the places that are left in each weight of the cut model, to those of the dense model that they are of."""
+    """Map the places that are left in each weight of the cut model back to the weights of the dense model."""
     ends = list(accumulate(weight.numel() for weight in weights.values()))
     masks = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in weights.items()}
     names: dict[str, str] = {}
@@ -90,7 +90,7 @@ def prune_survivors_(
     evidence: Evidence,
     survivors: Survivors,
 ) -> dict[str, Tensor]:
-    """Prune a model in place to a sparsity that it has when it is cut: what is chosen there is written back.
+    """Prune a model in place so that its cut form has the sparsity: weights are chosen there and written back.
 
     Args:
         model: with masked units.
@@ -131,7 +131,7 @@ def prune_survivors_(
 
 
 def _write_bias_(model: nn.Module, cut: nn.Module, name: str, cut_name: str, places: Tensor) -> None:
-    """The bias belongs to the rows."""
+    """Write back the bias of the rows that are left."""
     before: Any = model.get_submodule(name.removesuffix(".weight")).bias
     after: Any = cut.get_submodule(cut_name.removesuffix(".weight")).bias
     if after is not None:

@@ -1,4 +1,4 @@
-"""When a callback compresses: the steps at which it does more, and how much of the whole it has done then."""
+"""When a callback compresses: at which steps it does more, and how much of the whole is done by then."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,31 +14,35 @@ UPDATES = 20
 class Timing:
     """The optimizer steps of a schedule.
 
-    >>> timing = Timing("linear", window=(0.0, 0.5), every=2).over(16)
+    >>> timing = Timing("linear", begin=0.0, end=0.5, every=2).over(16)
     >>> timing.span, timing.share_at(2), timing.updates_at(3), timing.final_step
     ((0, 8), 0.25, False, 8)
 
     Attributes:
         schedule: "cubic", "linear" or "constant", or a function from progress to share, both in [0, 1].
-        window: begin and end of the schedule as shares of all optimizer steps.
+        begin: share of all optimizer steps at which the schedule begins.
+        end: share of them at which it ends.
         every: optimizer steps between two updates; None makes about 20 updates.
-        span: begin and end as steps, once the training's length is known.
+        span: the same two as steps, once the training's length is known.
 
     Raises:
         ValueError: an argument out of range, with what is allowed.
     """
 
     schedule: str | Schedule
-    window: tuple[float, float]
-    every: int | None
+    begin: float
+    end: float
+    every: int | None = None
     span: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         resolve_schedule(self.schedule)
-        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
+        if not 0 <= self.begin <= self.end <= 1:
+            most = max(self.begin, self.end)
+            hint = f" Did you mean begin={self.begin / 100:g}, end={self.end / 100:g}?" if 1 < most <= 100 else ""
             raise ValueError(
-                "window must be the begin and end of the schedule as shares of the training, 0 <= begin <= end <= 1. "
-                f"Got {self.window}. The default (0.0, 0.5) is the first half."
+                "begin and end must be shares of the training, 0 <= begin <= end <= 1. "
+                f"Got begin={self.begin:g}, end={self.end:g}.{hint}"
             )
         if self.every is not None and self.every < 1:
             raise ValueError(f"every must be 1 optimizer step or more, or None. Got {self.every}.")
@@ -46,11 +50,11 @@ class Timing:
     @property
     def begins_at_once(self) -> bool:
         """Whether something is done before the first step of the training."""
-        return self.window[1] == 0 or (self.window[0] == 0 and resolve_schedule(self.schedule)(0.0) > 0)
+        return self.end == 0 or (self.begin == 0 and resolve_schedule(self.schedule)(0.0) > 0)
 
     def over(self, n_steps: int) -> "Timing":
         """The same for a training of so many optimizer steps."""
-        begin, end = (math.ceil(share * n_steps) for share in self.window)
+        begin, end = (math.ceil(share * n_steps) for share in (self.begin, self.end))
         return replace(self, span=(begin, end))
 
     def share_at(self, step: int) -> float:
@@ -77,10 +81,10 @@ class Timing:
         return next(s for s in range(begin, end + 1) if self.updates_at(s) and self.share_at(s) == 1)
 
     def recipe(self) -> dict[str, Any]:
-        """What a resumed run must have in common, as plain JSON values."""
+        """What a resumed run must share with the one it continues, as plain JSON values."""
         named = self.schedule if isinstance(self.schedule, str) else None
         schedule = named or getattr(self.schedule, "__qualname__", repr(self.schedule))
-        return {"schedule": schedule, "window": [float(share) for share in self.window], "every": self.every}
+        return {"schedule": schedule, "begin": float(self.begin), "end": float(self.end), "every": self.every}
 
     def check_resumed(self, span: list[int]) -> None:
         """Refuse to go on with a checkpoint that was made on a schedule over other steps.

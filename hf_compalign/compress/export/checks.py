@@ -101,6 +101,6 @@ def check_something_left(source: Path, layers: tuple[str, ...], kept: tuple[str,
     more = len(graph_layers(source, "static")) - len(layers)
     static = f" quantize='static' would take {more} layers more, the convolutions." if more else ""
     raise ValueError(
-        f"Nothing is left to quantise: all {len(layers)} layers that quantize={mode!r} could take stay in float, by "
+        f"Nothing is left to quantize: all {len(layers)} layers that quantize={mode!r} could take stay in float, by "
         f"exclude= or since they make the logits.{static} For float32, leave quantize= out."
     )

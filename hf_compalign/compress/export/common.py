@@ -15,7 +15,7 @@ from hf_compalign.compress.export.checks import check_not_exported
 from hf_compalign.compress.export.graph import float_copy, output_layers
 from hf_compalign.compress.export.inputs import sample_inputs
 from hf_compalign.compress.loading import load_compressed
-from hf_compalign.models import FileModel, load_processor, same_randomness
+from hf_compalign.models import FileModel, load_processor, random_state_kept
 from hf_compalign.tasks import logits_of, task_of
 
 FLOAT_NAME = "model.onnx"
@@ -76,7 +76,7 @@ def kept_layers(source: Path, layers: tuple[str, ...], exclude: Sequence[str] | 
     for pattern in exclude or ():
         if not any(fnmatch.fnmatchcase(layer, pattern) for layer in layers):
             raise ValueError(
-                f"The pattern {pattern!r} in exclude= matches no layer that is quantised. They are named like: "
+                f"The pattern {pattern!r} in exclude= matches no layer that is quantized. They are named like: "
                 f"{', '.join(layers[:: max(1, len(layers) // 6)])}."
             )
     outputs = output_layers(source)
@@ -125,7 +125,7 @@ def checked_difference(model: Any, file: FileModel, *, exact: bool) -> float:
     model = float_copy(model)
     for n_items, length in _TRIALS:
         inputs = sample_inputs(model, n_items=n_items, length=length)
-        with same_randomness(), torch.no_grad():
+        with random_state_kept(), torch.no_grad():
             expected: Tensor = logits_of(model(**inputs)).float().cpu()
         got = file(**inputs)["logits"].float()
         # What is not a number differs by more than any number.

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_compalign._compat import exported_graph
 from hf_compalign._extras import needs_extra
 from hf_compalign.compress.export.inputs import image_size, sample_inputs
 from hf_compalign.compress.export.names import tidy_
-from hf_compalign.models import same_randomness
+from hf_compalign.models import random_state_kept
 
 MODES = ("dynamic", "static")
 # Operators with weights that INT8 is worth it for, and which of their inputs is the weight. Dynamically quantized
@@ -57,7 +58,7 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
     shapes = {name: dict.fromkeys(range(1 if value.ndim > 2 else 2), dim.DYNAMIC) for name, value in inputs.items()}
     if "pixel_values" in shapes and image_size(model) is None:
         shapes["pixel_values"] |= {2: dim.AUTO, 3: dim.AUTO}
-    with quiet(), same_randomness(), torch.no_grad():
+    with quiet(), random_state_kept(), torch.no_grad():
         model = float_copy(model)
         plain: Any = model
         plain.set_attn_implementation("eager")  # whose graph is the simplest and fastest
@@ -65,7 +66,7 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
             exported = OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes))
         except Exception as error:
             raise ValueError(_failure(model, error)) from error
-    program = exported.program
+    program = exported_graph(exported)
     tidy_(program)
     large = sum(tensor.const_value.nbytes for tensor in program.graph.initializers.values()) > _MOST_BYTES
     onnx_ir.save(program, str(target), external_data=f"{target.name}_data" if large else None)

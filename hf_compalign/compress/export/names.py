@@ -75,5 +75,5 @@ def _strip(program: Any) -> None:
     for value in (*program.graph.inputs, *program.graph.initializers.values()):
         value.metadata_props.clear()
     for value in program.graph.initializers.values():
-        # Said by the tensor itself; once more, it stops ONNX Runtime's quantiser.
+        # Said by the tensor itself; once more, it stops ONNX Runtime's quantizer.
         value.type = value.shape = None

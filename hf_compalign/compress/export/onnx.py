@@ -56,14 +56,14 @@ def export_onnx(
 
     In INT8 the weights of the linear layers and embeddings (and convolutions, for "static") take one byte each; the
     last layer, which makes the logits, stays in float. A model of the scheme "onnxruntime-w8a8" simulates the file
-    that "dynamic" writes, and exactly its layers are quantised. Audit an INT8 file on a processor like the one that
+    that "dynamic" writes, and exactly its layers are quantized. Audit an INT8 file on a processor like the one that
     will run it: x86 processors without VNNI instructions cut off large sums of products.
 
     Args:
         model: a classifier of texts or images, shrunk or pruned or not, which is left as it is; or the folder or Hub
             id of one, whose processor is then saved too.
         folder: a folder that is empty or not there yet.
-        quantize: None for float32; "dynamic": activations are quantised by the range that they have in each batch; or
+        quantize: None for float32; "dynamic": activations are quantized by the range that they have in each batch; or
             "static": by fixed ranges, those of the calibration data.
         calibration: for "static": batches as the model takes them, a DataLoader, or a `datasets.Dataset` of rows that
             can be stacked. A few hundred rows do.
@@ -122,13 +122,13 @@ def _simulated_layers(model: nn.Module, quantize: str | None, exclude: Sequence[
     if record is None:
         if quantized_layers(model):
             raise ValueError(
-                f"{type(model).__name__} is quantised by another tool, and ONNX Runtime has its own way. Export the "
+                f"{type(model).__name__} is quantized by another tool, and ONNX Runtime has its own way. Export the "
                 "float model with quantize='dynamic'."
             )
         return None
     if scheme_of(record.scheme).backend != "onnxruntime":
         raise ValueError(
-            f"The model is quantised by the scheme {record.scheme}, which ONNX Runtime cannot run. Export the float "
+            f"The model is quantized by the scheme {record.scheme}, which ONNX Runtime cannot run. Export the float "
             "model with quantize='dynamic'; to train for that, use the scheme 'onnxruntime-w8a8'."
         )
     if not quantized_layers(model):
@@ -158,11 +158,11 @@ def plain_model(model: nn.Module) -> nn.Module:
 def _others(model: nn.Module, layers: tuple[str, ...], simulated: tuple[str, ...]) -> tuple[str, ...]:
     """The layers that the model does not simulate in INT8."""
     modules = dict(model.named_modules())
-    # The weights of an embedding can be read without the module being called: then they are not quantised there either.
+    # The weights of an embedding can be read without the module being called: then they are not quantized there either.
     missing = [name for name in simulated if name not in layers and isinstance(modules[name], nn.Linear)]
     if missing:
         raise ValueError(
-            f"The layers {', '.join(missing)} are quantised in the model, but cannot be in its ONNX file. Prepare the "
+            f"The layers {', '.join(missing)} are quantized in the model, but cannot be in its ONNX file. Prepare the "
             "model again with them in exclude=."
         )
     return tuple(layer for layer in layers if layer not in simulated)

@@ -45,7 +45,7 @@ def export_openvino(
     `audit` take it like any model. It is run in OpenVINO, on made-up inputs, before anything appears in the folder.
 
     In INT8 the weights of linear layers, embeddings and convolutions take one byte each, and activations have fixed
-    ranges, as NNCF's post-training quantisation for transformers sets them (smoothed, with biases corrected); the
+    ranges, as NNCF's post-training quantization for transformers sets them (smoothed, with biases corrected); the
     last layer, which makes the logits, stays in float. NNCF reports to its makers that it was used, unless they were
     told not to: ``opt_in_out --opt_out`` says so once and for all.
 
@@ -120,7 +120,7 @@ def _check_installed(quantize: str | None) -> None:
 def _check_float(model: nn.Module) -> None:
     if quantization_of(model) is not None or quantized_layers(model):
         raise ValueError(
-            f"{type(model).__name__} is quantised already, and OpenVINO quantises a float model in its own way. Export "
+            f"{type(model).__name__} is quantized already, and OpenVINO quantizes a float model in its own way. Export "
             "the float model; one that was prepared for training is made one again by unprepare_(model) of "
             "hf_compalign.compress.quantize.one_shot."
         )

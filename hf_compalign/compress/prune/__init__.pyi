@@ -14,6 +14,7 @@ from .one_shot import PATTERN_OF as PATTERN_OF
 from .one_shot import SCORES as SCORES
 from .one_shot import Evidence as Evidence
 from .one_shot import Method as Method
+from .one_shot import PruningSummary as PruningSummary
 from .one_shot import check_sparsity as check_sparsity
 from .one_shot import check_weights as check_weights
 from .one_shot import prune_ as prune_

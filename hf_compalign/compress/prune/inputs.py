@@ -21,7 +21,7 @@ class _Enough(Exception):  # noqa: N818 - no error: what comes after the layer n
 
 @contextmanager
 def _hooked(layers: Layers, hook: Callable[[str], Callable[..., Any]], *, outputs: bool = False) -> Iterator[None]:
-    """A forward hook, made for its name, on each of the layers: before it runs, or after it with the outputs."""
+    """Hook each of the layers: before it runs, or with outputs=True after it; `hook` makes the hook for a name."""
     handles = [
         layer.register_forward_hook(hook(name)) if outputs else layer.register_forward_pre_hook(hook(name))
         for name, layer in layers.items()
@@ -42,7 +42,7 @@ class Group:
 
 
 def check_ran(layers: Iterable[str], seen: Container[str]) -> None:
-    """Refuse layers of which nothing was seen.
+    """Refuse layers that did not run.
 
     Raises:
         ValueError: names the first.
@@ -50,13 +50,13 @@ def check_ran(layers: Iterable[str], seen: Container[str]) -> None:
     for name in layers:
         if name not in seen:
             raise ValueError(
-                f"The layer {name} does not run on the calibration data, so nothing is known of its inputs. Leave it "
+                f"The layer {name} does not run on the calibration data, so its inputs are not known. Leave it "
                 f"out with exclude={[name.removesuffix('.weight')]}, or give data that it runs on."
             )
 
 
 def check_finite(name: str, values: Tensor, *, of: str = "inputs") -> None:
-    """Refuse a layer that numbers cannot be trusted in.
+    """Refuse a layer whose values are NaN or infinite.
 
     Raises:
         ValueError: names it.
@@ -195,15 +195,15 @@ class InputStatistics:
         original, compressed = self._shifts + self._sums / self.n_tokens
         return original, compressed
 
-    def moments(self, *, centred: bool) -> tuple[Tensor, Tensor]:
+    def moments(self, *, centered: bool) -> tuple[Tensor, Tensor]:
         """[features, features] of the original's with the compressed model's inputs, and of the latter alone.
 
-        E[x y^T] and E[y y^T]; or, centred, the covariances.
+        E[x y^T] and E[y y^T]; or, centered, the covariances.
         """
         original, compressed = self._sums / self.n_tokens
         cross, own = self._products / self.n_tokens
         cross, own = cross - torch.outer(original, compressed), own - torch.outer(compressed, compressed)
-        if not centred:
+        if not centered:
             original, compressed = self.means()
             cross, own = cross + torch.outer(original, compressed), own + torch.outer(compressed, compressed)
         return cross, own

@@ -1,29 +1,12 @@
-"""Scores -> masks, by the methods of torch.nn.utils.prune; and which weights of a model are pruned at all."""
+"""Scores -> masks: which weights stay, by the pattern in which they are ranked."""
 
 import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.utils import prune
 
 PATTERNS = ("layer", "row", "global")
-
-
-class _LowestOfEachGroup(prune.BasePruningMethod):
-    """Prunes the same number of scores, the lowest, in every group of consecutive ones."""
-
-    PRUNING_TYPE = "unstructured"
-
-    def __init__(self, count: int, group: int) -> None:
-        self.count = count
-        self.group = group
-
-    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-        """The mask of the scores ``t``; of those that compare equal, topk decides."""
-        lowest = t.reshape(-1, self.group).topk(self.count, largest=False).indices
-        mask = default_mask.reshape(-1, self.group).scatter(1, lowest, 0)
-        return mask.view_as(t)
 
 
 def compute_masks(scores: Mapping[str, Tensor], sparsity: float, *, pattern: str) -> dict[str, Tensor]:
@@ -45,8 +28,10 @@ def compute_masks(scores: Mapping[str, Tensor], sparsity: float, *, pattern: str
 
 
 def _lowest_pruned(scores: Tensor, sparsity: float, group: int) -> Tensor:
-    method = _LowestOfEachGroup(round(sparsity * group), group)
-    return method.compute_mask(scores, torch.ones_like(scores, dtype=torch.bool))
+    """The same number of scores, the lowest, is pruned in every group of consecutive ones; topk decides on ties."""
+    lowest = scores.reshape(-1, group).topk(round(sparsity * group), largest=False).indices
+    mask = torch.ones_like(scores, dtype=torch.bool).reshape(-1, group)
+    return mask.scatter(1, lowest, False).view_as(scores)
 
 
 def _group_size(scores: Tensor, pattern: str) -> int:
@@ -67,14 +52,14 @@ def kept_of(pattern: str) -> tuple[int, int]:
     kept, _, group = pattern.partition(":")
     if not (kept.isdecimal() and group.isdecimal() and 0 < int(kept) < int(group)):
         raise ValueError(
-            f"pattern must be one of {', '.join(PATTERNS)}, or N:M with 0 < N < M, of which 2:4 is the one that GPUs "
-            f"have kernels for. Got {pattern!r}."
+            f"pattern must be one of {', '.join(PATTERNS)}, or N:M with 0 < N < M; GPUs have kernels for 2:4. "
+            f"Got {pattern!r}."
         )
     return int(kept), int(group)
 
 
 def check_pattern(pattern: str, sparsity: float) -> None:
-    """Refuse a pattern that does not exist, or that does not have this sparsity in the end.
+    """Refuse a pattern that does not exist, or whose sparsity is another one.
 
     Raises:
         ValueError: says which patterns there are, or the pattern's sparsity.

@@ -64,12 +64,12 @@ class Evidence:
 
     Attributes:
         batches: the calibration data.
-        loss: that "taylor" differentiates.
+        loss: what "taylor" differentiates; None is the model's own.
         learned: the scores of "movement" by the weights' names, in the layout of the weights.
     """
 
     batches: Sequence[Batch] = ()
-    loss: Loss = own_loss
+    loss: Loss | None = None
     learned: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -100,14 +100,14 @@ class PruningSummary:
         return "\n".join([title, *rows, f"{'together':<{width}}  {total:>10,}  {self.sparsity:>7.1%}"])
 
 
-def prune_(
+def prune_(  # noqa: PLR0913 - what to prune, how and by which data
     model: nn.Module,
     sparsity: float,
     *,
     score: str = "magnitude",
     pattern: str | None = None,
     calibration: Iterable[Any] | None = None,
-    loss: Loss = own_loss,
+    loss: Loss | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
 ) -> PruningSummary:
@@ -128,7 +128,7 @@ def prune_(
             N:M). By default "global" for magnitude and taylor, "row" for wanda and "layer" for obs.
         calibration: batches as the model takes them: a DataLoader, a list, or a `datasets.Dataset` of rows that can be
             stacked.
-        loss: (model, batch) -> the loss that "taylor" differentiates; by default the model's own for the labels of the
+        loss: (model, batch) -> the loss that "taylor" differentiates; None takes the model's own for the labels of the
             batch or, without labels, for its own predictions.
         include: patterns of module names to prune; by default all linear and convolution layers but the embeddings and
             the classification head (with the pooler).
@@ -136,7 +136,7 @@ def prune_(
 
     Raises:
         ValueError: an argument out of range, with what is allowed; calibration data that are missing or do not fit; a
-            model whose weights are quantised. The model is as it was.
+            model whose weights are quantized. The model is as it was.
     """
     method = Method(score, pattern or "")
     check_sparsity(sparsity)
@@ -152,7 +152,7 @@ def prune_(
         )
     if calibration is not None and not method.calibrated:
         raise ValueError(f"calibration= would be ignored: score={score!r} looks at the weights alone. Leave it out.")
-    if loss is not own_loss and score != "taylor":
+    if loss is not None and score != "taylor":
         raise ValueError(f"loss= would be ignored: score={score!r} takes no gradients. Leave it out.")
     check_not_converted(model, "pruned")
     weights = prunable_weights(model, include=include, exclude=exclude)
@@ -216,7 +216,7 @@ def _score(
         return lambda name: scores.wanda(whole(weights[name]), norms[name])
     totals: dict[str, Tensor] = {}
     for batch in evidence.batches:
-        for name, gradient in weight_gradients(model, layers, batch, evidence.loss).items():
+        for name, gradient in weight_gradients(model, layers, batch, evidence.loss or own_loss).items():
             score = scores.taylor(whole(weights[name]), gradient)
             totals[name] = totals[name] + score if name in totals else score
     check_ran(layers, totals)

@@ -124,7 +124,7 @@ def _solve_layer_(name: str, layer: nn.Linear, statistics: InputStatistics, solv
     mean_before, mean = statistics.means()
     weight = whole(layer.weight).to(mean)
     # The average of what is removed goes into the bias; only its variation is left to the other weights.
-    cross, hessian = statistics.moments(centred=layer.bias is not None)
+    cross, hessian = statistics.moments(centered=layer.bias is not None)
     variances = hessian.diagonal()
     # The second share is above the rounding where inputs do not vary, and nothing beside the first where they do.
     damping = float(DAMPING * variances.mean() + ROUNDING * (variances + mean.square()).mean()) or 1.0

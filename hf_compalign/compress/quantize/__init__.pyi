@@ -9,6 +9,7 @@ from .files import FILE as FILE
 from .files import convert_ as convert_
 from .files import load_quantized as load_quantized
 from .files import requantize_ as requantize_
+from .one_shot import QuantizationSummary as QuantizationSummary
 from .one_shot import calibrate_ as calibrate_
 from .one_shot import check_not_converted as check_not_converted
 from .one_shot import drop_stale_record_ as drop_stale_record_

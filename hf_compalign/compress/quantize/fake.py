@@ -123,6 +123,11 @@ def restore_(layer: nn.Module) -> None:
     become(layer, next(plain for plain, fake in FAKE_OF.items() if type(layer) is fake))
 
 
+def linear_like(layer: Any) -> nn.Linear:
+    """A plain linear layer of the same sizes: without memory, so that no random numbers are drawn for its weights."""
+    return nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+
+
 def put_(model: nn.Module, name: str, layer: Any) -> None:
     """Put another linear layer in the place of one, with its parameters: the same objects."""
     old: Any = model.get_submodule(name)
@@ -132,9 +137,7 @@ def put_(model: nn.Module, name: str, layer: Any) -> None:
 
 def put_plain_(model: nn.Module, name: str) -> None:
     """Put a plain linear layer in the place of one that a library made."""
-    layer: Any = model.get_submodule(name)
-    # One without memory: its weights are replaced.
-    put_(model, name, nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta"))
+    put_(model, name, linear_like(model.get_submodule(name)))
 
 
 def quantized_layers(model: nn.Module) -> dict[str, nn.Module]:

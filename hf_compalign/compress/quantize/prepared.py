@@ -41,12 +41,12 @@ def prepare_(model: nn.Module, scheme: Scheme, names: Sequence[str]) -> None:
     layers = {name: modules[name] for name in names}
     check_groups(layers, scheme)
     take_own_config(model)
-    for name, layer in layers.items():
-        if scheme.backend == "torchao":
-            torchao.prepare_linear_(model, name, scheme)
-        elif scheme.backend == "quanto":
-            quanto.prepare_linear_(model, name, scheme)
-        else:
+    if scheme.backend == "torchao":
+        torchao.prepare_(model, names, scheme)
+    elif scheme.backend == "quanto":
+        quanto.prepare_(model, names, scheme)
+    else:
+        for layer in layers.values():
             fake_quantize_(layer)
     describe_quantization(model, scheme.name, converted=False)
 

@@ -1,6 +1,6 @@
 """What torchao does: layers that round, layers with small weights, and what a config says of them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from hf_compalign._compat import forget_reading
 from hf_compalign._extras import needs_extra
-from hf_compalign.compress.quantize.fake import put_
+from hf_compalign.compress.quantize.fake import linear_like, put_
 from hf_compalign.compress.quantize.schemes import Scheme
 
 # Of int4 weights, so many consecutive ones have a scale.
@@ -30,17 +30,16 @@ def _base_config(scheme: Scheme) -> Any:
     return Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=granularity)
 
 
-def prepare_linear_(model: nn.Module, name: str, scheme: Scheme) -> None:
-    """Put torchao's layer that rounds in the place of a linear one, with the same parameters."""
+def prepare_(model: nn.Module, names: Iterable[str], scheme: Scheme) -> None:
+    """Put torchao's layers that round in the place of linear ones, with the same parameters."""
     config = _base_config(scheme)
     from torchao.quantization import quantize_
     from torchao.quantization.qat import QATConfig
 
-    layer: Any = model.get_submodule(name)
-    # One without memory, so that no random numbers are drawn for weights that are replaced.
-    made = nn.Sequential(nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta"))
-    quantize_(made, QATConfig(config, step="prepare"))
-    put_(model, name, made[0])
+    for name in names:
+        made = nn.Sequential(linear_like(model.get_submodule(name)))
+        quantize_(made, QATConfig(config, step="prepare"))
+        put_(model, name, made[0])
 
 
 def convert_(model: nn.Module, names: Collection[str], scheme: Scheme) -> None:

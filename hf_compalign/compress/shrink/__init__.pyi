@@ -12,11 +12,12 @@ from .cutting import cut_ as cut_
 from .cutting import cut_units as cut_units
 from .cutting import mask_ as mask_
 from .cutting import removal_masks as removal_masks
-from .importance import IMPORTANCES as IMPORTANCES
-from .importance import LayerImportance as LayerImportance
-from .importance import unit_importance as unit_importance
+from .one_shot import ShrinkSummary as ShrinkSummary
 from .one_shot import shrink_ as shrink_
 from .plan import LayerPlan as LayerPlan
 from .plan import ShrinkPlan as ShrinkPlan
 from .plan import droppable_layers as droppable_layers
 from .plan import zero_units_plan as zero_units_plan
+from .scores import UNIT_SCORES as UNIT_SCORES
+from .scores import LayerScores as LayerScores
+from .scores import unit_scores as unit_scores

@@ -1,4 +1,4 @@
-"""From a budget, in the terms that one thinks in, to the plan of what stays: the least important goes first."""
+"""From a budget to the plan of what stays: the least important goes first."""
 
 import heapq
 import logging
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.shrink.architectures import Layer, layers_of
 from hf_compalign.compress.shrink.costs import CostTable, flops_table, latency_share, latency_table, multiple_of
-from hf_compalign.compress.shrink.importance import LayerImportance
 from hf_compalign.compress.shrink.plan import LayerPlan, ShrinkPlan
+from hf_compalign.compress.shrink.scores import LayerScores
 
 # Plans that are timed, until one meets a target of latency.
 AIMS = 3
 _TARGETS = ("target_flops", "target_latency")
 
-# "heads" and "neurons" -> layer -> the importance of its units, and how many of them stay
-Scores = Mapping[str, Mapping[int, Tensor]]
+# "heads" and "neurons" -> layer -> the scores of its units, and how many of them stay
+ByKind = Mapping[str, Mapping[int, Tensor]]
 Widths = dict[str, dict[int, int]]
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Budget:
     Attributes:
         heads: share of the attention heads that go, in [0, 1), of the layers that stay.
         ffn: share of the neurons of the feed-forward parts that go, likewise.
-        layers: whole layers that go, the least important ones.
+        n_layers: how many whole layers go, the least important ones.
         target_flops: share of the dense model's FLOPs that may remain, in (0, 1].
         target_latency: share of the dense model's latency on this machine that may remain, in (0, 1].
         uniform: whether all layers stay equally wide. Otherwise units are ranked across the layers.
@@ -46,7 +46,7 @@ class Budget:
 
     heads: float = 0.0
     ffn: float = 0.0
-    layers: int = 0
+    n_layers: int = 0
     target_flops: float | None = None
     target_latency: float | None = None
     uniform: bool = False
@@ -56,8 +56,8 @@ class Budget:
             share = getattr(self, name)
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must be a share in [0, 1). Got {share}.{_perhaps(share)}")
-        if not isinstance(self.layers, int) or self.layers < 0:
-            raise ValueError(f"layers must be a number of layers to drop, 0 or more. Got {self.layers}.")
+        if not isinstance(self.n_layers, int) or self.n_layers < 0:
+            raise ValueError(f"n_layers must be a number of layers to drop, 0 or more. Got {self.n_layers}.")
         for name in _TARGETS:
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
@@ -69,7 +69,7 @@ class Budget:
                 f"{self.target[0]} decides how many heads and neurons go, so heads and ffn must be left out. Got "
                 f"heads = {self.heads} and ffn = {self.ffn}."
             )
-        if not (self.heads or self.ffn or self.layers) and (self.target is None or self.target[1] == 1):
+        if not (self.heads or self.ffn or self.n_layers) and (self.target is None or self.target[1] == 1):
             options = ", ".join(option.name for option in fields(self)[:-1])
             raise ValueError(f"The budget removes nothing. Set at least one of {options}.")
 
@@ -81,7 +81,7 @@ class Budget:
 
 def plan_for(
     model: nn.Module,
-    importances: Sequence[LayerImportance],
+    scores: Sequence[LayerScores],
     budget: Budget,
     *,
     inputs: Batch | None = None,
@@ -96,39 +96,39 @@ def plan_for(
 
     Args:
         model: the dense model; only read.
-        importances: of its layers, as from `unit_importance`.
+        scores: of its layers, as from `unit_scores`.
         budget: how much goes.
         inputs: the batch whose FLOPs or latency a target is about.
         costs: what the units cost for them; measured if left out.
 
     Raises:
-        ValueError: the budget would empty a layer, cannot be reached or rounds to nothing; importances of another
+        ValueError: the budget would empty a layer, cannot be reached or rounds to nothing; scores of another
             model; uniform=True and the layers differ already; a target without inputs.
     """
     layers = layers_of(model)
-    _check_importances(layers, importances)
-    stay = _layers_that_stay(model, importances, budget.layers)
+    _check_scores(layers, scores)
+    stay = _layers_that_stay(model, scores, budget.n_layers)
     if budget.uniform:
         _check_equal([layers[index] for index in stay])
-    scores = {kind: {index: getattr(importances[index], kind) for index in stay} for kind in ("heads", "neurons")}
+    by_kind = {kind: {index: getattr(scores[index], kind) for index in stay} for kind in ("heads", "neurons")}
     if budget.target is None:
         widths = {
-            kind: _widths_for_share(name, share, kind, scores[kind], uniform=budget.uniform)
+            kind: _widths_for_share(name, share, kind, by_kind[kind], uniform=budget.uniform)
             for name, kind, share in (("heads", "heads", budget.heads), ("ffn", "neurons", budget.ffn))
         }
-        plan = _plan(scores, widths)
+        plan = _plan(by_kind, widths)
     else:
-        plan = _plan_for_target(model, scores, budget, inputs=inputs, costs=costs)
+        plan = _plan_for_target(model, by_kind, budget, inputs=inputs, costs=costs)
     plan.check(model)
     return plan
 
 
-def _plan(scores: Scores, widths: Widths) -> ShrinkPlan:
+def _plan(by_kind: ByKind, widths: Widths) -> ShrinkPlan:
     """Of each layer, as many of the most important units as its width says."""
     return ShrinkPlan(
         tuple(
-            LayerPlan(index, *(_top(scores[kind][index], widths[kind][index]) for kind in ("heads", "neurons")))
-            for index in scores["heads"]
+            LayerPlan(index, *(_top(by_kind[kind][index], widths[kind][index]) for kind in ("heads", "neurons")))
+            for index in by_kind["heads"]
         )
     )
 
@@ -136,15 +136,15 @@ def _plan(scores: Scores, widths: Widths) -> ShrinkPlan:
 # ---- layers ----
 
 
-def _layers_that_stay(model: nn.Module, importances: Sequence[LayerImportance], n_dropped: int) -> list[int]:
+def _layers_that_stay(model: nn.Module, scores: Sequence[LayerScores], n_dropped: int) -> list[int]:
     whole = ShrinkPlan.whole(model).layers
     if n_dropped >= len(whole):
         raise ValueError(
-            f"layers must be less than the {len(whole)} layers that {type(model).__name__} has. Got {n_dropped}."
+            f"n_layers must be less than the {len(whole)} layers that {type(model).__name__} has. Got {n_dropped}."
         )
     stay = list(range(len(whole)))
     refused = None
-    for index in sorted(stay, key=lambda index: importances[index].layer):
+    for index in sorted(stay, key=lambda index: scores[index].layer):
         if len(whole) - len(stay) == n_dropped:
             return stay
         rest = [other for other in stay if other != index]
@@ -269,13 +269,13 @@ def _widths_for_share(
     if saved < goal:
         raise ValueError(
             f"{name}={share:g} would empty a layer: of {total} {kind} in {len(present)} layers at most {saved:g} can "
-            f"go, a share of {saved / total:.3g}. To remove more, drop whole layers (layers=)."
+            f"go, a share of {saved / total:.3g}. To remove more, drop whole layers (n_layers=)."
         )
     return widths[kind]
 
 
 def _plan_for_target(
-    model: nn.Module, scores: Scores, budget: Budget, *, inputs: Batch | None, costs: CostTable | None
+    model: nn.Module, by_kind: ByKind, budget: Budget, *, inputs: Batch | None, costs: CostTable | None
 ) -> ShrinkPlan:
     """The plan by which the target is reached, losing as little importance as can be for what each step saves."""
     name = "target_flops" if budget.target_latency is None else "target_latency"
@@ -287,15 +287,15 @@ def _plan_for_target(
     before = costs.total((layer.n_heads, layer.n_neurons) for layer in layers_of(model))
     target = aim = getattr(budget, name)
     for _ in range(AIMS):
-        widths, reached = _widths_for_target(scores, costs, aim * before, uniform=budget.uniform)
+        widths, reached = _widths_for_target(by_kind, costs, aim * before, uniform=budget.uniform)
         if reached > aim * before * (1 + 1e-9):  # more than the rounding of a sum
             # By how much the aim was lowered is how much longer the model takes than its parts add up to.
             raise ValueError(
-                f"{name}={target:g} cannot be reached: with the fewest heads and neurons in {len(scores['heads'])} "
-                f"layers, {reached / before * target / aim:.3g} remains. Drop layers as well (layers=), or raise the "
+                f"{name}={target:g} cannot be reached: with the fewest heads and neurons in {len(by_kind['heads'])} "
+                f"layers, {reached / before * target / aim:.3g} remains. Drop layers as well (n_layers=), or raise the "
                 "target."
             )
-        plan = _plan(scores, widths)
+        plan = _plan(by_kind, widths)
         # Times do not quite add up: the whole is timed, and where it takes longer, the aim is taken lower.
         share = latency_share(model, plan, inputs) if is_timed and inputs is not None else target
         if share <= target:
@@ -306,14 +306,14 @@ def _plan_for_target(
     return plan
 
 
-def _widths_for_target(scores: Scores, costs: CostTable, most: float, *, uniform: bool) -> tuple[Widths, float]:
+def _widths_for_target(by_kind: ByKind, costs: CostTable, most: float, *, uniform: bool) -> tuple[Widths, float]:
     """The widths by which the model costs at most that, where it can, and what it then costs."""
     parts = [
         part
-        for kind, of_kind in scores.items()
+        for kind, of_kind in by_kind.items()
         for part in _parts(kind, of_kind, partial(costs.of_units, kind), uniform=uniform)
     ]
-    present = costs.total((len(scores["heads"][index]), len(scores["neurons"][index])) for index in scores["heads"])
+    present = costs.total((len(by_kind["heads"][index]), len(by_kind["neurons"][index])) for index in by_kind["heads"])
     widths, saved = _narrowed(parts, present - most)
     return widths, present - saved
 
@@ -330,13 +330,13 @@ def _perhaps(share: float) -> str:
     return f" Did you mean {share / 100:g}?" if 1 < share < 100 else ""
 
 
-def _check_importances(layers: Sequence[Layer], importances: Sequence[LayerImportance]) -> None:
+def _check_scores(layers: Sequence[Layer], scores: Sequence[LayerScores]) -> None:
     present = [(layer.n_heads, layer.n_neurons) for layer in layers]
-    given = [(len(one.heads), len(one.neurons)) for one in importances]
+    given = [(len(one.heads), len(one.neurons)) for one in scores]
     if present != given:
         raise ValueError(
-            f"The importances are not of this model: its layers have (heads, neurons) {present}, the importances "
-            f"{given}. Compute them from the model as it is now (unit_importance)."
+            f"The scores are not of this model: its layers have (heads, neurons) {present}, the scores "
+            f"{given}. Compute them from the model as it is now (unit_scores)."
         )
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from hf_compalign.compress.calibration import Batch, known_inputs, on_device, run_model
+from hf_compalign.compress.calibration import Batch, run_model
 from hf_compalign.compress.shrink.architectures import layers_of
 from hf_compalign.compress.shrink.cutting import cut_
 from hf_compalign.compress.shrink.plan import LayerPlan, ShrinkPlan
-from hf_compalign.models import count_flops, evaluating
+from hf_compalign.models import count_flops, device_of, evaluating, known_inputs, on_device
 
 # Widths that are timed of the heads and of the neurons. Between them the time is interpolated.
 POINTS = 5
@@ -78,7 +78,7 @@ class CostTable:
 
 
 def multiple_of(n_neurons: int) -> int:
-    """What the width of a feed-forward layer is rounded to, and at least: 8, or 1 for a tiny layer.
+    """The step and the least of the widths of a feed-forward layer: 8, or 1 for a tiny layer.
 
     >>> multiple_of(3072), multiple_of(32)
     (8, 1)
@@ -124,7 +124,7 @@ def _time_share(dense: nn.Module, cut: nn.Module, inputs: Batch) -> float:
 
 
 def _timer(model: nn.Module, inputs: Batch) -> Timer:
-    names = {"run": run_model, "model": model, "inputs": on_device(inputs, model)}
+    names = {"run": run_model, "model": model, "inputs": on_device(inputs, device_of(model))}
     return Timer("run(model, inputs)", globals=names, num_threads=torch.get_num_threads())
 
 

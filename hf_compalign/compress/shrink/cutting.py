@@ -21,10 +21,10 @@ from hf_compalign.compress.shrink.widths import describe_widths
 
 
 def mask_(model: nn.Module, plan: ShrinkPlan) -> None:
-    """Zero, in place, what the output layers read of the units that go: the answer is then that of the cut model.
+    """Zero, in place, the weights that read the units that go: the model then answers like the cut one.
 
     Raises:
-        ValueError: the plan does not fit the model, or drops layers, which no zeros can do; or the weights are
+        ValueError: the plan does not fit the model, or drops layers, which zeros cannot do; or the weights are
             quantized or sharded.
     """
     _check(model, plan)
@@ -61,9 +61,9 @@ def removal_masks(model: nn.Module, plan: ShrinkPlan) -> dict[str, Tensor]:
 def cut_(model: nn.Module, plan: ShrinkPlan) -> None:
     """Remove, in place, what the plan does not keep: smaller linear layers, fewer layers, and a config that says so.
 
-    Every number that is left is the same as in the masked model, so the answers are too. What torch may change is the
-    last bit: a matrix product adds in groups, whose bounds move with the sizes. The new parameters are new objects:
-    make an optimizer afterwards. `save_pretrained` writes the model; `load_compressed` opens it, and so does
+    Every weight that is left is that of the masked model, to the bit. The answers are the same up to rounding: a matrix
+    product adds in groups, whose bounds move with the sizes. The new parameters are new objects: make an optimizer
+    afterwards. `save_pretrained` writes the model; `load_compressed` opens it, and so does
     `from_pretrained` where the widths are equal in all layers and the stock class can express them.
 
     Raises:
@@ -89,7 +89,7 @@ def _check(model: nn.Module, plan: ShrinkPlan) -> None:
             if not isinstance(weight, nn.Parameter) or type(weight.data) is not Tensor:
                 raise ValueError(
                     f"The weight of {layer.name}.{path} is not an ordinary tensor but {type(weight.data).__name__} "
-                    "(quantized, sharded, or reparametrised). Remove units before quantizing, from a model that is "
+                    "(quantized, sharded, or reparametrized). Remove units before quantizing, from a model that is "
                     "whole in this process, and after torch.nn.utils.prune.remove."
                 )
 
@@ -140,7 +140,7 @@ def _keep_columns(linear: nn.Linear, units: Sequence[int], n_units: int) -> None
 
 
 def _features(units: Sequence[int], n_units: int, n_features: int, *, stacked: int = 1) -> Tensor:
-    """The features of the units, of which each has an equal share in each of the stacked parts.
+    """The features of the units; each has an equal share in each of the stacked parts.
 
     >>> _features([1], 2, 4), _features([1], 2, 8, stacked=2)
     (tensor([2, 3]), tensor([2, 3, 6, 7]))
@@ -149,7 +149,7 @@ def _features(units: Sequence[int], n_units: int, n_features: int, *, stacked: i
 
 
 def _keep(module: nn.Module, path: str, dim: int, index: Tensor) -> None:
-    """Put a smaller parameter where the one under the path was; one that stays whole stays the same object."""
+    """Put a smaller parameter in place of the one at the path; one that stays whole stays the same object."""
     parent, _, name = path.rpartition(".")
     owner = part(module, parent) if parent else module
     old = getattr(owner, name)
@@ -162,7 +162,7 @@ def _keep(module: nn.Module, path: str, dim: int, index: Tensor) -> None:
 
 
 def _cut_shared_bias(model: nn.Module, shared: SharedBias, plan: ShrinkPlan) -> None:
-    """Keep the columns that some layer still reads, and have every layer take its own of them."""
+    """Keep the columns that some layer still reads; every layer takes its own from them."""
     base = getattr(model, "base_model", model)
     table = part(base, shared.table)
     if table is None:

@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from hf_compalign.compress.calibration import Batch, Loss, calibration_batches, own_loss
+from hf_compalign.compress.calibration import Batch, Loss, calibration_batches
+from hf_compalign.compress.prune import reconstruct_
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
 from hf_compalign.compress.shrink.architectures import layers_of
 from hf_compalign.compress.shrink.budget import Budget, plan_for
 from hf_compalign.compress.shrink.cutting import cut_, removal_masks
-from hf_compalign.compress.shrink.importance import IMPORTANCES, unit_importance
 from hf_compalign.compress.shrink.plan import LayerPlan, ShrinkPlan
+from hf_compalign.compress.shrink.scores import UNIT_SCORES, unit_scores
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ def shrink_(  # noqa: PLR0913 - each option of the budget is one of the public v
     *,
     heads: float = 0.0,
     ffn: float = 0.0,
-    layers: int = 0,
+    n_layers: int = 0,
     target_flops: float | None = None,
     target_latency: float | None = None,
     uniform: bool = False,
-    importance: str | None = None,
+    score: str | None = None,
     calibration: Iterable[Any] | None = None,
     reconstruct: bool | None = None,
     loss: Loss | None = None,
@@ -66,7 +67,7 @@ def shrink_(  # noqa: PLR0913 - each option of the budget is one of the public v
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> model = BertForSequenceClassification(BertConfig(hidden_size=48, num_attention_heads=4, intermediate_size=96))
-    >>> print(shrink_(model, heads=0.25, ffn=0.5, layers=2))
+    >>> print(shrink_(model, heads=0.25, ffn=0.5, n_layers=2))
                before   after
     ...
 
@@ -74,31 +75,32 @@ def shrink_(  # noqa: PLR0913 - each option of the budget is one of the public v
         model: a transformer of a supported architecture; in training or evaluation mode, and it stays in that.
         heads: share of the attention heads that go, in [0, 1), of the layers that stay.
         ffn: share of the neurons of the feed-forward parts that go, likewise.
-        layers: whole layers that go first.
+        n_layers: how many whole layers go first.
         target_flops: share of the dense model's FLOPs that may remain, for the first calibration batch.
         target_latency: share of the dense model's latency that may remain, likewise, measured where the model is.
         uniform: whether all layers stay equally wide, as stock configs have it. Otherwise units are ranked across
             the layers.
-        importance: "taylor" or "magnitude", see `unit_importance`; None takes "taylor" where there is calibration
-            data, else "magnitude".
+        score: how units are ranked: "taylor" or "magnitude", see `unit_scores`; None takes "taylor" where there is
+            calibration data, else "magnitude".
         calibration: a DataLoader, batches, or a `datasets.Dataset`; a few hundred rows do.
-        reconstruct: whether what reads the removed units is corrected by least squares, so that the outputs stay
-            close on the calibration data; None does so where there are any.
-        loss: what "taylor" asks about; the model's own loss if left out.
+        reconstruct: whether the layers that read the removed units are corrected by least squares, so that the outputs
+            stay close on the calibration data; None does so where there are any.
+        loss: (model, batch) -> the loss that "taylor" differentiates; None takes the model's own for the labels of the
+            batch or, without labels, for its own predictions.
 
     Raises:
         ValueError: an architecture, budget or data that do not fit, an option that would be ignored, or a model whose
-            weights are quantised. The model is then as it was.
+            weights are quantized. The model is then as it was.
     """
-    budget = Budget(heads, ffn, layers, target_flops, target_latency, uniform)
-    importance = importance or ("magnitude" if calibration is None else "taylor")
+    budget = Budget(heads, ffn, n_layers, target_flops, target_latency, uniform)
+    score = score or ("magnitude" if calibration is None else "taylor")
     reconstruct = calibration is not None if reconstruct is None else reconstruct
-    _check_options(budget, importance, has_data=calibration is not None, reconstruct=reconstruct, has_loss=bool(loss))
+    _check_options(budget, score, has_data=calibration is not None, reconstruct=reconstruct, has_loss=loss is not None)
     check_not_converted(model, "shrunk")
     before = _counts(model)
     batches = [] if calibration is None else calibration_batches(calibration, model)
-    importances = unit_importance(model, batches, importance=importance, loss=loss or own_loss)
-    plan = plan_for(model, importances, budget, inputs=batches[0] if batches else None)
+    scores = unit_scores(model, batches, score=score, loss=loss)
+    plan = plan_for(model, scores, budget, inputs=batches[0] if batches else None)
     corrected = _corrected_copy(model, plan, batches) if reconstruct else None
     cut_(model, plan)
     if corrected is not None:
@@ -109,8 +111,6 @@ def shrink_(  # noqa: PLR0913 - each option of the budget is one of the public v
 
 def _corrected_copy(model: nn.Module, plan: ShrinkPlan, batches: Sequence[Batch]) -> nn.Module:
     """A copy of the model cut by the plan, its weights corrected for the heads and neurons that are gone."""
-    from hf_compalign.compress.prune import reconstruct_
-
     corrected = copy.deepcopy(model)
     whole = ShrinkPlan.whole(model).layers
     cut_(corrected, ShrinkPlan(tuple(whole[kept.index] for kept in plan.layers)))
@@ -133,21 +133,21 @@ def _counts(model: nn.Module) -> tuple[int, int, int, int]:
     )
 
 
-def _check_options(budget: Budget, importance: str, *, has_data: bool, reconstruct: bool, has_loss: bool) -> None:
+def _check_options(budget: Budget, score: str, *, has_data: bool, reconstruct: bool, has_loss: bool) -> None:
     """Refuse what cannot be done without calibration data, and what would be ignored."""
-    if importance not in IMPORTANCES:
-        raise ValueError(f"importance must be one of {', '.join(IMPORTANCES)}. Got {importance!r}.")
+    if score not in UNIT_SCORES:
+        raise ValueError(f"score must be one of {', '.join(UNIT_SCORES)}. Got {score!r}.")
     if not has_data:
         for needed, option in (
-            (importance == "taylor", "importance='taylor'"),
+            (score == "taylor", "score='taylor'"),
             (reconstruct, "reconstruct=True"),
             (budget.target is not None, budget.target and budget.target[0]),
         ):
             if needed:
                 raise ValueError(f"{option} needs calibration data. Pass calibration=, a few hundred rows or batches.")
-    if has_loss and importance != "taylor":
-        raise ValueError(f"loss would be ignored: importance={importance!r} asks no loss. Leave it out.")
-    if has_data and importance == "magnitude" and not reconstruct and budget.target is None:
+    if has_loss and score != "taylor":
+        raise ValueError(f"loss= would be ignored: score={score!r} takes no gradients. Leave it out.")
+    if has_data and score == "magnitude" and not reconstruct and budget.target is None:
         raise ValueError(
-            "calibration would be ignored: importance='magnitude' and reconstruct=False need no data. Leave it out."
+            "calibration= would be ignored: score='magnitude' and reconstruct=False need no data. Leave it out."
         )

@@ -105,7 +105,7 @@ class ShrinkPlan:
         self._check_exact(model, layers)
 
     def _check_exact(self, model: nn.Module, layers: Sequence[Layer]) -> None:
-        """What cannot be removed without changing what the rest computes."""
+        """Refuse a removal that would change what the rest of the model computes."""
         droppable = droppable_layers(model)
         dropped = set(range(len(layers))) - {one.index for one in self.layers}
         if not dropped <= set(droppable):

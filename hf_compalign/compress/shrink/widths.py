@@ -1,4 +1,4 @@
-"""The widths of a shrunk model in its config: the stock keys where they can say it, config.compression where not."""
+"""The widths of a shrunk model in its config: in the stock keys if they can say it, else in config.compression."""
 
 import copy
 from collections.abc import Callable
@@ -15,12 +15,13 @@ from hf_compalign.compress.quantize import (
 )
 from hf_compalign.compress.record import SHRINK, write_entry
 from hf_compalign.compress.shrink.architectures import Layer, architecture_of, layers_of, part
+from hf_compalign.models import random_state_kept
 
 
 def describe_widths(model: nn.Module) -> None:
     """Make the model's config say its widths.
 
-    The stock keys are set where the stock class honours them. If it then builds the very same layers, a plain
+    The stock keys are set where the stock class honors them. If it then builds the very same layers, a plain
     from_pretrained opens the saved model; otherwise config.compression holds each layer's widths for load_compressed.
     """
     config: Any = model.config
@@ -79,7 +80,7 @@ def _neuron_settings(model: nn.Module) -> dict[str, Any]:
 
 
 def _head_settings(model: nn.Module) -> dict[str, Any]:
-    """The stock keys for the heads, if all layers have equally many; few classes honour them."""
+    """The stock keys for the heads, if all layers have equally many; few classes honor them."""
     config: Any = model.config
     widths = {_heads(layer) for layer in layers_of(model)}
     if len(widths) > 1:
@@ -95,7 +96,7 @@ def _stock(model: nn.Module, settings: dict[str, Any]) -> nn.Module | None:
         for key, value in settings.items():
             setattr(config, key, value)
         # Building draws random numbers, even without memory: a training that goes on must not notice.
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"), random_state_kept():
             return type(model)(config)
     except (ValueError, StrictDataclassError):
         return None

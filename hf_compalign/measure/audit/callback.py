@@ -1,27 +1,35 @@
 """Mismatches over training: an audit at every evaluation, logged beside the Trainer's own metrics."""
 
+import logging
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-import torch.distributed as dist
 from datasets import Dataset
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_compalign._compat import calling_handler
-from hf_compalign.measure.audit.auditing import audit, checked_limits
+from hf_compalign._compat import add_to_log
+from hf_compalign._trainer import of_first_process
+from hf_compalign.measure.audit.auditing import audit
+from hf_compalign.measure.audit.comparing import checked_limits
+from hf_compalign.measure.audit.opened import answers_of
+from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.audit.record import Audit
-from hf_compalign.measure.groups import Membership
-from hf_compalign.measure.predictions import Asked, Columns, Predictions, ask, predict
-from hf_compalign.models import evaluating
+from hf_compalign.measure.audit.rows import groups_of_items
+from hf_compalign.measure.groups import Membership, attributes_of
+from hf_compalign.measure.predictions import Asked, Columns, Predictions, ask
+from hf_compalign.models import evaluating, random_state_kept
 from hf_compalign.opening import model_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+    from transformers.trainer_callback import CallbackHandler
+
+logger = logging.getLogger(__name__)
 
 # The Trainer looks for its metric_for_best_model under this beginning, and trackers make a section of it.
 _EVALUATION = "eval"
@@ -32,17 +40,18 @@ _LOGGED = ("mismatch_rate", "mismatch_rate_upper_bound", "agreement", "cie", "ci
 class AuditCallback(TrainerCallback):
     """Audits the model at every evaluation of any `Trainer`, against a reference.
 
-    Every tracker that ``report_to`` names, ``log_history`` and the metrics that `evaluate` returns get the numbers as
-    ``eval_audit_mismatch_rate``, ``_mismatch_rate_upper_bound``, ``_agreement``, ``_cie``, ``_nfr``, ``_cie_u``,
-    ``_accuracy_change`` (with labels), ``_kl``, ``_group_mismatch_gap`` (with groups; of the attribute with the largest
-    gap) and ``_passed`` (with limits; 1 or 0). So ``metric_for_best_model="audit_mismatch_rate"`` with
+    ``log_history`` and the metrics that `evaluate` returns get the numbers as ``eval_audit_mismatch_rate``,
+    ``_mismatch_rate_upper_bound``, ``_agreement``, ``_cie``, ``_nfr``, ``_cie_u``, ``_accuracy_change`` (with labels),
+    ``_kl``, ``_group_mismatch_gap`` (with groups; of the attribute with the largest gap) and ``_passed`` (with limits;
+    1 or 0). So ``metric_for_best_model="audit_mismatch_rate"`` with
     ``greater_is_better=False`` keeps the model that changed least. An `EarlyStoppingCallback` that looks at them comes
-    after this one in ``callbacks=``.
+    after this one in ``callbacks=``. The trackers that ``report_to`` names get them once the callback is attached:
+    ``AuditCallback(...).attach(trainer)``. An `AlignedDistillationTrainer` does that to each of its callbacks.
 
     Before training all is tried once, so that what cannot work is refused then, and the rows are prepared: an
     evaluation only runs the model on them, ``per_device_eval_batch_size`` at a time. Where the Trainer evaluates on
-    several datasets, the model is audited once, and the numbers stand beside the metrics of each. The training is the
-    same to the bit as without the callback.
+    several datasets, the model is audited once, and the numbers stand beside the metrics of each. The trained
+    weights are to the bit those of a training without the callback.
 
     With several processes the first one audits while the others wait for its numbers, the longest before training,
     when the reference predicts too: ``ddp_timeout`` must be larger than that takes, or they give up. Under FSDP or
@@ -52,11 +61,10 @@ class AuditCallback(TrainerCallback):
         reference: the model to be preserved: its `Predictions` on the dataset, or a model, a path or a Hub id that
             predicts once, before training; an .npz file holds predictions.
         dataset: what both are asked: raw texts or images, or prepared rows.
-        processing_class: the tokenizer or image processor of both. By default the Trainer's for the model; for the
-            reference the one beside its path, or the Trainer's.
-        columns: where to find what in a raw dataset.
-        groups: as for `hf_compalign.audit`, in the order of the dataset, or of the given predictions.
+        groups: as for `hf_compalign.audit`.
         limits: as for `hf_compalign.audit`.
+        options: as for `hf_compalign.audit`, by default with ``max_items=100``. Without a ``processing_class`` there
+            the model has the Trainer's, and the reference the one beside its path, or the Trainer's.
         prefix: the beginning of the names, after ``eval_``; another one for each callback of a Trainer.
 
     Raises:
@@ -65,7 +73,7 @@ class AuditCallback(TrainerCallback):
 
     Attributes:
         latest: the whole `Audit` of the last evaluation, to be saved or shown; on the first process alone.
-        max_items: how many of the changed items it holds one by one; 100 unless it is set to another number.
+        options: of the audits.
     """
 
     def __init__(
@@ -73,25 +81,31 @@ class AuditCallback(TrainerCallback):
         reference: Predictions | PreTrainedModel | str | Path,
         dataset: Dataset,
         *,
-        processing_class: Any = None,
-        columns: Columns | None = None,
         groups: Membership | Mapping[str, Membership] | None = None,
         limits: Mapping[str, float] | None = None,
+        options: AuditOptions | None = None,
         prefix: str = "audit",
     ) -> None:
         if not prefix:
             raise ValueError("prefix must be the beginning of a name, such as 'audit'. Got ''.")
-        self.limits = checked_limits(limits or {}, grouped=groups is not None)
+        self.options = options or AuditOptions(max_items=_MOST_ITEMS)
+        self.limits = checked_limits(limits or {}, grouped=groups is not None or bool(self.options.bins))
         self.latest: Audit | None = None
-        self.max_items = _MOST_ITEMS
         self._reference = reference
         self._dataset = dataset
-        self._processing_class = processing_class
-        self._columns = columns
         self._groups = groups
         self._names = f"{_EVALUATION}_{prefix}_"
+        self._handler: CallbackHandler | None = None
         self._asked: Asked | None = None
+        self._attributes: dict[str, Membership] = {}
         self._step = -1  # of the latest audit
+
+    def attach(self, trainer: "Trainer") -> "AuditCallback":
+        """Let the trackers of a Trainer see the numbers; the callback becomes one of its callbacks if it is not yet."""
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
+        self._handler = trainer.callback_handler
+        return self
 
     # ---- the Trainer's events ----
 
@@ -102,17 +116,21 @@ class AuditCallback(TrainerCallback):
         self.latest = self._asked = None
         self._numbers(args, state, **kwargs)
         self.latest = None
+        if self._handler is None and args.report_to and state.is_world_process_zero:
+            logger.warning(
+                "AuditCallback is not attached to its Trainer, so only log_history and the metrics get its numbers. "
+                "For %s to get them too, say AuditCallback(...).attach(trainer).",
+                ", ".join(args.report_to),
+            )
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Audit, and put the numbers where the metrics of the evaluation are."""
         numbers = self._numbers(args, state, **kwargs)
         kwargs["metrics"].update(numbers)
-        if state.log_history:
-            state.log_history[-1].update(numbers)
-        handler = calling_handler()
-        if handler is not None:
+        add_to_log(state, numbers)
+        if self._handler is not None:
             # The metrics were logged before this event. A line of its own reaches trackers wherever they stand.
-            handler.on_log(args, state, control, logs=numbers | {"epoch": state.epoch})
+            self._handler.on_log(args, state, control, logs=numbers | {"epoch": state.epoch})
 
     # ---- the audit ----
 
@@ -131,42 +149,47 @@ class AuditCallback(TrainerCallback):
         def measured() -> dict[str, float]:
             found = self.latest
             if found is None or not self._is_of(found, model, state):
-                with _random_state_kept(), evaluating(model):
+                with random_state_kept(), evaluating(model):
                     found = self._audit(args, model, processing_class)
             self.latest, self._step = found, state.global_step
             return _logged(found)
 
-        return {f"{self._names}{name}": value for name, value in _of_first_process(measured).items()}
+        return {f"{self._names}{name}": value for name, value in of_first_process(measured).items()}
 
     def _is_of(self, found: Audit, model: PreTrainedModel, state: TrainerState) -> bool:
         """Whether the audit is of the model as it is: after training, the best one may have taken its place."""
         return self._step == state.global_step and found.candidate.model_fingerprint == model_fingerprint(model)
 
     def _audit(self, args: TrainingArguments, model: PreTrainedModel, processing_class: Any) -> Audit:
-        size = args.per_device_eval_batch_size
+        options = self.options
+        batch_size = options.batch_size or args.per_device_eval_batch_size
+        own = options.processing_class or processing_class
         if not isinstance(self._reference, Predictions):
-            self._reference = self._reference_predictions(self._reference, processing_class, size)
+            its = options.processing_class if isinstance(self._reference, str | Path) else own
+            asking = replace(options, batch_size=batch_size, processing_class=its)
+            self._reference = answers_of(self._reference, self._dataset, asking)
         if self._asked is None:
-            processing_class = self._processing_class or processing_class
-            self._asked = ask(
-                model, self._dataset, processing_class=processing_class, columns=self._columns, batch_size=size
-            )
+            settings: dict[str, Any] = {"columns": options.columns, "batch_size": batch_size}
+            self._asked = ask(model, self._dataset, processing_class=own, **settings)
             found = self._asked.answers
+            self._attributes = self._grouped(self._reference, found)
         else:
             found = self._asked.again(model)
-        return audit(self._reference, found, groups=self._groups, limits=self.limits, max_items=self.max_items)
+        return audit(
+            self._reference,
+            found,
+            self._dataset if options.contents else None,
+            groups=self._attributes or None,
+            limits=self.limits,
+            options=replace(options, bins=()),
+        )
 
-    def _reference_predictions(
-        self, reference: PreTrainedModel | str | Path, processing_class: Any, batch_size: int
-    ) -> Predictions:
-        settings: dict[str, Any] = {"columns": self._columns, "batch_size": batch_size}
-        if isinstance(reference, str | Path):
-            if Path(reference).suffix == ".npz":
-                return Predictions.load(reference)
-            return predict(reference, self._dataset, processing_class=self._processing_class, **settings)
-        processing_class = self._processing_class or processing_class
-        with evaluating(reference):
-            return predict(reference, self._dataset, processing_class=processing_class, **settings)
+    def _grouped(self, reference: Predictions, found: Predictions) -> dict[str, Membership]:
+        """Attribute -> the groups of each item; columns are read once, and not at every evaluation."""
+        columns = self.options.columns or Columns()
+        attributes = attributes_of(self._groups, self.options.bins, self._dataset, text=columns.text)
+        of_rows = any(one.of_rows for one in attributes.values())
+        return groups_of_items(attributes, found.ids.tolist() if of_rows else None, reference)
 
 
 def _logged(found: Audit) -> dict[str, float]:
@@ -179,27 +202,6 @@ def _logged(found: Audit) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
 
-def _of_first_process(work: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What the work comes to on the first process, told to all; or its error, so that none waits for ever."""
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        return work()
-    told: list[Any] = [None, None]
-    failed: Exception | None = None
-    if dist.get_rank() == 0:
-        try:
-            told[0] = work()
-        except Exception as error:
-            failed = error
-            told[1] = f"{type(error).__name__}: {error}"
-    dist.broadcast_object_list(told, src=0)
-    if failed is not None:
-        raise failed
-    if told[1] is not None:
-        raise RuntimeError(f"The audit failed on the first process. {told[1]}")
-    found: dict[str, float] = told[0]
-    return found
-
-
 def _refuse_shards(args: TrainingArguments, model: PreTrainedModel) -> None:
     if (
         args.deepspeed_plugin is not None
@@ -210,16 +212,3 @@ def _refuse_shards(args: TrainingArguments, model: PreTrainedModel) -> None:
             "AuditCallback runs the whole model on one process, and FSDP and DeepSpeed keep it in parts on several. "
             "Train with DDP, or audit the checkpoints: hf-compalign audit REFERENCE CHECKPOINT --dataset DATASET."
         )
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Whatever is drawn within does not change what is drawn after."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

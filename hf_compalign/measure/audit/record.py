@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from hf_compalign.measure.attribution import AttributionAgreement
 from hf_compalign.measure.audit.items import ChangedItem
 from hf_compalign.measure.audit.text import describe, describe_html
 from hf_compalign.measure.groups import Gap, GroupRates, GroupRow
+from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import (
     CalibrationShift,
     Cells,
@@ -27,9 +28,8 @@ from hf_compalign.measure.statistics import (
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _KIND = "hf_compalign.audit"
-_ABOUT = ("kind", "format_version", "passed")  # what to_dict adds to the fields
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -117,6 +117,8 @@ class Audit:
         size_bytes: of the reference's and the candidate's weights; None when unknown.
         latency_ms: of the reference and the candidate, timed side by side; None when unknown.
         machine: where they were timed.
+        predictions: of "reference", "candidate" and perhaps "floor", which the audit was made from; not in `to_dict`,
+            and empty in an audit that was loaded.
     """
 
     n: int
@@ -146,6 +148,7 @@ class Audit:
     size_bytes: tuple[int, int] | None = None
     latency_ms: tuple[float, float] | None = None
     machine: str = ""
+    predictions: Mapping[str, Predictions] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -153,17 +156,37 @@ class Audit:
         return all(verdict.passed for verdict in self.limits)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts, lists and dicts, with the metrics at the top level."""
-        found: dict[str, Any] = plain(self)
+        """Plain numbers, texts, lists and dicts: one for each attribute but the predictions."""
+        found: dict[str, Any] = plain(replace(self, predictions={}))
+        del found["predictions"]
         found["per_class"] = self._rows("per_class")
         if self.floor is not None:
             found["floor"]["words"] = str(self.floor)
-        about = (_KIND, FORMAT_VERSION, self.passed)
-        return dict(zip(_ABOUT, about, strict=True)) | found.pop("metrics") | found
+        return {"kind": _KIND, "format_version": FORMAT_VERSION, "passed": self.passed} | found
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Audit":
+        """An audit from its `to_dict`, also with null for nan.
+
+        Raises:
+            ValueError: something is missing or of another kind.
+        """
+        missing = [one.name for one in fields(Audit) if one.name != "predictions" and one.name not in stored]
+        if missing:
+            raise ValueError(
+                f"It is an audit without {', '.join(missing)}, of format version {stored.get('format_version')}. Audit "
+                "again with this version of hf_compalign."
+            )
+        read = {name: value for name, value in stored.items() if name != "predictions"}
+        try:
+            metrics = {name: _mapped(value, _nan_for_null) for name, value in stored["metrics"].items()}
+            return built(cls, read | {"metrics": metrics})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"It is a damaged audit ({type(error).__name__}: {error}). Audit again.") from error
 
     def to_json(self) -> str:
-        """`to_dict` as strict JSON, with null for nan; one line for each number, row or part."""
-        parts = (f"  {json.dumps(name)}: {_laid_out(value)}" for name, value in self.to_dict().items())
+        """`to_dict` as strict JSON, with null for nan; one line for each metric, row or part."""
+        parts = (f"  {json.dumps(name)}: {_laid_out(name, value)}" for name, value in self.to_dict().items())
         # Half of a pair of surrogates is no UTF-8; as an escape it is kept.
         return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", "{\n" + ",\n".join(parts) + "\n}")
 
@@ -200,26 +223,20 @@ class Audit:
             ValueError: it is not the JSON of an audit, or another version of this library wrote it.
         """
         stored = read_record(path, kind=_KIND, version=FORMAT_VERSION, writer="Audit.save")
-        own = [field.name for field in fields(Audit) if field.name != "metrics"]
-        missing = [name for name in own if name not in stored]
-        if missing:
-            raise ValueError(
-                f"{path} is an audit without {', '.join(missing)}, of format version {stored['format_version']}. "
-                "Audit again with this version of hf_compalign."
-            )
-        found = {name: stored.pop(name) for name in own}
-        metrics = {name: value for name, value in stored.items() if name not in _ABOUT}
-        return built(cls, found | {"metrics": _mapped(metrics, lambda item: math.nan if item is None else item)})
+        try:
+            return cls.from_dict(stored)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read. {error}") from error
 
     def __str__(self) -> str:
-        return describe(self._without_long_tables().to_dict())
+        return describe(self._shown())
 
     def _repr_html_(self) -> str:
-        return describe_html(self._without_long_tables().to_dict())
+        return describe_html(self._shown())
 
-    def _without_long_tables(self) -> "Audit":
-        """What a text shows: there may be a million rows of the others."""
-        return replace(self, items=(), group_rates=())
+    def _shown(self) -> dict[str, Any]:
+        """What a text shows, metrics beside fields; without long tables, of which there may be a million rows."""
+        return metrics_beside_fields(replace(self, items=(), group_rates=()).to_dict())
 
     def _rows(self, table: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = plain(getattr(self, table))
@@ -239,8 +256,11 @@ def _metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _laid_out(value: Any) -> str:
-    """JSON on one line; a table on one for each of its rows."""
+def _laid_out(name: str, value: Any) -> str:
+    """JSON on one line; a table, or the metrics, on one for each of its rows."""
+    if name == "metrics":
+        lines = ",\n    ".join(f"{json.dumps(metric)}: {_compact(number)}" for metric, number in value.items())
+        return f"{{\n    {lines}\n  }}"
     if isinstance(value, list) and value and isinstance(value[0], dict):
         rows = ",\n    ".join(map(_compact, value))
         return f"[\n    {rows}\n  ]"
@@ -258,8 +278,18 @@ def _null_for_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def _nan_for_null(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
 def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
     """The same dicts and lists, with lists for tuples, around ``leaf`` of everything else."""
     if isinstance(value, dict):
         return {name: _mapped(item, leaf) for name, item in value.items()}
     return [_mapped(item, leaf) for item in value] if isinstance(value, (list, tuple)) else leaf(value)
+
+
+def metrics_beside_fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``to_dict()`` of an audit as its readers take it: with each metric beside the fields."""
+    found = dict(record)
+    return {**found.pop("metrics", {}), **found}

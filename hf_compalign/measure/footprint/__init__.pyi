@@ -1,9 +1,10 @@
 from .latency import Latency as Latency
-from .latency import device_of as device_of
 from .latency import interleaved_latency_ms as interleaved_latency_ms
+from .machine import machine_name as machine_name
+from .machine import timing_device as timing_device
 from .measuring import Footprint as Footprint
 from .measuring import footprint as footprint
-from .text import Row as Row
-from .text import footprint_notes as footprint_notes
-from .text import footprint_rows as footprint_rows
+from .side_by_side import first_batch as first_batch
+from .side_by_side import latencies_on as latencies_on
+from .text import footprint_section as footprint_section
 from .text import footprint_table as footprint_table

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_compalign.models import evaluating, is_quantized
+from hf_compalign.models import device_of, evaluating, is_quantized, on_device
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,6 @@ def interleaved_latency_ms(
     return {name: _latency(times) for name, times in times_ms.items()}
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model is; one without parameters counts as on the CPU."""
-    tensor = next(model.parameters(), None)
-    return torch.device("cpu") if tensor is None else tensor.device
-
-
-def on_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The inputs with their tensors moved."""
-    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
-
-
 def _latency(times_ms: list[float]) -> Latency:
     low, median, high = np.percentile(times_ms, [25, 50, 75]).tolist()
     return Latency(median_ms=median, low_ms=low, high_ms=high)
@@ -74,14 +63,14 @@ def _latency(times_ms: list[float]) -> Latency:
 
 def _time_ms(model: nn.Module, inputs: Mapping[str, Any]) -> float:
     device = device_of(model)
-    _synchronise(device)
+    _synchronize(device)
     start = time.perf_counter()
     model(**inputs)
-    _synchronise(device)
+    _synchronize(device)
     return 1000 * (time.perf_counter() - start)
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     """Wait for the kernels: a GPU's forward pass returns before it is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

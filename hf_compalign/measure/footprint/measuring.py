@@ -12,8 +12,9 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from transformers import CONFIG_NAME
 
-from hf_compalign.measure.footprint.latency import Latency, device_of, interleaved_latency_ms, on_device
-from hf_compalign.models import FileModel, count_flops, is_quantized, plain_tensors
+from hf_compalign._compat import attention_of
+from hf_compalign.measure.footprint.latency import Latency, interleaved_latency_ms
+from hf_compalign.models import FileModel, count_flops, device_of, is_quantized, on_device, plain_tensors
 from hf_compalign.opening import load_model
 
 _WEIGHTS = "model.safetensors"
@@ -34,7 +35,7 @@ class Footprint:
 
     Attributes:
         parameters: how many numbers it holds; tied ones count once. Those of an ONNX or OpenVINO file are its
-            weights, quantised or not, without scales and zero points.
+            weights, quantized or not, without scales and zero points.
         nonzero_parameters: how many of them are not 0.
         semi_structured_parameters: how many sit in linear layers that keep to the 2:4 pattern: of each four weights
             in a row, at most two are not 0. Torch has kernels for it on NVIDIA GPUs from Ampere on, for layers
@@ -46,7 +47,7 @@ class Footprint:
         flops_per_item: floating-point operations (a multiplication and an addition are two) of the matrix products
             and convolutions in one forward pass, padding included, divided by the batch size. They are those that
             really run: multiplying by 0 counts. None without inputs, and where torch's counter does not see them: in
-            a file, of weights that a library quantised, or if the attention is neither "eager" nor "sdpa".
+            a file, of weights that a library quantized, or if the attention is neither "eager" nor "sdpa".
         latency: of one forward pass of the whole batch; None without inputs.
         batch_size: items in the batch that was counted and timed; None without inputs.
         threads: CPU threads that torch used.
@@ -68,6 +69,7 @@ class Footprint:
 def footprint(
     model: nn.Module | str | Path,
     *,
+    where: str | Path | None = None,
     inputs: Mapping[str, Any] | None = None,
     compressed: bool = False,
     n_warmup: int = 3,
@@ -82,6 +84,7 @@ def footprint(
     Args:
         model: a module, which stays on its device and in the training mode it came with; or the folder or Hub id
             of one, whose weight files give the bytes; or an .onnx or OpenVINO .xml file.
+        where: for a module that was loaded, its folder or Hub id: the weight files there give the bytes.
         inputs: keyword arguments of one forward pass; moved to the model's device. Without them no FLOPs are
             counted and nothing is timed. To set two models side by side, time them with
             `hf_compalign.measure.footprint.interleaved_latency_ms`.
@@ -92,45 +95,39 @@ def footprint(
     Raises:
         ValueError: n_runs < 1 or n_warmup < 0, no input is a tensor, or there is no supported model at the path.
     """
-    files: list[Path] | None = None
-    if not isinstance(model, nn.Module):
-        files, model = _opened(model)
-    if isinstance(model, FileModel):
-        files = list(model.files)
-    tensors = list(_saved_tensors(model))
+    network: nn.Module = model if isinstance(model, nn.Module) else load_model(model)
+    where = where if isinstance(model, nn.Module) else model
+    if isinstance(network, FileModel):
+        files: list[Path] | None = list(network.files)
+    else:
+        files = None if where is None else _weight_files(where)
+    tensors = list(_saved_tensors(network))
     batch_size = latency = flops = None
     if inputs is not None:
         batch_size = _batch_size(inputs)
-        latency = interleaved_latency_ms({"": (model, inputs)}, n_warmup=n_warmup, n_runs=n_runs)[""]
-        flops = _flops(model, inputs)
-    n_parameters, n_nonzero = _counted(model)
+        latency = interleaved_latency_ms({"": (network, inputs)}, n_warmup=n_warmup, n_runs=n_runs)[""]
+        flops = _flops(network, inputs)
+    n_parameters, n_nonzero = _counted(network)
     return Footprint(
         parameters=n_parameters,
         nonzero_parameters=n_nonzero,
-        semi_structured_parameters=_semi_structured(model),
+        semi_structured_parameters=_semi_structured(network),
         size_bytes=sum(map(_n_bytes, tensors) if files is None else (file.stat().st_size for file in files)),
         compressed_size_bytes=_after_zlib(_chunks(tensors, files)) if compressed else None,
         flops_per_item=flops / batch_size if flops is not None and batch_size else None,
         latency=latency,
         batch_size=batch_size,
         threads=torch.get_num_threads(),
-        device=str(device_of(model)),
+        device=str(device_of(network)),
     )
 
 
-def _opened(path: str | Path) -> tuple[list[Path], nn.Module]:
-    """The weight files behind a folder or a Hub id, and the model."""
-    model = load_model(path)
-    if isinstance(model, FileModel):
-        return list(model.files), model
-    if Path(path).is_dir():
-        return _weight_files(Path(path)), model
-    # Loading has put the files into the cache; this finds them there without asking the Hub again.
-    return _weight_files(Path(hf_hub_download(str(path), CONFIG_NAME, local_files_only=True)).parent), model
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that load_compressed would read; optimizer states and the like do not count."""
+def _weight_files(where: str | Path) -> list[Path]:
+    """The files that load_compressed reads there; optimizer states and the like do not count."""
+    folder = Path(where)
+    if not folder.is_dir():
+        # Loading has put the files into the cache; this finds them there without asking the Hub again.
+        folder = Path(hf_hub_download(str(where), CONFIG_NAME, local_files_only=True)).parent
     if (folder / _QUANTIZED_WEIGHTS).is_file():
         return [folder / _QUANTIZED_WEIGHTS]
     index = folder / f"{_WEIGHTS}.index.json"
@@ -151,12 +148,12 @@ def _counted(model: nn.Module) -> tuple[int, int]:
 
 
 def _values(tensor: Tensor) -> Tensor:
-    """Plain floats, also of what a library quantised."""
+    """Plain floats, also of what a library quantized."""
     return tensor.dequantize() if is_quantized(tensor) else tensor
 
 
 def _saved_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """What the state dict holds, tied tensors once, quantised ones as the integers and scales that they are."""
+    """What the state dict holds, tied tensors once, quantized ones as the integers and scales that they are."""
     saved = model.state_dict().keys()
     for parameter in model.parameters():
         yield from plain_tensors(parameter.detach())
@@ -195,7 +192,7 @@ def _keeps_2_4(weight: Tensor) -> bool:
 
 
 def _flops(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
-    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    attention = attention_of(model)
     unseen = isinstance(model, FileModel) or any(map(is_quantized, model.parameters()))
     if unseen or attention not in _COUNTED_ATTENTION:
         return None

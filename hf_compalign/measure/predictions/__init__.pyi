@@ -4,6 +4,7 @@ from .pairing import same_items as same_items
 from .predicting import Asked as Asked
 from .predicting import Columns as Columns
 from .predicting import ask as ask
+from .predicting import ids_of as ids_of
 from .predicting import predict as predict
 from .predicting import raw_marks as raw_marks
 from .predicting import row_ids as row_ids

@@ -169,6 +169,14 @@ def _batches(dataset: Dataset, batch_size: int) -> Iterator[list[dict[str, Any]]
         yield [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
 
+def ids_of(dataset: Dataset, task: Task, columns: Columns) -> np.ndarray:
+    """[N] of str: the names that `predict` gives the rows, in their order."""
+    main = task.model_input
+    raw = is_raw(dataset, task)
+    marks = raw_marks(dataset, task, columns) if raw else [row_fingerprint({main: row[main]}) for row in dataset]
+    return row_ids(dataset, columns.id, marks)
+
+
 def raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
     """A hash of the text or image in each row of a raw dataset."""
     rows: Iterable[Mapping[str, Any]]

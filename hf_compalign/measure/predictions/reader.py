@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_compalign.data import find_image_column, find_text_columns, tokenized, with_pixels
 from hf_compalign.models import check_prepared, default_device, load_processor
-from hf_compalign.opening import load_model
+from hf_compalign.opening import Model, load_model, name_of
 from hf_compalign.tasks import Task, task_of
 
 
@@ -52,7 +52,7 @@ class Reader:
 
 
 def reader_of(
-    model: PreTrainedModel | str | Path,
+    model: Model,
     dataset: Dataset,
     *,
     processing_class: Any = None,
@@ -77,7 +77,7 @@ def reader_of(
     if device is not None:
         network = network.to(device)
     task = task_of(network)
-    where = str(model) if opened else str(getattr(network, "path", network.config._name_or_path))
+    where = name_of(model)
     raw = is_raw(dataset, task)
     if processing_class is None and (raw or opened):
         processing_class = _processor_beside(where, task, needed=raw)

@@ -2,12 +2,13 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from hf_compalign.compress import calibration_batches
 from hf_compalign.compress.export import (
@@ -21,12 +22,12 @@ from hf_compalign.compress.export import (
     plain_model,
     quantize_graph,
 )
-from hf_compalign.measure.audit import Audit, audit
-from hf_compalign.measure.footprint import Latency
-from hf_compalign.measure.predictions import Columns, Predictions
+from hf_compalign.data import sample
+from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.footprint import Latency, latencies_on, machine_name, timing_device
+from hf_compalign.measure.predictions import Columns, Predictions, predict
+from hf_compalign.measure.statistics import undominated
 from hf_compalign.models import OnnxModel
-from hf_compalign.report.plots import undominated
-from hf_compalign.ship.asking import Questions, machine_name, timing_device
 from hf_compalign.ship.frontier import Frontier, Point, Sensitivity
 
 
@@ -67,9 +68,8 @@ class Int8Files:
     Args:
         model: the torch model.
         work: a folder for them.
-        questions: what they are asked.
-        reference: the answers that they should give.
-        limits: for the audits.
+        dataset: what they are asked.
+        audited: a file as a model -> its audit on the dataset.
         options: how they are made.
 
     Attributes:
@@ -83,14 +83,13 @@ class Int8Files:
         model: Any,
         work: Path,
         *,
-        questions: Questions,
-        reference: Predictions,
-        limits: Mapping[str, float],
+        dataset: Dataset,
+        audited: Callable[[Any], Audit],
         options: RepairOptions,
     ) -> None:
         batches = None if options.calibration is None else calibration_batches(options.calibration, model)
-        self._model, self._questions, self._reference = model, questions, reference
-        self._limits, self._options, self._work = limits, options, work
+        self._model, self._dataset, self._audited = model, dataset, audited
+        self._options, self._work = options, work
         # As without a repair, so that nothing differs where nothing has to be repaired.
         self.export = export_onnx(
             model,
@@ -107,15 +106,14 @@ class Int8Files:
         self._ranges = None if batches is None else calibrate_graph(self._float, batches)
         self._made: dict[tuple[str, ...], Path] = {(): self.export.path}
         self._points: list[Point] = []
-        self._sample: tuple[Questions, Predictions] | None = None
+        self._sample: tuple[Dataset, Predictions] | None = None
         self.audits: dict[tuple[str, ...], Audit] = {}
 
     def measure(self, kept: frozenset[str]) -> Point:
         """The file with these layers in float, on all items."""
         key = tuple(layer for layer in self.layers if layer in kept)
         network = self._open(self._file(key))
-        answers = self._questions.answers(network, self._options.processing_class)
-        self.audits[key] = found = audit(self._reference, answers, limits=self._limits)
+        self.audits[key] = found = self._audited(network)
         self._points.append(Point.of(found, kept=key, size_bytes=network.size_bytes))
         self._tidy()
         return self._points[-1]
@@ -145,10 +143,12 @@ class Int8Files:
         if self.layers in shown:  # which is the float file
             del networks["float ONNX"]
         networks |= {key: self._open(self._file(key)) for key in shown}
-        device = timing_device(onnx=True)
-        latencies: dict[Any, dict[int, Latency]] = self._questions.latencies(
+        device = timing_device(files=True)
+        latencies: dict[Any, dict[int, Latency]] = latencies_on(
+            self._dataset,
             {key: (network, options.processing_class) for key, network in networks.items()},
-            sizes=options.timed_batch_sizes,
+            columns=options.columns,
+            batch_sizes=options.timed_batch_sizes,
             n_runs=options.n_runs,
             device=device,
         )
@@ -179,12 +179,20 @@ class Int8Files:
     def _on_sample(self, network: Any) -> tuple[Predictions, Predictions]:
         """What the file in float and another one answer on the sample."""
         if self._sample is None:
-            rows = self._questions.dataset.shuffle(seed=0)
-            rows = rows.select(range(min(self._options.probe_rows, len(rows))))
-            sample = replace(self._questions, dataset=rows)
-            self._sample = sample, sample.answers(self._open(self._float), self._options.processing_class)
-        sample, expected = self._sample
-        return expected, sample.answers(network, self._options.processing_class)
+            rows = sample(self._dataset, self._options.probe_rows)
+            self._sample = rows, self._answers(self._open(self._float), rows)
+        rows, expected = self._sample
+        return expected, self._answers(network, rows)
+
+    def _answers(self, network: Any, rows: Dataset) -> Predictions:
+        options = self._options
+        return predict(
+            network,
+            rows,
+            processing_class=options.processing_class,
+            columns=options.columns,
+            batch_size=options.batch_size,
+        )
 
     def _file(self, key: tuple[str, ...]) -> Path:
         """The file with these layers in float, made once more if it was thrown away."""

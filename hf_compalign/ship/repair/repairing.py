@@ -4,8 +4,8 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from torch import nn
@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from hf_compalign._files import staged_folder
 from hf_compalign.compress import load_compressed
 from hf_compalign.compress.export import INT8_NAME, Export, check_neighbours, check_not_exported
-from hf_compalign.measure.audit import Audit, audit, checked_limits
+from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.opening import load_model
-from hf_compalign.report.plots import plot_frontier, undominated
-from hf_compalign.ship.asking import Model, Questions, processor_of
+from hf_compalign.measure.statistics import undominated
+from hf_compalign.opening import Model, load_model, processor_of
+from hf_compalign.report.plots import plot_frontier
 from hf_compalign.ship.frontier import Frontier, Point
+from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair.files import Int8Files, RepairOptions
 from hf_compalign.ship.repair.search import Found, items_needed, shortened, smallest_float_set
 from hf_compalign.tasks import task_of
@@ -94,14 +95,14 @@ def repair_onnx(
     with staged_folder(folder, overwrite=options.overwrite) as stage, tempfile.TemporaryDirectory(dir=stage) as work:
         network = _opened(model)
         check_neighbours(folder, INT8_NAME, network)
-        processor = options.processing_class
-        if processor is None:
-            processor = processor_of(model, task_of(network), default=None)
-            options = replace(options, processing_class=processor)
-        questions = Questions(dataset, options.columns, options.batch_size)
-        answers = _reference(network if reference is None else reference, questions, processor)
+        task = task_of(network)
+        if options.processing_class is None:
+            options = replace(options, processing_class=processor_of(model, task))
+        asking = AuditOptions(options.columns, options.processing_class, options.batch_size)
+        answers = reference_answers(network if reference is None else reference, dataset, task=task, options=asking)
         _check_enough_items(answers, limits)
-        files = Int8Files(network, Path(work), questions=questions, reference=answers, limits=limits, options=options)
+        held_against = partial(audit, answers, dataset=dataset, limits=limits, options=asking)
+        files = Int8Files(network, Path(work), dataset=dataset, audited=held_against, options=options)
         fixed = f"; in float in any case: {shortened(files.export.float_layers)}" if files.export.float_layers else ""
         progress(f"{len(files.layers)} layers can be INT8 ({options.quantize}){fixed}")
         found = smallest_float_set(
@@ -130,13 +131,6 @@ def _checked(limits: Mapping[str, float], options: RepairOptions) -> dict[str, f
     if options.probe_rows < 1:
         raise ValueError(f"probe_rows must be 1 or more. Got {options.probe_rows}.")
     return checked_limits(limits)
-
-
-def _reference(reference: Model | Predictions, questions: Questions, processor: Any) -> Predictions:
-    if isinstance(reference, Predictions):
-        return reference
-    network = load_model(reference)
-    return questions.answers(network, processor_of(reference, task_of(network), default=processor))
 
 
 def _check_enough_items(reference: Predictions, limits: Mapping[str, float]) -> None:

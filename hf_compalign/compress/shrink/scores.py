@@ -14,12 +14,12 @@ from hf_compalign.compress.sharding import whole
 from hf_compalign.compress.shrink.architectures import Layer, layers_of
 from hf_compalign.models import evaluating
 
-IMPORTANCES = ("taylor", "magnitude")
+UNIT_SCORES = ("taylor", "magnitude")
 
 
 @dataclass(frozen=True)
-class LayerImportance:
-    """What one layer's units matter.
+class LayerScores:
+    """How much one layer's units matter.
 
     Attributes:
         heads: [n_heads], float32, on the CPU.
@@ -32,9 +32,9 @@ class LayerImportance:
     layer: float
 
 
-def unit_importance(
-    model: nn.Module, batches: Iterable[Batch] = (), *, importance: str = "taylor", loss: Loss = own_loss
-) -> list[LayerImportance]:
+def unit_scores(
+    model: nn.Module, batches: Iterable[Batch] = (), *, score: str = "taylor", loss: Loss | None = None
+) -> list[LayerScores]:
     """How much the units of each layer matter; the model, its gradients and its modes stay as they are.
 
     "taylor" is the first-order change of the loss without the unit, sum over the items of |sum of a * dL/da|, with
@@ -48,39 +48,40 @@ def unit_importance(
     Args:
         model: a transformer of a supported architecture, on its device.
         batches: the calibration data, as from `calibration_batches`; "magnitude" needs none.
-        importance: "taylor" or "magnitude".
-        loss: the mean over a batch of what must not change. An item counts alike in batches of any size.
+        score: "taylor" or "magnitude".
+        loss: (model, batch) -> the mean over the batch of what must not change, so that an item counts alike in batches
+            of any size; None takes the model's own.
 
     Raises:
-        ValueError: there is no importance of that name, the architecture is not supported, the data are missing, or
+        ValueError: there is no score of that name, the architecture is not supported, the data are missing, or
             the loss is no scalar that can be differentiated or gives NaN or infinite values.
     """
-    if importance not in IMPORTANCES:
-        raise ValueError(f"importance must be one of {', '.join(IMPORTANCES)}. Got {importance!r}.")
+    if score not in UNIT_SCORES:
+        raise ValueError(f"score must be one of {', '.join(UNIT_SCORES)}. Got {score!r}.")
     layers = layers_of(model)
-    if importance == "magnitude":
+    if score == "magnitude":
         return [_magnitude(layer) for layer in layers]
     sums = [(torch.zeros(layer.n_heads), torch.zeros(layer.n_neurons), torch.zeros(1)) for layer in layers]
     n_batches = 0
     for batch in batches:
         n_batches += 1
-        for total, effects in zip(sums, _first_order_effects(model, layers, batch, loss), strict=True):
+        for total, effects in zip(sums, _first_order_effects(model, layers, batch, loss or own_loss), strict=True):
             for part, effect in zip(total, effects, strict=True):
                 part.add_(effect.cpu())
     if not n_batches:
-        raise ValueError("importance='taylor' needs calibration data. Give some, or use importance='magnitude'.")
+        raise ValueError("score='taylor' needs calibration data. Give some, or use score='magnitude'.")
     if not all(part.isfinite().all() for total in sums for part in total):
         raise ValueError(
             "The loss or its gradients on the calibration data are NaN or infinite. Check the data, and that the "
             "model's weights are finite; a model in float16 may need bfloat16 or float32."
         )
-    return [LayerImportance(heads, neurons, float(layer)) for heads, neurons, layer in sums]
+    return [LayerScores(heads, neurons, float(layer)) for heads, neurons, layer in sums]
 
 
-def _magnitude(layer: Layer) -> LayerImportance:
+def _magnitude(layer: Layer) -> LayerScores:
     heads = whole(layer.attention_out.weight).float().unflatten(1, (layer.n_heads, -1)).norm(dim=(0, 2)).cpu()
     neurons = whole(layer.ffn_out.weight).float().norm(dim=0).cpu()
-    return LayerImportance(F.normalize(heads, dim=0), F.normalize(neurons, dim=0), float(heads.mean() + neurons.mean()))
+    return LayerScores(F.normalize(heads, dim=0), F.normalize(neurons, dim=0), float(heads.mean() + neurons.mean()))
 
 
 # ---- the first-order effects ----

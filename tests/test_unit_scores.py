@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from hf_compalign.compress import calibration_batches, run_model
-from hf_compalign.compress.shrink import layers_of, unit_importance
+from hf_compalign.compress.shrink import layers_of, unit_scores
+
+pytestmark = pytest.mark.numeric
 
 MODELS = {"bert": tiny.bert, "vit": tiny.vit}
 
@@ -32,7 +34,7 @@ def tensors(importances):
 def test_taylor_is_the_slope_of_each_items_loss(kind):
     model = MODELS[kind](seed=1).double().eval()
     data = [{name: v.double() if v.is_floating_point() else v for name, v in batch.items()} for batch in batches(kind)]
-    found = unit_importance(model, data)
+    found = unit_scores(model, data)
     epsilon = 1e-5
 
     def slope(linear, columns):
@@ -62,7 +64,7 @@ def test_taylor_is_the_slope_of_each_items_loss(kind):
 def test_taylor_is_the_gradient_of_explicit_masks():
     model = tiny.bert(seed=1).eval()
     data = batches()
-    found = unit_importance(model, data)
+    found = unit_scores(model, data)
     layers = layers_of(model)
     expected = [[torch.zeros(2), torch.zeros(32), 0.0] for _ in layers]
     for batch in data:
@@ -95,7 +97,7 @@ def test_taylor_is_the_gradient_of_explicit_masks():
 
 def test_the_size_of_the_batches_does_not_matter():
     model = tiny.bert(seed=1)
-    one, two = (unit_importance(model, batches(size=size)) for size in (6, 4))
+    one, two = (unit_scores(model, batches(size=size)) for size in (6, 4))
     torch.testing.assert_close(tensors(one), tensors(two), rtol=1e-4, atol=1e-6)
 
 
@@ -104,7 +106,7 @@ def test_padding_changes_nothing():
     (batch,) = batches(size=6)
     padded = {name: F.pad(values, (0, 3)) if values.ndim > 1 else values for name, values in batch.items()}
     torch.testing.assert_close(
-        tensors(unit_importance(model, [padded])), tensors(unit_importance(model, [batch])), rtol=1e-4, atol=1e-6
+        tensors(unit_scores(model, [padded])), tensors(unit_scores(model, [batch])), rtol=1e-4, atol=1e-6
     )
 
 
@@ -117,8 +119,8 @@ def test_the_model_stays_as_it_is(frozen):
         parameter.grad = torch.full_like(parameter, 7.0) if parameter.requires_grad else None
     before = {name: (p.requires_grad, p.detach().clone()) for name, p in model.named_parameters()}
     with torch.no_grad():
-        first = tensors(unit_importance(model, batches()))
-    assert torch.equal(first, tensors(unit_importance(model, batches())))  # dropout is off
+        first = tensors(unit_scores(model, batches()))
+    assert torch.equal(first, tensors(unit_scores(model, batches())))  # dropout is off
     assert model.training
     assert not model.classifier.training
     for name, parameter in model.named_parameters():
@@ -130,17 +132,17 @@ def test_the_model_stays_as_it_is(frozen):
 
 def test_frozen_parameters_change_nothing():
     free, frozen = tiny.bert(seed=1), tiny.bert(seed=1).requires_grad_(False)
-    torch.testing.assert_close(tensors(unit_importance(free, batches())), tensors(unit_importance(frozen, batches())))
+    torch.testing.assert_close(tensors(unit_scores(free, batches())), tensors(unit_scores(frozen, batches())))
 
 
-@pytest.mark.parametrize("importance", ["taylor", "magnitude"])
-def test_a_useless_unit_comes_last(importance):
+@pytest.mark.parametrize("score", ["taylor", "magnitude"])
+def test_a_useless_unit_comes_last(score):
     model = tiny.bert(seed=1)
     layer = layers_of(model)[1]
     with torch.no_grad():
         layer.attention_out.weight[:, 8:] *= 1e-4
         layer.ffn_out.weight[:, 5] *= 1e-4
-    found = unit_importance(model, batches(), importance=importance)
+    found = unit_scores(model, batches(), score=score)
     assert int(torch.cat([one.heads for one in found]).argmin()) == 2 + 1
     assert int(torch.cat([one.neurons for one in found]).argmin()) == 32 + 5
 
@@ -152,7 +154,7 @@ def test_a_layer_that_changes_nothing_comes_last():
         for linear in (layer.attention_out, layer.ffn_out):
             linear.weight.zero_()
             linear.bias.zero_()
-    found = unit_importance(model, batches("vit"))
+    found = unit_scores(model, batches("vit"))
     assert found[1].layer == 0 < min(found[0].layer, found[2].layer)
 
 
@@ -166,7 +168,7 @@ def test_magnitude_by_hand():
         layer.attention_out.weight[2, 8] = 1.0
         layer.ffn_out.weight.zero_()
         layer.ffn_out.weight[:2, 4] = torch.tensor([6.0, 8.0])
-    found = unit_importance(model, importance="magnitude")[0]
+    found = unit_scores(model, score="magnitude")[0]
     assert found.heads.tolist() == pytest.approx([5 / 26**0.5, 1 / 26**0.5])
     assert found.neurons.tolist() == [1.0 if neuron == 4 else 0.0 for neuron in range(32)]
     assert found.layer == pytest.approx((5 + 1) / 2 + 10 / 32)
@@ -174,21 +176,21 @@ def test_magnitude_by_hand():
 
 def test_any_loss_can_be_asked():
     model = tiny.bert(seed=1)
-    plain = unit_importance(model, batches())
-    tripled = unit_importance(model, batches(), loss=lambda model, batch: 3 * model(**batch).loss)
+    plain = unit_scores(model, batches())
+    tripled = unit_scores(model, batches(), loss=lambda model, batch: 3 * model(**batch).loss)
     torch.testing.assert_close(tensors(tripled), 3 * tensors(plain))
 
 
 def test_labels_are_not_needed():
     batch = calibration_batches(tiny.texts(8, labels=False), tiny.bert())
-    assert (tensors(unit_importance(tiny.bert(), batch)) > 0).all()
+    assert (tensors(unit_scores(tiny.bert(), batch)) > 0).all()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"importance": "weight"}, "importance must be one of taylor, magnitude. Got 'weight'"),
-        ({"batches": []}, "importance='taylor' needs calibration data"),
+        ({"score": "weight"}, "score must be one of taylor, magnitude. Got 'weight'"),
+        ({"batches": []}, "score='taylor' needs calibration data"),
         ({"loss": lambda model, batch: model(**batch).logits}, r"must return a scalar .* of shape \[4, 3\]\.$"),
         ({"loss": lambda model, batch: model(**batch).loss.detach()}, r"of shape \[\] without a gradient"),
         ({"loss": lambda model, batch: model(**batch).loss * torch.nan}, "are NaN or infinite. Check the data"),
@@ -197,7 +199,7 @@ def test_labels_are_not_needed():
 def test_bad_arguments_are_refused(arguments, message):
     model = tiny.bert()
     with pytest.raises(ValueError, match=message):
-        unit_importance(model, **({"batches": batches()} | arguments))
+        unit_scores(model, **({"batches": batches()} | arguments))
     assert not [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
 
 
@@ -205,4 +207,4 @@ def test_other_models_are_refused():
     model = torch.nn.Linear(2, 2)
     model.config = SimpleNamespace(model_type="mlp")
     with pytest.raises(ValueError, match="cannot be removed from Linear"):
-        unit_importance(model, batches())
+        unit_scores(model, batches())

@@ -1,0 +1,47 @@
+"""What of an audit is seldom said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_compalign.measure.groups import MIN_GROUP_SIZE
+from hf_compalign.measure.predictions import Columns
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """How `hf_compalign.audit` asks the models, and what it adds to the numbers.
+
+    Attributes:
+        columns: where to find what in a raw dataset.
+        processing_class: the tokenizer or image processor of all models; by default the one saved beside each.
+        batch_size: rows at a time; by default 32, or the Trainer's in an `AuditCallback`.
+        bins: columns of numbers whose bins are groups too; "words" is the number of words in the text.
+        min_group_size: a smaller group is shown, and takes part in no gap and no verdict.
+        max_items: how many of the changed items are kept one by one, the most harmful first.
+        contents: keep the texts or thumbnails of these items, and what both models look at in them: the audit is
+            then as private as the dataset.
+        latency: time both models side by side, on the first rows of the dataset.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    columns: Columns | None = None
+    processing_class: Any = None
+    batch_size: int | None = None
+    bins: Sequence[str] = ()
+    min_group_size: int = MIN_GROUP_SIZE
+    max_items: int = 10_000
+    contents: bool = False
+    latency: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_items < 0:
+            raise ValueError(
+                f"max_items must be at least 0. Got {self.max_items}. With 0 no item is kept, only their number."
+            )
+        for name in ("min_group_size", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1. Got {value}.")

@@ -1,0 +1,75 @@
+"""Several models timed side by side on the first rows of a dataset."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_compalign.measure.footprint.latency import Latency, interleaved_latency_ms
+from hf_compalign.measure.predictions import Columns, reader_of
+from hf_compalign.models import default_collator, device_of, input_names
+from hf_compalign.opening import Model, load_model
+
+
+def latencies_on(
+    dataset: Dataset,
+    models: Mapping[str, tuple[Model, Any]],
+    *,
+    columns: Columns | None = None,
+    batch_sizes: Sequence[int],
+    n_runs: int = 20,
+    device: torch.device,
+) -> dict[str, dict[int, Latency]]:
+    """Name -> batch size -> latency of one pass; of each batch size, all models in turn.
+
+    Args:
+        dataset: raw or prepared.
+        models: name -> (model, its tokenizer or image processor).
+        columns: where to find what in a raw dataset.
+        batch_sizes: how many of the first rows make a batch.
+        n_runs: timed passes of each.
+        device: where all of them run; a given module on another device stays where it is, and a copy is timed.
+    """
+    networks = {name: _on_device(model, device) for name, (model, _) in models.items()}
+    found: dict[str, dict[int, Latency]] = {name: {} for name in models}
+    for size in batch_sizes:
+        candidates = {
+            name: (
+                network,
+                first_batch(network, dataset, size=size, processing_class=models[name][1], columns=columns),
+            )
+            for name, network in networks.items()
+        }
+        for name, latency in interleaved_latency_ms(candidates, n_runs=n_runs).items():
+            found[name][size] = latency
+    return found
+
+
+def first_batch(
+    network: PreTrainedModel,
+    dataset: Dataset,
+    *,
+    size: int,
+    processing_class: Any = None,
+    columns: Columns | None = None,
+) -> dict[str, Any]:
+    """The model's inputs for the first rows, from the beginning again where there are fewer."""
+    columns = columns or Columns()
+    rows = dataset.select([index % len(dataset) for index in range(size)])
+    reader = reader_of(network, rows, processing_class=processing_class)
+    rows = reader.prepared(rows, text=columns.text, image=columns.image)
+    known = input_names(network)
+    return dict(
+        default_collator(reader.processing_class)([{name: row[name] for name in row if name in known} for row in rows])
+    )
+
+
+def _on_device(model: Model, device: torch.device) -> PreTrainedModel:
+    network = load_model(model)
+    if isinstance(model, nn.Module) and device_of(network).type != device.type:
+        network = copy.deepcopy(network)
+    return network.to(device)

@@ -1,0 +1,25 @@
+"""Where a model is, where it runs best, and its inputs there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is; one without parameters, if it does not say, counts as on the CPU."""
+    parameter = next(model.parameters(), None)
+    found: torch.device = getattr(model, "device", torch.device("cpu")) if parameter is None else parameter.device
+    return found
+
+
+def default_device(model: nn.Module) -> str | None:
+    """Where a loaded model should run: on a GPU if there is one. None for a file, whose runtime may not know GPUs."""
+    on_gpu = torch.cuda.is_available() and next(model.parameters(), None) is not None
+    return "cuda" if on_gpu else None
+
+
+def on_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The inputs with their tensors moved."""
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}

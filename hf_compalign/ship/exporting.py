@@ -1,0 +1,230 @@
+"""A model exported, held against a reference on data, repaired if it must be, and timed: in one call."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from hf_compalign.compress import load_compressed
+from hf_compalign.compress.export import Export, check_not_exported, export_onnx, export_openvino, sample_inputs
+from hf_compalign.data import find_image_column, find_label_column, find_text_columns, label_ids
+from hf_compalign.labels import names_of
+from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
+from hf_compalign.measure.footprint import (
+    Latency,
+    first_batch,
+    footprint,
+    interleaved_latency_ms,
+    latencies_on,
+    machine_name,
+    timing_device,
+)
+from hf_compalign.measure.predictions import Columns, Predictions
+from hf_compalign.models import check_prepared, load_processor
+from hf_compalign.opening import Model, load_model, processor_of
+from hf_compalign.ship.frontier import Frontier, frontier_rows, megabytes
+from hf_compalign.ship.reference import reference_answers
+from hf_compalign.ship.repair import RepairOptions, repair_onnx
+from hf_compalign.tasks import task_of
+
+EXPORTERS = {"onnx": export_onnx, "openvino": export_openvino}
+TIMED = (1, 8)
+# Of made-up texts, where no data are given.
+_LENGTH = 32
+_CALIBRATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How `export_audited` makes the file and asks it.
+
+    Attributes:
+        quantize: None for float32, "dynamic" or "static", as for `export_onnx` and `export_openvino`.
+        calibration: rows for the ranges of "static", raw or prepared; others than those that the file is audited on.
+        exclude: patterns of layers that stay in float in any case.
+        columns: where to find what in a raw dataset.
+        batch_size: rows at a time.
+        max_measurements: of a repair: stop after so many files.
+        overwrite: replace files of the same names in the folder.
+    """
+
+    quantize: str | None = None
+    calibration: Dataset | None = None
+    exclude: Sequence[str] | None = None
+    columns: Columns | None = None
+    batch_size: int = 32
+    max_measurements: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class AuditedExport:
+    """What `export_audited` made.
+
+    Attributes:
+        export: the file.
+        audit: of the file against the reference; None without data.
+        frontier: what a repair measured; None if none was needed.
+        torch_bytes: of the weights of the PyTorch model.
+        latency: name -> batch size -> latency, of the model and the file side by side.
+        machine: where they were timed.
+    """
+
+    export: Export
+    audit: Audit | None
+    frontier: Frontier | None
+    torch_bytes: int
+    latency: Mapping[str, Mapping[int, Latency]]
+    machine: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether every limit is kept; True when none was set."""
+        return self.audit is None or self.audit.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts, lists and dicts."""
+        return {
+            "passed": self.passed,
+            "export": asdict(self.export) | {"path": str(self.export.path)},
+            "torch_bytes": self.torch_bytes,
+            "latency": {name: {size: asdict(one) for size, one in rows.items()} for name, rows in self.latency.items()},
+            "machine": self.machine,
+            "audit": None if self.audit is None else self.audit.to_dict(),
+            "frontier": None if self.frontier is None else self.frontier.to_dict(),
+        }
+
+    def rows(self) -> list[list[str]]:
+        """What was measured of each file: those of a repair, or the one."""
+        if self.frontier is not None:
+            return frontier_rows(self.frontier)
+        sizes = {"torch": self.torch_bytes, self.export.path.name: self.export.size_bytes}
+        rows = [["", "MB", *(f"ms, batch {size}" for size in TIMED)]]
+        for name, latency in self.latency.items():
+            rows.append([name, f"{megabytes(sizes[name]):.1f}", *(f"{latency[size].median_ms:.1f}" for size in TIMED)])
+        return rows
+
+
+def export_audited(  # noqa: PLR0913 - what to export and where, and what to hold it against
+    model: str | Path,
+    folder: str | Path,
+    dataset: Dataset | None = None,
+    *,
+    file_format: str = "onnx",
+    limits: Mapping[str, float] | None = None,
+    reference: Model | Predictions | None = None,
+    options: ExportOptions | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> AuditedExport:
+    """Export a model, audit the file on data, and time it beside the model; an INT8 ONNX file with limits is repaired.
+
+    Args:
+        model: a folder or a Hub id.
+        folder: a new folder for the file.
+        dataset: what the file and the reference are asked, as `predict` takes it; without it nothing is audited.
+        file_format: "onnx" or "openvino".
+        limits: for the audit, as for `hf_compalign.audit`; an INT8 ONNX file that is beyond them is repaired as by
+            `repair_onnx`.
+        reference: the model whose answers are to be kept, or its predictions on the dataset; by default the model.
+        options: the rest.
+        progress: called with each line of what a repair does.
+
+    Raises:
+        ValueError: limits or a reference without a dataset, data that do not fit the model, or whatever the exporter,
+            `hf_compalign.audit` and `repair_onnx` refuse.
+        ImportError: the extra of the format is not installed.
+    """
+    options = options or ExportOptions()
+    limits = checked_limits(limits or {})
+    _check(file_format, dataset, limits, reference)
+    check_not_exported(model)
+    network = load_compressed(model)
+    processor = processor_of(model, task_of(network))
+    if dataset is not None:
+        _check_rows(dataset, network, model, options.columns or Columns())
+    shared: dict[str, Any] = {
+        "quantize": options.quantize,
+        "calibration": _calibration(network, processor, options),
+        "exclude": options.exclude,
+        "processing_class": processor,
+        "overwrite": options.overwrite,
+    }
+    size_bytes = footprint(network).size_bytes
+    asking = AuditOptions(options.columns, processor, options.batch_size)
+    if dataset is not None and limits and options.quantize is not None and file_format == "onnx":
+        how = RepairOptions(
+            columns=options.columns,
+            batch_size=options.batch_size,
+            max_measurements=options.max_measurements,
+            timed_batch_sizes=TIMED,
+            **shared,
+        )
+        repair = repair_onnx(
+            network, folder, limits=limits, dataset=dataset, reference=reference, options=how, progress=progress
+        )
+        tried = repair.frontier
+        timed = {**tried.baselines, repair.export.path.name: tried.chosen_point.latency}
+        return AuditedExport(repair.export, repair.audit, tried, size_bytes, timed, tried.machine)
+    made = EXPORTERS[file_format](network, folder, **shared)
+    file, found = load_model(made.path), None
+    if dataset is not None:
+        answers = reference_answers(
+            network if reference is None else reference, dataset, task=task_of(network), options=asking
+        )
+        found = audit(answers, file, dataset, limits=limits, options=asking)
+    latency = _timed({"torch": network, made.path.name: file}, dataset, asking)
+    return AuditedExport(made, found, None, size_bytes, latency, machine_name(timing_device(files=True)))
+
+
+def _check(file_format: str, dataset: Dataset | None, limits: Mapping[str, float], reference: Any) -> None:
+    if file_format not in EXPORTERS:
+        raise ValueError(f"file_format must be one of {', '.join(EXPORTERS)}. Got {file_format!r}.")
+    if dataset is None and (limits or reference is not None):
+        raise ValueError("limits and reference= are about an audit, which needs data. Give dataset= too.")
+
+
+def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, columns: Columns) -> None:
+    """What `predict` would refuse too, but before the export."""
+    task = task_of(network)
+    label = find_label_column(rows, columns.label)
+    if label is not None:
+        names = names_of(network.config.id2label)
+        labels = label_ids(rows, label, names)
+        # Which refuse labels that the model does not have.
+        Predictions(np.zeros((len(labels), len(names)), np.float32), labels, np.arange(len(labels)).astype(str), names)
+    if task.model_input in rows.column_names:
+        check_prepared(rows, network)
+        return
+    if task.model_input == "pixel_values":
+        find_image_column(rows, columns.image)
+    else:
+        find_text_columns(rows, columns.text)
+    load_processor(model, task)
+
+
+def _calibration(network: PreTrainedModel, processor: Any, options: ExportOptions) -> list[dict[str, Any]] | None:
+    rows = options.calibration
+    if rows is None:
+        return None
+    starts = range(0, len(rows), _CALIBRATION_BATCH)
+    parts = [rows.select(range(start, min(start + _CALIBRATION_BATCH, len(rows)))) for start in starts]
+    reading = {"processing_class": processor, "columns": options.columns}
+    return [first_batch(network, part, size=len(part), **reading) for part in parts]
+
+
+def _timed(models: dict[str, Any], dataset: Dataset | None, asking: AuditOptions) -> dict[str, dict[int, Latency]]:
+    """On the first rows of the data, or without any on made-up inputs."""
+    if dataset is not None:
+        both = {name: (one, asking.processing_class) for name, one in models.items()}
+        device = timing_device(files=True)
+        return latencies_on(dataset, both, columns=asking.columns, batch_sizes=TIMED, device=device)
+    found: dict[str, dict[int, Latency]] = {name: {} for name in models}
+    for size in TIMED:
+        inputs = sample_inputs(models["torch"], n_items=size, length=_LENGTH)
+        for name, latency in interleaved_latency_ms({name: (one, inputs) for name, one in models.items()}).items():
+            found[name][size] = latency
+    return found
