@@ -72,9 +72,9 @@ OPTIONAL = {
     "onnxruntime": {"compress.export.graph", "models.onnx"},
     "onnxscript": {"compress.export.graph"},
     "openvino": {"compress.export.openvino", "models.openvino"},
-    "optimum": {"compress.quantize.backends"},
+    "optimum": {"compress.quantize.quanto"},
     "sklearn": {"demo.digits"},
-    "torchao": {"compress.quantize.backends"},
+    "torchao": {"compress.quantize.torchao"},
 }
 
 

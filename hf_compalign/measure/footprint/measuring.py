@@ -18,7 +18,7 @@ from hf_compalign.models import FileModel, count_flops, device_of, is_quantized,
 from hf_compalign.opening import load_model
 
 _WEIGHTS = "model.safetensors"
-_QUANTIZED_WEIGHTS = "model_quantized.safetensors"
+_QUANTIZED_WEIGHTS = "model.quanto.safetensors"
 # What gzip takes by default. Level 9 saves 1 % more of a sparse model and takes ten times as long.
 _ZLIB_LEVEL = 6
 _CHUNK_BYTES = 1 << 20
