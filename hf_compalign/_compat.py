@@ -3,13 +3,13 @@
 tests/test_compat.py holds every line of this list against the installed versions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import Trainer, TrainerState
 
 
@@ -145,3 +145,60 @@ def dataset_fingerprint(dataset: "Dataset") -> str:
     """
     fingerprint: str = dataset._fingerprint
     return fingerprint
+
+
+# ---- weights ----
+
+
+def built_with(stock: Any, change: "Callable[[nn.Module], object]") -> Any:
+    """A class of transformers whose models are changed when they are built, before their weights are read.
+
+    Why: from_pretrained builds a model by its config alone, calls nothing in between, and refuses weights of other
+    widths. So it is given a class of the same name, by which it finds how to convert the names of weights.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/modeling_utils.py
+    Ends: when from_pretrained can fill a model that it is given, or configs hold the widths of each layer.
+    """
+
+    def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        stock.__init__(self, config, *args, **kwargs)
+        change(self)
+
+    namespace = {"__init__": build, "__module__": stock.__module__, "__qualname__": stock.__qualname__}
+    return type(stock.__name__, (stock,), namespace)
+
+
+def become(module: "nn.Module", cls: type) -> None:
+    """Give a module another class that holds the same; its parameters, hooks and places stay as they are.
+
+    Why: torch replaces a module only without its hooks. All that a module holds is in its `__dict__`, so that its class
+    is only what it computes.
+    Upstream: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/nn/modules/module.py
+    Ends: with `built_with`, and when torch can replace a module along with its hooks.
+    """
+    module.__class__ = cls
+
+
+def forget_reading(model: Any) -> None:
+    """Let a model with torchao's weights that from_pretrained has read be saved again.
+
+    Why: save_pretrained reverses what from_pretrained did to the weights by a note on the model, and ends in
+    NotImplementedError at torchao's. Without the note it saves the model like one that was never read.
+    Upstream: https://github.com/huggingface/transformers/pull/43096
+    Ends: when that is merged.
+    """
+    vars(model).pop("_weight_conversions", None)
+
+
+def make_gradients_contiguous(layer: "nn.Module") -> None:
+    """Give the backward pass of an optimum-quanto layer a contiguous gradient.
+
+    Why: that of 0.2.7 takes a view of the gradient, which fails on one that attention has transposed.
+    Upstream: https://github.com/huggingface/optimum-quanto/issues/327
+    Ends: when it uses `reshape`.
+    """
+
+    def hook(layer: "nn.Module", args: Any, output: "Tensor") -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: gradient.contiguous())
+
+    layer.register_forward_hook(hook)

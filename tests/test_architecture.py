@@ -19,7 +19,7 @@ MOST_LINES = 350
 MOST_LINES_OF_A_FUNCTION = 40  # without its signature and docstring
 
 # Anyone may import the helpers.
-HELPERS = {"labels", "tasks", "_compat", "_extras", "_files", "_records", "_trainer", "_visible"}
+HELPERS = {"labels", "tasks", "_compat", "_extras", "_files", "_formats", "_records", "_tables", "_trainer", "_visible"}
 # What a room may import of the others, from the lowest room up. A name stands for all rooms below it too.
 MAY_IMPORT = {
     "data": (),
@@ -72,9 +72,9 @@ OPTIONAL = {
     "onnxruntime": {"compress.export.graph", "models.onnx"},
     "onnxscript": {"compress.export.graph"},
     "openvino": {"compress.export.openvino", "models.openvino"},
-    "optimum": {"compress.quantize.backends"},
+    "optimum": {"compress.quantize.quanto"},
     "sklearn": {"demo.digits"},
-    "torchao": {"compress.quantize.backends"},
+    "torchao": {"compress.quantize.torchao"},
 }
 
 

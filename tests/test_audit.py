@@ -15,8 +15,7 @@ import scipy.stats
 from scipy.special import softmax
 
 from hf_compalign.measure.attribution import Explanation
-from hf_compalign.measure.audit import FORMAT_VERSION, Audit, AuditOptions, audit
-from hf_compalign.measure.audit import text as audit_text
+from hf_compalign.measure.audit import FORMAT_VERSION, Audit, AuditOptions, audit, sampled
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import Cells, per_class
 
@@ -483,7 +482,14 @@ def test_the_report_says_it_in_words():
     assert text.startswith("The candidate answers 2 of 6 items like the reference and 4 differently.")
     assert "1 that was right is now wrong, 1 that was wrong is now right." in text
     assert "No limit was set" in text
-    for shown in ("66.67 %", "KL divergence", "neutral", "reference: bert (aaaa)", "candidate: small bert\n"):
+    for shown in (
+        "66.67 %",
+        "KL divergence",
+        "\nnegative ",
+        "2 classes without a labelled item left out.",
+        "reference: bert (aaaa)",
+        "candidate: small bert\n",
+    ):
         assert shown in f"{text}\n"
     assert "  g " in text or "\ng " in text
     assert all(line == line.rstrip() for line in text.splitlines())
@@ -505,8 +511,8 @@ def test_the_report_has_no_unknown_number_and_no_signed_zero():
     text = str(audit(*same, groups={"a": ["x", "y"] * 100, "none": [None] * 200}, limits={"group_mismatch_gap": 0.01}))
     assert "nan" not in text
     assert not re.search(r"[+-]0[.]?0* ", text)
-    assert "none: no item is in a group\n" in text
-    assert re.search(r"\nmismatch rate +0.00 % +[0-9.]+ % +1 +x - x\n", text)
+    assert "none: no item is in a group.\n" in text
+    assert re.search(r"\nmismatch rate, gap +0.00 points +at most [0-9.]+ points +1 +x - x\n", text)
     assert re.search("\ngroup_mismatch_gap .* not shown to be kept; not judged: none\n", text)
     unlabelled = [Predictions(side.logits, [-100] * 200, side.ids, side.label_names) for side in same]
     assert "nan" not in str(audit(*unlabelled, groups=["x", "y"] * 100))
@@ -515,8 +521,8 @@ def test_the_report_has_no_unknown_number_and_no_signed_zero():
 def test_the_report_counts_sampled_items_and_more_mismatches_apart():
     counts = {"n_items": 60, "n_agreeing": 56, "seed": 0}
     drawn = "60 items drawn at random (seed 0; 56 answered alike)"
-    assert audit_text.sampled(counts | {"n_mismatches": 60}) == f"{drawn}, and 56 more that the two answer differently"
-    assert audit_text.sampled(counts | {"n_mismatches": 4}) == drawn
+    assert sampled(counts | {"n_mismatches": 60}) == f"{drawn}, and 56 more that the two answer differently"
+    assert sampled(counts | {"n_mismatches": 4}) == drawn
 
 
 def test_of_many_classes_and_groups_the_most_harmful_are_listed():
@@ -557,7 +563,7 @@ def test_names_from_the_data_neither_steer_a_terminal_nor_wreck_the_tables():
     assert max(map(len, tables.splitlines()[2:])) < 150
 
 
-def test_the_verdict_alone_is_coloured(monkeypatch):
+def test_the_verdict_alone_is_colored(monkeypatch):
     from rich.console import Console
 
     from hf_compalign.cli import audit as command
@@ -567,10 +573,10 @@ def test_the_verdict_alone_is_coloured(monkeypatch):
         monkeypatch.setattr(command, "stdout", lambda shown=console: shown)
         found = audit(REFERENCE, CANDIDATE, groups=["PASSED: not at all"] * 6, limits={"mismatch_rate": limit})
         command.print_audit(found)
-        coloured = [line for line in console.export_text(styles=True).splitlines() if "\x1b[" in line]
-        assert len(coloured) == 1
-        assert style in coloured[0]
-        assert "PASSED: " in coloured[0]
+        colored = [line for line in console.export_text(styles=True).splitlines() if "\x1b[" in line]
+        assert len(colored) == 1
+        assert style in colored[0]
+        assert "PASSED: " in colored[0]
 
 
 def test_a_table_is_made_without_the_others(monkeypatch):

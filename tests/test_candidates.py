@@ -146,9 +146,9 @@ def test_as_text_and_as_plain_data():
     ratio = found.pairs[0].cie_ratio
     assert str(found).splitlines() == [
         "10 items against bert",
-        "candidate  mismatches      rate       95 % interval       NFR   accuracy      change",
-        "pruned              4   40.00 %    16.82 to 68.73 %   40.00 %    60.00 %    -40.00 %",
-        "aligned             1   10.00 %     1.79 to 40.42 %   10.00 %    90.00 %    -10.00 %",
+        "candidate  mismatches     rate     95 % interval      NFR  accuracy         change",
+        "pruned              4  40.00 %  16.82 to 68.73 %  40.00 %   60.00 %  -40.00 points",
+        "aligned             1  10.00 %   1.79 to 40.42 %  10.00 %   90.00 %  -10.00 points",
         f"CIE(pruned) / CIE(aligned) = 4.00 ({ratio.low:.2f} to {ratio.high:.2f}), p = 0.25 after Holm",
     ]
     plain = json.loads(json.dumps(found.to_dict()))

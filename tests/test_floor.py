@@ -34,7 +34,7 @@ def test_the_floor_has_the_interval_of_an_item_bootstrap():
         "This compressed model and this re-run cannot be told apart in how much they differ from the original: "
         "7.50 % of the answers change, against 10.00 % "
         f"(difference -2.50 points, 95 % interval {100 * found.difference.low:+.2f} to "
-        f"{100 * found.difference.high:+.2f}, p = 0.203)."
+        f"{100 * found.difference.high:+.2f} points, p = 0.203)."
     )
 
 

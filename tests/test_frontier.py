@@ -9,8 +9,7 @@ import pytest
 from hf_compalign.measure.audit import Verdict, audit
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.statistics import upper_bound, wilson_interval
-from hf_compalign.report.plots import undominated
+from hf_compalign.measure.statistics import undominated, upper_bound, wilson_interval
 from hf_compalign.ship import Frontier, Point, Sensitivity, frontier_rows
 
 N = 200

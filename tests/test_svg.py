@@ -1,4 +1,4 @@
-"""Figures as inline SVG: what a page's policy allows, in its colours, the same every time."""
+"""Figures as inline SVG: what a page's policy allows, in its colors, the same every time."""
 
 import re
 from xml.etree import ElementTree
@@ -55,7 +55,7 @@ def test_nothing_is_there_that_a_strict_policy_forbids_or_that_is_loaded(charts)
         assert re.findall('https?:[^" ]*', text) == ["http://www.w3.org/2000/svg"]
 
 
-def test_what_is_black_has_the_colour_of_the_page_and_data_keep_theirs(charts):
+def test_what_is_black_has_the_color_of_the_page_and_data_keep_theirs(charts):
     for text, root in charts:
         assert root.attrib["fill"] == "currentColor"
         assert not re.search(r'"(#000000|black|#ffffff|white)"', text)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_compalign._compat import become, built_with
 from hf_compalign.compress.quantize import Quantization, convert_, load_quantized, requantize_
 from hf_compalign.compress.record import QUANTIZATION, check_record, entry_of, malformed, shrink_of
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, cut_units, layers_of, zero_units_plan
@@ -50,7 +52,7 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
     Raises:
         ValueError: there is no such model, its files are damaged or do not fit its config, it was made by a newer
             version, or an argument is one that is decided here.
-        ImportError: the library that its quantised weights need is not installed; says the pip command.
+        ImportError: the library that its quantized weights need is not installed; says the pip command.
     """
     where = str(path_or_id)
     decided = sorted(set(kwargs) & set(_DECIDED))
@@ -64,21 +66,26 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
     stock = _class(where, config)
     compressed = check_record(where, config)
     shrink, quantization = shrink_of(where, config), _quantization(where, config)
-    cls = _with_widths(stock, shrink) if shrink is not None and shrink["cut"] else stock
+    cls = built_with(stock, partial(_cut_to, shrink=shrink)) if shrink is not None and shrink["cut"] else stock
     if quantization is not None and quantization.converted:
-        model = _converted(cls, where, config, quantization, kwargs)
+        _check_unchanged(where, quantization, kwargs)
+        other = {name: value for name, value in kwargs.items() if name not in _WHERE}
+        read = partial(_read, cls, config=config, whole=True, **other)
+        with _as_files_say(where, cls):
+            model = load_quantized(cls, where, config, quantization, read=read, options=located)
     else:
-        model = _loaded(cls, where, config, kwargs, whole=compressed)
-    model.__class__ = stock
+        with _as_files_say(where, cls):
+            model = _read(cls, where, config=config, whole=compressed, **kwargs)
+    become(model, stock)
     float_layers = quantization is not None and not quantization.converted
     if quantization is not None and float_layers:
-        with _as_config_says(where, "quantised"):
+        with _as_config_says(where, "quantized"):
             requantize_(model, quantization)
     if shrink is not None and not shrink["cut"]:
         with _as_config_says(where, "cut"):
             cut_(model, zero_units_plan(model, shrink["dropped_layers"]))
     if float_layers:
-        with _as_config_says(where, "quantised"):
+        with _as_config_says(where, "quantized"):
             convert_(model)
     return model
 
@@ -91,16 +98,26 @@ def _as_config_says(where: str, what: str) -> Iterator[None]:
         raise ValueError(f"The model in {where!r} cannot be {what} as its config says. {error}") from error
 
 
-def _converted(
-    cls: Any, where: str, config: Any, quantization: Quantization, kwargs: Mapping[str, Any]
-) -> PreTrainedModel:
+@contextmanager
+def _as_files_say(where: str, cls: Any) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise ValueError(
+            f"The weights of {where!r} could not be read into {cls.__name__}: the files are missing, damaged, or not "
+            "those of its config. Copy or download the whole folder again. Of a pytorch_model.bin, which is a pickle, "
+            f"make safetensors first: load it with from_pretrained if you trust it, and save_pretrained. ({error})"
+        ) from error
+
+
+def _check_unchanged(where: str, quantization: Quantization, kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that would change small weights."""
     other = sorted(set(kwargs) - {*_WHERE, "attn_implementation"})
     if other:
         raise ValueError(
             f"The model in {where!r} has the weights of {quantization.scheme}, which {', '.join(other)} cannot change. "
             "Leave it out, or load the float model."
         )
-    return load_quantized(cls, where, config, quantization, kwargs)
 
 
 def _config(where: str, options: Mapping[str, Any]) -> Any:
@@ -130,40 +147,17 @@ def _class(where: str, config: Any) -> Any:
     return found
 
 
-def _loaded(cls: Any, where: str, config: Any, kwargs: Mapping[str, Any], *, whole: bool) -> PreTrainedModel:
-    """The model with every weight from the files, and where ``whole`` all of theirs; or an error."""
-    try:
-        model, info = cls.from_pretrained(
-            where, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **kwargs
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ValueError(
-            f"The weights of {where!r} could not be read into {cls.__name__}: the files are missing, damaged, or not "
-            "those of its config. Copy or download the whole folder again. Of a pytorch_model.bin, which is a pickle, "
-            f"make safetensors first: load it with from_pretrained if you trust it, and save_pretrained. ({error})"
-        ) from error
+def _read(cls: Any, where: str | None, *, config: Any, whole: bool, **kwargs: Any) -> PreTrainedModel:
+    """The model with every weight from the files or tensors, and where ``whole`` all of theirs; or an error."""
+    model, info = cls.from_pretrained(
+        where, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **kwargs
+    )
     # Ordinary checkpoints may hold more than the class uses, such as a head for pre-training.
     extra = info["unexpected_keys"] if whole else ()
     for kind, names in (("lack", info["missing_keys"]), ("hold besides", extra)):
         if names:
-            raise ValueError(
-                f"The weights of {where!r} are not those of its config: they {kind} {', '.join(sorted(names)[:5])} "
-                f"({len(names)} in all), and {cls.__name__} needs each weight once. Copy or download the whole folder "
-                "again."
-            )
+            raise ValueError(f"they {kind} {', '.join(sorted(names)[:5])} ({len(names)} in all)")
     return model
-
-
-def _with_widths(stock: Any, shrink: Mapping[str, Any]) -> Any:
-    """A class that is built with the stock class's layers cut to the widths, before its weights are read."""
-
-    def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
-        stock.__init__(self, config, *args, **kwargs)
-        _cut_to(self, shrink)
-
-    # By its name transformers finds the class's key conversions, and saves what class the model is.
-    namespace = {"__init__": build, "__module__": stock.__module__, "__qualname__": stock.__qualname__}
-    return type(stock.__name__, (stock,), namespace)
 
 
 def _cut_to(model: nn.Module, shrink: Mapping[str, Any]) -> None:

@@ -156,20 +156,15 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     size_bytes = footprint(network).size_bytes
     asking = AuditOptions(options.columns, processor, options.batch_size)
     if dataset is not None and limits and options.quantize is not None and file_format == "onnx":
+        how = RepairOptions(
+            columns=options.columns,
+            batch_size=options.batch_size,
+            max_measurements=options.max_measurements,
+            timed_batch_sizes=TIMED,
+            **shared,
+        )
         repair = repair_onnx(
-            network,
-            folder,
-            limits=limits,
-            dataset=dataset,
-            reference=reference,
-            options=RepairOptions(
-                columns=options.columns,
-                batch_size=options.batch_size,
-                max_measurements=options.max_measurements,
-                timed_batch_sizes=TIMED,
-                **shared,
-            ),
-            progress=progress,
+            network, folder, limits=limits, dataset=dataset, reference=reference, options=how, progress=progress
         )
         tried = repair.frontier
         timed = {**tried.baselines, repair.export.path.name: tried.chosen_point.latency}
@@ -177,8 +172,9 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     made = EXPORTERS[file_format](network, folder, **shared)
     file, found = load_model(made.path), None
     if dataset is not None:
-        original = network if reference is None else reference
-        answers = reference_answers(original, dataset, task=task_of(network), options=asking)
+        answers = reference_answers(
+            network if reference is None else reference, dataset, task=task_of(network), options=asking
+        )
         found = audit(answers, file, dataset, limits=limits, options=asking)
     latency = _timed({"torch": network, made.path.name: file}, dataset, asking)
     return AuditedExport(made, found, None, size_bytes, latency, machine_name(timing_device(files=True)))

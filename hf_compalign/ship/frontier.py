@@ -9,7 +9,7 @@ from hf_compalign._files import read_record, write_record
 from hf_compalign._records import built
 from hf_compalign.measure.audit import Audit, Verdict
 from hf_compalign.measure.footprint import Latency
-from hf_compalign.report.plots import undominated
+from hf_compalign.measure.statistics import undominated
 
 FORMAT_VERSION = 1
 _KIND = "hf_compalign.frontier"

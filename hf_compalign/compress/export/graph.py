@@ -1,4 +1,4 @@
-"""A model as an ONNX graph: exported, its nodes named after the model's layers, quantised by ONNX Runtime."""
+"""A model as an ONNX graph: exported, its nodes named after the model's layers, quantized by ONNX Runtime."""
 
 import contextlib
 import copy
@@ -21,7 +21,7 @@ from hf_compalign.compress.export.names import tidy_
 from hf_compalign.models import random_state_kept
 
 MODES = ("dynamic", "static")
-# Operators with weights that INT8 is worth it for, and which of their inputs is the weight. Dynamically quantised
+# Operators with weights that INT8 is worth it for, and which of their inputs is the weight. Dynamically quantized
 # convolutions are slower than float ones.
 _WEIGHT_INPUT = {"MatMul": 1, "Gemm": 1, "Gather": 0, "Conv": 1}
 _OPERATORS = {"dynamic": ("MatMul", "Gemm", "Gather"), "static": ("MatMul", "Gemm", "Gather", "Conv")}
@@ -60,8 +60,8 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
         shapes["pixel_values"] |= {2: dim.AUTO, 3: dim.AUTO}
     with quiet(), random_state_kept(), torch.no_grad():
         model = float_copy(model)
-        config: Any = model.config
-        config._attn_implementation = "eager"  # plain attention, whose graph is the simplest and fastest
+        plain: Any = model
+        plain.set_attn_implementation("eager")  # whose graph is the simplest and fastest
         try:
             exported = OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes))
         except Exception as error:
@@ -73,10 +73,10 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
 
 
 def graph_layers(path: Path, mode: str) -> tuple[str, ...]:
-    """The layers whose nodes can be quantised, by the names of the modules, in the order of the graph.
+    """The layers whose nodes can be quantized, by the names of the modules, in the order of the graph.
 
     Args:
-        path: a file of `export_graph`, not quantised.
+        path: a file of `export_graph`, not quantized.
         mode: "dynamic", for linear layers and embeddings; or "static", for convolutions too.
     """
     return tuple(_layer_nodes(_load(path, weights=False), mode))
@@ -107,7 +107,7 @@ def opset_of(path: Path) -> int:
 
 
 def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
-    """The smallest and largest value of each activation on some batches, for static quantisation.
+    """The smallest and largest value of each activation on some batches, for static quantization.
 
     Args:
         path: a file of `export_graph`.
@@ -118,8 +118,7 @@ def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
     """
     with quiet(), needs_extra("onnx", what=_WHAT):
         import onnxruntime
-        from onnxruntime.quantization import CalibrationDataReader
-        from onnxruntime.quantization.calibrate import create_calibrator
+        from onnxruntime.quantization import CalibrationDataReader, create_calibrator
     names = [value.name for value in _load(path, weights=False).graph.input]
 
     class Reader(CalibrationDataReader):
@@ -150,26 +149,21 @@ def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
 def quantize_graph(
     source: Path, target: Path, *, mode: str, keep_float: Collection[str] = (), ranges: Any = None
 ) -> None:
-    """Write an INT8 version of a graph, quantised by ONNX Runtime: weights in one byte, per output channel.
+    """Write an INT8 version of a graph, quantized by ONNX Runtime: weights in one byte, per output channel.
 
     Args:
         source: a file of `export_graph`.
         target: the new file.
-        mode: "dynamic": activations are quantised as they come, by the range that a whole batch has; or "static": by
+        mode: "dynamic": activations are quantized as they come, by the range that a whole batch has; or "static": by
             the ranges given here, written as QuantizeLinear and DequantizeLinear. Embeddings are in uint8 in both.
-        keep_float: the names of `graph_layers` that are not quantised.
+        keep_float: the names of `graph_layers` that are not quantized.
         ranges: what `calibrate_graph` found; for "static".
 
     Raises:
         ValueError: the mode is unknown, the ranges are missing, or there is no such layer to keep.
     """
-    with quiet(), needs_extra("onnx", what=_WHAT):
-        from onnxruntime.quantization import QuantType
-        from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
-        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-        from onnxruntime.quantization.quant_utils import QuantizationMode, add_infer_metadata
     if mode == "static" and ranges is None:
-        raise ValueError("Static quantisation needs the ranges of the activations. Give ranges=calibrate_graph(...).")
+        raise ValueError("Static quantization needs the ranges of the activations. Give ranges=calibrate_graph(...).")
     model = _load(source)
     layers = _layer_nodes(model, mode)
     unknown = set(keep_float) - set(_layer_nodes(model, "static"))
@@ -177,36 +171,62 @@ def quantize_graph(
         raise ValueError(f"keep_float names no layers of {source}: {', '.join(sorted(unknown))}. See graph_layers.")
     names = [name for layer, nodes in layers.items() if layer not in keep_float for name in nodes]
     if names:
-        # The dynamic quantiser makes a MatMul of each Gemm first, under this name.
-        names += [f"{name}_MatMul" for name in names]
-        # The shapes are in the graph: they need not be inferred once more.
-        add_infer_metadata(model)
-        operators = list(_OPERATORS[mode])
-        weights, activations = QuantType.QInt8, QuantType.QUInt8
-        with quiet():
-            if mode == "dynamic":
-                options: dict[str, Any] = {"MatMulConstBOnly": True}
-                quantizer = ONNXQuantizer(
-                    model, True, False, QuantizationMode.IntegerOps, False, weights, activations, None, names, [],
-                    operators, options,
-                )  # fmt: skip
-            else:
-                # Outputs are quantised where the next layer takes them in, if it is; sums and residuals stay float.
-                options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
-                quantizer = QDQQuantizer(
-                    model, True, False, weights, activations, ranges, names, [], operators, options
-                )
-            quantizer.quantize_model()
-            quantizer.model.topological_sort()
-        model = quantizer.model.model
-        if mode == "static":
-            _let_others_read_float(model, {*names})
+        model = _dynamic(model, names) if mode == "dynamic" else _static(model, names, ranges)
         del model.metadata_props[:]
     _save(model, target)
 
 
+def _dynamic(model: Any, names: list[str]) -> Any:
+    """The model with these nodes in INT8, by the ranges of each batch."""
+    with quiet(), needs_extra("onnx", what=_WHAT):
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    # Of each Gemm a MatMul is made first, under this name.
+    names = names + [f"{name}_MatMul" for name in names]
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        made = Path(folder) / "model.onnx"
+        quantize_dynamic(
+            model,
+            made,
+            op_types_to_quantize=list(_OPERATORS["dynamic"]),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=names,
+            use_external_data_format=_n_bytes(model) > _MOST_BYTES,
+        )
+        return _load(made)
+
+
+def _static(model: Any, names: list[str], ranges: Any) -> Any:
+    """The model with these nodes in INT8, by fixed ranges.
+
+    `quantize_static` would look for the ranges each time it is called, and a repair makes many files of one model. It
+    takes known ones from ONNX Runtime 1.28 on, which is not for Python 3.10.
+    """
+    with quiet(), needs_extra("onnx", what=_WHAT):
+        from onnxruntime.quantization import QDQQuantizer, QuantType
+    # Outputs are quantized where the next layer takes them in, if it is; sums and residuals stay float.
+    options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+    with quiet():
+        quantizer = QDQQuantizer(
+            model,
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=ranges,
+            nodes_to_quantize=names,
+            nodes_to_exclude=[],
+            op_types_to_quantize=list(_OPERATORS["static"]),
+            extra_options=options,
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    _let_others_read_float(quantizer.model.model, {*names})
+    return quantizer.model.model
+
+
 def _let_others_read_float(model: Any, quantized: set[str]) -> None:
-    """Undo that all readers of a tensor get the rounded one as soon as one of them is quantised."""
+    """Undo that all readers of a tensor get the rounded one as soon as one of them is quantized."""
     made_by = {name: node for node in model.graph.node for name in node.output}
 
     def before_rounding(name: str) -> str:
@@ -217,7 +237,7 @@ def _let_others_read_float(model: Any, quantized: set[str]) -> None:
         if quantize is None:  # a weight
             return name
         maker = made_by.get(quantize.input[0])
-        # What a quantised layer gives is rounded for all.
+        # What a quantized layer gives is rounded for all.
         return name if maker is not None and maker.name in quantized else quantize.input[0]
 
     for node in model.graph.node:
@@ -228,7 +248,7 @@ def _let_others_read_float(model: Any, quantized: set[str]) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what the exporter and the quantiser print and log off the screen; their errors say what went wrong."""
+    """Keep what the exporter and the quantizer print and log off the screen; their errors say what went wrong."""
     root, nothing, level = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
     root.addHandler(nothing)  # or else the first warning by the root logger's own functions sets up logging
     logging.disable(logging.CRITICAL)
@@ -259,7 +279,7 @@ def _failure(model: nn.Module, error: BaseException) -> str:
 
 
 def _layer_nodes(model: Any, mode: str) -> dict[str, list[str]]:
-    """Layer -> the names of its nodes that can be quantised, in the order of the graph."""
+    """Layer -> the names of its nodes that can be quantized, in the order of the graph."""
     from onnx import TensorProto
 
     if mode not in MODES:
@@ -279,10 +299,14 @@ def _load(path: Path, *, weights: bool = True) -> Any:
     return onnx.load(str(path), load_external_data=weights)
 
 
+def _n_bytes(model: Any) -> int:
+    return sum(len(one.raw_data) for one in model.graph.initializer)
+
+
 def _save(model: Any, target: Path) -> None:
     import onnx
 
-    if sum(len(one.raw_data) for one in model.graph.initializer) > _MOST_BYTES:
+    if _n_bytes(model) > _MOST_BYTES:
         onnx.save(model, str(target), save_as_external_data=True, location=f"{target.name}_data", size_threshold=256)
     else:
         onnx.save(model, str(target))

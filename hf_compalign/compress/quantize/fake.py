@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hf_compalign._compat import become
+
 # Integers become fractions by these powers of two, which changes no digit: sums of products then stay below the number
 # of features, and do not overflow in float16.
 _WEIGHT_UNIT = 1 / 128
@@ -113,16 +115,33 @@ FAKE_OF: dict[type[nn.Module], type[nn.Module]] = {
 
 def fake_quantize_(layer: nn.Module) -> None:
     """Make a linear layer or embedding round from now on; its parameters, hooks and names stay as they are."""
-    layer.__class__ = FAKE_OF[type(layer)]
+    become(layer, FAKE_OF[type(layer)])
 
 
 def restore_(layer: nn.Module) -> None:
     """Make a layer that rounds a plain one again."""
-    layer.__class__ = next(plain for plain, fake in FAKE_OF.items() if type(layer) is fake)
+    become(layer, next(plain for plain, fake in FAKE_OF.items() if type(layer) is fake))
+
+
+def linear_like(layer: Any) -> nn.Linear:
+    """A plain linear layer of the same sizes: without memory, so that no random numbers are drawn for its weights."""
+    return nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+
+
+def put_(model: nn.Module, name: str, layer: Any) -> None:
+    """Put another linear layer in the place of one, with its parameters: the same objects."""
+    old: Any = model.get_submodule(name)
+    layer.weight, layer.bias = old.weight, old.bias
+    model.set_submodule(name, layer.train(old.training))
+
+
+def put_plain_(model: nn.Module, name: str) -> None:
+    """Put a plain linear layer in the place of one that a library made."""
+    put_(model, name, linear_like(model.get_submodule(name)))
 
 
 def quantized_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear layers and embeddings that are quantised as the model stands, by name; by whichever library."""
+    """The linear layers and embeddings that are quantized as the model stands, by name; by whichever library."""
     return {
         name: module
         for name, module in model.named_modules()

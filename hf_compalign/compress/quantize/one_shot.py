@@ -1,4 +1,4 @@
-"""Quantise a model: which layers, at once without training, or prepared for a training."""
+"""Quantize a model: which layers, at once without training, or prepared for a training."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,10 +50,10 @@ class QuantizationSummary:
 
     Attributes:
         scheme: the name of the scheme.
-        layers: the names of the layers that are quantised.
+        layers: the names of the layers that are quantized.
         left_out: the names of the other layers that could be.
         sizes_bytes: of the weights of the layers in memory, before and after; for the scheme that simulates, after the
-            export. torchao holds an int4 weight in a byte, of which the saved file needs half.
+            export. torchao holds an int4 weight in a byte, in memory as in the file; optimum-quanto two.
     """
 
     scheme: str
@@ -76,7 +76,7 @@ def quantize_(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
 ) -> QuantizationSummary:
-    """Quantise a model in place and without training. `save_pretrained` writes it, `load_compressed` opens it.
+    """Quantize a model in place and without training. `save_pretrained` writes it, `load_compressed` opens it.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> model = BertForSequenceClassification(BertConfig(hidden_size=48, num_attention_heads=4, num_hidden_layers=1))
@@ -95,7 +95,7 @@ def quantize_(
         exclude: patterns of module names to leave out.
 
     Raises:
-        ValueError: an argument out of range, with what is allowed; a model that cannot be quantised so. The model is
+        ValueError: an argument out of range, with what is allowed; a model that cannot be quantized so. The model is
             as it was.
         ImportError: the library is not installed; says the pip command.
     """
@@ -141,7 +141,7 @@ def quantizable_layers(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
 ) -> dict[str, nn.Module]:
-    """The layers of a model that a scheme quantises, by name.
+    """The layers of a model that a scheme quantizes, by name.
 
     Args:
         model: the float model, not wrapped.
@@ -151,8 +151,8 @@ def quantizable_layers(
         exclude: patterns of module names to leave out after that.
 
     Raises:
-        ValueError: a pattern matches no layer, nothing is left, the model is quantised already or in shards, or a
-            layer's weights cannot be quantised so.
+        ValueError: a pattern matches no layer, nothing is left, the model is quantized already or in shards, or a
+            layer's weights cannot be quantized so.
     """
     _check_model(model)
     kind = "linear layer or embedding" if scheme.backend == "onnxruntime" else "linear layer"
@@ -178,13 +178,13 @@ def check_not_converted(model: nn.Module, verb: str) -> None:
     """
     if any(map(is_quantized, model.parameters())):
         raise ValueError(
-            f"{_quantised_already(model)}, and its weights cannot be {verb} any more. Compress first and quantise "
+            f"{_quantized_already(model)}, and its weights cannot be {verb} any more. Compress first and quantize "
             "last: load the float model."
         )
 
 
 def drop_stale_record_(model: nn.Module) -> None:
-    """Have the config of a float model no longer say that it is rounded; that of a quantised one stays.
+    """Have the config of a float model no longer say that it is rounded; that of a quantized one stays.
 
     A plain from_pretrained opens a model that was saved with rounded layers as a float one, and its config with it.
     What is compressed as a float model would be rounded when `load_compressed` opens it.
@@ -202,9 +202,9 @@ def drop_stale_record_(model: nn.Module) -> None:
     write_entry(model.config, QUANTIZATION, None)
 
 
-def _quantised_already(model: nn.Module) -> str:
+def _quantized_already(model: nn.Module) -> str:
     record = quantization_of(model)
-    return f"{type(model).__name__} is quantised already, by {'another tool' if record is None else record.scheme}"
+    return f"{type(model).__name__} is quantized already, by {'another tool' if record is None else record.scheme}"
 
 
 def _candidates(model: nn.Module, scheme: Scheme) -> dict[str, nn.Module]:
@@ -216,16 +216,16 @@ def _candidates(model: nn.Module, scheme: Scheme) -> dict[str, nn.Module]:
 def _check_model(model: nn.Module) -> None:
     if not hasattr(model, "config"):
         raise ValueError(
-            f"The model must be one of transformers, whose config says how it is quantised. Got {type(model).__name__}."
+            f"The model must be one of transformers, whose config says how it is quantized. Got {type(model).__name__}."
         )
     if quantized_layers(model):
         raise ValueError(
-            f"{_quantised_already(model)}. Start from the float model; one that is prepared only gives its float "
+            f"{_quantized_already(model)}. Start from the float model; one that is prepared only gives its float "
             "layers back by unprepare_(model)."
         )
     if in_shards(model):
         raise ValueError(
-            "The model is in shards (FSDP), and its layers can be quantised only where they are whole. Save it, load "
+            "The model is in shards (FSDP), and its layers can be quantized only where they are whole. Save it, load "
             "it in one process, and quantize it there."
         )
 
@@ -233,7 +233,7 @@ def _check_model(model: nn.Module) -> None:
 def _check_weight(name: str, layer: Any) -> None:
     if not layer.weight.is_floating_point():
         raise ValueError(
-            f"The weights of {name} are {layer.weight.dtype}, not float: another tool has quantised them. Load the "
+            f"The weights of {name} are {layer.weight.dtype}, not float: another tool has quantized them. Load the "
             "float model."
         )
     if not bool(layer.weight.isfinite().all()):

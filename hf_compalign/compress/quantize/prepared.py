@@ -1,4 +1,4 @@
-"""A model between float and quantised: its layers round while they train, then become small.
+"""A model between float and quantized: its layers round while they train, then become small.
 
 Parameters stay the same objects with the same names until they are converted, so that a training goes on with its
 optimizer, and a checkpoint is that of the float model.
@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from hf_compalign.compress.quantize import backends as quantization
-from hf_compalign.compress.quantize.backends import GROUP
-from hf_compalign.compress.quantize.fake import FAKE_OF, fake_quantize_, quantized_layers, restore_
+from hf_compalign.compress.quantize import quanto, torchao
+from hf_compalign.compress.quantize.fake import FAKE_OF, fake_quantize_, put_plain_, quantized_layers, restore_
 from hf_compalign.compress.quantize.schemes import Quantization, Scheme, quantization_of, scheme_of
 from hf_compalign.compress.record import QUANTIZATION, take_own_config, write_entry
 
@@ -29,7 +28,7 @@ def prepare_(model: nn.Module, scheme: Scheme, names: Sequence[str]) -> None:
         names: of the layers, as from `quantizable_layers`.
 
     Raises:
-        ValueError: one of the layers is not there, or cannot be quantised so. The model is then as it was.
+        ValueError: one of the layers is not there, or cannot be quantized so. The model is then as it was.
         ImportError: the library is not installed.
     """
     modules = dict(model.named_modules())
@@ -43,9 +42,9 @@ def prepare_(model: nn.Module, scheme: Scheme, names: Sequence[str]) -> None:
     check_groups(layers, scheme)
     take_own_config(model)
     if scheme.backend == "torchao":
-        quantization.prepare_torchao_(layers, scheme)
+        torchao.prepare_(model, names, scheme)
     elif scheme.backend == "quanto":
-        quantization.prepare_quanto_(model, layers, scheme)
+        quanto.prepare_(model, names, scheme)
     else:
         for layer in layers.values():
             fake_quantize_(layer)
@@ -60,12 +59,10 @@ def unprepare_(model: nn.Module) -> None:
     """
     scheme = scheme_of(_prepared(model).scheme)
     for name, layer in quantized_layers(model).items():
-        if scheme.backend == "torchao":
-            quantization.restore_torchao_(layer)
-        elif scheme.backend == "quanto":
-            quantization.restore_quanto_(model, name)
-        else:
+        if scheme.backend == "onnxruntime":
             restore_(layer)
+        else:
+            put_plain_(model, name)
     write_entry(model.config, QUANTIZATION, None)
 
 
@@ -84,9 +81,11 @@ def convert_layers_(model: nn.Module) -> None:
             "calibrate_(model, batches) first."
         )
     if scheme.backend == "torchao":
-        quantization.convert_torchao_(model, layers, scheme)
+        for name in layers:
+            put_plain_(model, name)
+        torchao.convert_(model, layers.keys(), scheme)
     elif scheme.backend == "quanto":
-        quantization.convert_quanto_(layers)
+        quanto.convert_(layers.values())
     describe_quantization(model, scheme.name, converted=True)
 
 
@@ -98,7 +97,7 @@ def check_groups(layers: Mapping[str, Any], scheme: Scheme) -> None:
     """
     for name, layer in layers.items():
         if scheme.backend == "torchao" and scheme.weights == "int4":
-            group = GROUP
+            group = torchao.GROUP
         else:  # optimum-quanto chose it when the layer was prepared
             group = getattr(layer, "weight_group_size", None) or 1
         n_inputs = layer.weight.shape[-1]
@@ -113,7 +112,7 @@ def _prepared(model: nn.Module) -> Quantization:
     record = quantization_of(model)
     if record is None or not quantized_layers(model):
         raise ValueError(
-            f"{type(model).__name__} is not prepared for quantisation. Call prepare_(model, scheme, names) first."
+            f"{type(model).__name__} is not prepared for quantization. Call prepare_(model, scheme, names) first."
         )
     if record.converted:
         raise ValueError(
@@ -143,7 +142,7 @@ def set_ranges_(model: nn.Module, ranges: Mapping[str, float]) -> None:
     if not scheme_of(record.scheme).calibrated or not ranges or not set(ranges) <= set(layers):
         raise ValueError(
             f"The ranges are those of {len(ranges)} layers ({', '.join([*ranges][:3])}), and do not fit the "
-            f"{len(layers)} layers that are quantised by {record.scheme}. Give what ranges_of(model) said."
+            f"{len(layers)} layers that are quantized by {record.scheme}. Give what ranges_of(model) said."
         )
     for name, layer in layers.items():
         _set_scale(layer, ranges.get(name, 1.0))
@@ -168,7 +167,7 @@ def observing(model: nn.Module) -> Iterator[None]:
     try:
         for layer in layers.values():
             _set_scale(layer, 1.0)
-        with quantization.calibration():
+        with quanto.calibration():
             yield
         for name, layer in layers.items():
             if not layer.input_scale.isfinite():
@@ -189,7 +188,7 @@ def _set_scale(layer: Any, scale: float) -> None:
 
 
 def describe_quantization(model: nn.Module, scheme: str, *, converted: bool) -> None:
-    """Make the model's config say which layers are quantised, and how."""
+    """Make the model's config say which layers are quantized, and how."""
     layers = quantized_layers(model)
     scales = {name: getattr(layer, "input_scale", None) for name, layer in layers.items()}
     # An input that was never seen has the scale 1.

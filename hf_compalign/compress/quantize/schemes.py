@@ -1,4 +1,4 @@
-"""The schemes of quantisation, and what a model's config says of its own."""
+"""The schemes of quantization, and what a model's config says of its own."""
 
 import difflib
 import math
@@ -13,14 +13,14 @@ from hf_compalign.compress.record import QUANTIZATION, entry_of
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a model is quantised.
+    """How a model is quantized.
 
     Attributes:
         name: one of `SCHEMES`.
         backend: "onnxruntime" simulates what ONNX Runtime's dynamic INT8 computes, "torchao" and "quanto"
             (optimum-quanto) hold the small weights themselves.
-        weights: the type of the weights: "int8", "int4" or "float8".
-        activations: the type of what the layers read: "int8", or None where only weights are quantised.
+        weights: the type of the weights: "int8" or "int4".
+        activations: the type of what the layers read: "int8", or None where only weights are quantized.
         calibrated: whether the ranges of the activations are fixed beforehand, from calibration data. Otherwise each
             batch has its own.
     """
@@ -49,10 +49,7 @@ SCHEMES = {
         Scheme("torchao-w4", "torchao", "int4", None),
         Scheme("quanto-w8", "quanto", "int8", None),
         Scheme("quanto-w4", "quanto", "int4", None),
-        Scheme("quanto-f8", "quanto", "float8", None),
         Scheme("quanto-w8a8", "quanto", "int8", "int8", calibrated=True),
-        Scheme("quanto-w4a8", "quanto", "int4", "int8", calibrated=True),
-        Scheme("quanto-f8a8", "quanto", "float8", "int8", calibrated=True),
     )
 }
 
@@ -75,11 +72,11 @@ def scheme_of(name: str) -> Scheme:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What a model's config says of its quantisation.
+    """What a model's config says of its quantization.
 
     Attributes:
         scheme: the name of the scheme.
-        layers: the names of the quantised modules.
+        layers: the names of the quantized modules.
         ranges: the scale of what each layer reads, by its name, where the scheme is calibrated.
         converted: whether the weights are the library's small ones. Otherwise they are float, and rounded as they are
             used.
@@ -115,7 +112,7 @@ class Quantization:
 
 
 def quantization_of(model: nn.Module) -> Quantization | None:
-    """What the model's config says of its quantisation; None where it says nothing.
+    """What the model's config says of its quantization; None where it says nothing.
 
     Raises:
         ValueError: it says something that is malformed.

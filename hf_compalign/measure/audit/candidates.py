@@ -1,6 +1,5 @@
 """More than two models: several candidates side by side, and populations of runs."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -9,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hf_compalign._formats import change, count, interval, p_words, percent, plural
+from hf_compalign._tables import Name, Table, as_text
 from hf_compalign.measure.predictions import Predictions, same_items
 from hf_compalign.measure.statistics import (
     Cells,
@@ -75,6 +76,13 @@ class PairRow:
     p_value: float
     p_adjusted: float
 
+    def __str__(self) -> str:
+        low, high = self.cie_ratio.low, self.cie_ratio.high
+        # Where all draws are alike, as with a candidate that changes nothing, they do not tell how sure that is.
+        ends = f"{low:.2f} to {high:.2f}" if low < high else "no interval"
+        ratio = f"CIE({self.first}) / CIE({self.second}) = {self.cie_ratio.value:.2f} ({ends})"
+        return f"{ratio}, {p_words(self.p_adjusted)} after Holm"
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -95,24 +103,18 @@ class Candidates:
         return asdict(self)
 
     def __str__(self) -> str:
-        widths = (max(len("candidate"), *(len(row.name) for row in self.rows)), 10, 8, 18, 8, 9, 10)
-        titles = ("candidate", "mismatches", "rate", "95 % interval", "NFR", "accuracy", "change")
-        lines = [titles, *(_shown(row) for row in self.rows)]
-        table = [
-            "  ".join(f"{text:>{width}}" if place else f"{text:<{width}}" for place, (text, width) in enumerate(cells))
-            for cells in (zip(line, widths, strict=True) for line in lines)
-        ]
-        pairs = [
-            f"CIE({row.first}) / CIE({row.second}) = {row.cie_ratio.value:.2f} "
-            f"({_ends(row.cie_ratio)}), p = {row.p_adjusted:.3g} after Holm"
-            for row in self.pairs
-        ]
-        return "\n".join([f"{self.rows[0].n} items against {self.reference or 'the reference'}", *table, *pairs])
-
-
-def _ends(ratio: Estimate) -> str:
-    """Where all draws are alike, as with a candidate that changes nothing, they do not tell how sure that is."""
-    return f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.low < ratio.high else "no interval"
+        columns = (
+            ("candidate", "name", Name),
+            ("mismatches", "mismatches", count),
+            ("rate", "mismatch_rate", percent),
+            ("95 % interval", "mismatch_rate_interval", interval),
+            ("NFR", "nfr", percent),
+            ("accuracy", "accuracy", percent),
+            ("change", "accuracy_change", change),
+        )
+        found = f"{plural(self.rows[0].n, 'item')} against {self.reference or 'the reference'}"
+        table = Table.of("", [asdict(row) for row in self.rows], columns)
+        return "\n".join([found, as_text(table), *map(str, self.pairs)])
 
 
 def compare_candidates(
@@ -223,15 +225,3 @@ def _row(name: str, reference: Array, predicted: Array, labels: Array) -> Candid
         accuracy=cells.accuracy_candidate,
         accuracy_change=cells.accuracy_change,
     )
-
-
-def _shown(row: CandidateRow) -> tuple[str, ...]:
-    low, high = row.mismatch_rate_interval
-    change = "-" if math.isnan(row.accuracy_change) else f"{100 * row.accuracy_change:+.2f} %"
-    interval = f"{100 * low:.2f} to {100 * high:.2f} %"
-    rates = (_percent(row.nfr), _percent(row.accuracy), change)
-    return row.name, str(row.mismatches), _percent(row.mismatch_rate), interval, *rates
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.2f} %"

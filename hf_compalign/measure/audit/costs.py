@@ -11,7 +11,7 @@ from hf_compalign.measure.audit.record import Audit, CostRow
 from hf_compalign.measure.footprint import (
     Latency,
     footprint,
-    footprint_rows,
+    footprint_section,
     latencies_on,
     machine_name,
     timing_device,
@@ -39,6 +39,6 @@ def with_costs(found: Audit, pair: tuple[Opened, Opened], dataset: Dataset, opti
         )
     return replace(
         found,
-        costs=tuple(CostRow(*row) for row in footprint_rows(*sizes, latencies=latencies)),
+        costs=tuple(CostRow(*map(str, row)) for row in footprint_section(*sizes, latencies=latencies).tables[0].rows),
         size_bytes=(sizes[0].size_bytes, sizes[1].size_bytes),
     )

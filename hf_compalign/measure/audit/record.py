@@ -236,8 +236,7 @@ class Audit:
 
     def _shown(self) -> dict[str, Any]:
         """What a text shows, metrics beside fields; without long tables, of which there may be a million rows."""
-        found = replace(self, items=(), group_rates=()).to_dict()
-        return {**found.pop("metrics"), **found}
+        return metrics_beside_fields(replace(self, items=(), group_rates=()).to_dict())
 
     def _rows(self, table: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = plain(getattr(self, table))
@@ -288,3 +287,9 @@ def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         return {name: _mapped(item, leaf) for name, item in value.items()}
     return [_mapped(item, leaf) for item in value] if isinstance(value, (list, tuple)) else leaf(value)
+
+
+def metrics_beside_fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``to_dict()`` of an audit as its readers take it: with each metric beside the fields."""
+    found = dict(record)
+    return {**found.pop("metrics", {}), **found}

@@ -6,7 +6,5 @@ from .measuring import Footprint as Footprint
 from .measuring import footprint as footprint
 from .side_by_side import first_batch as first_batch
 from .side_by_side import latencies_on as latencies_on
-from .text import Row as Row
-from .text import footprint_notes as footprint_notes
-from .text import footprint_rows as footprint_rows
+from .text import footprint_section as footprint_section
 from .text import footprint_table as footprint_table

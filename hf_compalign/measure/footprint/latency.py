@@ -63,14 +63,14 @@ def _latency(times_ms: list[float]) -> Latency:
 
 def _time_ms(model: nn.Module, inputs: Mapping[str, Any]) -> float:
     device = device_of(model)
-    _synchronise(device)
+    _synchronize(device)
     start = time.perf_counter()
     model(**inputs)
-    _synchronise(device)
+    _synchronize(device)
     return 1000 * (time.perf_counter() - start)
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     """Wait for the kernels: a GPU's forward pass returns before it is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

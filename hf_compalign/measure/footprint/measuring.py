@@ -18,7 +18,7 @@ from hf_compalign.models import FileModel, count_flops, device_of, is_quantized,
 from hf_compalign.opening import load_model
 
 _WEIGHTS = "model.safetensors"
-_QUANTIZED_WEIGHTS = "model_quantized.safetensors"
+_QUANTIZED_WEIGHTS = "model.quanto.safetensors"
 # What gzip takes by default. Level 9 saves 1 % more of a sparse model and takes ten times as long.
 _ZLIB_LEVEL = 6
 _CHUNK_BYTES = 1 << 20
@@ -35,7 +35,7 @@ class Footprint:
 
     Attributes:
         parameters: how many numbers it holds; tied ones count once. Those of an ONNX or OpenVINO file are its
-            weights, quantised or not, without scales and zero points.
+            weights, quantized or not, without scales and zero points.
         nonzero_parameters: how many of them are not 0.
         semi_structured_parameters: how many sit in linear layers that keep to the 2:4 pattern: of each four weights
             in a row, at most two are not 0. Torch has kernels for it on NVIDIA GPUs from Ampere on, for layers
@@ -47,7 +47,7 @@ class Footprint:
         flops_per_item: floating-point operations (a multiplication and an addition are two) of the matrix products
             and convolutions in one forward pass, padding included, divided by the batch size. They are those that
             really run: multiplying by 0 counts. None without inputs, and where torch's counter does not see them: in
-            a file, of weights that a library quantised, or if the attention is neither "eager" nor "sdpa".
+            a file, of weights that a library quantized, or if the attention is neither "eager" nor "sdpa".
         latency: of one forward pass of the whole batch; None without inputs.
         batch_size: items in the batch that was counted and timed; None without inputs.
         threads: CPU threads that torch used.
@@ -148,12 +148,12 @@ def _counted(model: nn.Module) -> tuple[int, int]:
 
 
 def _values(tensor: Tensor) -> Tensor:
-    """Plain floats, also of what a library quantised."""
+    """Plain floats, also of what a library quantized."""
     return tensor.dequantize() if is_quantized(tensor) else tensor
 
 
 def _saved_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """What the state dict holds, tied tensors once, quantised ones as the integers and scales that they are."""
+    """What the state dict holds, tied tensors once, quantized ones as the integers and scales that they are."""
     saved = model.state_dict().keys()
     for parameter in model.parameters():
         yield from plain_tensors(parameter.detach())

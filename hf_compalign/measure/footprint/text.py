@@ -1,9 +1,17 @@
 """Two footprints side by side, as rows and as plain text."""
 
+from hf_compalign._formats import decimals, percent, plural, ratio
+from hf_compalign._tables import Section, Table, as_text, plain
 from hf_compalign.measure.footprint.latency import Latency
 from hf_compalign.measure.footprint.measuring import Footprint
 
-Row = tuple[str, str, str, str]
+_NUMBERS = {
+    "parameters": "parameters",
+    "parameters that are not 0": "nonzero_parameters",
+    "FLOPs per item": "flops_per_item",
+    "bytes": "size_bytes",
+    "bytes after zlib": "compressed_size_bytes",
+}
 
 
 def footprint_table(
@@ -17,42 +25,41 @@ def footprint_table(
         latencies: of both from one call of `hf_compalign.measure.footprint.interleaved_latency_ms`. Only then is
             there a ratio of them: what was timed at two different moments says little about the models.
     """
-    rows = [("", "reference", "candidate", "ratio"), *footprint_rows(reference, candidate, latencies=latencies)]
-    lines = [f"{title:<26}{first:>26}{second:>26}{ratio:>8}".rstrip() for title, first, second, ratio in rows]
-    return "\n".join([*lines, "", *footprint_notes(reference, candidate, latencies=latencies)]).rstrip()
+    found = footprint_section(reference, candidate, latencies=latencies)
+    return "\n".join([*map(as_text, found.tables), "", *map(plain, found.notes)]).rstrip()
 
 
-def footprint_rows(
-    reference: Footprint, candidate: Footprint, *, latencies: tuple[Latency, Latency] | None = None
-) -> list[Row]:
-    """Rows of (what, reference, candidate, ratio); what was not measured of both is left out."""
-    rows = [
-        _row("parameters", reference.parameters, candidate.parameters),
-        _row("parameters that are not 0", reference.nonzero_parameters, candidate.nonzero_parameters),
-        _row("FLOPs per item", reference.flops_per_item, candidate.flops_per_item),
-        _row("bytes", reference.size_bytes, candidate.size_bytes),
-        _row("bytes after zlib", reference.compressed_size_bytes, candidate.compressed_size_bytes),
-    ]
-    first, second = latencies or (reference.latency, candidate.latency)
-    if first and second:
-        ratio = _ratio(first.median_ms, second.median_ms) if latencies else ""
-        rows.append(("latency (ms)", _quartiles(first), _quartiles(second), ratio))
-    return [row for row in rows if row is not None]
+def footprint_section(
+    reference: Footprint,
+    candidate: Footprint,
+    *,
+    latencies: tuple[Latency, Latency] | None = None,
+    sides: tuple[str, str] = ("reference", "candidate"),
+) -> Section:
+    """Rows of (what, reference, candidate, ratio) for what was measured of both, and what one must know to read them.
 
-
-def footprint_notes(
-    reference: Footprint, candidate: Footprint, *, latencies: tuple[Latency, Latency] | None = None
-) -> list[str]:
-    """What one must know to read the rows, a sentence or two each."""
-    notes = []
-    if latencies:
-        notes.append("Latency: median and quartiles of one forward pass, both models in turn.")
-    elif reference.latency and candidate.latency:
+    Args:
+        reference: as in `footprint_table`.
+        candidate: as in `footprint_table`.
+        latencies: as in `footprint_table`.
+        sides: what to call the two.
+    """
+    rows, notes = [], []
+    for title, name in _NUMBERS.items():
+        first, second = getattr(reference, name), getattr(candidate, name)
+        if first is not None and second is not None:
+            rows.append((title, decimals(first, digits=0), decimals(second, digits=0), ratio(first, second)))
+    both = latencies or (reference.latency, candidate.latency)
+    if both[0] and both[1]:
+        times = ratio(both[0].median_ms, both[1].median_ms) if latencies else ""
+        rows.append(("latency (ms)", _quartiles(both[0]), _quartiles(both[1]), times))
+        how = f" ({_conditions(reference)}; {_conditions(candidate)}). The models were not timed side by side, so there"
+        alone = f"{how} is no ratio: interleaved_latency_ms does that."
         notes.append(
-            f"Latency: median and quartiles of one forward pass ({_conditions(reference)}; {_conditions(candidate)}). "
-            "The models were not timed side by side, so there is no ratio: interleaved_latency_ms does that."
+            f"Latency: median and quartiles of one forward pass{', both models in turn.' if latencies else alone}"
         )
-    return [*notes, *_about_zeros(candidate)]
+    table = Table("Costs", ("costs", *sides, "ratio"), rows)
+    return Section("costs", "Size and latency", (table,), (*notes, *_about_zeros(candidate)))
 
 
 def _about_zeros(candidate: Footprint) -> list[str]:
@@ -75,18 +82,8 @@ def _about_zeros(candidate: Footprint) -> list[str]:
     return notes
 
 
-def _share(count: int, footprint: Footprint) -> str:
-    return f"{100 * count / max(footprint.parameters, 1):.0f} %"
-
-
-def _row(title: str, first: float | None, second: float | None) -> Row | None:
-    if first is None or second is None:
-        return None
-    return title, f"{first:,.0f}", f"{second:,.0f}", _ratio(first, second)
-
-
-def _ratio(first: float, second: float) -> str:
-    return f"{second / first:.2f}" if first else ""
+def _share(n: int, footprint: Footprint) -> str:
+    return percent(n / max(footprint.parameters, 1), digits=0)
 
 
 def _quartiles(latency: Latency) -> str:
@@ -94,4 +91,4 @@ def _quartiles(latency: Latency) -> str:
 
 
 def _conditions(footprint: Footprint) -> str:
-    return f"{footprint.batch_size} items, {footprint.device}, CPU threads: {footprint.threads}"
+    return f"{plural(footprint.batch_size or 0, 'item')}, {footprint.device}, CPU threads: {footprint.threads}"

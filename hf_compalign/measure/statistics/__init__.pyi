@@ -29,6 +29,7 @@ from .intervals import upper_bound as upper_bound
 from .intervals import wilson_interval as wilson_interval
 from .margins import MarginRow as MarginRow
 from .margins import mismatches_by_margin as mismatches_by_margin
+from .pareto import undominated as undominated
 from .probabilities import ItemScores as ItemScores
 from .probabilities import js_distance as js_distance
 from .probabilities import kl_divergence as kl_divergence

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hf_compalign._formats import change, interval, p_words, percent
 from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts
 from hf_compalign.measure.statistics.comparison import closer_p_value, paired
 from hf_compalign.measure.statistics.intervals import rate, wilson_interval
@@ -51,12 +52,10 @@ class SeedFloor:
         return self.difference.low > 0 and self.p_value < _RISK
 
     def __str__(self) -> str:
-        gap, before = self.difference, 100 * self.mismatch_rate
-        numbers = (
-            f"{before + 100 * gap.value:.2f} % of the answers change, against {before:.2f} % "
-            f"(difference {100 * gap.value:+.2f} points, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}, "
-            f"p = {self.p_value:.3g})."
-        )
+        gap, before = self.difference, self.mismatch_rate
+        sure = f"95 % interval {interval((gap.low, gap.high), change)}, {p_words(self.p_value)}"
+        rates = f"{percent(before + gap.value)} of the answers change, against {percent(before)}"
+        numbers = f"{rates} (difference {change(gap.value)}, {sure})."
         if self.below or self.above:
             how = "less" if self.below else "more"
             return f"This compressed model differs from the original {how} than this re-run does: {numbers}"

@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
 
 from hf_compalign._files import write_text_atomic
-from hf_compalign.measure.audit import Audit
-from hf_compalign.measure.footprint import Footprint, Latency, Row, footprint_notes, footprint_rows
-from hf_compalign.report.card.tables import changes_table, models_table, rate_of
+from hf_compalign._formats import count, interval, megabytes, percent
+from hf_compalign._tables import Section, Words, plain
+from hf_compalign.measure.audit import Audit, metrics_beside_fields, sections_of
+from hf_compalign.measure.footprint import Footprint, Latency, footprint_section
 
 TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md"
 TAGS = ("hf_compalign", "model-compression")
@@ -28,16 +30,8 @@ INDEXED = {
     "nfr": ("nfr", "Negative flip rate against the original"),
 }
 # What Transformers.js calls the files in onnx/. Others are loaded by their name.
-_JS_DTYPES = {
-    "model": "fp32",
-    "model_fp16": "fp16",
-    "model_int8": "int8",
-    "model_uint8": "uint8",
-    "model_quantized": "q8",
-    "model_q4": "q4",
-    "model_q4f16": "q4f16",
-    "model_bnb4": "bnb4",
-}
+_JS_DTYPES = {"model": "fp32", "model_quantized": "q8"}
+_JS_DTYPES |= {f"model_{dtype}": dtype for dtype in ("fp16", "int8", "uint8", "q4", "q4f16", "bnb4")}
 
 
 @dataclass(frozen=True)
@@ -128,7 +122,6 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
     if details.report is not None and not (folder / details.report).is_file():
         raise ValueError(f"There is no report {details.report!r} in {str(folder)!r}. Write it with write_report first.")
     name = details.name or folder.name
-    costs_table, costs_notes = _costs(details)
     card = ModelCard.from_template(
         _metadata(audit, details, name),
         template_path=str(TEMPLATE),
@@ -136,10 +129,8 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
         origin=public_name(details.base_model),
         details=details,
         audit=audit,
-        models_table=models_table(audit),
-        changes_table=changes_table(audit),
-        costs_table=costs_table,
-        costs_notes=costs_notes,
+        found=_findings(audit),
+        costs=_costs(details),
         files_table=files_table(details.files),
         onnx_files=_onnx_files(details.files),
         js_options=_js_options(details.files),
@@ -227,15 +218,8 @@ def files_table(files: Mapping[str, Measured]) -> list[tuple[str, ...]]:
     if not files:
         return []
     batch_sizes = sorted({size for one in files.values() for size in one.latencies})
-    header = (
-        "",
-        "accuracy",
-        "mismatches",
-        "mismatch rate",
-        "limits",
-        "MB",
-        *(f"ms, batch {size}" for size in batch_sizes),
-    )
+    times = (f"ms, batch {size}" for size in batch_sizes)
+    header = ("", "accuracy", "mismatches", "mismatch rate", "limits", "MB", *times)
     rows = [header, *(_file_row(name, one, batch_sizes) for name, one in files.items())]
     known = [column for column in zip(*rows, strict=True) if any(column[1:])]
     return list(zip(*known, strict=True))
@@ -244,28 +228,49 @@ def files_table(files: Mapping[str, Measured]) -> list[tuple[str, ...]]:
 def _file_row(name: str, measured: Measured, batch_sizes: Sequence[int]) -> tuple[str, ...]:
     accuracy, size, audit = measured.accuracy, measured.size_bytes, measured.audit
     times = [measured.latencies.get(batch_size) for batch_size in batch_sizes]
+    differs = rate = limits = ""
+    if audit is not None:
+        numbers = audit.metrics
+        differs = f"{count(numbers['cie'])} of {count(audit.n)}"
+        rate = f"{percent(numbers['mismatch_rate'])} ({interval(numbers['mismatch_rate_interval'])})"
+        limits = ("kept" if audit.passed else "not shown to be kept") if audit.limits else ""
+    known = ("" if math.isnan(accuracy) else percent(accuracy), differs, rate, limits)
     return (
-        name,
-        "" if math.isnan(accuracy) else f"{100 * accuracy:.2f} %",
-        "" if audit is None else f"{audit.metrics['cie']} of {audit.n}",
-        "" if audit is None else rate_of(audit, "mismatch_rate"),
-        "" if audit is None or not audit.limits else ("kept" if audit.passed else "not shown to be kept"),
-        "" if size is None else f"{size / 1e6:.2f}",
+        *(name, *known),
+        "" if size is None else megabytes(size),
         *("" if time is None else f"{time.median_ms:.2f}" for time in times),
     )
 
 
-def _costs(details: CardDetails) -> tuple[list[Row], list[str]]:
-    """Rows of (what, original, compressed, ratio), and what one must know to read them."""
+def _findings(audit: Audit) -> str:
+    """What an audit says in its short tables; the costs have a part of their own."""
+    found = metrics_beside_fields(replace(audit, items=(), group_rates=(), costs=()).to_dict())
+    shown = (section for section in sections_of(found) if section.shown(0))
+    return "\n\n".join(f"**{_escaped(section.title)}**\n\n{_markdown(section)}" for section in shown)
+
+
+def _costs(details: CardDetails) -> str:
     if details.footprints is None:
         if details.latencies is not None:
             raise ValueError("A card shows latencies beside the footprints. Got no footprints: give both, or neither.")
-        return [], []
-    original, compressed = details.footprints
-    return (
-        footprint_rows(original, compressed, latencies=details.latencies),
-        footprint_notes(original, compressed, latencies=details.latencies),
-    )
+        return ""
+    sides = ("original", "compressed")
+    return _markdown(footprint_section(*details.footprints, latencies=details.latencies, sides=sides))
+
+
+def _markdown(section: Section) -> str:
+    """The short tables of a section, their numbers to the right, and the sentences about them."""
+    parts = []
+    for table in section.shown(0):
+        head, *rows = ([_escaped(cell) for cell in row] for row in (table.columns, *table.rows))
+        marks = ["---" if column in (0, *table.words) else "---:" for column in range(len(head))]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in (head, marks, *rows)))
+    return "\n\n".join([*parts, *map(_escaped, section.notes)])
+
+
+def _escaped(words: Words) -> str:
+    """A text that cannot end a cell or start markup of its own."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", plain(words))
 
 
 def changed_options(arguments: Any) -> dict[str, Any]:

@@ -1,15 +1,9 @@
-from .details import attribution as attribution
-from .details import calibration as calibration
-from .details import groups as groups
 from .items import item_rows as item_rows
-from .items import items_link as items_link
-from .sections import classes as classes
-from .sections import frequencies as frequencies
-from .sections import limits as limits
-from .sections import rerun as rerun
+from .items import links as links
 from .summary import floor_words as floor_words
 from .summary import verdict as verdict
 from .svg import inline_svg as inline_svg
 from .writing import TEMPLATES as TEMPLATES
 from .writing import render as render
 from .writing import write_report as write_report
+from .writing import written as written

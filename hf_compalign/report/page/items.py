@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from hf_compalign.report.page.text import is_known
+from hf_compalign._formats import is_known
+from hf_compalign._tables import Table
 
 CELLS = {
     "lost": "right, now wrong",
@@ -24,14 +25,7 @@ _ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
 
 def item_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The changed items of an audit whose texts were `cleaned`, numbers rounded and images checked."""
-    return [_row(item) for item in found.get("items") or ()]
-
-
-def class_name(names: Sequence[str], index: int | None) -> str:
-    """The name of a class; its number where there are more classes than names."""
-    if index is None:
-        return ""
-    return names[index] if 0 <= index < len(names) else str(index)
+    return [_row(item) for item in found["items"]]
 
 
 def items_link(**filters: Any) -> str:
@@ -43,10 +37,11 @@ def items_link(**filters: Any) -> str:
     return f"#{urlencode(filters)}"
 
 
-def listed(found: Mapping[str, Any], key: str) -> set[Any]:
-    """What the items have of "label", "candidate" or "groups": the others lead to no item."""
-    values = (item[key] for item in found.get("items") or ())
-    return {one for value in values for one in (value if isinstance(value, list) else (value,))}
+def links(table: Table, found: Mapping[str, Any]) -> list[str]:
+    """Where the rows of a table lead: to the items they are about, where the audit lists any."""
+    listed: dict[str, set[Any]] = {"group": {group for item in found["items"] for group in item["groups"]}}
+    listed |= {key: {item[key] for item in found["items"]} for key in ("label", "candidate")}
+    return [items_link(**one) if all(one[key] in listed[key] for key in one) else "" for one in table.items]
 
 
 def script_json(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A figure as one inline SVG for a page: in the page's own text colour, and without anything its policy forbids."""
+"""A figure as one inline SVG for a page: in the page's own text color, and without anything its policy forbids."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ _ROOT = {
 def inline_svg(figure: "Figure", *, label: str) -> str:
     """The figure as one ``<svg>`` element to put into an HTML page, light or dark.
 
-    What is black in the figure, text and axes above all, takes the colour of the page's text (``currentColor``), and
+    What is black in the figure, text and axes above all, takes the color of the page's text (``currentColor``), and
     the background is transparent. Looks are presentation attributes: a Content-Security-Policy without inline styles
     lets all of it through. Text stays text, there is nothing to load, and a figure made anew gives the same bytes. Ids
     are made of the figure and the label, so that two figures do not meet on a page.

@@ -2,26 +2,29 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from hf_compalign._files import write_text_atomic
+from hf_compalign._formats import UNKNOWN, short_name
+from hf_compalign._tables import Beyond, Kept, Name, Section, Words
 from hf_compalign._visible import cleaned
-from hf_compalign.report.page import details as page_details
-from hf_compalign.report.page import sections as page_sections
-from hf_compalign.report.page import summary as page_summary
-from hf_compalign.report.page.items import CELLS, class_name, item_rows, script_json
-from hf_compalign.report.page.text import Section, short_name
+from hf_compalign.measure.audit import class_name, sections_of
+from hf_compalign.report.page import charts
+from hf_compalign.report.page.items import CELLS, item_rows, links, script_json
+from hf_compalign.report.page.summary import figures, missing, verdict
 from hf_compalign.report.plots import AuditLike, Plotted, record_of
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 MOST_STATIC = 50  # items that are shown without JavaScript
 _LONG_WORD = 8  # letters, that the usual column of a class has room for
+_MARKS: dict[type, str] = {Kept: "\N{CHECK MARK} ", Beyond: "\N{BALLOT X} "}
 
 
 def write_report(
@@ -32,21 +35,26 @@ def write_report(
     frontier: Sequence[Plotted] | None = None,
     chosen: tuple[str, ...] | None = None,
 ) -> Path:
-    """Write the page of `render`; the file is whole or not there.
+    """Write one HTML page about a candidate: verdict, charts, and a table of the items that it answers differently.
+
+    The page loads nothing and runs nothing but its own script, which a Content-Security-Policy holds it to by hash:
+    texts of a dataset, names of classes, groups and models are shown and never obeyed. Without JavaScript everything
+    is there but the items after the first 50, their explanations, and searching and sorting them.
 
     Args:
-        path: of the HTML file.
-        audits: as in `render`.
-        title: as in `render`.
-        frontier: as in `render`.
-        chosen: as in `render`.
+        path: of the HTML file, which is whole or not there.
+        audits: each an `Audit` or its ``to_dict()``. The page is about the first; the others are set beside it.
+        title: of the page; by default both models by name.
+        frontier: the files that a repair measured, as `hf_compalign.ship.frontier.Frontier.points` holds them.
+        chosen: the layers in float of the file that was chosen among them, as ``Frontier.chosen``.
 
     Returns:
         The path.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: as in `render`.
+        ValueError: there are no audits, they are of different inputs or of different references, or no audit is of as
+            many items as the frontier.
     """
     write_text_atomic(path, render(audits, title=title, frontier=frontier, chosen=chosen))
     return Path(path)
@@ -59,28 +67,13 @@ def render(
     frontier: Sequence[Plotted] | None = None,
     chosen: tuple[str, ...] | None = None,
 ) -> str:
-    """One HTML page about a candidate: verdict, charts, and a table of the items that it answers differently.
-
-    The page loads nothing and runs nothing but its own script, which a Content-Security-Policy holds it to by hash:
-    texts of a dataset, names of classes, groups and models are shown and never obeyed. Without JavaScript everything
-    is there but the items after the first 50, their explanations, and searching and sorting them.
-
-    Args:
-        audits: each an `Audit` or its ``to_dict()``. The page is about the first; the others are set beside it.
-        title: of the page; by default both models by name.
-        frontier: the files that a repair measured, as `hf_compalign.ship.frontier.Frontier.points` holds them.
-        chosen: the layers in float of the file that was chosen among them, as ``Frontier.chosen``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: there are no audits, they are of different inputs or of different references, or no audit is of as
-            many items as the frontier.
-    """
+    """The page of `write_report`."""
     records = [cleaned(record_of(audit)) for audit in audits]
     if not records:
         raise ValueError("There is nothing to report. Give at least one audit.")
     _check_alike(records)
     found = records[0]
+    outcome, words = verdict(found)
     style, script = _source("report.css"), _source("report.js")
     items = item_rows(found)
     data = {"names": found["label_names"], "cells": CELLS, "items": items}
@@ -88,16 +81,18 @@ def render(
         _environment()
         .get_template("report.html")
         .render(
-            title=page_summary.title_of(found) if title is None else cleaned(title),
+            title=_title(found) if title is None else cleaned(title),
             policy=_policy(style, script),
             style=style,
             script=script,
             data=Markup(script_json(data)),
             found=found,
-            verdict=page_summary.verdict(found),
-            figures=page_summary.figures(found),
+            outcome=outcome,
+            words=words,
+            figures=figures(found),
             sections=_sections(records, frontier, chosen),
-            missing=page_summary.missing(found),
+            links=lambda table: links(table, found),
+            missing=missing(found),
             static_items=items[:MOST_STATIC],
             columns=_columns(items),
             grouped=any(item["groups"] for item in items),
@@ -127,42 +122,52 @@ def _check_alike(records: Sequence[Mapping[str, Any]]) -> None:
                 )
 
 
+def _title(found: Mapping[str, Any]) -> str:
+    """Both models by name."""
+    return f"{short_name(found['candidate']['model'])} against {short_name(found['reference']['model'])}"
+
+
 def _sections(
     records: Sequence[Mapping[str, Any]], frontier: Sequence[Plotted] | None, chosen: tuple[str, ...] | None
-) -> list[Section]:
+) -> list[tuple[Section, str]]:
+    """The sections of the page, each with its figure or without."""
     found = records[0]
-    sections = [
-        page_sections.answers(found),
-        page_sections.limits(found),
-        page_sections.rerun(found),
-        page_sections.candidates(records),
-        page_sections.frontier_section(frontier, items={record["n"] for record in records}, chosen=chosen),
-        page_sections.costs(found),
-        page_sections.classes(found),
-        *page_details.groups(found),
-        page_details.calibration(found),
-        page_details.margins(found),
-        page_sections.frequencies(found),
-        page_details.attribution(found),
-    ]
-    return [section for section in sections if section is not None]
+    about_one = [(section, charts.chart(section, found)) for section in sections_of(found)]
+    compared = [charts.candidates(records)] if len(records) > 1 else []
+    if frontier:
+        compared.append(charts.frontier(frontier, items={record["n"] for record in records}, chosen=chosen))
+    place = sum(section.key in ("answers", "limits", "rerun") for section, _ in about_one)
+    return [*about_one[:place], *compared, *about_one[place:]]
+
+
+def written(words: Words) -> Markup:
+    """A sentence or a cell for the page: names keep their reading direction to themselves, numbers are typeset.
+
+    >>> written(("from -0.5 to ", Name("<b>")))
+    Markup('from \N{MINUS SIGN}0.5 to <bdi>&lt;b&gt;</bdi>')
+    """
+    parts = (words,) if isinstance(words, str) else words
+    return Markup("").join(
+        Markup("<bdi>{}</bdi>").format(part) if isinstance(part, Name) else escape(_typeset(part)) for part in parts
+    )
+
+
+def _typeset(text: str) -> str:
+    """With a minus before numbers where there was a hyphen, and units that stay with their numbers."""
+    if text == UNKNOWN:
+        return "\N{EN DASH}"
+    signed = re.sub(r"(?:(?<=\de)|(?<!\w))-(?=\d)", "\N{MINUS SIGN}", text)
+    return _MARKS.get(type(text), "") + re.sub(r"(?<=\d) (?=%|points|MB|ms)", "\N{NO-BREAK SPACE}", signed)
 
 
 def _columns(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What the table of items has of (key, title): nothing that no item has."""
     labelled = any(item["label"] is not None for item in items)
-    columns = [
-        ("item", "Item", True),
-        ("cell", "What changed", labelled),
-        ("label", "Label", labelled),
-        ("reference", "Reference", True),
-        ("reference_confidence", "Sure", True),
-        ("candidate", "Candidate", True),
-        ("candidate_confidence", "Sure", True),
-        ("reference_margin", "Margin", True),
-        ("kl", "KL", True),
-    ]
-    return [(key, title) for key, title, shown in columns if shown]
+    columns = [("item", "Item"), ("cell", "What changed"), ("label", "Label")]
+    for side in ("reference", "candidate"):
+        columns += [(side, side.capitalize()), (f"{side}_confidence", "Sure")]
+    columns += [("reference_margin", "Margin"), ("kl", "KL")]
+    return [(key, title) for key, title in columns if labelled or key not in ("cell", "label")]
 
 
 def _have_long_words(names: Sequence[str]) -> bool:
@@ -186,7 +191,7 @@ def _source(name: str) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -194,3 +199,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["written"] = written
+    return environment

@@ -5,9 +5,8 @@ from .curves import plot_margins as plot_margins
 from .curves import plot_reliability as plot_reliability
 from .frontier import Plotted as Plotted
 from .frontier import plot_frontier as plot_frontier
-from .frontier import undominated as undominated
+from .records import AuditLike as AuditLike
+from .records import record_of as record_of
 from .rows import plot_classes as plot_classes
 from .rows import plot_groups as plot_groups
-from .style import AuditLike as AuditLike
-from .style import record_of as record_of
 from .style import shown as shown

@@ -1,36 +1,21 @@
 """Whether both models look at the same things."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_compalign.measure.attribution import CEILING, FLOOR, similarity_title
-from hf_compalign.report.plots.style import (
-    BLUE,
-    MUTED,
-    SMALL_TEXT,
-    VERMILION,
-    AuditLike,
-    draw_dots,
-    drawing,
-    estimate,
-    legend,
-    name_rows,
-    record_of,
-    section,
-    shown,
-    tidy,
-)
+from hf_compalign.report.plots import style
+from hf_compalign.report.plots.records import AuditLike, estimate, record_of, section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # What is drawn of each similarity, from the top of its row down: floor and ceiling share the middle.
 _KINDS: dict[str, tuple[str, dict[str, Any], float]] = {
-    "agreeing": ("same answer ({n_agreeing} items)", {"color": BLUE, "marker": "o"}, -0.22),
-    "mismatches": ("different answers ({n_mismatches} items)", {"color": VERMILION, "marker": "X"}, 0.22),
-    "floor": ("floor", {"color": MUTED, "marker": "<"}, 0.0),
-    "ceiling": ("ceiling", {"color": MUTED, "marker": ">"}, 0.0),
+    "agreeing": ("same answer ({n_agreeing} items)", {"color": style.BLUE, "marker": "o"}, -0.22),
+    "mismatches": ("different answers ({n_mismatches} items)", {"color": style.VERMILION, "marker": "X"}, 0.22),
+    "floor": ("floor", {"color": style.MUTED, "marker": "<"}, 0.0),
+    "ceiling": ("ceiling", {"color": style.MUTED, "marker": ">"}, 0.0),
 }
 
 
@@ -39,48 +24,25 @@ def plot_attribution(audit: AuditLike) -> "Figure":
 
     Floor and ceiling are what the reference shares with an unrelated model and with itself, as
     `hf_compalign.measure.attribution.record` has it; the figure says so below the axis.
-
-    Args:
-        audit: an `Audit`, or its ``to_dict()``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the audit has no attribution.
     """
     missing = "This audit has no attribution. Audit two models of PyTorch with hf-compalign audit --attribution."
     found = section(record_of(audit), "attribution", missing)
     rows = found["rows"]
-    with drawing(2.1 + 0.62 * len(rows)) as figure:
+    with style.drawing(2.1 + 0.62 * len(rows)) as figure:
         panel = figure.subplots()
-        for kind, (label, style, side) in _KINDS.items():
-            _draw(panel, [row[kind] for row in rows], label.format_map(found), style, side)
-        name_rows(panel, [shown(similarity_title(row["similarity"], found["top_k"])) for row in rows])
-        panel.set_xlabel(_words(shown(found["method"]).replace("_", " ")), fontsize=SMALL_TEXT, parse_math=False)
-        panel.axvline(0, color=MUTED, linewidth=0.8)
+        for kind, (label, look, side) in _KINDS.items():
+            places, dots = [row + side for row in range(len(rows))], [estimate(row[kind]) for row in rows]
+            style.draw_dots(panel, dots, rows=places, look=look, label=label.format_map(found))
+        style.name_rows(panel, [style.shown(similarity_title(row["similarity"], found["top_k"])) for row in rows])
+        words = _words(style.shown(found["method"]).replace("_", " "))
+        panel.set_xlabel(words, fontsize=style.SMALL_TEXT, parse_math=False)
+        panel.axvline(0, color=style.MUTED, linewidth=0.8)
         panel.set_xlim(min(panel.get_xlim()[0], -0.02), 1.02)
-        tidy(panel, grid="x")
-        legend(figure)
+        style.tidy(panel, grid="x")
+        style.legend(figure)
     return figure
 
 
 def _words(method: str) -> str:
-    words = (
-        f"similarity of the attributions ({method}), mean and 95 % interval",
-        f"floor: {FLOOR}",
-        f"ceiling: {CEILING}",
-    )
-    return "\n".join(textwrap.fill(line, 84) for line in words)
-
-
-def _draw(
-    panel: Any, estimates: Sequence[Mapping[str, Any]], label: str, style: Mapping[str, Any], side: float
-) -> None:
-    found = [estimate(one) for one in estimates]
-    draw_dots(
-        panel,
-        [value for value, _ in found],
-        intervals=[interval for _, interval in found],
-        rows=[row + side for row in range(len(found))],
-        style=style,
-        label=label,
-    )
+    words = (f"similarity of the attributions ({method}), mean and 95 % interval", f"floor: {FLOOR}")
+    return "\n".join(textwrap.fill(line, 84) for line in (*words, f"ceiling: {CEILING}"))

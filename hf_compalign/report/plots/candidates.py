@@ -1,33 +1,22 @@
 """Several candidates of one reference: how much each changed, and what it saves."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_compalign.report.plots.style import (
-    BEYOND,
-    KEPT,
-    MUTED,
-    SMALL_TEXT,
-    UNLIMITED,
-    WIDTH,
-    AuditLike,
-    draw_dots,
-    drawing,
-    legend,
-    name_rows,
-    number,
-    numbers,
-    record_of,
-    rows_height,
-    shown,
-    tidy,
-)
+from hf_compalign._formats import distinct
+from hf_compalign.report.plots import style
+from hf_compalign.report.plots.records import AuditLike, mismatches, number, record_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COSTS = {"size_bytes": ("size (MB)", 1e-6), "latency_ms": ("latency (ms)", 1.0)}
+
+_KINDS = {
+    "passed": (style.KEPT, "within the limits"),
+    "failed": (style.BEYOND, "not shown to be within the limits"),
+    "none": (style.UNLIMITED, "no limit was set"),
+}
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -47,98 +36,73 @@ def plot_candidates(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> "F
     """
     records = _named_records(audits)
     known = [cost for cost in _COSTS if any(record.get(cost) for record in records.values())]
-    with drawing(1.3 + rows_height(len(records)) + (2.9 if known else 0.0), width=WIDTH) as figure:
+    with style.drawing(1.3 + style.rows_height(len(records)) + (2.9 if known else 0.0), width=style.WIDTH) as figure:
         named, *others = _panels(figure, len(records), len(known))
         _draw_names(named, records)
         for panel, cost in zip(others, known, strict=True):
             _draw_cost(panel, records, cost)
             unknown = [str(place) for place, record in enumerate(records.values(), 1) if not record.get(cost)]
             left_out = f"\nnot known of {', '.join(unknown)}" if unknown else ""
-            panel.set_xlabel(_COSTS[cost][0] + left_out, fontsize=SMALL_TEXT)
-            tidy(panel, grid="both")
+            panel.set_xlabel(_COSTS[cost][0] + left_out, fontsize=style.SMALL_TEXT)
+            style.tidy(panel, grid="both")
         if others:
-            others[0].set_ylabel("answered differently (%)", fontsize=SMALL_TEXT)
-        legend(figure)
+            others[0].set_ylabel("answered differently (%)", fontsize=style.SMALL_TEXT)
+        style.legend(figure)
     return figure
 
 
 def _named_records(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> Records:
     """The audits by a name that is drawn."""
     if isinstance(audits, Mapping):
-        named = [(shown(name), record_of(audit)) for name, audit in audits.items()]
+        names, records = [style.shown(name) for name in audits], [record_of(audit) for audit in audits.values()]
     else:
         records = [record_of(audit) for audit in audits]
-        named = [(shown(record["candidate"]["model"]) or "unnamed", record) for record in records]
-    if not named:
+        names = [style.shown(record["candidate"]["model"]) or "unnamed" for record in records]
+    if not records:
         raise ValueError("There is nothing to plot. Give at least one audit.")
-    often = Counter(name for name, _ in named)
-    return {
-        name if often[name] == 1 else f"{name} ({place})": record for place, (name, record) in enumerate(named, start=1)
-    }
+    return dict(zip(distinct(names), records, strict=True))
 
 
 def _panels(figure: "Figure", n_rows: int, n_costs: int) -> list[Any]:
     """One panel for the names, and below it those of the costs side by side, with one scale of rates."""
     if not n_costs:
         return [figure.subplots()]
-    grid = figure.add_gridspec(2, n_costs, height_ratios=(rows_height(n_rows), 2.4))
+    grid = figure.add_gridspec(2, n_costs, height_ratios=(style.rows_height(n_rows), 2.4))
     panels = [figure.add_subplot(grid[0, :])]
     for column in range(n_costs):
         panels.append(figure.add_subplot(grid[1, column], sharey=panels[1] if column else None))
     return panels
 
 
-def _parts(records: Records) -> list[tuple[list[str], dict[str, str], str]]:
-    """Which candidates are within their limits, which are not or have none, and how each kind is drawn."""
-    unlimited = [name for name, record in records.items() if not record["limits"]]
-    kept = [name for name, record in records.items() if record["passed"] and name not in unlimited]
-    beyond = [name for name in records if name not in (*kept, *unlimited)]
-    return [
-        (kept, KEPT, "within the limits"),
-        (beyond, BEYOND, "not shown to be within the limits"),
-        (unlimited, UNLIMITED, "no limit was set"),
-    ]
-
-
-def _rate(record: Mapping[str, Any]) -> tuple[float, list[float]]:
-    ends = [100 * end for end in numbers(record["mismatch_rate_interval"])]
-    return 100 * number(record["mismatch_rate"]), ends
+def _kind(record: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+    """How a candidate is drawn, and what that means."""
+    return _KINDS["none" if not record["limits"] else "passed" if record["passed"] else "failed"]
 
 
 def _draw_names(panel: Any, records: Records) -> None:
-    names = [*records]
-    for part, style, label in _parts(records):
-        if part:
-            found = [_rate(records[name]) for name in part]
-            draw_dots(
-                panel,
-                [value for value, _ in found],
-                intervals=[interval for _, interval in found],
-                rows=[names.index(name) for name in part],
-                style=style,
-                label=label,
-            )
-    name_rows(panel, [f"{place}. {name}" for place, name in enumerate(names, start=1)])
-    panel.set_xlabel("answered differently (%), with 95 % interval", fontsize=SMALL_TEXT)
+    for look, label in _KINDS.values():
+        part = {row: mismatches(one) for row, one in enumerate(records.values()) if _kind(one)[1] == label}
+        style.draw_dots(panel, [*part.values()], rows=[*part], look=look, label=label)
+    style.name_rows(panel, [f"{place}. {name}" for place, name in enumerate(records, start=1)])
+    panel.set_xlabel("answered differently (%), with 95 % interval", fontsize=style.SMALL_TEXT)
     panel.set_xlim(left=0)
-    tidy(panel, grid="x")
+    style.tidy(panel, grid="x")
 
 
 def _draw_cost(panel: Any, records: Records, cost: str) -> None:
-    scale = _COSTS[cost][1]
-    numbered = {name: place for place, name in enumerate(records, start=1)}
-    for part, style, _ in _parts(records):
-        for name in part:
-            if not records[name].get(cost):
-                continue
-            _, x = (scale * number(value) for value in records[name][cost])
-            rate, (low, high) = _rate(records[name])
-            panel.vlines(x, low, high, style["color"], linewidth=1.3)
-            panel.scatter([x], [rate], s=38, zorder=3, clip_on=False, **style)
-            panel.annotate(str(numbered[name]), (x, rate), xytext=(6, 4), textcoords="offset points", fontsize=9)
-    references = {scale * number(record[cost][0]) for record in records.values() if record.get(cost)}
+    scale, references = _COSTS[cost][1], set()
+    for place, record in enumerate(records.values(), start=1):
+        if not record.get(cost):
+            continue
+        reference, x = (scale * number(value) for value in record[cost])
+        references.add(reference)
+        rate, (low, high) = mismatches(record)
+        look, _ = _kind(record)
+        panel.vlines(x, low, high, look["color"], linewidth=1.3)
+        panel.scatter([x], [rate], s=38, zorder=3, clip_on=False, **look)
+        panel.annotate(str(place), (x, rate), xytext=(6, 4), textcoords="offset points", fontsize=9)
     for place, x in enumerate(sorted(references)):
         label = None if place else "the reference"
-        panel.axvline(x, color=MUTED, linestyle=":", linewidth=1.2, label=label)
+        panel.axvline(x, color=style.MUTED, linestyle=":", linewidth=1.2, label=label)
     panel.set_xlim(left=0)
     panel.set_ylim(bottom=0)

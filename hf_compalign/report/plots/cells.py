@@ -3,36 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_compalign.report.plots.style import (
-    FAINT,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    SKY,
-    SMALL_TEXT,
-    VERMILION,
-    AuditLike,
-    drawing,
-    percent,
-    record_of,
-    section,
-)
+from hf_compalign._formats import percent
+from hf_compalign.report.plots import style
+from hf_compalign.report.plots.records import AuditLike, record_of, section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # What stayed the same comes first, so that the changed cells are one piece at the end of the bar.
 _SAME: dict[str, tuple[str, Any, str]] = {
-    "both_right": ("both right", SKY, ""),
-    "same_wrong": ("both wrong, same answer", GREY, "--"),
-    "same_answer": ("same answer", SKY, ""),
+    "both_right": ("both right", style.SKY, ""),
+    "same_wrong": ("both wrong, same answer", style.GRAY, "--"),
+    "same_answer": ("same answer", style.SKY, ""),
 }
 _CHANGED: dict[str, tuple[str, Any, str]] = {
-    "lost": ("lost: right before, wrong now", VERMILION, "///"),
-    "different_wrong": ("both wrong, different answers", ORANGE, "xxx"),
-    "gained": ("gained: wrong before, right now", GREEN, "\\\\\\"),
-    "different_answer": ("different answer", VERMILION, "///"),
+    "lost": ("lost: right before, wrong now", style.VERMILION, "///"),
+    "different_wrong": ("both wrong, different answers", style.ORANGE, "xxx"),
+    "gained": ("gained: wrong before, right now", style.GREEN, "\\\\\\"),
+    "different_answer": ("different answer", style.VERMILION, "///"),
 }
 _LOOKS = _SAME | _CHANGED
 _LEAST_WIDTH = 0.012  # of a bar, that a cell with any item in it is drawn with
@@ -44,18 +32,11 @@ def plot_cells(audit: AuditLike) -> "Figure":
 
     A cell with few items is drawn a little wider than its share, so that it can be seen. Without labels there are two
     cells: the same answer, and a different one.
-
-    Args:
-        audit: an `Audit`, or its ``to_dict()``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: nothing was compared.
     """
     counts, title = _counted(record_of(audit))
     changed = [name for name in counts if name in _CHANGED]
     same = [name for name in counts if name not in _CHANGED]
-    with drawing(1.4 + 0.38 * len(counts)) as figure:
+    with style.drawing(1.4 + 0.38 * len(counts)) as figure:
         panel = figure.subplots()
         panel.set_title(title, loc="left", fontsize=10)
         panel.set_axis_off()
@@ -66,7 +47,9 @@ def plot_cells(audit: AuditLike) -> "Figure":
         enlarged = _widths(counts, changed)
         if enlarged:
             start = 1 - sum(widths[name] for name in enlarged)
-            panel.fill([start, 1, 1, 0], [_WHOLE, _WHOLE, _ENLARGED + 0.55, _ENLARGED + 0.55], color=FAINT, linewidth=0)
+            panel.fill(
+                [start, 1, 1, 0], [_WHOLE, _WHOLE, _ENLARGED + 0.55, _ENLARGED + 0.55], color=style.FAINT, linewidth=0
+            )
             _draw_bar(panel, enlarged, _ENLARGED)
         _draw_table(panel, counts)
     return figure
@@ -97,7 +80,7 @@ def _draw_bar(panel: Any, widths: Mapping[str, float], bottom: float) -> None:
     left = 0.0
     for name, width in widths.items():
         _, color, hatch = _LOOKS[name]
-        look = {"facecolor": color, "edgecolor": INK, "hatch": hatch, "linewidth": 0.8}
+        look = {"facecolor": color, "edgecolor": style.INK, "hatch": hatch, "linewidth": 0.8}
         panel.barh(bottom, width, left=left, height=0.55, align="edge", label=name, **look)
         left += width
 
@@ -107,8 +90,8 @@ def _draw_table(panel: Any, counts: Mapping[str, int]) -> None:
     for row, (name, count) in enumerate(counts.items()):
         title, color, hatch = _LOOKS[name]
         place = _TABLE - 0.4 * row
-        look = {"facecolor": color, "edgecolor": INK, "hatch": hatch, "linewidth": 0.8}
+        look = {"facecolor": color, "edgecolor": style.INK, "hatch": hatch, "linewidth": 0.8}
         panel.barh(place, 0.045, height=0.24, **look)
-        panel.text(0.065, place, title, va="center", fontsize=SMALL_TEXT)
-        panel.text(0.72, place, f"{count:,}", va="center", ha="right", fontsize=SMALL_TEXT)
-        panel.text(0.88, place, percent(count / total), va="center", ha="right", fontsize=SMALL_TEXT)
+        panel.text(0.065, place, title, va="center", fontsize=style.SMALL_TEXT)
+        panel.text(0.72, place, f"{count:,}", va="center", ha="right", fontsize=style.SMALL_TEXT)
+        panel.text(0.88, place, percent(count / total), va="center", ha="right", fontsize=style.SMALL_TEXT)

@@ -3,33 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_compalign.measure.audit import unsigned_zero
+from hf_compalign._formats import decimals, percent
 from hf_compalign.measure.statistics import wilson_interval
-from hf_compalign.report.plots.style import (
-    BLUE,
-    INK,
-    MINUS,
-    MUTED,
-    SMALL_TEXT,
-    VERMILION,
-    AuditLike,
-    drawing,
-    estimate,
-    legend,
-    number,
-    numbers,
-    percent,
-    record_of,
-    section,
-    tidy,
-)
+from hf_compalign.report.plots import style
+from hf_compalign.report.plots.records import AuditLike, estimate, mismatches, number, record_of, section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIDES: dict[str, dict[str, Any]] = {
-    "reference": {"color": BLUE, "marker": "o", "linestyle": "-", "hatch": "", "side": -1},
-    "candidate": {"color": VERMILION, "marker": "s", "linestyle": "--", "hatch": "///", "side": 1},
+    "reference": {"color": style.BLUE, "marker": "o", "linestyle": "-", "hatch": "", "side": -1},
+    "candidate": {"color": style.VERMILION, "marker": "s", "linestyle": "--", "hatch": "///", "side": 1},
 }
 
 
@@ -37,31 +21,24 @@ def plot_reliability(audit: AuditLike) -> "Figure":
     """Accuracy against confidence of both models, bin by bin with 95 % Wilson intervals; below, where the items are.
 
     On the diagonal a model is right as often as it says. Each bin is drawn at the mean confidence of its items.
-
-    Args:
-        audit: an `Audit`, or its ``to_dict()``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the audit has no calibration, since no item had a label.
     """
     missing = "This audit has no calibration, since no item has a label. Predict on a dataset with labels."
     shift = section(record_of(audit), "calibration", missing)
-    with drawing(5.2) as figure:
+    with style.drawing(5.2) as figure:
         curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        curve.plot([0, 100], [0, 100], color=MUTED, linestyle=":", linewidth=1, label="as often right as it says")
+        curve.plot([0, 100], [0, 100], color=style.MUTED, linestyle=":", linewidth=1, label="as often right as it says")
         for side, look in _SIDES.items():
             _draw_curve(curve, shift[side]["bins"], look, _ece(side, shift))
             _draw_counts(counts, shift[side]["bins"], look)
-        curve.set_ylabel("accuracy (%), 95 % interval", fontsize=SMALL_TEXT)
+        curve.set_ylabel("accuracy (%), 95 % interval", fontsize=style.SMALL_TEXT)
         curve.set_ylim(-2, 102)
-        counts.set_ylabel("items (%)", fontsize=SMALL_TEXT)
+        counts.set_ylabel("items (%)", fontsize=style.SMALL_TEXT)
         what = f"confidence (%) in {shift['n_bins']} bins of equal width, {shift['n']:,} labelled items"
-        counts.set_xlabel(what, fontsize=SMALL_TEXT)
+        counts.set_xlabel(what, fontsize=style.SMALL_TEXT)
         counts.set_xlim(-2, 102)
         for panel in (curve, counts):
-            tidy(panel, grid="both")
-        legend(figure, columns=1)
+            style.tidy(panel, grid="both")
+        style.legend(figure, columns=1)
     return figure
 
 
@@ -70,7 +47,7 @@ def _ece(side: str, shift: Mapping[str, Any]) -> str:
     if side == "reference":
         return words
     change, (low, high) = estimate(shift["ece_change"])
-    value, *ends = (unsigned_zero(f"{100 * end:+.2f}").replace("-", MINUS) for end in (change, low, high))
+    value, *ends = (decimals(100 * end, digits=2, signed=True).replace("-", style.MINUS) for end in (change, low, high))
     return f"{words}, change {value} points ({' to '.join(ends)})"
 
 
@@ -81,8 +58,8 @@ def _draw_curve(panel: Any, bins: Sequence[Mapping[str, Any]], look: Mapping[str
     ends = [wilson_interval(round(one["accuracy"] * one["n"]), one["n"]) for one in full]
     low, high = ([100 * pair[end] for pair in ends] for end in (0, 1))
     panel.vlines(confidence, low, high, look["color"], linewidth=1.0)
-    style = {name: look[name] for name in ("color", "marker", "linestyle")}
-    panel.plot(confidence, accuracy, label=label, markersize=5, linewidth=1.2, clip_on=False, **style)
+    look = {name: look[name] for name in ("color", "marker", "linestyle")}
+    panel.plot(confidence, accuracy, label=label, markersize=5, linewidth=1.2, clip_on=False, **look)
 
 
 def _draw_counts(panel: Any, bins: Sequence[Mapping[str, Any]], look: Mapping[str, Any]) -> None:
@@ -90,58 +67,46 @@ def _draw_counts(panel: Any, bins: Sequence[Mapping[str, Any]], look: Mapping[st
     total = sum(one["n"] for one in bins)
     width = [100 * (one["high"] - one["low"]) * 0.4 for one in bins]
     middle = [50 * (one["low"] + one["high"]) for one in bins]
-    panel.bar(
-        [place + look["side"] * wide / 2 for place, wide in zip(middle, width, strict=True)],
-        [100 * one["n"] / total for one in bins],
-        width=width,
-        facecolor=look["color"],
-        edgecolor=INK,
-        linewidth=0.5,
-        hatch=look["hatch"],
-    )
+    places = [place + look["side"] * wide / 2 for place, wide in zip(middle, width, strict=True)]
+    face = {"facecolor": look["color"], "edgecolor": style.INK, "linewidth": 0.5, "hatch": look["hatch"]}
+    panel.bar(places, [100 * one["n"] / total for one in bins], width=width, **face)
 
 
 def plot_margins(audit: AuditLike) -> "Figure":
     """Mismatch rate, with 95 % Wilson intervals, of the items by how sure the reference was, the least sure first.
 
     The margin is the reference's highest probability minus its second. Each bar holds about as many items.
-
-    Args:
-        audit: an `Audit`, or its ``to_dict()``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the audit has no margins.
     """
     record = record_of(audit)
     missing = "This audit has no margins. Audit the logits of the two models again, with this version."
     rows = section(record, "margins", missing)
-    with drawing(3.6) as figure:
+    with style.drawing(3.6) as figure:
         panel = figure.subplots()
         places = range(len(rows))
-        rates = [100 * number(row["mismatch_rate"]) for row in rows]
-        panel.bar(places, rates, width=0.94, facecolor=BLUE, edgecolor=INK, linewidth=0.5, label="mismatch rate")
-        ends = [[100 * end for end in numbers(row["mismatch_rate_interval"])] for row in rows]
-        panel.vlines(places, [low for low, _ in ends], [high for _, high in ends], INK, label="95 % interval")
+        rates, ends = zip(*map(mismatches, rows), strict=True)
+        look: dict[str, Any] = {"width": 0.94, "facecolor": style.BLUE, "edgecolor": style.INK, "linewidth": 0.5}
+        panel.bar(places, rates, label="mismatch rate", **look)
+        low, high = zip(*ends, strict=True)
+        panel.vlines(places, low, high, style.INK, label="95 % interval")
         overall = number(record["mismatch_rate"])
         label = f"all items: {percent(overall)}"
-        panel.axhline(100 * overall, color=MUTED, linestyle="--", linewidth=1, label=label)
+        panel.axhline(100 * overall, color=style.MUTED, linestyle="--", linewidth=1, label=label)
         edges = [number(row["low"]) for row in rows] + [number(rows[-1]["high"])]
-        panel.set_xticks([place - 0.5 for place in range(len(edges))], _distinct(edges), fontsize=SMALL_TEXT - 1)
+        panel.set_xticks([place - 0.5 for place in range(len(edges))], _distinct(edges), fontsize=style.SMALL_TEXT - 1)
         n = sorted({row["n"] for row in rows})
         each = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}"
         panel.set_xlabel(f"the reference's margin: top probability minus second; {each} items a bar", fontsize=9)
-        panel.set_ylabel("answered differently (%)", fontsize=SMALL_TEXT)
+        panel.set_ylabel("answered differently (%)", fontsize=style.SMALL_TEXT)
         panel.set_ylim(bottom=0)
-        tidy(panel, grid="y")
-        legend(figure, columns=3)
+        style.tidy(panel, grid="y")
+        style.legend(figure, columns=3)
     return figure
 
 
 def _distinct(edges: Sequence[float]) -> list[str]:
     """The edges with as few decimals as tell them apart, since most margins of a trained model are close to 1."""
-    for decimals in range(2, 7):
-        texts = [f"{edge:.{decimals}f}" for edge in edges]
+    for digits in range(2, 7):
+        texts = [f"{edge:.{digits}f}" for edge in edges]
         if len(set(texts)) == len(set(edges)):
             break
     return texts

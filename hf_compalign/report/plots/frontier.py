@@ -1,10 +1,11 @@
 """The measured files: mismatches against size and latency."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_compalign.measure.footprint import Latency
-from hf_compalign.report.plots.style import BEYOND, FAINT, INK, KEPT, MUTED, drawing, legend
+from hf_compalign.measure.statistics import undominated
+from hf_compalign.report.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,16 +23,16 @@ class Plotted(Protocol):
         """The share of the items that are answered otherwise than by the reference."""
 
     @property
+    def size_bytes(self) -> int:
+        """The bytes of the file."""
+
+    @property
     def mismatch_rate_interval(self) -> tuple[float, float]:
-        """Its two-sided 95 % interval."""
+        """The two-sided 95 % interval of its mismatch rate."""
 
     @property
     def n(self) -> int:
         """How many items there were."""
-
-    @property
-    def size_bytes(self) -> int:
-        """The bytes of the file."""
 
     @property
     def latency(self) -> Mapping[int, Latency]:
@@ -52,8 +53,7 @@ def plot_frontier(
     """Mismatches, with their 95 % intervals, against bytes and against latency.
 
     The chosen file, and each that no other beats in both bytes and mismatches, bears the number of its layers in float.
-    The panel of the latency is there only if a file was timed,
-    and shows the largest batch that was.
+    The panel of the latency is there only if a file was timed, and shows the largest batch that was.
 
     Args:
         points: the files.
@@ -69,7 +69,7 @@ def plot_frontier(
         raise ValueError("There is nothing to plot. Give at least one measured file.")
     batch_sizes = {size for point in points for size in point.latency}
     batch = max(batch_sizes, default=None)
-    with drawing(4.8, width=6.0 if batch is None else 11.0) as figure:
+    with style.drawing(4.8, width=6.0 if batch is None else 11.0) as figure:
         panels = figure.subplots(1, 1 if batch is None else 2, sharey=True, squeeze=False)[0]
         _draw(panels[0], points, lambda point: point.size_bytes / 1e6, chosen)
         panels[0].set_xlabel("size of the file (MB)")
@@ -81,35 +81,23 @@ def plot_frontier(
             panels[1].set_xlabel(f"median latency of a batch of {batch} (ms)")
         for panel in panels:
             _finish(panel, limit)
-        legend(figure)
+        style.legend(figure)
     return figure
 
 
 def _finish(panel: Any, limit: float | None) -> None:
     if limit is not None:
         label = f"limit {100 * limit:.3g} %, of the upper bound"
-        panel.axhline(100 * limit, color=MUTED, linestyle="--", linewidth=1, label=label)
+        panel.axhline(100 * limit, color=style.MUTED, linestyle="--", linewidth=1, label=label)
     panel.set_ylim(bottom=0)
     panel.margins(x=0.1)
-    panel.grid(color=FAINT)
-
-
-_Point = TypeVar("_Point", bound=Plotted)
-
-
-def undominated(points: Iterable[_Point]) -> list[_Point]:
-    """The points that no other beats: none has as few mismatches in fewer bytes; the smallest file first."""
-    best: list[_Point] = []
-    for point in sorted(points, key=lambda one: (one.size_bytes, one.mismatch_rate)):
-        if not best or point.mismatch_rate < best[-1].mismatch_rate:
-            best.append(point)
-    return best
+    panel.grid(color=style.FAINT)
 
 
 def _draw(panel: Any, points: Sequence[Plotted], where: Callable[[Plotted], float], chosen: Any) -> None:
-    for passed, style, label in (
-        (True, KEPT, "within the limits"),
-        (False, BEYOND, "not shown to be within the limits"),
+    for passed, look, label in (
+        (True, style.KEPT, "within the limits"),
+        (False, style.BEYOND, "not shown to be within the limits"),
     ):
         shown = [point for point in points if point.passed == passed]
         rates = [100 * point.mismatch_rate for point in shown]
@@ -117,16 +105,16 @@ def _draw(panel: Any, points: Sequence[Plotted], where: Callable[[Plotted], floa
         high = [100 * (point.mismatch_rate_interval[1] - point.mismatch_rate) for point in shown]
         if shown:
             places = [where(point) for point in shown]
-            bars = {"fmt": "none", "ecolor": style["color"], "linewidth": 1.3}
+            bars = {"fmt": "none", "ecolor": look["color"], "linewidth": 1.3}
             panel.errorbar(places, rates, yerr=(low, high), **bars)
-            panel.scatter(places, rates, s=48, zorder=3, clip_on=False, label=label, **style)
+            panel.scatter(places, rates, s=48, zorder=3, clip_on=False, label=label, **look)
     best = undominated(points)
     for point in points:
         place = (where(point), 100 * point.mismatch_rate)
         if point in best or point.kept == chosen:
             panel.annotate(str(len(point.kept)), place, textcoords="offset points", xytext=(6, 5), fontsize=9)
         if point.kept == chosen:
-            ring = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.5}
+            ring = {"facecolors": "none", "edgecolors": style.INK, "linewidths": 1.5}
             panel.scatter(*[[value] for value in place], s=190, zorder=4, label="chosen", **ring)
     for label in ("numbers: layers in float", "bars: 95 % interval"):
         panel.plot([], [], " ", label=label)
@@ -135,7 +123,7 @@ def _draw(panel: Any, points: Sequence[Plotted], where: Callable[[Plotted], floa
 def _draw_torch(panel: Any, latency: Latency | None) -> None:
     if latency is None:
         return
-    panel.axvline(latency.median_ms, color=MUTED, linestyle=":", linewidth=1.5)
+    panel.axvline(latency.median_ms, color=style.MUTED, linestyle=":", linewidth=1.5)
     panel.annotate(
         "torch", (latency.median_ms, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top", rotation=90
     )

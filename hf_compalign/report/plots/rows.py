@@ -3,38 +3,20 @@
 import difflib
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_compalign._formats import percent
 from hf_compalign.measure.audit import harmful_first
 from hf_compalign.measure.statistics import wilson_interval
-from hf_compalign.report.plots.style import (
-    BLUE,
-    MOST_ROWS,
-    MUTED,
-    SMALL_TEXT,
-    VERMILION,
-    WIDTH,
-    AuditLike,
-    draw_dots,
-    drawing,
-    legend,
-    name_rows,
-    number,
-    numbers,
-    percent,
-    record_of,
-    rows_height,
-    section,
-    shown,
-    tidy,
-)
+from hf_compalign.report.plots import style
+from hf_compalign.report.plots.records import AuditLike, Dot, mismatches, number, percents, record_of, section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MISMATCHES = {"color": BLUE, "marker": "o"}
-_LOST = {"color": VERMILION, "marker": "D"}
+_MISMATCHES = {"color": style.BLUE, "marker": "o"}
+_LOST = {"color": style.VERMILION, "marker": "D"}
 _APART = 0.17  # of a row, between the middle and each of the two rates
 _SIGNIFICANT = 0.05
 _LETTER = 0.078  # inches, of small text
@@ -47,24 +29,17 @@ def plot_classes(audit: AuditLike) -> "Figure":
 
     The classes whose mismatch rate is surely high, by the lower end of its interval, come first: so a class of two
     items does not lead. The first 25 are shown.
-
-    Args:
-        audit: an `Audit`, or its ``to_dict()``.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the audit has no classes, since no item had a label.
     """
     record = record_of(audit)
     missing = "This audit has no classes, since no item has a label. Predict on a dataset with labels."
     found = [row for row in section(record, "per_class", missing) if row["n"]]
-    rows = harmful_first(found)[:MOST_ROWS]
-    with drawing(1.5 + rows_height(len(rows))) as figure:
+    rows = harmful_first(found)[: style.MOST_ROWS]
+    with style.drawing(1.5 + style.rows_height(len(rows))) as figure:
         panel = figure.subplots()
-        _draw(panel, rows, [f"{shown(row['name'])} (n = {row['n']:,})" for row in rows], _lost_of_class)
+        _draw(panel, rows, [f"{style.shown(row['name'])} (n = {row['n']:,})" for row in rows])
         _overall(panel, record)
         _finish(panel, "% of the class's items", _left_out(found, "classes with items"))
-        legend(figure)
+        style.legend(figure)
     return figure
 
 
@@ -84,107 +59,92 @@ def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
         ValueError: the audit has no groups, or none of that attribute.
     """
     record = record_of(audit)
-    by_attribute = _by_attribute(section(record, "groups", "This audit has no groups. Give groups= to audit."))
-    if attribute is not None:
-        by_attribute = {attribute: _chosen(by_attribute, attribute)}
-    heights = [rows_height(min(len(rows), MOST_ROWS)) for rows in by_attribute.values()]
+    groups = section(record, "groups", "This audit has no groups. Give groups= to audit.")
+    by_attribute = _by_attribute(groups, attribute)
+    heights = [style.rows_height(min(len(rows), style.MOST_ROWS)) for rows in by_attribute.values()]
     gaps = {gap["attribute"]: gap for gap in record["gaps"]}
-    with drawing(1.0 + sum(heights) + 0.9 * len(heights)) as figure:
+    with style.drawing(1.0 + sum(heights) + 0.9 * len(heights)) as figure:
         panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         for panel, (name, found) in zip(panels, by_attribute.items(), strict=True):
-            rows = harmful_first(found)[:MOST_ROWS]
+            rows = harmful_first(found)[: style.MOST_ROWS]
             names = [_group_name(row) for row in rows]
-            _draw(panel, rows, names, _lost_of_group)
+            _draw(panel, rows, names)
             _overall(panel, record)
-            title = _wrapped([shown(name), *_gap(gaps.get(name))], names)
-            panel.set_title(title, loc="left", fontsize=SMALL_TEXT, parse_math=False)
+            title = _wrapped([style.shown(name), *_gap(gaps.get(name))], names)
+            panel.set_title(title, loc="left", fontsize=style.SMALL_TEXT, parse_math=False)
             _finish(panel, "% of the group's items", *_notes(rows, found, record["min_group_size"]))
-        legend(figure)
+        style.legend(figure)
     return figure
 
 
-def _by_attribute(groups: Iterable[Row]) -> dict[str, list[Row]]:
+def _by_attribute(groups: Iterable[Row], wanted: str | None) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in groups:
         found.setdefault(row["attribute"], []).append(row)
-    return found
-
-
-def _chosen(by_attribute: Mapping[str, list[Row]], attribute: str) -> list[Row]:
-    if attribute not in by_attribute:
-        close = difflib.get_close_matches(attribute, by_attribute, n=1)
+    if wanted is None:
+        return found
+    if wanted not in found:
+        close = difflib.get_close_matches(wanted, found, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        allowed = ", ".join(map(repr, by_attribute))
-        raise ValueError(f"This audit has no groups by {attribute!r}. It has groups by {allowed}.{hint}")
-    return by_attribute[attribute]
-
-
-def _draw(
-    panel: Any, rows: Sequence[Row], names: Sequence[str], lost: Callable[[Row], tuple[float, Sequence[float]]]
-) -> None:
-    """Two dots on each row: mismatches above, lost right answers below."""
-    rates = [number(row["mismatch_rate"]) for row in rows], [numbers(row["mismatch_rate_interval"]) for row in rows]
-    losses = [[*found] for found in zip(*map(lost, rows), strict=True)]
-    hollow = [bool(row.get("small")) for row in rows]
-    for (values, intervals), style, side, label in (
-        (rates, _MISMATCHES, -_APART, "answered differently (mismatch rate)"),
-        (losses, _LOST, _APART, "right before, wrong now (NFR)"),
-    ):
-        draw_dots(
-            panel,
-            [100 * value for value in values],
-            intervals=[[100 * end for end in interval] for interval in intervals],
-            rows=[row + side for row in range(len(rows))],
-            style=style,
-            label=label,
-            hollow=hollow,
+        raise ValueError(
+            f"This audit has no groups by {wanted!r}. It has groups by {', '.join(map(repr, found))}.{hint}"
         )
-    name_rows(panel, names)
+    return {wanted: found[wanted]}
 
 
-def _lost_of_class(row: Row) -> tuple[float, Sequence[float]]:
-    return number(row["nfr"]), wilson_interval(row["lost"], row["n"])
+def _draw(panel: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Two dots on each row: mismatches above, lost right answers below."""
+    hollow = [bool(row.get("small")) for row in rows]
+    for dot, look, side, label in (
+        (mismatches, _MISMATCHES, -_APART, "answered differently (mismatch rate)"),
+        (_lost, _LOST, _APART, "right before, wrong now (NFR)"),
+    ):
+        places = [place + side for place in range(len(rows))]
+        style.draw_dots(panel, [*map(dot, rows)], rows=places, look=look, label=label, hollow=hollow)
+    style.name_rows(panel, names)
 
 
-def _lost_of_group(row: Row) -> tuple[float, Sequence[float]]:
-    return number(row["nfr"]), numbers(row["nfr_interval"])
+def _lost(row: Row) -> Dot:
+    """The NFR; the interval of a class's is not in the audit: it is out of the items of the class."""
+    interval = row["nfr_interval"] if "nfr_interval" in row else wilson_interval(row["lost"], row["n"])
+    return percents(row["nfr"], interval)
 
 
 def _overall(panel: Any, record: Row) -> None:
     rate = number(record["mismatch_rate"])
     label = f"mismatch rate of all items: {percent(rate)}"
-    panel.axvline(100 * rate, color=MUTED, linestyle="--", linewidth=1, label=label)
+    panel.axvline(100 * rate, color=style.MUTED, linestyle="--", linewidth=1, label=label)
 
 
 def _finish(panel: Any, x_label: str, *notes: str) -> None:
-    panel.set_xlabel("\n".join([f"{x_label}, with 95 % interval", *filter(None, notes)]), fontsize=SMALL_TEXT)
+    panel.set_xlabel("\n".join([f"{x_label}, with 95 % interval", *filter(None, notes)]), fontsize=style.SMALL_TEXT)
     panel.set_xlim(left=0)
-    tidy(panel, grid="x")
+    style.tidy(panel, grid="x")
 
 
 def _left_out(found: Sequence[Row], of: str) -> str:
-    left_out = len(found) - MOST_ROWS
+    left_out = len(found) - style.MOST_ROWS
     return f"{left_out:,} of {len(found):,} {of} are left out: the least harmed" if left_out > 0 else ""
 
 
 def _group_name(row: Row) -> str:
     star = " *" if number(row["p_adjusted"]) < _SIGNIFICANT else ""
-    return f"{shown(row['group'])} (n = {row['n']:,}){star}"
+    return f"{style.shown(row['group'])} (n = {row['n']:,}){star}"
 
 
 def _notes(rows: Sequence[Row], found: Sequence[Row], min_group_size: int) -> list[str]:
-    hollow = f"hollow: fewer than {min_group_size} items, out of the verdict"
-    star = f"* unlike the items outside the group (Fisher, Holm: p < {_SIGNIFICANT})"
+    hollow = any(row["small"] for row in rows)
+    starred = any(number(row["p_adjusted"]) < _SIGNIFICANT for row in rows)
     return [
-        hollow if any(row["small"] for row in rows) else "",
-        star if any(number(row["p_adjusted"]) < _SIGNIFICANT for row in rows) else "",
+        f"hollow: fewer than {min_group_size} items, out of the verdict" if hollow else "",
+        f"* unlike the items outside the group (Fisher, Holm: p < {_SIGNIFICANT})" if starred else "",
         _left_out(found, "groups"),
     ]
 
 
 def _wrapped(lines: Sequence[str], names: Sequence[str]) -> str:
     """A title within what the names of the rows leave of the figure's width."""
-    letters = int((WIDTH - 0.3) / _LETTER) - max(map(len, names), default=0)
+    letters = int((style.WIDTH - 0.3) / _LETTER) - max(map(len, names), default=0)
     return "\n".join(textwrap.fill(line, letters) for line in lines)
 
 

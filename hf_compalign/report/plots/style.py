@@ -1,14 +1,14 @@
-"""What the figures share: colours and shapes, clean labels, dots with intervals, and the audit they read.
+"""What the figures share: colors and shapes, clean labels, and dots with intervals.
 
-Text and lines are black, so that the page can give them the color of its own text. Data have the colors of Okabe and
-Ito, which every kind of color vision tells apart; shapes or hatches differ too.
+Text and lines are black, so that `hf_compalign.report.page.svg` can give them the color of the page's own text. Data
+have the colors of Okabe and Ito, which every kind of color vision tells apart; shapes or hatches differ too.
 """
 
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hf_compalign._extras import needs_extra
 from hf_compalign._visible import one_line
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
-GREY = "#999999"
+GRAY = "#999999"
 KEPT = {"color": BLUE, "marker": "o"}
 BEYOND = {"color": VERMILION, "marker": "X"}
 UNLIMITED = {"color": GREEN, "marker": "D"}
@@ -34,17 +34,6 @@ _NO_TEXT = ("Cn", "Co")  # what no font has
 _ROW_HEIGHT = 0.27
 
 
-class Audited(Protocol):
-    """Anything with a ``to_dict`` that says what an audit found."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The audit as plain numbers, texts, lists and dicts."""
-
-
-AuditLike = Audited | Mapping[str, Any]
-"""An `Audit`, or its ``to_dict()``."""
-
-
 @contextmanager
 def drawing(height: float, *, width: float = WIDTH) -> Iterator["Figure"]:
     """An empty figure, in inches, that looks the same whatever style the session has set.
@@ -58,52 +47,6 @@ def drawing(height: float, *, width: float = WIDTH) -> Iterator["Figure"]:
 
     with style.context("default"):
         yield Figure(figsize=(width, height), layout="constrained")
-
-
-def record_of(audit: AuditLike) -> Mapping[str, Any]:
-    """What an audit found, as a dict with the metrics beside the fields.
-
-    Raises:
-        TypeError: it is no audit.
-    """
-    if not isinstance(audit, Mapping):
-        if not hasattr(audit, "to_dict"):
-            raise TypeError(f"A figure is drawn of an Audit or of its to_dict(). Got {type(audit).__name__}.")
-        audit = audit.to_dict()
-    record = dict(audit)
-    return {**record.pop("metrics", {}), **record}
-
-
-def section(record: Mapping[str, Any], name: str, missing: str) -> Any:
-    """One part of an audit; a ValueError that says what is missing where it has none."""
-    found = record.get(name)
-    if not found:
-        raise ValueError(missing)
-    return found
-
-
-def number(value: float | None) -> float:
-    """A number as JSON keeps it: null is nan."""
-    return math.nan if value is None else float(value)
-
-
-def numbers(values: Sequence[float | None]) -> tuple[float, ...]:
-    """Several numbers, such as the two ends of an interval."""
-    return tuple(map(number, values))
-
-
-def estimate(found: Mapping[str, Any]) -> tuple[float, tuple[float, ...]]:
-    """The value and the interval of an `Estimate`."""
-    return number(found["value"]), numbers((found["low"], found["high"]))
-
-
-def percent(share: float) -> str:
-    """A share in words.
-
-    >>> percent(0.0123)
-    '1.23 %'
-    """
-    return f"{100 * share:.2f} %"
 
 
 def shown(name: object, *, most: int = 32) -> str:
@@ -130,26 +73,27 @@ def name_rows(panel: Any, names: Sequence[str]) -> None:
 
 def draw_dots(
     panel: Any,
-    values: Sequence[float],
+    dots: Sequence[tuple[float, tuple[float, float]]],
     *,
-    intervals: Sequence[Sequence[float]],
     rows: Sequence[float],
-    style: Mapping[str, Any],
+    look: Mapping[str, Any],
     label: str,
     hollow: Sequence[bool] = (),
 ) -> None:
     """Values with their intervals along the x axis, one on each row; what is nan is left out."""
-    drawn = [index for index, value in enumerate(values) if not math.isnan(value)]
-    ends = [index for index in drawn if not math.isnan(intervals[index][0])]
-    low, high = ([intervals[index][end] for index in ends] for end in (0, 1))
-    panel.hlines([rows[index] for index in ends], low, high, color=style["color"], linewidth=1.3)
-    small = [index for index in drawn if hollow and hollow[index]]
+    for row, (value, (low, high)) in zip(rows, dots, strict=True):
+        if not math.isnan(value + low):
+            panel.hlines(row, low, high, color=look["color"], linewidth=1.3)
     named: str | None = label
-    for face, part in ((style["color"], [index for index in drawn if index not in small]), ("none", small)):
+    for face, open_ones in ((look["color"], False), ("none", True)):
+        part = [
+            (value, row)
+            for row, (value, _), small in zip(rows, dots, hollow or [False] * len(dots), strict=True)
+            if small == open_ones and not math.isnan(value)
+        ]
         if part:
-            look = {"marker": style["marker"], "facecolors": face, "edgecolors": style["color"], "s": 38, "zorder": 3}
-            places = [values[index] for index in part], [rows[index] for index in part]
-            panel.scatter(*places, clip_on=False, label=named, **look)
+            drawn = {"marker": look["marker"], "facecolors": face, "edgecolors": look["color"], "s": 38, "zorder": 3}
+            panel.scatter(*zip(*part, strict=True), clip_on=False, label=named, **drawn)
             named = None  # once in the legend
 
 
@@ -166,12 +110,5 @@ def legend(figure: "Figure", *, columns: int = 2) -> None:
     for panel in figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(
-        [*found.values()],
-        [*found],
-        loc="outside upper left",
-        ncols=columns,
-        frameon=False,
-        fontsize=SMALL_TEXT,
-        borderaxespad=0.2,
-    )
+    look = {"frameon": False, "fontsize": SMALL_TEXT, "borderaxespad": 0.2}
+    figure.legend([*found.values()], [*found], loc="outside upper left", ncols=columns, **look)

@@ -26,8 +26,8 @@ from hf_compalign.data import sample
 from hf_compalign.measure.audit import Audit
 from hf_compalign.measure.footprint import Latency, latencies_on, machine_name, timing_device
 from hf_compalign.measure.predictions import Columns, Predictions, predict
+from hf_compalign.measure.statistics import undominated
 from hf_compalign.models import OnnxModel
-from hf_compalign.report.plots import undominated
 from hf_compalign.ship.frontier import Frontier, Point, Sensitivity
 
 

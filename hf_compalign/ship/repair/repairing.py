@@ -16,8 +16,9 @@ from hf_compalign.compress import load_compressed
 from hf_compalign.compress.export import INT8_NAME, Export, check_neighbours, check_not_exported
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.statistics import undominated
 from hf_compalign.opening import Model, load_model, processor_of
-from hf_compalign.report.plots import plot_frontier, undominated
+from hf_compalign.report.plots import plot_frontier
 from hf_compalign.ship.frontier import Frontier, Point
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair.files import Int8Files, RepairOptions

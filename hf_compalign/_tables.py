@@ -1,0 +1,99 @@
+"""Tables and sentences as plain data, whoever shows them, and the simplest way to do so: as lines of text."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_compalign._visible import one_line
+
+MOST_ROWS = 200  # that any table holds; what shows it may take fewer
+
+
+class Name(str):
+    """A text from the data: cut short on a line, and on a page with a reading direction of its own."""
+
+
+class Kept(str):
+    """Good news in a table, which a page marks."""
+
+
+class Beyond(str):
+    """Bad news in a table, which a page marks."""
+
+
+Words = str | tuple[str, ...]  # a cell or a sentence; in parts where some are from the data
+Column = tuple[Words, str | None, Callable[[Any], Words]]  # header, key (None: the whole row), format
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts. The first cell of a row names it, the others are numbers unless their column is in ``words``.
+
+    Attributes:
+        title: what it shows.
+        columns: the headers.
+        rows: as many cells each; the first `MOST_ROWS` of them.
+        left_out: how many rows there are beyond those.
+        items: which of the changed items each row is about, as filters; empty where a row is about no items.
+        words: the columns that hold words.
+        depth: 0: wherever an audit is shown; 1: not on a model card; 2: only on a page.
+    """
+
+    title: str
+    columns: Sequence[Words]
+    rows: Sequence[Sequence[Words]]
+    left_out: int = 0
+    items: Sequence[Mapping[str, Any]] = ()
+    words: tuple[int, ...] = ()
+    depth: int = 0
+
+    @classmethod
+    def of(cls, title: str, rows: Sequence[Any], columns: Sequence[Column], **about: Any) -> "Table":
+        """A table with a row for each record."""
+        shown = rows[:MOST_ROWS]
+        cells = [[form(row if key is None else row[key]) for _, key, form in columns] for row in shown]
+        return cls(title, [header for header, *_ in columns], cells, left_out=len(rows) - len(shown), **about)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of what is told: what was found, in sentences and tables.
+
+    Attributes:
+        key: its name among the sections.
+        title: its heading.
+        tables: those that have rows are shown.
+        notes: what was found, in sentences.
+        lead: how to read it, for a page, which has the room.
+    """
+
+    key: str
+    title: Words
+    tables: tuple[Table, ...] = ()
+    notes: tuple[Words, ...] = ()
+    lead: tuple[Words, ...] = ()
+
+    def shown(self, depth: int) -> list[Table]:
+        """The tables that are shown so deep."""
+        return [table for table in self.tables if table.rows and table.depth <= depth]
+
+
+def plain(words: Words) -> str:
+    """A sentence or a cell on one line, with the names in it cut short."""
+    parts = (words,) if isinstance(words, str) else words
+    return "".join(one_line(part) if isinstance(part, Name) else str(part) for part in parts)
+
+
+def as_text(table: Table, most: int = MOST_ROWS) -> str:
+    """Columns as wide as their widest cell: words to the left, numbers to the right."""
+    rows = [[*map(plain, row)] for row in (table.columns, *table.rows[:most])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    to_left = {0, *table.words}
+    lines = (
+        "  ".join(
+            text.ljust(width) if column in to_left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)

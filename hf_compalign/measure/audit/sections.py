@@ -1,0 +1,237 @@
+"""An audit as sections of tables and sentences: what every text, notebook, page and card shows of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from hf_compalign._formats import (
+    change,
+    count,
+    decimals,
+    interval,
+    is_known,
+    number,
+    p_words,
+    percent,
+    plural,
+    short_name,
+)
+from hf_compalign._tables import Name, Section, Table
+from hf_compalign.measure.attribution import CEILING, FLOOR, similarity_title
+from hf_compalign.measure.audit.parts import MISMATCHES, classes, frequencies, groups
+from hf_compalign.measure.audit.verdict import limits
+from hf_compalign.measure.statistics import Cells
+
+RATES = {
+    "agreement": "same answer (agreement)",
+    "mismatch_rate": "other answer (mismatch rate)",
+    "nfr": "right, now wrong (NFR)",
+    "pfr": "wrong, now right (PFR)",
+    "flip_rate": "flips between right and wrong",
+    "btc": "right answers kept (BTC)",
+    "bec": "errors shared (BEC)",
+    "accuracy_reference": "accuracy before",
+    "accuracy_candidate": "accuracy after",
+}
+_CELLS = {
+    "both_right": "both right",
+    "same_wrong": "both wrong, the same answer",
+    "lost": "right, now wrong",
+    "gained": "wrong, now right",
+    "different_wrong": "wrong, now otherwise",
+}
+_DISTANCES = {
+    "kl": "KL divergence from the reference (nats)",
+    "probability_loyalty": "probability loyalty (1 is equal)",
+    "logit_error": "mean squared difference of the logits",
+}
+_CALIBRATION = {"ece": "calibration error (ECE)", "brier": "Brier score", "nll": "negative log-likelihood (nats)"}
+_COSTS = {"what": "costs", "reference": "reference", "candidate": "candidate", "ratio": "ratio"}
+_SIMILARITIES = {"all": "all", "agreeing": "same answer", "mismatches": "other answer"}
+_SIMILARITIES |= {"floor": "floor", "ceiling": "ceiling"}
+
+Row = Mapping[str, Any]
+
+
+def sections_of(found: Row) -> list[Section]:
+    """The sections of an audit, from its ``to_dict()``: those that it has something to show in."""
+    made = [answers(found), limits(found), rerun(found["floor"], found), costs(found), classes(found), *groups(found)]
+    made += [calibration(found["calibration"]), margins(found["margins"]), frequencies(found)]
+    made.append(attribution(found["attribution"]))
+    return [section for section in made if section.notes or section.shown(2)]
+
+
+def answers(found: Row) -> Section:
+    """Every rate, how far the probabilities moved, and the five cells."""
+    n, cie = found["n"], found["cie"]
+    counts, cells = {"mismatch_rate": (cie, n), "agreement": (n - cie, n)}, {"the same answer": n - cie, "another": cie}
+    if found["cells"]:
+        counts |= Cells(**found["cells"]).proportions()
+        cells = {title: found["cells"][key] for key, title in _CELLS.items()}
+    rates = [
+        (title, f"{count(k)} of {count(of)}", percent(k / of), interval(found[f"{name}_interval"]), _bound(found, name))
+        for name, title in RATES.items()
+        for k, of in (counts.get(name, (0, 0)),)
+        if of
+    ]
+    notes = []
+    if is_known(found["mcnemar_p"]):
+        rates.append(("accuracy, change", "", change(found["accuracy_change"]), "", ""))
+        notes.append(
+            f"McNemar's test of the accuracy: {p_words(found['mcnemar_p'])}. It says nothing about answers that "
+            "change and cancel out."
+        )
+    moved = [(title, number(found[key])) for key, title in _DISTANCES.items() if is_known(found.get(key))]
+    items = [(title, count(k), percent(k / sum(cells.values()))) for title, k in cells.items()]
+    tables = (
+        Table("Rates", ("answers", "items", "rate", "95 % interval", "95 % upper bound"), rates),
+        Table("Probabilities", ("distance of the probabilities", "mean"), moved),
+        Table("What became of the items", ("reference and candidate", "items", "share"), items, depth=2),
+    )
+    lead = "The intervals are Wilson's, the upper bounds one-sided; a bound is there where there may be a limit."
+    return Section("answers", "What became of the answers", tables, tuple(notes), (lead,))
+
+
+def _bound(found: Row, name: str) -> str:
+    return percent(found[bound]) if (bound := f"{name}_upper_bound") in found else ""
+
+
+def rerun(floor: Row | None, found: Row) -> Section:
+    """The seed floor."""
+    if not floor:
+        return Section("rerun", "")
+    mine, its = ((percent(one["mismatch_rate"]), interval(one["mismatch_rate_interval"])) for one in (found, floor))
+    difference = floor["difference"]
+    rows = (
+        ("candidate", count(found["cie"]), *mine),
+        (("re-run ", Name(short_name(floor["model"]))), count(floor["mismatches"]), *its),
+        ("candidate - re-run", "", change(difference["value"]), _ends(difference, change)),
+    )
+    columns = ("unlike the reference", "mismatches", "rate", "95 % interval")
+    return Section("rerun", "Against a re-run", (Table("Against a re-run", columns, rows),), (floor["words"],))
+
+
+def costs(found: Row) -> Section:
+    """What both models cost."""
+    table = Table.of("Size and latency", found["costs"], [(title, key, str) for key, title in _COSTS.items()])
+    notes = (("Timed on ", Name(found["machine"]), "."),) if found["machine"] and found["costs"] else ()
+    return Section("costs", "Size and latency", (table,), notes)
+
+
+def calibration(shift: Row | None) -> Section:
+    """Whether confidence means what it did."""
+    if not shift:
+        return Section("calibration", "")
+    before, after = shift["reference"], shift["candidate"]
+    four, signed = partial(decimals, digits=4), partial(decimals, digits=4, signed=True)
+    rows = [
+        (title, four(before[key]), four(after[key]), signed(moved["value"]), _ends(moved, signed))
+        for key, title in _CALIBRATION.items()
+        for moved in (shift[f"{key}_change"],)
+    ]
+    lead = (
+        f"Of {plural(shift['n'], 'labelled item')}, in {shift['n_bins']} bins of equal width; the intervals are "
+        "bootstrapped. Lower is better, and 0 is perfect for the first."
+    )
+    columns = ("calibration", "before", "after", "change", "95 % interval")
+    tables = (Table("Calibration", columns, rows), _bins(before["bins"], after["bins"]))
+    note = f"Confidence {_calibration_words(shift['ece_change'])} {_lean(after['bins'])}".rstrip()
+    return Section("calibration", "Calibration", tables, (note,), (lead,))
+
+
+def _calibration_words(moved: Row) -> str:
+    if is_known(moved["low"]) and moved["low"] > 0:
+        return "is further from the accuracy than it was: the calibration error grew."
+    if is_known(moved["high"]) and moved["high"] < 0:
+        return "is closer to the accuracy than it was: the calibration error shrank."
+    return "is as far from the accuracy as it was, as far as these items can tell."
+
+
+def _lean(bins: Sequence[Row]) -> str:
+    """Whether a model is sure too often or too seldom, in a sentence."""
+    full = [one for one in bins if one["n"]]
+    n = sum(one["n"] for one in full)
+    if not n:
+        return ""
+    confidence, accuracy = (sum(one["n"] * one[name] for one in full) / n for name in ("confidence", "accuracy"))
+    sure = "over-confident" if confidence > accuracy else "under-confident"
+    if round(10_000 * confidence) == round(10_000 * accuracy):
+        sure = "as sure as it is right"
+    return f"On average the candidate is {sure}: mean confidence {percent(confidence)}, accuracy {percent(accuracy)}."
+
+
+def _bins(before: Sequence[Row], after: Sequence[Row]) -> Table:
+    rows = [
+        (f"{first['low']:.2f} to {first['high']:.2f}", *_bin(first), *_bin(second))
+        for first, second in zip(before, after, strict=True)
+    ]
+    columns = ("confidence", "n before", "mean", "accuracy", "n after", "mean", "accuracy")
+    return Table("Bins of confidence, before and after", columns, rows, depth=2)
+
+
+def _bin(one: Row) -> tuple[str, str, str]:
+    return count(one["n"]), percent(one["confidence"]), percent(one["accuracy"])
+
+
+def margins(rows: Sequence[Row]) -> Section:
+    """Where answers flip: how sure the reference was."""
+    if not rows:
+        return Section("margins", "")
+
+    def ends(row: Row) -> str:
+        return f"{row['low']:.3f} to {row['high']:.3f}"
+
+    columns = (("margin", None, ends), *MISMATCHES)
+    lead = (
+        "The reference's margin is the probability of its answer minus that of its second best. Where it was least "
+        f"sure, {percent(rows[0]['mismatch_rate'])} of the answers changed; where it was surest, "
+        f"{percent(rows[-1]['mismatch_rate'])}."
+    )
+    table = Table.of("Mismatches by the reference's margin", rows, columns, depth=2)
+    return Section("margins", "Where answers change", (table,), lead=(lead,))
+
+
+def attribution(found: Row | None) -> Section:
+    """Whether both models look at the same parts of the inputs."""
+    if not found:
+        return Section("attribution", "")
+    rows = [
+        (similarity_title(row["similarity"], found["top_k"]), *(_estimate(row[kind]) for kind in _SIMILARITIES))
+        for row in found["rows"]
+    ]
+    notes = [
+        f"How alike the two models' explanations of the reference's answer are ({found['method'].replace('_', ' ')}): "
+        f"of {sampled(found)}. In brackets: 95 % bootstrap intervals.",
+        f"Floor: the reference against {FLOOR}. Ceiling: the reference against {CEILING}. A candidate above the "
+        "ceiling differs less than two choices of baseline, or of noise, do.",
+    ]
+    deltas = [found[f"convergence_delta_{side}"] for side in ("reference", "candidate")]
+    if all(map(is_known, deltas)):
+        notes.append(
+            "Convergence delta, by how much the scores of an item fail on average to add up to the change of the logit "
+            f"that they explain: {number(deltas[0])} (reference), {number(deltas[1])} (candidate)."
+        )
+    table = Table("Similarity of the explanations", ("attribution", *_SIMILARITIES.values()), rows)
+    return Section("attribution", "Do both look at the same things?", (table,), tuple(notes))
+
+
+def sampled(found: Row) -> str:
+    """Which items an attribution agreement is of: a sample, and mismatches beyond it.
+
+    >>> sampled({"n_items": 60, "n_agreeing": 56, "n_mismatches": 60, "seed": 0})
+    '60 items drawn at random (seed 0; 56 answered alike), and 56 more that the two answer differently'
+    """
+    n, agreeing = found["n_items"], found["n_agreeing"]
+    more = found["n_mismatches"] - (n - agreeing)
+    drawn = f"{plural(n, 'item')} drawn at random (seed {found['seed']}; {agreeing} answered alike)"
+    return f"{drawn}, and {more} more that the two answer differently" if more else drawn
+
+
+def _estimate(found: Row) -> str:
+    """A mean with its interval: of one item, or of items that are all alike, there is no telling how sure it is."""
+    ends = _ends(found, decimals) if found["low"] != found["high"] else "-"
+    return f"{decimals(found['value'])} ({ends})" if is_known(found["value"]) else "-"
+
+
+def _ends(estimate: Row, form: Callable[[Any], str]) -> str:
+    return interval((estimate["low"], estimate["high"]), form)
