@@ -103,7 +103,7 @@ def _check_command(words):
         if re.fullmatch(r"(examples|benchmarks)/.*\.py", word):
             assert (ROOT / word).is_file(), f"{word} does not exist"
     if words[:1] == ["make"]:
-        targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
         named = {word for word in words[1:] if "=" not in word}
         assert named <= targets, f"make has no target {named - targets}"
     if words[:1] == ["hf-compalign"] and words[1:] != ["--help"]:
