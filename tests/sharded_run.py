@@ -127,13 +127,13 @@ def zeros_by_chance(folder: Path, **settings: Any) -> dict[str, Any]:
     values[kept] = 0.0
     write_(weight, values)
     callback._apply()
-    saved = [callback.state() if dist.get_rank() == 0 else None]
+    saved = [callback.state()["progress"] if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(saved)
     callback._restore(json.loads(json.dumps(saved[0])))
     return {
         "written": torch.equal(whole(weight), values),
         "of_last": bool(kept[0] >= len(values) / 2),
-        "zeros": list(saved[0]["masks"]["unpruned_zeros"]) == [name],
+        "zeros": list(saved[0]["unpruned_zeros"]) == [name],
         "masks": all(torch.equal(whole(callback._masks[other]), mask) for other, mask in masks.items()),
     }
 

@@ -147,8 +147,8 @@ def test_a_weight_that_is_0_by_chance_is_not_taken_for_pruned(tmp_path):
     kept = mask.nonzero()[0]
     with torch.no_grad():
         weight[tuple(kept)] = 0.0
-    saved = json.loads(json.dumps(callback.state()))
-    assert list(saved["masks"]["unpruned_zeros"]) == [name]
+    saved = json.loads(json.dumps(callback.state()))["progress"]
+    assert list(saved["unpruned_zeros"]) == [name]
     callback._restore(saved)
     assert torch.equal(callback._masks[name], mask)
 
@@ -170,10 +170,7 @@ def test_a_weight_that_is_0_by_chance_is_not_taken_for_pruned(tmp_path):
         ({"calibration": []}, "calibration= would be ignored: score='magnitude' needs no calibration data"),
         ({"score": "movement", "calibration": []}, "calibration= would be ignored: score='movement'"),
         ({"score": "movement", "schedule": "constant"}, "movement' is learned while .* or a later begin="),
-        (
-            {"score": "movement", "begin": 0.0, "end": 0.0},
-            "movement' is learned while the model trains, and",
-        ),
+        ({"score": "movement", "begin": 0.0, "end": 0.0}, "movement' is learned while the model trains, and"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

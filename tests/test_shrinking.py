@@ -381,11 +381,7 @@ def test_another_recipe_is_refused(tmp_path):
     for message, options, more in (
         ("another ShrinkCallback: ffn: 0.5 -> 0.25", {"ffn": 0.25, "score": "magnitude"}, {}),
         ("score: 'magnitude' -> 'taylor'", {"ffn": 0.5}, {}),
-        (
-            r"steps \[0, 6\], and this run's is \[0, 9\]",
-            {"ffn": 0.5, "score": "magnitude"},
-            {"num_train_epochs": 3},
-        ),
+        (r"steps \[0, 6\], and this run's is \[0, 9\]", {"ffn": 0.5, "score": "magnitude"}, {"num_train_epochs": 3}),
     ):
         with pytest.raises(ValueError, match=message):
             trainer(tmp_path / "other", ShrinkCallback(**options), **more).train(resume_from_checkpoint=checkpoint)

@@ -72,13 +72,6 @@ def _checked(batch: Any, model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def given_or_training_batches(
-    calibration: Iterable[Any] | None, loader: DataLoader[Any], model: nn.Module
-) -> list[dict[str, Tensor]]:
-    """The batches that a callback looks at: its calibration data, or else some of the training data."""
-    return training_batches(loader, model) if calibration is None else calibration_batches(calibration, model)
-
-
 def training_batches(loader: DataLoader[Any], model: nn.Module) -> list[dict[str, Tensor]]:
     """Calibration batches from the data of a training: evenly spaced rows, the same at every call and in every process.
 

@@ -263,12 +263,7 @@ def part(module: Any, path: str) -> Any:
 
 def linear_paths(architecture: Architecture) -> tuple[str, ...]:
     """Paths in a layer of everything whose rows or columns are units and that is always there."""
-    return (
-        *architecture.head_rows,
-        architecture.attention_out,
-        *architecture.neuron_rows,
-        architecture.ffn_out,
-    )
+    return (*architecture.head_rows, architecture.attention_out, *architecture.neuron_rows, architecture.ffn_out)
 
 
 def _has_parts(layer: nn.Module, architecture: Architecture) -> bool:

@@ -8,11 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from hf_compalign.compress.quantize import (
-    describe_quantization,
-    quantization_of,
-    quantized_layers,
-)
+from hf_compalign.compress.quantize import describe_quantization, quantization_of, quantized_layers
 from hf_compalign.compress.record import SHRINK, write_entry
 from hf_compalign.compress.shrink.architectures import Layer, architecture_of, layers_of, part
 from hf_compalign.models import random_state_kept
@@ -25,10 +21,7 @@ def describe_widths(model: nn.Module) -> None:
     from_pretrained opens the saved model; otherwise config.compression holds each layer's widths for load_compressed.
     """
     config: Any = model.config
-    for settings, width in (
-        (_neuron_settings(model), _neurons),
-        (_head_settings(model), _heads),
-    ):
+    for settings, width in ((_neuron_settings(model), _neurons), (_head_settings(model), _heads)):
         if settings and _widths(_stock(model, settings), width) == _widths(model, width):
             for key, value in settings.items():
                 setattr(config, key, value)
