@@ -56,11 +56,9 @@ def was_cut(model: nn.Module) -> bool:
 
 
 def check_record(where: str, config: Any) -> bool:
-    """Whether the config says anything of a compression; refuse what was not written by `write_entry`.
+    """Whether the config says anything of a compression; refuse what `write_entry` did not write.
 
-    Args:
-        where: the folder or the Hub id, for the message.
-        config: of the model.
+    `where` is the folder or the Hub id, for the message.
 
     Raises:
         ValueError: it is malformed, or of a newer version.

@@ -25,14 +25,10 @@ CALIBRATED = ("taylor", "wanda", "obs")
 
 @dataclass(frozen=True)
 class Method:
-    """How the weights to prune are chosen.
+    """How the weights to prune are chosen; the score's own pattern if none is given.
 
     >>> Method("wanda").pattern
     'row'
-
-    Args:
-        score: one of `SCORES`.
-        pattern: where weights are ranked together: "layer", "row", "global" or "N:M"; the score's own if left out.
 
     Raises:
         ValueError: there is no such score or pattern, or they do not go together.
@@ -165,21 +161,9 @@ def prune_(  # noqa: PLR0913 - what to prune, how and by which data
 
 
 def prune_weights_(
-    model: nn.Module,
-    weights: Mapping[str, nn.Parameter],
-    sparsity: float,
-    *,
-    method: Method,
-    evidence: Evidence,
+    model: nn.Module, weights: Mapping[str, nn.Parameter], sparsity: float, *, method: Method, evidence: Evidence
 ) -> dict[str, Tensor]:
-    """Prune some weights of a model in place; every process of a distributed training must call this.
-
-    Args:
-        model: runs where it is.
-        weights: by name, as from `prunable_weights`.
-        sparsity: in [0, 1).
-        method: how they are chosen.
-        evidence: what the method needs.
+    """Prune weights, named as by `prunable_weights`, in place; every process of a distributed training must call this.
 
     Returns:
         The masks of bool, in the layout of the weights.
@@ -218,7 +202,7 @@ def _score(
     for batch in evidence.batches:
         for name, gradient in weight_gradients(model, layers, batch, evidence.loss or own_loss).items():
             score = scores.taylor(whole(weights[name]), gradient)
-            totals[name] = totals[name] + score if name in totals else score
+            totals[name] = totals.get(name, 0) + score
     check_ran(layers, totals)
     for name, total in totals.items():
         check_finite(name, total, of="gradients")
