@@ -45,10 +45,7 @@ def run(folder: Path, weighting: str) -> dict[str, Any]:
         alignment=AlignmentArguments(weighting=weighting, kl_weight=0.5),
         train_dataset=partly_labelled(40),
         eval_dataset=tiny.texts(EVALUATED, seed=5),
-        callbacks=[
-            PruningCallback(0.5, every=1),
-            AuditCallback(tiny.bert(seed=1), tiny.texts(EVALUATED, seed=5)),
-        ],
+        callbacks=[PruningCallback(0.5, every=1), AuditCallback(tiny.bert(seed=1), tiny.texts(EVALUATED, seed=5))],
     )
     trainer.train()
     metrics = {k: v for k, v in trainer.evaluate().items() if not k.endswith(("runtime", "second"))}

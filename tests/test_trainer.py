@@ -554,10 +554,7 @@ def test_bad_input_is_refused_before_training(tmp_path):
             "must be whole numbers. Got float32",
             {"dataset": tiny.texts().remove_columns("labels").add_column("labels", column)},
         ),
-        (
-            "has no labels .* only one in use",
-            {"dataset": tiny.texts().remove_columns("labels"), "alignment": PLAIN},
-        ),
+        ("has no labels .* only one in use", {"dataset": tiny.texts().remove_columns("labels"), "alignment": PLAIN}),
         ("label_names must hold one name. Got", {"settings": {"label_names": ["a", "b"]}}),
         (
             "cannot with optimizers=",

@@ -42,7 +42,7 @@ def check_setup(trainer: Any) -> None:
     # With several evaluation datasets their names stand before the metric's.
     metric = args.metric_for_best_model or ""
     if f"_{metric}".endswith(tuple(f"_{name}" for name in LOWER_IS_BETTER)) and args.greater_is_better:
-        # TrainingArguments takes every metric that does not end in "loss" for one to maximise.
+        # TrainingArguments takes every metric that does not end in "loss" for one to maximize.
         logger.warning("%s is better when it is lower: setting greater_is_better=False.", metric)
         args.greater_is_better = False
 

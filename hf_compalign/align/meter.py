@@ -9,12 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class TermMeter:
-    """Sums of the terms and of their weights, and the first step at which each term was nan.
-
-    Args:
-        names: the terms, in the order of the tensors given to `add`.
-        device: where the sums live.
-    """
+    """Sums of the terms, named in the order of `add`, and of their weights; and where each term was nan first."""
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.names = tuple(names)
@@ -59,8 +54,7 @@ class TermMeter:
 class NanGuard(TrainerCallback):
     """Stops a training whose loss became nan, before a log line, an evaluation or a checkpoint is made of it.
 
-    Args:
-        check: raises if it did; asks the device, and so is not called at every step.
+    The check asks the device, so it is not called at every step.
     """
 
     def __init__(self, check: Callable[[], None]) -> None:
