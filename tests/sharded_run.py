@@ -34,7 +34,7 @@ def arguments(folder: Path, **settings: Any) -> TrainingArguments:
     """The same optimizer steps in one process and in two; under FSDP where it is configured."""
     launched = dist.is_torchelastic_launched()
     size = 8 // PROCESSES if launched else 8
-    saving = {"save_strategy": "steps", "save_steps": 2, "logging_strategy": "steps", "logging_steps": 1}
+    saving = {"save_steps": 2, "logging_steps": 1}
     optimizer = {"optim": "sgd", "learning_rate": 0.05, "ddp_backend": "gloo" if launched else None}
     args = tiny.arguments(folder, per_device_train_batch_size=size, **(saving | optimizer | settings))
     if args.fsdp:

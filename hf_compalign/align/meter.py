@@ -35,11 +35,7 @@ class TermMeter:
         return entries | {f"{name}_weight": value for name, value in zip(self.names, weights, strict=True)}
 
     def raise_if_nan(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Stop when a term was nan since training began, on whichever process.
-
-        Raises:
-            FloatingPointError: which terms, and at which step each was nan first.
-        """
+        """Stop when a term was nan since training began, on whichever process."""
         # Averaged over processes, a -1 everywhere stays -1; all processes stop together or none does.
         if (reduce(self._first_nan.float()) == -1).all():
             return

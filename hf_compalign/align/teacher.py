@@ -66,7 +66,7 @@ def cache_teacher_logits(
     """Fill the column `teacher_logits`, so that training needs no teacher and costs what plain training costs.
 
     Beside it the column `teacher_fingerprint` says for each row which teacher answered, in which label order, and
-    from which inputs: a dataset that was prepared anew, or is changed at random on access, is refused later.
+    from which inputs: a dataset that is prepared again, or changes at random on access, is refused later.
 
     Args:
         dataset: tokenized texts or pixel values, as the Trainer takes them; a `DatasetDict` is filled split by split.
@@ -177,11 +177,7 @@ def without_fingerprints(dataset: Any) -> Any:
 
 
 def check_distinct(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
-    """Refuse a teacher that would change along with the student.
-
-    Raises:
-        ValueError: the two are one model, or share a parameter.
-    """
+    """Refuse a teacher that would change along with the student."""
     own = {parameter.data_ptr() for parameter in student.parameters() if parameter.numel()}
     if teacher is student or any(p.data_ptr() in own for p in teacher.parameters() if p.numel()):
         raise ValueError(

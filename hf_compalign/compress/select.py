@@ -15,11 +15,7 @@ LEFT_OUT = ("*classifier", "classifier.*", "head.*", "*pooler*", "score", "logit
 def prunable_weights(
     model: nn.Module, *, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
 ) -> dict[str, nn.Parameter]:
-    """The weights of the linear and convolution layers to prune, by name; `include` and `exclude` as in `prune_`.
-
-    Raises:
-        ValueError: a pattern matches no layer, or nothing is left to prune.
-    """
+    """The weights of the linear and convolution layers to prune, by name; `include` and `exclude` as in `prune_`."""
     layers = {
         name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d))
     }
@@ -48,9 +44,6 @@ def select_layers(
     """The layers, by name, that patterns of module names choose; of layers that share a weight, the first.
 
     `include` is as in `fnmatch`, and None takes all but those that the purpose leaves out; `exclude` comes after that.
-
-    Raises:
-        ValueError: a pattern matches no layer, or nothing is left.
     """
     named_like = f"Its layers are named like: {', '.join(_samples(list(layers)))}."
     for pattern in (*(include or ()), *(exclude or ())):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from hf_compalign._compat import add_to_log, stored_states
@@ -38,16 +38,10 @@ class CompressionCallback(TrainerCallback, ExportableState):
         """The numbers that stand beside the training loss."""
         raise NotImplementedError
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Put what is achieved beside the training loss."""
-        if logs is not None and "loss" in logs:
+        logs = kwargs["logs"]
+        if "loss" in logs:
             achieved = self._achieved()
             logs.update(achieved)
             add_to_log(state, achieved)
@@ -66,11 +60,7 @@ class CompressionCallback(TrainerCallback, ExportableState):
         return saved
 
     def _saved(self, state: TrainerState) -> dict[str, Any]:
-        """The progress that a checkpoint holds.
-
-        Raises:
-            ValueError: the checkpoint was made without such a callback, or with other arguments.
-        """
+        """The progress that a checkpoint holds."""
         name, recipe = type(self).__name__, self._recipe()
         stored = stored_states(state, name)
         # Of the states with the same arguments, the last is that of the checkpoint.

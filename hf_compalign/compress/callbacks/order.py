@@ -62,11 +62,7 @@ _RUNS: weakref.WeakKeyDictionary[nn.Module, _Run] = weakref.WeakKeyDictionary()
 
 
 def join_shrinking(model: nn.Module, state: TrainerState, callback: Shrinks) -> None:
-    """Enter a callback that removes units into the training that begins.
-
-    Raises:
-        ValueError: there is another already, one that prunes before this is done, or one that rounds in groups.
-    """
+    """Enter a callback that removes units into the training that begins."""
     run = _run_of(model, state)
     if run.shrinking() is not None:
         raise ValueError(
@@ -80,11 +76,7 @@ def join_shrinking(model: nn.Module, state: TrainerState, callback: Shrinks) -> 
 
 
 def join_pruning(model: nn.Module, state: TrainerState, callback: Compresses) -> None:
-    """Enter a callback that prunes weights into the training that begins.
-
-    Raises:
-        ValueError: it would begin before another has removed all its units, or another rounds zeros to something else.
-    """
+    """Enter a callback that prunes weights into the training that begins."""
     run = _run_of(model, state)
     shrinking = run.shrinking()
     if shrinking is not None:
@@ -94,11 +86,7 @@ def join_pruning(model: nn.Module, state: TrainerState, callback: Compresses) ->
 
 
 def join_quantizing(model: nn.Module, state: TrainerState, callback: Quantizes) -> None:
-    """Enter a callback that quantizes into the training that begins.
-
-    Raises:
-        ValueError: there is another already, or one that removes what this scheme does not keep removed.
-    """
+    """Enter a callback that quantizes into the training that begins."""
     run = _run_of(model, state)
     if run.quantizing() is not None:
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 from hf_compalign._compat import forget_best
 from hf_compalign.compress.calibration import Loss
@@ -106,9 +106,7 @@ class PruningCallback(CompressionCallback):
 
     # ---- the Trainer's events ----
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Find the weights; prune them where the schedule begins at once; take up the masks of a resumed run."""
         model = kwargs["model"]
         refuse_unsupported(args, model)
@@ -127,9 +125,7 @@ class PruningCallback(CompressionCallback):
             self._update(0)
         self._apply()
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Add up how the gradients move the weights, for the score that learns from it."""
         for name, score in self._evidence.learned.items():
             gradient = self._weights[name].grad
@@ -137,9 +133,7 @@ class PruningCallback(CompressionCallback):
                 # A loss scaled too high for float16 overflows now and then; the optimizer skips that step.
                 score.add_(movement(self._weights[name], gradient).nan_to_num(0.0, 0.0, 0.0))
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Update the masks where the schedule says so, and apply them to the weights just trained."""
         step = state.global_step + 1
         for name, score in self._evidence.learned.items():
@@ -154,9 +148,7 @@ class PruningCallback(CompressionCallback):
             if step == self.timing.final_step:
                 forget_best(state)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Say so when training ended before the final sparsity."""
         leave(self._model, self)
         self._loss = None  # that of an aligned trainer is for its own training

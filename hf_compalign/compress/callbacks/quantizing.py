@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 from hf_compalign._compat import forget_best
 from hf_compalign._trainer import of_first_process
@@ -89,9 +89,7 @@ class QuantizationCallback(CompressionCallback):
 
     # ---- the Trainer's events ----
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Check that the model can be quantized before anything is trained; restore the ranges of a resumed run."""
         model = kwargs["model"]
         self._check_training(args, model)
@@ -101,14 +99,12 @@ class QuantizationCallback(CompressionCallback):
         if self.scheme.calibrated and self._ranges is None:
             self._batches = self._batches_for(model, kwargs["train_dataloader"])
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Prepare the model where that comes first; the other callbacks have begun by now."""
         if self._prepared is None and state.global_step >= self.timing.final_step:
             self._prepare(kwargs["model"])
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Prepare the model when it is time; the other callbacks have changed its weights by now."""
         if self._prepared is not None:
             self._silence(kwargs["model"])
@@ -116,9 +112,7 @@ class QuantizationCallback(CompressionCallback):
             self._prepare(kwargs["model"])
             forget_best(state)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Convert the model, when it has been cut; say so when training ended before it was prepared."""
         model = kwargs["model"]
         if self._prepared is None:

@@ -34,15 +34,10 @@ _HOOKS: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Goal:
-    """Where the removal ends: how many units of each layer stay, but not yet which ones.
+    """Where the removal ends: how many units of each layer stay, but not yet which ones."""
 
-    Attributes:
-        widths: (index, heads, neurons) of each layer that stays.
-        dropped: the layers that go, in this order.
-    """
-
-    widths: tuple[tuple[int, int, int], ...]
-    dropped: tuple[int, ...]
+    widths: tuple[tuple[int, int, int], ...]  # (index, heads, neurons) of each layer that stays
+    dropped: tuple[int, ...]  # the layers that go, in this order
 
     @classmethod
     def of(cls, model: nn.Module, scores: Sequence[LayerScores], budget: Budget, *, inputs: Batch | None) -> "Goal":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_compalign._compat import forget_best
@@ -55,8 +55,8 @@ class ShrinkCallback(CompressionCallback):
         every: optimizer steps between two updates; None makes about 20 updates.
         calibration: batches as the model takes them, a DataLoader or a `datasets.Dataset`; by default 512 rows of the
             training data.
-        reconstruct: whether the layers that read the removed units are corrected by least squares at every update, each
-            of which then takes as long as `shrink_`.
+        reconstruct: whether the layers that read the removed units are corrected by least squares at every update. Each
+            update then takes as long as `shrink_`.
 
     Raises:
         ValueError: an argument out of range, with what is allowed.
@@ -110,9 +110,7 @@ class ShrinkCallback(CompressionCallback):
 
     # ---- the Trainer's events ----
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Check that the budget can be met; remove units if the schedule begins now; restore a resumed run."""
         model = kwargs["model"]
         refuse_unsupported(args, model)
@@ -135,16 +133,12 @@ class ShrinkCallback(CompressionCallback):
         if self.timing.updates_at(0):
             self._update(0)
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Under FSDP, give the optimizer a state for dropped layers too: it cannot load a checkpoint that lacks any."""
         if in_shards(kwargs["model"]):
             self._present.fill_gradients()
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Remove more where the schedule says so, and write the zeros into the weights just trained."""
         step = state.global_step + 1
         # The step has moved what is removed, and others would be judged as if it had come back.
@@ -154,9 +148,7 @@ class ShrinkCallback(CompressionCallback):
             if step == self.timing.final_step:
                 forget_best(state)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Cut the model, unless it is in shards; say so when training ended before all was removed."""
         model = kwargs["model"]
         self._loss = None  # that of an aligned trainer is for its own training

@@ -17,17 +17,11 @@ from hf_compalign.compress.shrink import ShrinkPlan, cut_
 
 @dataclass(frozen=True)
 class Survivors:
-    """Which of some weights are in the model that will be cut.
+    """Which of some weights are in the model that will be cut."""
 
-    Attributes:
-        plan: what is left of the model.
-        names: of the weights that have a part in it, and what they are called there.
-        masks: of all of them, of bool, True where a weight is in it; in the same order as there.
-    """
-
-    plan: ShrinkPlan
-    names: dict[str, str]
-    masks: dict[str, Tensor]
+    plan: ShrinkPlan  # what is left of the model
+    names: dict[str, str]  # of the weights that have a part in it, and what they are called there
+    masks: dict[str, Tensor]  # of all of them, of bool, True where a weight is in it; in the same order as there
 
     def sparsity_of(self, weights: Mapping[str, Tensor]) -> float:
         """The share of those in the cut model that are 0."""

@@ -43,11 +43,7 @@ class Group:
 
 
 def check_ran(layers: Iterable[str], seen: Container[str]) -> None:
-    """Refuse layers that did not run.
-
-    Raises:
-        ValueError: names the first.
-    """
+    """Refuse layers that did not run."""
     for name in layers:
         if name not in seen:
             raise ValueError(
@@ -70,11 +66,7 @@ def check_finite(name: str, values: Tensor, *, of: str = "inputs") -> None:
 
 
 def in_order(model: nn.Module, layers: Layers, batch: Batch) -> list[Group]:
-    """The layers in the order in which they run.
-
-    Raises:
-        ValueError: one of them does not run.
-    """
+    """The layers in the order in which they run."""
     # The tensors are kept for as long as they are compared: a freed one's id is given to the next.
     seen: dict[str, list[Tensor]] = {}
 
@@ -107,11 +99,7 @@ def rows_into(model: nn.Module, layer: nn.Module, batch: Batch, *, n_calls: int)
 
 
 def input_norms(model: nn.Module, layers: Layers, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """For each layer [in], float32: the L2 norm of every input feature over all tokens.
-
-    Raises:
-        ValueError: a layer does not run, or its inputs are NaN or infinite.
-    """
+    """For each layer [in], float32: the L2 norm of every input feature over all tokens."""
     squares: dict[str, Tensor] = {}
 
     def add(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
@@ -127,11 +115,7 @@ def input_norms(model: nn.Module, layers: Layers, batches: Sequence[Batch]) -> d
 
 
 def weight_gradients(model: nn.Module, layers: Layers, batch: Batch, loss: Loss) -> dict[str, Tensor]:
-    """For each layer that runs [out, in], float32: the gradient of the loss; those of the parameters are not touched.
-
-    Raises:
-        ValueError: the loss is no scalar that can be differentiated.
-    """
+    """For each layer that runs [out, in], float32: the gradient of the loss; no parameter's own is touched."""
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def keep(name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -29,9 +29,6 @@ class Method:
 
     >>> Method("wanda").pattern
     'row'
-
-    Raises:
-        ValueError: there is no such score or pattern, or they do not go together.
     """
 
     score: str = "magnitude"
@@ -56,16 +53,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What weights are judged by, besides their values.
+    """What weights are judged by, besides their values."""
 
-    Attributes:
-        batches: the calibration data.
-        loss: what "taylor" differentiates; None is the model's own.
-        learned: the scores of "movement" by the weights' names, in the layout of the weights.
-    """
-
-    batches: Sequence[Batch] = ()
-    loss: Loss | None = None
+    batches: Sequence[Batch] = ()  # the calibration data
+    loss: Loss | None = None  # what "taylor" differentiates; None is the model's own
+    # The scores of "movement" by the weights' names, in the layout of the weights.
     learned: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -210,22 +202,14 @@ def _score(
 
 
 def check_sparsity(sparsity: float) -> None:
-    """Refuse what is no share of weights that can be pruned.
-
-    Raises:
-        ValueError: says what is allowed.
-    """
+    """Refuse what is no share of weights that can be pruned."""
     if not 0 <= sparsity < 1:
         hint = f" Did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
         raise ValueError(f"sparsity must be in [0, 1). Got {sparsity}.{hint}")
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, nn.Parameter], method: Method) -> None:
-    """Refuse weights that a method cannot prune.
-
-    Raises:
-        ValueError: a row that the pattern does not divide, a convolution where the inputs matter, a value that is NaN.
-    """
+    """Refuse weights that a method cannot prune."""
     check_shapes(weights, method.pattern)
     for name, weight in weights.items():
         if method.calibrated and weight.ndim != 2:

@@ -86,7 +86,7 @@ def plan_for(
     Whole layers go first. Each layer that stays keeps at least one head and eight neurons (one, if it has less than
     64). The widths of the feed-forward parts become multiples of eight, so that a share is met within that rounding.
     A target is reached by removing again and again what matters least for what it costs; for one of latency the result
-    is timed, and the plan made anew where it is too slow.
+    is timed, and where it is too slow the plan is made again.
 
     Args:
         model: the dense model; only read.

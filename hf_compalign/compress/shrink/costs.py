@@ -35,18 +35,12 @@ class CostTable:
     >>> table = CostTable(fixed=1.0, layer=0.5, heads=((1, 0.0), (3, 4.0)), neurons=((8, 0.0), (16, 2.0)))
     >>> table.total([(3, 8), (2, 12)])
     9.0
-
-    Attributes:
-        fixed: embeddings and head of the model, and what else is outside its layers.
-        layer: one layer at the smallest widths below.
-        heads: (heads of a layer, what they cost more than the fewest), rising, with straight lines between.
-        neurons: likewise.
     """
 
-    fixed: float
-    layer: float
-    heads: Points
-    neurons: Points
+    fixed: float  # embeddings and head of the model, and what else is outside its layers
+    layer: float  # one layer at the smallest widths below
+    heads: Points  # (heads of a layer, what they cost more than the fewest), rising, with straight lines between
+    neurons: Points  # likewise
 
     def total(self, widths: Iterable[tuple[int, int]]) -> float:
         """The cost of a model whose layers have these (heads, neurons)."""

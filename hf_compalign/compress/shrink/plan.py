@@ -136,9 +136,6 @@ def droppable_layers(model: nn.Module) -> tuple[int, ...]:
     None of a backbone or a segmentation model, which read the outputs of certain layers by their number. All but the
     first where a convolution follows it (DeBERTa-v2's option), and of ModernBERT: its class leaves a norm out of
     whichever layer comes first.
-
-    Raises:
-        ValueError: the architecture is not supported.
     """
     architecture = architecture_of(model)
     if type(model).__name__.endswith(("Backbone", "ForSemanticSegmentation")):
@@ -152,9 +149,6 @@ def zero_units_plan(model: nn.Module, dropped_layers: Iterable[int] = ()) -> Shr
     """The plan that removes every unit whose columns are all exactly 0, and the layers to drop besides.
 
     Cutting by it leaves the answers as they are. One head and one neuron stay in every layer.
-
-    Raises:
-        ValueError: the architecture is not supported, or a dropped layer is not there.
     """
     layers = layers_of(model)
     dropped = set(dropped_layers)

@@ -67,7 +67,7 @@ def _neuron_settings(model: nn.Module) -> dict[str, Any]:
         return {}
     key = architecture_of(model).width_key
     width = widths.pop()
-    if key == "mlp_ratio":  # times the hidden size, of which a gated feed-forward part takes two thirds
+    if key == "mlp_ratio":  # a gated feed-forward part takes two thirds of ratio times hidden size
         width = max(1, round(width / config.hidden_size * (1.5 if config.use_swiglu_ffn else 1)))
     return {} if getattr(config, key) == width else {key: width}
 
