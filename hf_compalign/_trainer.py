@@ -1,11 +1,17 @@
-"""What the trainer and the callbacks share: how runs differ, and what the first process says to all."""
+"""What the trainer and the callbacks share: flags, how runs differ, and what the first process says to all."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 T = TypeVar("T")
+
+
+def flag(default: Any, text: str) -> Any:
+    """A field of a dataclass that HfArgumentParser makes a flag of, with a text for --help."""
+    return field(default=default, metadata={"help": text})
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -119,10 +119,7 @@ def test_the_tags_say_what_was_done(options, tags):
         ({"pruning_exclude": ["x"]}, r"pruning_exclude=\['x'\] would be ignored"),
         ({"shrink_ffn": 50}, r"ffn must be a share in \[0, 1\). Got 50. Did you mean 0.5?"),
         ({"shrink_target_flops": 0.5, "shrink_ffn": 0.5}, "target_flops decides how many heads and neurons go"),
-        (
-            {"shrink_reconstruct": True},
-            "shrink_reconstruct=True would be ignored: nothing is removed",
-        ),
+        ({"shrink_reconstruct": True}, "shrink_reconstruct=True would be ignored: nothing is removed"),
         (
             {"shrink_uniform": True, "sparsity": 0.5},
             "shrink_uniform=True would be ignored: nothing is removed. Set shr",

@@ -1,10 +1,8 @@
 """Two processes under FSDP version 2 prune like one; what cannot be pruned in place is refused."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,16 +14,13 @@ from transformers import AutoModelForSequenceClassification
 from hf_compalign import PruningCallback
 from hf_compalign.compress import load_compressed, prunable_weights, same_everywhere_, sparsity_of
 
-SCRIPT = Path(sharded_run.__file__)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, str(SCRIPT), str(folder)], capture_output=True, text=True, env=os.environ, timeout=300, check=False
-    )
+    launch += [sharded_run.__file__, str(folder)]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -78,11 +73,9 @@ def test_a_sharded_run_resumes_bitwise(results, kind):
 
 def test_learned_scores_in_a_checkpoint_of_shards_are_refused(results):
     for process in results:
-        assert (
-            "A checkpoint in shards does not hold what score='movement' has learned"
-            in process["learned-shards"]["refused"]
-        )
-        assert "'state_dict_type': 'FULL_STATE_DICT'" in process["learned-shards"]["refused"]
+        refused = process["learned-shards"]["refused"]
+        assert "A checkpoint in shards does not hold what score='movement' has learned" in refused
+        assert "'state_dict_type': 'FULL_STATE_DICT'" in refused
 
 
 @pytest.mark.parametrize("kind", sharded_run.SHRINKING)
@@ -98,7 +91,7 @@ def test_two_processes_shrink_like_one(folder, results, kind, tmp_path):
             assert way == "fsdp" or two["parameters"] == tiny.flat(small).tolist()
             assert len(two["parameters"]) > len(one["parameters"]) or way == "ddp"
             assert two["removed"] == one["removed"]
-            batch = {name: torch.tensor(tiny.texts(10, seed=5)[name]) for name in ("input_ids", "attention_mask")}
+            batch = tiny.batch(tiny.texts(10, seed=5), "input_ids", "attention_mask")
             with torch.no_grad():
                 assert tiny.distance(small(**batch).logits, two["predictions"]) < tiny.ROUNDING
 

@@ -1,5 +1,8 @@
 """Tiny models from configs, and data made on the spot."""
 
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,6 +11,7 @@ from datasets import Dataset
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    TrainerCallback,
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
@@ -73,11 +77,56 @@ def images(n: int = 24, *, n_labels: int = 3, seed: int = 0) -> Dataset:
     return Dataset.from_dict({"pixel_values": pixels.astype(np.float32).tolist(), "labels": labels.tolist()})
 
 
+def batch(rows: Dataset, *names: str) -> dict[str, torch.Tensor]:
+    """All rows as one batch, of the columns named or of all."""
+    return {name: torch.tensor(rows[name][:]) for name in names or rows.column_names}
+
+
 def arguments(folder: Any, **settings: Any) -> TrainingArguments:
-    """Two epochs on batches of 4, quiet, on the CPU, nothing saved unless asked."""
-    quiet = {"disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no", "use_cpu": True, "seed": 3}
+    """Two epochs on batches of 4, quiet, on the CPU; saves, logs and evaluates where steps to do so are given."""
+    quiet: dict[str, Any] = {"disable_tqdm": True, "use_cpu": True, "seed": 3}
+    for event in ("save", "logging", "eval"):
+        quiet[f"{event}_strategy"] = "steps" if f"{event}_steps" in settings else "no"
     steps = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 2}
     return TrainingArguments(output_dir=str(folder), **(quiet | steps | {"learning_rate": 1e-3} | settings))
+
+
+class Watch(TrainerCallback):
+    """Keeps something of the model at every step, once the callbacks before it have acted."""
+
+    def __init__(self, look: Callable[[Any], Any]) -> None:
+        self.look = look
+        self.seen: list[Any] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        model.eval()
+        self.seen.append(self.look(model))
+        model.train()
+
+
+class Stop(TrainerCallback):
+    """Ends the training after a step: in good order, or by an interrupt."""
+
+    def __init__(self, step: int, *, interrupt: bool = False) -> None:
+        self.step = step
+        self.interrupt = interrupt
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            if self.interrupt:
+                raise KeyboardInterrupt
+            control.should_training_stop = True
+
+
+@contextmanager
+def unchanged(model: torch.nn.Module, *, config: bool = True) -> Iterator[None]:
+    """What is done inside leaves the weights, to the bit, as they were; and the config, which a Trainer adds to."""
+    settings, weights = model.config.to_dict(), copy.deepcopy(model.state_dict())
+    yield
+    now = model.state_dict()
+    assert list(now) == list(weights)
+    assert all(torch.equal(now[name].nan_to_num(), value.nan_to_num()) for name, value in weights.items())
+    assert not config or model.config.to_dict() == settings
 
 
 def flat(model: torch.nn.Module) -> torch.Tensor:

@@ -18,7 +18,7 @@ SOFTADAPT_VARIANTS = ("original", "normalized", "loss_weighted")
 class Weighting(nn.Module):
     """Fixed weights, and the base of the others: loss = sum_k w_k * L_k.
 
-    The finding of https://huggingface.co/papers/2012.01604 is that equal weights do as well as anything intricate.
+    Equal weights do as well as anything intricate: https://huggingface.co/papers/2012.01604
 
     Args:
         base: [K], the user's weight of each term, > 0.
@@ -189,7 +189,7 @@ class UncertaintyWeighting(Weighting):
         return self.base * torch.exp(-self.log_variance) / 2
 
     def forward(self, losses: Tensor, *, batches: int | Tensor = 1) -> Tensor:
-        """The scalar to minimise over the model and s; s counts once in a step, however many batches it has."""
+        """The scalar to minimize over the model and s; s counts once in a step, however many batches it has."""
         # Projected in place: a clamp inside the graph has no gradient outside its range and would never let go.
         with torch.no_grad():
             self.log_variance.clamp_(-self.bound, self.bound)

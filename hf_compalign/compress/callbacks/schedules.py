@@ -39,11 +39,7 @@ SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "cubic
 
 
 def resolve_schedule(schedule: str | Schedule) -> Schedule:
-    """A schedule by its name, or the function that is given.
-
-    Raises:
-        ValueError: there is no schedule of that name, or the function falls, leaves [0, 1] or does not end at 1.
-    """
+    """A schedule by its name, or the function that is given."""
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
             raise ValueError(

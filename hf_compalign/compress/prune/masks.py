@@ -53,9 +53,6 @@ def kept_of(pattern: str) -> tuple[int, int]:
 
     >>> kept_of("2:4")
     (2, 4)
-
-    Raises:
-        ValueError: it is none of the patterns, or not 0 < N < M.
     """
     kept, _, group = pattern.partition(":")
     if not (kept.isdecimal() and group.isdecimal() and 0 < int(kept) < int(group)):
@@ -67,11 +64,7 @@ def kept_of(pattern: str) -> tuple[int, int]:
 
 
 def check_pattern(pattern: str, sparsity: float) -> None:
-    """Refuse a pattern that does not exist, or whose sparsity is another one.
-
-    Raises:
-        ValueError: says which patterns there are, or the pattern's sparsity.
-    """
+    """Refuse a pattern that does not exist, or whose sparsity is another one."""
     if pattern in PATTERNS:
         return
     kept, group = kept_of(pattern)
@@ -84,11 +77,7 @@ def check_pattern(pattern: str, sparsity: float) -> None:
 
 
 def check_shapes(weights: Mapping[str, Tensor], pattern: str) -> None:
-    """Refuse weights whose rows a pattern N:M does not divide.
-
-    Raises:
-        ValueError: names the first such weight.
-    """
+    """Refuse weights whose rows a pattern N:M does not divide."""
     if pattern in PATTERNS:
         return
     _, group = kept_of(pattern)

@@ -8,11 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from hf_compalign.compress.quantize import (
-    describe_quantization,
-    quantization_of,
-    quantized_layers,
-)
+from hf_compalign.compress.quantize import describe_quantization, quantization_of, quantized_layers
 from hf_compalign.compress.record import SHRINK, write_entry
 from hf_compalign.compress.shrink.architectures import Layer, architecture_of, layers_of, part
 from hf_compalign.models import random_state_kept
@@ -25,10 +21,7 @@ def describe_widths(model: nn.Module) -> None:
     from_pretrained opens the saved model; otherwise config.compression holds each layer's widths for load_compressed.
     """
     config: Any = model.config
-    for settings, width in (
-        (_neuron_settings(model), _neurons),
-        (_head_settings(model), _heads),
-    ):
+    for settings, width in ((_neuron_settings(model), _neurons), (_head_settings(model), _heads)):
         if settings and _widths(_stock(model, settings), width) == _widths(model, width):
             for key, value in settings.items():
                 setattr(config, key, value)
@@ -74,7 +67,7 @@ def _neuron_settings(model: nn.Module) -> dict[str, Any]:
         return {}
     key = architecture_of(model).width_key
     width = widths.pop()
-    if key == "mlp_ratio":  # times the hidden size, of which a gated feed-forward part takes two thirds
+    if key == "mlp_ratio":  # a gated feed-forward part takes two thirds of ratio times hidden size
         width = max(1, round(width / config.hidden_size * (1.5 if config.use_swiglu_ffn else 1)))
     return {} if getattr(config, key) == width else {key: width}
 
