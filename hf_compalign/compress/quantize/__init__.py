@@ -1,4 +1,4 @@
-"""Weights that are rounded: schemes, their libraries, and the files they are kept in."""
+"""Rounded weights: schemes, their libraries and their files."""
 
 import lazy_loader
 
