@@ -109,16 +109,17 @@ def opened_model(
     Raises:
         ValueError: the model cannot be exported, or not into that folder.
     """
-    if not isinstance(model, nn.Module):
+    if isinstance(model, nn.Module):
+        opened = model
+    else:
         check_not_exported(model)
-        where = str(model)
-        model = load_compressed(where)
+        opened = load_compressed(model)
         if processing_class is None:
             with contextlib.suppress(ValueError):
-                processing_class = load_processor(where, task_of(model))
-    check_model(model)
-    check_neighbors(folder, name, model)
-    return model, processing_class
+                processing_class = load_processor(str(model), task_of(opened))
+    check_model(opened)
+    check_neighbors(folder, name, opened)
+    return opened, processing_class
 
 
 def save_beside(folder: Path, model: Any, processing_class: Any) -> Any:
