@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_compalign._files import staged_folder
 from hf_compalign.compress import load_compressed
-from hf_compalign.compress.export import INT8_NAME, Export, check_neighbours, check_not_exported
+from hf_compalign.compress.export import INT8_NAME, Export, check_neighbors, check_not_exported
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import undominated
@@ -94,7 +94,7 @@ def repair_onnx(
     limits = _checked(limits, options)
     with staged_folder(folder, overwrite=options.overwrite) as stage, tempfile.TemporaryDirectory(dir=stage) as work:
         network = _opened(model)
-        check_neighbours(folder, INT8_NAME, network)
+        check_neighbors(folder, INT8_NAME, network)
         task = task_of(network)
         if options.processing_class is None:
             options = replace(options, processing_class=processor_of(model, task))
