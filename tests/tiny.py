@@ -5,15 +5,18 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    PreTrainedTokenizerFast,
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
 )
 
 VOCABULARY = 40
+NAMED = {"id2label": {0: "neg", 1: "pos"}, "label2id": {"neg": 0, "pos": 1}, "n_labels": 2}
 
 # Two kernels, two shapes of a layer or two places in memory add the same float32 terms in another order, and each sum
 # rounds to 24 bits. Over the layers of a tiny model that moves its answers by about a millionth of the largest of
@@ -65,6 +68,20 @@ def texts(n: int = 24, *, n_labels: int = 3, seed: int = 0, length: int = 6, lab
     return Dataset.from_dict(columns)
 
 
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words of `reviews`, separated by spaces."""
+    words = ["[PAD]", "[UNK]", "bad", "good", "film", "book", "the", "a"]
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32)
+
+
+def reviews(**columns: Any) -> Dataset:
+    """Five raw texts of different lengths for a model that is `NAMED`."""
+    rows = ["the good film", "a bad book", "good", "the film the film", "a bad film bad book"]
+    return Dataset.from_dict({"text": rows, "label": [1, 0, 1, 0, 0]} | columns)
+
+
 def images(n: int = 24, *, n_labels: int = 3, seed: int = 0) -> Dataset:
     """Rows of 1 x 8 x 8 noise whose mean tells the label."""
     rng = np.random.default_rng(seed)
@@ -78,6 +95,13 @@ def arguments(folder: Any, **settings: Any) -> TrainingArguments:
     quiet = {"disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no", "use_cpu": True, "seed": 3}
     steps = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 2}
     return TrainingArguments(output_dir=str(folder), **(quiet | steps | {"learning_rate": 1e-3} | settings))
+
+
+def differing(n, *where):
+    """n answers that differ from a reference of zeros at the given items."""
+    answers = np.zeros(n, dtype=int)
+    answers[list(where)] = 1
+    return answers
 
 
 def flat(model: torch.nn.Module) -> torch.Tensor:
