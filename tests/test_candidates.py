@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats.multitest import multipletests
+from tiny import differing
 
 from hf_compalign.measure.audit import compare_candidates, pruning_identified_exemplars
 from hf_compalign.measure.predictions import Predictions
@@ -29,13 +30,6 @@ def answering(answers, *, labels=None, ids=None, names=("a", "b", "c"), **about)
         names,
         **about,
     )
-
-
-def differing(n, *where):
-    """n answers that differ from a reference of zeros at the given items."""
-    answers = np.zeros(n, dtype=int)
-    answers[list(where)] = 1
-    return answers
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +156,7 @@ def test_what_cannot_be_compared_is_refused():
         compare_candidates(reference, {})
     with pytest.raises(ValueError, match="must cover the same items"):
         compare_candidates(reference, {"x": answering([0, 1], ids=["5", "6"])})
-    with pytest.raises(ValueError, match="the data do not: one against two. Predict again with both"):
+    with pytest.raises(ValueError, match="the data differ: one against two. Predict again with both"):
         compare_candidates(reference, {"x": reference, "y": answering([0, 1], data_fingerprint="two")})
     with pytest.raises(ValueError, match="nothing to compare: all 2 items are masked out"):
         compare_candidates(reference, {"x": answering([0, 1], mask=[False, False])})

@@ -8,6 +8,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tiny import differing
 
 from hf_compalign.measure.statistics import Cells, alignment_metrics, cie_ratio, per_class, proportions, wilson_interval
 
@@ -84,7 +85,7 @@ def test_a_model_against_itself(answers):
     assert cells.n == 0 or (cells.agreement, cells.nfr, cells.pfr) == (1, 0, 0)
 
 
-def test_proportions_count_unlabelled_items_only_where_no_label_is_needed():
+def test_proportions_count_unlabeled_items_only_where_no_label_is_needed():
     found = proportions(REFERENCE, CANDIDATE, LABELS)
     assert found["mismatch_rate"] == (4, 6)
     assert found["agreement"] == (2, 6)
@@ -168,13 +169,6 @@ def test_one_class_row_by_hand():
 def test_labels_outside_the_classes_are_refused():
     with pytest.raises(ValueError, match=r"labels must be in \[0, 2\), or -100 where unknown. Got 2"):
         per_class([0, 1], [0, 1], [1, 2], 2)
-
-
-def differing(n, *where):
-    """n answers that differ from a reference of zeros at the given items."""
-    answers = np.zeros(n, dtype=int)
-    answers[list(where)] = 1
-    return answers
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])

@@ -3,17 +3,11 @@
 import numpy as np
 import pytest
 import scipy.stats
+from tiny import differing
 
 from hf_compalign.measure.statistics import seed_floor, wilson_interval
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-def differing(n, *where):
-    """n answers that differ from a reference of zeros at the given items."""
-    answers = np.zeros(n, dtype=int)
-    answers[list(where)] = 1
-    return answers
 
 
 def test_the_floor_has_the_interval_of_an_item_bootstrap():

@@ -23,7 +23,7 @@ def table_of(reference, candidate, n_classes):
 
 
 def noisy(seed, n, n_classes, share, shift=0.3):
-    """Answers, and the same with a share of them drawn anew, some of those towards class 0."""
+    """Answers, and the same with a share of them drawn anew, some of those toward class 0."""
     generator = np.random.default_rng(seed)
     reference = generator.integers(0, n_classes, n)
     drawn = np.where(generator.random(n) < shift, 0, generator.integers(0, n_classes, n))
