@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from test_predict import NAMED, reviews, tokenizer
+from tiny import NAMED, reviews, tokenizer
 from transformers import BertConfig, ViTConfig
 
 from hf_compalign import audit, predict
@@ -300,7 +300,7 @@ def test_inputs_that_the_file_does_not_take_are_refused(path):
 
 def test_a_file_without_a_config_is_refused(path, tmp_path):
     shutil.copy(path, tmp_path / "model.onnx")
-    with pytest.raises(ValueError, match="There is no config.json beside .* Copy that of the model"):
+    with pytest.raises(ValueError, match="There is no config.json beside .* Copy that of the exported model there"):
         OnnxModel(tmp_path / "model.onnx")
     assert OnnxModel(tmp_path / "model.onnx", config=text_config()).config.num_labels == 2
     (tmp_path / "config.json").write_text("{")

@@ -9,7 +9,7 @@ import tiny
 import torch
 from test_cli import call, error_of
 from test_export import assert_unchanged, state
-from test_predict import NAMED, reviews, tokenizer
+from tiny import NAMED, reviews, tokenizer
 from traced import traced_once
 
 from hf_compalign import audit, load_compressed, predict, prune_, shrink_
@@ -281,7 +281,7 @@ def test_options_that_openvino_has_not_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_quantised_model_is_refused(tmp_path):
+def test_a_quantized_model_is_refused(tmp_path):
     model = tiny.bert()
     quantize_(model, "onnxruntime-w8a8")
     with pytest.raises(ValueError, match=r"is quantized already, .*unprepare_\(model\)"):
