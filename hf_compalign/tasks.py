@@ -1,4 +1,4 @@
-"""What a prediction is: a model's logits and a batch's labels, laid out one item per position."""
+"""The supported model heads, and their predictions as items."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,56 +12,39 @@ from hf_compalign.labels import IGNORED
 
 @dataclass(frozen=True)
 class Items:
-    """Predictions one per position, the only form that the loss terms and the measures know.
+    """Predictions one per position, the only form that the loss terms and the measures know."""
 
-    Attributes:
-        logits: [..., C], float32 or wider.
-        labels: [...], the right class of each item, `IGNORED` where it is not known.
-        mask: [...] of bool, which positions are items at all (padding is not).
-    """
-
-    logits: Tensor
-    labels: Tensor
-    mask: Tensor
+    logits: Tensor  # [..., C], float32 or wider
+    labels: Tensor  # [...], the right class of each item, or `IGNORED`
+    mask: Tensor  # [...] of bool, which positions are items at all (padding is not)
 
     @property
     def labelled(self) -> Tensor:
-        """[...] of bool: the items whose label is known."""
+        """The items whose label is known, [...] of bool."""
         return self.mask & (self.labels != IGNORED)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One kind of model head that the library can align and compare.
-
-    Attributes:
-        name: the Hub's pipeline tag.
-        head: how the names of the model classes with this head end.
-        auto_class: the class of `transformers` that loads such a model.
-        model_input: the model's main input, which a prepared dataset has as a column.
-        problem_types: the values of ``config.problem_type`` that are supported.
-        items: (logits, labels or None) -> `Items`.
-    """
-
-    name: str
-    head: str
-    auto_class: str
-    model_input: str
-    problem_types: tuple[str | None, ...]
-    items: Callable[[Tensor, Tensor | None], Items]
 
 
 def one_per_example(logits: Tensor, labels: Tensor | None) -> Items:
     """Single-label classification: logits [B, C], labels [B] (or [B, 1], as models allow) or None -> B items."""
     if labels is None:
         labels = torch.full(logits.shape[:-1], IGNORED, dtype=torch.long, device=logits.device)
-    # Losses of half-precision logits are computed in float32.
+    # Losses of half-precision logits need float32.
     logits = logits if logits.dtype == torch.float64 else logits.float()
     labels = labels.reshape(logits.shape[:-1])
     return Items(logits, labels, torch.ones_like(labels, dtype=torch.bool))
 
 
-SINGLE_LABEL = (None, "single_label_classification")
+@dataclass(frozen=True)
+class Task:
+    """One kind of model head that the library can align and compare."""
+
+    name: str  # the Hub's pipeline tag
+    head: str  # how the names of the model classes end
+    auto_class: str  # the class of `transformers` that loads such a model
+    model_input: str  # the model's main input, a column of a prepared dataset
+    problem_types: tuple[str | None, ...] = (None, "single_label_classification")  # of ``config.problem_type``
+    items: Callable[[Tensor, Tensor | None], Items] = one_per_example  # (logits, labels or None) -> Items
+
 
 TASKS = (
     Task(
@@ -69,46 +52,29 @@ TASKS = (
         head="ForSequenceClassification",
         auto_class="AutoModelForSequenceClassification",
         model_input="input_ids",
-        problem_types=SINGLE_LABEL,
-        items=one_per_example,
     ),
     Task(
         name="image-classification",
         head="ForImageClassification",
         auto_class="AutoModelForImageClassification",
         model_input="pixel_values",
-        problem_types=SINGLE_LABEL,
-        items=one_per_example,
     ),
 )
 
 
-def task_of_class(class_name: str) -> Task:
-    """The task of a model class, by the end of its name.
-
-    Raises:
-        ValueError: no supported task has such a head.
-    """
-    for task in TASKS:
-        if class_name.endswith(task.head):
-            return task
-    supported = ", ".join(f"{task.head} ({task.name})" for task in TASKS)
-    raise ValueError(
-        f"{class_name} has a head that is not supported. Supported are model classes ending in: {supported}."
-    )
-
-
 def task_of(model: Any) -> Task:
-    """The task of a model, by its class (or one it derives from) and its config.
-
-    A file that answers like a model has ``architectures``, the classes that it was exported from.
+    """The task of a model, by its config and its class, a base class, or an exported file's ``architectures``.
 
     Raises:
         ValueError: the head, its problem type or its number of labels is not supported.
     """
     names = getattr(model, "architectures", None) or [cls.__name__ for cls in type(model).__mro__]
-    known = [name for name in names if any(name.endswith(task.head) for task in TASKS)]
-    task = task_of_class(known[0] if known else names[0])
+    task = next((task for name in names for task in TASKS if name.endswith(task.head)), None)
+    if task is None:
+        supported = ", ".join(f"{task.head} ({task.name})" for task in TASKS)
+        raise ValueError(
+            f"{names[0]} has a head that is not supported. Supported are model classes ending in: {supported}."
+        )
     config = model.config
     problem_type = getattr(config, "problem_type", None)
     if problem_type not in task.problem_types or config.num_labels < 2:
@@ -121,6 +87,6 @@ def task_of(model: Any) -> Task:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The logits among a model's outputs, called without labels: a mapping or a plain tuple."""
+    """The logits in a model's outputs, a mapping or a tuple, from a call without labels."""
     logits: Tensor = outputs["logits"] if hasattr(outputs, "keys") else outputs[0]
     return logits
