@@ -12,11 +12,17 @@ from hf_compalign.labels import IGNORED
 
 @dataclass(frozen=True)
 class Items:
-    """Predictions one per position, the only form that the loss terms and the measures know."""
+    """Predictions one per position, the only form that the loss terms and the measures know.
 
-    logits: Tensor  # [..., C], float32 or wider
-    labels: Tensor  # [...], the right class of each item, or `IGNORED`
-    mask: Tensor  # [...] of bool, which positions are items at all (padding is not)
+    Attributes:
+        logits: [..., C], float32 or wider.
+        labels: [...], the right class of each item, or `IGNORED`.
+        mask: [...] of bool, which positions are items at all (padding is not).
+    """
+
+    logits: Tensor
+    labels: Tensor
+    mask: Tensor
 
     @property
     def labelled(self) -> Tensor:
@@ -36,14 +42,23 @@ def one_per_example(logits: Tensor, labels: Tensor | None) -> Items:
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of model head that the library can align and compare."""
+    """One kind of model head that the library can align and compare.
 
-    name: str  # the Hub's pipeline tag
-    head: str  # how the names of the model classes end
-    auto_class: str  # the class of `transformers` that loads such a model
-    model_input: str  # the model's main input, a column of a prepared dataset
-    problem_types: tuple[str | None, ...] = (None, "single_label_classification")  # of ``config.problem_type``
-    items: Callable[[Tensor, Tensor | None], Items] = one_per_example  # (logits, labels or None) -> Items
+    Attributes:
+        name: the Hub's pipeline tag.
+        head: how the names of the model classes end.
+        auto_class: the class of `transformers` that loads such a model.
+        model_input: the model's main input, a column of a prepared dataset.
+        problem_types: the supported values of ``config.problem_type``.
+        items: (logits, labels or None) -> `Items`.
+    """
+
+    name: str
+    head: str
+    auto_class: str
+    model_input: str
+    problem_types: tuple[str | None, ...] = (None, "single_label_classification")
+    items: Callable[[Tensor, Tensor | None], Items] = one_per_example
 
 
 TASKS = (

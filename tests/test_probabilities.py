@@ -217,9 +217,6 @@ def test_what_is_no_logit_is_refused(row):
 def test_what_cannot_be_scored_is_refused(logits, labels, message):
     with pytest.raises(ValueError, match=message):
         ItemScores.of(logits, logits, labels)
-
-
-def test_scores_of_other_items_are_refused():
     with pytest.raises(ValueError, match=r"the same classes. Got shapes \[1, 2\] and \[2, 2\]"):
         ItemScores.of([[0.0, 1.0]], np.zeros((2, 2)), [0])
 

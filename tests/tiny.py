@@ -104,6 +104,14 @@ def differing(n, *where):
     return answers
 
 
+def without_equal_tensors(model: torch.nn.Module) -> torch.nn.Module:
+    """An exported file holds equal tensors once, such as biases of 0, which its parameters would then lack."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
 def flat(model: torch.nn.Module) -> torch.Tensor:
     """All parameters of a model as one vector."""
     return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])

@@ -13,6 +13,7 @@ from scipy import special
 
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.statistics.blocks import each_block, row_blocks
+from hf_compalign.measure.statistics.comparison import check_classes
 
 _Floats = NDArray[np.float64]
 
@@ -182,6 +183,4 @@ def _check_labels(labels: NDArray[Any], shape: tuple[int, ...]) -> None:
     if len(shape) != 2 or shape[1] < 1 or labels.shape != shape[:1] or not integers:
         shown = f"{list(shape)} and {labels.dtype} of shape {list(labels.shape)}"
         raise ValueError(f"Logits must have shape [N, C], and labels must be integers of shape [N]. Got {shown}.")
-    outside = labels[(labels != IGNORED) & ((labels < 0) | (labels >= shape[1]))]
-    if outside.size:
-        raise ValueError(f"labels must be in [0, {shape[1]}), or -100 where unknown. Got {outside[0]}.")
+    check_classes(shape[1], labels=labels)

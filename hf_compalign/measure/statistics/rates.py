@@ -27,12 +27,7 @@ def class_counts(
 ) -> dict[str, NDArray[np.int64]]:
     """One model's answers [N] by group and class: name of `CLASS_COUNTS` -> items [G, C]."""
     known, right = labels != IGNORED, answered == labels
-    parts = (
-        (answered, np.ones_like(known)),
-        (labels, known),
-        (labels, right),
-        (answered, known & ~right),
-    )
+    parts = ((answered, np.ones_like(known)), (labels, known), (labels, right), (answered, known & ~right))
     start = np.zeros_like(labels) if groups is None else groups * n_classes
     return {
         name: np.bincount((start + of)[where], minlength=n_groups * n_classes).reshape(n_groups, n_classes)
