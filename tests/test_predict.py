@@ -54,12 +54,6 @@ def test_a_folder_brings_its_own_tokenizer(tmp_path):
     assert tiny.distance(predict(tmp_path, ready).logits, from_folder.logits) < tiny.ROUNDING
 
 
-def test_rows_of_different_lengths_without_a_tokenizer_are_refused():
-    ready = reviews().map(lambda row: tokenizer()(row["text"]))
-    with pytest.raises(ValueError, match="differ in length or shape. Pass processing_class="):
-        predict(tiny.bert(**NAMED), ready)
-
-
 def test_models_that_tokenize_differently_still_pair_by_the_text():
     shifted = tokenizer()
     shifted.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
@@ -161,13 +155,13 @@ def test_rows_are_asked_again_of_a_model_that_changed():
     assert again.labels.tolist() == expected.labels.tolist()
 
 
-def test_a_model_without_a_tokenizer_says_so(tmp_path):
+def test_a_missing_tokenizer_or_architecture_is_named(tmp_path):
     tiny.bert(**NAMED).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="No tokenizer could be loaded from .* pass processing_class="):
         predict(tmp_path, reviews())
-
-
-def test_a_config_without_architecture_is_refused(tmp_path):
+    ready = reviews().map(lambda row: tokenizer()(row["text"]))
+    with pytest.raises(ValueError, match="differ in length or shape. Pass processing_class="):
+        predict(tmp_path, ready)
     tiny.bert().config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not say which class of model it is"):
         predict(tmp_path, tiny.texts(2))
