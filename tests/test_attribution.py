@@ -525,7 +525,7 @@ def test_a_method_without_a_baseline_needs_no_token_for_it(method):
 
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
-def test_the_other_baseline_of_an_image_is_its_mean_colour(method):
+def test_the_other_baseline_of_an_image_is_its_mean_color(method):
     model = linear_image()
     pixels = torch.randn(1, 2, 6, 8)
     found = Attributor(model, method, options(), varied=True).explain(
@@ -559,21 +559,21 @@ def test_a_shrunk_model_that_lost_nothing_that_matters():
     assert similarity_of(found).all.value == pytest.approx(1)
 
 
-def test_a_pruned_and_a_fake_quantised_model():
+def test_a_pruned_and_a_fake_quantized_model():
     reference = tiny.bert()
-    pruned, quantised = tiny.bert(), tiny.bert()
+    pruned, quantized = tiny.bert(), tiny.bert()
     prune_(pruned, sparsity=0.8)
     scheme = scheme_of("onnxruntime-w8a8")
-    prepare_(quantised, scheme, [*quantizable_layers(quantised, scheme)])
+    prepare_(quantized, scheme, [*quantizable_layers(quantized, scheme)])
     values = [
         similarity_of(attribution_agreement(reference, one, tiny.texts(), options=options())[0]).all.value
-        for one in (pruned, quantised)
+        for one in (pruned, quantized)
     ]
     assert values[0] < values[1] < 1
     assert values[1] > 0.9
 
 
-def test_what_quantised_weights_let_through():
+def test_what_quantized_weights_let_through():
     reference, weights, both = (tiny.bert(hidden_size=32, intermediate_size=32) for _ in range(3))
     quantize_(weights, "torchao-w8")
     quantize_(both, "torchao-w8a8")
