@@ -88,7 +88,7 @@ def test_numbers_by_hand():
         "a",
         "b",
     )
-    # b has three labelled items only: what needs labels is told of a alone
+    # b has three labeled items only: what needs labels is told of a alone
     assert math.isnan(gap.nfr_gap)
     assert (gap.worst_group_accuracy_reference, gap.worst_group_reference) == (1.0, "a")
     assert (gap.worst_group_accuracy_candidate, gap.worst_group_candidate) == (0.5, "a")
