@@ -215,7 +215,7 @@ def test_limits_on_groups_need_groups_that_are_large_enough():
     large = AuditOptions(min_group_size=101)
     with pytest.raises(ValueError, match=message):
         audit(*sides, groups=groups, limits={"group_mismatch_gap": 0.1}, options=large)
-    with pytest.raises(ValueError, match="worst_group_accuracy_drop needs groups of at least 101 labelled items, and"):
+    with pytest.raises(ValueError, match="worst_group_accuracy_drop needs groups of at least 101 labeled items, and"):
         audit(*sides, groups=groups, limits={"worst_group_accuracy_drop": 0.1}, options=large)
     unlabelled = [dataclasses.replace(side, labels=np.full(300, -100)) for side in sides]
     with pytest.raises(ValueError, match="worst_group_accuracy_drop needs labels"):
@@ -228,7 +228,7 @@ def test_a_limit_on_accuracy_says_how_few_items_of_a_group_are_labelled():
     labels[0] = -100
     sides = [answering([0] * 200, labels)] * 2
     message = (
-        r"worst_group_accuracy_drop needs groups of at least 30 labelled items, and there are none: the largest "
+        r"worst_group_accuracy_drop needs groups of at least 30 labeled items, and there are none: the largest "
         r"group has 10"
     )
     with pytest.raises(ValueError, match=message):
@@ -486,7 +486,7 @@ def test_the_report_says_it_in_words():
         "66.67 %",
         "KL divergence",
         "\nnegative ",
-        "2 classes without a labelled item left out.",
+        "2 classes without a labeled item left out.",
         "reference: bert (aaaa)",
         "candidate: small bert\n",
     ):

@@ -167,7 +167,7 @@ def test_a_model_needs_a_dataset(place, sides):
         ({"options": AuditOptions(bins=["size"])}, "bins are made of columns of a dataset. Got size. Give dataset="),
         ({"options": AuditOptions(latency=True)}, "latency=True needs the models, and predictions hold only their"),
         ({"attribution": AttributionOptions()}, "attribution= needs the models, and predictions hold only their"),
-        ({"groups": "side"}, "The groups that a column of a dataset says are"),
+        ({"groups": "side"}, "For the groups in a column of a dataset, give group_membership"),
     ],
 )
 def test_predictions_alone_do_not_say_everything(sides, settings, message):
