@@ -100,7 +100,9 @@ def compared(
         reference=ModelInfo(reference.model, reference.model_fingerprint),
         candidate=ModelInfo(candidate.model, candidate.model_fingerprint),
         data_fingerprint=reference.data_fingerprint or candidate.data_fingerprint,
-        versions={"python": platform.python_version(), **installed_versions(_PACKAGES)},
+        versions=dict.fromkeys(_PACKAGES, "unknown")
+        | {"python": platform.python_version()}
+        | installed_versions(_PACKAGES),
         predictions=dict(answers),
     )
 
