@@ -26,6 +26,7 @@ TEACHER = [0, 0, 1, 1, 1, 2]
 STUDENT = [0, 1, 0, 1, 2, 0]
 LABELS = [0, 0, 0, 0, 0, -100]
 INPUTS = {"predictions": STUDENT, "references": LABELS, "teacher_predictions": TEACHER}
+SAME = {name: [0, 1] for name in INPUTS}
 FOUND = {
     "mismatch_rate": 4 / 6,
     "agreement": 2 / 6,
@@ -84,41 +85,28 @@ def test_numbers_are_those_of_the_comparison(mismatch):
 
 
 def test_a_model_against_itself(mismatch):
-    found = mismatch.compute(predictions=[0, 1], references=[0, 1], teacher_predictions=[0, 1])
+    found = mismatch.compute(**SAME)
     assert (found["cie"], found["agreement"], found["nfr"], found["accuracy_change"]) == (0, 1, 0, 0)
     assert math.isnan(found["bec"])
 
 
 def test_probabilities_add_divergences(mismatch):
     p, q = [[1.0, 0.0], [0.3, 0.7]], [[0.5, 0.5], [0.3, 0.7]]
-    found = mismatch.compute(
-        predictions=[0, 1],
-        references=[0, 1],
-        teacher_predictions=[0, 1],
-        probabilities=q,
-        teacher_probabilities=p,
-    )
+    found = mismatch.compute(**SAME, probabilities=q, teacher_probabilities=p)
     assert found["kl"] == pytest.approx(math.log(2) / 2)
     assert found["kl"] == pytest.approx(kl_divergence(np.log([[1, 1e-300], p[1]]), np.log(q)).mean())
     assert 0 < found["probability_loyalty"] < 1
 
 
-def test_probabilities_of_one_model_are_refused(mismatch):
-    with pytest.raises(ValueError, match="need both models' probabilities"):
-        mismatch.compute(**INPUTS, probabilities=[[1.0, 0.0, 0.0]] * 6)
-
-
-def test_logits_for_probabilities_are_refused(mismatch):
+def test_probabilities_that_do_not_fit_are_refused(mismatch):
     p = [[1.0, 0.0, 0.0]] * 6
+    with pytest.raises(ValueError, match="need both models' probabilities"):
+        mismatch.compute(**INPUTS, probabilities=p)
+    with pytest.raises(ValueError, match=r"teacher_probabilities must be 6 rows, .* Got shape \[5, 3\]"):
+        mismatch.compute(**INPUTS, probabilities=p, teacher_probabilities=p[:5])
     for wrong in ([[2.0, 0.0, 0.0]] * 6, [[-0.5, 1.5, 0.0]] * 6):
         with pytest.raises(ValueError, match=r"rows of probabilities must not be neg.* Take the softmax of logits"):
             mismatch.compute(**INPUTS, probabilities=wrong, teacher_probabilities=p)
-
-
-def test_probabilities_of_other_items_are_refused(mismatch):
-    p = [[1.0, 0.0, 0.0]] * 6
-    with pytest.raises(ValueError, match=r"teacher_probabilities must be 6 rows, .* Got shape \[5, 3\]"):
-        mismatch.compute(**INPUTS, probabilities=p, teacher_probabilities=p[:5])
 
 
 def test_batches_are_the_whole(mismatch):
@@ -153,9 +141,8 @@ def test_nothing_is_written_to_the_cache(mismatch):
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(
-        ValueError, match=r"There is no metric 'mismatches'. Available: .*\bmismatch, prediction_shift.$"
-    ):
+    message = r"There is no metric 'mismatches'. Available: .*\bmismatch, prediction_shift.$"
+    with pytest.raises(ValueError, match=message):
         load_metric("mismatches")
 
 
@@ -206,13 +193,10 @@ def test_the_shift_of_certain_models(shift):
 
 def test_the_shift_is_that_of_mismatch(shift, mismatch):
     p, q, labels = tables(20)
-    found = shift.compute(probabilities=q, teacher_probabilities=p)
-    other = mismatch.compute(
-        predictions=labels, references=labels, teacher_predictions=labels, probabilities=q, teacher_probabilities=p
-    )
-    assert {name: other[name] for name in ("kl", "probability_loyalty")} == {
-        name: found[name] for name in ("kl", "probability_loyalty")
-    }
+    both = {"probabilities": q, "teacher_probabilities": p}
+    found, other = shift.compute(**both), mismatch.compute(**dict.fromkeys(INPUTS, labels), **both)
+    for name in ("kl", "probability_loyalty"):
+        assert other[name] == found[name]
 
 
 def test_logits_that_do_not_fit_are_refused(shift):
@@ -240,12 +224,9 @@ def test_logits_that_do_not_fit_are_refused(shift):
 )
 def test_what_are_no_probabilities_is_refused(shift, calibration, mismatch, wrong, message):
     given = {"probabilities": [[0.5, 0.5]] * 2, "teacher_probabilities": wrong}
-    with pytest.raises(ValueError, match=message):
-        shift.compute(**given)
-    with pytest.raises(ValueError, match=message):
-        calibration.compute(references=[0, 1], **given)
-    with pytest.raises(ValueError, match=message):
-        mismatch.compute(predictions=[0, 1], references=[0, 1], teacher_predictions=[0, 1], **given)
+    for metric, more in ((shift, {}), (calibration, {"references": [0, 1]}), (mismatch, SAME)):
+        with pytest.raises(ValueError, match=message):
+            metric.compute(**given, **more)
 
 
 def test_half_precision_sums_to_one_closely_enough(shift):
@@ -309,10 +290,10 @@ def test_bias_is_that_of_the_measure(bias):
     found = bias.compute(predictions=student, references=labels, teacher_predictions=teacher)
     expected = measured_class_bias(teacher, student, labels, 4)
     assert (found["cev"], found["sde"], found["n_skipped"]) == (expected.cev, expected.sde, 0)
-    for ours, theirs in (("fpr", "fpr_candidate"), ("teacher_fpr", "fpr_reference"), ("fpr_change", "fpr_change")):
-        for kind in ("fpr", "fnr"):
-            name = theirs.replace("fpr", kind)
-            assert found[ours.replace("fpr", kind)] == [getattr(row, name) for row in expected.rows]
+    for rate in ("fpr", "fnr"):
+        names = {rate: f"{rate}_candidate", f"teacher_{rate}": f"{rate}_reference", f"{rate}_change": f"{rate}_change"}
+        for ours, theirs in names.items():
+            assert found[ours] == [getattr(row, theirs) for row in expected.rows]
 
 
 def test_bias_counts_the_classes_that_occur_or_are_named(bias):
@@ -339,7 +320,7 @@ def test_all_of_them_combined_in_batches(mismatch, shift, calibration, bias):
     for rows in (slice(0, 20), slice(20, 30)):
         combined.add_batch(**{name: values[rows] for name, values in inputs.items()})
     found = combined.compute()
-    answers = {name: inputs[name] for name in ("predictions", "references", "teacher_predictions")}
+    answers = {name: inputs[name] for name in INPUTS}
     rows = {name: inputs[name] for name in ("probabilities", "teacher_probabilities")}
     expected = mismatch.compute(**answers) | shift.compute(**rows)
     expected |= calibration.compute(references=labels, **rows) | bias.compute(**answers)
