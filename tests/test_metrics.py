@@ -15,6 +15,7 @@ from scipy.spatial.distance import jensenshannon
 from transformers import EvalPrediction
 
 import hf_compalign.metrics
+from hf_compalign.measure.attribution import SIMILARITIES, similarities
 from hf_compalign.measure.statistics import Cells, kl_divergence
 from hf_compalign.measure.statistics import class_bias as measured_class_bias
 from hf_compalign.metrics import load_metric
@@ -42,6 +43,12 @@ FOUND = {
     "cie_u": 1,
 }
 
+mismatch = pytest.fixture(lambda: load_metric("mismatch"), scope="module")
+shift = pytest.fixture(lambda: load_metric("prediction_shift"), scope="module")
+calibration = pytest.fixture(lambda: load_metric("calibration_shift"), scope="module")
+bias = pytest.fixture(lambda: load_metric("class_bias"), scope="module")
+agreement = pytest.fixture(lambda: load_metric("attribution_agreement"), scope="module")
+
 TOY = """
 import datasets
 import evaluate
@@ -55,11 +62,6 @@ class Toy(evaluate.Metric):
     def _compute(self, predictions, references):
         return {"n": len(predictions)}
 """
-
-
-@pytest.fixture(scope="module")
-def mismatch():
-    return load_metric("mismatch")
 
 
 def test_numbers_by_hand(mismatch):
@@ -151,21 +153,6 @@ def tables(n, n_classes=3, seed=0):
     generator = np.random.default_rng(seed)
     teacher, student = generator.dirichlet(np.ones(n_classes), (2, n))
     return teacher, student, generator.integers(0, n_classes, n)
-
-
-@pytest.fixture(scope="module")
-def shift():
-    return load_metric("prediction_shift")
-
-
-@pytest.fixture(scope="module")
-def calibration():
-    return load_metric("calibration_shift")
-
-
-@pytest.fixture(scope="module")
-def bias():
-    return load_metric("class_bias")
 
 
 @pytest.mark.parametrize("name", ["prediction_shift", "calibration_shift", "class_bias"])
@@ -325,3 +312,69 @@ def test_all_of_them_combined_in_batches(mismatch, shift, calibration, bias):
     expected = mismatch.compute(**answers) | shift.compute(**rows)
     expected |= calibration.compute(references=labels, **rows) | bias.compute(**answers)
     assert found == expected
+
+
+# Two examples that the models answer alike, one that they do not.
+EXPLAINED = {
+    "predictions": [0, 1, 0],
+    "teacher_predictions": [0, 1, 1],
+    "attributions": [[3.0, 4.0, 0.0], [0.0, 0.0, -2.0], [1.0, 0.0]],
+    "teacher_attributions": [[3.0, 4.0, 0.0], [0.0, 0.0, 2.0], [0.6, 0.8]],
+}
+
+
+def test_agreement_by_hand(agreement):
+    found, items = agreement.compute(**EXPLAINED, top_k=1), ("", "_agreeing", "_mismatches")
+    assert found.keys() == {f"{name}{suffix}" for name in SIMILARITIES for suffix in items}
+    assert [found[f"cosine{suffix}"] for suffix in items] == pytest.approx([0.2, 0, 0.6])
+    assert [found[f"top_k_overlap{suffix}"] for suffix in items] == pytest.approx([2 / 3, 1, 0])
+    assert found["weighted_jaccard_mismatches"] == pytest.approx(0.6 / 1.8)
+    assert found["spearman_mismatches"] == pytest.approx(-1)
+    assert {type(value) for value in found.values()} == {float}
+
+
+def test_agreement_is_the_mean_of_the_similarities(agreement):
+    rng = np.random.default_rng(0)
+    student, teacher = ([rng.normal(size=n).tolist() for n in range(6, 14)] for _ in range(2))
+    found = agreement.compute(
+        predictions=[0] * 8, teacher_predictions=[0] * 8, attributions=student, teacher_attributions=teacher
+    )
+    each = [similarities(*pair) for pair in zip(student, teacher, strict=True)]
+    for name in SIMILARITIES:
+        assert found[name] == found[f"{name}_agreeing"] == pytest.approx(np.mean([one[name] for one in each]))
+        assert math.isnan(found[f"{name}_mismatches"])
+
+
+def test_agreement_loaded_by_path_in_batches(agreement):
+    metric = evaluate.load(str(FOLDER / "attribution_agreement"), keep_in_memory=True)
+    assert metric.name == "attribution_agreement"
+    for rows in (slice(1), slice(1, 3)):
+        metric.add_batch(**{name: values[rows] for name, values in EXPLAINED.items()})
+    assert metric.compute() == pytest.approx(agreement.compute(**EXPLAINED), nan_ok=True)
+
+
+def test_agreement_combined_with_the_mismatches(mismatch, agreement):
+    both = evaluate.combine([mismatch, agreement])
+    both.add_batch(references=[0, 1, 1], **EXPLAINED)
+    found = both.compute()
+    assert (found["cie"], found["cie_u"]) == (1, 1)
+    assert found["cosine"] == pytest.approx(0.2)
+
+
+def test_agreement_leaves_out_what_is_not_defined(agreement):
+    found = agreement.compute(
+        predictions=[0, 0], teacher_predictions=[0, 0], attributions=[[], [1.0, 2.0]], teacher_attributions=[[], [1, 2]]
+    )
+    assert found["cosine"] == pytest.approx(1)
+    assert math.isnan(found["top_k_overlap"])  # no example has more than 5 scores
+
+
+def test_bad_attributions_are_refused(agreement):
+    with pytest.raises(ValueError, match=r"inputs are missing: \['teacher_attributions'\]"):
+        agreement.compute(**{name: values for name, values in EXPLAINED.items() if name != "teacher_attributions"})
+    with pytest.raises(ValueError, match=r"equally many scores. Got the shapes \[2\] and \[1\]"):
+        agreement.compute(
+            predictions=[0], teacher_predictions=[0], attributions=[[1.0]], teacher_attributions=[[1.0, 2.0]]
+        )
+    with pytest.raises(ValueError, match="top_k must be at least 1"):
+        agreement.compute(**EXPLAINED, top_k=0)

@@ -9,22 +9,14 @@ _Floats = NDArray[np.float64]
 
 
 def probability_pair(teacher: ArrayLike, student: ArrayLike, *, n: int) -> tuple[_Floats, _Floats]:
-    """Both models' probabilities of n examples: float64 [n, C] each.
-
-    Raises:
-        ValueError: not n rows of C probabilities each, with the same C, or numbers that are not probabilities.
-    """
+    """Both models' probabilities of n examples, float64 [n, C] each; a ValueError if they are not."""
     p, q = _probabilities("teacher_probabilities", teacher, n), _probabilities("probabilities", student, n)
     check_same_classes(p, q)
     return p, q
 
 
 def table_of(name: str, values: ArrayLike, *, n: int) -> _Floats:
-    """The values as float64 [n, C].
-
-    Raises:
-        ValueError: they are not, or one of them is NaN.
-    """
+    """The values as float64 [n, C]; a ValueError if they are not, or one is NaN."""
     try:
         found = np.asarray(values, dtype=np.float64)
     except ValueError as error:

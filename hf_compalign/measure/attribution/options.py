@@ -55,11 +55,7 @@ class AttributionOptions:
                 raise ValueError(f"{name} must be at least {smallest}. Got {value}.")
 
     def method_for(self, kind: str) -> str:
-        """The method for "text" or "image".
-
-        Raises:
-            ValueError: the method is none of those.
-        """
+        """The method for "text" or "image"; a ValueError if it is for the other."""
         allowed = METHODS[kind]
         if self.method is not None and self.method not in allowed:
             raise ValueError(f"The method for {kind}s must be one of {', '.join(allowed)}. Got {self.method!r}.")
@@ -67,11 +63,7 @@ class AttributionOptions:
 
 
 def check_explainable(model: nn.Module, method: str) -> None:
-    """Refuse a model that no gradient passes through, for a method that follows gradients.
-
-    Raises:
-        ValueError: says what is possible instead.
-    """
+    """Raise a ValueError for a method that follows gradients and a model that lets none through."""
     if method == OCCLUSION:
         return
     instead = "Images can be explained with method='occlusion', which needs none."

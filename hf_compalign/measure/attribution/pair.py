@@ -66,9 +66,6 @@ class Pair:
         """These rows explained for targets among the reference's classes, the shortest texts first.
 
         Both models must be in evaluation mode. The first ``n_bounded`` rows get a floor and a ceiling.
-
-        Raises:
-            ValueError: the two models tokenize a row differently, or read images of different sizes.
         """
         chosen = dataset.select(list(rows))
         ours, theirs = (
@@ -159,12 +156,7 @@ def opened_pair(
     columns: Columns | None = None,
     options: AttributionOptions | None = None,
 ) -> Pair:
-    """Open two models to explain them on a dataset.
-
-    Raises:
-        ValueError: one is no model, answers another task or other labels, or the method cannot explain it.
-        ImportError: captum is not installed; says the pip command.
-    """
+    """Two models opened to explain them on a dataset, if the method can."""
     check_installed()
     options = options or AttributionOptions()
     if len(dataset) == 0:

@@ -141,18 +141,15 @@ class AuditCallback(TrainerCallback):
         _refuse_shards(args, model)
 
         def measured() -> dict[str, float]:
-            found = self.latest
-            if found is None or not self._is_of(found, model, state):
+            found, is_new = self.latest, self._step != state.global_step
+            # After training, the best model may have taken the place of the last one, at the same step.
+            if found is None or is_new or found.candidate.model_fingerprint != model_fingerprint(model):
                 with random_state_kept(), evaluating(model):
                     found = self._audit(args, model, processing_class)
             self.latest, self._step = found, state.global_step
             return _logged(found)
 
         return {f"{self._names}{name}": value for name, value in of_first_process(measured).items()}
-
-    def _is_of(self, found: Audit, model: PreTrainedModel, state: TrainerState) -> bool:
-        """Whether the audit is of the model as it is: after training, the best one may have taken its place."""
-        return self._step == state.global_step and found.candidate.model_fingerprint == model_fingerprint(model)
 
     def _audit(self, args: TrainingArguments, model: PreTrainedModel, processing_class: Any) -> Audit:
         options = self.options

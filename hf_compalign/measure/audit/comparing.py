@@ -100,9 +100,7 @@ def compared(
         reference=ModelInfo(reference.model, reference.model_fingerprint),
         candidate=ModelInfo(candidate.model, candidate.model_fingerprint),
         data_fingerprint=reference.data_fingerprint or candidate.data_fingerprint,
-        versions=dict.fromkeys(_PACKAGES, "unknown")
-        | {"python": platform.python_version()}
-        | installed_versions(_PACKAGES),
+        versions=_versions(),
         predictions=dict(answers),
     )
 
@@ -124,6 +122,11 @@ def _metrics(answers: tuple[Array, Array, Array], cells: Cells, scores: ItemScor
         "probability_loyalty": 1 - float(scores.js_distance.mean()),
         "logit_error": float(scores.logit_error.mean()),
     }
+
+
+def _versions() -> dict[str, str]:
+    known = {"python": platform.python_version()} | installed_versions(_PACKAGES)
+    return dict.fromkeys(("python", *_PACKAGES), "unknown") | known
 
 
 def _rerun(floor: Predictions, paired: SameItems) -> Predictions:

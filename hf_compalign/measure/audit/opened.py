@@ -45,11 +45,7 @@ Side: TypeAlias = Predictions | Opened
 
 
 def opened_sides(given: Mapping[str, Any], dataset: Dataset | None, options: AuditOptions) -> dict[str, Side]:
-    """All models opened, before one of them runs in vain.
-
-    Raises:
-        ValueError: there is a model and no dataset, no model is there, or two of them have other labels.
-    """
+    """All models opened and their labels compared, before one of them runs in vain."""
     sides: dict[str, Side] = {}
     for name, one in given.items():
         if isinstance(one, Predictions):
@@ -117,11 +113,7 @@ def row_ids_of(
 def groups_of_items(
     attributes: Mapping[str, Attribute], ids: Sequence[str] | None, reference: Predictions
 ) -> dict[str, Membership]:
-    """Attribute -> the groups of the reference's items; ``ids`` are those of the rows, None without rows.
-
-    Raises:
-        ValueError: the reference's predictions are of other rows.
-    """
+    """Attribute -> the groups of the reference's items; ``ids`` are those of the rows, None without rows."""
     place = {name: row for row, name in enumerate(ids or ())}
     items = reference.ids.tolist()
     unknown = [] if ids is None else [name for name in items if name not in place]

@@ -43,12 +43,7 @@ def attributes_of(
     >>> [*attributes_of(["target", ("target", "long")], [], posts)]
     ['target', 'target x long']
 
-    Args:
-        groups: those of the items; or columns of the dataset: one, a tuple of columns to cross, a list of both, or a
-            dict of both by the names of the attributes.
-        bins: columns of numbers; `WORDS` is the number of words in the text.
-        dataset: the rows; without them there are only items.
-        text: the text column, or the two of a pair; by default found by their names.
+    ``groups`` and ``bins`` are those of `hf_compalign.audit`. ``text`` names the text column, or the two of a pair.
 
     Raises:
         ValueError: there is no such column, it holds something else, or two attributes have one name.
