@@ -124,9 +124,6 @@ def linear_image():
     return LinearForImageClassification(ViTConfig(num_labels=3, patch_size=4)).eval()
 
 
-# ---- by hand ----
-
-
 @pytest.mark.parametrize("method", METHODS["text"])
 def test_a_linear_model_of_embeddings_by_hand(method):
     model = linear_text()
@@ -170,9 +167,6 @@ def test_layer_integrated_gradients_are_those_of_captum():
     layer = LayerIntegratedGradients(lambda one, other: model(one, other).logits, model.get_input_embeddings())
     expected = layer.attribute(ids, torch.zeros_like(ids), target=targets, additional_forward_args=mask, n_steps=8)
     np.testing.assert_allclose([one.scores for one in found], expected.sum(-1).detach(), atol=1e-6)
-
-
-# ---- complete ----
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert"])
@@ -239,9 +233,6 @@ def few_words(n=8):
     """Rows that a vocabulary of 12 suffices for."""
     ids = np.random.default_rng(0).integers(4, 12, size=(n, 6))
     return Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": np.ones_like(ids).tolist()})
-
-
-# ---- agreement ----
 
 
 @pytest.mark.parametrize("method", METHODS["text"])
@@ -342,9 +333,6 @@ def test_labels_are_matched_by_name():
         attribution_agreement(reference, other, tiny.texts())
 
 
-# ---- what is scored ----
-
-
 def test_special_tokens_are_left_out_and_unknown_words_are_not():
     model = tiny.bert(n_labels=2)
     found = explain(model, model, sentences(), processing_class=tokenizer(), options=options())
@@ -408,9 +396,6 @@ def test_folders_bring_their_own_tokenizers(tmp_path):
     found = explain(tmp_path, str(tmp_path), sentences(), options=options())
     model = tiny.bert(n_labels=2)
     assert found == explain(model, model, sentences(), processing_class=tokenizer(), options=options())
-
-
-# ---- the floor and the ceiling ----
 
 
 def test_random_weights_keep_words_and_vectors():
@@ -513,9 +498,6 @@ def test_the_other_baseline_of_an_image_is_its_mean_color(method):
     assert found.scores[0] == pytest.approx(per_pixel[:, :4, :4].sum().item(), abs=1e-5)
 
 
-# ---- compressed models ----
-
-
 def test_models_of_other_architectures_that_read_the_same_tokens():
     config = DistilBertConfig(vocab_size=40, dim=8, n_layers=1, n_heads=2, hidden_dim=8, num_labels=2)
     student = DistilBertForSequenceClassification(config)
@@ -602,9 +584,6 @@ def test_nothing_of_the_models_changes():
     assert not any(module._forward_hooks for model in (reference, candidate) for module in model.modules())
 
 
-# ---- files ----
-
-
 @pytest.fixture(scope="module")
 def onnx_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
@@ -635,23 +614,13 @@ def test_answers_without_a_model_are_refused(tmp_path):
             attribution_agreement(model, given, dataset)
 
 
-# ---- bad input ----
-
-
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"n_items": 0}, "n_items must be at least 1. Got 0"),
-        ({"n_mismatches": -1}, "n_mismatches must be at least 0. Got -1"),
-        ({"top_k": 0}, "top_k must be at least 1"),
-        ({"n_steps": 0}, "n_steps must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
-    ],
+    ("name", "least"),
+    [("n_items", 1), ("n_mismatches", 0), ("top_k", 1), ("n_steps", 1), ("batch_size", 1), ("seed", 0)],
 )
-def test_bad_options_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        AttributionOptions(**settings)
+def test_bad_options_are_refused(name, least):
+    with pytest.raises(ValueError, match=f"{name} must be at least {least}. Got {least - 1}"):
+        AttributionOptions(**{name: least - 1})
 
 
 def test_a_method_must_be_one_for_the_task():

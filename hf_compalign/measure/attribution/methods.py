@@ -66,9 +66,7 @@ class Attributor:
 
     def explain(self, batch: Batch) -> list[Attribution]:
         """The attribution of each row."""
-        if batch.content is not None:
-            return self._of_texts(batch, batch.content)
-        return self._of_images(batch)
+        return self._of_images(batch) if batch.content is None else self._of_texts(batch, batch.content)
 
     def _of_texts(self, batch: Batch, content: Tensor) -> list[Attribution]:
         """Scores of the word embeddings, summed over their features."""
