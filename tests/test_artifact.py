@@ -38,8 +38,8 @@ def made(tmp_path_factory):
     card = CardDetails(
         task="text-classification",
         base_model="org/base",
-        dataset="colours",
-        dataset_id="org/colours",
+        dataset="colors",
+        dataset_id="org/colors",
         dataset_split="test",
         name="org/small",
         recipe={"Compression": {"ffn": 0.5, "heads": 0.5}},
@@ -149,7 +149,7 @@ def test_the_metadata_tell_each_file_and_what_was_done(made):
     (index,) = header["model-index"]
     (result,) = index["results"]
     assert index["name"] == "small"
-    assert result["dataset"] == {"name": "colours", "type": "org/colours", "split": "test"}
+    assert result["dataset"] == {"name": "colors", "type": "org/colors", "split": "test"}
     values = {metric["name"]: metric["value"] for metric in result["metrics"]}
     assert len(values) == len(result["metrics"]) == 3 * 4
     for name, of in [("model.safetensors", ""), *((f"onnx/{n}.onnx",) * 2 for n in ("model", "model_int8"))]:
@@ -242,7 +242,7 @@ def test_without_labels_nothing_is_said_of_accuracy(made, tmp_path):
 
 
 def relation(folder, **options):
-    card = CardDetails(task="text-classification", base_model="org/base", dataset="colours", **options.pop("card", {}))
+    card = CardDetails(task="text-classification", base_model="org/base", dataset="colors", **options.pop("card", {}))
     details = ArtifactDetails(card, timed_batch_sizes=())
     save_artifact(folder=folder, dataset=DATA, details=details, **options)
     header, _ = front_matter(folder)
@@ -274,7 +274,7 @@ def test_the_relation_to_the_base_model_is_what_was_done(made, tmp_path):
     assert chosen == ("merge", {"toy"})
 
 
-def test_quantised_weights_ship_in_their_own_file(made, tmp_path):
+def test_quantized_weights_ship_in_their_own_file(made, tmp_path):
     root, _, _ = made
     model = load_compressed(root / "org-original")
     quantize_(model, "quanto-w8")
@@ -286,7 +286,7 @@ def test_quantised_weights_ship_in_their_own_file(made, tmp_path):
     answers, original = predict(tmp_path / "out", DATA), predict(root / "org-original", DATA)
     assert row["mismatches"] == f"{(answers.predicted != original.predicted).sum()} of 60"
     assert 'load_compressed("out")' in body
-    assert "Its weights are quantised (`quanto-w8`): `pip install 'hf-compalign[optimum]'`" in body
+    assert "Its weights are quantized (`quanto-w8`): `pip install 'hf-compalign[optimum]'`" in body
 
 
 @pytest.mark.parametrize("scheme", ["torchao-w8", "torchao-w8a8", "torchao-w4"])
@@ -409,9 +409,9 @@ def test_an_onnx_file_of_an_earlier_artifact_does_not_stay_by_accident(made, tmp
 
 def test_weights_of_another_kind_do_not_stay_beside_the_new_ones(made, tmp_path):
     root, _, _ = made
-    quantised = load_compressed(root / "org-original")
-    quantize_(quantised, "quanto-w8")
-    models = {"model.safetensors": root / "small", "model_quantized.safetensors": quantised}
+    quantized = load_compressed(root / "org-original")
+    quantize_(quantized, "quanto-w8")
+    models = {"model.safetensors": root / "small", "model_quantized.safetensors": quantized}
     inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
     for old, new in (list(models), list(reversed(models))):
         folder = tmp_path / old

@@ -16,7 +16,8 @@ from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import Footprint, Latency
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import Estimate
-from hf_compalign.report.card import CardDetails, Measured, changed_options, write_model_card
+from hf_compalign.report.card import CardDetails, Measured, changed_options
+from hf_compalign.ship import write_model_card
 
 DETAILS = CardDetails(
     task="text-classification",

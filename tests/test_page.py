@@ -18,10 +18,7 @@ from typer.testing import CliRunner
 
 from hf_compalign._tables import Name
 from hf_compalign.cli.report import report
-from hf_compalign.measure.attribution import (
-    CEILING,
-    FLOOR,
-)
+from hf_compalign.measure.attribution import CEILING, FLOOR
 from hf_compalign.measure.audit import audit, describe, metrics_beside_fields, sections_of
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.report.page import TEMPLATES, floor_words, item_rows, links, render, verdict, write_report, written

@@ -4,7 +4,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from test_plots import HOSTILE, POINTS, class_row, figures, record
+from plotted import HOSTILE, POINTS, class_row, figures, record
 
 from hf_compalign.report.page import inline_svg
 from hf_compalign.report.plots import plot_cells, plot_classes, plot_frontier

@@ -20,11 +20,11 @@ def load_rows(
     Args:
         where: its path or name.
         config: the configuration on the Hub.
-        split: which one; by default the first of the ``usual`` ones that there is, or the only one.
+        split: its name; by default the first of the ``usual`` names that exists, or the only split.
         usual: names of splits.
 
     Raises:
-        ValueError: there is none, the split is not clear, or an option would have no effect on it.
+        ValueError: there is no dataset, the split is not clear, or an option would have no effect.
     """
     import datasets
     from datasets.exceptions import DatasetsError
@@ -34,14 +34,14 @@ def load_rows(
     path = Path(where)
     try:
         if path.is_file() or path.suffix in BUILDERS:
-            refuse_ignored(f"{path.name} is a single file", {"--config": config, "--split": split})
+            refuse_ignored(f"{path.name} is a single file", {"config": config, "split": split})
             return load_file(path)
         if any((path / name).is_file() for name in _SAVED_DATASET):
-            refuse_ignored(f"{path} is a saved dataset", {"--config": config})
+            refuse_ignored(f"{path} is a saved dataset", {"config": config})
             saved = datasets.load_from_disk(where)
             if isinstance(saved, dict):
                 return saved[_choose(list(saved), split, usual)]
-            refuse_ignored(f"{path} holds a single split", {"--split": split})
+            refuse_ignored(f"{path} holds a single split", {"split": split})
             return saved
         splits = datasets.get_dataset_split_names(where, config)
         return datasets.load_dataset(where, config, split=_choose(splits, split, usual))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_compalign._files import staged_folder
+from hf_compalign._files import remove_repair_records, staged_folder
 from hf_compalign.compress.calibration import calibration_batches
 from hf_compalign.compress.export.checks import (
     check_model,
@@ -35,8 +35,6 @@ from hf_compalign.compress.quantize import quantization_of, quantized_layers, sc
 from hf_compalign.models import OnnxModel
 
 INT8_NAME = "model_int8.onnx"
-# What a repair writes beside its INT8 file, the first of them nothing else does.
-_OF_A_REPAIR = ("frontier.json", "frontier.png", "audit.json")
 
 
 def export_onnx(
@@ -102,9 +100,8 @@ def export_onnx(
             difference = checked_difference(model, file, exact=False)
         size_bytes = file.size_bytes
         opset = opset_of(path)
-    if quantize is not None and (Path(folder) / _OF_A_REPAIR[0]).is_file():
-        for stale in _OF_A_REPAIR:  # about the file that was replaced
-            (Path(folder) / stale).unlink(missing_ok=True)
+    if quantize is not None:
+        remove_repair_records(folder)
     return Export(
         path=Path(folder) / path.name,
         opset=opset,

@@ -10,7 +10,7 @@ from hf_compalign.report.plots.records import AuditLike, estimate, record_of, se
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What is drawn of each similarity, from the top of its row down: floor and ceiling share the middle.
+# The dots of each similarity, from the top of its row down: floor and ceiling share the middle.
 _KINDS: dict[str, tuple[str, dict[str, Any], float]] = {
     "agreeing": ("same answer ({n_agreeing} items)", {"color": style.BLUE, "marker": "o"}, -0.22),
     "mismatches": ("different answers ({n_mismatches} items)", {"color": style.VERMILION, "marker": "X"}, 0.22),
@@ -22,8 +22,8 @@ _KINDS: dict[str, tuple[str, dict[str, Any], float]] = {
 def plot_attribution(audit: AuditLike) -> "Figure":
     """How alike the two models' explanations are, with 95 % intervals, between a floor and a ceiling.
 
-    Floor and ceiling are what the reference shares with an unrelated model and with itself, as
-    `hf_compalign.measure.attribution.record` has it; the figure says so below the axis.
+    Floor and ceiling are the similarities of the reference to an unrelated model and to itself, as
+    `hf_compalign.measure.attribution.record` defines them; the figure says so below the axis.
     """
     missing = "This audit has no attribution. Audit two models of PyTorch with hf-compalign audit --attribution."
     found = section(record_of(audit), "attribution", missing)
