@@ -122,15 +122,6 @@ def record(**other):
 
 def figures(found):
     """One of each kind."""
-    yield from (
-        plot(found)
-        for plot in (
-            plots.plot_cells,
-            plots.plot_classes,
-            plots.plot_groups,
-            plots.plot_reliability,
-            plots.plot_margins,
-        )
-    )
-    yield plots.plot_attribution(found)
+    one_of_each = [plots.plot_cells, plots.plot_classes, plots.plot_groups, plots.plot_reliability, plots.plot_margins]
+    yield from (plot(found) for plot in [*one_of_each, plots.plot_attribution])
     yield plots.plot_candidates([found, found])

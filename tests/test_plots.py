@@ -160,7 +160,7 @@ def test_the_cells_of_a_model_against_itself_have_no_second_bar():
     (panel,) = plot_cells(record(n=8, cie=0, cells=cells)).axes
     assert bars(panel, 2.0) == [("both_right", 0.0, 1.0)]
     assert bars(panel, 0.75) == []
-    assert panel.get_title(loc="left") == "5 labelled items of 8: 0 answered differently (0.00 %)"
+    assert panel.get_title(loc="left") == "5 labeled items of 8: 0 answered differently (0.00 %)"
 
 
 @pytest.mark.parametrize(
