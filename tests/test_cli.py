@@ -128,7 +128,7 @@ def test_json_holds_the_whole_audit_with_null_for_nan(files, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "Two models are compared on a dataset. Name one with --dataset"),
+        ([], "Two models need a dataset. Name one with --dataset"),
         (["--dataset", "rows.parquet", "--limit", "mismatch"], "--limit must be a name and a number.*'mismatch'"),
         (["--dataset", "rows.parquet", "--limit", "nfr=small"], "--limit must be a name and a number.*'nfr=small'"),
         (["--dataset", "rows.parquet", "--limit", "mismatches=0.1"], "There is no limit 'mismatches'"),

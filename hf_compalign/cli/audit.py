@@ -9,12 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from hf_compalign.cli import options
-from hf_compalign.cli.rows import load_rows
+from hf_compalign.cli.rows import audited_rows
 from hf_compalign.cli.screen import clear_errors, hush, hush_loading, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from hf_compalign.measure.attribution import AttributionOptions
     from hf_compalign.measure.audit import Audit
 
@@ -100,7 +98,9 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
             from hf_compalign.measure.groups import MIN_GROUP_SIZE
             from hf_compalign.measure.predictions import Columns
 
-            rows = _rows(dataset, console, config=config, split=split, max_samples=max_samples)
+            if dataset is None:
+                raise ValueError("Two models need a dataset. Name one with --dataset, or give two .npz files.")
+            rows = audited_rows(ctx.params, console)
             hush_loading()
             found = compare(
                 reference,
@@ -160,18 +160,6 @@ def _audit_of_files(
         if not Path(path).is_file():
             raise ValueError(f"There is no file {path}.")
     return compare(reference, candidate, limits=limits, floor=floor)
-
-
-def _rows(
-    dataset: str | None, console: Console, *, config: str | None, split: str | None, max_samples: int | None
-) -> "Dataset":
-    from hf_compalign.data import sample
-
-    if dataset is None:
-        raise ValueError("Two models are compared on a dataset. Name one with --dataset, or give two .npz files.")
-    rows = sample(load_rows(dataset, config, split), max_samples)
-    console.print(f"{len(rows):,} rows of {dataset}, columns {', '.join(rows.column_names)}")
-    return rows
 
 
 def _write(found: "Audit", console: Console, *, output: Path | None, report: Path | None) -> None:

@@ -11,15 +11,13 @@ from rich.text import Text
 from hf_compalign._tables import as_text
 from hf_compalign.cli import options
 from hf_compalign.cli.audit import print_audit
-from hf_compalign.cli.rows import load_rows
+from hf_compalign.cli.rows import audited_rows, load_rows
 from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_compalign.ship import AuditedExport
-
-_CALIBRATION_ROWS = 256
 
 
 def export(  # noqa: PLR0913, PLR0917 - the options of a command are its arguments
@@ -76,12 +74,10 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
         _refuse_idle(ctx.params)
         from hf_compalign.ship import ExportOptions, export_audited
 
-        rows = _sample(dataset, max_samples, config=config, split=split)
-        if rows is not None:
-            console.print(f"{len(rows):,} rows of {dataset}, columns {', '.join(rows.column_names)}")
+        rows = None if dataset is None else audited_rows(ctx.params, console)
         how = ExportOptions(
             quantize=quantize,
-            calibration=_sample(calibration, calibration_rows or _CALIBRATION_ROWS, usual=("train", "validation")),
+            calibration=_calibration(calibration, calibration_rows),
             exclude=exclude or None,
             columns=Columns(text=text_column or None, image=image_column, label=label_column),
             batch_size=batch_size or 32,
@@ -158,10 +154,10 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
         options.refuse_ignored("Nothing is repaired without --quantize and --limit", given, ["max_measurements"])
 
 
-def _sample(name: str | None, most: int | None, **source: Any) -> "Dataset | None":
+def _calibration(dataset: str | None, most: int | None) -> "Dataset | None":
     from hf_compalign.data import sample
 
-    return None if name is None else sample(load_rows(name, **source), most)
+    return None if dataset is None else sample(load_rows(dataset, usual=("train", "validation")), most or 256)
 
 
 def _print_done(done: "AuditedExport", *, as_json: bool) -> None:

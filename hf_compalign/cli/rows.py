@@ -1,8 +1,10 @@
 """The rows of the dataset that a command line names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
 
 from hf_compalign.cli.options import refuse_ignored
 
@@ -10,6 +12,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _SAVED_DATASET = ("dataset_dict.json", "state.json")
+
+
+def audited_rows(given: Mapping[str, Any], console: Console) -> "Dataset":
+    """The rows that the parameters of a command name; the console says how many there are."""
+    from hf_compalign.data import sample
+
+    rows = sample(load_rows(given["dataset"], given["config"], given["split"]), given["max_samples"])
+    console.print(f"{len(rows):,} rows of {given['dataset']}, columns {', '.join(rows.column_names)}")
+    return rows
 
 
 def load_rows(

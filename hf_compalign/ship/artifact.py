@@ -256,13 +256,13 @@ def _card_of(model: PreTrainedModel, reference: Model | Predictions) -> CardDeta
 def _measured(
     models: Mapping[str, tuple[Model, Any]], audits: Mapping[str, Audit], times: Mapping[str, Mapping[int, Latency]]
 ) -> dict[str, Measured]:
-    accuracy = next(iter(audits.values())).metrics["accuracy_reference"]
-    size = footprint(models[ORIGINAL][0]).size_bytes if ORIGINAL in models else None
-    found = {ORIGINAL: Measured(None, accuracy, size, times.get(ORIGINAL, {}))}
-    for name, audited in audits.items():
-        accuracy = audited.metrics["accuracy_candidate"]
-        found[name] = Measured(audited, accuracy, _size_bytes(Path(str(models[name][0]))), times[name])
-    return found
+    accuracies = {ORIGINAL: next(iter(audits.values())).metrics["accuracy_reference"]}
+    accuracies |= {name: audited.metrics["accuracy_candidate"] for name, audited in audits.items()}
+    sizes = {name: footprint(model).size_bytes for name, (model, _) in models.items()}
+    return {
+        name: Measured(audits.get(name), accuracy, sizes.get(name), times.get(name, {}))
+        for name, accuracy in accuracies.items()
+    }
 
 
 def _report(work: Path, files: Mapping[str, Measured]) -> str | None:
@@ -288,10 +288,3 @@ def _with_costs(found: Audit, original: Measured, one: Measured) -> Audit:
     if original.size_bytes is not None and one.size_bytes is not None:
         sizes = (original.size_bytes, one.size_bytes)
     return replace(found, size_bytes=sizes, latency_ms=times)
-
-
-def _size_bytes(path: Path) -> int:
-    """Of an ONNX file, or of the weights in a folder."""
-    if path.is_file():
-        return OnnxModel(path).size_bytes
-    return sum(file.stat().st_size for file in path.glob("*.safetensors"))

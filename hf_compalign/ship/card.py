@@ -55,18 +55,14 @@ def with_what_was_done(card: CardDetails, model: PreTrainedModel) -> CardDetails
         "onnx": variants,
         "transformers.js": variants,
     }
-    only_quantized = not pruned and (quantization or (int8_files and _is_unchanged(card)))
+    found = next(one.audit for one in card.files.values() if one.audit is not None)
+    unchanged = found.reference.model_fingerprint == found.candidate.model_fingerprint  # only the ONNX files differ
+    only_quantized = not pruned and (quantization or (int8_files and unchanged))
     return replace(
         card,
         tags=[*card.tags, *(tag for tag, holds in done.items() if holds)],
         base_model_relation=card.base_model_relation or ("quantized" if only_quantized else "finetune"),
     )
-
-
-def _is_unchanged(card: CardDetails) -> bool:
-    """Whether the weights are those of the original; then only the ONNX files differ."""
-    found = next(one.audit for one in card.files.values() if one.audit is not None)
-    return found.reference.model_fingerprint == found.candidate.model_fingerprint
 
 
 def _zero_share(model: nn.Module) -> float:

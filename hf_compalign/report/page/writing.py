@@ -23,7 +23,7 @@ from hf_compalign.report.plots import AuditLike, Plotted, record_of
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 MOST_STATIC = 50  # items that are shown without JavaScript
-_LONG_WORD = 8  # letters, that the usual column of a class has room for
+_LONG_WORD = 8  # letters; the columns of the classes are wider for names with longer words
 _MARKS: dict[type, str] = {Kept: "\N{CHECK MARK} ", Beyond: "\N{BALLOT X} "}
 
 
@@ -98,7 +98,7 @@ def render(
             grouped=any(item["groups"] for item in items),
             explained={item["explanation"]["kind"] for item in items if item["explanation"]},
             some_unexplained=not all(item["explanation"] for item in items),
-            long_names=_have_long_words(found["label_names"]),
+            long_names=any(len(word) > _LONG_WORD for name in found["label_names"] for word in name.split()),
             cells=CELLS,
             class_name=lambda index: class_name(found["label_names"], index),
             short_name=short_name,
@@ -163,11 +163,6 @@ def _columns(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         columns += [(side, side.capitalize()), (f"{side}_confidence", "Sure")]
     columns += [("reference_margin", "Margin"), ("kl", "KL")]
     return [(key, title) for key, title in columns if labeled or key not in ("cell", "label")]
-
-
-def _have_long_words(names: Sequence[str]) -> bool:
-    """Whether the columns of the classes must be wider, so that no word of a name breaks."""
-    return max((len(word) for name in names for word in name.split()), default=0) > _LONG_WORD
 
 
 def _policy(*sources: str) -> str:

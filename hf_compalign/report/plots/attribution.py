@@ -34,15 +34,12 @@ def plot_attribution(audit: AuditLike) -> "Figure":
             places, dots = [row + side for row in range(len(rows))], [estimate(row[kind]) for row in rows]
             style.draw_dots(panel, dots, rows=places, look=look, label=label.format_map(found))
         style.name_rows(panel, [style.shown(similarity_title(row["similarity"], found["top_k"])) for row in rows])
-        words = _words(style.shown(found["method"]).replace("_", " "))
+        method = style.shown(found["method"]).replace("_", " ")
+        notes = (f"similarity of the attributions ({method}), mean and 95 % interval", f"floor: {FLOOR}")
+        words = "\n".join(textwrap.fill(line, 84) for line in (*notes, f"ceiling: {CEILING}"))
         panel.set_xlabel(words, fontsize=style.SMALL_TEXT, parse_math=False)
         panel.axvline(0, color=style.MUTED, linewidth=0.8)
         panel.set_xlim(min(panel.get_xlim()[0], -0.02), 1.02)
         style.tidy(panel, grid="x")
         style.legend(figure)
     return figure
-
-
-def _words(method: str) -> str:
-    words = (f"similarity of the attributions ({method}), mean and 95 % interval", f"floor: {FLOOR}")
-    return "\n".join(textwrap.fill(line, 84) for line in (*words, f"ceiling: {CEILING}"))

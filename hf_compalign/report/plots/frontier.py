@@ -76,7 +76,11 @@ def plot_frontier(
         if batch is not None:
             timed = [point for point in points if batch in point.latency]
             _draw(panels[1], timed, lambda point: point.latency[batch].median_ms, chosen)
-            _draw_torch(panels[1], (torch_latency or {}).get(batch))
+            if torch_latency and batch in torch_latency:
+                x = torch_latency[batch].median_ms
+                panels[1].axvline(x, color=style.MUTED, linestyle=":", linewidth=1.5)
+                where = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
+                panels[1].annotate("torch", (x, 0.97), rotation=90, **where)
             panels[1].set_xlabel(f"median latency of a batch of {batch} (ms)")
         for panel in panels:
             _finish(panel, limit)
@@ -116,12 +120,3 @@ def _draw(panel: Any, points: Sequence[Plotted], where: Callable[[Plotted], floa
             panel.scatter(*[[value] for value in place], s=190, zorder=4, label="chosen", **ring)
     for label in ("numbers: layers in float", "bars: 95 % interval"):
         panel.plot([], [], " ", label=label)
-
-
-def _draw_torch(panel: Any, latency: Latency | None) -> None:
-    if latency is None:
-        return
-    panel.axvline(latency.median_ms, color=style.MUTED, linestyle=":", linewidth=1.5)
-    panel.annotate(
-        "torch", (latency.median_ms, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top", rotation=90
-    )

@@ -23,9 +23,9 @@ from hf_compalign.compress.export import (
     quantize_graph,
 )
 from hf_compalign.data import sample
-from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.audit import Audit, AuditOptions, answers_of
 from hf_compalign.measure.footprint import Latency, latencies_on, machine_name, timing_device
-from hf_compalign.measure.predictions import Columns, Predictions, predict
+from hf_compalign.measure.predictions import Columns, Predictions
 from hf_compalign.measure.statistics import undominated
 from hf_compalign.models import OnnxModel
 from hf_compalign.ship.frontier import Frontier, Point, Sensitivity
@@ -171,22 +171,14 @@ class Int8Files:
         )
 
     def _on_sample(self, network: Any) -> tuple[Predictions, Predictions]:
-        """What the file in float and another one answer on the sample."""
-        if self._sample is None:
-            rows = sample(self._dataset, self._options.probe_rows)
-            self._sample = rows, self._answers(self._open(self._float), rows)
-        rows, expected = self._sample
-        return expected, self._answers(network, rows)
-
-    def _answers(self, network: Any, rows: Dataset) -> Predictions:
+        """The answers of the file in float and of another one on the sample."""
         options = self._options
-        return predict(
-            network,
-            rows,
-            processing_class=options.processing_class,
-            columns=options.columns,
-            batch_size=options.batch_size,
-        )
+        asking = AuditOptions(options.columns, options.processing_class, options.batch_size)
+        if self._sample is None:
+            rows = sample(self._dataset, options.probe_rows)
+            self._sample = rows, answers_of(self._open(self._float), rows, asking)
+        rows, expected = self._sample
+        return expected, answers_of(network, rows, asking)
 
     def _file(self, key: tuple[str, ...]) -> Path:
         """The file with these layers in float, made again if it was thrown away."""

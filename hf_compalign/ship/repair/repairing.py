@@ -18,7 +18,7 @@ from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limit
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.opening import Model, load_model, processor_of
 from hf_compalign.report.plots import plot_frontier
-from hf_compalign.ship.frontier import Frontier, Point
+from hf_compalign.ship.frontier import Frontier
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair.files import Int8Files, RepairOptions
 from hf_compalign.ship.repair.search import Found, items_needed, shortened, smallest_float_set
@@ -152,15 +152,12 @@ def _verdict(found: Found, n_layers: int) -> str:
         return f"KEPT: {stay}. Fewer may do, but {budget}"
     if not found.complete:
         return f"NOT KEPT by any file so far, but {budget}"
+    needed = max(items_needed(verdict.limit, verdict.value) for verdict in best.limits if not verdict.passed)
+    more = f" At this rate it would take some {needed:,} items to show it." if needed < math.inf else ""
     return (
         f"NOT KEPT: no set of layers suffices. Even with all of them in float {best.mismatches} of {best.n} answers "
-        f"differ from the reference's, so it is not INT8 that makes the difference.{_more_items(best)}"
+        f"differ from the reference's, so it is not INT8 that makes the difference.{more}"
     )
-
-
-def _more_items(point: Point) -> str:
-    needed = [items_needed(verdict.limit, verdict.value) for verdict in point.limits if not verdict.passed]
-    return f" At this rate it would take some {max(needed):,} items to show it." if max(needed) < math.inf else ""
 
 
 def _save(stage: Path, repair: Repair, limits: Mapping[str, float], progress: Report) -> None:

@@ -123,9 +123,10 @@ def smallest_float_set(
     try:
         start = time.perf_counter()
         if not ledger.keeps_limits((), f"all {len(layers)} layers in INT8"):
-            report(_cost(len(layers), time.perf_counter() - start))
+            report(_cost(layers, time.perf_counter() - start))
             if ledger.keeps_limits(layers, "all layers in float"):
-                _probe_all(ledger, probe)
+                for group in _groups(layers):
+                    ledger.probe(group, probe)
                 _give_back(ledger, _bisected(ledger))
     except _BudgetSpentError:
         complete = False
@@ -187,29 +188,20 @@ def shortened(layers: Sequence[str], most: int = 3) -> str:
 
 
 def _groups(layers: Sequence[str]) -> list[tuple[str, ...]]:
-    """One layer each, or as many neighbors as it takes to have no more than `MOST_GROUPS` groups."""
+    """The groups to try alone: of one layer, or of neighbors where there are many. A single one needs no order."""
     size = math.ceil(len(layers) / MOST_GROUPS)
-    return [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
+    return [tuple(layers[start : start + size]) for start in range(0, len(layers), size)] if len(layers) > size else []
 
 
-def _cost(n_layers: int, seconds: float) -> str:
-    n_groups = math.ceil(n_layers / math.ceil(n_layers / MOST_GROUPS))
-    n_steps = math.ceil(math.log2(n_groups))
-    n_probes = n_groups if n_groups > 1 else 0
+def _cost(layers: Sequence[str], seconds: float) -> str:
+    n_probes = len(_groups(layers))
+    n_steps = math.ceil(math.log2(max(n_probes, 1)))
     most = 1 + n_probes + n_steps
     return (
         f"      To find what must stay in float takes 1 + {n_probes} + {n_steps} measurements (nothing in INT8; each "
-        f"{'layer' if n_groups == n_layers else 'group of neighbors'} alone, on a sample; a bisection), about "
+        f"{'layer' if len(layers) <= MOST_GROUPS else 'group of neighbors'} alone, on a sample; a bisection), about "
         f"{math.ceil(most * seconds / 60)} min, and one or two more for each layer in float: is it needed?"
     )
-
-
-def _probe_all(ledger: _Ledger, probe: Probe) -> None:
-    """Try each group of layers alone; a single one needs no order."""
-    groups = _groups(ledger.layers)
-    if len(groups) > 1:
-        for group in groups:
-            ledger.probe(group, probe)
 
 
 def _bisected(ledger: _Ledger) -> set[str]:
