@@ -230,9 +230,9 @@ def test_predictions_stand_for_the_original(made, tmp_path):
 
 
 def test_without_labels_nothing_is_said_of_accuracy(root, tmp_path):
-    unlabelled = DATA.remove_columns("label")
+    unlabeled = DATA.remove_columns("label")
     original = root / "org-original"
-    short = save_artifact(root / "small", tmp_path, reference=original, dataset=unlabelled, details=UNTIMED)
+    short = save_artifact(root / "small", tmp_path, reference=original, dataset=unlabeled, details=UNTIMED)
     assert math.isnan(short.files["original"].accuracy)
     header, body = shipping.front_matter(tmp_path)
     assert list(table_of(body)["model.safetensors"]) == ["mismatches", "mismatch rate", "MB"]

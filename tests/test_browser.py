@@ -34,7 +34,7 @@ def browser():
 @pytest.fixture(scope="module")
 def audits():
     text = report_data.text_audit(n=1000, n_items=78)
-    many = report_data.unlabelled_audit(n=400)
+    many = report_data.unlabeled_audit(n=400)
     many["items"] = [item | {"id": f"{item['id']}-{turn}"} for turn in range(N_MANY) for item in many["items"]][:N_MANY]
     return {
         "text": text,

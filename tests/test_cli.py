@@ -110,8 +110,8 @@ def test_json_holds_the_whole_audit_with_null_for_nan(files, tmp_path):
     for path in files:
         found = Predictions.load(path)
         paths.append(tmp_path / path.name)
-        unlabelled = Predictions(found.logits, np.full(len(found), -100), found.ids, found.label_names)
-        unlabelled.save(paths[-1])
+        unlabeled = Predictions(found.logits, np.full(len(found), -100), found.ids, found.label_names)
+        unlabeled.save(paths[-1])
     result = call("audit", *paths, "--limit", "mismatch_rate=0", "--json")
     assert result.exit_code == 1, result.output
     found = json.loads(result.stdout, parse_constant=pytest.fail)
@@ -199,7 +199,7 @@ def test_help_lists_the_commands():
 
 def test_the_demo_refuses_bad_input_before_training(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    assert "not empty and not from a former demo" in error_of(call("demo", "--output", tmp_path))
+    assert "is not empty: it holds thesis.tex" in error_of(call("demo", "--output", tmp_path))
     assert "Did you mean 0.9?" in error_of(call("demo", "--output", tmp_path / "new", "--sparsity", 90))
     assert not (tmp_path / "new").exists()
 

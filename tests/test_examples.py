@@ -94,7 +94,7 @@ def text_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     texts(48, seed=0).to_csv(folder / "train.csv")
     labels = [name if index % 3 else None for index, name in enumerate(texts(48, seed=0)["label"])]
-    texts(48, seed=0).remove_columns("label").add_column("label", labels).to_csv(folder / "partly_labelled.csv")
+    texts(48, seed=0).remove_columns("label").add_column("label", labels).to_csv(folder / "partly_labeled.csv")
     texts(30, seed=1).to_csv(folder / "validation.csv")
     # Another format and another name for the column.
     texts(16, seed=2, column="text").remove_columns("label").to_parquet(folder / "transfer.parquet")
@@ -346,7 +346,7 @@ def test_the_card_with_the_audit_is_what_ends_up_on_the_hub(glue_run, text_files
 def bare_flags(teacher, text_files, output, *, batch, accumulation):
     flags = {
         "teacher_name_or_path": teacher,
-        "train_file": text_files / "partly_labelled.csv",
+        "train_file": text_files / "partly_labeled.csv",
         "validation_file": text_files / "validation.csv",
         "output_dir": output,
         "per_device_train_batch_size": batch,
@@ -512,7 +512,7 @@ def test_augmentation_keeps_the_content_and_changes_the_picture():
     for _ in range(50):
         crop = np.asarray(script.flip_and_crop(fromarray(pixels)))
         assert crop.shape == (14, 21)
-        # A crop, perhaps mirrored: neighbours still differ by one.
+        # A crop, perhaps mirrored: neighbors still differ by one.
         assert set(np.diff(crop, axis=1).ravel().tolist()) in ({1}, {-1})
         seen.add(crop.tobytes())
     assert len(seen) > 10

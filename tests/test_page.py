@@ -22,7 +22,7 @@ from hf_compalign.measure.predictions import Predictions
 from hf_compalign.report.page import TEMPLATES, floor_words, item_rows, links, render, verdict, write_report, written
 
 UNKNOWN = "\N{EN DASH}"
-ITEMS = report_data.unlabelled_audit()["items"]
+ITEMS = report_data.unlabeled_audit()["items"]
 SECTIONS = ["verdict", "answers", "limits", "rerun", "candidates", "costs", "classes", "groups-1", "groups-2"]
 SECTIONS += ["calibration", "margins", "frequencies", "attribution", "items", "about"]
 
@@ -89,7 +89,7 @@ def hostile_pages(found):
 @pytest.fixture(scope="module")
 def bare():
     """Of an audit without labels, groups, limits, costs and attributions."""
-    return Page(render([report_data.unlabelled_audit()]))
+    return Page(render([report_data.unlabeled_audit()]))
 
 
 def section(found, key):

@@ -130,8 +130,7 @@ def save_artifact(
         models |= {name: (work / name, processor) for name in variants}
         if not isinstance(reference, Predictions):
             models[ORIGINAL] = (reference, processor_of(reference, task_of(compressed), default=processor))
-        card = details.card or _card_of(compressed, reference)
-        card = replace(card, name=card.name or Path(folder).resolve().name)
+        card = _card_of(details.card, compressed, reference, Path(folder))
         asking = AuditOptions(details.columns, processor, details.batch_size)
         original = reference_answers(reference, dataset, task=task_of(compressed), options=asking)
         # A local path says nothing to others.
@@ -247,10 +246,13 @@ def _opened(source: Path, config: Any) -> OnnxModel:
     return found
 
 
-def _card_of(model: PreTrainedModel, reference: Model | Predictions) -> CardDetails:
-    """What the card says by default."""
-    base_model = reference.model if isinstance(reference, Predictions) else name_of(reference)
-    return CardDetails(task_of(model).name, base_model=base_model or "the original", dataset="the evaluation data")
+def _card_of(
+    given: CardDetails | None, model: PreTrainedModel, reference: Model | Predictions, folder: Path
+) -> CardDetails:
+    """The details of the card, by default what the model, the reference and the folder tell."""
+    base = (reference.model if isinstance(reference, Predictions) else name_of(reference)) or "the original"
+    card = given or CardDetails(task_of(model).name, base_model=base, dataset="the evaluation data")
+    return replace(card, name=card.name or folder.resolve().name)
 
 
 def _measured(
