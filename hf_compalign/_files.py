@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 _STAGED = ".tmp"
+# What a repair says of its file lies beside it, and goes when the file is replaced.
+AUDIT_NAME, FRONTIER_NAME, PLOT_NAME = "audit.json", "frontier.json", "frontier.png"
 
 
 @contextmanager
@@ -77,6 +79,13 @@ def read_record(path: str | Path, *, kind: str, version: int, writer: str) -> di
             "hf_compalign."
         )
     return stored
+
+
+def remove_repair_records(folder: str | Path) -> None:
+    """Remove what a repair said of its file; without a frontier, an audit is not a repair's."""
+    if (Path(folder) / FRONTIER_NAME).is_file():
+        for name in (FRONTIER_NAME, PLOT_NAME, AUDIT_NAME):
+            (Path(folder) / name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
-"""Sections of tables and sentences as plain data, and as lines of text."""
+"""Tables and sentences as plain data, whoever shows them, and the simplest ways to do so: as text, as Markdown."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,3 +80,15 @@ def as_text(table: Table, most: int = MOST_ROWS) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def as_markdown(table: Table) -> str:
+    """A table of GitHub's Markdown: words to the left, numbers to the right."""
+    head, *rows = ([escaped(cell) for cell in row] for row in (table.columns, *table.rows))
+    marks = ["---" if column in (0, *table.words) else "---:" for column in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, marks, *rows))
+
+
+def escaped(words: Words) -> str:
+    """A text for Markdown, which neither ends a cell nor starts markup of its own."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", plain(words))

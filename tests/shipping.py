@@ -1,9 +1,11 @@
-"""A tiny model of raw texts with its tokenizer and its ONNX files, for what is shipped."""
+"""A tiny model of raw texts with its tokenizer, its ONNX files and its card, for what is shipped."""
 
 import random
 from pathlib import Path
+from typing import Any
 
 import tiny
+import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertTokenizer, PreTrainedModel
 
@@ -51,3 +53,9 @@ def exported(folder: Path, made: PreTrainedModel) -> list[Path]:
     export_graph(made, paths[0])
     quantize_graph(paths[0], paths[1], mode="dynamic")
     return paths
+
+
+def front_matter(folder: Path) -> tuple[dict[str, Any], str]:
+    """The metadata of a card, and its text."""
+    _, header, body = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(header), body

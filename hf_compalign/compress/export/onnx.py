@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_compalign._files import staged_folder
+from hf_compalign._files import remove_repair_records, staged_folder
 from hf_compalign.compress.calibration import calibration_batches
 from hf_compalign.compress.export.checks import check_options, check_something_left
 from hf_compalign.compress.export.common import (
@@ -25,8 +25,6 @@ from hf_compalign.compress.quantize import quantization_of, quantized_layers, sc
 from hf_compalign.models import OnnxModel
 
 INT8_NAME = "model_int8.onnx"
-# What a repair writes beside its INT8 file. Nothing else writes the first.
-_OF_A_REPAIR = ("frontier.json", "frontier.png", "audit.json")
 
 
 def export_onnx(
@@ -90,9 +88,8 @@ def export_onnx(
         found = summary(
             file, folder, quantize=quantize, layers=layers, kept=kept, difference=difference, opset=opset_of(path)
         )
-    if quantize is not None and (Path(folder) / _OF_A_REPAIR[0]).is_file():
-        for stale in _OF_A_REPAIR:  # about the file that was replaced
-            (Path(folder) / stale).unlink(missing_ok=True)
+    if quantize is not None:
+        remove_repair_records(folder)
     return found
 
 
