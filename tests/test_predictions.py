@@ -246,6 +246,6 @@ def test_other_label_names_are_refused():
 
 
 def test_torch_is_not_imported():
-    code = "import sys, hf_compalign.measure.audit.auditing; print('torch' in sys.modules)"
+    code = "import sys, hf_compalign.measure.audit.comparing; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["False"]
