@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_compalign.measure.groups import MIN_GROUP_SIZE
-from hf_compalign.measure.predictions import Columns
+
+if TYPE_CHECKING:
+    from hf_compalign.measure.predictions import Columns  # which imports torch
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class AuditOptions:
         ValueError: a number is out of its range.
     """
 
-    columns: Columns | None = None
+    columns: "Columns | None" = None
     processing_class: Any = None
     batch_size: int | None = None
     bins: Sequence[str] = ()
