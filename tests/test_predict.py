@@ -108,7 +108,7 @@ def test_an_id_column_names_the_rows_when_it_can():
     assert len(set(predict(model, useless, processing_class=tokenizer()).ids)) == 5
     with pytest.raises(ValueError, match="The id column 'group' names several rows alike"):
         predict(model, dataset, processing_class=tokenizer(), columns=Columns(id="group"))
-    with pytest.raises(ValueError, match="There is no id column 'nope'"):
+    with pytest.raises(ValueError, match="There is no column 'nope'"):
         predict(model, dataset, processing_class=tokenizer(), columns=Columns(id="nope"))
 
 
@@ -188,7 +188,7 @@ def test_wanted_columns_must_exist():
         find_text_columns(dataset, ["txt"])
     with pytest.raises(ValueError, match="There is no column 'target'"):
         find_label_column(dataset, "target")
-    with pytest.raises(ValueError, match="of which 0 are of type Image. Name the image column"):
+    with pytest.raises(ValueError, match="0 of them are of type Image. Name the image column"):
         find_image_column(dataset)
 
 

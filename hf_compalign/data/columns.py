@@ -74,8 +74,8 @@ def find_image_column(dataset: Dataset, wanted: str | None = None) -> str:
     if len(images) == 1:
         return images[0]
     raise ValueError(
-        f"Cannot tell which column holds the images. Got the columns {_listed(dataset.column_names)}, of which "
-        f"{len(images)} are of type Image. Name the image column."
+        f"Cannot tell which column holds the images. Got the columns {_listed(dataset.column_names)}; {len(images)} of "
+        "them are of type Image. Name the image column."
     )
 
 

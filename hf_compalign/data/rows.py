@@ -94,7 +94,7 @@ def with_label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> Datas
 
 
 def mix_unlabelled(dataset: Dataset, unlabelled: Dataset, *, seed: int) -> Dataset:
-    """Both datasets' rows, shuffled; those of the second have the label `IGNORED`, so only the teacher teaches them.
+    """Both datasets' rows, shuffled. Rows of the second get the label `IGNORED`: there, only the teacher teaches.
 
     Args:
         dataset: input columns and the column `labels`.

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from hf_compalign.data import (
     ID_COLUMNS,
     combined_fingerprint,
+    existing_column,
     find_image_column,
     find_label_column,
     find_text_columns,
@@ -163,9 +164,8 @@ def raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
 
 def row_ids(dataset: Dataset, wanted: str | None, marks: Sequence[str]) -> np.ndarray:
     """Names [N] of the rows: from an id column if it is unique, else their hashes, numbered where two are equal."""
-    if wanted is not None and wanted not in dataset.column_names:
-        raise ValueError(f"There is no id column {wanted!r}. The columns are {', '.join(dataset.column_names)}.")
-    for name in (wanted,) if wanted else ID_COLUMNS:
+    names = ID_COLUMNS if wanted is None else [existing_column(dataset.column_names, wanted)]
+    for name in names:
         if name in dataset.column_names:
             values = np.asarray(dataset.select_columns([name]).with_format("numpy")[:][name]).astype(str)
             if len(np.unique(values)) == len(values):

@@ -15,7 +15,7 @@ from hf_compalign.measure.statistics.rates import Array
 class TestResult:
     """A chi-squared statistic with its degrees of freedom; with none of them the p-value is 1."""
 
-    __test__ = False  # not a test class, whatever pytest makes of the name
+    __test__ = False  # pytest would take it for a test class
 
     statistic: float
     df: int
