@@ -12,6 +12,7 @@ from hf_compalign.compress.export import export_graph, quantize_graph
 
 _WORDS = [f"w{index}" for index in range(tiny.VOCABULARY - 4)]
 NAMES = ("red", "green", "blue")
+NAMED = {"id2label": dict(enumerate(NAMES)), "label2id": {name: index for index, name in enumerate(NAMES)}}  # a config
 
 
 def tokenizer() -> BertTokenizer:
@@ -30,7 +31,7 @@ def raw_texts(n: int = 60) -> Dataset:
 
 
 def model(*, shrunk: bool = False) -> PreTrainedModel:
-    made = tiny.bert(id2label=dict(enumerate(NAMES)), label2id={name: index for index, name in enumerate(NAMES)})
+    made = tiny.bert(**NAMED)
     if shrunk:
         shrink_(made, ffn=0.5, heads=0.5)
     return made.eval()

@@ -281,8 +281,8 @@ def test_quantised_weights_ship_in_their_own_file(made, tmp_path):
     found = relation(tmp_path / "out", model=model, reference=root / "org-original")
     assert found == ("quantized", {"quantization", "int8"})
     _, body = front_matter(tmp_path / "out")
-    row = table_of(body)["model_quantized.safetensors"]
-    assert row["MB"] == f"{(tmp_path / 'out' / 'model_quantized.safetensors').stat().st_size / 1e6:.2f}"
+    row = table_of(body)["model.quanto.safetensors"]
+    assert row["MB"] == f"{(tmp_path / 'out' / 'model.quanto.safetensors').stat().st_size / 1e6:.2f}"
     answers, original = predict(tmp_path / "out", DATA), predict(root / "org-original", DATA)
     assert row["mismatches"] == f"{(answers.predicted != original.predicted).sum()} of 60"
     assert 'load_compressed("out")' in body
@@ -305,7 +305,7 @@ def test_the_weights_of_torchao_ship_too(tmp_path, scheme):
         quantize_(model, scheme)
         found.append(relation(tmp_path / str(share), model=model, reference=original))
         assert sorted(path.name for path in (tmp_path / str(share)).glob("*.safetensors")) == [
-            "model_quantized.safetensors"
+            "model.quanto.safetensors"
         ]
     done = {"quantization", "int4" if scheme == "torchao-w4" else "int8"}
     assert found == [("quantized", done), ("finetune", done | {"pruning"})]
@@ -411,7 +411,7 @@ def test_weights_of_another_kind_do_not_stay_beside_the_new_ones(made, tmp_path)
     root, _, _ = made
     quantised = load_compressed(root / "org-original")
     quantize_(quantised, "quanto-w8")
-    models = {"model.safetensors": root / "small", "model_quantized.safetensors": quantised}
+    models = {"model.safetensors": root / "small", "model.quanto.safetensors": quantised}
     inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
     for old, new in (list(models), list(reversed(models))):
         folder = tmp_path / old

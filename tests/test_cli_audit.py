@@ -160,7 +160,7 @@ def test_thumbnails_of_images(tmp_path):
         (["--bins", "size", "--bins", "size"], "Got 'size' twice"),
         (["--groups", "targets"], "There is no column 'targets'.*Did you mean 'target'"),
         (["--groups", "size"], "--bins"),
-        (["--bins", "weight"], "There is no column 'weight' to be binned.*'words' stands for the number of words"),
+        (["--bins", "weight"], "There is no column 'weight' to bin.*'words' stands for the number of words"),
         (["--limit", "group_mismatch_gap=0.1"], "needs groups, and there are none.*--groups"),
         (
             ["--groups", "target", "--min-group-size", 1000, "--limit", "group_mismatch_gap=0.1"],

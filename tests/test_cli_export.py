@@ -8,7 +8,7 @@ import pytest
 import tiny
 from datasets import Dataset, DatasetDict
 from test_cli import call, error_of
-from test_predict import tokenizer
+from tiny import tokenizer
 from traced import traced_once
 
 from hf_compalign import cli

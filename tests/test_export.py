@@ -8,7 +8,7 @@ import onnx
 import pytest
 import tiny
 import torch
-from test_predict import NAMED, reviews, tokenizer
+from tiny import NAMED, reviews, tokenizer
 from transformers import (
     BigBirdConfig,
     BigBirdForSequenceClassification,

@@ -139,8 +139,8 @@ def test_a_folder_that_is_no_artifact_is_refused(copied, name):
 
 
 def test_a_folder_with_two_kinds_of_weights_is_refused(copied):
-    (copied / "model_quantized.safetensors").write_bytes(b"of another model")
-    with pytest.raises(ValueError, match="holds model.safetensors and model_quantized.safetensors, .* Remove the one"):
+    (copied / "model.quanto.safetensors").write_bytes(b"of another model")
+    with pytest.raises(ValueError, match="holds model.safetensors and model.quanto.safetensors, .* Remove the one"):
         push_to_hub(copied, "tester/small")
 
 

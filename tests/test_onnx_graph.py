@@ -1,4 +1,4 @@
-"""The ONNX graph of a model: it answers like the model at any size, is named like it, and is quantised where asked."""
+"""The ONNX graph of a model: it answers like the model at any size, is named like it, and is quantized where asked."""
 
 import contextlib
 import io
@@ -263,7 +263,7 @@ def test_dynamic_int8_is_of_the_layers_that_were_asked_for(exported, tmp_path):
     assert "bert.embeddings.word_embeddings.weight" not in tensors
 
 
-def test_a_quantised_weight_is_what_the_formula_says(exported, int8):
+def test_a_quantized_weight_is_what_the_formula_says(exported, int8):
     model, _ = exported("bert")
     _, tensors = int8
     for name, stored in (
@@ -337,7 +337,7 @@ def test_static_int8_uses_the_ranges_of_the_calibration_data(exported, tmp_path)
 
 def test_bad_arguments_are_refused(exported, tmp_path):
     _, path = exported("bert")
-    with pytest.raises(ValueError, match="Static quantisation needs the ranges"):
+    with pytest.raises(ValueError, match="Static quantization needs the ranges"):
         quantize_graph(path, tmp_path / "int8.onnx", mode="static")
     with pytest.raises(ValueError, match="keep_float names no layers of .*: clasifier"):
         quantize_graph(path, tmp_path / "int8.onnx", mode="dynamic", keep_float=["clasifier"])

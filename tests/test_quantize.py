@@ -1,4 +1,4 @@
-"""Which layers are quantised, what they compute then, and that nothing else changes."""
+"""Which layers are quantized, what they compute then, and that nothing else changes."""
 
 import copy
 
@@ -119,7 +119,7 @@ def test_a_layer_tied_to_the_embeddings_stays():
 
 @pytest.mark.parametrize("name", SCHEMES)
 @pytest.mark.parametrize("kind", ["bert", "vit"])
-def test_quantised_answers_are_close_and_those_of_the_preparation(name, kind, caplog):
+def test_quantized_answers_are_close_and_those_of_the_preparation(name, kind, caplog):
     needs(name)
     model = build(kind)
     batch, plain = zoo.inputs(model), model
@@ -133,7 +133,7 @@ def test_quantised_answers_are_close_and_those_of_the_preparation(name, kind, ca
     assert model is plain
     assert not model.training
     assert tiny.distance(after, before) > 100 * tiny.ROUNDING
-    coarse = {"int8": 0.15, "float8": 0.6, "int4": 1.7}[SCHEMES[name].weights]
+    coarse = {"int8": 0.15, "int4": 1.7}[SCHEMES[name].weights]
     if "products of int8 matrices overflow" not in caplog.text:
         torch.testing.assert_close(after, before, atol=coarse, rtol=0)
     assert tiny.distance(after, zoo.answer(trained, batch)) < tiny.ROUNDING
@@ -335,10 +335,10 @@ def test_ranges_that_do_not_fit_are_refused():
     model = prepared("quanto-w8a8")
     ranges = ranges_of(model)
     for wrong in ({}, {"other": 1.0}):
-        with pytest.raises(ValueError, match="and do not fit the 19 layers that are quantised by quanto-w8a8"):
+        with pytest.raises(ValueError, match="and do not fit the 19 layers that are quantized by quanto-w8a8"):
             set_ranges_(model, wrong)
     assert ranges_of(model) == ranges
-    with pytest.raises(ValueError, match="do not fit the 22 layers that are quantised by onnxruntime-w8a8"):
+    with pytest.raises(ValueError, match="do not fit the 22 layers that are quantized by onnxruntime-w8a8"):
         set_ranges_(prepared("onnxruntime-w8a8"), ranges)
 
 
@@ -399,12 +399,12 @@ def test_what_would_be_missing_or_ignored_is_refused():
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-w8a8", "torchao-w8", "quanto-w8"])
-def test_a_model_that_is_quantised_already_is_refused(name):
+def test_a_model_that_is_quantized_already_is_refused(name):
     needs(name)
     model = build()
     quantize_(model, name)
     answer = zoo.answer(model, zoo.inputs(model))
-    with pytest.raises(ValueError, match=f"is quantised already, by {name}. Start from the float model"):
+    with pytest.raises(ValueError, match=f"is quantized already, by {name}. Start from the float model"):
         quantize_(model, "onnxruntime-w8a8")
     assert torch.equal(zoo.answer(model, zoo.inputs(model)), answer)
     if name != "onnxruntime-w8a8":
@@ -421,9 +421,9 @@ def test_a_converted_model_is_neither_pruned_nor_shrunk(name, tmp_path):
     model.save_pretrained(tmp_path)
     for one in (model, load_compressed(tmp_path)):
         answer, config = zoo.answer(one, zoo.inputs(one)), one.config.to_dict()
-        with pytest.raises(ValueError, match=f"quantised already, by {name}.* cannot be pruned.* quantise last"):
+        with pytest.raises(ValueError, match=f"quantized already, by {name}.* cannot be pruned.* quantize last"):
             prune_(one, 0.5)
-        with pytest.raises(ValueError, match=f"quantised already, by {name}.* cannot be shrunk.* quantise last"):
+        with pytest.raises(ValueError, match=f"quantized already, by {name}.* cannot be shrunk.* quantize last"):
             shrink_(one, heads=0.5, ffn=0.5)
         assert torch.equal(zoo.answer(one, zoo.inputs(one)), answer)
         assert one.config.to_dict() == config
@@ -436,7 +436,7 @@ def test_a_converted_model_is_refused_before_it_is_trained(name, callback, tmp_p
     model = build()
     quantize_(model, name)
     trainer = Trainer(model, tiny.arguments(tmp_path), train_dataset=tiny.texts(8), callbacks=[callback])
-    with pytest.raises(ValueError, match=f"quantised already, by {name}.* cannot be (pruned|shrunk)"):
+    with pytest.raises(ValueError, match=f"quantized already, by {name}.* cannot be (pruned|shrunk)"):
         trainer.train()
     assert trainer.state.global_step == 0
 
@@ -482,12 +482,12 @@ def test_a_record_that_is_dropped_is_told(caplog):
     assert "says that its layers are rounded (onnxruntime-w8a8), and they are plain" in caplog.text
 
 
-def test_a_model_quantised_by_another_tool_is_refused():
+def test_a_model_quantized_by_another_tool_is_refused():
     torchao = pytest.importorskip("torchao.quantization")
     model = build()
     torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
     for verb in (lambda: quantize_(model, "torchao-w8"), lambda: prune_(model, 0.5), lambda: shrink_(model, ffn=0.5)):
-        with pytest.raises(ValueError, match="is quantised already, by another tool"):
+        with pytest.raises(ValueError, match="is quantized already, by another tool"):
             verb()
     model = build()
     model.classifier.weight = nn.Parameter(model.classifier.weight.to(torch.int8), requires_grad=False)
@@ -554,7 +554,7 @@ def test_names_that_are_no_layers_are_refused():
 
 def test_conversion_needs_a_prepared_and_calibrated_model():
     for verb in (convert_, unprepare_):
-        with pytest.raises(ValueError, match="is not prepared for quantisation. Call prepare_"):
+        with pytest.raises(ValueError, match="is not prepared for quantization. Call prepare_"):
             verb(build())
     pytest.importorskip("optimum.quanto")
     model = build()
@@ -581,9 +581,7 @@ def test_a_missing_library_is_named_with_its_command(name, module, extra, monkey
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(
-    "name", ["onnxruntime-w8a8", "torchao-w8a8", "torchao-w4", "quanto-w8a8", "quanto-w4", "quanto-f8"]
-)
+@pytest.mark.parametrize("name", ["onnxruntime-w8a8", "torchao-w8a8", "torchao-w4", "quanto-w8a8", "quanto-w4"])
 def test_half_precision_models(name, dtype):
     needs(name)
     model = build().to(dtype)

@@ -424,10 +424,10 @@ def test_a_quantized_model_is_not_quantized_again(tmp_path, scheme):
     run.train()
     with pytest.raises(ValueError, match="This QuantizationCallback has quantized the model.* make a new Trainer"):
         run.train()
-    with pytest.raises(ValueError, match=f"quantised already, by {scheme}"):
+    with pytest.raises(ValueError, match=f"quantized already, by {scheme}"):
         trainer(tmp_path, QuantizationCallback("torchao-w4"), student=run.model).train()
     opened = load_compressed(tmp_path / "checkpoint-12")
-    with pytest.raises(ValueError, match="quantised already"):
+    with pytest.raises(ValueError, match="quantized already"):
         trainer(tmp_path, QuantizationCallback(ONNX), student=opened).train()
     trainer(tmp_path, callback).train()  # the callback itself can be used for another model
 
@@ -476,7 +476,7 @@ def test_what_is_missing_is_missed_before_training(tmp_path, monkeypatch):
     ("scheme", "settings", "message"),
     [
         ("quanto-w8", {"bf16": True}, "quanto-w8 cannot be trained in mixed precision.* Leave bf16 and fp16 out"),
-        ("quanto-w4a8", {"torch_compile": True}, "quanto-w4a8 cannot be trained with torch_compile.* Leave torch_com"),
+        ("quanto-w4", {"torch_compile": True}, "quanto-w4 cannot be trained with torch_compile.* Leave torch_com"),
     ],
 )
 def test_what_optimum_quanto_cannot_do_is_refused(tmp_path, scheme, settings, message):

@@ -9,7 +9,7 @@ from hf_compalign.compress.quantize import SCHEMES, Quantization, quantization_o
 
 
 def test_names_say_what_the_schemes_are():
-    letters = {"int8": "w8", "int4": "w4", "float8": "f8"}
+    letters = {"int8": "w8", "int4": "w4"}
     for name, scheme in SCHEMES.items():
         assert name == f"{scheme.backend}-{letters[scheme.weights]}{'a8' if scheme.activations else ''}"
         assert scheme_of(name) is scheme

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    PreTrainedTokenizerFast,
     TrainerCallback,
     TrainingArguments,
     ViTConfig,
@@ -18,6 +20,7 @@ from transformers import (
 )
 
 VOCABULARY = 40
+NAMED = {"id2label": {0: "neg", 1: "pos"}, "label2id": {"neg": 0, "pos": 1}, "n_labels": 2}
 
 # Two kernels, two shapes of a layer or two places in memory add the same float32 terms in another order, and each sum
 # rounds to 24 bits. Over the layers of a tiny model that moves its answers by about a millionth of the largest of
@@ -73,6 +76,20 @@ def texts(
         known = np.arange(n) % unknown > 0 if unknown else True
         columns["labels"] = np.where(known, ids[:, 0] % n_labels, -100).tolist()
     return Dataset.from_dict(columns)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words of `reviews`, separated by spaces."""
+    words = ["[PAD]", "[UNK]", "bad", "good", "film", "book", "the", "a"]
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32)
+
+
+def reviews(**columns: Any) -> Dataset:
+    """Five raw texts of different lengths for a model that is `NAMED`."""
+    rows = ["the good film", "a bad book", "good", "the film the film", "a bad film bad book"]
+    return Dataset.from_dict({"text": rows, "label": [1, 0, 1, 0, 0]} | columns)
 
 
 def images(n: int = 24, *, n_labels: int = 3, seed: int = 0) -> Dataset:
@@ -133,6 +150,21 @@ def unchanged(model: torch.nn.Module, *, config: bool = True) -> Iterator[None]:
     assert list(now) == list(weights)
     assert all(torch.equal(now[name].nan_to_num(), value.nan_to_num()) for name, value in weights.items())
     assert not config or model.config.to_dict() == settings
+
+
+def differing(n, *where):
+    """n answers that differ from a reference of zeros at the given items."""
+    answers = np.zeros(n, dtype=int)
+    answers[list(where)] = 1
+    return answers
+
+
+def without_equal_tensors(model: torch.nn.Module) -> torch.nn.Module:
+    """An exported file holds equal tensors once, such as biases of 0, which its parameters would then lack."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
 
 
 def flat(model: torch.nn.Module) -> torch.Tensor:

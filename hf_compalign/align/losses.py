@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hf_compalign.labels import IGNORED
 
-# (student logits, teacher logits, labels) -> one value per item; the task term alone does without a teacher.
 TermFunction = Callable[..., Tensor]
+"""(student logits, teacher logits, labels) -> one value per item; the task term alone does without a teacher."""
 
 
 def task_loss(student: Tensor, teacher: Tensor | None, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -79,12 +79,28 @@ def kl_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: fl
 
 
 def where_teacher_is_right(teacher: Tensor, labels: Tensor) -> Tensor:
-    """The gate 1[argmax z_t = y]: [...] of bool. Items without a label pass: nobody knows them wrong."""
+    """The gate 1[argmax z_t = y]: [...] of bool. Items without a label pass: nobody knows them wrong.
+
+    Args:
+        teacher: logits [..., C].
+        labels: [...], -100 where unknown.
+
+    >>> where_teacher_is_right(torch.tensor([[2.0, 0.0]] * 3), torch.tensor([0, 1, -100])).tolist()
+    [True, False, True]
+    """
     return (teacher.argmax(-1) == labels) | (labels == IGNORED)
 
 
 def gated(term: TermFunction) -> TermFunction:
-    """The term, with 0 for the items on which the teacher is known to be wrong."""
+    """The term, with 0 for the items on which the teacher is known to be wrong; they still count as items.
+
+    Args:
+        term: (student logits, teacher logits, labels) -> [...], one value per item.
+
+    >>> student, teacher = torch.zeros(2, 2), torch.tensor([[2.0, 0.0]] * 2)
+    >>> gated(logits_loss)(student, teacher, torch.tensor([0, 1])).tolist()
+    [2.0, 0.0]
+    """
 
     def gated_term(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         values = term(student, teacher, labels)
@@ -101,6 +117,9 @@ def masked_mean(per_item: Tensor, mask: Tensor, count: Tensor | None = None) -> 
         mask: [...] of bool.
         count: what to divide by when there is more than this batch: the items of all accumulated batches, over the
             number of processes. None takes ``mask.sum()``.
+
+    Returns:
+        A scalar in the unit of the losses.
 
     >>> masked_mean(torch.tensor([1.0, 5.0]), torch.tensor([True, False])).item()
     1.0

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from hf_compalign.models import default_collator, device_of, input_names, known_inputs, on_device, random_state_kept
 
 Batch = Mapping[str, Tensor]
-# model, batch -> the scalar whose gradient says what matters
 Loss = Callable[[nn.Module, Batch], Tensor]
+"""(model, batch) -> the scalar whose gradient says what matters."""
 
 # Rows that a callback takes of the training data where it is given no calibration data of its own.
 ROWS = 512

@@ -83,10 +83,10 @@ class Artifact:
 
 
 def save_artifact(
-    model: Model,
+    model: PreTrainedModel | str | Path,
     folder: str | Path,
     *,
-    reference: Model | Predictions,
+    reference: Predictions | PreTrainedModel | str | Path,
     dataset: Dataset,
     onnx: Sequence[str | Path] | Mapping[str, str | Path] = (),
     details: ArtifactDetails | None = None,

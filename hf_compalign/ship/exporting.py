@@ -25,7 +25,7 @@ from hf_compalign.measure.footprint import (
 )
 from hf_compalign.measure.predictions import Columns, Predictions
 from hf_compalign.models import check_prepared, load_processor
-from hf_compalign.opening import Model, load_model, processor_of
+from hf_compalign.opening import load_model, processor_of
 from hf_compalign.ship.frontier import Frontier, frontier_rows, megabytes
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair import RepairOptions, repair_onnx
@@ -116,7 +116,7 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     *,
     file_format: str = "onnx",
     limits: Mapping[str, float] | None = None,
-    reference: Model | Predictions | None = None,
+    reference: Predictions | PreTrainedModel | str | Path | None = None,
     options: ExportOptions | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> AuditedExport:

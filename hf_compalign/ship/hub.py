@@ -13,7 +13,7 @@ from hf_compalign.measure.audit import Audit
 CARD = "README.md"
 ONNX = "onnx"
 # Of these an artifact has one: the weights as transformers writes them, or small ones that only load_compressed reads.
-WEIGHTS = ("model.safetensors", "model_quantized.safetensors", "model.safetensors.index.json")
+WEIGHTS = ("model.safetensors", "model.quanto.safetensors", "model.safetensors.index.json")
 # What a training leaves beside its model: checkpoints, logs, and pickles, which nobody should have to open.
 NOT_SENT = (
     "checkpoint-*",

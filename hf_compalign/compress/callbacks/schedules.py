@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 Schedule = Callable[[float], float]
+"""Progress -> share of the final value, both in [0, 1]; it rises to exactly 1."""
 
 
 def constant(progress: float) -> float:

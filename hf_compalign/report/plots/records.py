@@ -15,6 +15,7 @@ class Audited(Protocol):
 
 
 AuditLike = Audited | Mapping[str, Any]
+"""An `Audit`, or its ``to_dict()``."""
 Dot = tuple[float, tuple[float, float]]  # a value and its interval
 
 

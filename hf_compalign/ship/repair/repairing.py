@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_compalign._files import staged_folder
 from hf_compalign.compress import load_compressed
-from hf_compalign.compress.export import INT8_NAME, Export, check_neighbours, check_not_exported
+from hf_compalign.compress.export import INT8_NAME, Export, check_neighbors, check_not_exported
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import undominated
@@ -57,14 +57,14 @@ class Repair:
 
 
 def repair_onnx(
-    model: Model,
+    model: PreTrainedModel | str | Path,
     folder: str | Path,
     *,
     limits: Mapping[str, float],
     dataset: Dataset,
-    reference: Model | Predictions | None = None,
+    reference: Predictions | PreTrainedModel | str | Path | None = None,
     options: RepairOptions | None = None,
-    progress: Report | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Repair:
     """Export a model to INT8, and keep few layers in float if that is what it takes to keep the limits.
 
@@ -94,7 +94,7 @@ def repair_onnx(
     limits = _checked(limits, options)
     with staged_folder(folder, overwrite=options.overwrite) as stage, tempfile.TemporaryDirectory(dir=stage) as work:
         network = _opened(model)
-        check_neighbours(folder, INT8_NAME, network)
+        check_neighbors(folder, INT8_NAME, network)
         task = task_of(network)
         if options.processing_class is None:
             options = replace(options, processing_class=processor_of(model, task))
