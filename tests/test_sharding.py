@@ -31,6 +31,11 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.fixture(params=range(sharded_run.PROCESSES))
+def process(results, request):
+    return results[request.param]
+
+
 @pytest.mark.parametrize("pattern", sharded_run.PATTERNS)
 def test_two_sharded_processes_equal_one(results, pattern, tmp_path):
     one = sharded_run.train(tmp_path, pattern)
@@ -65,17 +70,15 @@ def test_a_sharded_checkpoint_is_an_ordinary_folder(folder, results, pattern):
 
 
 @pytest.mark.parametrize("kind", ["full", "shards", "learned"])
-def test_a_sharded_run_resumes_bitwise(results, kind):
-    for process in results:
-        assert process[kind]["resumed"]["parameters"] == process[kind]["whole"]["parameters"]
-        assert process[kind]["resumed"]["sparsities"] == process[kind]["whole"]["sparsities"]
+def test_a_sharded_run_resumes_bitwise(process, kind):
+    assert process[kind]["resumed"]["parameters"] == process[kind]["whole"]["parameters"]
+    assert process[kind]["resumed"]["sparsities"] == process[kind]["whole"]["sparsities"]
 
 
-def test_learned_scores_in_a_checkpoint_of_shards_are_refused(results):
-    for process in results:
-        refused = process["learned-shards"]["refused"]
-        assert "A checkpoint in shards does not hold what score='movement' has learned" in refused
-        assert "'state_dict_type': 'FULL_STATE_DICT'" in refused
+def test_learned_scores_in_a_checkpoint_of_shards_are_refused(process):
+    refused = process["learned-shards"]["refused"]
+    assert "A checkpoint in shards does not hold what score='movement' has learned" in refused
+    assert "'state_dict_type': 'FULL_STATE_DICT'" in refused
 
 
 @pytest.mark.parametrize("kind", sharded_run.SHRINKING)
@@ -98,29 +101,25 @@ def test_two_processes_shrink_like_one(folder, results, kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["gradual", "at-once"])
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_two_processes_resume_shrinking_bitwise(results, way, kind):
-    for process in results:
-        whole, resumed = process[way][f"resumed-{kind}"]
-        assert resumed == whole
+def test_two_processes_resume_shrinking_bitwise(process, way, kind):
+    whole, resumed = process[way][f"resumed-{kind}"]
+    assert resumed == whole
 
 
-def test_what_needs_a_whole_model_is_refused_under_fsdp(results):
-    for process in results:
-        assert "target_flops needs a model that is whole in each process" in process["target"]
-        assert "Give shares instead (heads=, ffn=, n_layers=), or use DDP" in process["target"]
-        assert "Shrinking and pruning cannot be in one training under FSDP" in process["both"]
-        assert "open the folder with load_compressed, and train that with the PruningCallback" in process["both"]
+def test_what_needs_a_whole_model_is_refused_under_fsdp(process):
+    assert "target_flops needs a model that is whole in each process" in process["target"]
+    assert "Give shares instead (heads=, ffn=, n_layers=), or use DDP" in process["target"]
+    assert "Shrinking and pruning cannot be in one training under FSDP" in process["both"]
+    assert "open the folder with load_compressed, and train that with the PruningCallback" in process["both"]
 
 
-def test_zeros_by_chance_in_another_process_are_saved_without_it(results):
-    for process in results:
-        assert process["zeros"] == {"written": True, "of_last": True, "zeros": True, "masks": True}
+def test_zeros_by_chance_in_another_process_are_saved_without_it(process):
+    assert process["zeros"] == {"written": True, "of_last": True, "zeros": True, "masks": True}
 
 
-def test_fsdp_version_1_is_refused(results):
-    for process in results:
-        assert "does not work under FSDP version 1" in process["refusal"]
-        assert "Use DDP, or FSDP version 2: TrainingArguments(fsdp=True, fsdp_config={'ver" in process["refusal"]
+def test_fsdp_version_1_is_refused(process):
+    assert "does not work under FSDP version 1" in process["refusal"]
+    assert "Use DDP, or FSDP version 2: TrainingArguments(fsdp=True, fsdp_config={'ver" in process["refusal"]
 
 
 def test_deepspeed_is_refused(tmp_path):

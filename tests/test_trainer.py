@@ -28,11 +28,11 @@ PLAIN = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
 KL = AlignmentArguments(kl_weight=0.5, temperature=3.0)
 
 
-def build(folder, *, student=None, teacher=None, alignment=None, dataset=None, settings=None, **trainer):
+def build(folder, *, student=None, teacher="the usual", alignment=None, dataset=None, settings=None, **trainer):
     return AlignedDistillationTrainer(
         student or tiny.bert(seed=2),
         tiny.arguments(folder, **(settings or {})),
-        teacher=teacher or tiny.bert(seed=1),
+        teacher=tiny.bert(seed=1) if teacher == "the usual" else teacher,
         alignment=alignment,
         train_dataset=tiny.texts() if dataset is None else dataset,
         **trainer,
@@ -50,6 +50,10 @@ def logits(model, dataset):
         return model.eval()(**tiny.batch(dataset, "input_ids", "attention_mask")).logits
 
 
+def loss_of(trainer, dataset):
+    return trainer.compute_loss(trainer.model.train(), tiny.batch(dataset))
+
+
 # ---- the loss ----
 
 
@@ -65,7 +69,7 @@ def test_the_loss_is_the_sum_of_its_terms(tmp_path):
         + F.mse_loss(z_s, z_t)
         + 0.5 * 9 * F.kl_div(q, p, log_target=True, reduction="batchmean")
     )
-    assert tiny.distance(trainer.compute_loss(trainer.model.train(), tiny.batch(dataset)), expected) < tiny.ROUNDING
+    assert tiny.distance(loss_of(trainer, dataset), expected) < tiny.ROUNDING
 
 
 @pytest.mark.parametrize(("model", "dataset"), [(tiny.bert(), tiny.texts(8)), (tiny.vit(), tiny.images(8))])
@@ -87,8 +91,7 @@ def test_without_teacher_terms_training_is_bit_identical_to_the_stock_trainer(tm
 @pytest.mark.parametrize("weighting", ["fixed", "softadapt", "uncertainty"])
 def test_one_batch_of_8_equals_4_accumulated_batches_of_2(tmp_path, weighting):
     # Some items have no label, so the terms have different counts in every micro-batch.
-    labels = [label if i % 3 else -100 for i, label in enumerate(tiny.texts(32)["labels"])]
-    dataset = tiny.texts(32, labels=False).add_column("labels", labels)
+    dataset = tiny.texts(32, unknown=3)
     results = []
     for size, accumulation in ((8, 1), (2, 4)):
         sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
@@ -107,8 +110,7 @@ def test_one_batch_of_8_equals_4_accumulated_batches_of_2(tmp_path, weighting):
 
 def test_unlabeled_items_train_the_teachers_terms_alone(tmp_path):
     labeled = tiny.texts(4)
-    unlabeled = tiny.texts(4, seed=7, labels=False).add_column("labels", [-100] * 4)
-    mixed = concatenate_datasets([labeled, unlabeled])
+    mixed = concatenate_datasets([labeled, tiny.texts(4, seed=7, unknown=1)])
     trainer = build(tmp_path, dataset=mixed)
     z_s, z_t = logits(trainer.model, mixed), logits(tiny.bert(seed=1), mixed)
     expected = (
@@ -116,7 +118,7 @@ def test_unlabeled_items_train_the_teachers_terms_alone(tmp_path):
         + F.cross_entropy(z_s, z_t.argmax(-1))
         + F.mse_loss(z_s, z_t)
     )
-    assert tiny.distance(trainer.compute_loss(trainer.model.train(), tiny.batch(mixed)), expected) < tiny.ROUNDING
+    assert tiny.distance(loss_of(trainer, mixed), expected) < tiny.ROUNDING
 
 
 def test_a_dataset_without_labels_trains(tmp_path):
@@ -137,7 +139,7 @@ def test_the_gate_reaches_the_loss(tmp_path):
     right = z_t.argmax(-1) == torch.tensor(dataset["labels"][:])
     assert 0 < right.sum() < 16
     expected = ((z_s - z_t) ** 2).mean(-1)[right].sum() / 16
-    assert tiny.distance(trainer.compute_loss(trainer.model.train(), tiny.batch(dataset)), expected) < tiny.ROUNDING
+    assert tiny.distance(loss_of(trainer, dataset), expected) < tiny.ROUNDING
 
 
 def test_student_dropout_is_off_unless_asked_for(tmp_path):
@@ -154,7 +156,7 @@ def test_label_smoothing_and_an_own_loss_function_are_the_task_term(tmp_path):
     dataset = tiny.texts(8)
     z, y = logits(tiny.bert(seed=2), dataset), torch.tensor(dataset["labels"][:])
     smoothed = build(tmp_path, dataset=dataset, alignment=PLAIN, settings={"label_smoothing_factor": 0.2})
-    loss = smoothed.compute_loss(smoothed.model.train(), tiny.batch(dataset))
+    loss = loss_of(smoothed, dataset)
     assert tiny.distance(loss, F.cross_entropy(z, y, label_smoothing=0.2)) < tiny.ROUNDING
 
     def doubled(outputs, labels, num_items_in_batch=None):
@@ -180,11 +182,9 @@ def test_a_cached_teacher_trains_like_a_live_one(tmp_path):
     settings = {"per_device_train_batch_size": 1}
     live = trained(tmp_path, teacher=teacher, dataset=dataset, settings=settings)
     cached = cache_teacher_logits(dataset, teacher, batch_size=1)
-    for keep_all in (False, True):
-        student = tiny.bert(seed=2)
-        arguments = tiny.arguments(tmp_path, **settings, remove_unused_columns=not keep_all)
-        AlignedDistillationTrainer(student, arguments, train_dataset=cached).train()
-        assert torch.equal(tiny.flat(live.model), tiny.flat(student))
+    for unused in (False, True):
+        other = trained(tmp_path, teacher=None, dataset=cached, settings=settings | {"remove_unused_columns": unused})
+        assert torch.equal(tiny.flat(live.model), tiny.flat(other.model))
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -202,14 +202,9 @@ def test_the_teacher_gets_inputs_that_the_student_does_not_take(tmp_path, cached
     assert tiny.distance(wrong, right) > 100 * tiny.ROUNDING
     dataset = cache_teacher_logits(pairs, teacher) if cached else pairs
     settings = {"learning_rate": 0.0, "logging_steps": 4, "num_train_epochs": 1}
-    trainer = AlignedDistillationTrainer(
-        student,
-        tiny.arguments(tmp_path, **settings),
-        teacher=None if cached else teacher,
-        train_dataset=dataset,
-        eval_dataset=dataset,
-    )
-    trainer.train()
+    own_teacher = None if cached else teacher
+    data = {"dataset": dataset, "eval_dataset": dataset}
+    trainer = trained(tmp_path, student=student, teacher=own_teacher, settings=settings, **data)
     assert trainer.state.log_history[0]["logits_loss"] == pytest.approx(F.mse_loss(own, right).item(), rel=1e-4)
     expected = (own.argmax(-1) != right.argmax(-1)).sum().item()
     assert trainer.evaluate()["eval_cie"] == expected
@@ -238,9 +233,8 @@ def test_every_term_is_logged_as_a_mean_over_the_interval(tmp_path):
 @pytest.mark.parametrize("logging", ["steps", "no"])
 def test_nan_logits_stop_training_and_name_step_and_term(tmp_path, logging):
     dataset = cache_teacher_logits(tiny.texts(16), tiny.bert(seed=1))
-    trainer = AlignedDistillationTrainer(
-        tiny.bert(), tiny.arguments(tmp_path, logging_strategy=logging, logging_steps=3), train_dataset=dataset
-    )
+    settings = {"logging_strategy": logging, "logging_steps": 3}
+    trainer = build(tmp_path, teacher=None, dataset=dataset, settings=settings)
     own = trainer.data_collator
     batches = iter(range(100))
 
@@ -267,8 +261,7 @@ def test_arguments_by_position_mean_what_they_mean_to_a_trainer(tmp_path):
 
 
 def test_the_count_of_a_step_is_the_trainers_own_or_that_of_its_items(tmp_path):
-    labels = [label if i % 3 else -100 for i, label in enumerate(tiny.texts(8)["labels"])]
-    labeled = tiny.texts(8, labels=False).add_column("labels", labels)
+    labeled = tiny.texts(8, unknown=3)
     for dataset, count in ((labeled, 5), (labeled.remove_columns("labels"), 8)):
         trainer = build(tmp_path, dataset=dataset)
         batches, found = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 4, trainer.args.device)
@@ -567,15 +560,13 @@ def test_learned_weights_are_refused_where_they_would_not_be_trained(tmp_path, m
 
 def test_teacher_terms_without_a_teacher_are_refused(tmp_path):
     with pytest.raises(ValueError, match="there is none for the train dataset. Pass teacher=, or fill the column"):
-        AlignedDistillationTrainer(tiny.bert(), tiny.arguments(tmp_path), train_dataset=tiny.texts())
+        build(tmp_path, teacher=None)
     cached = cache_teacher_logits(tiny.texts(), tiny.bert(seed=1))
     with pytest.raises(ValueError, match="there is none for the eval dataset"):
-        AlignedDistillationTrainer(
-            tiny.bert(), tiny.arguments(tmp_path), train_dataset=cached, eval_dataset=tiny.texts()
-        )
+        build(tmp_path, teacher=None, dataset=cached, eval_dataset=tiny.texts())
     other = cache_teacher_logits(tiny.texts(), tiny.bert(seed=5))
     with pytest.raises(ValueError, match="carry the logits of different teachers"):
-        AlignedDistillationTrainer(tiny.bert(), tiny.arguments(tmp_path), train_dataset=cached, eval_dataset=other)
+        build(tmp_path, teacher=None, dataset=cached, eval_dataset=other)
     with pytest.raises(ValueError, match="of another teacher"):
         build(tmp_path, dataset=cached, teacher=tiny.bert(seed=6))
 
@@ -587,9 +578,7 @@ def test_a_collator_that_drops_the_cached_logits_is_named(tmp_path):
         names = ("input_ids", "attention_mask", "labels")
         return {name: torch.tensor([row[name] for row in rows]) for name in names}
 
-    trainer = AlignedDistillationTrainer(
-        tiny.bert(), tiny.arguments(tmp_path), train_dataset=cached, data_collator=forgetful
-    )
+    trainer = build(tmp_path, teacher=None, dataset=cached, data_collator=forgetful)
     with pytest.raises(ValueError, match="has no 'teacher_logits'.*data_collator or a transform drops it"):
         trainer.train()
 

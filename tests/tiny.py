@@ -62,13 +62,19 @@ def vit(*, seed: int = 0, n_labels: int = 3, **config: Any) -> ViTForImageClassi
     return ViTForImageClassification(ViTConfig(**(settings | config)))
 
 
-def texts(n: int = 24, *, n_labels: int = 3, seed: int = 0, length: int = 6, labels: bool = True) -> Dataset:
-    """Rows of random tokens, all of one length; the label is the first token modulo the number of labels."""
+def texts(
+    n: int = 24, *, n_labels: int = 3, seed: int = 0, length: int = 6, labels: bool = True, unknown: int = 0
+) -> Dataset:
+    """Rows of random tokens, all of one length; the label is the first token modulo the number of labels.
+
+    Of every `unknown` rows, the first has the label -100.
+    """
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, VOCABULARY, size=(n, length))
     columns: dict[str, Any] = {"input_ids": ids.tolist(), "attention_mask": np.ones_like(ids).tolist()}
     if labels:
-        columns["labels"] = (ids[:, 0] % n_labels).tolist()
+        known = np.arange(n) % unknown > 0 if unknown else True
+        columns["labels"] = np.where(known, ids[:, 0] % n_labels, -100).tolist()
     return Dataset.from_dict(columns)
 
 

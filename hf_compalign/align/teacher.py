@@ -127,11 +127,7 @@ def check_cached_logits(
 ) -> str:
     """Refuse cached logits that do not belong to these rows, this student or the teacher at hand, if there is one.
 
-    Returns:
-        The fingerprint of the teacher that answered.
-
-    Raises:
-        ValueError: the column is stale, of another teacher, of the wrong size or order, or not marked at all.
+    The fingerprint of the teacher that answered is returned.
     """
     if FINGERPRINT_COLUMN not in dataset.column_names:
         raise ValueError(

@@ -15,12 +15,7 @@ from hf_compalign.compress.callbacks.timing import Timing
 
 
 class CompressionCallback(TrainerCallback, ExportableState):
-    """A callback that compresses on a schedule.
-
-    Args:
-        timing: the schedule.
-        calibration: as the user gave it; None takes rows of the training data.
-    """
+    """A callback that compresses on a schedule; calibration data that are None are rows of the training data."""
 
     def __init__(self, timing: Timing, calibration: Iterable[Any] | None) -> None:
         self.timing = timing

@@ -41,11 +41,7 @@ class Goal:
 
     @classmethod
     def of(cls, model: nn.Module, scores: Sequence[LayerScores], budget: Budget, *, inputs: Batch | None) -> "Goal":
-        """The goal that a budget sets for a dense model; a target is about the FLOPs or latency of the inputs.
-
-        Raises:
-            ValueError: as `plan_for`.
-        """
+        """The goal that a budget sets for a dense model; a target is about the FLOPs or latency of the inputs."""
         plan = plan_for(model, scores, budget, inputs=inputs)
         return cls(
             tuple((one.index, len(one.heads), len(one.neurons)) for one in plan.layers),
@@ -96,10 +92,8 @@ class Removal:
     """The units and layers that are removed from a model while it trains; only the hooks are in the model itself.
 
     A unit is removed by zeros in the weights that read it, written again after every optimizer step; a layer, by a hook
-    that passes its input on. So the model answers like the one that `cut` makes of it.
-
-    Args:
-        model: the dense model, not wrapped; hooks left by a training that broke off are taken away.
+    that passes its input on. So the model answers like the one that `cut` makes of it. Hooks left by a training that
+    broke off are taken away first.
     """
 
     def __init__(self, model: nn.Module) -> None:

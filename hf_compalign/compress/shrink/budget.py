@@ -88,16 +88,8 @@ def plan_for(
     A target is reached by removing again and again what matters least for what it costs; for one of latency the result
     is timed, and where it is too slow the plan is made again.
 
-    Args:
-        model: the dense model; only read.
-        scores: of its layers, as from `unit_scores`.
-        budget: how much goes.
-        inputs: the batch whose FLOPs or latency a target is about.
-        costs: of the units for these inputs; measured if left out.
-
-    Raises:
-        ValueError: the budget would empty a layer, cannot be reached or rounds to nothing; scores of another
-            model; uniform=True and the layers differ already; a target without inputs.
+    The scores are those of `unit_scores`. A target is about the FLOPs or the latency of the inputs, and `costs` are
+    measured for them if left out.
     """
     layers = layers_of(model)
     _check_scores(layers, scores)

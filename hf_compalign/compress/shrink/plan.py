@@ -12,17 +12,12 @@ from hf_compalign.compress.shrink.architectures import Layer, architecture_of, l
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What stays of one layer.
+    """What stays of one layer."""
 
-    Attributes:
-        index: the layer's place in the model as it is, from 0.
-        heads: the attention heads that stay, as they are numbered in the model as it is; kept in rising order.
-        neurons: the neurons of the feed-forward part that stay, likewise.
-    """
-
-    index: int
+    index: int  # the layer's place in the model as it is, from 0
+    # The attention heads that stay, as they are numbered in the model as it is; kept in rising order.
     heads: tuple[int, ...]
-    neurons: tuple[int, ...]
+    neurons: tuple[int, ...]  # the neurons of the feed-forward part that stay, likewise
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple(sorted(map(int, self.heads))))

@@ -20,17 +20,11 @@ UNIT_SCORES = ("taylor", "magnitude")
 
 @dataclass(frozen=True)
 class LayerScores:
-    """How much one layer's units matter.
+    """How much one layer's units matter."""
 
-    Attributes:
-        heads: [n_heads], float32, on the CPU.
-        neurons: [n_neurons], likewise.
-        layer: of the layer as a whole.
-    """
-
-    heads: Tensor
-    neurons: Tensor
-    layer: float
+    heads: Tensor  # [n_heads], float32, on the CPU
+    neurons: Tensor  # [n_neurons], likewise
+    layer: float  # of the layer as a whole
 
 
 def unit_scores(
