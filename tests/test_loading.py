@@ -268,7 +268,7 @@ def test_pickles_are_not_opened(folder):
 def test_damaged_weights(folder, damage):
     path = folder / "model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    message = "could not be read into .* missing, damaged, or not those of its config. Copy or download the whole"
+    message = "read into .* missing, damaged, or not those of its config. Copy or download the whole folder again"
     with pytest.raises(ValueError, match=message):
         load_compressed(folder)
 
