@@ -41,8 +41,8 @@ def embedding(*, rows=12, width=8, seed=0):
 # ---- against ONNX Runtime and ONNX's own reference ----
 
 
-def quantised_file(folder, node, weight, *, bias=None):
-    """A graph of one layer, made by onnx and quantised by onnxruntime."""
+def quantized_file(folder, node, weight, *, bias=None):
+    """A graph of one layer, made by onnx and quantized by onnxruntime."""
     onnx = pytest.importorskip("onnx")
     quantization = pytest.importorskip("onnxruntime.quantization")
     is_gather = node == "Gather"
@@ -108,7 +108,7 @@ def test_a_linear_layer_computes_what_onnx_runtime_computes(kind, seed, tmp_path
         layer.weight[4] *= 50.0
         mine = layer(values).numpy()
     weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
-    path = quantised_file(tmp_path, "MatMul", weight.T.copy(), bias=bias)
+    path = quantized_file(tmp_path, "MatMul", weight.T.copy(), bias=bias)
     expected = by_reference(path, values.numpy())
     np.testing.assert_allclose(mine, expected, atol=1e-6, rtol=1e-6)
     runs = by_onnxruntime(path, values.numpy())
@@ -124,7 +124,7 @@ def test_an_embedding_gives_what_onnx_runtime_gives(seed, shift, tmp_path):
     with torch.no_grad():
         layer.weight += shift
         mine = layer(ids).numpy()
-    path = quantised_file(tmp_path, "Gather", layer.weight.detach().numpy())
+    path = quantized_file(tmp_path, "Gather", layer.weight.detach().numpy())
     assert np.array_equal(mine, by_reference(path, ids.numpy()))
     assert np.array_equal(mine, by_onnxruntime(path, ids.numpy()))
 
@@ -260,7 +260,7 @@ def test_compiled_layers_compute_the_same():
         torch.testing.assert_close(gradient, parameter.grad)
 
 
-def test_what_other_tools_quantised_is_seen():
+def test_what_other_tools_quantized_is_seen():
     torchao = pytest.importorskip("torchao.quantization")
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     torchao.quantize_(model, torchao.Int8WeightOnlyConfig(), filter_fn=lambda module, name: name == "1")

@@ -149,7 +149,7 @@ def test_a_cpu_whose_int8_products_overflow_is_told(overflows, monkeypatch, capl
     pytest.importorskip("optimum.quanto")
     product = 32 * 127**2 - overflows
     monkeypatch.setattr(torch.ops.quanto, "qbytes_mm", lambda *_: torch.tensor(product))
-    for name in ("quanto-w8", "quanto-w4a8", "quanto-w8a8"):
+    for name in ("quanto-w8", "quanto-w4", "quanto-w8a8"):
         model = build()
         prepare_(model, SCHEMES[name], list(quantizable_layers(model, SCHEMES[name])))
         message = f"overflow: the scheme {name} computes wrong answers here. Use quanto-w8 or torchao-w8a8, or another"
