@@ -274,7 +274,7 @@ def test_the_relation_to_the_base_model_is_what_was_done(made, tmp_path):
     assert chosen == ("merge", {"toy"})
 
 
-def test_quantised_weights_ship_in_their_own_file(made, tmp_path):
+def test_quantized_weights_ship_in_their_own_file(made, tmp_path):
     root, _, _ = made
     model = load_compressed(root / "org-original")
     quantize_(model, "quanto-w8")
@@ -286,7 +286,7 @@ def test_quantised_weights_ship_in_their_own_file(made, tmp_path):
     answers, original = predict(tmp_path / "out", DATA), predict(root / "org-original", DATA)
     assert row["mismatches"] == f"{(answers.predicted != original.predicted).sum()} of 60"
     assert 'load_compressed("out")' in body
-    assert "Its weights are quantised (`quanto-w8`): `pip install 'hf-compalign[optimum]'`" in body
+    assert "Its weights are quantized (`quanto-w8`): `pip install 'hf-compalign[optimum]'`" in body
 
 
 @pytest.mark.parametrize("scheme", ["torchao-w8", "torchao-w8a8", "torchao-w4"])
@@ -409,9 +409,9 @@ def test_an_onnx_file_of_an_earlier_artifact_does_not_stay_by_accident(made, tmp
 
 def test_weights_of_another_kind_do_not_stay_beside_the_new_ones(made, tmp_path):
     root, _, _ = made
-    quantised = load_compressed(root / "org-original")
-    quantize_(quantised, "quanto-w8")
-    models = {"model.safetensors": root / "small", "model.quanto.safetensors": quantised}
+    quantized = load_compressed(root / "org-original")
+    quantize_(quantized, "quanto-w8")
+    models = {"model.safetensors": root / "small", "model.quanto.safetensors": quantized}
     inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
     for old, new in (list(models), list(reversed(models))):
         folder = tmp_path / old

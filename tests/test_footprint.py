@@ -177,7 +177,7 @@ def test_an_onnx_file_is_weighed_and_timed_like_a_model(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["torchao-w8", "quanto-w8", "quanto-w4"])
-def test_weights_that_a_library_quantised_are_weighed_as_they_are(tmp_path, scheme):
+def test_weights_that_a_library_quantized_are_weighed_as_they_are(tmp_path, scheme):
     model = tiny.bert(hidden_size=64, intermediate_size=64)
     dense = footprint(model)
     summary = quantize_(model, scheme)
