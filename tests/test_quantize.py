@@ -39,6 +39,12 @@ pytestmark = pytest.mark.numeric
 ONNXRUNTIME = scheme_of(ONNX)
 
 
+@pytest.fixture(autouse=True)
+def _library(request):
+    if hasattr(request.node, "callspec"):
+        needs(request.node.callspec.params.get("name", ONNX))
+
+
 @contextmanager
 def untouched(model):
     """A model that stays as it was, to the bit, and in float."""
@@ -95,7 +101,6 @@ def test_a_layer_tied_to_the_embeddings_stays():
 @pytest.mark.parametrize("name", SCHEMES)
 @pytest.mark.parametrize("kind", ["bert", "vit"])
 def test_quantized_answers_are_close_and_those_of_the_preparation(name, kind, caplog):
-    needs(name)
     model = build(kind)
     batch = zoo.inputs(model)
     before = zoo.answer(model, batch)
@@ -128,7 +133,6 @@ def test_a_cpu_whose_int8_products_overflow_is_told(overflows, monkeypatch, capl
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_prepared_model_trains_its_own_parameters(name):
-    needs(name)
     model = build()
     parameters = {name: id(value) for name, value in model.named_parameters()}
     before = copy.deepcopy(model.state_dict())
@@ -147,7 +151,6 @@ def test_a_prepared_model_trains_its_own_parameters(name):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_prepared_model_gives_its_layers_back(name):
-    needs(name)
     model = build()
     answer = zoo.answer(model, zoo.inputs(model))
     with untouched(model):
@@ -158,7 +161,6 @@ def test_a_prepared_model_gives_its_layers_back(name):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_copies_compute_the_same_and_are_independent(name):
-    needs(name)
     model = prepared(name)
     batch = zoo.inputs(model)
     for step in (lambda: None, lambda: convert_(model)):
@@ -177,7 +179,6 @@ def test_copies_compute_the_same_and_are_independent(name):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_pruned_weights_stay_zero(name):
-    needs(name)
     model = build()
     prune_(model, 0.5)
     zeros = {key: weight == 0 for key, weight in prunable_weights(model).items()}
@@ -209,7 +210,6 @@ def test_a_prepared_model_can_be_pruned():
 
 @pytest.mark.parametrize("name", [ONNX, "torchao-w8a8", "quanto-w8a8"])
 def test_a_prepared_model_can_be_shrunk(name):
-    needs(name)
     model = prepared(name)
     scales = ranges_of(model)
     cut_(model, ShrinkPlan((LayerPlan(0, (0, 1), tuple(range(8))), LayerPlan(2, (1,), tuple(range(5))))))
@@ -257,7 +257,6 @@ def test_the_summary_tells_bytes():
 
 @pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if scheme.calibrated])
 def test_ranges_come_back_to_the_bit(name):
-    needs(name)
     model, other = prepared(name), prepared(name, calibrated=False)
     ranges = ranges_of(model)
     assert set(ranges) == set(quantization_of(model).layers)
@@ -355,7 +354,6 @@ def test_what_would_be_missing_or_ignored_is_refused():
 
 @pytest.mark.parametrize("name", [ONNX, "torchao-w8", "quanto-w8"])
 def test_a_model_that_is_quantized_already_is_refused(name):
-    needs(name)
     model = quantized(name)
     answer = zoo.answer(model, zoo.inputs(model))
     with pytest.raises(ValueError, match=f"is quantized already, by {name}. Start from the float model"):
@@ -369,7 +367,6 @@ def test_a_model_that_is_quantized_already_is_refused(name):
 
 @pytest.mark.parametrize("name", CONVERTED)
 def test_a_converted_model_is_neither_pruned_nor_shrunk(name, tmp_path):
-    needs(name)
     model = quantized(name)
     model.save_pretrained(tmp_path)
     for one in (model, load_compressed(tmp_path)):
@@ -385,7 +382,6 @@ def test_a_converted_model_is_neither_pruned_nor_shrunk(name, tmp_path):
 @pytest.mark.parametrize("name", ["torchao-w8", "quanto-w8"])
 @pytest.mark.parametrize("callback", [PruningCallback(0.5), ShrinkCallback(ffn=0.5, score="magnitude")])
 def test_a_converted_model_is_refused_before_it_is_trained(name, callback, tmp_path):
-    needs(name)
     trainer = Trainer(quantized(name), tiny.arguments(tmp_path), train_dataset=tiny.texts(8), callbacks=[callback])
     with pytest.raises(ValueError, match=f"quantized already, by {name}.* cannot be (pruned|shrunk)"):
         trainer.train()
@@ -507,18 +503,17 @@ def test_conversion_needs_a_prepared_and_calibrated_model():
     assert quantization_of(model).converted is False
 
 
-@pytest.mark.parametrize(("name", "module", "extra"), LIBRARIES)
-def test_a_missing_library_is_named_with_its_command(name, module, extra, monkeypatch):
+@pytest.mark.parametrize(("scheme", "module", "extra"), LIBRARIES)
+def test_a_missing_library_is_named_with_its_command(scheme, module, extra, monkeypatch):
     model = build()
     take_away(module, monkeypatch)
     with untouched(model), pytest.raises(ImportError, match=rf"pip install 'hf-compalign\[{extra}\]'"):
-        quantize_(model, name)
+        quantize_(model, scheme)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", [ONNX, "torchao-w8a8", "torchao-w4", "quanto-w8a8", "quanto-w4"])
 def test_half_precision_models(name, dtype):
-    needs(name)
     model = quantized(name, build().to(dtype))
     answer = zoo.answer(model, zoo.inputs(model))
     assert answer.dtype == dtype

@@ -26,9 +26,9 @@ WAYS = ["torchao-w8a8", "torchao-w4", "quanto-w8a8", "quanto-w4"]
 
 
 @pytest.fixture(autouse=True)
-def _libraries(request):
+def _library(request):
     if hasattr(request.node, "callspec"):
-        needs(request.node.callspec.params.get("name", "quanto-w8"))
+        needs(request.node.callspec.params.get("name", ONNX))
 
 
 def change_config(folder, change):
