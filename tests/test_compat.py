@@ -1,4 +1,4 @@
-"""What `_compat.py` lists still holds upstream; where it does not, the failure says what to do."""
+"""Every entry of `_compat.py` still holds upstream; where it does not, the failure says what to do."""
 
 import ast
 import inspect

@@ -73,12 +73,7 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
 
 
 def graph_layers(path: Path, mode: str) -> tuple[str, ...]:
-    """The layers that can be quantized, by the names of the modules, in the order of the graph.
-
-    Args:
-        path: a file of `export_graph`, not quantized.
-        mode: "dynamic" for linear layers and embeddings, "static" for convolutions too.
-    """
+    """The layers of a file of `export_graph` that can be quantized, in its order; "static" takes convolutions too."""
     return tuple(_layer_nodes(_load(path, weights=False), mode))
 
 
@@ -107,14 +102,10 @@ def opset_of(path: Path) -> int:
 
 
 def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
-    """The smallest and largest value of each activation on some batches, for static quantization.
+    """The smallest and largest value of each activation of a float file on some batches: ranges for `quantize_graph`.
 
-    Args:
-        path: a file of `export_graph`.
-        batches: tensors or arrays by the names of the graph's inputs; others are left out.
-
-    Returns:
-        The ``ranges`` of `quantize_graph`, for any number of calls.
+    Raises:
+        ValueError: the model cannot be run on the batches.
     """
     with quiet(), needs_extra("onnx", what=_WHAT):
         import onnxruntime

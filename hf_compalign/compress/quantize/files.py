@@ -109,15 +109,15 @@ def _save_quanto(model: Any, save_directory: str | Path, *, is_main_process: boo
 def load_quantized(
     cls: Any, where: str, config: Any, record: Quantization, *, read: Read, options: Mapping[str, Any]
 ) -> PreTrainedModel:
-    """A converted model, every weight from its files.
+    """A converted model of a class with the saved widths, every weight from its files.
 
     Args:
-        cls: the class to build; its layers have the saved widths.
+        cls: the class that is built.
         where: a folder or a model id on the Hub.
-        config: the model's.
-        record: what the config says of the quantization.
-        read: makes a model of this class and config.
-        options: where the model is, in the words of `from_pretrained`.
+        config: of the model.
+        record: of its quantization.
+        read: `from_pretrained` of this class with this config.
+        options: arguments of `from_pretrained` that say where the model is.
 
     Raises:
         OSError, RuntimeError, ValueError and others: the files are missing, damaged, or not those of the config.

@@ -143,15 +143,7 @@ def quantizable_layers(
 
 
 def check_not_converted(model: nn.Module, verb: str) -> None:
-    """Refuse to prune or shrink a model with a library's small weights; a prepared model has float ones.
-
-    Args:
-        model: the model to change.
-        verb: "pruned" or "shrunk".
-
-    Raises:
-        ValueError: the model is converted already.
-    """
+    """Refuse a model with a library's small weights where it would be "pruned" or "shrunk", as ``verb`` says."""
     if any(map(is_quantized, model.parameters())):
         raise ValueError(
             f"{_quantized_already(model)}, and its weights cannot be {verb} any more. Compress first and quantize "

@@ -21,13 +21,8 @@ from hf_compalign.models import evaluating
 def prepare_(model: nn.Module, scheme: Scheme, names: Sequence[str]) -> None:
     """Make layers of a model compute with rounded values from now on, while they train in float.
 
-    Gradients reach the parameters, and the model's config says what was done. Calibrated schemes also need
-    `calibrate_` or `set_ranges_`.
-
-    Args:
-        model: the float model, not wrapped.
-        scheme: how.
-        names: of the layers, as from `quantizable_layers`.
+    Gradients reach the parameters, and the model's config says what was done. ``names`` are those of
+    `quantizable_layers`. Calibrated schemes also need `calibrate_` or `set_ranges_`.
 
     Raises:
         ValueError: a layer is missing, or the scheme does not fit it. The model is then as it was.
