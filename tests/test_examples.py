@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import huggingface_hub
@@ -43,16 +45,13 @@ def examples_on_path():
     sys.path.remove(str(EXAMPLES))
 
 
-def run_glue(*arguments):
-    import run_glue
-
-    run_glue.main([str(argument) for argument in arguments])
+def run(script, *arguments):
+    import_module(script).main([str(argument) for argument in arguments])
 
 
-def run_images(*arguments):
-    import run_image_classification
-
-    run_image_classification.main([str(argument) for argument in arguments])
+run_glue, run_images, run_bare = (
+    partial(run, script) for script in ("run_glue", "run_image_classification", "run_no_trainer")
+)
 
 
 def texts(n, *, seed, column="sentence", n_classes=2):
@@ -366,11 +365,9 @@ def told(text):
 @pytest.fixture(scope="module")
 def bare_run(glue_run, text_files, tmp_path_factory):
     """The output folder of the bare loop, and what it printed."""
-    import run_no_trainer
-
     folder = tmp_path_factory.mktemp("runs") / "bare"
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        run_no_trainer.main(bare_flags(glue_run / "teacher", text_files, folder, batch=8, accumulation=1))
+        run_bare(*bare_flags(glue_run / "teacher", text_files, folder, batch=8, accumulation=1))
     return folder, printed.getvalue()
 
 
@@ -396,10 +393,8 @@ def test_the_bare_loop_leaves_a_pruned_model_and_tells_its_mismatches(bare_run, 
 def test_the_bare_loop_gives_the_same_with_accumulation_and_with_two_processes(
     bare_run, glue_run, text_files, tmp_path, capsys
 ):
-    import run_no_trainer
-
     folder, printed = bare_run
-    run_no_trainer.main(bare_flags(glue_run / "teacher", text_files, tmp_path / "one", batch=2, accumulation=4))
+    run_bare(*bare_flags(glue_run / "teacher", text_files, tmp_path / "one", batch=2, accumulation=4))
     accumulated = capsys.readouterr().out
     script = [str(EXAMPLES / "run_no_trainer.py")]
     script += bare_flags(glue_run / "teacher", text_files, tmp_path / "two", batch=2, accumulation=2)
@@ -414,16 +409,14 @@ def test_the_bare_loop_gives_the_same_with_accumulation_and_with_two_processes(
 
 
 def test_the_bare_loop_refuses_what_it_cannot_do(glue_run, text_files, tmp_path):
-    import run_no_trainer
-
     given = bare_flags(glue_run / "teacher", text_files, tmp_path, batch=8, accumulation=1)
     with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\). Got 80.0. Did you mean 0.8"):
-        run_no_trainer.main([*given, "--sparsity", "80"])
+        run_bare(*given, "--sparsity", "80")
     with pytest.raises(ValueError, match=r"weights must be 3 numbers, for task, agreement, logits. Got \[1.0\]"):
-        run_no_trainer.main([*given, "--weights", "1"])
+        run_bare(*given, "--weights", "1")
     texts(8, seed=0).rename_column("label", "target").to_json(tmp_path / "unnamed.json")
     with pytest.raises(ValueError, match="Name the label column with label_column_name: one of sentence, target"):
-        run_no_trainer.main([*given, "--train_file", str(tmp_path / "unnamed.json"), "--text_column_names", "sentence"])
+        run_bare(*given, "--train_file", tmp_path / "unnamed.json", "--text_column_names", "sentence")
 
 
 # ---- images ----
@@ -523,11 +516,8 @@ def test_augmentation_keeps_the_content_and_changes_the_picture():
 
 @pytest.mark.parametrize("name", ["run_glue", "run_image_classification", "run_no_trainer"])
 def test_every_flag_of_the_page_exists(name, capsys):
-    import importlib
-
-    script = importlib.import_module(name)
     with pytest.raises(SystemExit):
-        script.main(["--help"])
+        run(name, "--help")
     known = set(re.findall(r"--\w+", capsys.readouterr().out))
     page = (EXAMPLES / "README.md").read_text()
     command = re.search(rf"python examples/{name}\.py.*?\n```", page, re.S).group()

@@ -111,7 +111,7 @@ def conclusion(n: int, ce: int, aligned: int, ratio: Estimate) -> str:
 
 
 def _model_rows(results: Mapping[str, Any]) -> Rows:
-    rows = [["", "accuracy", "mismatches", "95 % CI", "CIE-U", "KL", "non-zero", "on disk", "latency"]]
+    rows = [["", "accuracy", "mismatches", "95 % CI", "CIE-U", "KL", "non-zero", "MB", "ms"]]
     for name in MODELS:
         found = results[name]
         against = ["-"] * 4
@@ -119,8 +119,8 @@ def _model_rows(results: Mapping[str, Any]) -> Rows:
             low, high = found["mismatch_rate_interval"]
             count = f"{found['cie']} ({percent(found['mismatch_rate'], digits=1)})"
             against = [count, f"{100 * low:.1f} to {100 * high:.1f}", str(found["cie_u"]), decimals(found["kl"])]
-        costs = [decimals(found["nonzero_parameters"], digits=0), f"{megabytes(found['size_bytes'])} MB"]
-        costs.append(f"{decimals(found['latency_ms'], digits=1)} ms")
+        costs = [decimals(found["nonzero_parameters"], digits=0), megabytes(found["size_bytes"])]
+        costs.append(decimals(found["latency_ms"], digits=1))
         rows.append([_TITLES[name], percent(found["accuracy"], digits=1), *against, *costs])
     return rows
 

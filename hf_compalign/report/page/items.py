@@ -20,7 +20,7 @@ _IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 # Tokenizers mark that a word goes on (WordPiece), or that it begins (byte-level BPE, SentencePiece).
 _GOES_ON, _BEGINS = "##", ("Ġ", "▁")
 # Inside <script> these would end it, open a comment, or end a line of the script.
-_ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_ESCAPED = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
 
 
 def item_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -51,9 +51,7 @@ def script_json(value: Any) -> str:
     '{"text":"\\\\u003c/script\\\\u003e"}'
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for letter, escape in _ESCAPED.items():
-        text = text.replace(letter, escape)
-    return text
+    return text.translate(_ESCAPED)
 
 
 def _row(item: Mapping[str, Any]) -> dict[str, Any]:
