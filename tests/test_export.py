@@ -159,7 +159,7 @@ def test_a_simulating_model_that_was_opened_without_its_rounding_is_refused(tmp_
     quantize_(model, "onnxruntime-w8a8")
     model.save_pretrained(tmp_path / "model")
     plain = type(model).from_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"Open it with hf_compalign.load_compressed\(folder\)"):
+    with pytest.raises(ValueError, match=r"Open the model with hf_compalign.load_compressed\(folder\)"):
         export_onnx(plain, tmp_path / "onnx", quantize="dynamic")
 
 
