@@ -30,17 +30,6 @@ def int8_layers(path):
     return {node.name.rpartition("/")[0] for node in onnx.load(path).graph.node if node.op_type == "MatMulInteger"}
 
 
-def state(model):
-    return model.training, model.config.to_dict(), {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def assert_unchanged(model, before):
-    training, config, weights = before
-    assert model.training == training
-    assert model.config.to_dict() == config
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A model's folder with a tokenizer, and what was exported from it: float and INT8 in one folder."""
@@ -100,10 +89,10 @@ def test_the_reported_difference_is_that_of_the_logits(saved):
 
 def test_static_int8_of_a_model_in_training_mode(tmp_path):
     model = tiny.vit().train()
-    before = state(model)
     rows = tiny.images(24)
-    found = export_onnx(model, tmp_path / "onnx", quantize="static", calibration=rows)
-    assert_unchanged(model, before)
+    with tiny.unchanged(model):
+        found = export_onnx(model, tmp_path / "onnx", quantize="static", calibration=rows)
+    assert model.training
     assert found.float_layers == ("classifier",)
     assert found.quantized_layers[0] == "vit.embeddings.patch_embeddings.projection"
     reference, candidate = predict(model, rows), predict(found.path, rows)
@@ -131,12 +120,13 @@ def test_a_shrunk_and_pruned_model_is_exported_as_it_is(tmp_path):
 def test_a_model_that_simulates_the_file_is_exported_as_that_file(tmp_path):
     model = tiny.bert()
     quantize_(model, "onnxruntime-w8a8", exclude=["*layer.1.output*"])
-    before = state(model)
-    for options in ({}, {"quantize": "static", "calibration": TEXTS}, {"quantize": "dynamic", "exclude": ["*key"]}):
-        with pytest.raises(ValueError, match=r"simulates the file that quantize='dynamic' writes.*unprepare_\(model\)"):
-            export_onnx(model, tmp_path / "onnx", **options)
-    found = export_onnx(model, tmp_path / "onnx", quantize="dynamic")
-    assert_unchanged(model, before)
+    message = r"simulates the file that quantize='dynamic' writes.*unprepare_\(model\)"
+    with tiny.unchanged(model):
+        for options in ({}, {"quantize": "static", "calibration": TEXTS}, {"quantize": "dynamic", "exclude": ["*key"]}):
+            with pytest.raises(ValueError, match=message):
+                export_onnx(model, tmp_path / "onnx", **options)
+        found = export_onnx(model, tmp_path / "onnx", quantize="dynamic")
+    assert model.training
     assert {*found.float_layers} == {"classifier", "bert.encoder.layer.1.output.dense"}
     assert {*found.quantized_layers} == {*model.config.compression["quantization"]["layers"]}
     # Rounded alike, up to the last bits of float32: without the simulation the logits differ by 0.01 and more.
@@ -177,11 +167,12 @@ def big_bird(attention):
 
 def test_what_a_model_does_with_long_texts_is_checked_and_the_model_not_changed(tmp_path):
     model = big_bird("block_sparse").train()
-    before, randomness = state(model), (np.random.get_state()[1].copy(), torch.get_rng_state())
+    randomness = np.random.get_state()[1].copy(), torch.get_rng_state()
     for quantize in (None, "dynamic"):
-        with pytest.raises(ValueError, match="does not answer like the model: .* the values or the length of"):
+        message = "does not answer like the model: .* the values or the length of"
+        with tiny.unchanged(model), pytest.raises(ValueError, match=message):
             export_onnx(model, tmp_path / "onnx", quantize=quantize)
-    assert_unchanged(model, before)
+    assert model.training
     assert model.bert.attention_type == "block_sparse"
     assert (np.random.get_state()[1] == randomness[0]).all()
     assert torch.equal(torch.get_rng_state(), randomness[1])

@@ -39,50 +39,12 @@ def trainer(folder, *callbacks, student=None, **settings):
 
 
 def logits(network):
-    batch = {name: torch.tensor(tiny.texts(10, seed=5)[name]) for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        return network.eval()(**batch).logits
+        return network.eval()(**tiny.batch(tiny.texts(10, seed=5, labels=False))).logits
 
 
 def layers(network, scheme=ONNX):
     return list(quantizable_layers(network, scheme_of(scheme)))
-
-
-class Watch(TrainerCallback):
-    """Keeps something of every step, once the callbacks before it have acted."""
-
-    def __init__(self, look):
-        self.look = look
-        self.seen = []
-
-    def on_step_end(self, args, state, control, **kwargs):
-        network = kwargs["model"]
-        network.eval()
-        self.seen.append(self.look(network, kwargs["optimizer"]))
-        network.train()
-
-
-def watch_answers():
-    return Watch(lambda network, _: logits(network))
-
-
-class Stop(TrainerCallback):
-    """Ends the training after a step: in good order, or by an interrupt."""
-
-    def __init__(self, step, *, interrupt=False):
-        self.step, self.interrupt = step, interrupt
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == self.step
-        if self.interrupt and control.should_training_stop:
-            raise KeyboardInterrupt
-
-
-def saving(steps):
-    return {"save_strategy": "steps", "save_steps": steps}
-
-
-EVERY_LOSS = {"logging_strategy": "steps", "logging_steps": 1}
 
 
 def logged(run, name):
@@ -93,7 +55,7 @@ def logged(run, name):
 @pytest.fixture(scope="module")
 def answers_in_float(tmp_path_factory):
     """Of every step of a training that quantizes nothing."""
-    answers = watch_answers()
+    answers = tiny.Watch(logits)
     trainer(tmp_path_factory.mktemp("float"), answers).train()
     return answers.seen
 
@@ -105,13 +67,14 @@ def answers_in_float(tmp_path_factory):
 def test_what_is_trained_goes_on_untouched(tmp_path, scheme, answers_in_float):
     """The parameters, what the optimizer keeps of them and the learning rate, across the step of the preparation."""
 
-    def look(network, optimizer):
+    def look(network):
         parameters = dict(network.named_parameters())
-        moments = {name: copy.deepcopy(optimizer.state[parameter]) for name, parameter in parameters.items()}
+        moments = {name: copy.deepcopy(run.optimizer.state[parameter]) for name, parameter in parameters.items()}
         values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        return {name: id(one) for name, one in parameters.items()}, values, moments, optimizer.param_groups[0]["lr"]
+        learning_rate = run.optimizer.param_groups[0]["lr"]
+        return {name: id(one) for name, one in parameters.items()}, values, moments, learning_rate
 
-    before, after, answers = Watch(look), Watch(look), watch_answers()
+    before, after, answers = tiny.Watch(look), tiny.Watch(look), tiny.Watch(logits)
     run = trainer(tmp_path, before, QuantizationCallback(scheme, begin=0.5), after, answers)
     names = layers(run.model, scheme)
     run.train()
@@ -130,8 +93,9 @@ def test_what_is_trained_goes_on_untouched(tmp_path, scheme, answers_in_float):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_model_is_quantized_when_training_ends_and_its_checkpoints_stand_for_it(tmp_path, scheme):
-    answers, weights = watch_answers(), Watch(lambda network, _: tiny.flat(network).clone())
-    run = trainer(tmp_path, QuantizationCallback(scheme, begin=0.5), answers, weights, **saving(3), **EVERY_LOSS)
+    answers, weights = tiny.Watch(logits), tiny.Watch(lambda network: tiny.flat(network).clone())
+    steps = {"save_steps": 3, "logging_steps": 1}
+    run = trainer(tmp_path, QuantizationCallback(scheme, begin=0.5), answers, weights, **steps)
     names = layers(run.model, scheme)
     run.train()
     # What was trained is what comes out.
@@ -156,7 +120,7 @@ def test_the_model_is_quantized_when_training_ends_and_its_checkpoints_stand_for
 
 
 def test_the_rounding_begins_with_the_first_step_by_default(tmp_path):
-    answers = watch_answers()
+    answers = tiny.Watch(logits)
     run = trainer(tmp_path, QuantizationCallback(ONNX), answers, learning_rate=0.0)
     expected = model()
     run.train()
@@ -193,8 +157,7 @@ def test_calibration_looks_at_the_given_data_and_leaves_the_training_alone(tmp_p
             self.seen.append((inputs["input_ids"].clone(), torch.get_rng_state()))
             return super().training_step(network, inputs, *args, **kwargs)
 
-    data = tiny.texts(8, seed=9)
-    given = [{name: torch.tensor(data[name]) for name in ("input_ids", "attention_mask")}]
+    given = [tiny.batch(tiny.texts(8, seed=9, labels=False))]
     callbacks = [QuantizationCallback("quanto-w8a8", begin=0.25, calibration=one) for one in (None, given)]
     runs = []
     for own in ([], *([callback] for callback in callbacks), [QuantizationCallback("torchao-w8a8", begin=0.5)]):
@@ -218,7 +181,7 @@ def test_calibration_looks_at_the_given_data_and_leaves_the_training_alone(tmp_p
 def test_resume_equals_uninterrupted(tmp_path, scheme):
     def run(folder, save_steps):
         callback, student = QuantizationCallback(scheme, begin=0.5), model(dropout=0.1)
-        return trainer(tmp_path / folder, callback, student=student, **saving(save_steps))
+        return trainer(tmp_path / folder, callback, student=student, save_steps=save_steps)
 
     whole = run("whole", 3)
     whole.train()
@@ -232,8 +195,8 @@ def test_resume_equals_uninterrupted(tmp_path, scheme):
 
 
 def test_another_recipe_is_refused(tmp_path):
-    trainer(tmp_path / "rounded", QuantizationCallback(ONNX, begin=0.5), **saving(4)).train()
-    trainer(tmp_path / "plain", **saving(4)).train()
+    trainer(tmp_path / "rounded", QuantizationCallback(ONNX, begin=0.5), save_steps=4).train()
+    trainer(tmp_path / "plain", save_steps=4).train()
     for message, saved, callback, epochs in (
         ("another QuantizationCallback: begin: 0.5 -> 0.25", "rounded", QuantizationCallback(ONNX, begin=0.25), 2),
         (f"scheme: '{ONNX}' -> 'torchao-w8a8'", "rounded", QuantizationCallback("torchao-w8a8", begin=0.5), 2),
@@ -257,9 +220,8 @@ def test_the_best_model_is_a_quantized_one(tmp_path):
         load_best_model_at_end=True,
         metric_for_best_model="score",
         greater_is_better=True,
-        eval_strategy="steps",
         eval_steps=1,
-        **saving(1),
+        save_steps=1,
     )
     run.compute_metrics = lambda _: {"score": next(measured)}
     run.train()
@@ -268,12 +230,12 @@ def test_the_best_model_is_a_quantized_one(tmp_path):
 
 
 def test_a_training_that_ends_early_is_not_quantized(tmp_path, caplog):
-    run = trainer(tmp_path, QuantizationCallback("torchao-w8a8", begin=0.5), Stop(3))
+    run = trainer(tmp_path, QuantizationCallback("torchao-w8a8", begin=0.5), tiny.Stop(3))
     run.train()
     assert "ended at step 3, before the model was to be prepared at step 6: it is not quantized" in caplog.text
     assert not hasattr(run.model.config, "compression")
     assert {type(module) for module in run.model.modules()} == {type(module) for module in model().modules()}
-    run.callback_handler.pop_callback(Stop)
+    run.callback_handler.pop_callback(tiny.Stop)
     run.train()  # nothing is in the way of another try
     assert quantization_of(run.model).scheme == "torchao-w8a8"
 
@@ -284,7 +246,7 @@ def test_a_training_that_ends_early_is_not_quantized(tmp_path, caplog):
 def losses(folder, *callbacks, **settings):
     """Of 6 optimizer steps."""
     sgd = {"optim": "sgd", "learning_rate": 0.05, "num_train_epochs": 1}
-    run = trainer(folder, *callbacks, student=model(num_hidden_layers=1), **(EVERY_LOSS | sgd | settings))
+    run = trainer(folder, *callbacks, student=model(num_hidden_layers=1), logging_steps=1, **sgd, **settings)
     run.train()
     return torch.tensor(logged(run, "loss"))
 
@@ -317,7 +279,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, scheme):
 
 
 def test_begin_counts_optimizer_steps(tmp_path):
-    run = trainer(tmp_path, QuantizationCallback(ONNX, begin=0.5), gradient_accumulation_steps=2, **EVERY_LOSS)
+    run = trainer(tmp_path, QuantizationCallback(ONNX, begin=0.5), gradient_accumulation_steps=2, logging_steps=1)
     run.train()
     n_layers = len(quantization_of(run.model).layers)
     assert logged(run, "quantized_layers") == [0] * 2 + [n_layers] * 4
@@ -354,7 +316,7 @@ def test_pruned_weights_are_zeros_of_the_quantized_model(tmp_path, scheme):
     for order, share, begin in ((1, (0.0, 0.3), 0.5), (-1, (0.5, 0.5), 0.5), (1, (0.5, 0.8), 0.25), (-1, (0, 0), 0.0)):
         pruning = PruningCallback(0.5, begin=share[0], end=share[1], schedule="linear")
         callbacks = [pruning, QuantizationCallback(scheme, begin=begin)]
-        run = trainer(tmp_path, *callbacks[::order], **saving(12))
+        run = trainer(tmp_path, *callbacks[::order], save_steps=12)
         run.train()
         float_model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-12")
         zeros = {name: weight == 0 for name, weight in prunable_weights(float_model).items()}
@@ -397,18 +359,16 @@ def test_bad_arguments_are_refused(options, message):
 )
 def test_what_does_not_fit_the_model_is_refused_before_training(tmp_path, options, message):
     run = trainer(tmp_path, QuantizationCallback(**({"scheme": ONNX, "begin": 0.9} | options)))
-    before = tiny.flat(run.model).clone()
-    with pytest.raises(ValueError, match=message):
+    with tiny.unchanged(run.model, config=False), pytest.raises(ValueError, match=message):
         run.train()
     assert run.state.global_step == 0
-    assert torch.equal(tiny.flat(run.model), before)
     assert not hasattr(run.model.config, "compression")
 
 
 @pytest.mark.parametrize("scheme", [ONNX, "torchao-w8a8"])
 def test_a_quantized_model_is_not_quantized_again(tmp_path, scheme):
     callback = QuantizationCallback(scheme)
-    run = trainer(tmp_path, callback, **saving(12))
+    run = trainer(tmp_path, callback, save_steps=12)
     run.train()
     with pytest.raises(ValueError, match="This QuantizationCallback has quantized the model.* make a new Trainer"):
         run.train()
@@ -424,8 +384,8 @@ def test_a_quantized_model_is_not_quantized_again(tmp_path, scheme):
 def test_a_training_that_broke_off_can_be_begun_again(tmp_path, scheme):
     whole = trainer(tmp_path / "whole", QuantizationCallback(scheme, begin=0.5))
     whole.train()
-    interrupt = Stop(8, interrupt=True)
-    run = trainer(tmp_path, QuantizationCallback(scheme, begin=0.5), interrupt, **saving(3))
+    interrupt = tiny.Stop(8, interrupt=True)
+    run = trainer(tmp_path, QuantizationCallback(scheme, begin=0.5), interrupt, save_steps=3)
     with pytest.raises(KeyboardInterrupt):
         run.train()
     run.remove_callback(interrupt)
@@ -435,9 +395,9 @@ def test_a_training_that_broke_off_can_be_begun_again(tmp_path, scheme):
 
 
 def test_a_float_model_with_the_record_of_an_earlier_training_is_a_float_model(tmp_path):
-    trainer(tmp_path, QuantizationCallback(ONNX), **saving(12)).train()
+    trainer(tmp_path, QuantizationCallback(ONNX), save_steps=12).train()
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-12")
-    run = trainer(tmp_path / "b", QuantizationCallback("quanto-w8", begin=0.5), student=student, **saving(1))
+    run = trainer(tmp_path / "b", QuantizationCallback("quanto-w8", begin=0.5), student=student, save_steps=1)
     run.train()
     assert quantization_of(load_compressed(tmp_path / "b" / "checkpoint-5")) is None
     assert quantization_of(load_compressed(tmp_path / "b" / "checkpoint-6")).scheme == "quanto-w8"
