@@ -119,10 +119,7 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
                     latency=latency,
                 ),
             )
-            if save_predictions is not None:
-                for name, predictions in found.predictions.items():
-                    predictions.save(save_predictions / f"{name}.npz")
-        _write(found, console, output=output, report=report)
+        _write(found, console, output=output, report=report, predictions=save_predictions)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -162,7 +159,12 @@ def _audit_of_files(
     return compare(reference, candidate, limits=limits, floor=floor)
 
 
-def _write(found: "Audit", console: Console, *, output: Path | None, report: Path | None) -> None:
+def _write(
+    found: "Audit", console: Console, *, output: Path | None, report: Path | None, predictions: Path | None
+) -> None:
+    if predictions is not None:
+        for name, answers in found.predictions.items():
+            answers.save(predictions / f"{name}.npz")
     if output is not None:
         found.save(output)
     if report is not None:
