@@ -333,7 +333,7 @@ def test_a_scheme_that_does_not_keep_what_is_removed_is_refused(tmp_path):
         (
             "torchao-w4a8",
             ShrinkCallback(ffn=0.5),
-            "torchao-w4a8 rounds neighboring weights together.* int8 weights; or",
+            "torchao-w4a8 rounds neighboring weights together.* int8 weights, or",
         ),
         ("quanto-w4", PruningCallback(0.5), "quanto-w4 has no level for 0, so that pruned .* Use torchao-w4 or"),
     ):
