@@ -6,8 +6,8 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-# What breaks first when a dependency moves: training, loading, exporting, asking and the command line.
-FIRST := trainer audit_callback loading predict export cli metrics ranges
+# What breaks first when a dependency moves: training, loading, exporting, asking, the command line, what extras are for.
+FIRST := trainer audit_callback loading predict export openvino cli metrics group_fairness plots ranges
 
 .PHONY: demo test test-kernels test-lowest test-newest check lint types docs format clean
 .NOTPARALLEL:

@@ -37,7 +37,7 @@ from hf_compalign import (
 from hf_compalign.data import mix_unlabelled
 from hf_compalign.opening import load_model
 from hf_compalign.ship import Frontier
-from hf_compalign.ship.repair import FRONTIER_NAME, RepairOptions
+from hf_compalign.ship.repair import RepairOptions
 
 SCHEME = "onnxruntime-w8a8"
 LEARNING_RATE = 5e-6
@@ -94,11 +94,11 @@ class Models:
         if not ROWS[name].repaired:
             return None
         folder = self.folder / "repaired"
-        if not (folder / FRONTIER_NAME).is_file():
+        if not (folder / "frontier.json").is_file():
             rows = self.data.transfer.shuffle(seed=1).select(range(REPAIR_ROWS))
             options = RepairOptions(processing_class=self.data.tokenizer, timed_batch_sizes=())
             print(repair_onnx(self.dense, folder, limits=LIMITS, dataset=rows, options=options, progress=print))
-        return list(Frontier.load(folder / FRONTIER_NAME).chosen)
+        return list(Frontier.load(folder / "frontier.json").chosen)
 
     def torch_model(self, name: str) -> Path:
         """What is exported: a model in float, or one that was trained with the arithmetic of INT8."""

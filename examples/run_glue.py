@@ -48,7 +48,8 @@ from hf_compalign.data import (
 )
 from hf_compalign.labels import names_of
 from hf_compalign.opening import load_model
-from hf_compalign.report.card import CardDetails, changed_options, write_model_card
+from hf_compalign.report.card import CardDetails, changed_options
+from hf_compalign.ship import write_model_card
 
 GLUE = "nyu-mll/glue"
 VALIDATION = {"mnli": "validation_matched"}  # of the other tasks it is "validation"

@@ -51,7 +51,8 @@ from hf_compalign.data import (
 )
 from hf_compalign.labels import names_of
 from hf_compalign.opening import load_model
-from hf_compalign.report.card import CardDetails, changed_options, write_model_card
+from hf_compalign.report.card import CardDetails, changed_options
+from hf_compalign.ship import write_model_card
 
 # What the model card says of the training.
 REPORTED = ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "seed")

@@ -38,6 +38,8 @@ from .measure.predictions import predict as predict
 from .metrics import load_metric as load_metric
 from .models import Collator as Collator
 from .report.page import write_report as write_report
+from .report.plots import AuditLike as AuditLike
+from .report.plots import Plotted as Plotted
 from .ship import Artifact as Artifact
 from .ship import ArtifactDetails as ArtifactDetails
 from .ship import AuditedExport as AuditedExport

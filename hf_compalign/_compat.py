@@ -1,6 +1,6 @@
-"""What leans on more than dependencies promise, one by one: why, where upstream, and when it goes.
+"""All uses of what dependencies do not promise: why, where upstream, and when each can go.
 
-tests/test_compat.py holds every line of this list against the installed versions.
+tests/test_compat.py checks every entry against the installed versions.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def has_tokenizer(folder: Path) -> bool:
     """Whether a model's folder holds a tokenizer.
 
-    Why: AutoTokenizer makes up an empty one for a folder that has none, to which every word is unknown.
+    Why: for a folder without one, AutoTokenizer makes up an empty one that knows no word.
     Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/auto/tokenization_auto.py
     Ends: when it refuses such a folder, as transformers 4 did.
     """
@@ -26,8 +26,7 @@ def has_tokenizer(folder: Path) -> bool:
 def image_processor_class() -> Any:
     """AutoImageProcessor, which reads images with Pillow where there is no torchvision.
 
-    Why: transformers 5.17 exports a placeholder that asks for torchvision, because the file of the class names a class
-    of that backend. The class in the file works.
+    Why: transformers 5.17 exports a placeholder that asks for torchvision. The class in the file works without.
     Upstream: https://github.com/huggingface/transformers/pull/48616
     Ends: for `transformers.AutoImageProcessor`, when 5.17 is no longer supported.
     """
@@ -37,10 +36,10 @@ def image_processor_class() -> Any:
 
 
 def exported_graph(exported: Any) -> Any:
-    """The graph, of onnx_ir, in what the OnnxExporter of transformers returns.
+    """The onnx_ir graph in the result of transformers' OnnxExporter.
 
-    Why: up to 5.22 this is the ONNXProgram of torch, whose graph is its `model`; 5.23 wraps it in an ExportedModel,
-    whose graph is its `program`.
+    Why: up to 5.22 the result is torch's ONNXProgram with the graph as `model`; from 5.23 on, an ExportedModel with it
+    as `program`.
     Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/exporters
     Ends: for `exported.program`, when 5.22 is no longer supported.
     """
@@ -53,13 +52,13 @@ def exported_graph(exported: Any) -> Any:
 # Private methods of Trainer that AlignedDistillationTrainer overrides, with their parameters.
 OVERRIDDEN: Mapping[str, tuple[str, ...]] = {
     # Why: a checkpoint must hold the alignment before trainer_state.json says that it is complete, and a learned
-    #   weighting must be back before the first step. Events come after, and do not name the folder.
+    #   weighting must be back before the first step. Events come later, and do not name the folder.
     # Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
-    # Ends: when Trainer has a public method or event for what else a checkpoint holds.
+    # Ends: when Trainer has a public method or event to save more in a checkpoint.
     "_save_optimizer_and_scheduler": ("output_dir",),
     "_load_optimizer_and_scheduler": ("checkpoint",),
-    # Why: the Trainer drops columns that the student does not take, such as the teacher's logits. It keeps those in
-    #   `_signature_columns`, which this method fills.
+    # Why: the Trainer drops columns that the student does not take, such as the teacher's logits. This method fills
+    #   `_signature_columns`, the columns to keep.
     # Upstream: https://github.com/huggingface/transformers/issues/43598
     # Ends: when a Trainer can be told which columns to keep.
     "_set_signature_columns_if_needed": (),
@@ -67,10 +66,10 @@ OVERRIDDEN: Mapping[str, tuple[str, ...]] = {
 
 
 def loss_is_scaled(trainer: "Trainer") -> None:
-    """Tell a Trainer that its loss is divided by the count of a whole optimizer step already.
+    """Tell a Trainer that its loss is already divided by the count of a whole optimizer step.
 
-    Why: otherwise it divides by the accumulation steps once more. From 5.23 on `loss_is_scaled_for_ga` says so; before,
-    it took a model that accepts loss arguments, and a count, for a sign of it.
+    Why: otherwise it divides by the accumulation steps again. From 5.23 on `loss_is_scaled_for_ga` prevents that;
+    before, a model that accepts loss arguments, together with a count.
     Upstream: https://github.com/huggingface/transformers/issues/47688
     Ends: `model_accepts_loss_kwargs`, and the count where there are no labels, with support of versions before 5.23.
     """
@@ -79,7 +78,7 @@ def loss_is_scaled(trainer: "Trainer") -> None:
 
 
 def prepared(trainer: "Trainer", batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch on the Trainer's device, and in the type that DeepSpeed computes in.
+    """A batch on the Trainer's device, in the type that DeepSpeed computes in.
 
     Why: the teacher runs before the Trainer prepares the batch for the student.
     Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
@@ -90,33 +89,32 @@ def prepared(trainer: "Trainer", batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def add_to_log(state: "TrainerState", numbers: Mapping[str, float]) -> None:
-    """Put numbers into the line of ``log_history`` that belongs to the event that is under way.
+    """Put numbers into the line of ``log_history`` of the current event.
 
-    Why: the Trainer appends a copy of what it logs before it calls `on_log` and `on_evaluate`, so what a callback adds
-    to the logs or metrics of the event is not there.
+    Why: the Trainer appends a copy before it calls `on_log` and `on_evaluate`, so that it misses what callbacks add.
     Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
-    Ends: when it is.
+    Ends: when it appends the line after the callbacks.
     """
     if state.log_history and state.log_history[-1].get("step") == state.global_step:
         state.log_history[-1].update(numbers)
 
 
 def forget_best(state: "TrainerState") -> None:
-    """Let the search for the best model begin anew: those measured so far are not yet what was asked for.
+    """Start the search for the best model again: the models so far were not fully compressed.
 
-    Why: `load_best_model_at_end` cannot be told which checkpoints count. The Trainer begins with None here.
+    Why: `load_best_model_at_end` takes any checkpoint. The Trainer starts with None here.
     Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
-    Ends: when it can.
+    Ends: when it can be told which checkpoints count.
     """
     state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
 
 def stored_states(state: "TrainerState", name: str) -> list[dict[str, Any]]:
-    """What the callbacks of a class wrote into the checkpoint that is resumed, the latest last.
+    """The states of a class of callbacks in the checkpoint that is resumed, the latest last.
 
-    Why: of several callbacks of one class, the Trainer appends the states to one list at every save.
+    Why: at every save, the Trainer appends the states of several callbacks of one class to one list.
     Upstream: https://github.com/huggingface/transformers/pull/33875
-    Ends: when each save has a list of its own; whose state is whose must still be found by its arguments.
+    Ends: when each save has a list of its own. A callback still finds its state by its arguments.
     """
     stored: Any = (state.stateful_callbacks or {}).get(name) or []
     return stored if isinstance(stored, list) else [stored]
@@ -128,7 +126,7 @@ def stored_states(state: "TrainerState", name: str) -> list[dict[str, Any]]:
 def attention_of(model: "nn.Module") -> str | None:
     """Which attention a model of transformers computes with; None where it has no choice.
 
-    Why: only the attribute that `from_pretrained(attn_implementation=)` sets says so.
+    Why: only the private attribute that `from_pretrained(attn_implementation=)` sets says so.
     Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/configuration_utils.py
     Ends: when a config or model has a public name for it.
     """
@@ -137,9 +135,9 @@ def attention_of(model: "nn.Module") -> str | None:
 
 
 def dataset_fingerprint(dataset: "Dataset") -> str:
-    """What `datasets` knows a dataset by in its cache.
+    """The name of a dataset in the cache of `datasets`.
 
-    Why: `map` takes `new_fingerprint=`, but nothing public says which one it starts from.
+    Why: `map` takes `new_fingerprint=`, but nothing public tells the current one.
     Upstream: https://github.com/huggingface/datasets/pull/1703
     Ends: when a Dataset has a public name for it.
     """
@@ -151,12 +149,12 @@ def dataset_fingerprint(dataset: "Dataset") -> str:
 
 
 def built_with(stock: Any, change: "Callable[[nn.Module], object]") -> Any:
-    """A class of transformers whose models are changed when they are built, before their weights are read.
+    """A class of transformers that changes its models after it builds them, and before from_pretrained reads weights.
 
-    Why: from_pretrained builds a model by its config alone, calls nothing in between, and refuses weights of other
-    widths. So it is given a class of the same name, by which it finds how to convert the names of weights.
+    Why: from_pretrained builds a model from its config alone and refuses weights of other widths. The class needs the
+    same name: by it, from_pretrained converts the names of weights.
     Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/modeling_utils.py
-    Ends: when from_pretrained can fill a model that it is given, or configs hold the widths of each layer.
+    Ends: when from_pretrained can fill a given model, or configs hold the widths of each layer.
     """
 
     def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -168,10 +166,9 @@ def built_with(stock: Any, change: "Callable[[nn.Module], object]") -> Any:
 
 
 def become(module: "nn.Module", cls: type) -> None:
-    """Give a module another class that holds the same; its parameters, hooks and places stay as they are.
+    """Give a module another class that holds the same; its parameters, hooks and places stay.
 
-    Why: torch replaces a module only without its hooks. All that a module holds is in its `__dict__`, so that its class
-    is only what it computes.
+    Why: torch replaces a module only without its hooks. A module's `__dict__` holds everything but what it computes.
     Upstream: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/nn/modules/module.py
     Ends: with `built_with`, and when torch can replace a module along with its hooks.
     """
@@ -179,10 +176,10 @@ def become(module: "nn.Module", cls: type) -> None:
 
 
 def forget_reading(model: Any) -> None:
-    """Let a model with torchao's weights that from_pretrained has read be saved again.
+    """Make it possible to save a model with torchao's weights that from_pretrained has read.
 
-    Why: save_pretrained reverses what from_pretrained did to the weights by a note on the model, and ends in
-    NotImplementedError at torchao's. Without the note it saves the model like one that was never read.
+    Why: from_pretrained leaves a note of its conversions, and save_pretrained cannot reverse torchao's
+    (NotImplementedError). Without the note it saves the model like one that was never read.
     Upstream: https://github.com/huggingface/transformers/pull/43096
     Ends: when that is merged.
     """
@@ -192,7 +189,7 @@ def forget_reading(model: Any) -> None:
 def make_gradients_contiguous(layer: "nn.Module") -> None:
     """Give the backward pass of an optimum-quanto layer a contiguous gradient.
 
-    Why: that of 0.2.7 takes a view of the gradient, which fails on one that attention has transposed.
+    Why: 0.2.7 takes a view of the gradient, which fails where attention has transposed it.
     Upstream: https://github.com/huggingface/optimum-quanto/issues/327
     Ends: when it uses `reshape`.
     """

@@ -1,4 +1,4 @@
-"""Dependencies: their versions, and for a missing optional one the pip command that brings it."""
+"""Versions of dependencies, and the pip command for a missing optional one."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +20,7 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 @contextmanager
 def needs_extra(extra: str, *, what: str) -> Iterator[None]:
-    """Around the imports of an optional dependency: an ImportError that says how to install it.
+    """Turn a failed import of an optional dependency into an ImportError that says how to install it.
 
     >>> with needs_extra("onnx", what="The export to ONNX"):
     ...     import no_such_package
@@ -30,9 +30,6 @@ def needs_extra(extra: str, *, what: str) -> Iterator[None]:
     Args:
         extra: the name of the extra in pyproject.toml.
         what: what needs it, as the beginning of a sentence.
-
-    Raises:
-        ImportError: an import in the block failed.
     """
     try:
         yield

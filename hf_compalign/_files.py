@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Write files and folders that are either whole or not there."""
 
 import glob
 import json
@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 _STAGED = ".tmp"
+# What a repair says of its file lies beside it, and goes when the file is replaced.
+AUDIT_NAME, FRONTIER_NAME, PLOT_NAME = "audit.json", "frontier.json", "frontier.png"
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed to it when the block ends well and removed when it does not.
+    """A temporary path beside ``path``, renamed to it if the block succeeds and removed otherwise.
 
-    A killed process leaves the old file, or none; never half of one.
+    A killed process leaves the old file or none, never half of one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes private files; a result is shared like any other file of the user's.
+        # mkstemp makes private files; a result gets the user's usual permissions.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -37,28 +39,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file that is whole or not there."""
+    """Write a UTF-8 text file."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_record(path: str | Path, found: dict[str, Any]) -> None:
-    """Write strict JSON for `read_record`; the file is whole or not there."""
+    """Write strict JSON for `read_record`."""
     write_text_atomic(path, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_record(path: str | Path, *, kind: str, version: int, writer: str) -> dict[str, Any]:
-    """What `write_record` wrote, with its ``kind`` and ``format_version``.
+    """Read what `write_record` wrote.
 
     Args:
         path: the file.
-        kind: what it must say it is, such as "hf_compalign.audit".
-        version: the newest format that is read.
+        kind: the ``kind`` it must name, such as "hf_compalign.audit".
+        version: the newest ``format_version`` that can be read.
         writer: what writes such files, for the message.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JSON, of another kind, or a newer version of this library wrote it.
+        ValueError: it is not JSON, of another kind, or from a newer version of this library.
     """
     try:
         stored = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -79,15 +81,22 @@ def read_record(path: str | Path, *, kind: str, version: int, writer: str) -> di
     return stored
 
 
+def remove_repair_records(folder: str | Path) -> None:
+    """Remove what a repair said of its file; without a frontier, an audit is not a repair's."""
+    if (Path(folder) / FRONTIER_NAME).is_file():
+        for name in (FRONTIER_NAME, PLOT_NAME, AUDIT_NAME):
+            (Path(folder) / name).unlink(missing_ok=True)
+
+
 @contextmanager
 def staged_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A new folder to write into, whose entries are moved to ``folder`` when the block ends well.
+    """A new folder to write into. Its files move to ``folder`` if the block succeeds.
 
-    A killed process leaves the folder as it was, but for a hidden one that the next call removes. With ``overwrite``
-    an entry of the same name is replaced, and what else is there stays.
+    A killed process leaves the folder as it was, and a hidden one that the next call removes. ``overwrite`` replaces
+    files of the same name and keeps all others.
 
     Raises:
-        ValueError: the folder is a file, or holds something and must not be overwritten.
+        ValueError: the folder is a file, or is not empty without ``overwrite``.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -104,7 +113,7 @@ def staged_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Pa
     real.parent.mkdir(parents=True, exist_ok=True)
     prefix = f"{hidden}{platform.node()}-"
     _remove_unfinished(real, prefix)
-    # On the file system of the result, or its files could not be moved: a folder may be mounted on its own.
+    # Files move only within a file system, and the folder may be mounted on its own.
     home = real if real.exists() else real.parent
     work = Path(tempfile.mkdtemp(dir=home, prefix=f"{prefix}{os.getpid()}.", suffix=_STAGED))
     try:
@@ -120,7 +129,7 @@ def staged_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Pa
 
 
 def _remove_unfinished(folder: Path, prefix: str) -> None:
-    """What killed processes of this machine staged for the folder, in it or beside it; that of live ones stays."""
+    """Remove what killed processes of this machine left in the folder or beside it."""
     for home in (folder, folder.parent):
         for left in home.glob(f"{glob.escape(prefix)}*{_STAGED}"):
             pid = left.name.removeprefix(prefix).partition(".")[0]
@@ -135,6 +144,6 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # of another user
+    except PermissionError:  # another user's process
         pass
     return True

@@ -1,4 +1,4 @@
-"""How numbers are written in every text, table, page and card: in ASCII, as not every terminal has more."""
+"""How every text, table, page and card writes numbers: in ASCII, since some terminals have no more."""
 
 import math
 import re
@@ -9,12 +9,12 @@ UNKNOWN = "-"
 
 
 def is_known(value: Any) -> bool:
-    """Whether there is a number: not None, as JSON has it, and not nan."""
+    """Whether there is a number: neither nan nor None, its form in JSON."""
     return value is not None and not math.isnan(value)
 
 
 def decimals(value: Any, *, digits: int = 3, signed: bool = False) -> str:
-    """A number with so many decimals, so that a column of them is aligned; zero has no sign.
+    """A number with a fixed count of decimals; zero has no sign.
 
     >>> decimals(0.5), decimals(-0.00001, signed=True), decimals(None)
     ('0.500', '0.000', '-')
@@ -81,12 +81,12 @@ def megabytes(size_bytes: Any) -> str:
 
 
 def ratio(before: float, after: float) -> str:
-    """How many times as much it is afterwards; nothing where there was nothing before."""
+    """after / before; empty where there was nothing before."""
     return f"{after / before:.2f}" if before else ""
 
 
 def interval(ends: Sequence[Any], form: Callable[[Any], str] = percent) -> str:
-    """Both ends of an interval; the unit stands once.
+    """Both ends of an interval, with one unit.
 
     >>> interval([0.01, 0.02]), interval([float("nan")] * 2)
     ('1.00 to 2.00 %', '-')
@@ -96,7 +96,7 @@ def interval(ends: Sequence[Any], form: Callable[[Any], str] = percent) -> str:
 
 
 def p_value(value: Any) -> str:
-    """A p-value; very small ones say no more than that.
+    """A p-value, or that it is very small.
 
     >>> p_value(0.03124), p_value(1e-9)
     ('0.0312', '< 0.0001')
@@ -107,16 +107,17 @@ def p_value(value: Any) -> str:
 
 
 def p_words(value: Any) -> str:
-    """The same within a sentence.
+    """A p-value within a sentence.
 
     >>> p_words(0.03124), p_words(1e-9)
     ('p = 0.0312', 'p < 0.0001')
     """
-    return f"p {text}" if (text := p_value(value)).startswith("<") else f"p = {text}"
+    text = p_value(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def short_name(model: str) -> str:
-    """What to call a model: its Hub id, or its folder without the local path to it.
+    """A model's Hub id, or its folder without the local path.
 
     >>> short_name("org/model"), short_name("/home/me/runs/pruned/"), short_name("")
     ('org/model', 'pruned', 'unnamed')
@@ -127,7 +128,7 @@ def short_name(model: str) -> str:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The names, numbered where two are the same.
+    """The names, numbered where they repeat.
 
     >>> distinct(["a", "b", "a"])
     ['a (1)', 'b', 'a (3)']

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from the plain dicts and lists that JSON keeps of them, and back."""
+"""Convert frozen dataclasses to plain dicts and lists for JSON, and back."""
 
 import math
 import types
@@ -13,7 +13,7 @@ _LEAVES = frozenset({float, int, str, bool, type(None)})
 
 
 def plain(value: Any) -> Any:
-    """Dicts for dataclasses and lists for tuples, all the way down; texts and numbers stay as they are.
+    """Dicts for dataclasses and lists for tuples, all the way down; other values stay.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def plain(value: Any) -> Any:
     {'name': 'a', 'ends': [0.5, 1.0]}
     """
     if isinstance(value, (list, tuple)):
-        # Scores by the thousand are most of an audit.
+        # Most of an audit are thousands of scores: a fast way for those.
         return [*value] if _LEAVES.issuperset(map(type, value)) else [plain(item) for item in value]
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
@@ -34,9 +34,9 @@ def plain(value: Any) -> Any:
 
 
 def built(kind: type[_Kind], stored: Mapping[str, Any]) -> _Kind:
-    """A dataclass from what JSON keeps of its `plain` form: with lists for tuples, and None for nan in floats.
+    """A dataclass from its `plain` form in JSON, which has None for nan.
 
-    What it has no field for is left aside; what is not stored has its default.
+    Unknown keys do not count, and missing ones take the field's default.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _names(kind: type) -> tuple[str, ...]:
 
 @cache
 def _readers(kind: Any) -> dict[str, tuple[_Reader, bool]]:
-    """How each field is read, and whether it must be there."""
+    """Each field's reader, and whether the field is required."""
     hints = get_type_hints(kind)
     return {
         field.name: (_reader(hints[field.name]), field.default is MISSING and field.default_factory is MISSING)
@@ -70,7 +70,7 @@ def _readers(kind: Any) -> dict[str, tuple[_Reader, bool]]:
 
 @cache
 def _reader(hint: Any) -> _Reader:
-    """What makes a value of the type that a hint names."""
+    """What turns stored values into the type of a hint."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         some = _reader(next(one for one in inner if one is not type(None)))
@@ -78,20 +78,14 @@ def _reader(hint: Any) -> _Reader:
     if hint is float:
         return _number
     if origin is tuple and inner[-1] is Ellipsis:
-        return _sequence_reader(inner[0])
+        read = _reader(inner[0])
+        return tuple if read is _same else lambda stored: tuple([read(item) for item in stored])
     if origin is tuple:
         each = [_reader(one) for one in inner]
         return lambda stored: tuple([read(item) for read, item in zip(each, stored, strict=True)])
     if is_dataclass(hint) and isinstance(hint, type):
         return partial(built, hint)
     return _same
-
-
-def _sequence_reader(hint: Any) -> _Reader:
-    read = _reader(hint)
-    if read is _number:  # without a call for each of them
-        return lambda stored: tuple([math.nan if item is None else float(item) for item in stored])
-    return tuple if read is _same else lambda stored: tuple([read(item) for item in stored])
 
 
 def _number(stored: Any) -> float:

@@ -1,16 +1,17 @@
-"""Tables and sentences as plain data, whoever shows them, and the simplest way to do so: as lines of text."""
+"""Tables and sentences as plain data, whoever shows them, and the simplest ways to do so: as text, as Markdown."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hf_compalign._visible import one_line
 
-MOST_ROWS = 200  # that any table holds; what shows it may take fewer
+MOST_ROWS = 200  # in any table
 
 
 class Name(str):
-    """A text from the data: cut short on a line, and on a page with a reading direction of its own."""
+    """A text from the data: cut short in a line, and isolated in its reading direction on a page."""
 
 
 class Kept(str):
@@ -21,31 +22,21 @@ class Beyond(str):
     """Bad news in a table, which a page marks."""
 
 
-Words = str | tuple[str, ...]  # a cell or a sentence; in parts where some are from the data
+Words = str | tuple[str, ...]  # a cell or a sentence, in parts if some of them are from the data
 Column = tuple[Words, str | None, Callable[[Any], Words]]  # header, key (None: the whole row), format
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts. The first cell of a row names it, the others are numbers unless their column is in ``words``.
-
-    Attributes:
-        title: what it shows.
-        columns: the headers.
-        rows: as many cells each; the first `MOST_ROWS` of them.
-        left_out: how many rows there are beyond those.
-        items: which of the changed items each row is about, as filters; empty where a row is about no items.
-        words: the columns that hold words.
-        depth: 0: wherever an audit is shown; 1: not on a model card; 2: only on a page.
-    """
+    """A table of texts. The first cell of a row names it; the others are numbers, except in the columns ``words``."""
 
     title: str
     columns: Sequence[Words]
-    rows: Sequence[Sequence[Words]]
-    left_out: int = 0
-    items: Sequence[Mapping[str, Any]] = ()
+    rows: Sequence[Sequence[Words]]  # at most `MOST_ROWS`
+    left_out: int = 0  # rows beyond those
+    items: Sequence[Mapping[str, Any]] = ()  # per row, a filter for its changed items; empty where it has none
     words: tuple[int, ...] = ()
-    depth: int = 0
+    depth: int = 0  # 0: wherever an audit is shown; 1: not on a model card; 2: only on a page
 
     @classmethod
     def of(cls, title: str, rows: Sequence[Any], columns: Sequence[Column], **about: Any) -> "Table":
@@ -57,29 +48,21 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of what is told: what was found, in sentences and tables.
-
-    Attributes:
-        key: its name among the sections.
-        title: its heading.
-        tables: those that have rows are shown.
-        notes: what was found, in sentences.
-        lead: how to read it, for a page, which has the room.
-    """
+    """One part of a report, in sentences and tables."""
 
     key: str
     title: Words
     tables: tuple[Table, ...] = ()
-    notes: tuple[Words, ...] = ()
-    lead: tuple[Words, ...] = ()
+    notes: tuple[Words, ...] = ()  # findings
+    lead: tuple[Words, ...] = ()  # how to read them; only a page has the room
 
     def shown(self, depth: int) -> list[Table]:
-        """The tables that are shown so deep."""
+        """The tables with rows, down to this depth."""
         return [table for table in self.tables if table.rows and table.depth <= depth]
 
 
 def plain(words: Words) -> str:
-    """A sentence or a cell on one line, with the names in it cut short."""
+    """A sentence or a cell on one line, with names cut short."""
     parts = (words,) if isinstance(words, str) else words
     return "".join(one_line(part) if isinstance(part, Name) else str(part) for part in parts)
 
@@ -97,3 +80,15 @@ def as_text(table: Table, most: int = MOST_ROWS) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def as_markdown(table: Table) -> str:
+    """A table of GitHub's Markdown: words to the left, numbers to the right."""
+    head, *rows = ([escaped(cell) for cell in row] for row in (table.columns, *table.rows))
+    marks = ["---" if column in (0, *table.words) else "---:" for column in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, marks, *rows))
+
+
+def escaped(words: Words) -> str:
+    """A text for Markdown, which neither ends a cell nor starts markup of its own."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", plain(words))

@@ -1,6 +1,7 @@
-"""What the trainer and the callbacks share: how runs differ, and what the first process says to all."""
+"""What the trainer and the callbacks share: flags, how runs differ, and what the first process says to all."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -8,8 +9,13 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
+def flag(default: Any, text: str) -> Any:
+    """A field of a dataclass that HfArgumentParser makes a flag of, with a text for --help."""
+    return field(default=default, metadata={"help": text})
+
+
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two recipes, as part of an error message; empty when nothing does.
+    """The differences between two recipes, as part of an error message; empty without any.
 
     >>> changes({"sparsity": 0.5, "seed": 0}, {"sparsity": 0.6, "seed": 0})
     'sparsity: 0.5 -> 0.6'
@@ -19,14 +25,14 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def of_first_process(work: Callable[[], T]) -> T:
-    """What the work comes to on the first process, which alone does it: the answer is told to all.
+    """Work on the first process only, and return the result on all of them.
 
     Raises:
-        RuntimeError: the work failed on the first process, so that the others need not wait for ever.
+        RuntimeError: on the others, if the work failed on the first; they would wait forever otherwise.
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return work()
-    told: list[Any] = [None, None]
+    told: list[Any] = [None, None]  # the result, the error
     failed: Exception | None = None
     if dist.get_rank() == 0:
         try:
@@ -39,5 +45,4 @@ def of_first_process(work: Callable[[], T]) -> T:
         raise failed
     if told[1] is not None:
         raise RuntimeError(f"The first process failed. {told[1]}")
-    answer: T = told[0]
-    return answer
+    return told[0]

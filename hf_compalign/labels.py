@@ -1,9 +1,9 @@
-"""Which column of the logits is which label: two models are compared by label name, never by position."""
+"""Match the labels of two models by name."""
 
 import re
 from collections.abc import Mapping, Sequence
 
-IGNORED = -100  # the label of an item whose label is not known, as in torch and transformers
+IGNORED = -100  # an unknown label, as in torch and transformers
 
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 
@@ -27,11 +27,10 @@ def are_placeholders(names: Sequence[str]) -> bool:
 
 
 def label_order(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, ...] | None:
-    """Where each of our labels stands among theirs, or None when nothing needs to move.
+    """The position of each of our labels in theirs, or None if nothing needs to move.
 
-    ``their_logits[..., order]`` has our column order. Names are compared without regard to case. When one
-    side has only placeholder names, nothing can be compared and the positions are trusted (None): callers
-    that can say so to the user should, see `are_placeholders`.
+    ``their_logits[..., order]`` has our column order. Names are compared without regard to case. If one side has only
+    placeholder names, the positions are trusted (None), and callers should tell the user; see `are_placeholders`.
 
     >>> label_order(["negative", "positive"], ["Positive", "Negative"])
     (1, 0)
@@ -39,7 +38,7 @@ def label_order(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, ...] |
     True
 
     Raises:
-        ValueError: the two sides have another number of labels, or other names.
+        ValueError: the numbers of labels or their names differ.
     """
     if len(ours) != len(theirs):
         raise ValueError(
@@ -59,6 +58,6 @@ def label_order(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, ...] |
     return None if order == tuple(range(len(order))) else order
 
 
-def _shown(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown}, ... ({len(names) - most} more)"
+def _shown(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8])
+    return shown if len(names) <= 8 else f"{shown}, ... ({len(names) - 8} more)"

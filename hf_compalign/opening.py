@@ -1,4 +1,4 @@
-"""Any model from anywhere, and the fingerprint by which it is known again."""
+"""Open any model, and identify it by a fingerprint."""
 
 import hashlib
 import json
@@ -9,7 +9,15 @@ from torch import nn
 
 from hf_compalign.compress import QUANTIZATION, entry_of
 from hf_compalign.data import DIGITS
-from hf_compalign.models import ONNX, OPENVINO, exported_files, load_processor, plain_tensors
+from hf_compalign.models import (
+    ONNX,
+    OPENVINO,
+    OnnxModel,
+    OpenVinoModel,
+    exported_files,
+    load_processor,
+    plain_tensors,
+)
 from hf_compalign.tasks import Task, task_of
 
 if TYPE_CHECKING:
@@ -20,14 +28,14 @@ Model: TypeAlias = Union["PreTrainedModel", str, Path]
 
 
 def load_model(model: Model) -> "PreTrainedModel":
-    """A model as it is, or one from a local folder or the Hub, shrunk or not; or an ONNX or OpenVINO file as a model.
+    """Open a model, from any place and in any form.
 
     Args:
-        model: a module; the path of an .onnx file or an OpenVINO .xml file; a folder written by save_pretrained, or
-            one with a single such file in it or in its onnx/ or openvino/ and no weights of PyTorch; or a Hub id.
+        model: a module; the path of an .onnx file or an OpenVINO .xml file; a folder written by save_pretrained; a
+            folder with one such file, in it or in its onnx/ or openvino/, and no weights of PyTorch; or a Hub id.
 
     Raises:
-        ValueError: no model is found there, there are several such files, or its head is not supported.
+        ValueError: there is no model, there are several files, or its head is not supported.
     """
     if not isinstance(model, nn.Module):
         model = _opened(model)
@@ -41,17 +49,11 @@ def _opened(where: str | Path) -> Any:
         from hf_compalign.compress import load_compressed
 
         return load_compressed(where)
-    if path.suffix == ONNX:
-        from hf_compalign.models import OnnxModel
-
-        return OnnxModel(path)
-    from hf_compalign.models import OpenVinoModel
-
-    return OpenVinoModel(path)
+    return OnnxModel(path) if path.suffix == ONNX else OpenVinoModel(path)
 
 
 def _file(path: Path) -> Path | None:
-    """The ONNX or OpenVINO file that a path means, or None where it means a model of PyTorch."""
+    """The ONNX or OpenVINO file that a path means; None for a model of PyTorch."""
     files = exported_files(path)
     if len(files) > 1:
         suffixes = {file.suffix for file in files}
@@ -62,10 +64,9 @@ def _file(path: Path) -> Path | None:
 
 
 def model_fingerprint(model: "nn.Module") -> str:
-    """16 hex digits of a model's weights: names, shapes, dtypes and values of its state dict.
+    """16 hex digits of a model's state dict: names, shapes, dtypes and values; of an exported file, of its bytes.
 
-    What its config says of a quantisation counts too, since that changes the answers without changing the weights. A
-    file that answers like a model has a ``fingerprint`` of its own, that of its bytes.
+    A quantization in the config counts too, since it changes the answers without changing the weights.
     """
     import torch
 
@@ -84,14 +85,14 @@ def model_fingerprint(model: "nn.Module") -> str:
 
 
 def name_of(model: Model) -> str:
-    """Where a model is or came from; empty for one that was just made."""
+    """Where a model is or came from; empty for one made in memory."""
     if isinstance(model, str | Path):
         return str(model)
     return str(getattr(model, "path", model.config.name_or_path))
 
 
 def processor_of(model: Model, task: Task, *, default: Any = None) -> Any:
-    """The tokenizer or image processor that was saved beside a model, or else the default."""
+    """The tokenizer or image processor saved beside a model, or else the default."""
     try:
         return load_processor(name_of(model), task)
     except ValueError:

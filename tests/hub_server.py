@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
@@ -106,6 +106,10 @@ _ROUTES = [
 ]
 
 
+class _RefusedError(Exception):
+    """A status, the code of the error and a message."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -118,7 +122,10 @@ class _Handler(BaseHTTPRequestHandler):
             found = re.fullmatch(pattern, url.path)
             if found and method == self.command:
                 parts = {key: unquote(value) for key, value in found.groupdict().items() if value is not None}
-                getattr(self, f"_{name}")(body, parse_qs(url.query), **parts)
+                try:
+                    getattr(self, f"_{name}")(body, **parts)
+                except _RefusedError as refused:
+                    self._error(*refused.args)
                 return
         self._error(HTTPStatus.NOT_FOUND, "NoSuchRoute", f"{self.command} {self.path}")
 
@@ -141,20 +148,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _error(self, status: int, code: str, message: str) -> None:
         self._json({"error": message}, status, **{"X-Error-Code": code, "X-Error-Message": message})
 
-    def _found(self, repo: str, revision: str) -> Commit | None:
-        """The commit that is asked for; an error is sent where there is none."""
+    def _found(self, repo: str, revision: str) -> Commit:
         if repo not in self.hub.repositories:
-            self._error(HTTPStatus.NOT_FOUND, "RepoNotFound", "Repository not found")
-            return None
+            raise _RefusedError(HTTPStatus.NOT_FOUND, "RepoNotFound", "Repository not found")
         commit = self.hub.repositories[repo].commit_at(revision)
         if commit is None:
-            self._error(HTTPStatus.NOT_FOUND, "RevisionNotFound", f"Invalid rev id: {revision}")
+            raise _RefusedError(HTTPStatus.NOT_FOUND, "RevisionNotFound", f"Invalid rev id: {revision}")
         return commit
 
-    def _whoami(self, body: bytes, query: Any) -> None:
+    def _whoami(self, body: bytes) -> None:
         self._json({"type": "user", "name": USER, "orgs": []})
 
-    def _create(self, body: bytes, query: Any) -> None:
+    def _create(self, body: bytes) -> None:
         asked = json.loads(body)
         repo = f"{asked['organization'] or USER}/{asked['name']}"
         answer = {"url": f"{self.hub.url}/{repo}", "name": repo, "id": repo}
@@ -165,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.repositories[repo].add("main", "initial commit", {".gitattributes": b"*.onnx filter=lfs\n"})
         self._json(answer)
 
-    def _validate(self, body: bytes, query: Any) -> None:
+    def _validate(self, body: bytes) -> None:
         try:
             _, header, _ = json.loads(body)["content"].split("---\n", 2)
             valid = isinstance(yaml.safe_load(header), dict)
@@ -174,18 +179,15 @@ class _Handler(BaseHTTPRequestHandler):
         errors = [] if valid else [{"message": "README.md has no valid YAML front matter"}]
         self._json({"errors": errors, "warnings": []}, HTTPStatus.OK if valid else HTTPStatus.BAD_REQUEST)
 
-    def _branch(self, body: bytes, query: Any, repo: str, revision: str) -> None:
+    def _branch(self, body: bytes, repo: str, revision: str) -> None:
         branches = self.hub.repositories[repo].branches
         if revision in branches:
-            self._error(HTTPStatus.CONFLICT, "BranchExists", f"Reference already exists: {revision}")
-            return
+            raise _RefusedError(HTTPStatus.CONFLICT, "BranchExists", f"Reference already exists: {revision}")
         branches[revision] = [branches["main"][-1]]
         self._json({})
 
-    def _preupload(self, body: bytes, query: Any, repo: str, revision: str) -> None:
+    def _preupload(self, body: bytes, repo: str, revision: str) -> None:
         commit = self._found(repo, revision)
-        if commit is None:
-            return
         files = []
         for path in (file["path"] for file in json.loads(body)["files"]):
             # By the hash the client knows which files have not changed.
@@ -194,25 +196,21 @@ class _Handler(BaseHTTPRequestHandler):
             files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": held})
         self._json({"files": files})
 
-    def _lfs_batch(self, body: bytes, query: Any, repo: str) -> None:
+    def _lfs_batch(self, body: bytes, repo: str) -> None:
         objects = json.loads(body)["objects"]
         for one in objects:
             if one["oid"] not in self.hub.large_files:
                 one["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}"}}
         self._json({"transfer": "basic", "objects": objects})
 
-    def _lfs_put(self, body: bytes, query: Any, oid: str) -> None:
-        if hashlib.sha256(body).hexdigest() == oid:
-            self.hub.large_files[oid] = body
-            self._send(b"")
-        else:
-            self._error(HTTPStatus.BAD_REQUEST, "BadHash", "The content is not what its hash says")
+    def _lfs_put(self, body: bytes, oid: str) -> None:
+        if hashlib.sha256(body).hexdigest() != oid:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "BadHash", "The content is not what its hash says")
+        self.hub.large_files[oid] = body
+        self._send(b"")
 
-    def _commit(self, body: bytes, query: Any, repo: str, revision: str) -> None:
-        last = self._found(repo, revision)
-        if last is None:
-            return
-        files, message = dict(last.files), ""
+    def _commit(self, body: bytes, repo: str, revision: str) -> None:
+        files, message = dict(self._found(repo, revision).files), ""
         for key, value in ((line["key"], line["value"]) for line in map(json.loads, body.splitlines())):
             if key == "header":
                 message = value["summary"]
@@ -225,21 +223,17 @@ class _Handler(BaseHTTPRequestHandler):
         oid = self.hub.repositories[repo].add(revision, message, files).oid
         self._json({"commitUrl": f"{self.hub.url}/{repo}/commit/{oid}", "commitOid": oid, "success": True})
 
-    def _info(self, body: bytes, query: Any, repo: str, revision: str = "main") -> None:
+    def _info(self, body: bytes, repo: str, revision: str = "main") -> None:
         commit = self._found(repo, revision)
-        if commit:
-            siblings = [{"rfilename": path} for path in commit.files]
-            private = self.hub.repositories[repo].private
-            self._json({"id": repo, "sha": commit.oid, "private": private, "tags": [], "siblings": siblings})
+        siblings = [{"rfilename": path} for path in commit.files]
+        private = self.hub.repositories[repo].private
+        self._json({"id": repo, "sha": commit.oid, "private": private, "tags": [], "siblings": siblings})
 
-    def _tree(self, body: bytes, query: Any, repo: str, revision: str, path: str = "") -> None:
-        commit = self._found(repo, revision)
-        if commit is None:
-            return
-        held = {name: content for name, content in commit.files.items() if not path or name.startswith(f"{path}/")}
+    def _tree(self, body: bytes, repo: str, revision: str, path: str = "") -> None:
+        files = self._found(repo, revision).files
+        held = {name: content for name, content in files.items() if not path or name.startswith(f"{path}/")}
         if path and not held:
-            self._error(HTTPStatus.NOT_FOUND, "EntryNotFound", f"{path} does not exist on {revision}")
-            return
+            raise _RefusedError(HTTPStatus.NOT_FOUND, "EntryNotFound", f"{path} does not exist on {revision}")
         entries = []
         for name, content in held.items():
             entry = {"type": "file", "path": name, "size": len(content), "oid": _blob_id(content)}
@@ -248,13 +242,10 @@ class _Handler(BaseHTTPRequestHandler):
             entries.append(entry)
         self._json(entries)
 
-    def _resolve(self, body: bytes, query: Any, repo: str, revision: str, path: str) -> None:
+    def _resolve(self, body: bytes, repo: str, revision: str, path: str) -> None:
         commit = self._found(repo, revision)
-        if commit is None:
-            return
         if path not in commit.files:
-            self._error(HTTPStatus.NOT_FOUND, "EntryNotFound", f"{path} does not exist on {revision}")
-            return
+            raise _RefusedError(HTTPStatus.NOT_FOUND, "EntryNotFound", f"{path} does not exist on {revision}")
         content = commit.files[path]
         self._send(content, headers={"ETag": f'"{_hash_of(path, content)}"', "X-Repo-Commit": commit.oid})
 

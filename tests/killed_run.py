@@ -33,7 +33,7 @@ class Slow(TrainerCallback):
 def build(folder: str, kind: str, *callbacks: TrainerCallback) -> AlignedDistillationTrainer:
     return AlignedDistillationTrainer(
         tiny.bert(seed=2, dropout=0.1),
-        tiny.arguments(folder, save_strategy="steps", save_steps=1, num_train_epochs=3),
+        tiny.arguments(folder, save_steps=1, num_train_epochs=3),
         teacher=tiny.bert(seed=1),
         alignment=AlignmentArguments(weighting="softadapt", student_dropout=True),
         train_dataset=tiny.texts(32),

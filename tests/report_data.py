@@ -84,7 +84,7 @@ def image_audit(*, n=500):
     return audit
 
 
-def unlabelled_audit(*, n=400):
+def unlabeled_audit(*, n=400):
     """No label is known, so that most of the numbers are not either."""
     rng = np.random.default_rng(3)
     reference = rng.integers(0, 3, n)

@@ -1,9 +1,11 @@
-"""A tiny model of raw texts with its tokenizer and its ONNX files, for what is shipped."""
+"""A tiny model of raw texts with its tokenizer, its ONNX files and its card, for what is shipped."""
 
 import random
 from pathlib import Path
+from typing import Any
 
 import tiny
+import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertTokenizer, PreTrainedModel
 
@@ -12,6 +14,7 @@ from hf_compalign.compress.export import export_graph, quantize_graph
 
 _WORDS = [f"w{index}" for index in range(tiny.VOCABULARY - 4)]
 NAMES = ("red", "green", "blue")
+NAMED = {"id2label": dict(enumerate(NAMES)), "label2id": {name: index for index, name in enumerate(NAMES)}}  # a config
 
 
 def tokenizer() -> BertTokenizer:
@@ -30,7 +33,7 @@ def raw_texts(n: int = 60) -> Dataset:
 
 
 def model(*, shrunk: bool = False) -> PreTrainedModel:
-    made = tiny.bert(id2label=dict(enumerate(NAMES)), label2id={name: index for index, name in enumerate(NAMES)})
+    made = tiny.bert(**NAMED)
     if shrunk:
         shrink_(made, ffn=0.5, heads=0.5)
     return made.eval()
@@ -50,3 +53,9 @@ def exported(folder: Path, made: PreTrainedModel) -> list[Path]:
     export_graph(made, paths[0])
     quantize_graph(paths[0], paths[1], mode="dynamic")
     return paths
+
+
+def front_matter(folder: Path) -> tuple[dict[str, Any], str]:
+    """The metadata of a card, and its text."""
+    _, header, body = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(header), body

@@ -1,19 +1,15 @@
 """Who may import whom, room by room; which file names which optional dependency; how little the root imports."""
 
 import ast
-import inspect
 import subprocess
 import sys
-from dataclasses import is_dataclass
 from functools import cache
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args
 
 import pytest
-from datasets import Dataset
-from typing_extensions import is_protocol
 
 import hf_compalign
 
@@ -242,25 +238,6 @@ def test_a_function_is_short(name):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
             assert lines <= MOST_LINES_OF_A_FUNCTION, f"{node.name} in {MODULES[name]} has {lines} lines: part it"
-
-
-def _classes(hint):
-    """Our classes in a type; of a protocol nobody needs the name."""
-    inner = hint if isinstance(hint, list) else get_args(hint)  # a list holds the arguments of a Callable
-    if isinstance(hint, type) and hint.__module__.startswith(OURS) and not is_protocol(hint):
-        yield hint.__name__
-    for one in inner:
-        yield from _classes(one)
-
-
-@pytest.mark.parametrize("name", sorted(set(hf_compalign.__all__) - {"__version__"}))
-def test_what_a_public_signature_names_is_public(name):
-    value = getattr(hf_compalign, name)
-    if isinstance(value, type) and not is_dataclass(value):  # records are handed out, not built by hand
-        value = value.__init__
-    if inspect.isfunction(value):
-        hints = get_type_hints(value, localns={"Dataset": Dataset})
-        assert {one for hint in hints.values() for one in _classes(hint)} <= set(hf_compalign.__all__)
 
 
 @pytest.mark.parametrize("name", hf_compalign.__all__)

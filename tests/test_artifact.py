@@ -11,7 +11,6 @@ import pytest
 import shipping
 import tiny
 import torch
-import yaml
 from huggingface_hub import ModelCard
 from transformers import ViTImageProcessorPil
 
@@ -38,8 +37,8 @@ def made(tmp_path_factory):
     card = CardDetails(
         task="text-classification",
         base_model="org/base",
-        dataset="colours",
-        dataset_id="org/colours",
+        dataset="colors",
+        dataset_id="org/colors",
         dataset_split="test",
         name="org/small",
         recipe={"Compression": {"ffn": 0.5, "heads": 0.5}},
@@ -49,9 +48,15 @@ def made(tmp_path_factory):
     return root, model, artifact
 
 
-def front_matter(folder):
-    _, header, body = (folder / "README.md").read_text().split("---\n", 2)
-    return yaml.safe_load(header), body
+@pytest.fixture
+def root(made):
+    return made[0]
+
+
+@pytest.fixture
+def pair(root):
+    """What every artifact of these models needs."""
+    return {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
 
 
 def table_of(body):
@@ -105,7 +110,7 @@ def test_each_audit_is_of_its_own_file(made):
 
 def test_the_table_of_the_card_has_the_numbers_that_were_measured(made):
     root, _, artifact = made
-    _, body = front_matter(root / "small")
+    _, body = shipping.front_matter(root / "small")
     table = table_of(body)
     assert list(table) == list(artifact.files)
     original = predict(root / "org-original", DATA)
@@ -134,7 +139,7 @@ def test_the_table_of_the_card_has_the_numbers_that_were_measured(made):
 
 def test_the_metadata_tell_each_file_and_what_was_done(made):
     root, _, artifact = made
-    header, _ = front_matter(root / "small")
+    header, _ = shipping.front_matter(root / "small")
     assert header["tags"] == [
         "hf_compalign",
         "model-compression",
@@ -149,7 +154,7 @@ def test_the_metadata_tell_each_file_and_what_was_done(made):
     (index,) = header["model-index"]
     (result,) = index["results"]
     assert index["name"] == "small"
-    assert result["dataset"] == {"name": "colours", "type": "org/colours", "split": "test"}
+    assert result["dataset"] == {"name": "colors", "type": "org/colors", "split": "test"}
     values = {metric["name"]: metric["value"] for metric in result["metrics"]}
     assert len(values) == len(result["metrics"]) == 3 * 4
     for name, of in [("model.safetensors", ""), *((f"onnx/{n}.onnx",) * 2 for n in ("model", "model_int8"))]:
@@ -163,8 +168,7 @@ def test_the_metadata_tell_each_file_and_what_was_done(made):
     assert len(ModelCard.load(root / "small" / "README.md").data.eval_results) == 12
 
 
-def test_without_matplotlib_there_is_no_page_and_none_of_other_audits(made, tmp_path, monkeypatch, caplog):
-    root, _, _ = made
+def test_without_matplotlib_there_is_no_page_and_none_of_other_audits(root, tmp_path, monkeypatch, caplog):
     pair = {"reference": predict(root / "org-original", DATA), "dataset": DATA, "details": UNTIMED}
     save_artifact(root / "small", tmp_path, **pair)
     assert (tmp_path / "report.html").exists()
@@ -176,8 +180,7 @@ def test_without_matplotlib_there_is_no_page_and_none_of_other_audits(made, tmp_
     assert "report.html" not in (tmp_path / "README.md").read_text()
 
 
-def test_a_page_that_cannot_be_made_for_another_reason_is_an_error(made, tmp_path, monkeypatch):
-    root, _, _ = made
+def test_a_page_that_cannot_be_made_for_another_reason_is_an_error(root, tmp_path, monkeypatch):
     answers = predict(root / "org-original", DATA)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="matplotlib.figure"):
@@ -185,8 +188,7 @@ def test_a_page_that_cannot_be_made_for_another_reason_is_an_error(made, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_that_ships_tells_a_local_path(made):
-    root, _, _ = made
+def test_nothing_that_ships_tells_a_local_path(root):
     for path in (root / "small").rglob("*"):
         assert not path.is_file() or str(root).encode() not in path.read_bytes(), path
 
@@ -195,7 +197,7 @@ def test_it_prints_as_a_table(made):
     _, _, artifact = made
     folder, header, *rows, machine = str(artifact).splitlines()
     assert folder == str(artifact.folder)
-    assert re.split(r"  +", header.strip()) == list(table_of(front_matter(artifact.folder)[1])["original"])
+    assert re.split(r"  +", header.strip()) == list(table_of(shipping.front_matter(artifact.folder)[1])["original"])
     assert [row.split()[0] for row in rows] == list(artifact.files)
     assert machine == f"Times on {artifact.machine}."
     assert artifact.passed == all(one.audit.passed for one in list(artifact.files.values())[1:])
@@ -203,12 +205,12 @@ def test_it_prints_as_a_table(made):
 
 def test_the_way_to_run_it_in_a_browser_names_the_last_file(made, tmp_path):
     root, model, _ = made
-    _, body = front_matter(root / "small")
+    _, body = shipping.front_matter(root / "small")
     assert 'pipeline("text-classification", "org/small", { dtype: "int8" })' in body
     onnx = {"model_int8_static": root / "exported" / "model_int8.onnx"}
     details = ArtifactDetails(processing_class=shipping.tokenizer(), timed_batch_sizes=())
     save_artifact(model, tmp_path / "out", reference=model, dataset=DATA, onnx=onnx, details=details)
-    _, body = front_matter(tmp_path / "out")
+    _, body = shipping.front_matter(tmp_path / "out")
     assert '"out", { dtype: "fp32", model_file_name: "model_int8_static" })' in body
 
 
@@ -222,18 +224,17 @@ def test_predictions_stand_for_the_original(made, tmp_path):
     assert original.accuracy == artifact.files["original"].accuracy
     assert short.machine == ""
     assert "ms" not in str(short)
-    _, body = front_matter(tmp_path / "out")
+    _, body = shipping.front_matter(tmp_path / "out")
     assert "Times:" not in body
     assert "org-original" in body
 
 
-def test_without_labels_nothing_is_said_of_accuracy(made, tmp_path):
-    root, _, _ = made
-    unlabelled = DATA.remove_columns("label")
+def test_without_labels_nothing_is_said_of_accuracy(root, tmp_path):
+    unlabeled = DATA.remove_columns("label")
     original = root / "org-original"
-    short = save_artifact(root / "small", tmp_path, reference=original, dataset=unlabelled, details=UNTIMED)
+    short = save_artifact(root / "small", tmp_path, reference=original, dataset=unlabeled, details=UNTIMED)
     assert math.isnan(short.files["original"].accuracy)
-    header, body = front_matter(tmp_path)
+    header, body = shipping.front_matter(tmp_path)
     assert list(table_of(body)["model.safetensors"]) == ["mismatches", "mismatch rate", "MB"]
     assert {metric["type"] for metric in header["model-index"][0]["results"][0]["metrics"]} == {
         "agreement",
@@ -242,15 +243,14 @@ def test_without_labels_nothing_is_said_of_accuracy(made, tmp_path):
 
 
 def relation(folder, **options):
-    card = CardDetails(task="text-classification", base_model="org/base", dataset="colours", **options.pop("card", {}))
+    card = CardDetails(task="text-classification", base_model="org/base", dataset="colors", **options.pop("card", {}))
     details = ArtifactDetails(card, timed_batch_sizes=())
     save_artifact(folder=folder, dataset=DATA, details=details, **options)
-    header, _ = front_matter(folder)
+    header, _ = shipping.front_matter(folder)
     return header["base_model_relation"], set(header["tags"]) - {"hf_compalign", "model-compression"}
 
 
-def test_the_relation_to_the_base_model_is_what_was_done(made, tmp_path):
-    root, _, _ = made
+def test_the_relation_to_the_base_model_is_what_was_done(root, tmp_path):
     original = root / "org-original"
     onnx = sorted((root / "exported").glob("*.onnx"))
     in_int8 = {"quantization", "int8", "onnx", "transformers.js"}
@@ -274,13 +274,12 @@ def test_the_relation_to_the_base_model_is_what_was_done(made, tmp_path):
     assert chosen == ("merge", {"toy"})
 
 
-def test_quantized_weights_ship_in_their_own_file(made, tmp_path):
-    root, _, _ = made
+def test_quantized_weights_ship_in_their_own_file(root, tmp_path):
     model = load_compressed(root / "org-original")
     quantize_(model, "quanto-w8")
     found = relation(tmp_path / "out", model=model, reference=root / "org-original")
     assert found == ("quantized", {"quantization", "int8"})
-    _, body = front_matter(tmp_path / "out")
+    _, body = shipping.front_matter(tmp_path / "out")
     row = table_of(body)["model.quanto.safetensors"]
     assert row["MB"] == f"{(tmp_path / 'out' / 'model.quanto.safetensors').stat().st_size / 1e6:.2f}"
     answers, original = predict(tmp_path / "out", DATA), predict(root / "org-original", DATA)
@@ -319,7 +318,7 @@ def test_the_models_stay_as_they_are(made, tmp_path):
     assert torch.equal(tiny.flat(reference), before[1])
     assert model.training
     assert not reference.training
-    _, body = front_matter(tmp_path / "out")
+    _, body = shipping.front_matter(tmp_path / "out")
     assert "made with hf_compalign from `the original`" in body
     assert "## How it was made" not in body
 
@@ -332,35 +331,31 @@ def test_images_ship_with_their_processor(tmp_path):
     assert artifact.files["model.safetensors"].audit.metrics["cie"] == 0
     assert list(artifact.files["original"].latencies) == [3]
     assert (tmp_path / "preprocessor_config.json").is_file()
-    header, _ = front_matter(tmp_path)
+    header, _ = shipping.front_matter(tmp_path)
     assert header["pipeline_tag"] == "image-classification"
 
 
-def test_overwriting_replaces_the_files(made, tmp_path):
-    root, _, _ = made
-    inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
-    save_artifact(root / "org-original", tmp_path, **inputs)
+def test_overwriting_replaces_the_files(root, pair, tmp_path):
+    save_artifact(root / "org-original", tmp_path, **pair)
     with pytest.raises(ValueError, match="is not empty: it holds README.md, audit.json, config.json"):
-        save_artifact(root / "small", tmp_path, **inputs)
+        save_artifact(root / "small", tmp_path, **pair)
     assert json.loads((tmp_path / "audit.json").read_text())["metrics"]["cie"] == 0
-    artifact = save_artifact(root / "small", tmp_path, overwrite=True, **inputs)
+    artifact = save_artifact(root / "small", tmp_path, overwrite=True, **pair)
     assert json.loads((tmp_path / "audit.json").read_text())["metrics"]["cie"] > 0
     assert torch.equal(tiny.flat(load_compressed(tmp_path)), tiny.flat(load_compressed(root / "small")))
     assert artifact.files["model.safetensors"].audit.to_json() == Audit.load(tmp_path / "audit.json").to_json()
 
 
-def test_two_files_of_one_name_are_told_apart_by_the_user(made, tmp_path):
-    root, _, _ = made
+def test_two_files_of_one_name_are_told_apart_by_the_user(root, pair, tmp_path):
     first = root / "exported" / "model_int8.onnx"
     second = tmp_path / "repaired" / first.name
     second.parent.mkdir()
     second.write_bytes((root / "exported" / "model.onnx").read_bytes())
-    inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
     clash = f"Two files would be onnx/model_int8.onnx: {first} and .* Name each, say onnx={{'model_int8': '{first}'"
     with pytest.raises(ValueError, match=clash):
-        save_artifact(root / "small", tmp_path / "out", onnx=[first, second], **inputs)
+        save_artifact(root / "small", tmp_path / "out", onnx=[first, second], **pair)
     onnx = {"model_int8": first, "model_quantized.onnx": second}
-    save_artifact(root / "small", tmp_path / "out", onnx=onnx, **inputs)
+    save_artifact(root / "small", tmp_path / "out", onnx=onnx, **pair)
     assert (tmp_path / "out" / "onnx" / "model_quantized.onnx").read_bytes() == second.read_bytes()
     assert (tmp_path / "out" / "onnx" / "model_int8.onnx").read_bytes() == first.read_bytes()
 
@@ -376,17 +371,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_ship_is_refused_before_anything_is_written(made, tmp_path, monkeypatch, case):
-    root, _, _ = made
+def test_what_cannot_ship_is_refused_before_anything_is_written(root, pair, tmp_path, monkeypatch, case):
     inputs, message = REFUSED[case]
     (tmp_path / "text.onnx").write_text("no graph")
     (tmp_path / "model.onnx").write_bytes((root / "small" / "onnx" / "model.onnx").read_bytes())
     (tmp_path / "config.json").write_bytes((root / "small" / "config.json").read_bytes())
     monkeypatch.chdir(tmp_path)
-    ordinary = {"model": root / "small", "reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(ValueError, match=message):
-        save_artifact(folder=tmp_path / "out", **(ordinary | inputs))
+        save_artifact(folder=tmp_path / "out", **({"model": root / "small"} | pair | inputs))
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
@@ -396,45 +389,40 @@ def test_a_model_without_a_processor_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_onnx_file_of_an_earlier_artifact_does_not_stay_by_accident(made, tmp_path):
-    root, _, _ = made
+def test_an_onnx_file_of_an_earlier_artifact_does_not_stay_by_accident(root, pair, tmp_path):
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "model_q4.onnx").write_bytes(b"old")
-    inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED, "overwrite": True}
     with pytest.raises(ValueError, match="holds onnx/model_q4.onnx, which would be no part of the new artifact"):
-        save_artifact(root / "small", tmp_path, **inputs)
+        save_artifact(root / "small", tmp_path, overwrite=True, **pair)
 
 
-def test_weights_of_another_kind_do_not_stay_beside_the_new_ones(made, tmp_path):
-    root, _, _ = made
+def test_weights_of_another_kind_do_not_stay_beside_the_new_ones(root, pair, tmp_path):
     quantized = load_compressed(root / "org-original")
     quantize_(quantized, "quanto-w8")
     models = {"model.safetensors": root / "small", "model.quanto.safetensors": quantized}
-    inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED}
     for old, new in (list(models), list(reversed(models))):
         folder = tmp_path / old
-        save_artifact(models[old], folder, **inputs)
+        save_artifact(models[old], folder, **pair)
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         with pytest.raises(ValueError, match=f"holds {old}, other weights than the new {new}. Remove it, or give"):
-            save_artifact(models[new], folder, overwrite=True, **inputs)
+            save_artifact(models[new], folder, overwrite=True, **pair)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
         (folder / old).unlink()
-        save_artifact(models[new], folder, overwrite=True, **inputs)
+        save_artifact(models[new], folder, overwrite=True, **pair)
         assert checked_files(folder).keys() & set(WEIGHTS) == {new}
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "model-00001-of-00002.safetensors").write_bytes(b"old")
     with pytest.raises(ValueError, match="holds model-00001-of-00002.safetensors, other weights than the new model.s"):
-        save_artifact(root / "small", tmp_path / "parts", overwrite=True, **inputs)
+        save_artifact(root / "small", tmp_path / "parts", overwrite=True, **pair)
 
 
 @pytest.mark.parametrize("place", ["exported", "exported/onnx"])
-def test_an_onnx_file_of_other_labels_is_refused(made, tmp_path, place):
-    root, _, _ = made
+def test_an_onnx_file_of_other_labels_is_refused(root, pair, tmp_path, place):
     folder = tmp_path / place
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes((root / "exported" / "model.onnx").read_bytes())
     config = json.loads((root / "small" / "config.json").read_text())
-    inputs = {"reference": root / "org-original", "dataset": DATA, "details": UNTIMED, "onnx": [folder / "model.onnx"]}
+    inputs = pair | {"onnx": [folder / "model.onnx"]}
     (tmp_path / "exported" / "config.json").write_text(json.dumps(config))
     save_artifact(root / "small", tmp_path / "same", **inputs)
     names = {"0": "blue", "1": "green", "2": "red"}
@@ -456,8 +444,7 @@ def test_batches_begin_again_where_the_data_end():
     assert "label" not in batch
 
 
-def test_predictions_of_other_data_are_refused(made, tmp_path):
-    root, _, _ = made
+def test_predictions_of_other_data_are_refused(root, tmp_path):
     given = predict(root / "org-original", shipping.raw_texts(30))
     assert isinstance(given, Predictions)
     with pytest.raises(ValueError, match="Both predictions must cover the same items"):

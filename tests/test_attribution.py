@@ -10,7 +10,7 @@ import tiny
 import torch
 import zoo
 from captum.attr import LayerIntegratedGradients
-from datasets import Dataset
+from datasets import Dataset, Features, Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -69,6 +69,12 @@ def options(**settings):
     return AttributionOptions(**({"n_items": 6, "n_steps": 8, "top_k": 2} | settings))
 
 
+def agreed(reference, candidate, dataset=None, *, predictions=None, **settings):
+    """The agreement on some rows, by default the sentences, and the explanations."""
+    reading = {"options": options(**settings)} | ({"processing_class": tokenizer()} if dataset is None else {})
+    return attribution_agreement(reference, candidate, dataset or sentences(), predictions=predictions, **reading)
+
+
 def similarity_of(agreement, name="cosine"):
     return next(row for row in agreement.rows if row.similarity == name)
 
@@ -118,9 +124,6 @@ def linear_image():
     return LinearForImageClassification(ViTConfig(num_labels=3, patch_size=4)).eval()
 
 
-# ---- by hand ----
-
-
 @pytest.mark.parametrize("method", METHODS["text"])
 def test_a_linear_model_of_embeddings_by_hand(method):
     model = linear_text()
@@ -166,9 +169,6 @@ def test_layer_integrated_gradients_are_those_of_captum():
     np.testing.assert_allclose([one.scores for one in found], expected.sum(-1).detach(), atol=1e-6)
 
 
-# ---- complete ----
-
-
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert"])
 def test_the_scores_of_a_text_add_up_to_the_difference_of_the_logits(name):
     model = zoo.build(name).double()
@@ -198,9 +198,8 @@ def test_the_scores_of_an_image_add_up_to_the_difference_of_the_logits(name):
     model = zoo.build(name).double()
     pixels = zoo.inputs(model)["pixel_values"].double()
     targets = torch.arange(5) % 3
-    found = Attributor(model, "integrated_gradients", options(n_steps=200, batch_size=500)).explain(
-        Batch({"pixel_values": pixels}, targets, range(5))
-    )
+    attributor = Attributor(model, "integrated_gradients", options(n_steps=200, batch_size=500))
+    found = attributor.explain(Batch({"pixel_values": pixels}, targets, range(5)))
     with torch.no_grad():
         differences = (model(pixels).logits - model(torch.zeros_like(pixels)).logits).gather(1, targets[:, None])
     np.testing.assert_allclose([one.scores.sum() for one in found], differences[:, 0], atol=2e-3)
@@ -209,9 +208,8 @@ def test_the_scores_of_an_image_add_up_to_the_difference_of_the_logits(name):
 def test_occlusion_is_the_fall_of_the_logit():
     model = tiny.vit().eval()
     pixels = torch.randn(2, 1, 8, 8)
-    found = Attributor(model, "occlusion", options(batch_size=8)).explain(
-        Batch({"pixel_values": pixels}, torch.tensor([1, 0]), [0, 1])
-    )
+    batch = Batch({"pixel_values": pixels}, torch.tensor([1, 0]), [0, 1])
+    found = Attributor(model, "occlusion", options(batch_size=8)).explain(batch)
     hidden = pixels.clone()
     hidden[:, :, 4:, :4] = 0
     with torch.no_grad():
@@ -221,12 +219,12 @@ def test_occlusion_is_the_fall_of_the_logit():
 
 def test_few_steps_are_reported(caplog):
     with caplog.at_level(logging.WARNING):
-        found, _ = attribution_agreement(tiny.bert(), tiny.bert(seed=1), tiny.texts(), options=options(n_steps=1))
+        found, _ = agreed(tiny.bert(), tiny.bert(seed=1), tiny.texts(), n_steps=1)
     assert "1 steps are few" in caplog.text
     assert found.convergence_delta_reference > 0.05
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        found, _ = attribution_agreement(linear_text(), linear_text(), few_words(), options=options(n_steps=1))
+        found, _ = agreed(linear_text(), linear_text(), few_words(), n_steps=1)
     assert caplog.text == ""
     assert found.convergence_delta_reference == pytest.approx(0, abs=1e-6)
 
@@ -237,15 +235,10 @@ def few_words(n=8):
     return Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": np.ones_like(ids).tolist()})
 
 
-# ---- agreement ----
-
-
 @pytest.mark.parametrize("method", METHODS["text"])
 def test_a_text_model_and_itself(method):
     model = tiny.bert(n_labels=2)
-    found, explanations = attribution_agreement(
-        model, model, sentences(), processing_class=tokenizer(), options=options(method=method)
-    )
+    found, explanations = agreed(model, model, method=method)
     assert (found.method, found.n_items, found.n_agreeing, found.n_mismatches) == (method, 6, 6, 0)
     for row in found.rows:
         assert row.all.value == row.agreeing.value == pytest.approx(1)
@@ -259,8 +252,8 @@ def test_a_text_model_and_itself(method):
 @pytest.mark.parametrize("method", METHODS["image"])
 def test_an_image_model_and_another(method):
     model, other = tiny.vit(), tiny.vit(seed=1)
-    found, _ = attribution_agreement(model, other, tiny.images(12), options=options(method=method, n_items=12))
-    same, _ = attribution_agreement(model, model, tiny.images(12), options=options(method=method, n_items=12))
+    found, _ = agreed(model, other, tiny.images(12), method=method, n_items=12)
+    same, _ = agreed(model, model, tiny.images(12), method=method, n_items=12)
     assert similarity_of(same).all.value == pytest.approx(1)
     assert similarity_of(found).all.value < similarity_of(found).ceiling.value <= 1
     # What the reference is compared with does not change what it is compared with itself.
@@ -277,9 +270,9 @@ def test_the_numbers_are_means_over_the_right_items():
     found, explanations = attribution_agreement(reference, candidate, dataset, predictions=predictions, options=chosen)
     shown = explain(reference, candidate, dataset, options=chosen)
     for name, one in zip(predictions[0].ids, shown, strict=True):
-        assert (explanations[name].target, explanations[name].tokens) == (one.target, one.tokens)
-        np.testing.assert_allclose(explanations[name].reference, one.reference, atol=2.1e-4)
-        np.testing.assert_allclose(explanations[name].candidate, one.candidate, atol=2.1e-4)
+        other = explanations[name]
+        assert (other.target, other.tokens) == (one.target, one.tokens)
+        np.testing.assert_allclose(other.reference + other.candidate, one.reference + one.candidate, atol=2.1e-4)
         assert all(score == round(score, 4) for score in one.reference + one.candidate)
     each = np.array([similarities(one.reference, one.candidate)["cosine"] for one in shown])
     row = similarity_of(found)
@@ -293,30 +286,21 @@ def test_the_numbers_are_means_over_the_right_items():
 
 def test_more_mismatches_are_drawn_and_count_for_mismatches_alone():
     reference, candidate, dataset = tiny.bert(), tiny.bert(seed=1), tiny.texts(40)
-    few, _ = attribution_agreement(reference, candidate, dataset, options=options(n_items=8, n_mismatches=0))
-    more, explanations = attribution_agreement(
-        reference, candidate, dataset, options=options(n_items=8, n_mismatches=10)
-    )
+    few, _ = agreed(reference, candidate, dataset, n_items=8, n_mismatches=0)
+    more, explanations = agreed(reference, candidate, dataset, n_items=8, n_mismatches=10)
     assert (few.n_items, more.n_items) == (8, 8)
     assert few.n_agreeing == more.n_agreeing == 8 - few.n_mismatches
     assert more.n_mismatches == 10
     assert len(explanations) == 10 + more.n_agreeing
     for before, after in zip(few.rows, more.rows, strict=True):
-        assert (before.all, before.agreeing, before.floor, before.ceiling) == (
-            after.all,
-            after.agreeing,
-            after.floor,
-            after.ceiling,
-        )
+        for kind in ("all", "agreeing", "floor", "ceiling"):
+            assert getattr(before, kind) == getattr(after, kind)
         assert before.mismatches != after.mismatches
 
 
 def test_the_seed_says_which_items():
     reference, candidate, dataset = tiny.bert(), tiny.bert(seed=1), tiny.texts(40)
-    runs = [
-        attribution_agreement(reference, candidate, dataset, options=options(seed=seed, n_mismatches=0))
-        for seed in (0, 0, 1)
-    ]
+    runs = [agreed(reference, candidate, dataset, seed=seed, n_mismatches=0) for seed in (0, 0, 1)]
     assert runs[0] == runs[1]
     assert runs[0][1].keys() != runs[2][1].keys()
     assert runs[2][0].seed == 1
@@ -327,12 +311,12 @@ def test_masked_items_are_not_drawn():
     answers = predict(model, dataset)
     both = answers, answers
     answers.mask[:7] = False
-    found, explanations = attribution_agreement(model, model, dataset, predictions=both, options=options())
+    found, explanations = agreed(model, model, dataset, predictions=both)
     assert found.n_items == 3
     assert {*explanations} == {*answers.ids[7:]}
     answers.mask[:] = False
     with pytest.raises(ValueError, match="nothing to compare: all 10 items are masked out"):
-        attribution_agreement(model, model, dataset, predictions=both, options=options())
+        agreed(model, model, dataset, predictions=both)
 
 
 def test_labels_are_matched_by_name():
@@ -341,15 +325,12 @@ def test_labels_are_matched_by_name():
     reference, candidate = tiny.bert(**names), tiny.bert(**moved)
     with torch.no_grad():
         candidate.classifier.weight.copy_(reference.classifier.weight[[2, 0, 1]])
-    found, _ = attribution_agreement(reference, candidate, tiny.texts(labels=False), options=options())
+    found, _ = agreed(reference, candidate, tiny.texts(labels=False))
     assert found.n_mismatches == 0
     assert similarity_of(found).all.value == pytest.approx(1)
     other = tiny.bert(id2label={0: "x", 1: "y", 2: "z"}, label2id={"x": 0, "y": 1, "z": 2})
     with pytest.raises(ValueError, match="must answer with the same labels"):
         attribution_agreement(reference, other, tiny.texts())
-
-
-# ---- what is scored ----
 
 
 def test_special_tokens_are_left_out_and_unknown_words_are_not():
@@ -378,20 +359,15 @@ def test_an_empty_text_says_nothing():
 
 
 def test_images_have_a_grid():
-    found = explain(tiny.vit(), tiny.vit(seed=1), tiny.images(5), targets=[0, 1, 2, 0, 1], options=options())
-    assert [(one.kind, one.target, one.shape, one.tokens) for one in found] == [
-        ("image", target, (2, 2), ()) for target in (0, 1, 2, 0, 1)
-    ]
+    targets = [0, 1, 2, 0, 1]
+    found = explain(tiny.vit(), tiny.vit(seed=1), tiny.images(5), targets=targets, options=options())
+    assert [one.target for one in found] == targets
+    assert {(one.kind, one.shape, one.tokens) for one in found} == {("image", (2, 2), ())}
 
 
 @pytest.mark.parametrize(
     ("patch", "size", "expected"),
-    [
-        (16, (224, 224), (16, 16)),
-        (4, (224, 160), (16, 12)),
-        ([14, 7], (518, 56), (42, 7)),
-        (32, (8, 40), (8, 32)),
-    ],
+    [(16, (224, 224), (16, 16)), (4, (224, 160), (16, 12)), ([14, 7], (518, 56), (42, 7)), (32, (8, 40), (8, 32))],
 )
 def test_cells_are_whole_patches_and_at_most_16_a_side(patch, size, expected):
     assert cell_size(ViTConfig(patch_size=patch), size) == expected
@@ -404,23 +380,14 @@ def test_without_patches_cells_are_of_pixels():
 @pytest.mark.parametrize("method", METHODS["text"])
 def test_neither_padding_nor_the_batch_size_changes_a_score(method):
     reference, candidate = tiny.bert(n_labels=2), tiny.bert(n_labels=2, seed=1)
-    runs = [
-        attribution_agreement(
-            reference,
-            candidate,
-            sentences(),
-            processing_class=tokenizer(),
-            options=options(method=method, batch_size=n),
-        )
-        for n in (1, 4, 16)
-    ]
-    for found, explanations in runs[1:]:
+    (whole, shown), *runs = (agreed(reference, candidate, method=method, batch_size=n) for n in (1, 4, 16))
+    for found, explanations in runs:
         for name, one in explanations.items():
-            first = runs[0][1][name]
+            first = shown[name]
             np.testing.assert_allclose(one.reference + one.candidate, first.reference + first.candidate, atol=2.1e-4)
-        for row, first in zip(found.rows, runs[0][0].rows, strict=True):
-            assert (row.all.value, row.floor.value) == pytest.approx((first.all.value, first.floor.value), abs=1e-4)
-            assert row.ceiling.value == pytest.approx(first.ceiling.value, abs=1e-4)
+        for row, first in zip(found.rows, whole.rows, strict=True):
+            for kind in ("all", "floor", "ceiling"):
+                assert getattr(row, kind).value == pytest.approx(getattr(first, kind).value, abs=1e-4)
 
 
 def test_folders_bring_their_own_tokenizers(tmp_path):
@@ -429,9 +396,6 @@ def test_folders_bring_their_own_tokenizers(tmp_path):
     found = explain(tmp_path, str(tmp_path), sentences(), options=options())
     model = tiny.bert(n_labels=2)
     assert found == explain(model, model, sentences(), processing_class=tokenizer(), options=options())
-
-
-# ---- the floor and the ceiling ----
 
 
 def test_random_weights_keep_words_and_vectors():
@@ -511,7 +475,7 @@ class OtherForSequenceClassification(LinearForSequenceClassification):
 def test_a_config_need_not_tell_the_size_of_the_vocabulary():
     model = OtherForSequenceClassification(OtherConfig(num_labels=2)).eval()
     assert not hasattr(model.config, "vocab_size")
-    found, _ = attribution_agreement(model, model, sentences(), processing_class=tokenizer(), options=options())
+    found, _ = agreed(model, model)
     assert similarity_of(found).all.value == pytest.approx(1)
 
 
@@ -525,25 +489,19 @@ def test_a_method_without_a_baseline_needs_no_token_for_it(method):
 
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
-def test_the_other_baseline_of_an_image_is_its_mean_colour(method):
+def test_the_other_baseline_of_an_image_is_its_mean_color(method):
     model = linear_image()
     pixels = torch.randn(1, 2, 6, 8)
-    found = Attributor(model, method, options(), varied=True).explain(
-        Batch({"pixel_values": pixels}, torch.tensor([1]), [0])
-    )[0]
+    batch = Batch({"pixel_values": pixels}, torch.tensor([1]), [0])
+    found = Attributor(model, method, options(), varied=True).explain(batch)[0]
     per_pixel = model.weight.detach()[1] * (pixels - pixels.mean((2, 3), keepdim=True))[0]
     assert found.scores[0] == pytest.approx(per_pixel[:, :4, :4].sum().item(), abs=1e-5)
-
-
-# ---- compressed models ----
 
 
 def test_models_of_other_architectures_that_read_the_same_tokens():
     config = DistilBertConfig(vocab_size=40, dim=8, n_layers=1, n_heads=2, hidden_dim=8, num_labels=2)
     student = DistilBertForSequenceClassification(config)
-    found, explanations = attribution_agreement(
-        tiny.bert(n_labels=2), student, sentences(), processing_class=tokenizer(), options=options()
-    )
+    found, explanations = agreed(tiny.bert(n_labels=2), student)
     assert found.n_items == len(explanations) == 6
     assert similarity_of(found).all.value < 1
 
@@ -555,37 +513,32 @@ def test_a_shrunk_model_that_lost_nothing_that_matters():
             model.bert.encoder.layer[0].output.dense.weight[:, 20:] = 0
     layers = LayerPlan(0, heads=(0, 1), neurons=range(20)), LayerPlan(1, heads=(0, 1), neurons=range(32))
     cut_(candidate, ShrinkPlan(layers))
-    found, _ = attribution_agreement(reference, candidate, tiny.texts(), options=options())
+    found, _ = agreed(reference, candidate, tiny.texts())
     assert similarity_of(found).all.value == pytest.approx(1)
 
 
-def test_a_pruned_and_a_fake_quantised_model():
+def test_a_pruned_and_a_fake_quantized_model():
     reference = tiny.bert()
-    pruned, quantised = tiny.bert(), tiny.bert()
+    pruned, quantized = tiny.bert(), tiny.bert()
     prune_(pruned, sparsity=0.8)
     scheme = scheme_of("onnxruntime-w8a8")
-    prepare_(quantised, scheme, [*quantizable_layers(quantised, scheme)])
-    values = [
-        similarity_of(attribution_agreement(reference, one, tiny.texts(), options=options())[0]).all.value
-        for one in (pruned, quantised)
-    ]
+    prepare_(quantized, scheme, [*quantizable_layers(quantized, scheme)])
+    values = [similarity_of(agreed(reference, one, tiny.texts())[0]).all.value for one in (pruned, quantized)]
     assert values[0] < values[1] < 1
     assert values[1] > 0.9
 
 
-def test_what_quantised_weights_let_through():
+def test_what_quantized_weights_let_through():
     reference, weights, both = (tiny.bert(hidden_size=32, intermediate_size=32) for _ in range(3))
     quantize_(weights, "torchao-w8")
     quantize_(both, "torchao-w8a8")
-    found, _ = attribution_agreement(reference, weights, tiny.texts(), options=options())
+    found, _ = agreed(reference, weights, tiny.texts())
     assert 0.9 < similarity_of(found).all.value < 1
-    backwards, _ = attribution_agreement(weights, reference, tiny.texts(), options=options())
+    backwards, _ = agreed(weights, reference, tiny.texts())
     assert math.isnan(similarity_of(backwards).floor.value)  # its weights cannot be drawn anew
-    message = (
-        "layer bert.* of BertForSequenceClassification computes with integers.* Explain the model as it was before"
-    )
-    with pytest.raises(ValueError, match=message):
-        attribution_agreement(reference, both, tiny.texts(), options=options())
+    message = "layer bert.* of BertForSequenceClassification computes with integers.* Explain the model as it was"
+    with pytest.raises(ValueError, match=f"{message} before"):
+        agreed(reference, both, tiny.texts())
 
 
 @pytest.mark.parametrize("scheme", [name for name in SCHEMES if not name.startswith("onnx")])
@@ -619,7 +572,7 @@ def test_nothing_of_the_models_changes():
     state = torch.get_rng_state()
     for method in METHODS["text"]:
         with torch.no_grad():
-            attribution_agreement(reference, candidate, tiny.texts(), options=options(method=method))
+            agreed(reference, candidate, tiny.texts(), method=method)
     assert torch.equal(torch.get_rng_state(), state)
     assert reference.training
     assert not reference.bert.encoder.training
@@ -629,9 +582,6 @@ def test_nothing_of_the_models_changes():
     assert not candidate.classifier.weight.requires_grad
     assert candidate.classifier.bias.grad.tolist() == [1, 1, 1]
     assert not any(module._forward_hooks for model in (reference, candidate) for module in model.modules())
-
-
-# ---- files ----
 
 
 @pytest.fixture(scope="module")
@@ -647,10 +597,10 @@ def onnx_file(tmp_path_factory):
 def test_a_file_has_no_gradients_but_can_be_occluded(onnx_file):
     model = tiny.vit()
     with pytest.raises(ValueError, match=r"model.onnx is run by ONNX Runtime, which has none. .* method='occlusion'"):
-        attribution_agreement(model, onnx_file, tiny.images(), options=options())
-    found, _ = attribution_agreement(model, onnx_file, tiny.images(6), options=options(method="occlusion"))
+        agreed(model, onnx_file, tiny.images())
+    found, _ = agreed(model, onnx_file, tiny.images(6), method="occlusion")
     assert similarity_of(found).all.value == pytest.approx(1)
-    backwards, _ = attribution_agreement(onnx_file, model, tiny.images(6), options=options(method="occlusion"))
+    backwards, _ = agreed(onnx_file, model, tiny.images(6), method="occlusion")
     assert similarity_of(backwards).all.value == pytest.approx(1)
     assert math.isnan(similarity_of(backwards).floor.value)
 
@@ -664,23 +614,13 @@ def test_answers_without_a_model_are_refused(tmp_path):
             attribution_agreement(model, given, dataset)
 
 
-# ---- bad input ----
-
-
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"n_items": 0}, "n_items must be at least 1. Got 0"),
-        ({"n_mismatches": -1}, "n_mismatches must be at least 0. Got -1"),
-        ({"top_k": 0}, "top_k must be at least 1"),
-        ({"n_steps": 0}, "n_steps must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
-    ],
+    ("name", "least"),
+    [("n_items", 1), ("n_mismatches", 0), ("top_k", 1), ("n_steps", 1), ("batch_size", 1), ("seed", 0)],
 )
-def test_bad_options_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        AttributionOptions(**settings)
+def test_bad_options_are_refused(name, least):
+    with pytest.raises(ValueError, match=f"{name} must be at least {least}. Got {least - 1}"):
+        AttributionOptions(**{name: least - 1})
 
 
 def test_a_method_must_be_one_for_the_task():
@@ -702,19 +642,17 @@ def test_models_that_read_other_tokens_are_refused(tmp_path):
         tiny.bert(n_labels=2).save_pretrained(tmp_path / name)
         tokenizer(words).save_pretrained(tmp_path / name)
     with pytest.raises(ValueError, match=r"must read the same tokens .* becomes \d tokens for the reference and"):
-        attribution_agreement(tmp_path / "ours", tmp_path / "theirs", sentences(), options=options())
+        agreed(tmp_path / "ours", tmp_path / "theirs", sentences())
 
 
 def test_models_that_read_images_in_other_sizes_are_refused(tmp_path):
     pixels = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (0, 100, 200)]
-    from datasets import Features, Image
-
     dataset = Dataset.from_dict({"picture": pixels}, features=Features(picture=Image()))
     for side in (8, 12):
         tiny.vit(num_channels=3, image_size=side).save_pretrained(tmp_path / str(side))
         ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(tmp_path / str(side))
     with pytest.raises(ValueError, match="in the same size. Got 8 x 8 and 12 x 12 pixels. Pass"):
-        attribution_agreement(tmp_path / "8", tmp_path / "12", dataset, options=options())
+        agreed(tmp_path / "8", tmp_path / "12", dataset)
 
 
 def test_predictions_of_other_texts_are_refused():

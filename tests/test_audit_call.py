@@ -13,7 +13,6 @@ from hf_compalign.measure.groups import group_membership, number_bins, text_leng
 from hf_compalign.measure.predictions import predict
 
 N = 60
-ABOUT = {"id2label": dict(enumerate(shipping.NAMES)), "label2id": {name: k for k, name in enumerate(shipping.NAMES)}}
 WITH_TOKENIZER = AuditOptions(processing_class=shipping.tokenizer())
 
 
@@ -27,7 +26,7 @@ def rows():
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(("original", "small", "rerun")):
-        shipping.saved(folder / name, tiny.bert(seed=seed, **ABOUT))
+        shipping.saved(folder / name, tiny.bert(seed=seed, **shipping.NAMED))
     return folder
 
 
@@ -46,7 +45,7 @@ def test_all_kinds_of_models_have_one_audit(place, rows, sides, tmp_path):
     expected = audit(*sides)
     found = [
         audit(place / "original", place / "small", rows),
-        audit(str(place / "original"), tiny.bert(seed=1, **ABOUT), rows, options=WITH_TOKENIZER),
+        audit(str(place / "original"), tiny.bert(seed=1, **shipping.NAMED), rows, options=WITH_TOKENIZER),
         audit(sides[0], place / "small", rows),
         audit(place / "original", tmp_path / "small.npz", rows),
         audit(sides[0], str(tmp_path / "small.npz")),
@@ -60,7 +59,7 @@ def test_all_kinds_of_models_have_one_audit(place, rows, sides, tmp_path):
 
 
 def test_two_models_are_weighed_and_two_predictions_are_not(place, rows, sides):
-    module = tiny.bert(seed=1, **ABOUT)
+    module = tiny.bert(seed=1, **shipping.NAMED)
     found = audit(place / "original", module, rows, options=WITH_TOKENIZER)
     sizes = footprint(place / "original").size_bytes, footprint(module).size_bytes
     assert found.size_bytes == sizes
@@ -155,7 +154,7 @@ def test_a_model_needs_a_dataset(place, sides):
     with pytest.raises(ValueError, match="The reference is a model, and there is no dataset to ask it."):
         audit(place / "original", sides[1])
     with pytest.raises(ValueError, match=r"audit\(predictions, model, dataset=test\); or give Predictions alone"):
-        audit(sides[0], tiny.bert(seed=1, **ABOUT))
+        audit(sides[0], tiny.bert(seed=1, **shipping.NAMED))
     with pytest.raises(ValueError, match="The floor is a model"):
         audit(*sides, floor=place / "rerun")
 
@@ -167,7 +166,7 @@ def test_a_model_needs_a_dataset(place, sides):
         ({"options": AuditOptions(bins=["size"])}, "bins are made of columns of a dataset. Got size. Give dataset="),
         ({"options": AuditOptions(latency=True)}, "latency=True needs the models, and predictions hold only their"),
         ({"attribution": AttributionOptions()}, "attribution= needs the models, and predictions hold only their"),
-        ({"groups": "side"}, "The groups that a column of a dataset says are"),
+        ({"groups": "side"}, "For the groups in a column of a dataset, give group_membership"),
     ],
 )
 def test_predictions_alone_do_not_say_everything(sides, settings, message):

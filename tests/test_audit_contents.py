@@ -11,9 +11,9 @@ from PIL import Image as Pictures
 from hf_compalign.measure.audit import MOST_CHARACTERS, THUMBNAIL_PIXELS, audit, with_contents
 from hf_compalign.measure.audit import contents as audit_contents
 from hf_compalign.measure.predictions import Columns, Predictions
-from hf_compalign.tasks import task_of_class
+from hf_compalign.tasks import TASKS
 
-TEXT, IMAGE = (task_of_class(f"For{kind}Classification") for kind in ("Sequence", "Image"))
+TEXT, IMAGE = TASKS
 IDS = [f"row {row}" for row in range(4)]
 
 

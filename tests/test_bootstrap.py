@@ -40,14 +40,12 @@ def test_an_estimate_has_the_percentiles_of_its_draws(level):
     assert {found.low, found.high} <= set(draws.tolist())
 
 
-def test_draws_that_are_nan_are_left_out():
+def test_draws_that_are_nan_or_infinite():
     assert estimate(1.0, [math.nan, 2.0, 2.0]) == Estimate(1.0, 2.0, 2.0)
     nothing = estimate(1.0, [math.nan])
     assert nothing.value == 1
     assert all(math.isnan(end) for end in ends(nothing))
-
-
-def test_infinite_draws_are_ends():
+    # Infinite ones are ends.
     assert estimate(1.0, [1.0, math.inf, math.inf]) == Estimate(1.0, 1.0, math.inf)
 
 

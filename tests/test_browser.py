@@ -34,7 +34,7 @@ def browser():
 @pytest.fixture(scope="module")
 def audits():
     text = report_data.text_audit(n=1000, n_items=78)
-    many = report_data.unlabelled_audit(n=400)
+    many = report_data.unlabeled_audit(n=400)
     many["items"] = [item | {"id": f"{item['id']}-{turn}"} for turn in range(N_MANY) for item in many["items"]][:N_MANY]
     return {
         "text": text,
@@ -81,6 +81,11 @@ def opened(browser, files):
     for context in contexts:
         context.close()
     assert troubles == []
+
+
+@pytest.fixture
+def page(opened):
+    return opened("text")
 
 
 def rows(page):
@@ -155,8 +160,7 @@ def test_a_hostile_name_can_be_linked_to(opened):
 # ---- filters, search, order ----
 
 
-def test_filters_search_and_their_address(opened, audits):
-    page = opened("text")
+def test_filters_search_and_their_address(page, audits):
     items = audits["text"]["items"]
     assert status(page).inner_text() == "Items 1 to 25 of 78"
     choice(page, "What changed").select_option(label=f"right, now wrong ({count(items, cell='lost')})")
@@ -186,8 +190,7 @@ def count(items, **wanted):
     return sum(all(item[name] == value for name, value in wanted.items()) for item in items)
 
 
-def test_a_click_on_a_header_sorts(opened, audits):
-    page = opened("text")
+def test_a_click_on_a_header_sorts(page, audits):
     divergences = sorted((f"{item['kl']:.4g}" for item in audits["text"]["items"]), key=float, reverse=True)
     header = page.locator("th.kl")
     before = column(page, "item")
@@ -204,8 +207,7 @@ def test_a_click_on_a_header_sorts(opened, audits):
     assert column(page, "candidate") == sorted(column(page, "candidate"))
 
 
-def test_a_class_and_a_group_lead_to_their_items(opened, audits):
-    page = opened("text")
+def test_a_class_and_a_group_lead_to_their_items(page, audits):
     page.get_by_text("Classes of the labels, most harmed first").first.click()
     page.locator("#classes").get_by_role("link", name="positive").click()
     n = count(audits["text"]["items"], label=2)
@@ -282,8 +284,7 @@ def test_a_link_to_an_item_keeps_the_filter_unless_it_hides_the_item(opened, aud
     expect(choice(page, "What changed")).to_have_value("")
 
 
-def test_items_with_an_explanation_can_be_asked_for(opened, audits):
-    page = opened("text")
+def test_items_with_an_explanation_can_be_asked_for(page, audits):
     n = sum(item["explanation"] is not None for item in audits["text"]["items"])
     page.get_by_label("with explanation").check()
     expect(status(page)).to_contain_text(f"of {n} that match")
@@ -336,8 +337,7 @@ def test_ten_thousand_items_keep_the_page_small(opened):
 # ---- explanations ----
 
 
-def test_the_tokens_of_both_models_stand_side_by_side_with_their_scores(opened, audits):
-    page = opened("text")
+def test_the_tokens_of_both_models_stand_side_by_side_with_their_scores(page, audits):
     item = next(item for item in audits["text"]["items"] if item["explanation"])
     panels = page.locator("#rows .explanation").first.locator(".panels > div")
     names = audits["text"]["label_names"]
@@ -371,8 +371,7 @@ def test_a_heat_map_lies_on_its_image(opened, audits):
 # ---- keyboard, theme, frames, paper ----
 
 
-def test_the_keyboard_is_enough(opened):
-    page = opened("text")
+def test_the_keyboard_is_enough(page):
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to the report")).to_be_focused()
     page.keyboard.press("Enter")

@@ -1,7 +1,6 @@
 """From a budget to a plan: counts worked out by hand, the kept units, FLOPs as torch counts them, injected costs."""
 
 import copy
-import json
 
 import pytest
 import tiny
@@ -215,9 +214,8 @@ def test_dropped_layers_count_towards_a_target():
     assert widths(plan) == [(2, 32), (2, 32)]
 
 
-def test_a_table_of_costs_is_plain_data():
+def test_a_table_of_costs_rises_with_the_widths():
     table = latency_table(tiny.bert(num_attention_heads=4), INPUTS["bert"])
-    assert CostTable.from_dict(json.loads(json.dumps(table.to_dict()))) == table
     assert [width for width, _ in table.heads] == [1, 2, 3, 4]
     assert [width for width, _ in table.neurons] == [1, 8, 16, 24, 32]
     for points in (table.heads, table.neurons):

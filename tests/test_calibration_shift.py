@@ -5,19 +5,20 @@ import math
 import numpy as np
 import pytest
 import sklearn.metrics
+from scipy.special import softmax
 from sklearn.calibration import calibration_curve
 
-from hf_compalign.measure.statistics import Estimate, ItemScores, calibration_shift, softmax
+from hf_compalign.measure.statistics import Estimate, ItemScores, calibration_shift
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
 def answers(n, classes=4, seed=0, unknown=0):
-    """Logits of two models of which the second is too sure, and labels that the first one's probabilities give."""
+    """Logits of two models, the second of which is too sure, and labels drawn from the first one's probabilities."""
     rng = np.random.default_rng(seed)
     reference = rng.normal(scale=2, size=(n, classes))
     candidate = 2 * reference + rng.normal(scale=0.3, size=(n, classes))
-    labels = (softmax(reference).cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(0, classes - 1)
+    labels = (softmax(reference, axis=1).cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(0, classes - 1)
     labels[:unknown] = -100
     return reference, candidate, labels
 
@@ -30,7 +31,7 @@ def shift(reference, candidate, labels, **options):
 
 def error_of(logits, labels, n_bins):
     """ECE through scikit-learn's curve, which leaves empty bins out."""
-    sure, right = softmax(logits).max(axis=1), logits.argmax(axis=1) == labels
+    sure, right = softmax(logits, axis=1).max(axis=1), logits.argmax(axis=1) == labels
     shares, means = calibration_curve(right, sure, n_bins=n_bins)
     counts = np.histogram(sure, bins=np.linspace(0, 1, n_bins + 1))[0]
     return (counts[counts > 0] / len(labels) * np.abs(shares - means)).sum()
@@ -43,7 +44,7 @@ def test_calibration_is_that_of_scikit_learn(n_bins):
     assert (found.n, found.n_bins) == (480, n_bins)
     y = labels[20:]
     for logits, of in ((reference[20:], found.reference), (candidate[20:], found.candidate)):
-        p, right = softmax(logits), logits.argmax(axis=1) == y
+        p, right = softmax(logits, axis=1), logits.argmax(axis=1) == y
         assert of.ece == pytest.approx(error_of(logits, y, n_bins))
         assert of.brier == pytest.approx(sklearn.metrics.brier_score_loss(y, p, labels=range(4), scale_by_half=False))
         assert of.nll == pytest.approx(sklearn.metrics.log_loss(y, p, labels=range(4)))
@@ -70,21 +71,25 @@ def test_the_intervals_are_those_of_a_paired_draw_of_items():
         brier = (scores.candidate_brier - scores.reference_brier)[who].mean()
         draws.append((ece, brier, (scores.candidate_nll - scores.reference_nll)[who].mean()))
     expected = np.quantile(draws, [0.025, 0.975], axis=0).T
-    for change, (low, high) in zip((found.ece_change, found.brier_change, found.nll_change), expected, strict=True):
+    for change, (low, high) in zip(changes_of(found), expected, strict=True):
         assert (change.low, change.high) == pytest.approx((low, high), abs=0.12 * (high - low))
+
+
+def changes_of(found):
+    return found.ece_change, found.brier_change, found.nll_change
 
 
 def test_a_model_against_itself_has_not_changed():
     reference, _, labels = answers(300)
     found = shift(reference, reference, labels)
     assert found.reference == found.candidate
-    assert {found.ece_change, found.brier_change, found.nll_change} == {Estimate(0.0, 0.0, 0.0)}
+    assert {*changes_of(found)} == {Estimate(0.0, 0.0, 0.0)}
 
 
 def test_twice_the_logits_are_too_sure():
     found = shift(*answers(2000))
     assert found.reference.ece < 0.05
-    for change in (found.ece_change, found.brier_change, found.nll_change):
+    for change in changes_of(found):
         assert 0 < change.low < change.value < change.high
 
 
@@ -105,13 +110,13 @@ def test_without_labels_everything_is_nan(n):
     for model in (found.reference, found.candidate):
         assert all(math.isnan(value) for value in (model.ece, model.brier, model.nll))
         assert [row.n for row in model.bins] == [0] * 15
-    for change in (found.ece_change, found.brier_change, found.nll_change):
+    for change in changes_of(found):
         assert all(math.isnan(value) for value in (change.value, change.low, change.high))
 
 
 def test_one_item_leaves_nothing_to_draw():
     found = shift([[1.0, 0.0]], [[0.0, 1.0]], [0])
-    for change in (found.ece_change, found.brier_change, found.nll_change):
+    for change in changes_of(found):
         assert (change.low, change.high) == pytest.approx((change.value, change.value))
     p = 1 / (1 + math.exp(-1))
     assert (found.reference.ece, found.candidate.ece) == pytest.approx((1 - p, p))
@@ -121,7 +126,7 @@ def test_one_item_leaves_nothing_to_draw():
 def test_all_wrong_is_as_wrong_as_it_is_sure():
     logits = np.tile([5.0, 0.0, 0.0], (50, 1))
     found = shift(logits, logits, np.full(50, 1))
-    assert found.reference.ece == pytest.approx(softmax(logits).max())
+    assert found.reference.ece == pytest.approx(softmax(logits, axis=1).max())
     assert found.reference.bins[-1].accuracy == 0
 
 

@@ -1,5 +1,6 @@
 """Several candidates and populations of runs: by hand, against scipy and statsmodels."""
 
+import itertools
 import json
 import math
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats.multitest import multipletests
+from tiny import differing
 
 from hf_compalign.measure.audit import compare_candidates, pruning_identified_exemplars
 from hf_compalign.measure.predictions import Predictions
@@ -17,6 +19,7 @@ from hf_compalign.measure.statistics import Cells, cie_ratio, wilson_interval
 
 pytestmark = pytest.mark.filterwarnings("error")
 N = 60
+NAMES = ("pruned", "aligned", "int8")
 
 
 def answering(answers, *, labels=None, ids=None, names=("a", "b", "c"), **about):
@@ -31,29 +34,20 @@ def answering(answers, *, labels=None, ids=None, names=("a", "b", "c"), **about)
     )
 
 
-def differing(n, *where):
-    """n answers that differ from a reference of zeros at the given items."""
-    answers = np.zeros(n, dtype=int)
-    answers[list(where)] = 1
-    return answers
-
-
 @pytest.fixture(scope="module")
 def several():
     generator = np.random.default_rng(0)
     labels = np.where(generator.random(N) < 0.2, -100, generator.integers(0, 3, N))
     answers = {name: generator.integers(0, 3, N) for name in ("reference", "pruned", "aligned", "int8")}
     answers["aligned"][:50] = answers["reference"][:50]
-    return labels, answers
+    return labels, answers, {name: answering(one, labels=labels, model="bert") for name, one in answers.items()}
 
 
 def test_rows_are_those_of_the_comparison(several):
-    labels, answers = several
-    reference = answering(answers["reference"], labels=labels, model="bert")
-    names = ("pruned", "aligned", "int8")
-    found = compare_candidates(reference, {name: answering(answers[name], labels=labels) for name in names})
+    labels, answers, models = several
+    found = compare_candidates(models["reference"], {name: models[name] for name in NAMES})
     assert found.reference == "bert"
-    assert [row.name for row in found.rows] == list(names)
+    assert tuple(row.name for row in found.rows) == NAMES
     for row in found.rows:
         cells = Cells.count(answers["reference"], answers[row.name], labels)
         assert (row.n, row.n_labelled) == (N, cells.n)
@@ -65,20 +59,11 @@ def test_rows_are_those_of_the_comparison(several):
 
 
 def test_pairs_have_the_exact_paired_test_and_holm(several):
-    labels, answers = several
+    _, answers, models = several
     reference = answers["reference"]
-    names = ("pruned", "aligned", "int8")
-    found = compare_candidates(
-        answering(reference, labels=labels),
-        {name: answering(answers[name], labels=labels) for name in names},
-        n_resamples=50,
-        seed=7,
-    )
-    assert [(row.first, row.second) for row in found.pairs] == [
-        ("pruned", "aligned"),
-        ("pruned", "int8"),
-        ("aligned", "int8"),
-    ]
+    candidates = {name: models[name] for name in NAMES}
+    found = compare_candidates(models["reference"], candidates, n_resamples=50, seed=7)
+    assert [(row.first, row.second) for row in found.pairs] == [*itertools.combinations(NAMES, 2)]
     for row in found.pairs:
         first, second = answers[row.first] != reference, answers[row.second] != reference
         only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
@@ -89,10 +74,8 @@ def test_pairs_have_the_exact_paired_test_and_holm(several):
 
 
 def test_items_and_classes_are_paired_by_name(several):
-    labels, answers = several
-    reference = answering(answers["reference"], labels=labels)
+    reference, straight = several[2]["reference"], several[2]["pruned"]
     order, columns = np.random.default_rng(1).permutation(N), [2, 0, 1]
-    straight = answering(answers["pruned"], labels=labels)
     shuffled = Predictions(
         straight.logits[order][:, columns], np.full(N, -100), straight.ids[order], ("c", "a", "b"), straight.mask[order]
     )
@@ -162,7 +145,7 @@ def test_what_cannot_be_compared_is_refused():
         compare_candidates(reference, {})
     with pytest.raises(ValueError, match="must cover the same items"):
         compare_candidates(reference, {"x": answering([0, 1], ids=["5", "6"])})
-    with pytest.raises(ValueError, match="the data do not: one against two. Predict again with both"):
+    with pytest.raises(ValueError, match="the data differ: one against two. Predict again with both"):
         compare_candidates(reference, {"x": reference, "y": answering([0, 1], data_fingerprint="two")})
     with pytest.raises(ValueError, match="nothing to compare: all 2 items are masked out"):
         compare_candidates(reference, {"x": answering([0, 1], mask=[False, False])})

@@ -5,10 +5,9 @@ import math
 
 import numpy as np
 import pytest
+import shipping
 import tiny
-import yaml
 from huggingface_hub import ModelCard
-from transformers import BertTokenizer
 
 from hf_compalign import shrink_
 from hf_compalign.measure.attribution import AttributionAgreement, SimilarityRow
@@ -16,7 +15,8 @@ from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import Footprint, Latency
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import Estimate
-from hf_compalign.report.card import CardDetails, Measured, changed_options, write_model_card
+from hf_compalign.report.card import CardDetails, Measured, changed_options
+from hf_compalign.ship import write_model_card
 
 DETAILS = CardDetails(
     task="text-classification",
@@ -43,15 +43,14 @@ def compared(labels=(0, 1, 2, 0, 1, 2, 0, 1)):
     return audit(reference, candidate, limits={"mismatch_rate": 0.9})
 
 
-def front_matter(folder):
-    text = (folder / "README.md").read_text()
-    _, header, body = text.split("---\n", 2)
-    return yaml.safe_load(header), body
+def written(folder, found=None, **other):
+    """The metadata and the text of a card with other details."""
+    write_model_card(folder, found or compared(), details=dataclasses.replace(DETAILS, **other))
+    return shipping.front_matter(folder)
 
 
 def test_the_numbers_of_the_card_are_those_of_the_audit(tmp_path):
-    write_model_card(tmp_path, compared(), details=DETAILS)
-    header, body = front_matter(tmp_path)
+    header, body = written(tmp_path)
     (index,) = header["model-index"]
     (result,) = index["results"]
     values = {metric["type"]: metric["value"] for metric in result["metrics"]}
@@ -71,7 +70,7 @@ def test_the_numbers_of_the_card_are_those_of_the_audit(tmp_path):
 
 def test_the_metadata_are_what_the_hub_knows(tmp_path):
     returned = write_model_card(tmp_path, compared(), details=DETAILS)
-    header, _ = front_matter(tmp_path)
+    header, _ = shipping.front_matter(tmp_path)
     assert header["base_model"] == "google-bert/bert-base-uncased"
     assert header["base_model_relation"] == "finetune"
     assert header["library_name"] == "transformers"
@@ -85,15 +84,13 @@ def test_the_metadata_are_what_the_hub_knows(tmp_path):
 
 
 def test_only_what_was_aligned_is_called_distilled(tmp_path):
-    write_model_card(tmp_path, compared(), details=dataclasses.replace(DETAILS, recipe={}))
-    header, body = front_matter(tmp_path)
+    header, body = written(tmp_path, recipe={})
     assert header["tags"] == ["hf_compalign", "model-compression", "pruning"]
     assert "How it was made" not in body
 
 
 def test_the_relation_to_the_base_model_is_one_that_the_hub_knows(tmp_path):
-    write_model_card(tmp_path, compared(), details=dataclasses.replace(DETAILS, base_model_relation="quantized"))
-    assert front_matter(tmp_path)[0]["base_model_relation"] == "quantized"
+    assert written(tmp_path, base_model_relation="quantized")[0]["base_model_relation"] == "quantized"
     with pytest.raises(ValueError, match="must be one of adapter, finetune, merge, quantized. Got 'pruned'"):
         dataclasses.replace(DETAILS, base_model_relation="pruned")
 
@@ -106,9 +103,7 @@ def test_the_files_stand_side_by_side(tmp_path):
         "model.safetensors": Measured(found, 0.75, 4_800_000, {1: Latency(7.25, 7.0, 8.0)}),
         "onnx/model_int8.onnx": Measured(strict, 0.75, 1_204_000, {1: Latency(2.126, 2.0, 3.0)}),
     }
-    details = dataclasses.replace(DETAILS, files=files, machine="a Pentium")
-    write_model_card(tmp_path, found, details=details)
-    _, body = front_matter(tmp_path)
+    _, body = written(tmp_path, found, files=files, machine="a Pentium")
     table = """|  | accuracy | mismatches | mismatch rate | limits | MB | ms, batch 1 |
 |---|---|---|---|---|---|---|
 | original | 75.00 % |  |  |  | 4.80 | 8.00 |
@@ -132,15 +127,12 @@ def test_the_files_stand_side_by_side(tmp_path):
 )
 def test_transformers_js_is_told_the_file(tmp_path, stem, options):
     files = {f"onnx/{stem}.onnx": Measured(compared(), 0.75)}
-    write_model_card(tmp_path, compared(), details=dataclasses.replace(DETAILS, files=files))
-    assert f"{{ {options} }}" in front_matter(tmp_path)[1]
+    assert f"{{ {options} }}" in written(tmp_path, files=files)[1]
 
 
 def test_images_are_loaded_as_images(tmp_path):
     files = {"onnx/model.onnx": Measured(compared(), 0.75)}
-    details = dataclasses.replace(DETAILS, task="image-classification", files=files)
-    write_model_card(tmp_path, compared(), details=details)
-    _, body = front_matter(tmp_path)
+    _, body = written(tmp_path, task="image-classification", files=files)
     assert "pip install onnxruntime transformers pillow`" in body
     assert "AutoImageProcessor" in body
     assert "AutoTokenizer" not in body
@@ -148,18 +140,14 @@ def test_images_are_loaded_as_images(tmp_path):
 
 def test_a_local_original_is_not_named_in_the_metadata(tmp_path):
     (tmp_path / "original").mkdir()
-    details = dataclasses.replace(DETAILS, base_model=str(tmp_path / "original"))
-    write_model_card(tmp_path, compared(), details=details)
-    header, body = front_matter(tmp_path)
+    header, body = written(tmp_path, base_model=str(tmp_path / "original"))
     assert not {"base_model", "base_model_relation"} & header.keys()
     assert "from `original`" in body
     assert str(tmp_path) not in body
 
 
 def test_the_body_says_how_it_was_made_and_is_loaded(tmp_path):
-    details = dataclasses.replace(DETAILS, name="my-org/my-model")
-    write_model_card(tmp_path, compared(), details=details)
-    header, body = front_matter(tmp_path)
+    header, body = written(tmp_path, name="my-org/my-model")
     assert "**Compression**: `sparsity` 0.5, `pruning_pattern` layer\n" in body
     assert "**Alignment**: none\n" in body
     assert 'pipeline("text-classification", model="my-org/my-model")' in body
@@ -172,17 +160,12 @@ def test_the_body_says_how_it_was_made_and_is_loaded(tmp_path):
 def test_the_way_to_load_a_shrunk_model_works(tmp_path):
     model = tiny.bert()
     shrink_(model, ffn=0.5, heads=0.5)
-    model.save_pretrained(tmp_path)
-    BertTokenizer(vocab={word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"])}).save_pretrained(
-        tmp_path
-    )
-    details = dataclasses.replace(DETAILS, name=str(tmp_path))
-    write_model_card(tmp_path, compared(), details=details)
-    _, body = front_matter(tmp_path)
+    shipping.saved(tmp_path, model)
+    _, body = written(tmp_path, name=str(tmp_path))
     code = body.partition("## How to load it")[2].partition("```python\n")[2].partition("```")[0]
     names = {}
     exec(code, names)
-    assert names["classify"]("a a")[0]["label"].startswith("LABEL_")
+    assert names["classify"]("w1 w2")[0]["label"].startswith("LABEL_")
     assert "`pip install hf-compalign` knows to read" in body
 
 
@@ -201,9 +184,7 @@ def test_the_card_says_what_the_model_costs_and_what_zeros_are_worth(tmp_path):
     )
     pruned = dataclasses.replace(dense, nonzero_parameters=300)
     times = (Latency(8.0, 7.5, 9.0), Latency(8.0, 7.0, 8.25))
-    details = dataclasses.replace(DETAILS, footprints=(dense, pruned), latencies=times)
-    write_model_card(tmp_path, compared(), details=details)
-    _, body = front_matter(tmp_path)
+    _, body = written(tmp_path, footprints=(dense, pruned), latencies=times)
     table = """## What does it cost?
 
 | costs | original | compressed | ratio |
@@ -221,20 +202,17 @@ def test_the_card_says_what_the_model_costs_and_what_zeros_are_worth(tmp_path):
 
 
 def test_without_footprints_the_card_claims_nothing_about_costs(tmp_path):
-    write_model_card(tmp_path, compared(), details=DETAILS)
-    assert "cost" not in front_matter(tmp_path)[1]
+    assert "cost" not in written(tmp_path)[1]
 
 
 def test_latencies_without_footprints_are_refused(tmp_path):
-    details = dataclasses.replace(DETAILS, latencies=(Latency(1.0, 1.0, 1.0),) * 2)
     with pytest.raises(ValueError, match="latencies beside the footprints. Got no footprints: give both, or neither"):
-        write_model_card(tmp_path, compared(), details=details)
+        written(tmp_path, latencies=(Latency(1.0, 1.0, 1.0),) * 2)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_labels_the_card_claims_nothing_about_accuracy(tmp_path):
-    write_model_card(tmp_path, compared(labels=[-100] * 8), details=DETAILS)
-    header, body = front_matter(tmp_path)
+    header, body = written(tmp_path, compared(labels=[-100] * 8))
     metrics = header["model-index"][0]["results"][0]["metrics"]
     assert {metric["type"] for metric in metrics} == {"agreement", "mismatch_rate"}
     assert not any(math.isnan(metric["value"]) for metric in metrics)
@@ -245,8 +223,7 @@ def test_without_labels_the_card_claims_nothing_about_accuracy(tmp_path):
 def test_a_limit_that_is_not_kept_is_told(tmp_path):
     found = compared()
     limits = tuple(dataclasses.replace(limit, limit=0.1, passed=False) for limit in found.limits)
-    write_model_card(tmp_path, dataclasses.replace(found, limits=limits), details=DETAILS)
-    _, body = front_matter(tmp_path)
+    _, body = written(tmp_path, dataclasses.replace(found, limits=limits))
     assert "| mismatch\\_rate | 10.00 % | 37.50 % | 71.08 % | exceeded |" in body
 
 
@@ -263,8 +240,7 @@ def test_the_card_sums_up_what_else_was_audited(tmp_path):
         "cosine", Estimate(0.9, 0.85, 0.95), nowhere, nowhere, Estimate(0.1, 0, 0), Estimate(1, 0, 0)
     )
     agreement = AttributionAgreement("saliency", 10, 8, 2, 0, 5, math.nan, math.nan, (cosine,))
-    write_model_card(tmp_path, dataclasses.replace(found, attribution=agreement), details=DETAILS)
-    _, body = front_matter(tmp_path)
+    _, body = written(tmp_path, dataclasses.replace(found, attribution=agreement))
     shift, (gap,) = found.calibration, found.gaps
     before, after = shift.reference.ece, shift.candidate.ece
     assert f"| calibration error (ECE) | {before:.4f} | {after:.4f} | {after - before:+.4f} | " in body
@@ -280,12 +256,10 @@ def test_the_card_sums_up_what_else_was_audited(tmp_path):
 
 
 def test_the_report_is_linked_if_it_is_there(tmp_path):
-    details = dataclasses.replace(DETAILS, report="report.html")
     with pytest.raises(ValueError, match=r"There is no report 'report.html' in .* Write it with write_report first"):
-        write_model_card(tmp_path, compared(), details=details)
+        written(tmp_path, report="report.html")
     (tmp_path / "report.html").write_text("<p>")
-    write_model_card(tmp_path, compared(), details=details)
-    assert "[the full report](report.html)" in front_matter(tmp_path)[1]
+    assert "[the full report](report.html)" in written(tmp_path, report="report.html")[1]
 
 
 def test_a_missing_folder_is_refused(tmp_path):

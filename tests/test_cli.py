@@ -6,26 +6,14 @@ import re
 import numpy as np
 import pytest
 import tiny
+from commands import call, error_of
 from datasets import ClassLabel, DatasetDict
-from typer.testing import CliRunner
 
-from hf_compalign.cli import app
+from hf_compalign.cli import env
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.predictions import Predictions, predict
 
 N_ROWS = 40
-
-
-def call(*words):
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def error_of(result):
-    """The one red line that bad input gets."""
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    return result.stderr.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +40,13 @@ def files(place):
     return place / "reference.npz", place / "candidate.npz"
 
 
+def found_by(*words):
+    """The JSON of a call that ends well."""
+    result = call(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
 def expected(files, **options):
     return audit(*(Predictions.load(path) for path in files), **options)
 
@@ -60,9 +55,7 @@ def expected(files, **options):
 
 
 def test_models_are_audited_on_a_parquet_file(place, models, files):
-    result = call("audit", *models, "--dataset", place / "rows.parquet", "--json")
-    assert result.exit_code == 0, result.output
-    found, wanted = json.loads(result.stdout), expected(files)
+    found, wanted = found_by("audit", *models, "--dataset", place / "rows.parquet"), expected(files)
     assert found["metrics"]["cie"] == wanted.metrics["cie"] > 0
     assert found["metrics"]["accuracy_candidate"] == pytest.approx(wanted.metrics["accuracy_candidate"])
     assert found["reference"]["model"] == str(models[0])
@@ -84,26 +77,21 @@ def test_columns_groups_and_files_as_asked(place, models, tmp_path):
 def test_groups_of_a_class_column_have_its_names(place, models):
     rows = tiny.images(6).add_column("kind", [0, 1, 1, -1, 0, 1]).cast_column("kind", ClassLabel(names=["cat", "dog"]))
     rows.to_parquet(place / "kinds.parquet")
-    result = call("audit", *models, "--dataset", place / "kinds.parquet", "--groups", "kind", "--json")
-    assert result.exit_code == 0, result.output
-    assert [(row["group"], row["n"]) for row in json.loads(result.stdout)["groups"]] == [("cat", 2), ("dog", 3)]
+    found = found_by("audit", *models, "--dataset", place / "kinds.parquet", "--groups", "kind")
+    assert [(row["group"], row["n"]) for row in found["groups"]] == [("cat", 2), ("dog", 3)]
 
 
 @pytest.mark.parametrize(("options", "n"), [([], 20), (["--split", "train"], 10), (["--max-samples", "5"], 5)])
 def test_the_split_is_validation_unless_named(place, models, options, n):
-    result = call("audit", *models, "--dataset", place / "saved", *options, "--json")
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["n"] == n
+    assert found_by("audit", *models, "--dataset", place / "saved", *options)["n"] == n
 
 
-def test_texts_are_audited_by_their_named_columns(place, tmp_path):
-    rows = tiny.texts(12)
-    rows.to_json(tmp_path / "rows.jsonl")
+def test_texts_are_audited_by_their_named_columns(tmp_path):
+    tiny.texts(12).to_json(tmp_path / "rows.jsonl")
     for seed, name in enumerate(("one", "two")):
         tiny.bert(seed=seed).save_pretrained(tmp_path / name)
-    result = call("audit", tmp_path / "one", tmp_path / "two", "--dataset", tmp_path / "rows.jsonl", "--json")
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["n_labelled"] == 12
+    found = found_by("audit", tmp_path / "one", tmp_path / "two", "--dataset", tmp_path / "rows.jsonl")
+    assert found["n_labelled"] == 12
 
 
 # ---- two files of predictions ----
@@ -122,8 +110,8 @@ def test_json_holds_the_whole_audit_with_null_for_nan(files, tmp_path):
     for path in files:
         found = Predictions.load(path)
         paths.append(tmp_path / path.name)
-        unlabelled = Predictions(found.logits, np.full(len(found), -100), found.ids, found.label_names)
-        unlabelled.save(paths[-1])
+        unlabeled = Predictions(found.logits, np.full(len(found), -100), found.ids, found.label_names)
+        unlabeled.save(paths[-1])
     result = call("audit", *paths, "--limit", "mismatch_rate=0", "--json")
     assert result.exit_code == 1, result.output
     found = json.loads(result.stdout, parse_constant=pytest.fail)
@@ -140,17 +128,14 @@ def test_json_holds_the_whole_audit_with_null_for_nan(files, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "Two models are compared on a dataset. Name one with --dataset"),
+        ([], "Two models need a dataset. Name one with --dataset"),
         (["--dataset", "rows.parquet", "--limit", "mismatch"], "--limit must be a name and a number.*'mismatch'"),
         (["--dataset", "rows.parquet", "--limit", "nfr=small"], "--limit must be a name and a number.*'nfr=small'"),
         (["--dataset", "rows.parquet", "--limit", "mismatches=0.1"], "There is no limit 'mismatches'"),
         (["--dataset", "rows.parquet", "--limit", "nfr=2"], r"limit nfr must be in \[0, 1\]. Got 2.0"),
         (["--dataset", "rows.parquet", "--label-column", "lables"], "There is no column 'lables'.*Did you mean"),
         (["--dataset", "rows.parquet", "--groups", "sex"], "There is no column 'sex'. The columns are .*'group'"),
-        (
-            ["--dataset", "rows.parquet", "--split", "test"],
-            "is a single file, so --split would be ignored",
-        ),
+        (["--dataset", "rows.parquet", "--split", "test"], "is a single file, so --split would be ignored"),
         (["--dataset", "saved", "--split", "test"], "There is no split 'test'. The dataset has train, validation"),
         (["--dataset", "saved", "--config", "en"], "saved is a saved dataset, so --config would be ignored"),
         (["--dataset", "nowhere.csv"], "no such file.*nowhere.csv"),
@@ -168,11 +153,7 @@ def test_what_cannot_be_audited_is_refused_in_one_line(place, monkeypatch, optio
 @pytest.mark.parametrize(
     ("pair", "options", "message"),
     [
-        (
-            ("reference.npz", "candidate"),
-            [],
-            "Give models or .npz files, not some of each. Got reference.npz",
-        ),
+        (("reference.npz", "candidate"), [], "Give models or .npz files, not some of each. Got reference.npz"),
         (("reference.npz", "missing.npz"), [], "There is no file missing.npz"),
         (("reference.npz", "broken.npz"), [], "broken.npz is not an .npz file of predictions"),
         (("reference.npz", "candidate.npz"), ["--split", "test"], "so --split would be ignored"),
@@ -206,9 +187,7 @@ def test_env_names_every_version_in_both_forms():
 
 
 def test_env_says_how_to_install_what_is_missing(monkeypatch):
-    from hf_compalign.cli import environment
-
-    monkeypatch.setattr(environment, "_EXTRAS", {"no-such-package": "onnx"})
+    monkeypatch.setattr(env, "_EXTRAS", {"no-such-package": "onnx"})
     assert "- no-such-package: not installed (pip install 'hf-compalign[onnx]')" in call("env").stdout
 
 
@@ -220,7 +199,7 @@ def test_help_lists_the_commands():
 
 def test_the_demo_refuses_bad_input_before_training(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    assert "not empty and not from a former demo" in error_of(call("demo", "--output", tmp_path))
+    assert "is not empty: it holds thesis.tex" in error_of(call("demo", "--output", tmp_path))
     assert "Did you mean 0.9?" in error_of(call("demo", "--output", tmp_path / "new", "--sparsity", 90))
     assert not (tmp_path / "new").exists()
 

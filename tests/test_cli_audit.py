@@ -6,12 +6,13 @@ import re
 import pytest
 import shipping
 import tiny
-from test_cli import call, error_of
+from commands import call, error_of
 
 from hf_compalign.measure.audit import Audit
 from hf_compalign.measure.predictions import predict
 
 N = 60
+EXPLAINED = ["--attribution", "saliency", "--attribution-items", 6]
 ABOUT = {"id2label": dict(enumerate(shipping.NAMES)), "label2id": {name: k for k, name in enumerate(shipping.NAMES)}}
 
 
@@ -27,22 +28,17 @@ def place(tmp_path_factory):
     return folder
 
 
+def audited(place, *options):
+    return call("audit", place / "original", place / "small", "--dataset", place / "rows.parquet", *options)
+
+
 @pytest.fixture(scope="module")
 def full(place):
     options = ["--groups", "target", "--groups", "target,label", "--bins", "words", "--bins", "size", "--latency"]
-    options += [
-        "--min-group-size",
-        5,
-        "--attribution",
-        "saliency",
-        "--attribution-items",
-        6,
-        "--floor",
-        place / "rerun",
-    ]
+    options += ["--min-group-size", 5, *EXPLAINED, "--floor", place / "rerun"]
     options += ["--output", place / "audit.json", "--report", place / "audit.html", "--save-predictions", place / "npz"]
     options += ["--limit", "group_mismatch_gap=1", "--limit", "worst_group_accuracy_drop=1"]
-    result = call("audit", place / "original", place / "small", "--dataset", place / "rows.parquet", *options)
+    result = audited(place, *options)
     assert result.exit_code == 0, result.output
     return result, Audit.load(place / "audit.json")
 
@@ -104,9 +100,8 @@ def test_the_screen_and_the_page_show_it(full, place):
 
 
 def test_contents_can_be_kept_out(full, place):
-    options = ["--dataset", place / "rows.parquet", "--attribution", "saliency", "--attribution-items", 6]
     files = ["--output", place / "bare.json", "--report", place / "bare.html"]
-    bare = call("audit", place / "original", place / "small", *options, *files, "--json", "--no-contents")
+    bare = audited(place, *EXPLAINED, *files, "--json", "--no-contents")
     assert bare.exit_code == 0, bare.output
     items = Audit.load(place / "bare.json").items
     assert items
@@ -118,8 +113,7 @@ def test_contents_can_be_kept_out(full, place):
 
 
 def test_json_alone_has_no_contents(place):
-    options = ["--dataset", place / "rows.parquet", "--attribution", "saliency", "--attribution-items", 6, "--json"]
-    result = call("audit", place / "original", place / "small", *options)
+    result = audited(place, *EXPLAINED, "--json")
     assert result.exit_code == 0, result.output
     items = json.loads(result.stdout)["items"]
     assert items
@@ -127,8 +121,7 @@ def test_json_alone_has_no_contents(place):
 
 
 def test_groups_and_bins_of_one_column_are_told_apart(place):
-    options = ["--dataset", place / "rows.parquet", "--groups", "label", "--bins", "label", "--json"]
-    result = call("audit", place / "original", place / "small", *options)
+    result = audited(place, "--groups", "label", "--bins", "label", "--json")
     assert result.exit_code == 0, result.output
     groups = [(row["attribute"], row["group"]) for row in json.loads(result.stdout)["groups"]]
     assert {group for attribute, group in groups if attribute == "label"} == set(shipping.NAMES)
@@ -160,7 +153,7 @@ def test_thumbnails_of_images(tmp_path):
         (["--bins", "size", "--bins", "size"], "Got 'size' twice"),
         (["--groups", "targets"], "There is no column 'targets'.*Did you mean 'target'"),
         (["--groups", "size"], "--bins"),
-        (["--bins", "weight"], "There is no column 'weight' to be binned.*'words' stands for the number of words"),
+        (["--bins", "weight"], "There is no column 'weight' to bin.*'words' stands for the number of words"),
         (["--limit", "group_mismatch_gap=0.1"], "needs groups, and there are none.*--groups"),
         (
             ["--groups", "target", "--min-group-size", 1000, "--limit", "group_mismatch_gap=0.1"],
@@ -171,8 +164,7 @@ def test_thumbnails_of_images(tmp_path):
     ],
 )
 def test_what_has_no_effect_or_cannot_be_is_refused(place, options, message):
-    given = call("audit", place / "original", place / "small", "--dataset", place / "rows.parquet", *options)
-    assert re.search(message, error_of(given))
+    assert re.search(message, error_of(audited(place, *options)))
 
 
 def test_files_of_predictions_have_no_attributions(full, place):

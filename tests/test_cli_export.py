@@ -3,12 +3,11 @@
 import json
 import re
 
-import numpy as np
 import pytest
+import shipping
 import tiny
+from commands import call, error_of
 from datasets import Dataset, DatasetDict
-from test_cli import call, error_of
-from test_predict import tokenizer
 from traced import traced_once
 
 from hf_compalign import cli
@@ -20,7 +19,6 @@ from hf_compalign.ship import EXPORTERS, Frontier, export_audited
 pytest.importorskip("onnxruntime")
 
 N = 60
-WORDS = ("good", "bad", "film", "plot")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,11 +34,9 @@ def place(tmp_path_factory):
     for seed, name in enumerate(("images", "others")):
         tiny.vit(seed=seed, num_hidden_layers=1, initializer_range=0.5).save_pretrained(folder / name)
     tiny.images(N).to_parquet(folder / "images.parquet")
-    tiny.bert(num_hidden_layers=1, initializer_range=0.5).save_pretrained(folder / "texts")
-    tokenizer().save_pretrained(folder / "texts")
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 7))) for _ in range(N)]
-    rows = Dataset.from_dict({"id": list(range(N)), "review": texts, "label": rng.integers(0, 3, N)})
+    shipping.saved(folder / "texts", tiny.bert(num_hidden_layers=1, initializer_range=0.5))
+    texts = shipping.raw_texts(N)
+    rows = Dataset.from_dict({"id": list(range(N)), "review": texts["text"], "label": texts["label"]})
     rows.to_csv(folder / "reviews.csv")
     DatasetDict(train=rows.select(range(20)), test=rows.select(range(20, N))).save_to_disk(folder / "saved")
     return folder
@@ -64,9 +60,7 @@ def test_a_float_file_is_written_and_timed_beside_the_model(place, tmp_path):
 
 def test_the_output_is_named_after_the_model_by_default(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = call("export", place / "images", "--quantize", "dynamic", "--exclude", "*.attention.*", "--json")
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
+    found = found_in(call("export", place / "images", "--quantize", "dynamic", "--exclude", "*.attention.*", "--json"))
     assert found["export"]["path"] == "images-onnx/model_int8.onnx"
     assert (tmp_path / "images-onnx" / "model_int8.onnx").is_file()
     assert any(".attention." in layer for layer in found["export"]["float_layers"])
@@ -87,13 +81,18 @@ def test_default_names(tmp_path, monkeypatch, model, name):
 # ---- with data ----
 
 
+def found_in(result, code=0):
+    """The JSON of a call that ends with this exit code."""
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
 def test_with_a_dataset_the_file_is_audited_against_the_model(place, tmp_path):
     options = ["--quantize", "dynamic", "--dataset", place / "reviews.csv", "--text-column", "review"]
     result = call("export", place / "texts", tmp_path / "out", *options, "--json")
-    assert result.exit_code == 0, result.output
     rows = Dataset.from_csv(str(place / "reviews.csv"))
     expected = audit(predict(place / "texts", rows), predict(tmp_path / "out" / "model_int8.onnx", rows))
-    found = json.loads(result.stdout)["audit"]
+    found = found_in(result)["audit"]
     assert found["n"] == N
     assert found["metrics"]["cie"] == expected.metrics["cie"]
     assert found["metrics"]["kl"] == pytest.approx(expected.metrics["kl"])
@@ -101,9 +100,13 @@ def test_with_a_dataset_the_file_is_audited_against_the_model(place, tmp_path):
     assert f"{N} rows of" in result.stderr
 
 
+def against_another(place, output, *options, quantize=("--quantize", "dynamic")):
+    options = (*quantize, "--dataset", place / "images.parquet", "--reference", place / "others", *options)
+    return call("export", place / "images", output, *options, "--limit", "mismatch_rate=0.1")
+
+
 def test_a_float_file_against_another_model_is_beyond_the_limit(place, tmp_path):
-    options = ["--dataset", place / "images.parquet", "--reference", place / "others", "--limit", "mismatch_rate=0.1"]
-    result = call("export", place / "images", tmp_path / "out", *options)
+    result = against_another(place, tmp_path / "out", quantize=())
     assert result.exit_code == 1, result.output
     assert "\nNOT PASSED: not shown to be within the limit on mismatch_rate." in result.stdout
     assert (tmp_path / "out" / "model.onnx").is_file()
@@ -112,8 +115,7 @@ def test_a_float_file_against_another_model_is_beyond_the_limit(place, tmp_path)
 def test_static_ranges_come_from_rows_of_the_training_split(place, tmp_path):
     options = ["--quantize", "static", "--calibration", place / "saved", "--calibration-rows", 10]
     result = call("export", place / "texts", tmp_path / "out", *options, "--text-column", "review", "--json")
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["export"]["quantize"] == "static"
+    assert found_in(result)["export"]["quantize"] == "static"
 
 
 # ---- repair ----
@@ -129,10 +131,7 @@ def test_a_limit_that_is_kept_at_once(place, tmp_path):
 
 
 def test_a_limit_that_no_file_keeps(place, tmp_path):
-    options = ["--quantize", "dynamic", "--dataset", place / "images.parquet", "--reference", place / "others"]
-    result = call("export", place / "images", tmp_path / "out", *options, "--limit", "mismatch_rate=0.1", "--json")
-    assert result.exit_code == 1, result.output
-    found = json.loads(result.stdout)
+    found = found_in(against_another(place, tmp_path / "out", "--json"), code=1)
     assert not found["passed"]
     assert found["frontier"]["verdict"].startswith("NOT KEPT: no set of layers suffices.")
     saved = Frontier.load(tmp_path / "out" / "frontier.json")
@@ -142,9 +141,7 @@ def test_a_limit_that_no_file_keeps(place, tmp_path):
 
 
 def test_a_budget_is_told_and_kept(place, tmp_path):
-    options = ["--quantize", "dynamic", "--dataset", place / "images.parquet", "--reference", place / "others"]
-    options += ["--limit", "mismatch_rate=0.1", "--max-measurements", 1]
-    result = call("export", place / "images", tmp_path / "out", *options)
+    result = against_another(place, tmp_path / "out", "--max-measurements", 1)
     assert result.exit_code == 1, result.output
     assert "NOT KEPT by any file so far, but the 1 measurements were spent" in result.stdout
     assert "The budget of 1 measurements is spent." in result.stderr

@@ -8,6 +8,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tiny import differing
 
 from hf_compalign.measure.statistics import Cells, alignment_metrics, cie_ratio, per_class, proportions, wilson_interval
 
@@ -84,7 +85,7 @@ def test_a_model_against_itself(answers):
     assert cells.n == 0 or (cells.agreement, cells.nfr, cells.pfr) == (1, 0, 0)
 
 
-def test_proportions_count_unlabelled_items_only_where_no_label_is_needed():
+def test_proportions_count_unlabeled_items_only_where_no_label_is_needed():
     found = proportions(REFERENCE, CANDIDATE, LABELS)
     assert found["mismatch_rate"] == (4, 6)
     assert found["agreement"] == (2, 6)
@@ -93,22 +94,16 @@ def test_proportions_count_unlabelled_items_only_where_no_label_is_needed():
     assert found["bec"] == (2, 3)
 
 
+@pytest.mark.filterwarnings("error")
 def test_alignment_metrics():
     found = alignment_metrics(REFERENCE, CANDIDATE, LABELS, np.arange(6.0))
     assert found == {"mismatch_rate": 4 / 6, "cie": 4.0, "agreement": 2 / 6, "kl": 2.5, "cie_u": 1.0}
     assert {type(value) for value in found.values()} == {float}
-
-
-def test_alignment_metrics_without_labels_have_no_cie_u():
-    found = alignment_metrics([0, 1], [0, 0], [-100, -100], [0.0, 1.0])
-    assert found == {"mismatch_rate": 0.5, "cie": 1.0, "agreement": 0.5, "kl": 0.5}
-
-
-@pytest.mark.filterwarnings("error")
-def test_alignment_metrics_of_nothing_are_nan():
-    found = alignment_metrics([], [], [], [])
-    assert found.pop("cie") == 0
-    assert all(math.isnan(value) for value in found.values())
+    without_labels = alignment_metrics([0, 1], [0, 0], [-100, -100], [0.0, 1.0])
+    assert without_labels == {"mismatch_rate": 0.5, "cie": 1.0, "agreement": 0.5, "kl": 0.5}
+    nothing = alignment_metrics([], [], [], [])
+    assert nothing.pop("cie") == 0
+    assert all(math.isnan(value) for value in nothing.values())
 
 
 @settings(deadline=None)
@@ -163,18 +158,8 @@ def test_one_class_row_by_hand():
     assert first.mismatch_rate_interval == pytest.approx((0.150, 0.850), abs=5e-4)
     assert empty.n == 0
     assert math.isnan(empty.nfr)
-
-
-def test_labels_outside_the_classes_are_refused():
     with pytest.raises(ValueError, match=r"labels must be in \[0, 2\), or -100 where unknown. Got 2"):
         per_class([0, 1], [0, 1], [1, 2], 2)
-
-
-def differing(n, *where):
-    """n answers that differ from a reference of zeros at the given items."""
-    answers = np.zeros(n, dtype=int)
-    answers[list(where)] = 1
-    return answers
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
@@ -189,14 +174,10 @@ def test_the_ratio_has_the_interval_of_an_item_bootstrap(level):
     assert (found.low, found.high) == pytest.approx(expected, rel=0.03)
 
 
-def test_the_bootstrap_is_paired():
-    n = 300
-    same = differing(n, *range(60))
-    found = cie_ratio(np.zeros(n, dtype=int), same, same)
+def test_the_bootstrap_is_paired_and_reproducible():
+    same = differing(300, *range(60))
+    found = cie_ratio(differing(300), same, same)
     assert (found.value, found.low, found.high) == (1, 1, 1)
-
-
-def test_the_ratio_is_reproducible():
     arguments = (differing(50), differing(50, *range(20)), differing(50, *range(15, 25)))
     assert cie_ratio(*arguments, seed=3) == cie_ratio(*arguments, seed=3)
     assert cie_ratio(*arguments, seed=3) != cie_ratio(*arguments, seed=4)
@@ -226,11 +207,8 @@ def test_a_bootstrap_of_nothing_is_refused():
         cie_ratio([0], [0], [0], level=95)
 
 
-def test_logits_for_predictions_are_refused():
+def test_what_are_no_answers_to_the_same_items_is_refused():
     with pytest.raises(ValueError, match=r"float64 of shape \[1, 2\].*Take the argmax of logits first"):
         Cells.count([[0.1, 0.9]], [1], [1])
-
-
-def test_other_items_are_refused():
     with pytest.raises(ValueError, match=r"the same items. Got 2, 1, 2 predictions and labels"):
         Cells.count([0, 1], [0], [0, 1])

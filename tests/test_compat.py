@@ -1,4 +1,4 @@
-"""What `_compat.py` lists still holds upstream; where it does not, the failure says what to do."""
+"""Every entry of `_compat.py` still holds upstream; where it does not, the failure says what to do."""
 
 import ast
 import inspect
@@ -209,6 +209,21 @@ def test_a_tokenizer_is_made_up_for_a_folder_without_one(tmp_path):
         made_up = None
     still(made_up is not None, "AutoTokenizer refuses a folder without a tokenizer now: has_tokenizer can go.")
     assert not _compat.has_tokenizer(tmp_path)
+
+
+def test_an_image_processor_is_read_with_pillow(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "ViTImageProcessor"}')
+    found = _compat.image_processor_class().from_pretrained(tmp_path)
+    still(callable(found), "The class of image processors is in another file now.")
+
+
+def test_what_an_exporter_returns_has_a_graph():
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    from transformers.exporters import OnnxConfig, OnnxExporter
+
+    inputs = {"input_ids": torch.ones(1, 3, dtype=torch.int64)}
+    found = _compat.exported_graph(OnnxExporter().export(tiny.bert().eval(), inputs, config=OnnxConfig()))
+    still(hasattr(found, "graph"), "The graph of an exported model is somewhere else now.")
 
 
 def test_a_config_says_which_attention_it_has():

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 import zoo
-from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
+from transformers import AutoModelForSequenceClassification, Trainer, TrainerState
 
 from hf_compalign.compress import load_compressed, prunable_weights, sparsity_of
 from hf_compalign.compress.callbacks import (
@@ -41,41 +41,30 @@ def trainer(folder, *callbacks, student=None, **settings):
     )
 
 
-def batches():
-    data = tiny.texts()
-    return [{name: torch.tensor(data[name]) for name in data.column_names}]
+def trained(folder, *callbacks, resume=None, **settings):
+    run = trainer(folder, *callbacks, **settings)
+    run.train(resume_from_checkpoint=resume)
+    return run
 
 
-@pytest.fixture
-def masked():
-    """Of an architecture, the masked model, and a callback's entry in a training that has removed its units."""
-
-    class Shrinking:
-        def __init__(self, plan):
-            self.plan = plan
-
-    kept = []
-
-    def build(name):
-        network = zoo.build(name)
-        removal = Removal(network)
-        removal.take(zoo.random_plan(network, layers=(0, 2)))
-        removal.apply()
-        kept.append(Shrinking(removal.plan))
-        state = composition.TrainerState()
-        kept.append(state)
-        composition.join_shrinking(network, state, kept[0])
-        return network, removal
-
-    return build
+@pytest.fixture(params=zoo.KINDS)
+def masked(request):
+    """Of an architecture: the masked model, in a training whose callback has removed its units; and the dense one."""
+    network = zoo.build(request.param)
+    removal = Removal(network)
+    removal.take(zoo.random_plan(network, layers=(0, 2)))
+    removal.apply()
+    state, callback = TrainerState(), ShrinkCallback(**SHRINK)
+    callback._removal = removal
+    composition.join_shrinking(network, state, callback)
+    yield network, removal, zoo.build(request.param)  # noqa: PT022 - keeps alive what the training refers to
 
 
 # ---- the weights that are left ----
 
 
-@pytest.mark.parametrize("name", zoo.KINDS)
-def test_survivors_are_the_weights_of_the_cut_model_in_its_order(name, masked):
-    network, removal = masked(name)
+def test_survivors_are_the_weights_of_the_cut_model_in_its_order(masked):
+    network, removal, _ = masked
     weights = prunable_weights(network)
     survivors = survivors_of(network, weights)
     values = {one: weight.detach().clone() for one, weight in weights.items()}
@@ -90,9 +79,8 @@ def test_survivors_are_the_weights_of_the_cut_model_in_its_order(name, masked):
     assert not any(survivors.masks[one].any() for one in gone)
 
 
-@pytest.mark.parametrize("name", zoo.KINDS)
-def test_pruning_the_masked_model_is_pruning_the_cut_one(name, masked):
-    network, removal = masked(name)
+def test_pruning_the_masked_model_is_pruning_the_cut_one(masked):
+    network, removal, expected = masked
     weights = prunable_weights(network)
     survivors = survivors_of(network, weights)
     masks = prune_survivors_(
@@ -101,7 +89,6 @@ def test_pruning_the_masked_model_is_pruning_the_cut_one(name, masked):
     assert survivors.sparsity_of(weights) == pytest.approx(0.5, abs=1e-3)
     assert all(bool(((weight != 0) <= masks[one]).all()) for one, weight in weights.items())
     removal.cut()
-    expected = zoo.build(name)
     cut_(expected, removal.plan)
     prune_(expected, 0.5)
     assert torch.equal(tiny.flat(network), tiny.flat(expected))
@@ -112,9 +99,8 @@ def test_nothing_is_in_the_way_where_no_units_are_removed():
     assert survivors_of(network, prunable_weights(network)) is None
 
 
-@pytest.mark.parametrize("name", zoo.KINDS)
-def test_silenced_units_compute_zeros(name, masked):
-    network, removal = masked(name)
+def test_silenced_units_compute_zeros(masked):
+    network, removal, _ = masked
     before = zoo.answer(network, zoo.inputs(network))
     removal.silence()
     read = {}
@@ -140,19 +126,13 @@ def test_silenced_units_compute_zeros(name, masked):
 @pytest.mark.parametrize("options", [{}, {"score": "wanda"}, {"score": "taylor"}, {"score": "obs"}])
 def test_without_training_it_is_shrinking_and_then_pruning(tmp_path, options):
     """What the two callbacks do at the learning rate 0, and the two functions one after the other."""
-    data = {"calibration": batches()} if options else {}
+    data = {"calibration": [tiny.batch(tiny.texts())]} if options else {}
     shrinking = ShrinkCallback(**SHRINK)
     pruning = PruningCallback(0.5, begin=0.5, end=0.5, **options, **data)
-    plans = []
-
-    class Plan(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            plans.append(shrinking.plan)
-
-    run = trainer(tmp_path, shrinking, pruning, Plan(), learning_rate=0.0)
-    run.train()
+    watch = tiny.Watch(lambda _: shrinking.plan)
+    run = trained(tmp_path, shrinking, pruning, watch, learning_rate=0.0)
     expected = model()
-    cut_(expected, plans[-1])
+    cut_(expected, watch.seen[-1])
     prune_(expected, 0.5, **options, **data)
     assert sparsity_of(prunable_weights(run.model)) == pytest.approx(0.5, abs=1e-3)
     for (name, weight), other in zip(run.model.named_parameters(), expected.parameters(), strict=True):
@@ -162,16 +142,13 @@ def test_without_training_it_is_shrinking_and_then_pruning(tmp_path, options):
 
 @pytest.mark.parametrize("score", ["magnitude", "movement", "obs"])
 def test_the_sparsity_is_that_of_the_small_model(tmp_path, score):
-    run = trainer(
+    run = trained(
         tmp_path,
         ShrinkCallback(**SHRINK),
         PruningCallback(0.5, score=score, schedule="cubic", begin=0.3, end=0.8, every=2),
-        logging_strategy="steps",
         logging_steps=1,
-        save_strategy="steps",
         save_steps=1,
     )
-    run.train()
     weights = prunable_weights(run.model)
     n_weights = sum(weight.numel() for weight in weights.values())
     assert n_weights < sum(weight.numel() for weight in prunable_weights(model()).values()) / 2
@@ -182,16 +159,15 @@ def test_the_sparsity_is_that_of_the_small_model(tmp_path, score):
     assert logged[-1] == sparsity_of(weights)
     for step, sparsity in enumerate(logged, 1):
         opened = load_compressed(tmp_path / f"checkpoint-{step}")
-        # A unit of which pruning has left nothing to be read is not there either.
+        # A unit that nothing reads after the pruning is not there either.
         assert sparsity_of(prunable_weights(opened)) == pytest.approx(sparsity, abs=0.01)
-    batch = {name: values for name, values in batches()[0].items() if name != "labels"}
-    assert tiny.distance(zoo.answer(opened, batch), zoo.answer(run.model.eval(), batch)) < tiny.ROUNDING
+    assert tiny.distance(answers(opened), answers(run.model)) < tiny.ROUNDING
 
 
 @pytest.mark.parametrize("score", ["magnitude", "movement", "obs"])
 def test_resume_equals_uninterrupted(tmp_path, score):
     def run(folder, **settings):
-        return trainer(
+        return trained(
             tmp_path / folder,
             ShrinkCallback(**SHRINK),
             PruningCallback(0.5, score=score, schedule="cubic", begin=0.3, end=0.8, every=2),
@@ -199,11 +175,9 @@ def test_resume_equals_uninterrupted(tmp_path, score):
             **settings,
         )
 
-    whole = run("whole", save_strategy="steps", save_steps=1)
-    whole.train()
+    whole = run("whole", save_steps=1)
     for step in (3, 5, 11):
-        resumed = run(str(step))
-        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        resumed = run(str(step), resume=str(tmp_path / "whole" / f"checkpoint-{step}"))
         assert torch.equal(tiny.flat(resumed.model), tiny.flat(whole.model))
 
 
@@ -214,19 +188,8 @@ SCHEMES = ["onnxruntime-w8a8", "torchao-w8a8", "quanto-w8", "quanto-w8a8"]
 OVERFLOW = "products of int8 matrices overflow"
 
 
-class Answers(TrainerCallback):
-    """Those of every step, once the callbacks before it have acted."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.seen.append(answers(kwargs["model"].eval()))
-        kwargs["model"].train()
-
-
 def answers(network):
-    return zoo.answer(network.eval(), {name: one for name, one in batches()[0].items() if name != "labels"})
+    return zoo.answer(network.eval(), tiny.batch(tiny.texts(labels=False)))
 
 
 def differ(one, other):
@@ -236,10 +199,10 @@ def differ(one, other):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_cut_model_answers_like_the_masked_one_that_rounds(tmp_path, scheme, caplog):
     for order, begin in ((1, 0.0), (-1, 0.0), (-1, 0.2), (1, 0.5)):
-        watch = Answers()
+        watch = tiny.Watch(answers)
         shrinking, quantizing = ShrinkCallback(**SHRINK), QuantizationCallback(scheme, begin=begin)
         folder = tmp_path / f"{order}-{begin}"
-        run = trainer(folder, *[shrinking, quantizing][::order], watch, save_strategy="steps", save_steps=4)
+        run = trainer(folder, *[shrinking, quantizing][::order], watch, save_steps=4)
         dense = len(quantizable_layers(run.model, scheme_of(scheme)))
         run.train()
         if OVERFLOW in caplog.text:
@@ -263,7 +226,7 @@ def test_the_cut_model_answers_like_the_masked_one_that_rounds(tmp_path, scheme,
 @pytest.mark.parametrize("scheme", ["onnxruntime-w8a8", "torchao-w8a8", "quanto-w8a8"])
 def test_shrinking_pruning_and_quantizing_in_one_training(tmp_path, scheme, caplog):
     def run(folder, *callbacks, **settings):
-        return trainer(
+        return trained(
             tmp_path / folder,
             QuantizationCallback(scheme, begin=0.6),
             ShrinkCallback(**SHRINK),
@@ -273,16 +236,14 @@ def test_shrinking_pruning_and_quantizing_in_one_training(tmp_path, scheme, capl
             **settings,
         )
 
-    watch = Answers()
-    whole = run("whole", watch, save_strategy="steps", save_steps=1, logging_strategy="steps", logging_steps=1)
-    whole.train()
+    watch = tiny.Watch(answers)
+    whole = run("whole", watch, save_steps=1, logging_steps=1)
     assert differ(answers(whole.model), watch.seen[-1]) < 1e-3 or OVERFLOW in caplog.text
     logged = whole.state.log_history[-2]
     assert logged["sparsity"] == pytest.approx(0.5, abs=1e-3)
     assert logged["quantized_layers"] == len(quantization_of(whole.model).layers) + 6
     for step in (3, 7, 8, 11):
-        resumed = run(str(step))
-        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        resumed = run(str(step), resume=str(tmp_path / "whole" / f"checkpoint-{step}"))
         assert torch.equal(answers(resumed.model), answers(whole.model))
         assert resumed.model.config.compression == whole.model.config.compression
 
@@ -301,10 +262,8 @@ def test_an_order_that_makes_no_sense_is_refused(tmp_path):
         [PruningCallback(0.5, **early), ShrinkCallback(ffn=0.5, **early)],
     ):
         run = trainer(tmp_path, *callbacks)
-        before = tiny.flat(run.model).clone()
-        with pytest.raises(ValueError, match=message):
+        with tiny.unchanged(run.model, config=False), pytest.raises(ValueError, match=message):
             run.train()
-        assert torch.equal(tiny.flat(run.model), before)
     for callbacks in (
         [PruningCallback(0.5, **late), ShrinkCallback(ffn=0.5, **early)],  # in the same step, the wrong way round
         [PruningCallback(0.5, **early), ShrinkCallback(ffn=0.5, **late)],
@@ -323,8 +282,7 @@ def test_an_order_that_makes_sense_is_not(tmp_path):
         [ShrinkCallback(ffn=0.5, schedule="constant"), PruningCallback(0.5, **early)],
         [ShrinkCallback(ffn=0.5, schedule="constant"), PruningCallback(0.5, schedule="constant")],
     ):
-        run = trainer(tmp_path, *callbacks)
-        run.train()
+        run = trained(tmp_path, *callbacks)
         assert sparsity_of(prunable_weights(run.model)) == pytest.approx(0.5, abs=1e-3)
 
 
@@ -333,38 +291,29 @@ def test_a_scheme_that_does_not_keep_what_is_removed_is_refused(tmp_path):
         (
             "torchao-w4a8",
             ShrinkCallback(ffn=0.5),
-            "torchao-w4a8 rounds neighboring weights together.* int8 weights, or",
+            "torchao-w4a8 rounds neighboring weights together.* int8 weights, or two",
         ),
-        ("quanto-w4", PruningCallback(0.5), "quanto-w4 has no level for 0, so that pruned .* Use torchao-w4 or"),
+        ("quanto-w4", PruningCallback(0.5), "quanto-w4 has no level for 0, so pruned .* Use torchao-w4 or"),
     ):
         for order in (1, -1):
             callbacks = [other, QuantizationCallback(scheme, begin=0.5)][::order]
             run = trainer(tmp_path, *callbacks, student=model(hidden_size=32, intermediate_size=64))
-            before = tiny.flat(run.model).clone()
-            with pytest.raises(ValueError, match=message):
+            with tiny.unchanged(run.model, config=False), pytest.raises(ValueError, match=message):
                 run.train()
             assert run.state.global_step == 0
-            assert torch.equal(tiny.flat(run.model), before)
 
 
 def test_a_training_that_broke_off_is_forgotten(tmp_path):
-    class Break(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            raise KeyboardInterrupt
-
     student = model()
-    broken = trainer(tmp_path, ShrinkCallback(ffn=0.5), Break(), student=student)
     with pytest.raises(KeyboardInterrupt):
-        broken.train()
-    again = trainer(tmp_path, PruningCallback(0.5), student=student)
-    again.train()
+        trained(tmp_path, ShrinkCallback(ffn=0.5), tiny.Stop(1, interrupt=True), student=student)
+    trained(tmp_path, PruningCallback(0.5), student=student)
     assert sparsity_of(prunable_weights(student)) == pytest.approx(0.5, abs=1e-3)
     trainer(tmp_path, ShrinkCallback(ffn=0.5), student=student).train()
 
 
 def test_nothing_is_kept_of_a_training_that_ended(tmp_path):
     before = len(composition._RUNS)
-    run = trainer(tmp_path, ShrinkCallback(ffn=0.5, schedule="constant"), PruningCallback(0.5))
-    run.train()
+    trained(tmp_path, ShrinkCallback(ffn=0.5, schedule="constant"), PruningCallback(0.5))
     gc.collect()
     assert len(composition._RUNS) <= before

@@ -11,6 +11,11 @@ from hf_compalign.compress.callbacks import PruningCallback, QuantizationCallbac
 from hf_compalign.compress.shrink import Budget
 
 
+def parsed(flags):
+    (arguments,) = HfArgumentParser(CompressionArguments).parse_args_into_dataclasses(flags.split())
+    return arguments
+
+
 @pytest.mark.parametrize(
     ("prefix", "callback"),
     [("shrink_", ShrinkCallback), ("pruning_", PruningCallback), ("quantization_", QuantizationCallback)],
@@ -33,7 +38,7 @@ def test_every_flag_reaches_the_callback():
         "--sparsity 0.5 --pruning_pattern layer --pruning_schedule linear --pruning_begin 0.1 --pruning_end 0.8 "
         "--pruning_every 3 --pruning_score magnitude --pruning_include *.query *.key --pruning_exclude *layer.0*"
     )
-    (arguments,) = HfArgumentParser(CompressionArguments).parse_args_into_dataclasses(flags.split())
+    arguments = parsed(flags)
     (callback,) = arguments.callbacks()
     assert callback._recipe() == {
         "sparsity": 0.5,
@@ -54,10 +59,7 @@ def test_shrinking_comes_before_pruning():
         "--shrink_heads 0.25 --shrink_ffn 0.5 --shrink_n_layers 1 --shrink_uniform --shrink_begin 0.1 --shrink_end 0.4 "
         "--shrink_score magnitude --shrink_schedule linear --shrink_every 2 --shrink_reconstruct"
     )
-    (arguments,) = HfArgumentParser(CompressionArguments).parse_args_into_dataclasses(
-        f"{flags} --sparsity 0.5 --pruning_begin 0.4".split()
-    )
-    shrinking, pruning = arguments.callbacks()
+    shrinking, pruning = parsed(f"{flags} --sparsity 0.5 --pruning_begin 0.4").callbacks()
     assert shrinking.budget == Budget(heads=0.25, ffn=0.5, n_layers=1, uniform=True)
     assert (shrinking.score, shrinking.reconstruct) == ("magnitude", True)
     assert shrinking.timing == Timing("linear", 0.1, 0.4, every=2)
@@ -75,10 +77,8 @@ def test_quantizing_comes_last():
         "--quantization_scheme torchao-w4a8 --quantization_begin 0.6 --quantization_include *.query *.key "
         "--quantization_exclude *layer.0*"
     )
-    (arguments,) = HfArgumentParser(CompressionArguments).parse_args_into_dataclasses(
-        f"--shrink_ffn 0.5 --shrink_end 0.2 --sparsity 0.5 --pruning_begin 0.2 {flags}".split()
-    )
-    *_, quantizing = callbacks = arguments.callbacks()
+    others = "--shrink_ffn 0.5 --shrink_end 0.2 --sparsity 0.5 --pruning_begin 0.2"
+    *_, quantizing = callbacks = parsed(f"{others} {flags}").callbacks()
     assert len(callbacks) == 3
     assert quantizing._recipe() == {
         "scheme": "torchao-w4a8",
@@ -119,10 +119,7 @@ def test_the_tags_say_what_was_done(options, tags):
         ({"pruning_exclude": ["x"]}, r"pruning_exclude=\['x'\] would be ignored"),
         ({"shrink_ffn": 50}, r"ffn must be a share in \[0, 1\). Got 50. Did you mean 0.5?"),
         ({"shrink_target_flops": 0.5, "shrink_ffn": 0.5}, "target_flops decides how many heads and neurons go"),
-        (
-            {"shrink_reconstruct": True},
-            "shrink_reconstruct=True would be ignored: nothing is removed",
-        ),
+        ({"shrink_reconstruct": True}, "shrink_reconstruct=True would be ignored: nothing is removed"),
         (
             {"shrink_uniform": True, "sparsity": 0.5},
             "shrink_uniform=True would be ignored: nothing is removed. Set shr",

@@ -1,18 +1,14 @@
 """Two processes give the losses, masks, metrics and files of one."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import distributed_run
 import numpy as np
 import pytest
 
 pytestmark = pytest.mark.numeric
-
-SCRIPT = Path(distributed_run.__file__)
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +17,8 @@ def results(tmp_path_factory):
     # accelerate starts torchrun's elastic launcher with --multi_gpu; the trainings themselves ask for the CPU.
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    launch += [str(SCRIPT), str(folder)]
-    done = subprocess.run(launch, capture_output=True, text=True, env=os.environ, check=False)
+    launch += [distributed_run.__file__, str(folder)]
+    done = subprocess.run(launch, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads((folder / "results.json").read_text())["aligned"]
     one = {name: distributed_run.run(folder / f"one-{name}", name) for name in two}

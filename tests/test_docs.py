@@ -2,12 +2,16 @@
 
 import doctest
 import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
 
+import griffe
 import pytest
 import typer
+
+import hf_compalign
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("hf_compalign/metrics/*/README.md")])
@@ -99,7 +103,7 @@ def _check_command(words):
         if re.fullmatch(r"(examples|benchmarks)/.*\.py", word):
             assert (ROOT / word).is_file(), f"{word} does not exist"
     if words[:1] == ["make"]:
-        targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
         named = {word for word in words[1:] if "=" not in word}
         assert named <= targets, f"make has no target {named - targets}"
     if words[:1] == ["hf-compalign"] and words[1:] != ["--help"]:
@@ -114,3 +118,44 @@ def _check_subcommand(name, *arguments):
     known = {option for parameter in subcommands[name].params for option in parameter.opts} | {"--help"}
     used = {word.partition("=")[0] for word in arguments if word.startswith("--")}
     assert used <= known, f"hf-compalign {name} has no option {used - known}"
+
+
+# ---- the API page, which docs/extensions/exports.py makes of the stubs ----
+
+
+@pytest.fixture(scope="module")
+def api():
+    spec = importlib.util.spec_from_file_location("exports", ROOT / "docs/extensions/exports.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def package(api):
+    return api.load()
+
+
+def test_the_api_page_has_every_public_name_once(api, package):
+    shown = re.findall(r"^::: (.+)$", "\n".join(api.sections(package)), re.M)
+    assert len({*shown}) == len(shown)
+    public = {f"hf_compalign.{name}" for name in hf_compalign.__all__ if name != "__version__"}
+    assert {name for name in shown if name.count(".") == 1} == public
+    assert {"hf_compalign.align.kl_loss", "hf_compalign.compress.prune.compute_masks"} < {*shown}
+
+
+def test_the_api_page_lists_nothing_by_hand(api):
+    text = (ROOT / "docs" / api.PAGE).read_text()
+    assert text.count(api.MARK) == 1
+    assert ":::" not in text
+
+
+def test_what_a_public_signature_names_is_public(api, package):
+    public = api.exports(package)
+    paths = {found.path for found in public.values()}
+    for name, found in public.items():
+        function = found if isinstance(found, griffe.Function) else found.members.get("__init__")
+        # The record that a function returns says in its own fields what it is made of.
+        if isinstance(function, griffe.Function) and "dataclass" not in found.labels:
+            missing = {one.path for one in api.named_types(package, function)} - paths
+            assert not missing, f"the signature of {name} names {missing}: put it into hf_compalign/__init__.pyi"

@@ -1,4 +1,4 @@
-"""The public export: what is in the folder, what the file answers, and what is refused before anything is written."""
+"""The public export: what it writes, what the file answers, and what it refuses before it writes anything."""
 
 import shutil
 import sys
@@ -8,7 +8,7 @@ import onnx
 import pytest
 import tiny
 import torch
-from test_predict import NAMED, reviews, tokenizer
+from tiny import NAMED, reviews, tokenizer
 from transformers import (
     BigBirdConfig,
     BigBirdForSequenceClassification,
@@ -91,12 +91,10 @@ def test_the_summary_says_what_was_written(saved):
 def test_the_reported_difference_is_that_of_the_logits(saved):
     folder, _, found = saved
     model, file = load_compressed(folder / "model"), OnnxModel(found.path)
-    differences = []
-    for n_items, length in ((1, 24), (2, 7), (1, 12), (3, 4)):
-        batch = sample_inputs(model, n_items=n_items, length=length)
-        with torch.no_grad():
-            differences.append((file(**batch)["logits"] - model(**batch).logits).abs().max())
-    assert found.max_logit_difference == pytest.approx(float(max(differences)))
+    batches = [sample_inputs(model, n_items=n, length=length) for n, length in ((1, 24), (2, 7), (1, 12), (3, 4))]
+    with torch.no_grad():
+        differences = [float((file(**batch)["logits"] - model(**batch).logits).abs().max()) for batch in batches]
+    assert found.max_logit_difference == pytest.approx(max(differences))
     assert found.max_logit_difference > 1e-4
 
 
@@ -150,11 +148,8 @@ def test_a_model_that_simulates_the_file_is_exported_as_that_file(tmp_path):
 
 
 def test_a_model_of_another_scheme_is_refused(tmp_path):
-    model = tiny.bert()
-    model.config.compression = {
-        "version": 1,
-        "quantization": {"scheme": "torchao-w8a8", "layers": ["bert.pooler.dense"], "converted": True},
-    }
+    record = {"scheme": "torchao-w8a8", "layers": ["bert.pooler.dense"], "converted": True}
+    model = tiny.bert(compression={"version": 1, "quantization": record})
     with pytest.raises(ValueError, match="scheme torchao-w8a8, which ONNX Runtime cannot run. Export the float model"):
         export_onnx(model, tmp_path / "onnx", quantize="dynamic")
 
@@ -172,7 +167,7 @@ def test_a_simulating_model_that_was_opened_without_its_rounding_is_refused(tmp_
 
 
 def big_bird(attention):
-    """Attends to random blocks of 8 tokens, but to all of a text of fewer than 88."""
+    """Attends to random blocks of 8 tokens, but to all tokens of a text with fewer than 88."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 32, "max_position_embeddings": 256, "block_size": 8, "initializer_range": 0.5}
@@ -184,7 +179,7 @@ def test_what_a_model_does_with_long_texts_is_checked_and_the_model_not_changed(
     model = big_bird("block_sparse").train()
     before, randomness = state(model), (np.random.get_state()[1].copy(), torch.get_rng_state())
     for quantize in (None, "dynamic"):
-        with pytest.raises(ValueError, match="answers otherwise than the model: .* the values or the length of"):
+        with pytest.raises(ValueError, match="does not answer like the model: .* the values or the length of"):
             export_onnx(model, tmp_path / "onnx", quantize=quantize)
     assert_unchanged(model, before)
     assert model.bert.attention_type == "block_sparse"
@@ -303,11 +298,11 @@ class Counting(type(tiny.bert())):
         return {"logits": super().forward(input_ids, attention_mask, token_type_ids).logits * self.calls}
 
 
-def test_a_file_that_answers_otherwise_is_not_delivered(tmp_path):
+def test_a_file_that_does_not_answer_alike_is_not_delivered(tmp_path):
     model = tiny.bert()
     model.__class__ = Counting
     Counting.__name__ = "CountingForSequenceClassification"
-    with pytest.raises(ValueError, match="answers otherwise than the model: its logits differ by up to"):
+    with pytest.raises(ValueError, match="does not answer like the model: the logits differ by up to"):
         export_onnx(model, tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -3,21 +3,15 @@
 import numpy as np
 import pytest
 import scipy.stats
+from tiny import differing
 
 from hf_compalign.measure.statistics import seed_floor, wilson_interval
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def differing(n, *where):
-    """n answers that differ from a reference of zeros at the given items."""
-    answers = np.zeros(n, dtype=int)
-    answers[list(where)] = 1
-    return answers
-
-
 def test_the_floor_has_the_interval_of_an_item_bootstrap():
-    n, zeros = 400, np.zeros(400, dtype=int)
+    n, zeros = 400, differing(400)
     candidate, rerun = differing(n, *range(30)), differing(n, *range(20, 60))
     found = seed_floor(zeros, candidate, rerun, model="seed 1", n_resamples=20_000)
     assert (found.model, found.n, found.mismatches, found.mismatch_rate) == ("seed 1", 400, 40, 0.1)
@@ -38,12 +32,15 @@ def test_the_floor_has_the_interval_of_an_item_bootstrap():
     )
 
 
-def test_the_floor_is_paired():
-    zeros, same = np.zeros(100, dtype=int), differing(100, *range(40))
-    found = seed_floor(zeros, same, same)
+def test_the_floor_is_paired_and_reproducible():
+    same = differing(100, *range(40))
+    found = seed_floor(differing(100), same, same)
     assert (found.difference.value, found.difference.low, found.difference.high) == (0, 0, 0)
     assert not found.below
     assert "cannot be told apart" in str(found)
+    answers = (differing(50), differing(50, *range(20)), differing(50, *range(15, 25)))
+    assert seed_floor(*answers, seed=3) == seed_floor(*answers, seed=3)
+    assert seed_floor(*answers, seed=3) != seed_floor(*answers, seed=4)
 
 
 def test_fewer_and_more_mismatches_than_a_rerun():
@@ -56,12 +53,6 @@ def test_fewer_and_more_mismatches_than_a_rerun():
     assert not less.above
     assert str(more).startswith("This compressed model differs from the original more than this re-run does: 30.00 % ")
     assert more.difference.value == -less.difference.value
-
-
-def test_the_floor_is_reproducible():
-    answers = (np.zeros(50, dtype=int), differing(50, *range(20)), differing(50, *range(15, 25)))
-    assert seed_floor(*answers, seed=3) == seed_floor(*answers, seed=3)
-    assert seed_floor(*answers, seed=3) != seed_floor(*answers, seed=4)
 
 
 def test_the_floor_of_one_item():

@@ -44,10 +44,11 @@ IDS = torch.zeros(6, 2, dtype=torch.long)
 # ---- numbers and bytes ----
 
 
-def test_tied_weights_count_once():
+def test_tied_weights_count_once_and_half_precision_half():
     found = footprint(Tied())
     assert found.parameters == 40 + 20
     assert found.size_bytes == 4 * 60 + 8 * 3
+    assert footprint(nn.Linear(8, 8, bias=False).half()).size_bytes == 2 * 64
 
 
 def test_pruned_weights_are_zero_but_not_smaller():
@@ -61,10 +62,6 @@ def test_pruned_weights_are_zero_but_not_smaller():
     assert (found.parameters, found.nonzero_parameters) == (60, 60 - 8)
     assert found.size_bytes == before.size_bytes
     assert found.flops_per_item == before.flops_per_item
-
-
-def test_half_precision_takes_half_the_bytes():
-    assert footprint(nn.Linear(8, 8, bias=False).half()).size_bytes == 2 * 64
 
 
 def test_only_layers_that_keep_to_2_4_throughout_count_for_it():
@@ -103,13 +100,14 @@ def test_all_shards_are_weighed(tmp_path):
     assert found.compressed_size_bytes == len(gzip.compress(whole, 6)) - 12
 
 
-@pytest.mark.parametrize("head", ["classification", "tied", "image"])
-def test_a_module_weighs_what_save_pretrained_writes_without_the_header(tmp_path, head):
-    if head == "tied":
-        # The decoder is the embedding, and its bias is there under two names.
-        model = transformers.BertForMaskedLM(tiny.bert().config)
-    else:
-        model = tiny.bert() if head == "classification" else tiny.vit()
+def tied_bert():
+    """The decoder is the embedding, and its bias has two names."""
+    return transformers.BertForMaskedLM(tiny.bert().config)
+
+
+@pytest.mark.parametrize("made", [tiny.bert, tied_bert, tiny.vit])
+def test_a_module_weighs_what_save_pretrained_writes_without_the_header(tmp_path, made):
+    model = made()
     model.save_pretrained(tmp_path)
     data = (tmp_path / "model.safetensors").read_bytes()
     header = 8 + int.from_bytes(data[:8], "little")
@@ -141,7 +139,9 @@ def test_zeros_save_bytes_under_zlib_only():
     assert footprint(model).compressed_size_bytes is None
 
 
-def test_a_folder_without_weights_is_refused(tmp_path):
+def test_a_path_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="No model could be loaded from .*nowhere"):
+        footprint(tmp_path / "nowhere")
     model = tiny.bert()
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
@@ -149,16 +149,8 @@ def test_a_folder_without_weights_is_refused(tmp_path):
         footprint(tmp_path)
 
 
-def test_a_path_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="No model could be loaded from .*nowhere"):
-        footprint(tmp_path / "nowhere")
-
-
 def test_an_onnx_file_is_weighed_and_timed_like_a_model(tmp_path):
-    model = tiny.vit()
-    with torch.no_grad():
-        for parameter in model.parameters():  # equal tensors, like biases that are all 0, would be in the file once
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    model = tiny.without_equal_tensors(tiny.vit())
     model.config.architectures = ["ViTForImageClassification"]
     model.config.save_pretrained(tmp_path)
     path = tmp_path / "model.onnx"
@@ -289,12 +281,9 @@ def test_models_take_turns():
     assert list(found) == ["a", "b"]
 
 
-def test_inputs_without_a_tensor_are_refused():
+def test_timing_nothing_is_refused():
     with pytest.raises(ValueError, match=r"at least one tensor with a batch axis. Got scale"):
         footprint(Tied(), inputs={"scale": 1.0})
-
-
-def test_timing_nothing_is_refused():
     with pytest.raises(ValueError, match="Got n_runs = 0 and n_warmup = 3"):
         footprint(Tied(), inputs={"ids": IDS}, n_runs=0)
     with pytest.raises(ValueError, match="Got n_runs = 20 and n_warmup = -1"):
@@ -303,18 +292,7 @@ def test_timing_nothing_is_refused():
 
 # ---- the table ----
 
-DENSE = Footprint(
-    parameters=2000,
-    nonzero_parameters=2000,
-    semi_structured_parameters=0,
-    size_bytes=8000,
-    compressed_size_bytes=None,
-    flops_per_item=None,
-    latency=None,
-    batch_size=None,
-    threads=2,
-    device="cpu",
-)
+DENSE = Footprint(2000, 2000, 0, 8000, None, None, latency=None, batch_size=None, threads=2, device="cpu")
 MASKED = dataclasses.replace(DENSE, nonzero_parameters=800)
 TIMES = (Latency(10.0, 9.0, 12.0), Latency(9.0, 8.5, 9.5))
 

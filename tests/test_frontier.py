@@ -5,29 +5,13 @@ import random
 
 import numpy as np
 import pytest
+from plotted import N, point
 
-from hf_compalign.measure.audit import Verdict, audit
+from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.statistics import undominated, upper_bound, wilson_interval
-from hf_compalign.ship import Frontier, Point, Sensitivity, frontier_rows
-
-N = 200
-
-
-def point(n_kept, mismatches, size_bytes, *, limit=0.05, **latency_ms):
-    bound = upper_bound(mismatches, N)
-    verdict = Verdict("mismatch_rate", limit, mismatches / N, bound, bound <= limit)
-    return Point(
-        kept=tuple(f"layer.{index}" for index in range(n_kept)),
-        n=N,
-        mismatches=mismatches,
-        mismatch_rate=mismatches / N,
-        mismatch_rate_interval=wilson_interval(mismatches, N),
-        limits=(verdict,),
-        size_bytes=size_bytes,
-        latency={int(size[1:]): Latency(ms, ms - 1, ms + 1) for size, ms in latency_ms.items()},
-    )
+from hf_compalign.measure.statistics import undominated, wilson_interval
+from hf_compalign.ship import Frontier, Point, Sensitivity, frontier_table
 
 
 @pytest.fixture
@@ -85,7 +69,8 @@ def test_the_chosen_point_is_found_by_its_layers(frontier):
 
 
 def test_rows_show_the_files_by_size_and_mark_the_chosen_one(frontier):
-    assert frontier_rows(frontier) == [
+    table = frontier_table(frontier)
+    assert [list(table.columns), *table.rows] == [
         ["in float", "mismatches", "mismatch_rate bound", "MB", "ms, batch 1", "ms, batch 8", ""],
         ["torch", "", "", "", "6.0", "-", ""],
         ["0 layers", "9 of 200", "7.72 %", "25.0", "2.0", "9.0", ""],
@@ -96,9 +81,9 @@ def test_rows_show_the_files_by_size_and_mark_the_chosen_one(frontier):
 
 def test_a_chosen_file_that_is_dominated_is_shown_all_the_same():
     points = (point(0, 9, 10), point(2, 4, 50), point(1, 3, 20))
-    rows = frontier_rows(Frontier(points, ("layer.0", "layer.1"), ""))
-    assert [row[0] for row in rows[1:]] == ["0 layers", "1 layer", "2 layers"]
-    assert [row[-1] for row in rows[1:]] == ["", "", "<- chosen"]
+    rows = frontier_table(Frontier(points, ("layer.0", "layer.1"), "")).rows
+    assert [row[0] for row in rows] == ["0 layers", "1 layer", "2 layers"]
+    assert [row[-1] for row in rows] == ["", "", "<- chosen"]
 
 
 @pytest.mark.parametrize(

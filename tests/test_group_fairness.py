@@ -143,11 +143,11 @@ def test_as_a_compute_metrics_function(metric, inputs):
 
 
 def test_degenerate_inputs_are_defined_or_nan(metric):
-    unlabelled = metric.compute(
+    unlabeled = metric.compute(
         predictions=[0, 1], references=[-100, -100], teacher_predictions=[0, 0], groups=["a", "b"], min_group_size=1
     )
-    assert (unlabelled["mismatch_gap"], unlabelled["n_groups"]) == (1.0, 2)
-    assert math.isnan(unlabelled["worst_group_accuracy"])
+    assert (unlabeled["mismatch_gap"], unlabeled["n_groups"]) == (1.0, 2)
+    assert math.isnan(unlabeled["worst_group_accuracy"])
     small = metric.compute(predictions=[0, 1], references=[0, 1], teacher_predictions=[0, 0], groups=["a", "b"])
     assert (small["n_groups"], small["groups"], small["group_mismatch_rate"]) == (0, ["a", "b"], [0.0, 1.0])
     assert math.isnan(small["mismatch_gap"])
@@ -155,18 +155,22 @@ def test_degenerate_inputs_are_defined_or_nan(metric):
     assert (none["n_groups"], none["groups"]) == (0, [])
 
 
-def test_bad_inputs_are_refused(metric):
-    answers = {"predictions": [0, 1], "references": [0, 1], "teacher_predictions": [0, 1]}
-    with pytest.raises(ValueError, match="groups must have one entry per item: 2 of them. Got 1"):
-        metric.compute(**answers, groups=["a"])
-    with pytest.raises(ValueError, match=r"groups must be a text, a list of texts, .* Got 3 \(int\) for item 1"):
-        metric.compute(**answers, groups=["a", 3])
-    with pytest.raises(ValueError, match=r"label must be one of the 2 classes, in \[0, 2\). Got 2."):
-        metric.compute(**answers, groups=["a", "b"], label=2)
-    with pytest.raises(ValueError, match=r"reference must be in \[0, 1\), one number per class. Got 1"):
-        metric.compute(**answers, groups=["a", "b"], n_classes=1)
-    with pytest.raises(ValueError, match="Evaluation module inputs are missing: .*groups"):
-        metric.compute(**answers)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"groups": ["a"]}, "groups must have one entry per item: 2 of them. Got 1"),
+        ({"groups": ["a", 3]}, r"groups must be a text, a list of texts, .* Got 3 \(int\) for item 1"),
+        ({"groups": ["a", "b"], "label": 2}, r"label must be one of the 2 classes, in \[0, 2\). Got 2."),
+        ({"groups": ["a", "b"], "n_classes": 1}, r"reference must be in \[0, 1\), one number per class. Got 1"),
+        ({}, "Evaluation module inputs are missing: .*groups"),
+    ],
+)
+def test_bad_inputs_are_refused(metric, settings, message):
+    with pytest.raises(ValueError, match=message):
+        metric.compute(predictions=[0, 1], references=[0, 1], teacher_predictions=[0, 1], **settings)
+
+
+def test_a_batch_needs_predictions(metric):
     with pytest.raises(ValueError, match="add_batch needs predictions, one for each of the groups. Got none"):
         metric.add_batch(references=[0, 1], teacher_predictions=[0, 1], groups=["a", "b"])
 

@@ -52,6 +52,12 @@ def simulated(n=600, classes=2, *, seed=0, names="abcd", overlapping=False, unkn
     return reference, candidate, labels, groups
 
 
+def gap_of(*inputs, n_classes=2, **options):
+    """The gap of the one attribute."""
+    (gap,) = audited(*inputs, n_classes=n_classes, **options).gaps
+    return gap
+
+
 def exploded(groups):
     """(item, group) for every membership."""
     pairs = [(item, name) for item, names in enumerate(groups) for name in names]
@@ -81,23 +87,16 @@ def test_numbers_by_hand():
     assert (rates["b", 1].selection_rate_reference, rates["b", 1].selection_rate_candidate) == (0.75, 0.5)
     assert (rates["b", 0].tpr_reference, rates["b", 0].fpr_candidate) == (0.5, 1.0)
     (gap,) = found.gaps
-    assert (gap.attribute, gap.n_groups, gap.mismatch_gap, gap.highest, gap.lowest) == (
-        "group",
-        2,
-        0.25,
-        "a",
-        "b",
-    )
-    # b has three labelled items only: what needs labels is told of a alone
+    assert (gap.attribute, gap.n_groups, gap.mismatch_gap) == ("group", 2, 0.25)
+    assert (gap.highest, gap.lowest) == ("a", "b")
+    # b has three labeled items only: what needs labels is told of a alone
     assert math.isnan(gap.nfr_gap)
     assert (gap.worst_group_accuracy_reference, gap.worst_group_reference) == (1.0, "a")
     assert (gap.worst_group_accuracy_candidate, gap.worst_group_candidate) == (0.5, "a")
     assert gap.worst_group_accuracy_drop == 0.5
     positive = measures(gap, 1)
-    assert (positive["demographic_parity_difference"].reference, positive["demographic_parity_difference"].change) == (
-        0.25,
-        -0.25,
-    )
+    parity = positive["demographic_parity_difference"]
+    assert (parity.reference, parity.change) == (0.25, -0.25)
     assert positive["demographic_parity_ratio"].candidate == 1.0
     assert math.isnan(positive["equalized_odds_difference"].reference)
 
@@ -130,7 +129,7 @@ def test_every_group_is_its_items_alone():
 @pytest.mark.parametrize("classes", [2, 3])
 def test_fairness_measures_are_those_of_fairlearn(classes, overlapping):
     reference, candidate, labels, groups = simulated(classes=classes, overlapping=overlapping)
-    (gap,) = audited(reference, candidate, labels, groups, n_classes=classes, min_group_size=1).gaps
+    gap = gap_of(reference, candidate, labels, groups, n_classes=classes, min_group_size=1)
     items, sensitive = exploded(groups)
     by_measure = {}
     for label in range(classes):
@@ -148,7 +147,7 @@ def test_fairness_measures_are_those_of_fairlearn(classes, overlapping):
 
 
 def test_the_fairness_measures_come_worst_first_and_class_by_class():
-    (gap,) = audited(*simulated(classes=3), n_classes=3).gaps
+    gap = gap_of(*simulated(classes=3), n_classes=3)
     assert [row.label for row in gap.fairness] == [None, 0, 1, 2] * 5
     assert len({row.measure for row in gap.fairness}) == 5
 
@@ -158,8 +157,7 @@ def test_a_rate_without_items_is_left_out_of_a_difference():
     groups = ["a"] * 4 + ["b"] * 4 + ["c"] * 2
     labels = [1, 1, 0, 0] * 2 + [0, 0]
     answers = [1, 1, 0, 0, 1, 0, 0, 0, 0, 0]
-    found = audited(answers, answers, labels, groups, n_classes=2, min_group_size=2)
-    row = measures(found.gaps[0], 1)["equal_opportunity_difference"]
+    row = measures(gap_of(answers, answers, labels, groups, min_group_size=2), 1)["equal_opportunity_difference"]
     assert row.reference == 0.5
     assert fairlearn.metrics.equal_opportunity_difference(labels, answers, sensitive_features=groups) == 1.0
     assert row.n_skipped == 0
@@ -176,33 +174,29 @@ def zipf_halves(n=4000, classes=50):
 
 def test_classes_with_too_few_positives_do_not_make_the_worst():
     answers, labels, groups = zipf_halves()
-    (gap,) = audited(answers, answers, labels, groups, n_classes=50).gaps
+    gap = gap_of(answers, answers, labels, groups, n_classes=50)
     positives = np.stack([np.bincount(labels[np.array(groups) == name], minlength=50) for name in "xy"])
     enough = np.flatnonzero((positives >= 30).all(axis=0))
     assert 5 < len(enough) < 30
-    worst = measures(gap, None)
-    right = answers == labels
-    own = np.array(groups)
-    spreads = [
-        abs(np.subtract(*(right[(labels == label) & (own == name)].mean() for name in "xy"))) for label in enough
-    ]
-    assert worst["equal_opportunity_difference"].reference == pytest.approx(max(spreads))
-    assert max(spreads) < 0.2
-    assert worst["equal_opportunity_difference"].n_skipped == 50 - len(enough)
-    assert worst["equalized_odds_ratio"].n_skipped == 50 - len(enough)
+    worst, right, own = measures(gap, None), answers == labels, np.array(groups)
+    rates = [[right[(labels == label) & (own == name)].mean() for name in "xy"] for label in enough]
+    largest = np.abs(np.diff(rates)).max()
+    assert worst["equal_opportunity_difference"].reference == pytest.approx(largest)
+    assert largest < 0.2
+    for measure in ("equal_opportunity_difference", "equalized_odds_ratio"):
+        assert worst[measure].n_skipped == 50 - len(enough)
     assert worst["demographic_parity_difference"].n_skipped == 0
     for label in range(50):
         row = measures(gap, label)["equal_opportunity_difference"]
         assert math.isnan(row.reference) == (label not in enough) == row.n_skipped
-    (all_of_them,) = audited(answers, answers, labels, groups, n_classes=50, min_group_size=1).gaps
+    all_of_them = gap_of(answers, answers, labels, groups, n_classes=50, min_group_size=1)
     assert measures(all_of_them, None)["equal_opportunity_difference"].reference > 0.3
 
 
 def test_negatives_are_counted_as_well():
     # a has 4 positives and 1 negative, b 4 and 4: nothing is said of false positives
     labels, groups = [1] * 4 + [0] + [1] * 4 + [0] * 4, ["a"] * 5 + ["b"] * 8
-    (gap,) = audited(labels, labels, labels, groups, n_classes=2, min_group_size=4).gaps
-    rows = measures(gap, 1)
+    rows = measures(gap_of(labels, labels, labels, groups, min_group_size=4), 1)
     assert rows["equal_opportunity_difference"].reference == 0
     assert math.isnan(rows["equalized_odds_difference"].reference)
 
@@ -211,8 +205,8 @@ def test_of_many_classes_only_the_worst_are_kept():
     answers, labels, groups = zipf_halves()
     candidate = np.where(np.arange(len(labels)) % 9, answers, 3)
     inputs = (answers, candidate, labels, groups)
-    (whole,) = audited(*inputs, n_classes=50, min_group_size=5).gaps
-    (fewer,) = audited(*inputs, n_classes=50, min_group_size=5, most_classes=49).gaps
+    whole = gap_of(*inputs, n_classes=50, min_group_size=5)
+    fewer = gap_of(*inputs, n_classes=50, min_group_size=5, most_classes=49)
     np.testing.assert_equal(asdict(fewer) | {"fairness": ()}, asdict(whole) | {"fairness": ()})
     for measure in {row.measure for row in whole.fairness}:
         before = [row for row in whole.fairness if row.measure == measure]
@@ -274,11 +268,9 @@ def test_the_permutation_test_is_that_of_brute_force(groups):
     reference = np.zeros(12, dtype=int)
     for mismatched in ([0, 1, 2], [0, 8], [4, 5, 6, 7], [11], []):
         candidate = np.isin(np.arange(12), mismatched).astype(int)
-        (gap,) = audited(reference, candidate, reference, groups, n_classes=2, min_group_size=3, n_resamples=1).gaps
+        gap = gap_of(reference, candidate, reference, groups, min_group_size=3, n_resamples=1)
         names = [name for name, n in Counter(name for of in groups for name in of).items() if n >= 3]
-        expected = brute_force_p_value(
-            candidate, groups, [name for name in names if name != "tiny"] if "tiny" in names else names
-        )
+        expected = brute_force_p_value(candidate, groups, names)
         assert gap.p_value == pytest.approx(expected, abs=0.02)  # 4 standard errors of 10,000 permutations
 
 
@@ -287,7 +279,7 @@ def test_the_permutation_test_of_two_large_groups_is_exact():
     n_a, n_b, k_a, k_b = 300, 200, 100, 50
     candidate = np.concatenate([np.arange(n_a) < k_a, np.arange(n_b) < k_b]).astype(int)
     reference = np.zeros_like(candidate)
-    (gap,) = audited(reference, candidate, reference, ["a"] * n_a + ["b"] * n_b, n_classes=2, n_resamples=1).gaps
+    gap = gap_of(reference, candidate, reference, ["a"] * n_a + ["b"] * n_b, n_resamples=1)
     in_a = np.arange(k_a + k_b + 1)
     gaps = np.abs(in_a / n_a - (k_a + k_b - in_a) / n_b)
     chances = scipy.stats.hypergeom.pmf(in_a, n_a + n_b, k_a + k_b, n_a)
@@ -297,17 +289,12 @@ def test_the_permutation_test_of_two_large_groups_is_exact():
 @pytest.mark.parametrize("overlapping", [False, True])
 def test_intervals_are_those_of_a_bootstrap_of_the_items(overlapping):
     reference, candidate, labels, groups = simulated(n=2000, overlapping=overlapping)
-    (gap,) = audited(reference, candidate, labels, groups, n_classes=2, n_resamples=2000).gaps
+    gap = gap_of(reference, candidate, labels, groups, n_resamples=2000)
     inside = np.stack([members(groups, name) for name in "abcd"], axis=1)
     weights = np.random.default_rng(1).multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=2000)
-    n = weights @ inside
-
-    def rates(flags):
-        return (weights @ (inside & flags[:, None])) / n
-
-    mismatch_rates = rates(reference != candidate)
-    drawn = mismatch_rates.max(axis=1) - mismatch_rates.min(axis=1)
-    # of so many items the one more that a bound counts is nothing
+    rates = weights @ (inside & (reference != candidate)[:, None]) / (weights @ inside)
+    drawn = rates.max(axis=1) - rates.min(axis=1)
+    # with so many items the one more in a bound is nothing
     assert gap.upper_bound == pytest.approx(np.quantile(drawn, 0.95), abs=0.02)
 
 
@@ -315,7 +302,7 @@ def test_intervals_are_those_of_a_bootstrap_of_the_items(overlapping):
 def test_the_bound_on_the_drop_of_one_group_is_the_exact_one(lost, n):
     labels = np.zeros(n, dtype=int)
     candidate = (np.arange(n) < lost).astype(int)
-    (gap,) = audited(labels, candidate, labels, ["a"] * n, n_classes=2, n_resamples=40_000).gaps
+    gap = gap_of(labels, candidate, labels, ["a"] * n, n_resamples=40_000)
     assert gap.worst_group_accuracy_drop == pytest.approx(lost / n)
     # one in a hundred is kept for not knowing the worst group, of which there is no doubt here
     assert gap.drop_upper_bound == pytest.approx(upper_bound(lost, n, 0.96), rel=0.02)
@@ -325,7 +312,7 @@ def test_groups_without_a_mismatch_do_not_certify_that_there_is_no_gap():
     sizes = (30, 50)
     labels = np.zeros(sum(sizes), dtype=int)
     groups = ["a"] * sizes[0] + ["b"] * sizes[1]
-    (gap,) = audited(labels, labels, labels, groups, n_classes=2, n_resamples=40_000).gaps
+    gap = gap_of(labels, labels, labels, groups, n_resamples=40_000)
     assert gap.mismatch_gap == 0
     # the bound x solves P(both rates below x) = 0.95 for rates that no mismatch leaves open: 1 - (1 - x)^n each
     open_to = np.prod([1 - (1 - gap.upper_bound) ** n for n in sizes])
@@ -343,8 +330,7 @@ def share_held(rates_lost, *, sizes, accuracy, truth, name, samples=60):
         reference = (generator.random(len(groups)) >= accuracy).astype(int)
         lost = generator.random(len(groups)) < rates
         candidate = np.where(reference == 0, lost, reference).astype(int)
-        (gap,) = audited(reference, candidate, labels, groups, n_classes=2, n_resamples=200).gaps
-        held += getattr(gap, name) >= truth
+        held += getattr(gap_of(reference, candidate, labels, groups, n_resamples=200), name) >= truth
     return held / samples
 
 
@@ -362,7 +348,7 @@ def test_a_group_that_cannot_be_the_worst_does_not_count_for_the_bound_on_the_dr
     reference = np.concatenate([item < 150, item < 3])  # half wrong in a, hardly any in b
     candidate = np.concatenate([item < 153, item < 60])  # b loses far more, and is far from the worst
     groups = ["a"] * 300 + ["b"] * 300
-    (gap,) = audited(reference.astype(int), candidate.astype(int), labels, groups, n_classes=2).gaps
+    gap = gap_of(reference.astype(int), candidate.astype(int), labels, groups)
     assert gap.worst_group_candidate == "a"
     assert gap.worst_group_accuracy_drop == pytest.approx(0.01)
     assert 0.01 < gap.drop_upper_bound < 0.04
@@ -370,7 +356,7 @@ def test_a_group_that_cannot_be_the_worst_does_not_count_for_the_bound_on_the_dr
 
 def test_worst_groups_are_those_of_fairlearn():
     reference, candidate, labels, groups = simulated(classes=3)
-    (gap,) = audited(reference, candidate, labels, groups, n_classes=3).gaps
+    gap = gap_of(reference, candidate, labels, groups, n_classes=3)
     items, sensitive = exploded(groups)
     for model, answers in (("reference", reference), ("candidate", candidate)):
         lowest = fairlearn.metrics.accuracy_score_group_min(labels[items], answers[items], sensitive_features=sensitive)
@@ -385,18 +371,17 @@ def test_small_groups_are_shown_and_left_out_of_every_verdict():
     reference, candidate, labels, groups = simulated()
     before = audited(reference, candidate, labels, groups, n_classes=2)
     more = [(*names, "tiny") if item < 29 else names for item, names in enumerate(groups)]
-    candidate = candidate.copy()
     after = audited(reference, candidate, labels, more, n_classes=2)
     assert [row for row in after.rows if row.group != "tiny"] == list(before.rows)
     assert [row.small for row in after.rows if row.group == "tiny"] == [True]
     # draws are dealt to other sets of groups, everything else is the same
     assert after.gaps[0].fairness == before.gaps[0].fairness
-    for name in ("n_groups", "highest", "lowest", "worst_group_accuracy_candidate", "worst_group_reference"):
+    same = ("n_groups", "mismatch_gap", "highest", "lowest", "worst_group_accuracy_candidate", "worst_group_reference")
+    for name in same:
         assert getattr(after.gaps[0], name) == getattr(before.gaps[0], name)
-    assert after.gaps[0].mismatch_gap == before.gaps[0].mismatch_gap
     assert after.gaps[0].upper_bound == pytest.approx(before.gaps[0].upper_bound, abs=0.02)
-    judged = audited(reference, candidate, labels, more, n_classes=2, min_group_size=29)
-    assert judged.gaps[0].n_groups == before.gaps[0].n_groups + 1
+    judged = gap_of(reference, candidate, labels, more, min_group_size=29)
+    assert judged.n_groups == before.gaps[0].n_groups + 1
 
 
 def test_attributes_do_not_touch_each_other():
@@ -415,7 +400,7 @@ def test_the_seed_decides_the_draws():
     reference, _, labels, groups = simulated(n=120, overlapping=True)
     candidate = np.arange(120) % 2  # whatever the groups are
     inputs = (reference, candidate, labels, groups)
-    first, again, other = (audited(*inputs, n_classes=2, min_group_size=9, seed=seed).gaps[0] for seed in (3, 3, 4))
+    first, again, other = (gap_of(*inputs, min_group_size=9, seed=seed) for seed in (3, 3, 4))
     assert first == again
     assert first.mismatch_gap == other.mismatch_gap
     assert first.upper_bound != other.upper_bound
@@ -453,19 +438,19 @@ def test_identities(data):
     assert len(found.rates) == len(occurring)
     (gap,) = found.gaps
     judged = [row for row in found.rows if not row.small]
-    labelled = [row for row in judged if row.n_labelled >= 3]
+    labeled = [row for row in judged if row.n_labelled >= 3]
     assert gap.n_groups == len(judged)
     for found_gap, rates in (
         (gap.mismatch_gap, [row.mismatch_rate for row in judged]),
-        (gap.nfr_gap, [row.nfr for row in labelled]),
+        (gap.nfr_gap, [row.nfr for row in labeled]),
     ):
         if len(rates) < 2:
             assert math.isnan(found_gap)
         else:
             assert found_gap == pytest.approx(max(rates) - min(rates))
     assert math.isnan(gap.p_value) == math.isnan(gap.upper_bound) == (len(judged) < 2)
-    assert math.isnan(gap.drop_upper_bound) == (not labelled)
-    assert (gap.worst_group_reference == "") == (not labelled)
+    assert math.isnan(gap.drop_upper_bound) == (not labeled)
+    assert (gap.worst_group_reference == "") == (not labeled)
     for row in gap.fairness:
         values = [value for value in (row.reference, row.candidate) if not math.isnan(value)]
         assert all(0 <= value <= 1 for value in values)
@@ -532,21 +517,25 @@ def test_groups_are_in_the_order_of_their_first_item():
     assert [row.group for row in found.rows] == ["z", "b", "a"]
 
 
-def test_bad_inputs_are_refused():
-    groups = ["a"] * 3
-    with pytest.raises(ValueError, match=r"^labels must be in \[0, 2\), or -100 where unknown. Got 2.$"):
-        audited([0, 1, 0], [0, 1, 0], [0, 2, -100], groups, n_classes=2)
-    with pytest.raises(ValueError, match=r"^reference must be in \[0, 2\), one number per class. Got 5"):
-        audited([0, 5, 0], [0, 1, 0], [0, 1, 0], groups, n_classes=2)
-    with pytest.raises(ValueError, match=r"^candidate must be in \[0, 2\), one number per class. Got -100"):
-        audited([0, 1, 0], [0, -100, 0], [0, 1, 0], groups, n_classes=2)
-    with pytest.raises(ValueError, match="Both models must answer the same items. Got 3, 2, 3"):
-        audited([0, 1, 0], [0, 1], [0, 1, 0], groups, n_classes=2)
-    with pytest.raises(ValueError, match=r"must be integers of shape \[N\]"):
-        audited([0.5, 1, 0], [0, 1, 0], [0, 1, 0], groups, n_classes=2)
-    for name in ("min_group_size", "n_resamples"):
-        with pytest.raises(ValueError, match=f"{name} must be at least 1. Got 0."):
-            audited([0], [0], [0], ["a"], n_classes=2, **{name: 0})
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (([0, 1, 0], [0, 1, 0], [0, 2, -100]), r"^labels must be in \[0, 2\), or -100 where unknown. Got 2.$"),
+        (([0, 5, 0], [0, 1, 0], [0, 1, 0]), r"^reference must be in \[0, 2\), one number per class. Got 5"),
+        (([0, 1, 0], [0, -100, 0], [0, 1, 0]), r"^candidate must be in \[0, 2\), one number per class. Got -100"),
+        (([0, 1, 0], [0, 1], [0, 1, 0]), "Both models must answer the same items. Got 3, 2, 3"),
+        (([0.5, 1, 0], [0, 1, 0], [0, 1, 0]), r"must be integers of shape \[N\]"),
+    ],
+)
+def test_bad_answers_are_refused(answers, message):
+    with pytest.raises(ValueError, match=message):
+        audited(*answers, ["a"] * 3, n_classes=2)
+
+
+@pytest.mark.parametrize("name", ["min_group_size", "n_resamples"])
+def test_bad_options_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1. Got 0."):
+        GroupOptions(**{name: 0})
 
 
 def test_without_fairlearn_the_command_that_installs_it_is_named(monkeypatch):

@@ -38,7 +38,7 @@ def artifact(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "small"
     model = shipping.model(shrunk=True)
     onnx = shipping.exported(folder.with_name("exported"), model)
-    card = CardDetails(task="text-classification", base_model="tester/base", dataset="colours", name="tester/small")
+    card = CardDetails(task="text-classification", base_model="tester/base", dataset="colors", name="tester/small")
     details = ArtifactDetails(card, shipping.tokenizer(), timed_batch_sizes=())
     save_artifact(model, folder, reference=shipping.model(), dataset=hub_run.DATA, onnx=onnx, details=details)
     return folder

@@ -21,19 +21,6 @@ from hf_compalign.compress.prune import (
 pytestmark = pytest.mark.numeric
 
 
-def layers_of(model, **patterns):
-    names = prunable_weights(model, **patterns)
-    return {name: model.get_submodule(name.removesuffix(".weight")) for name in names}
-
-
-def unpadded(batch):
-    """The same items one by one, each without its padding."""
-    return [
-        {name: values[row : row + 1, : int(batch["attention_mask"][row].sum())] for name, values in batch.items()}
-        for row in range(len(batch["input_ids"]))
-    ]
-
-
 def twice(model):
     """The model with one layer for two, as in ALBERT."""
     layers = model.bert.encoder.layer
@@ -45,12 +32,17 @@ def n_hooks(model):
     return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
 
 
+def built(name="bert", **patterns):
+    model = zoo.build(name)
+    return model, zoo.inputs(model), zoo.prunable_layers(model, **patterns)
+
+
 # ---- the order ----
 
 
 def test_layers_that_read_the_same_are_one_group():
     model = zoo.build("bert")
-    groups = in_order(model, dict(reversed(layers_of(model).items())), zoo.inputs(model))
+    groups = in_order(model, dict(reversed(zoo.prunable_layers(model).items())), zoo.inputs(model))
     short = [[name.split("layer.")[1].removesuffix(".weight") for name in group.names] for group in groups]
     for layer in range(3):
         qkv, out, first, second = short[4 * layer : 4 * layer + 4]
@@ -62,24 +54,15 @@ def test_layers_that_read_the_same_are_one_group():
 
 def test_a_layer_that_runs_twice():
     model = twice(tiny.bert())
-    groups = in_order(model, layers_of(model), tiny_batch())
+    groups = in_order(model, zoo.prunable_layers(model), tiny.batch(tiny.texts(6)))
     assert [len(group.names) for group in groups] == [3, 1, 1, 1]
     assert {group.n_calls for group in groups} == {2}
 
 
-def tiny_batch(n=6):
-    rows = tiny.texts(n)
-    return {name: torch.tensor(rows[name]) for name in ("input_ids", "attention_mask", "labels")}
-
-
-def idle(model):
-    model.bert.idle = torch.nn.Linear(16, 16)
-    return model
-
-
 def test_a_layer_that_does_not_run_is_refused_by_name():
-    model = idle(tiny.bert())
-    layers, batch = layers_of(model), tiny_batch()
+    model = tiny.bert()
+    model.bert.idle = torch.nn.Linear(16, 16)
+    layers, batch = zoo.prunable_layers(model), tiny.batch(tiny.texts(6))
     message = r"layer bert.idle.weight does not run on the calibration data.*exclude=\['bert.idle'\]"
     with pytest.raises(ValueError, match=message):
         in_order(model, layers, batch)
@@ -103,7 +86,7 @@ def test_rows_are_the_tokens_that_go_in():
     mask = batch["attention_mask"].bool()
     rows = rows_into(model, layer, batch, n_calls=1)
     assert torch.equal(rows, seen[0][mask])
-    one_by_one = torch.cat([rows_into(model, layer, item, n_calls=1) for item in unpadded(batch)])
+    one_by_one = torch.cat([rows_into(model, layer, item, n_calls=1) for item in zoo.unpadded(batch)])
     assert tiny.distance(rows, one_by_one) < tiny.ROUNDING
 
 
@@ -119,7 +102,7 @@ def test_what_comes_after_does_not_run():
 def test_rows_of_a_layer_that_runs_twice():
     model = twice(tiny.bert())
     layer = model.bert.encoder.layer[0].intermediate.dense
-    batch = tiny_batch()
+    batch = tiny.batch(tiny.texts(6))
     rows = rows_into(model, layer, batch, n_calls=2)
     assert rows.shape == (2 * 6 * 6, 16)
     assert torch.equal(rows[:36], rows_into(model, layer, batch, n_calls=1))
@@ -133,8 +116,8 @@ def test_rows_of_choices_and_of_images():
     assert rows.shape == (int(batch["attention_mask"].sum()), 32)
     model = zoo.build("vit")
     batch = zoo.inputs(model)
-    (first, *_) = in_order(model, layers_of(model), batch)
-    rows = rows_into(model, layers_of(model)[first.names[0]], batch, n_calls=1)
+    (first, *_) = in_order(model, zoo.prunable_layers(model), batch)
+    rows = rows_into(model, zoo.prunable_layers(model)[first.names[0]], batch, n_calls=1)
     assert rows.shape == (5 * 5, 32)  # 4 patches and the class token
 
 
@@ -142,7 +125,7 @@ def test_modes_and_hooks_are_what_they_were():
     model = tiny.bert(dropout=0.5).train()
     model.bert.embeddings.eval()
     modes = [module.training for module in model.modules()]
-    layers, batch = layers_of(model), tiny_batch()
+    layers, batch = zoo.prunable_layers(model), tiny.batch(tiny.texts(6))
     groups = in_order(model, layers, batch)
     norms = input_norms(model, layers, [batch])
     rows = rows_into(model, layers[groups[2].names[0]], batch, n_calls=1)
@@ -160,14 +143,12 @@ def test_modes_and_hooks_are_what_they_were():
 
 
 def test_norms_against_a_loop():
-    model = zoo.build("bert")
-    batch = zoo.inputs(model)
-    layers = layers_of(model)
+    model, batch, layers = built()
     norms = input_norms(model, layers, [batch, zoo.inputs(model, n=3, seed=5)])
     for name, layer in layers.items():
         squares = np.zeros(layer.in_features)
         for part in (batch, zoo.inputs(model, n=3, seed=5)):
-            for item in unpadded(part):
+            for item in zoo.unpadded(part):
                 for token in rows_into(model, layer, item, n_calls=1).double().numpy():
                     squares += token**2
         np.testing.assert_allclose(norms[name], np.sqrt(squares), rtol=1e-5)
@@ -176,8 +157,8 @@ def test_norms_against_a_loop():
 
 def test_norms_count_every_call():
     model = twice(tiny.bert())
-    batch = tiny_batch()
-    for name, layer in layers_of(model).items():
+    batch = tiny.batch(tiny.texts(6))
+    for name, layer in zoo.prunable_layers(model).items():
         rows = rows_into(model, layer, batch, n_calls=2)
         torch.testing.assert_close(input_norms(model, {name: layer}, [batch])[name], rows.norm(dim=0))
 
@@ -186,9 +167,9 @@ def test_inputs_that_are_nan_are_refused():
     model = tiny.bert()
     with torch.no_grad():
         model.bert.encoder.layer[0].output.dense.bias[3] = torch.nan
-    layers = layers_of(model, include=["*layer.1*"])
+    layers = zoo.prunable_layers(model, include=["*layer.1*"])
     with pytest.raises(ValueError, match=r"The inputs of bert.encoder.layer.1.attention.* are NaN or infinite. Check"):
-        input_norms(model, layers, [tiny_batch()])
+        input_norms(model, layers, [tiny.batch(tiny.texts(6))])
     with pytest.raises(ValueError, match=r"The gradients of x on the calibration data are NaN .* in float16 it may"):
         check_finite("x", torch.tensor([1.0, torch.inf]), of="gradients")
 
@@ -202,7 +183,7 @@ def backward(model, batch):
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("case", ["bert", "vit", "choices", "twice", "frozen", "unlabelled", "modernbert"])
+@pytest.mark.parametrize("case", ["bert", "vit", "choices", "twice", "frozen", "unlabeled", "modernbert"])
 def test_gradients_are_those_of_backward(case):
     if case == "choices":
         model = zoo.build("bert", head="ForMultipleChoice")
@@ -211,7 +192,7 @@ def test_gradients_are_those_of_backward(case):
     batch = zoo.inputs(model)
     if case == "twice":
         model = twice(model)
-    if case != "unlabelled":
+    if case != "unlabeled":
         batch["labels"] = torch.tensor([0, 1, 1, 0, 1])
     if case == "frozen":
         model.requires_grad_(False)
@@ -220,7 +201,7 @@ def test_gradients_are_those_of_backward(case):
     for name, parameter in model.named_parameters():
         parameter.grad = kept[name] if parameter.requires_grad else None
     expected = backward(model, batch)
-    gradients = weight_gradients(model, layers_of(model), batch, own_loss)
+    gradients = weight_gradients(model, zoo.prunable_layers(model), batch, own_loss)
     assert set(gradients) == set(prunable_weights(model))
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7)
@@ -237,16 +218,14 @@ def test_gradients_of_part_of_the_model():
     for parameter in model.bert.encoder.layer[0].parameters():
         parameter.requires_grad_(False)
     batch = zoo.inputs(model)
-    layers = layers_of(model, include=["*layer.0*query", "*layer.2*dense"])
+    layers = zoo.prunable_layers(model, include=["*layer.0*query", "*layer.2*dense"])
     expected = backward(model, batch)
     for name, gradient in weight_gradients(model, layers, batch, own_loss).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7)
 
 
 def test_gradients_under_autocast_and_in_half_precision():
-    model = zoo.build("bert")
-    batch = zoo.inputs(model)
-    layers = layers_of(model)
+    model, batch, layers = built()
     expected = weight_gradients(model, layers, batch, own_loss)
 
     def mixed(model, batch):
@@ -263,16 +242,14 @@ def test_gradients_under_autocast_and_in_half_precision():
 
 
 def test_layers_that_do_not_matter_have_gradient_0():
-    model = zoo.build("bert")
-    layers = layers_of(model, include=["*layer.2*"])
-    gradients = weight_gradients(model, layers, zoo.inputs(model), lambda m, b: m.bert.embeddings(b["input_ids"]).sum())
+    model, batch, layers = built(include=["*layer.2*"])
+    gradients = weight_gradients(model, layers, batch, lambda m, b: m.bert.embeddings(b["input_ids"]).sum())
     assert gradients == {}
-    gradients = weight_gradients(
-        model,
-        layers,
-        zoo.inputs(model),
-        lambda m, b: m.bert(**b, output_hidden_states=True).hidden_states[1].square().sum(),
-    )
+
+    def of_the_first_layer(model, batch):
+        return model.bert(**batch, output_hidden_states=True).hidden_states[1].square().sum()
+
+    gradients = weight_gradients(model, layers, batch, of_the_first_layer)
     assert len(gradients) == len(layers)
     assert not any(gradient.any() for gradient in gradients.values())
 
@@ -280,7 +257,7 @@ def test_layers_that_do_not_matter_have_gradient_0():
 def test_hooks_are_gone_after_an_error():
     model = zoo.build("bert")
     with pytest.raises(ValueError, match="loss must return a scalar"):
-        weight_gradients(model, layers_of(model), zoo.inputs(model), lambda m, b: m(**b).logits)
+        weight_gradients(model, zoo.prunable_layers(model), zoo.inputs(model), lambda m, b: m(**b).logits)
     assert n_hooks(model) == 0
 
 
@@ -302,5 +279,5 @@ def test_moments_are_those_of_all_tokens_together(mean):
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
     together = np.cov(np.hstack([x, y]).T, bias=True)
     for got, expected in zip(statistics.moments(centered=True), (together[:5, 5:], together[5:, 5:]), strict=True):
-        # A float32 of 1000 has 6e-5 to its neighbour; without the shift the products would lose 0.1.
+        # A float32 of 1000 has 6e-5 to its neighbor; without the shift the products would lose 0.1.
         np.testing.assert_allclose(got, expected, atol=1e-6 if mean == 0 else 1e-4)

@@ -24,14 +24,9 @@ def counts(draw):
 
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
 @pytest.mark.parametrize(("k", "n"), COUNTS)
-def test_wilson_is_that_of_statsmodels(k, n, level):
+def test_interval_and_bound_are_those_of_scipy_and_statsmodels(k, n, level):
     expected = proportion_confint(k, n, alpha=1 - level, method="wilson")
     assert wilson_interval(k, n, level) == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
-@pytest.mark.parametrize(("k", "n"), COUNTS)
-def test_the_upper_bound_is_the_exact_one_of_scipy_and_statsmodels(k, n, level):
     # One-sided at level is the upper end of the two-sided interval at 1 - 2 (1 - level).
     _, expected = proportion_confint(k, n, alpha=2 * (1 - level), method="beta")
     assert upper_bound(k, n, level) == pytest.approx(expected, abs=1e-9)
@@ -63,9 +58,6 @@ def test_mcnemar_is_that_of_statsmodels(lost, gained):
     expected = statsmodels_mcnemar([[1, lost], [gained, 1]], exact=True).pvalue
     assert mcnemar(lost, gained) == pytest.approx(expected)
     assert mcnemar(lost, gained) == pytest.approx(scipy.stats.binomtest(lost, lost + gained).pvalue)
-
-
-def test_mcnemar_of_a_model_with_itself_is_one():
     assert mcnemar(0, 0) == 1.0
 
 
@@ -76,16 +68,13 @@ def test_impossible_counts_are_refused(function):
             function(k, n)
 
 
-def test_impossible_levels_are_refused():
+def test_impossible_levels_and_flips_are_refused():
     with pytest.raises(ValueError, match=r"level must be in \(0, 1\). Got 95. Did you mean 0.95\?"):
         check_level(95)
     with pytest.raises(ValueError, match=r"Got 1.$"):
         upper_bound(1, 2, 1)
     with pytest.raises(ValueError, match=r"Got 0.$"):
         wilson_interval(1, 2, 0)
-
-
-def test_negative_flips_are_refused():
     with pytest.raises(ValueError, match=r"cannot be negative. Got -1 and 3"):
         mcnemar(-1, 3)
 
@@ -99,16 +88,12 @@ def test_holm_is_that_of_statsmodels(seed):
     assert holm(p_values) == pytest.approx(expected, rel=1e-12)
 
 
-def test_holm_by_hand():
+def test_holm_by_hand_and_without_what_was_not_tested():
     assert holm([0.04, 0.01, 0.03]).tolist() == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.5, 0.6]).tolist() == [1, 1]
     assert holm([0.2]).tolist() == [0.2]
     assert holm([]).tolist() == []
-
-
-def test_holm_leaves_out_what_was_not_tested():
-    found = holm([math.nan, 0.01, 0.04, math.nan])
-    np.testing.assert_array_equal(found, [math.nan, 0.02, 0.04, math.nan])
+    np.testing.assert_array_equal(holm([math.nan, 0.01, 0.04, math.nan]), [math.nan, 0.02, 0.04, math.nan])
     assert np.isnan(holm([math.nan])).all()
 
 

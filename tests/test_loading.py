@@ -1,4 +1,4 @@
-"""What was saved is opened again: the same weights, the same answers, the stock class; or an error that says why."""
+"""A saved model opens with the same weights, the same answers and the stock class; or an error says why not."""
 
 import json
 import logging
@@ -55,18 +55,10 @@ def test_saved_and_loaded_twice(name, layers, tmp_path):
 @pytest.mark.parametrize(
     ("name", "head"),
     [
+        *(("bert", f"For{task}") for task in ("TokenClassification", "QuestionAnswering", "MultipleChoice")),
+        *((name, "ForMaskedLM") for name in ("bert", "roberta", "distilbert", "electra", "mpnet", "modernbert")),
+        *((name, "ForMaskedLM") for name in ("deberta", "deberta-v2")),
         ("bert", "Model"),
-        ("bert", "ForMaskedLM"),
-        ("bert", "ForTokenClassification"),
-        ("bert", "ForQuestionAnswering"),
-        ("bert", "ForMultipleChoice"),
-        ("roberta", "ForMaskedLM"),
-        ("distilbert", "ForMaskedLM"),
-        ("electra", "ForMaskedLM"),
-        ("mpnet", "ForMaskedLM"),
-        ("deberta", "ForMaskedLM"),
-        ("deberta-v2", "ForMaskedLM"),
-        ("modernbert", "ForMaskedLM"),
         ("vit", "Model"),
         ("deit", "ForImageClassificationWithTeacher"),
         ("dinov2", "Model"),
@@ -119,9 +111,9 @@ def test_cut_again_after_loading(tmp_path):
 )
 def test_equal_widths_need_no_loader(name, tmp_path):
     model = zoo.build(name)
-    honours_heads = name in ("vit", "deit", "beit")
+    config_has_heads = name in ("vit", "deit", "beit")
     n = 32 if name == "dinov2" else 12
-    heads = (0, 2) if honours_heads else (0, 1, 2, 3)
+    heads = (0, 2) if config_has_heads else (0, 1, 2, 3)
     cut_(model, ShrinkPlan(tuple(LayerPlan(index, heads, tuple(range(index, index + n))) for index in (0, 2))))
     model.save_pretrained(tmp_path)
     stock, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
@@ -138,8 +130,9 @@ def test_other_widths_are_not_opened_wrongly_without_the_loader(name, tmp_path):
         type(model).from_pretrained(tmp_path)
 
 
-def test_ordinary_folders_are_opened(tmp_path):
-    model = zoo.build("vit")
+@pytest.mark.parametrize("compression", [{}, {"compression": {"version": 1, "other": {"bits": 8}}}])
+def test_ordinary_folders_and_those_of_other_compressions_are_opened(tmp_path, compression):
+    model = zoo.build("vit", **compression)
     model.save_pretrained(tmp_path)
     check_same(load_compressed(tmp_path), model)
 
@@ -172,13 +165,6 @@ def test_a_masked_model_that_cannot_be_cut(tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"cannot be cut as its config says. dropped_layers must be among 0 to 2"):
         load_compressed(tmp_path)
-
-
-def test_other_compressions_are_no_business_of_the_loader(tmp_path):
-    model = zoo.build("bert")
-    model.config.compression = {"version": 1, "other": {"bits": 8}}
-    model.save_pretrained(tmp_path)
-    check_same(load_compressed(tmp_path), model)
 
 
 # ---- arguments ----
@@ -227,7 +213,7 @@ def test_nothing_there(where):
         load_compressed(where)
 
 
-def test_no_config(folder):
+def test_a_config_that_is_not_json(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="No model could be loaded from"):
         load_compressed(folder)
@@ -272,19 +258,18 @@ def test_pickles_are_not_opened(folder):
         load_compressed(folder)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
-def test_truncated_weights(folder, share):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(lambda whole, share=share: whole[: int(share * len(whole))] for share in (0.0, 0.001, 0.5, 0.99)),
+        lambda whole: b"\xff" * 64 + whole[64:],
+    ],
+)
+def test_damaged_weights(folder, damage):
     path = folder / "model.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match="could not be read into .* missing, damaged, or not those of its config"):
-        load_compressed(folder)
-
-
-def test_a_header_that_is_no_header(folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(b"\xff" * 64 + path.read_bytes()[64:])
-    with pytest.raises(ValueError, match=r"damaged.* Copy or download the whole folder again"):
+    path.write_bytes(damage(path.read_bytes()))
+    message = "read into .* missing, damaged, or not those of its config. Copy or download the whole folder again"
+    with pytest.raises(ValueError, match=message):
         load_compressed(folder)
 
 
@@ -307,7 +292,7 @@ def test_missing_weights(folder, compressed):
 
 def test_weights_too_many(folder):
     change_weights(folder, lambda tensors: tensors.update({"bert.encoder.layer.2.output.dense.bias": torch.ones(32)}))
-    with pytest.raises(ValueError, match=r"hold besides bert.encoder.layer.2.output.dense.bias \(1 in all\)"):
+    with pytest.raises(ValueError, match=r"they also hold bert.encoder.layer.2.output.dense.bias \(1 in all\)"):
         load_compressed(folder)
 
 
@@ -378,9 +363,8 @@ def test_a_malformed_entry(folder, compression):
 
 def test_an_architecture_that_cannot_be_shrunk(tmp_path):
     config = transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=9, architectures=["GPT2Model"])
-    model = transformers.GPT2Model(config)
-    model.config.compression = widths((1, 4))
-    model.save_pretrained(tmp_path)
+    config.compression = widths((1, 4))
+    transformers.GPT2Model(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"GPT2Model \(model type 'gpt2'\).* The supported types are beit, bert"):
         load_compressed(tmp_path)
 

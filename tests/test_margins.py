@@ -56,13 +56,10 @@ def test_flips_where_the_reference_is_unsure():
     assert rates == [1.0] + [0.0] * 9
 
 
-def test_equal_margins_are_one_row():
+def test_equal_margins_are_one_row_and_no_items_none():
     only = mismatches_by_margin([0, 0], [0, 1], [0.5, 0.5])
     assert only == (MarginRow(0.5, 0.5, 2, 1, 0.5, only[0].mismatch_rate_interval),)
     assert mismatches_by_margin([0], [0], [0.25])[0].n == 1
-
-
-def test_no_items_are_no_rows():
     assert mismatches_by_margin([], [], []) == ()
 
 

@@ -15,6 +15,7 @@ from scipy.spatial.distance import jensenshannon
 from transformers import EvalPrediction
 
 import hf_compalign.metrics
+from hf_compalign.measure.attribution import SIMILARITIES, similarities
 from hf_compalign.measure.statistics import Cells, kl_divergence
 from hf_compalign.measure.statistics import class_bias as measured_class_bias
 from hf_compalign.metrics import load_metric
@@ -26,6 +27,7 @@ TEACHER = [0, 0, 1, 1, 1, 2]
 STUDENT = [0, 1, 0, 1, 2, 0]
 LABELS = [0, 0, 0, 0, 0, -100]
 INPUTS = {"predictions": STUDENT, "references": LABELS, "teacher_predictions": TEACHER}
+SAME = {name: [0, 1] for name in INPUTS}
 FOUND = {
     "mismatch_rate": 4 / 6,
     "agreement": 2 / 6,
@@ -41,6 +43,12 @@ FOUND = {
     "cie_u": 1,
 }
 
+mismatch = pytest.fixture(lambda: load_metric("mismatch"), scope="module")
+shift = pytest.fixture(lambda: load_metric("prediction_shift"), scope="module")
+calibration = pytest.fixture(lambda: load_metric("calibration_shift"), scope="module")
+bias = pytest.fixture(lambda: load_metric("class_bias"), scope="module")
+agreement = pytest.fixture(lambda: load_metric("attribution_agreement"), scope="module")
+
 TOY = """
 import datasets
 import evaluate
@@ -54,11 +62,6 @@ class Toy(evaluate.Metric):
     def _compute(self, predictions, references):
         return {"n": len(predictions)}
 """
-
-
-@pytest.fixture(scope="module")
-def mismatch():
-    return load_metric("mismatch")
 
 
 def test_numbers_by_hand(mismatch):
@@ -84,41 +87,28 @@ def test_numbers_are_those_of_the_comparison(mismatch):
 
 
 def test_a_model_against_itself(mismatch):
-    found = mismatch.compute(predictions=[0, 1], references=[0, 1], teacher_predictions=[0, 1])
+    found = mismatch.compute(**SAME)
     assert (found["cie"], found["agreement"], found["nfr"], found["accuracy_change"]) == (0, 1, 0, 0)
     assert math.isnan(found["bec"])
 
 
 def test_probabilities_add_divergences(mismatch):
     p, q = [[1.0, 0.0], [0.3, 0.7]], [[0.5, 0.5], [0.3, 0.7]]
-    found = mismatch.compute(
-        predictions=[0, 1],
-        references=[0, 1],
-        teacher_predictions=[0, 1],
-        probabilities=q,
-        teacher_probabilities=p,
-    )
+    found = mismatch.compute(**SAME, probabilities=q, teacher_probabilities=p)
     assert found["kl"] == pytest.approx(math.log(2) / 2)
     assert found["kl"] == pytest.approx(kl_divergence(np.log([[1, 1e-300], p[1]]), np.log(q)).mean())
     assert 0 < found["probability_loyalty"] < 1
 
 
-def test_probabilities_of_one_model_are_refused(mismatch):
-    with pytest.raises(ValueError, match="need both models' probabilities"):
-        mismatch.compute(**INPUTS, probabilities=[[1.0, 0.0, 0.0]] * 6)
-
-
-def test_logits_for_probabilities_are_refused(mismatch):
+def test_probabilities_that_do_not_fit_are_refused(mismatch):
     p = [[1.0, 0.0, 0.0]] * 6
+    with pytest.raises(ValueError, match="need both models' probabilities"):
+        mismatch.compute(**INPUTS, probabilities=p)
+    with pytest.raises(ValueError, match=r"teacher_probabilities must be 6 rows, .* Got shape \[5, 3\]"):
+        mismatch.compute(**INPUTS, probabilities=p, teacher_probabilities=p[:5])
     for wrong in ([[2.0, 0.0, 0.0]] * 6, [[-0.5, 1.5, 0.0]] * 6):
         with pytest.raises(ValueError, match=r"rows of probabilities must not be neg.* Take the softmax of logits"):
             mismatch.compute(**INPUTS, probabilities=wrong, teacher_probabilities=p)
-
-
-def test_probabilities_of_other_items_are_refused(mismatch):
-    p = [[1.0, 0.0, 0.0]] * 6
-    with pytest.raises(ValueError, match=r"teacher_probabilities must be 6 rows, .* Got shape \[5, 3\]"):
-        mismatch.compute(**INPUTS, probabilities=p, teacher_probabilities=p[:5])
 
 
 def test_batches_are_the_whole(mismatch):
@@ -153,9 +143,8 @@ def test_nothing_is_written_to_the_cache(mismatch):
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(
-        ValueError, match=r"There is no metric 'mismatches'. Available: .*\bmismatch, prediction_shift.$"
-    ):
+    message = r"There is no metric 'mismatches'. Available: .*\bmismatch, prediction_shift.$"
+    with pytest.raises(ValueError, match=message):
         load_metric("mismatches")
 
 
@@ -164,21 +153,6 @@ def tables(n, n_classes=3, seed=0):
     generator = np.random.default_rng(seed)
     teacher, student = generator.dirichlet(np.ones(n_classes), (2, n))
     return teacher, student, generator.integers(0, n_classes, n)
-
-
-@pytest.fixture(scope="module")
-def shift():
-    return load_metric("prediction_shift")
-
-
-@pytest.fixture(scope="module")
-def calibration():
-    return load_metric("calibration_shift")
-
-
-@pytest.fixture(scope="module")
-def bias():
-    return load_metric("class_bias")
 
 
 @pytest.mark.parametrize("name", ["prediction_shift", "calibration_shift", "class_bias"])
@@ -206,13 +180,10 @@ def test_the_shift_of_certain_models(shift):
 
 def test_the_shift_is_that_of_mismatch(shift, mismatch):
     p, q, labels = tables(20)
-    found = shift.compute(probabilities=q, teacher_probabilities=p)
-    other = mismatch.compute(
-        predictions=labels, references=labels, teacher_predictions=labels, probabilities=q, teacher_probabilities=p
-    )
-    assert {name: other[name] for name in ("kl", "probability_loyalty")} == {
-        name: found[name] for name in ("kl", "probability_loyalty")
-    }
+    both = {"probabilities": q, "teacher_probabilities": p}
+    found, other = shift.compute(**both), mismatch.compute(**dict.fromkeys(INPUTS, labels), **both)
+    for name in ("kl", "probability_loyalty"):
+        assert other[name] == found[name]
 
 
 def test_logits_that_do_not_fit_are_refused(shift):
@@ -240,12 +211,9 @@ def test_logits_that_do_not_fit_are_refused(shift):
 )
 def test_what_are_no_probabilities_is_refused(shift, calibration, mismatch, wrong, message):
     given = {"probabilities": [[0.5, 0.5]] * 2, "teacher_probabilities": wrong}
-    with pytest.raises(ValueError, match=message):
-        shift.compute(**given)
-    with pytest.raises(ValueError, match=message):
-        calibration.compute(references=[0, 1], **given)
-    with pytest.raises(ValueError, match=message):
-        mismatch.compute(predictions=[0, 1], references=[0, 1], teacher_predictions=[0, 1], **given)
+    for metric, more in ((shift, {}), (calibration, {"references": [0, 1]}), (mismatch, SAME)):
+        with pytest.raises(ValueError, match=message):
+            metric.compute(**given, **more)
 
 
 def test_half_precision_sums_to_one_closely_enough(shift):
@@ -309,10 +277,10 @@ def test_bias_is_that_of_the_measure(bias):
     found = bias.compute(predictions=student, references=labels, teacher_predictions=teacher)
     expected = measured_class_bias(teacher, student, labels, 4)
     assert (found["cev"], found["sde"], found["n_skipped"]) == (expected.cev, expected.sde, 0)
-    for ours, theirs in (("fpr", "fpr_candidate"), ("teacher_fpr", "fpr_reference"), ("fpr_change", "fpr_change")):
-        for kind in ("fpr", "fnr"):
-            name = theirs.replace("fpr", kind)
-            assert found[ours.replace("fpr", kind)] == [getattr(row, name) for row in expected.rows]
+    for rate in ("fpr", "fnr"):
+        names = {rate: f"{rate}_candidate", f"teacher_{rate}": f"{rate}_reference", f"{rate}_change": f"{rate}_change"}
+        for ours, theirs in names.items():
+            assert found[ours] == [getattr(row, theirs) for row in expected.rows]
 
 
 def test_bias_counts_the_classes_that_occur_or_are_named(bias):
@@ -339,8 +307,74 @@ def test_all_of_them_combined_in_batches(mismatch, shift, calibration, bias):
     for rows in (slice(0, 20), slice(20, 30)):
         combined.add_batch(**{name: values[rows] for name, values in inputs.items()})
     found = combined.compute()
-    answers = {name: inputs[name] for name in ("predictions", "references", "teacher_predictions")}
+    answers = {name: inputs[name] for name in INPUTS}
     rows = {name: inputs[name] for name in ("probabilities", "teacher_probabilities")}
     expected = mismatch.compute(**answers) | shift.compute(**rows)
     expected |= calibration.compute(references=labels, **rows) | bias.compute(**answers)
     assert found == expected
+
+
+# Two examples that the models answer alike, one that they do not.
+EXPLAINED = {
+    "predictions": [0, 1, 0],
+    "teacher_predictions": [0, 1, 1],
+    "attributions": [[3.0, 4.0, 0.0], [0.0, 0.0, -2.0], [1.0, 0.0]],
+    "teacher_attributions": [[3.0, 4.0, 0.0], [0.0, 0.0, 2.0], [0.6, 0.8]],
+}
+
+
+def test_agreement_by_hand(agreement):
+    found, items = agreement.compute(**EXPLAINED, top_k=1), ("", "_agreeing", "_mismatches")
+    assert found.keys() == {f"{name}{suffix}" for name in SIMILARITIES for suffix in items}
+    assert [found[f"cosine{suffix}"] for suffix in items] == pytest.approx([0.2, 0, 0.6])
+    assert [found[f"top_k_overlap{suffix}"] for suffix in items] == pytest.approx([2 / 3, 1, 0])
+    assert found["weighted_jaccard_mismatches"] == pytest.approx(0.6 / 1.8)
+    assert found["spearman_mismatches"] == pytest.approx(-1)
+    assert {type(value) for value in found.values()} == {float}
+
+
+def test_agreement_is_the_mean_of_the_similarities(agreement):
+    rng = np.random.default_rng(0)
+    student, teacher = ([rng.normal(size=n).tolist() for n in range(6, 14)] for _ in range(2))
+    found = agreement.compute(
+        predictions=[0] * 8, teacher_predictions=[0] * 8, attributions=student, teacher_attributions=teacher
+    )
+    each = [similarities(*pair) for pair in zip(student, teacher, strict=True)]
+    for name in SIMILARITIES:
+        assert found[name] == found[f"{name}_agreeing"] == pytest.approx(np.mean([one[name] for one in each]))
+        assert math.isnan(found[f"{name}_mismatches"])
+
+
+def test_agreement_loaded_by_path_in_batches(agreement):
+    metric = evaluate.load(str(FOLDER / "attribution_agreement"), keep_in_memory=True)
+    assert metric.name == "attribution_agreement"
+    for rows in (slice(1), slice(1, 3)):
+        metric.add_batch(**{name: values[rows] for name, values in EXPLAINED.items()})
+    assert metric.compute() == pytest.approx(agreement.compute(**EXPLAINED), nan_ok=True)
+
+
+def test_agreement_combined_with_the_mismatches(mismatch, agreement):
+    both = evaluate.combine([mismatch, agreement])
+    both.add_batch(references=[0, 1, 1], **EXPLAINED)
+    found = both.compute()
+    assert (found["cie"], found["cie_u"]) == (1, 1)
+    assert found["cosine"] == pytest.approx(0.2)
+
+
+def test_agreement_leaves_out_what_is_not_defined(agreement):
+    found = agreement.compute(
+        predictions=[0, 0], teacher_predictions=[0, 0], attributions=[[], [1.0, 2.0]], teacher_attributions=[[], [1, 2]]
+    )
+    assert found["cosine"] == pytest.approx(1)
+    assert math.isnan(found["top_k_overlap"])  # no example has more than 5 scores
+
+
+def test_bad_attributions_are_refused(agreement):
+    with pytest.raises(ValueError, match=r"inputs are missing: \['teacher_attributions'\]"):
+        agreement.compute(**{name: values for name, values in EXPLAINED.items() if name != "teacher_attributions"})
+    with pytest.raises(ValueError, match=r"equally many scores. Got the shapes \[2\] and \[1\]"):
+        agreement.compute(
+            predictions=[0], teacher_predictions=[0], attributions=[[1.0]], teacher_attributions=[[1.0, 2.0]]
+        )
+    with pytest.raises(ValueError, match="top_k must be at least 1"):
+        agreement.compute(**EXPLAINED, top_k=0)

@@ -17,6 +17,7 @@ from torch import nn
 from hf_compalign.compress.export import (
     calibrate_graph,
     export_graph,
+    file_config,
     graph_layers,
     opset_of,
     output_layers,
@@ -62,15 +63,18 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def int8(exported, tmp_path):
-    """A BERT's INT8 file, all layers but the classifier, as a graph and its tensors."""
+    """The tensors of a BERT's INT8 file, of all layers but the classifier."""
     _, path = exported("bert")
     quantize_graph(path, tmp_path / "int8.onnx", mode="dynamic", keep_float=["classifier"])
-    graph = onnx.load(tmp_path / "int8.onnx").graph
-    return graph, {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    return tensors_of(tmp_path / "int8.onnx")
 
 
 def nodes(path):
     return onnx.load(path).graph.node
+
+
+def tensors_of(path):
+    return {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
 
 
 def layers_of(path, *operators):
@@ -79,12 +83,12 @@ def layers_of(path, *operators):
 
 
 def answers(path, model, batch):
-    return OnnxModel(path, config=with_architecture(model))(**batch)["logits"]
+    return OnnxModel(path, config=file_config(model))(**batch)["logits"]
 
 
-def with_architecture(model):
-    model.config.architectures = [type(model).__name__]
-    return model.config
+def logits(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits
 
 
 # ---- export ----
@@ -95,9 +99,7 @@ def with_architecture(model):
 def test_the_file_answers_like_the_model_at_other_sizes_than_it_was_traced_with(exported, name, n_items, length):
     model, path = exported(name)
     batch = sample_inputs(model, n_items=n_items, length=length)
-    with torch.no_grad():
-        expected = model(**batch).logits
-    assert tiny.distance(answers(path, model, batch), expected) < tiny.ROUNDING
+    assert tiny.distance(answers(path, model, batch), logits(model, batch)) < tiny.ROUNDING
 
 
 def test_padding_changes_nothing(exported):
@@ -114,12 +116,8 @@ def test_inputs_outputs_and_axes_have_the_usual_names(exported):
         for value in (*graph.input, *graph.output)
     }
     text = ["batch_size", "sequence_length"]
-    assert shapes == {
-        "input_ids": text,
-        "attention_mask": text,
-        "token_type_ids": text,
-        "logits": ["batch_size", 3],
-    }
+    inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), text)
+    assert shapes == inputs | {"logits": ["batch_size", 3]}
     [pixels] = onnx.load(exported("vit")[1]).graph.input
     assert [dim.dim_param or dim.dim_value for dim in pixels.type.tensor_type.shape.dim] == ["batch_size", 1, 8, 8]
 
@@ -132,7 +130,7 @@ def test_nodes_are_named_after_modules_and_nothing_else_is_kept(exported):
     assert {name.rpartition("/")[0] for name in names} <= modules
     assert "bert.encoder.layer.1.attention.self.query/MatMul" in names
     assert not any(node.metadata_props or node.doc_string for node in nodes(path))
-    tensors = {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
+    tensors = tensors_of(path)
     weight = model.bert.encoder.layer[0].intermediate.dense.weight
     np.testing.assert_array_equal(tensors["bert.encoder.layer.0.intermediate.dense.weight.T"], weight.detach().T)
 
@@ -157,10 +155,8 @@ def test_the_export_is_silent_and_leaves_the_model_as_it_was(tmp_path, caplog):
     assert model.config.to_dict() == config
     assert model.config._attn_implementation == attention
     assert [parameter.requires_grad for parameter in model.parameters()].count(False) == 5
-    model.eval()
-    batch = sample_inputs(model, n_items=3)
-    with torch.no_grad():
-        assert tiny.distance(answers(tmp_path / "model.onnx", model, batch), model(**batch).logits) < tiny.ROUNDING
+    batch = sample_inputs(model.eval(), n_items=3)
+    assert tiny.distance(answers(tmp_path / "model.onnx", model, batch), logits(model, batch)) < tiny.ROUNDING
 
 
 def test_half_precision_is_written_in_float32_and_more_than_a_message_holds_beside_the_file(tmp_path, monkeypatch):
@@ -170,8 +166,7 @@ def test_half_precision_is_written_in_float32_and_more_than_a_message_holds_besi
     export_graph(model, path)
     assert model.dtype == torch.bfloat16
     batch = sample_inputs(model, n_items=3)
-    with torch.no_grad():
-        expected = tiny.bert().bfloat16().float().eval()(**batch).logits
+    expected = logits(tiny.bert().bfloat16().float().eval(), batch)
     assert tiny.distance(answers(path, model, batch), expected) < tiny.ROUNDING
 
     ranges = calibrate_graph(path, [batch])
@@ -264,8 +259,7 @@ def test_dynamic_int8_is_of_the_layers_that_were_asked_for(exported, tmp_path):
 
 
 def test_a_quantized_weight_is_what_the_formula_says(exported, int8):
-    model, _ = exported("bert")
-    _, tensors = int8
+    (model, _), tensors = exported("bert"), int8
     for name, stored in (
         ("bert.encoder.layer.0.intermediate.dense", "bert.encoder.layer.0.intermediate.dense.weight.T"),
         ("bert.pooler.dense", "bert.pooler.dense.weight_Transposed"),
@@ -292,9 +286,8 @@ def test_keeping_every_layer_gives_the_float_graph(exported, tmp_path):
 
 @pytest.mark.parametrize("kind", ["bert", "vit"])
 def test_in_static_int8_what_stays_float_reads_float(exported, tmp_path, kind):
-    """The query is in INT8 alone: what reads the same tensor, other layers and sums, is to notice nothing."""
-    _, path = exported(kind)
-    model, _ = exported(kind)
+    """Only the query is in INT8: other layers and sums that read the same tensor must not notice."""
+    model, path = exported(kind)
     layers = graph_layers(path, "static")
     query = next(name for name in layers if name.endswith(("query", "q_proj")))
     ranges = calibrate_graph(path, [sample_inputs(model)])
@@ -318,21 +311,19 @@ def test_static_int8_uses_the_ranges_of_the_calibration_data(exported, tmp_path)
     kept = ["classifier", "vit.layers.1.mlp.fc1"]
     assert {*kept} <= {*graph_layers(path, "static")}
     quantize_graph(path, tmp_path / "int8.onnx", mode="static", keep_float=kept, ranges=ranges)
-    graph = onnx.load(tmp_path / "int8.onnx").graph
-    tensors = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     pixels = torch.cat([batch["pixel_values"] for batch in batches])
     expected = float(pixels.max() - pixels.min()) / 255
-    assert tensors["pixel_values_scale"] == pytest.approx(expected, rel=1e-5)
-    dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    assert tensors_of(tmp_path / "int8.onnx")["pixel_values_scale"] == pytest.approx(expected, rel=1e-5)
+    made = nodes(tmp_path / "int8.onnx")
+    dequantized = {node.output[0] for node in made if node.op_type == "DequantizeLinear"}
     found = {
         node.name.rpartition("/")[0]
-        for node in graph.node
+        for node in made
         if node.op_type in ("MatMul", "Gemm", "Conv") and node.input[1] in dequantized
     }
     assert found == {*graph_layers(path, "static")} - {*kept}
-    with torch.no_grad():
-        logits = model(pixels).logits
-    assert (answers(tmp_path / "int8.onnx", model, {"pixel_values": pixels}) - logits).abs().max() < 0.2
+    batch = {"pixel_values": pixels}
+    assert (answers(tmp_path / "int8.onnx", model, batch) - logits(model, batch)).abs().max() < 0.2
 
 
 def test_bad_arguments_are_refused(exported, tmp_path):

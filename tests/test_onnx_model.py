@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from test_predict import NAMED, reviews, tokenizer
+from tiny import NAMED, reviews, tokenizer, without_equal_tensors
 from transformers import BertConfig, ViTConfig
 
 from hf_compalign import audit, predict
@@ -22,10 +22,7 @@ from hf_compalign.tasks import task_of
 def place(tmp_path_factory):
     """torch/: a model and its tokenizer; repo/: the layout of the Hub, with two files in onnx/."""
     folder = tmp_path_factory.mktemp("onnx")
-    model = tiny.bert(**NAMED).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # equal tensors, like biases that are all 0, would be in the file once
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    model = without_equal_tensors(tiny.bert(**NAMED).eval())
     for name in ("torch", "repo"):
         model.save_pretrained(folder / name)
         tokenizer().save_pretrained(folder / name)
@@ -43,16 +40,19 @@ def path(place):
     return place / "repo" / "onnx" / "model.onnx"
 
 
+def text_config(**changes):
+    return BertConfig(**({"num_labels": 2, "architectures": ["BertForSequenceClassification"]} | changes))
+
+
 def handmade(
-    target, *, inputs, config=None, output="logits", shape=("batch", 2), weight=((1.0, 2.0),), kind=TensorProto.INT64
+    folder, name="model.onnx", *, config=None, output="logits", kind=TensorProto.INT64, shape=("b", 2), **inputs
 ):
-    """A file that another tool could have made: the sum of each item's values of the first input, times a weight."""
-    weights = np.array(weight, np.float32)
+    """A file that another tool could have made: the logits are the sum of each item's first input, times 1 and 2."""
+    inputs = inputs or {"input_ids": ("b", "n")}
     values = [helper.make_tensor_value_info(name, kind, dims) for name, dims in inputs.items()]
-    first = values[0].name
     graph = helper.make_graph(
         [
-            helper.make_node("Cast", [first], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", [values[0].name], ["float"], to=TensorProto.FLOAT),
             helper.make_node("Flatten", ["float"], ["flat"]),
             helper.make_node("ReduceSum", ["flat", "axes"], ["sum"], keepdims=1),
             helper.make_node("MatMul", ["sum", "weights"], ["out"]),
@@ -65,18 +65,11 @@ def handmade(
             helper.make_tensor_value_info(output, TensorProto.FLOAT, shape),
             *(helper.make_tensor_value_info(f"{name}_seen", kind, dims) for name, dims in inputs.items()),
         ],
-        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array([1]), "axes")],
+        [numpy_helper.from_array(np.float32([[1, 2]]), "weights"), numpy_helper.from_array(np.array([1]), "axes")],
     )
-    opset = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), target)
-    if config is not None:
-        config.save_pretrained(target.parent)
-    return target
-
-
-def text_config(**changes):
-    settings = {"num_labels": 2, "architectures": ["BertForSequenceClassification"]}
-    return BertConfig(**(settings | changes))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), folder / name)
+    (config or text_config()).save_pretrained(folder)
+    return folder / name
 
 
 # ---- predict and audit ----
@@ -149,7 +142,7 @@ def test_the_processor_beside_the_file_goes_before_the_one_above(place, tmp_path
 def test_the_processor_of_a_folder_with_a_file_alone_is_one_above(place, tmp_path, monkeypatch):
     shutil.copytree(place / "repo", tmp_path / "repo")
     (tmp_path / "repo" / "onnx" / "model_int8.onnx").unlink()
-    expected = predict(place / "repo" / "onnx" / "model.onnx", reviews()).logits
+    expected = predict(place / "torch", reviews()).logits
     assert tiny.distance(predict(tmp_path / "repo" / "onnx", reviews()).logits, expected) < tiny.ROUNDING
     monkeypatch.chdir(tmp_path / "repo" / "onnx")
     assert tiny.distance(predict("model.onnx", reviews()).logits, expected) < tiny.ROUNDING
@@ -198,11 +191,10 @@ def test_parameters_are_those_of_the_model(place, path):
 
 
 def test_what_a_file_needs_and_a_model_may_lack_is_filled_in(tmp_path):
-    shape = ("batch", "length")
     names = ("token_type_ids", "attention_mask", "input_ids")
-    # The first input is what the answer is made of.
-    types = handmade(tmp_path / "types.onnx", inputs=dict.fromkeys(names, shape), config=text_config())
-    mask = handmade(tmp_path / "mask.onnx", inputs=dict.fromkeys(names[1:], shape))
+    # The first input gives the answer.
+    types = handmade(tmp_path, "types.onnx", **dict.fromkeys(names, ("b", "n")))
+    mask = handmade(tmp_path, "mask.onnx", **dict.fromkeys(names[1:], ("b", "n")))
     ids = torch.tensor([[5, 6, 7], [1, 1, 1]])
     assert OnnxModel(types)(input_ids=ids)["logits"].tolist() == [[0, 0], [0, 0]]
     assert OnnxModel(types)(input_ids=ids, token_type_ids=ids)["logits"].tolist() == [[18, 36], [3, 6]]
@@ -211,51 +203,42 @@ def test_what_a_file_needs_and_a_model_may_lack_is_filled_in(tmp_path):
 
 @pytest.mark.parametrize("kind", [TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT16])
 def test_inputs_are_converted_to_the_declared_types(tmp_path, kind):
-    path = handmade(tmp_path / "model.onnx", inputs={"input_ids": ("b", "n")}, config=text_config(), kind=kind)
+    path = handmade(tmp_path, kind=kind)
     assert OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))["logits"].tolist() == [[3, 6]]
 
 
 def test_a_mask_of_bools_is_taken(tmp_path):
-    inputs = {"attention_mask": ("b", "n"), "input_ids": ("b", "n")}
-    path = handmade(tmp_path / "model.onnx", inputs=inputs, config=text_config(), kind=TensorProto.BOOL)
+    path = handmade(tmp_path, kind=TensorProto.BOOL, attention_mask=("b", "n"), input_ids=("b", "n"))
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
     logits = OnnxModel(path)(input_ids=torch.ones(2, 3, dtype=torch.long), attention_mask=mask)["logits"]
     assert logits.tolist() == [[2, 4], [1, 2]]
 
 
 def test_the_first_output_stands_in_for_the_logits(tmp_path):
-    inputs = {"input_ids": ("b", "n")}
-    path = handmade(tmp_path / "model.onnx", inputs=inputs, output="output_0", config=text_config())
+    path = handmade(tmp_path, output="output_0")
     assert OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))["logits"].tolist() == [[3, 6]]
 
 
 def test_a_fixed_batch_is_filled_up(tmp_path):
-    path = handmade(tmp_path / "model.onnx", inputs={"input_ids": (2, "n")}, config=text_config(), shape=(2, 2))
+    path = handmade(tmp_path, input_ids=(2, "n"), shape=(2, 2))
     logits = OnnxModel(path)(input_ids=torch.arange(5)[:, None])["logits"]
     assert logits[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_shapes_that_the_file_cannot_take_are_refused(tmp_path):
-    path = handmade(tmp_path / "model.onnx", inputs={"input_ids": ("b", 4)}, config=text_config())
+def test_shapes_and_values_that_the_file_cannot_take_are_refused(tmp_path, path):
+    fixed = handmade(tmp_path, input_ids=("b", 4))
     with pytest.raises(ValueError, match=r"cannot run model.onnx on input_ids \[1, 2\]. .*declares .* \['b', 4\]"):
-        OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))
-
-
-def test_values_that_the_file_cannot_take_are_not_a_matter_of_padding(path):
+        OnnxModel(fixed)(input_ids=torch.tensor([[1, 2]]))
     with pytest.raises(ValueError, match=r"not the types and values: input_ids: int64, 1 to 99999, ") as error:
         OnnxModel(path)(input_ids=torch.tensor([[1, 99999]]))
     assert "Pad or resize" not in str(error.value)
-
-
-def test_no_items_are_refused(path):
     with pytest.raises(ValueError, match="model.onnx was given no items. Give it at least one"):
         OnnxModel(path)(input_ids=torch.zeros(0, 4, dtype=torch.long))
 
 
 def test_images(tmp_path):
     config = ViTConfig(num_labels=2, architectures=["ViTForImageClassification"])
-    inputs = {"pixel_values": ("b", 1, 8, 8)}
-    path = handmade(tmp_path / "model.onnx", inputs=inputs, config=config, kind=TensorProto.FLOAT)
+    path = handmade(tmp_path, config=config, kind=TensorProto.FLOAT, pixel_values=("b", 1, 8, 8))
     dataset = tiny.images(5, n_labels=2)
     expected = np.array(dataset["pixel_values"]).sum(axis=(1, 2, 3))
     found = predict(path, dataset, batch_size=3)
@@ -282,10 +265,10 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
 
 
 def test_other_inputs_are_refused(tmp_path):
-    path = handmade(tmp_path / "model.onnx", inputs={"input_features": ("b", "n")}, config=text_config())
+    path = handmade(tmp_path, input_features=("b", "n"))
     with pytest.raises(ValueError, match="must take inputs among input_ids, .*It takes input_features. Export a class"):
         OnnxModel(path)
-    path = handmade(tmp_path / "model.onnx", inputs={"attention_mask": ("b", "n")}, config=text_config())
+    path = handmade(tmp_path, attention_mask=("b", "n"))
     with pytest.raises(ValueError, match="It takes attention_mask"):
         OnnxModel(path)
 
@@ -300,7 +283,7 @@ def test_inputs_that_the_file_does_not_take_are_refused(path):
 
 def test_a_file_without_a_config_is_refused(path, tmp_path):
     shutil.copy(path, tmp_path / "model.onnx")
-    with pytest.raises(ValueError, match="There is no config.json beside .* Copy that of the model"):
+    with pytest.raises(ValueError, match="There is no config.json beside .* Copy that of the exported model there"):
         OnnxModel(tmp_path / "model.onnx")
     assert OnnxModel(tmp_path / "model.onnx", config=text_config()).config.num_labels == 2
     (tmp_path / "config.json").write_text("{")
@@ -313,15 +296,13 @@ def test_a_file_without_a_config_is_refused(path, tmp_path):
 
 @pytest.mark.parametrize("shape", [("b", 2), ("b", "labels")])
 def test_another_number_of_labels_is_refused(tmp_path, shape):
-    inputs = {"input_ids": ("b", "n")}
-    path = handmade(tmp_path / "model.onnx", inputs=inputs, config=text_config(num_labels=3), shape=shape)
+    path = handmade(tmp_path, config=text_config(num_labels=3), shape=shape)
     with pytest.raises(ValueError, match="answers with 2 logits, but its config has 3 labels"):
         OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))
 
 
 def test_an_unsupported_head_is_refused(tmp_path):
-    config = text_config(architectures=["BertForTokenClassification"])
-    path = handmade(tmp_path / "model.onnx", inputs={"input_ids": ("b", "n")}, config=config)
+    path = handmade(tmp_path, config=text_config(architectures=["BertForTokenClassification"]))
     with pytest.raises(ValueError, match="BertForTokenClassification has a head that is not supported"):
         load_model(path)
 

@@ -9,7 +9,7 @@ import tiny
 import torch
 from test_cli import call, error_of
 from test_export import assert_unchanged, state
-from test_predict import NAMED, reviews, tokenizer
+from tiny import NAMED, reviews, tokenizer, without_equal_tensors
 from traced import traced_once
 
 from hf_compalign import audit, load_compressed, predict, prune_, shrink_
@@ -32,14 +32,6 @@ def _traced_once(tmp_path_factory):
     with traced_once(tmp_path_factory.mktemp("traced")), pytest.MonkeyPatch.context() as patch:
         patch.setattr(openvino_export, "export_graph", export.export_graph)
         yield
-
-
-def without_equal_tensors(model):
-    """Equal tensors, like biases that are all 0, would be in the file once."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +273,7 @@ def test_options_that_openvino_has_not_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_quantised_model_is_refused(tmp_path):
+def test_a_quantized_model_is_refused(tmp_path):
     model = tiny.bert()
     quantize_(model, "onnxruntime-w8a8")
     with pytest.raises(ValueError, match=r"is quantized already, .*unprepare_\(model\)"):

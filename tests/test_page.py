@@ -13,21 +13,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import report_data
-import typer
-from typer.testing import CliRunner
+from commands import call
 
 from hf_compalign._tables import Name
-from hf_compalign.cli.report import report
-from hf_compalign.measure.attribution import (
-    CEILING,
-    FLOOR,
-)
+from hf_compalign.measure.attribution import CEILING, FLOOR
 from hf_compalign.measure.audit import audit, describe, metrics_beside_fields, sections_of
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.report.page import TEMPLATES, floor_words, item_rows, links, render, verdict, write_report, written
 
 UNKNOWN = "\N{EN DASH}"
-ITEMS = report_data.unlabelled_audit()["items"]
+ITEMS = report_data.unlabeled_audit()["items"]
 SECTIONS = ["verdict", "answers", "limits", "rerun", "candidates", "costs", "classes", "groups-1", "groups-2"]
 SECTIONS += ["calibration", "margins", "frequencies", "attribution", "items", "about"]
 
@@ -94,7 +89,7 @@ def hostile_pages(found):
 @pytest.fixture(scope="module")
 def bare():
     """Of an audit without labels, groups, limits, costs and attributions."""
-    return Page(render([report_data.unlabelled_audit()]))
+    return Page(render([report_data.unlabeled_audit()]))
 
 
 def section(found, key):
@@ -486,12 +481,6 @@ def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
 # ---- the command ----
 
 
-def call(*words):
-    app = typer.Typer()
-    app.command()(report)
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
 def audited(*answers, **options):
     n = len(answers[0])
     ids = [str(place) for place in range(n)]
@@ -505,7 +494,7 @@ def saved(tmp_path):
 
 
 def test_the_page_of_the_command_stands_beside_its_audit(saved):
-    result = call(saved, "--title", "By hand")
+    result = call("report", saved, "--title", "By hand")
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(saved.with_suffix(".html"))
     page = Page(saved.with_suffix(".html").read_text(encoding="utf-8"))
@@ -514,7 +503,7 @@ def test_the_page_of_the_command_stands_beside_its_audit(saved):
 
 
 def test_the_command_sets_several_audits_side_by_side(saved, tmp_path):
-    result = call(saved, saved, "--output", tmp_path / "deep" / "page.html")
+    result = call("report", saved, saved, "--output", tmp_path / "deep" / "page.html")
     assert result.exit_code == 0, result.output
     assert len(Page((tmp_path / "deep" / "page.html").read_text(encoding="utf-8")).rows_of("Candidates")) == 2
 
@@ -530,7 +519,7 @@ def test_the_command_sets_several_audits_side_by_side(saved, tmp_path):
 def test_bad_input_is_one_line_and_no_file(saved, monkeypatch, words, message):
     monkeypatch.chdir(saved.parent)
     (saved.parent / "other.json").write_text('{"kind": "other"}')
-    result = call(*words)
+    result = call("report", *words)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert re.search(message, result.stderr.replace("\n", " "))

@@ -1,19 +1,18 @@
 """The figures: what they draw, where."""
 
-import copy
 import json
 import math
 import sys
 
 import numpy as np
 import pytest
-from test_frontier import point
+from plotted import HOSTILE, POINTS, class_row, estimate, figures, point, record
 
 from hf_compalign.measure.attribution import CEILING, FLOOR
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.statistics import rate, wilson_interval
+from hf_compalign.measure.statistics import wilson_interval
 from hf_compalign.report.page import inline_svg
 from hf_compalign.report.plots import (
     plot_attribution,
@@ -28,8 +27,6 @@ from hf_compalign.report.plots import (
 )
 
 pytest.importorskip("matplotlib")
-
-POINTS = [point(0, 9, 25_000_000, b1=2.0, b8=9.0), point(2, 4, 50_000_000, b1=3.0, b8=11.0), point(4, 0, 100_000_000)]
 
 
 BEYOND = "not shown to be within the limits"
@@ -91,102 +88,6 @@ def test_nothing_is_not_plotted():
 
 
 # ---- audits: their dicts, by hand ----
-
-
-def estimate(value, half=0.02):
-    return {"value": value, "low": value - half, "high": value + half}
-
-
-def rates(n, mismatches, lost):
-    return {
-        "n": n,
-        "mismatches": mismatches,
-        "mismatch_rate": rate(mismatches, n),
-        "mismatch_rate_interval": list(wilson_interval(mismatches, n)),
-        "lost": lost,
-        "nfr": rate(lost, n),
-    }
-
-
-def class_row(label, name, n, mismatches, lost):
-    return {"label": label, "name": name, "gained": 0} | rates(n, mismatches, lost)
-
-
-def group_row(attribute, group, n, mismatches, lost, *, p=1.0):
-    about = {"attribute": attribute, "group": group, "n_labelled": n, "small": n < 30, "p_value": p, "p_adjusted": p}
-    return about | rates(n, mismatches, lost) | {"nfr_interval": list(wilson_interval(lost, n))}
-
-
-def bins(shift):
-    """Four bins, the first empty."""
-    full = [(0.375, 10), (0.625, 30), (0.875, 60)]
-    rows = [{"low": 0.0, "high": 0.25, "n": 0, "confidence": math.nan, "accuracy": math.nan}]
-    for middle, n in full:
-        ends = {"low": middle - 0.125, "high": middle + 0.125}
-        rows.append(ends | {"n": n, "confidence": middle, "accuracy": round((middle + shift) * n) / n})
-    return rows
-
-
-def margin_row(low, high, mismatches):
-    interval = list(wilson_interval(mismatches, 100))
-    rates = {"n": 100, "mismatches": mismatches, "mismatch_rate": mismatches / 100, "mismatch_rate_interval": interval}
-    return {"low": low, "high": high} | rates
-
-
-def record(**other):
-    """What an audit of 1,000 items says, as far as the figures read it."""
-    classes = [class_row(0, "no", 400, 6, 5), class_row(1, "yes", 600, 30, 12), class_row(2, "never", 0, 0, 0)]
-    groups = [
-        group_row("target", "women", 500, 10, 5),
-        group_row("target", "islam", 300, 24, 12, p=0.001),
-        group_row("target", "few", 10, 1, 1),
-        group_row("length", "1 to 12", 600, 12, 6),
-        group_row("length", "12 to 30", 400, 20, 10),
-    ]
-    similarity = {"all": estimate(0.7), "agreeing": estimate(0.8), "mismatches": estimate(0.4)}
-    found = {
-        "n": 1000,
-        "n_labelled": 1000,
-        "cie": 36,
-        "cells": {"both_right": 900, "lost": 17, "gained": 9, "same_wrong": 64, "different_wrong": 10},
-        "mismatch_rate": 0.036,
-        "mismatch_rate_interval": list(wilson_interval(36, 1000)),
-        "passed": True,
-        "limits": [],
-        "per_class": classes,
-        "groups": groups,
-        "gaps": [{"attribute": "target", "mismatch_gap": 0.06, "upper_bound": 0.09, "p_value": 0.002}],
-        "min_group_size": 30,
-        "calibration": {
-            "n": 100,
-            "n_bins": 4,
-            "reference": {"ece": 0.02, "bins": bins(0.0)},
-            "candidate": {"ece": 0.05, "bins": bins(-0.1)},
-            "ece_change": estimate(0.03),
-        },
-        "margins": [margin_row(0.0, 0.9, 20), margin_row(0.9, 0.9991, 3), margin_row(0.9991, 0.9994, 0)],
-        "attribution": {
-            "method": "layer_integrated_gradients",
-            "n_agreeing": 30,
-            "n_mismatches": 9,
-            "top_k": 5,
-            "rows": [
-                {"similarity": name, "floor": estimate(0.1), "ceiling": estimate(0.95)} | similarity
-                for name in ("cosine", "spearman", "top_k_overlap", "weighted_jaccard")
-            ],
-        },
-        "candidate": {"model": "pruned", "model_fingerprint": ""},
-        "size_bytes": [90_000_000, 45_000_000],
-        "latency_ms": [20.0, 12.0],
-    }
-    return copy.deepcopy(found | other)
-
-
-def figures(found):
-    """One of each kind."""
-    yield from (plot(found) for plot in (plot_cells, plot_classes, plot_groups, plot_reliability, plot_margins))
-    yield plot_attribution(found)
-    yield plot_candidates([found, found])
 
 
 def dots(panel, label):
@@ -259,7 +160,7 @@ def test_the_cells_of_a_model_against_itself_have_no_second_bar():
     (panel,) = plot_cells(record(n=8, cie=0, cells=cells)).axes
     assert bars(panel, 2.0) == [("both_right", 0.0, 1.0)]
     assert bars(panel, 0.75) == []
-    assert panel.get_title(loc="left") == "5 labelled items of 8: 0 answered differently (0.00 %)"
+    assert panel.get_title(loc="left") == "5 labeled items of 8: 0 answered differently (0.00 %)"
 
 
 @pytest.mark.parametrize(
@@ -400,11 +301,7 @@ def test_a_similarity_without_mismatches_is_drawn_without_them():
         row["mismatches"] = estimate(math.nan)
     figure = plot_attribution(found)
     (panel,) = figure.axes
-    assert legend_of(figure) == {
-        "same answer (30 items)",
-        "floor",
-        "ceiling",
-    }
+    assert legend_of(figure) == {"same answer (30 items)", "floor", "ceiling"}
     assert len(lines(panel)) == 12
 
 
@@ -442,9 +339,6 @@ def test_candidates_without_costs_have_names_and_rates_only():
 def test_candidates_of_one_name_are_told_apart():
     (panel, *_) = plot_candidates([candidate("x", 50), candidate("x", 10), candidate("", 20)]).axes
     assert names(panel) == ["1. x (1)", "2. x (2)", "3. unnamed"]
-
-
-HOSTILE = "$\\frac{x$ %s\n<script>alert(1)</script>"
 
 
 def test_names_are_drawn_as_they_are_but_on_one_line(recwarn):

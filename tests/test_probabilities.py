@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import sklearn.metrics
 from hypothesis import given, settings
@@ -12,9 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
 
-from hf_compalign.measure.statistics import ItemScores, js_distance, kl_divergence, probability_loyalty, softmax
+from hf_compalign.measure.statistics import ItemScores, js_distance, kl_divergence
 
 NAMES = [field.name for field in fields(ItemScores)]
+
+
+def softmax(logits):
+    return scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=-1)
 
 
 def logits_of(shape):
@@ -51,37 +56,29 @@ def test_kl_of_extreme_logits():
 
 @settings(deadline=None)
 @given(logits_of((5, 3)), logits_of((5, 3)))
-def test_probability_loyalty_takes_the_root_once(first, second):
+def test_the_js_distance_is_that_of_scipy(first, second):
     p, q = softmax(first), softmax(second)
     with np.errstate(invalid="ignore"):
         distance = jensenshannon(p, q, base=2, axis=1)
-    expected = 1 - np.mean(np.nan_to_num(distance))  # scipy has nan for rounded -0
-    assert probability_loyalty(p, q) == pytest.approx(expected, abs=1e-6)
-    assert probability_loyalty(p, p) == 1.0
+    assert js_distance(p, q) == pytest.approx(np.nan_to_num(distance), abs=1e-6)  # scipy has nan for rounded -0
+    assert (js_distance(p, p) == 0).all()
 
 
-def test_probability_loyalty_of_known_distributions():
-    assert probability_loyalty([[1.0, 0.0]], [[0.0, 1.0]]) == 0.0
+def test_the_js_distance_of_known_distributions():
+    assert js_distance([[1.0, 0.0]], [[0.0, 1.0]]) == [1]
     # m = (3/4, 1/4): JS divergence = 1/2 log2(4/3) + 1/2 (1/2 log2(2/3) + 1/2 log2 2)
     divergence = 0.5 * math.log2(4 / 3) + 0.25 * math.log2(2 / 3) + 0.25
-    assert probability_loyalty([[1.0, 0.0]], [[0.5, 0.5]]) == pytest.approx(1 - math.sqrt(divergence))
+    assert js_distance([[1.0, 0.0]], [[0.5, 0.5]]) == pytest.approx([math.sqrt(divergence)])
 
 
-def test_softmax_is_in_double_precision():
-    found = softmax(np.array([[1.0, 2.0], [1000.0, 0.0]], dtype=np.float32))
-    assert found.dtype == np.float64
-    assert found[0, 1] == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-15)
-    assert found[1].tolist() == [1, 0]
-
-
-def test_other_classes_are_refused():
-    for function in (kl_divergence, probability_loyalty):
-        with pytest.raises(ValueError, match=r"the same classes. Got shapes \[1, 2\] and \[1, 3\]"):
-            function([[0.5, 0.5]], [[0.2, 0.3, 0.5]])
+@pytest.mark.parametrize("function", [kl_divergence, js_distance])
+def test_other_classes_are_refused(function):
+    with pytest.raises(ValueError, match=r"the same classes. Got shapes \[1, 2\] and \[1, 3\]"):
+        function([[0.5, 0.5]], [[0.2, 0.3, 0.5]])
 
 
 @pytest.mark.parametrize("classes", [2, 3, 40])
-def test_scores_are_those_of_scipy(classes):
+def test_scores_are_those_of_scipy_and_scikit_learn(classes):
     reference, candidate, labels = random_pair(300, classes)
     scores = ItemScores.of(reference, candidate, labels)
     p, q = softmax(reference), softmax(candidate)
@@ -92,14 +89,10 @@ def test_scores_are_those_of_scipy(classes):
     np.testing.assert_allclose(scores.candidate_confidence, q.max(axis=1), rtol=1e-12)
     ordered = np.sort(p, axis=1)
     np.testing.assert_allclose(scores.reference_margin, ordered[:, -1] - ordered[:, -2], rtol=1e-9)
-
-
-@pytest.mark.parametrize("classes", [2, 3, 40])
-def test_proper_scores_are_those_of_scikit_learn(classes):
-    reference, candidate, labels = random_pair(300, classes)
-    scores, known = ItemScores.of(reference, candidate, labels), labels != -100
-    for name, logits in (("reference", reference), ("candidate", candidate)):
-        p, y = softmax(logits)[known], labels[known]
+    # The proper scores are those of scikit-learn.
+    known = labels != -100
+    for name, probabilities in (("reference", p), ("candidate", q)):
+        p, y = probabilities[known], labels[known]
         nll, brier = getattr(scores, f"{name}_nll"), getattr(scores, f"{name}_brier")
         assert np.isnan(nll[~known]).all()
         assert np.isnan(brier[~known]).all()
@@ -205,7 +198,9 @@ def test_no_items_one_item_and_one_class():
 def test_what_is_no_logit_is_refused(row):
     logits = [[0.0, 0.0], row, row]
     for pair in ((logits, np.zeros((3, 2))), (np.zeros((3, 2)), logits)):
-        with pytest.raises(ValueError, match=r"or -inf for a probability of 0. 2 of 3 items .* first is item 1. Check"):
+        with pytest.raises(
+            ValueError, match=r"-inf for a probability of 0. 2 of 3 items .* The first is item 1. Check"
+        ):
             ItemScores.of(*pair, [0, 0, 0])
 
 
@@ -222,9 +217,6 @@ def test_what_is_no_logit_is_refused(row):
 def test_what_cannot_be_scored_is_refused(logits, labels, message):
     with pytest.raises(ValueError, match=message):
         ItemScores.of(logits, logits, labels)
-
-
-def test_scores_of_other_items_are_refused():
     with pytest.raises(ValueError, match=r"the same classes. Got shapes \[1, 2\] and \[2, 2\]"):
         ItemScores.of([[0.0, 1.0]], np.zeros((2, 2)), [0])
 
@@ -233,13 +225,13 @@ def test_scores_of_other_items_are_refused():
 def test_scores_of_some_rows_are_those_of_all(rows):
     inputs = random_pair(300, 40)
     some, every = ItemScores.of(*inputs, rows=rows), ItemScores.of(*inputs)
-    for field in fields(ItemScores):
-        np.testing.assert_array_equal(getattr(some, field.name), getattr(every, field.name)[rows])
+    for name in NAMES:
+        np.testing.assert_array_equal(getattr(some, name), getattr(every, name)[rows])
 
 
 def test_a_broken_row_is_named_by_its_place_among_all():
     reference, candidate, labels = random_pair(5, 2)
     reference[3] = math.nan
-    with pytest.raises(ValueError, match="1 of 2 items have others.* the first is item 3"):
+    with pytest.raises(ValueError, match="1 of 2 items have others.* The first is item 3"):
         ItemScores.of(reference, candidate, labels, rows=[1, 3])
     assert len(ItemScores.of(reference, candidate, labels, rows=[0, 1]).kl) == 2

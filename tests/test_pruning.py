@@ -15,14 +15,14 @@ from hf_compalign.compress import prunable_weights, sparsity_of
 from hf_compalign.compress.prune import compute_masks, magnitude
 
 
-def train(folder, callback, *, student=None, teacher=None, **settings):
+def train(folder, *callbacks, student=None, teacher=None, **settings):
     trainer = AlignedDistillationTrainer(
         student or tiny.bert(seed=2),
         tiny.arguments(folder, **settings),
         teacher=teacher or tiny.bert(seed=1),
         train_dataset=tiny.texts(),
         eval_dataset=tiny.texts(40, seed=4),
-        callbacks=[callback],
+        callbacks=list(callbacks),
     )
     trainer.train()
     return trainer
@@ -46,7 +46,7 @@ def test_the_schedule_counts_optimizer_steps(tmp_path):
     callback = PruningCallback(0.6, schedule="linear", begin=0.25, end=0.75, every=2)
     for accumulation in (1, 2):
         settings = {"per_device_train_batch_size": 4 // accumulation, "gradient_accumulation_steps": accumulation}
-        trainer = train(tmp_path, callback, logging_strategy="steps", logging_steps=1, **settings)
+        trainer = train(tmp_path, callback, logging_steps=1, **settings)
         logged = [log["sparsity"] for log in trainer.state.log_history if "sparsity" in log]
         expected = [0, 0, 0, 0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.6, 0.6]
         assert logged == pytest.approx(expected, abs=1e-3)
@@ -68,7 +68,7 @@ def test_pruned_weights_stay_0_and_the_others_train(tmp_path):
 
 
 def test_every_checkpoint_is_an_ordinary_folder(tmp_path):
-    trainer = train(tmp_path, PruningCallback(0.5), save_strategy="steps", save_steps=3)
+    trainer = train(tmp_path, PruningCallback(0.5), save_steps=3)
     for step in (3, 6, 9, 12):
         loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / f"checkpoint-{step}")
         share = {3: 0.4375, 6: 0.5, 9: 0.5, 12: 0.5}[step]
@@ -83,9 +83,7 @@ def test_the_best_model_has_the_final_sparsity(tmp_path):
         PruningCallback(0.8, begin=0.3, end=0.6),
         teacher=tiny.bert(seed=2),
         learning_rate=0.0,
-        eval_strategy="steps",
         eval_steps=1,
-        save_strategy="steps",
         save_steps=1,
         load_best_model_at_end=True,
         metric_for_best_model="mismatch_rate",
@@ -104,16 +102,15 @@ def test_trackers_see_the_sparsity(tmp_path, monkeypatch):
             seen.append(dict(logs))
 
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tracker", Tracker)
-    train(tmp_path, PruningCallback(0.5), report_to="tracker", logging_strategy="steps", logging_steps=6)
+    train(tmp_path, PruningCallback(0.5), report_to="tracker", logging_steps=6)
     assert [log.get("sparsity") for log in seen[:2]] == pytest.approx([0.5, 0.5], abs=1e-3)
 
 
 def test_two_callbacks_share_nothing(tmp_path):
-    one, two = PruningCallback(0.3), PruningCallback(0.7)
-    first = train(tmp_path, one)
-    second = train(tmp_path, two)
-    assert sparsity_of(prunable_weights(first.model)) == pytest.approx(0.3, abs=1e-3)
-    assert sparsity_of(prunable_weights(second.model)) == pytest.approx(0.7, abs=1e-3)
+    callbacks = {sparsity: PruningCallback(sparsity) for sparsity in (0.3, 0.7)}
+    for sparsity, callback in callbacks.items():
+        model = train(tmp_path, callback).model
+        assert sparsity_of(prunable_weights(model)) == pytest.approx(sparsity, abs=1e-3)
 
 
 def test_one_callback_serves_several_trainings(tmp_path):
@@ -123,19 +120,8 @@ def test_one_callback_serves_several_trainings(tmp_path):
 
 
 def test_ending_early_is_said(tmp_path, caplog):
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 2
-
-    trainer = AlignedDistillationTrainer(
-        tiny.bert(seed=2),
-        tiny.arguments(tmp_path),
-        teacher=tiny.bert(seed=1),
-        train_dataset=tiny.texts(),
-        callbacks=[PruningCallback(0.5, schedule="linear"), Stop()],
-    )
     with caplog.at_level(logging.WARNING):
-        trainer.train()
+        train(tmp_path, PruningCallback(0.5, schedule="linear"), tiny.Stop(2))
     assert "ended at step 2, before the final sparsity of step 6: the model is 16.7 % sparse" in caplog.text
 
 
@@ -147,8 +133,8 @@ def test_a_weight_that_is_0_by_chance_is_not_taken_for_pruned(tmp_path):
     kept = mask.nonzero()[0]
     with torch.no_grad():
         weight[tuple(kept)] = 0.0
-    saved = json.loads(json.dumps(callback.state()))
-    assert list(saved["masks"]["unpruned_zeros"]) == [name]
+    saved = json.loads(json.dumps(callback.state()))["progress"]
+    assert list(saved["unpruned_zeros"]) == [name]
     callback._restore(saved)
     assert torch.equal(callback._masks[name], mask)
 
@@ -170,10 +156,7 @@ def test_a_weight_that_is_0_by_chance_is_not_taken_for_pruned(tmp_path):
         ({"calibration": []}, "calibration= would be ignored: score='magnitude' needs no calibration data"),
         ({"score": "movement", "calibration": []}, "calibration= would be ignored: score='movement'"),
         ({"score": "movement", "schedule": "constant"}, "movement' is learned while .* or a later begin="),
-        (
-            {"score": "movement", "begin": 0.0, "end": 0.0},
-            "movement' is learned while the model trains, and",
-        ),
+        ({"score": "movement", "begin": 0.0, "end": 0.0}, "movement' is learned while the model trains, and"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
@@ -182,8 +165,6 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_a_pattern_that_matches_nothing_is_refused_before_the_first_step(tmp_path):
-    before = tiny.flat(tiny.bert(seed=2))
     student = tiny.bert(seed=2)
-    with pytest.raises(ValueError, match="matches no linear"):
+    with tiny.unchanged(student, config=False), pytest.raises(ValueError, match="matches no linear"):
         train(tmp_path, PruningCallback(0.5, include=["nothing"]), student=student)
-    assert torch.equal(before, tiny.flat(student))

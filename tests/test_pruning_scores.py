@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import zoo
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, default_data_collator
 
@@ -45,7 +46,7 @@ def same(some, others):
     ("score", "run"), [*((score, plain) for score in SCORES), ("movement", aligned), ("taylor", aligned)]
 )
 def test_every_score_ends_at_the_final_sparsity(tmp_path, score, run):
-    trainer = run(tmp_path, PruningCallback(0.5, score=score, every=2), save_strategy="steps", save_steps=4)
+    trainer = run(tmp_path, PruningCallback(0.5, score=score, every=2), save_steps=4)
     gradual = score != "obs"
     for step in (4, 8, 12):
         loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / f"checkpoint-{step}")
@@ -59,7 +60,7 @@ def test_every_score_ends_at_the_final_sparsity(tmp_path, score, run):
 @pytest.mark.parametrize("score", ["movement", "wanda", "obs"])
 def test_n_of_m_on_the_way_and_in_the_end(tmp_path, score):
     schedule = {"schedule": "linear", "begin": 0.0, "end": 1.0, "every": 6}
-    plain(tmp_path, PruningCallback(0.5, score=score, pattern="2:4", **schedule), save_strategy="steps", save_steps=6)
+    plain(tmp_path, PruningCallback(0.5, score=score, pattern="2:4", **schedule), save_steps=6)
     for step, n_pruned in ((6, 1), (12, 2)):
         loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / f"checkpoint-{step}")
         for zeros in zeros_of(loaded).values():
@@ -71,7 +72,7 @@ def test_n_of_m_on_the_way_and_in_the_end(tmp_path, score):
     [*((score, "adamw_torch") for score in SCORES), ("movement", "sgd"), ("movement", "adafactor")],
 )
 def test_every_score_resumes_bitwise(tmp_path, score, optimizer):
-    settings = {"optim": optimizer, "save_strategy": "steps", "save_steps": 5, "learning_rate": 1e-2}
+    settings = {"optim": optimizer, "save_steps": 5, "learning_rate": 1e-2}
 
     def run(folder, resume=None):
         student = tiny.bert(seed=2, dropout=0.1)
@@ -86,7 +87,7 @@ def test_every_score_resumes_bitwise(tmp_path, score, optimizer):
 def test_a_resumed_training_does_not_prune_again(tmp_path):
     """Its schedule said so at the beginning; the weights of the checkpoint have been trained since."""
     callback = PruningCallback(0.5, score="obs")
-    whole = plain(tmp_path / "whole", callback, save_strategy="steps", save_steps=4)
+    whole = plain(tmp_path / "whole", callback, save_steps=4)
     resumed = plain(tmp_path / "resumed", callback, resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
     assert torch.equal(tiny.flat(whole.model), tiny.flat(resumed.model))
 
@@ -96,7 +97,7 @@ def test_obs_prunes_once_and_at_the_beginning(tmp_path):
     prune_(model, 0.5, score="obs", calibration=tiny.texts())
     still = plain(tmp_path, PruningCallback(0.5, score="obs"), learning_rate=0.0)
     assert torch.equal(tiny.flat(model), tiny.flat(still.model))
-    saving = {"save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-2}
+    saving = {"save_steps": 3, "learning_rate": 1e-2}
     plain(tmp_path, PruningCallback(0.5, score="obs"), **saving)
     for step in (3, 6, 9, 12):
         loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / f"checkpoint-{step}")
@@ -140,18 +141,13 @@ def test_mixed_precision(tmp_path, score):
 # ---- what it leaves alone ----
 
 
-class Watch(TrainerCallback):
-    """Sees the random numbers that every step leaves."""
-
-    def __init__(self):
-        self.states = []
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.states.append((random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()))
+def random_numbers(_):
+    """Those that a step leaves."""
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
 def watched(folder, *callbacks):
-    watch, batches = Watch(), []
+    watch, batches = tiny.Watch(random_numbers), []
 
     def collate(rows):
         batch = default_data_collator(rows)
@@ -160,14 +156,14 @@ def watched(folder, *callbacks):
 
     trainer = Trainer(
         tiny.bert(seed=2, dropout=0.1),
-        tiny.arguments(folder, logging_strategy="steps", logging_steps=1),
+        tiny.arguments(folder, logging_steps=1),
         train_dataset=tiny.texts(),
         data_collator=collate,
         callbacks=[*callbacks, watch],
     )
     trainer.train()
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    return {"states": watch.states, "batches": batches, "losses": losses, "model": tiny.flat(trainer.model).tolist()}
+    return {"states": watch.seen, "batches": batches, "losses": losses, "model": tiny.flat(trainer.model).tolist()}
 
 
 @pytest.fixture(scope="module")
@@ -230,27 +226,18 @@ def test_movement_adds_up_over_the_steps(tmp_path, accumulation):
 
 
 def test_movement_prunes_what_it_pruned_before(tmp_path):
-    class Growing(TrainerCallback):
-        def __init__(self):
-            self.zeros = []
-
-        def on_step_end(self, args, state, control, model=None, **kwargs):
-            self.zeros.append(zeros_of(model))
-
-    growing = Growing()
+    growing = tiny.Watch(zeros_of)
     plain(tmp_path, PruningCallback(0.6, score="movement", every=1, begin=0.0, end=1.0), growing, learning_rate=1e-2)
-    for before, after in pairwise(growing.zeros):
+    for before, after in pairwise(growing.seen):
         assert not any((before[name] & ~after[name]).any() for name in before)
 
 
 def test_movement_needs_weights_that_train(tmp_path):
     student = tiny.bert(seed=2)
     student.bert.encoder.layer[0].requires_grad_(False)
-    before = tiny.flat(student).clone()
     message = r"bert.encoder.layer.0.attention.self.query.weight does not train.*exclude=\['bert.encoder.layer.0.att"
-    with pytest.raises(ValueError, match=message):
+    with tiny.unchanged(student, config=False), pytest.raises(ValueError, match=message):
         plain(tmp_path, PruningCallback(0.5, score="movement"), student=student)
-    assert torch.equal(tiny.flat(student), before)
     callback = PruningCallback(0.5, score="movement", exclude=["*layer.0.*"])
     plain(tmp_path, callback, student=student, save_strategy="epoch")
     assert sparsity_of(prunable_weights(student, exclude=["*layer.0.*"])) == pytest.approx(0.5, abs=1e-3)
@@ -287,8 +274,7 @@ def test_taylor_takes_the_aligned_loss(tmp_path):
     callback = PruningCallback(0.5, score="taylor", schedule="constant")
     trainer = aligned(tmp_path, callback, learning_rate=0.0)
     model = tiny.bert(seed=2)
-    weights = prunable_weights(model)
-    layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in weights}
+    weights, layers = prunable_weights(model), zoo.prunable_layers(model)
     batch = default_data_collator(list(tiny.texts()))
     expected = {}
     for kind, loss in (("aligned", lambda m, b: trainer.compute_loss(m, dict(b))), ("own", own_loss)):
@@ -307,7 +293,7 @@ def test_taylor_does_not_count_as_a_step_of_the_alignment(tmp_path, weighting):
     def logged(*callbacks):
         trainer = AlignedDistillationTrainer(
             tiny.bert(seed=2, dropout=0.1),
-            tiny.arguments(tmp_path, logging_strategy="steps", logging_steps=1),
+            tiny.arguments(tmp_path, logging_steps=1),
             teacher=tiny.bert(seed=1),
             alignment=AlignmentArguments(weighting=weighting, student_dropout=True),
             train_dataset=tiny.texts(),

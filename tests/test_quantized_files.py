@@ -10,42 +10,32 @@ import tiny
 import torch
 import transformers
 import zoo
+from quantized import CONVERTED, LIBRARIES, ONNX, build, check_alike, needs, prepared, quantized, take_away
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_compalign.compress import load_compressed, write_entry
-from hf_compalign.compress.quantize import (
-    FILE,
-    SCHEMES,
-    calibrate_,
-    convert_,
-    prepare_,
-    quantizable_layers,
-    quantization_of,
-    quantize_,
-    quantized_layers,
-    unprepare_,
-)
+from hf_compalign.compress.quantize import FILE, SCHEMES, convert_, quantization_of, quantized_layers, unprepare_
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, mask_
 
 pytestmark = pytest.mark.numeric
 
-CONVERTED = [name for name, scheme in SCHEMES.items() if scheme.backend != "onnxruntime"]
 # One of each way to store weights.
 WAYS = ["torchao-w8a8", "torchao-w4", "quanto-w8a8", "quanto-w4"]
 
 
 @pytest.fixture(autouse=True)
-def _libraries(request):
-    name = request.node.callspec.params.get("name", "") if hasattr(request.node, "callspec") else ""
-    if name.startswith("torchao"):
-        pytest.importorskip("torchao")
-    elif not name.startswith("onnxruntime"):
-        pytest.importorskip("optimum.quanto")
+def _library(request):
+    if hasattr(request.node, "callspec"):
+        needs(request.node.callspec.params.get("name", ONNX))
 
 
-def build(kind="bert", **changes):
-    return zoo.build(kind, **({"hidden_dim": 32} if kind == "distilbert" else {"intermediate_size": 32}), **changes)
+def change_config(folder, change):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
 
 
 def weights_of(name):
@@ -53,25 +43,12 @@ def weights_of(name):
     return FILE if name.startswith("quanto") else "model.safetensors"
 
 
-def quantized(name, model):
-    quantize_(model, name, calibration=[zoo.inputs(model)] if SCHEMES[name].calibrated else None)
-    return model
-
-
-def prepared(name, model):
-    prepare_(model, SCHEMES[name], list(quantizable_layers(model, SCHEMES[name])))
-    if SCHEMES[name].calibrated:
-        calibrate_(model, [zoo.inputs(model)])
-    return model
-
-
 def check_same(loaded, model):
     assert type(loaded) is type(model)
     assert not loaded.training
     assert quantization_of(loaded) == quantization_of(model)
     assert list(quantized_layers(loaded)) == list(quantized_layers(model))
-    batch = zoo.inputs(model)
-    assert tiny.distance(zoo.answer(loaded, batch), zoo.answer(model, batch)) < tiny.ROUNDING
+    check_alike(loaded, model)
 
 
 # ---- there and back ----
@@ -113,12 +90,12 @@ def test_every_task_head(name, kind, head, tmp_path):
         assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
 
 
-@pytest.mark.parametrize("name", [*WAYS, "onnxruntime-w8a8"])
+@pytest.mark.parametrize("name", [*WAYS, ONNX])
 def test_shrunk_and_quantized(name, tmp_path):
-    model = build()
-    neurons = range(32) if name == "torchao-w4" else range(7)
-    heads = ((0, 1, 2, 3), (1, 3)) if name != "torchao-w4" else ((0, 1, 2, 3),) * 2
-    cut_(model, ShrinkPlan((LayerPlan(0, heads[0], tuple(range(32))), LayerPlan(2, heads[1], tuple(neurons)))))
+    model, all_heads = build(), (0, 1, 2, 3)
+    # int4 needs whole groups of 32.
+    last = (all_heads, tuple(range(32))) if name == "torchao-w4" else ((1, 3), tuple(range(7)))
+    cut_(model, ShrinkPlan((LayerPlan(0, all_heads, tuple(range(32))), LayerPlan(2, *last))))
     quantized(name, model)
     model.save_pretrained(tmp_path)
     check_same(load_compressed(tmp_path), model)
@@ -126,37 +103,36 @@ def test_shrunk_and_quantized(name, tmp_path):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_prepared_model_is_saved_as_the_float_model(name, tmp_path):
-    plain, model = build(), prepared(name, build())
+    plain, model = build(), prepared(name)
     model.save_pretrained(tmp_path / "prepared")
     plain.save_pretrained(tmp_path / "plain")
     files = [load_file(tmp_path / one / "model.safetensors") for one in ("prepared", "plain")]
     assert files[0].keys() == files[1].keys()
     assert all(torch.equal(value, files[1][key]) for key, value in files[0].items())
-    stock = type(model).from_pretrained(tmp_path / "prepared")
-    assert tiny.distance(*(zoo.answer(one, zoo.inputs(one)) for one in (stock, plain))) < tiny.ROUNDING
+    check_alike(type(model).from_pretrained(tmp_path / "prepared"), plain)
     # Opened by load_compressed, it is what it becomes.
     loaded = load_compressed(tmp_path / "prepared")
     convert_(model)
     check_same(loaded, model)
 
 
-@pytest.mark.parametrize("name", ["onnxruntime-w8a8", "torchao-w8a8", "quanto-w8a8"])
+@pytest.mark.parametrize("name", [ONNX, "torchao-w8a8", "quanto-w8a8"])
 def test_prepared_with_units_still_to_be_removed(name, tmp_path):
     """As the shrinking callback saves it: zeros in the weights, and the layers to drop in the config."""
-    model = prepared(name, build())
-    mask_(model, ShrinkPlan((*(LayerPlan(index, (0, 2), tuple(range(9))) for index in range(3)),)))
+    model = prepared(name)
+    plans = [LayerPlan(index, (0, 2), tuple(range(9))) for index in range(3)]
+    mask_(model, ShrinkPlan(tuple(plans)))
     write_entry(model.config, "shrink", {"cut": False, "dropped_layers": [1]})
     model.save_pretrained(tmp_path)
     loaded = load_compressed(tmp_path)
-    cut_(model, ShrinkPlan((*(LayerPlan(index, (0, 2), tuple(range(9))) for index in (0, 2)),)))
+    cut_(model, ShrinkPlan((plans[0], plans[2])))
     convert_(model)
     check_same(loaded, model)
 
 
 @pytest.mark.parametrize("name", CONVERTED)
 def test_the_file_is_small(name, tmp_path):
-    kind = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2}
-    model = zoo.build("bert", **kind)
+    model = zoo.build("bert", hidden_size=128, intermediate_size=512, num_hidden_layers=2)
     model.save_pretrained(tmp_path / "float")
     quantized(name, model).save_pretrained(tmp_path / "small")
     files = sorted(path.name for path in (tmp_path / "small").iterdir())
@@ -190,7 +166,7 @@ def test_as_the_trainer_saves_it(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["torchao-w8a8", "quanto-w8a8"])
 def test_a_copy_saves_itself(name, tmp_path):
-    model = quantized(name, build())
+    model = quantized(name)
     copied = copy.deepcopy(model)
     with torch.no_grad():
         copied.classifier.weight.zero_()
@@ -199,7 +175,7 @@ def test_a_copy_saves_itself(name, tmp_path):
 
 
 def test_a_float_copy_of_a_prepared_model_saves_no_record(tmp_path):
-    model = prepared("onnxruntime-w8a8", build())
+    model = prepared(ONNX)
     unprepare_(model)
     model.save_pretrained(tmp_path)
     assert "compression" not in json.loads((tmp_path / "config.json").read_text())
@@ -238,10 +214,9 @@ def test_plain_from_pretrained_does_not_open_widths_beside_the_weights_of_torcha
 @pytest.mark.parametrize("name", ["torchao-w8"])
 def test_what_a_config_says_of_torchao_is_not_run(name, folder):
     """transformers would call what the config names."""
-    config = json.loads((folder / "config.json").read_text())
     expected = load_compressed(folder)
-    config["quantization_config"]["quant_type"]["default"] = {"_type": "no_such_function", "_data": {}}
-    (folder / "config.json").write_text(json.dumps(config))
+    other = {"default": {"_type": "no_such_function", "_data": {}}}
+    change_config(folder, lambda config: config["quantization_config"].update(quant_type=other))
     with pytest.raises(ValueError, match="Failed to find class no_such_function"):
         type(expected).from_pretrained(folder)
     check_same(load_compressed(folder), expected)
@@ -251,7 +226,7 @@ def test_what_a_config_says_of_torchao_is_not_run(name, folder):
 def test_plain_from_pretrained_refuses_the_weights_of_quanto(name, tmp_path):
     build().save_pretrained(tmp_path)  # float weights from before, in shards or not
     save_file({"weight": torch.zeros(1)}, tmp_path / "model-00001-of-00002.safetensors")
-    model = quantized(name, build())
+    model = quantized(name)
     model.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", FILE]
     with pytest.raises(OSError, match="no file named model.safetensors"):
@@ -260,7 +235,7 @@ def test_plain_from_pretrained_refuses_the_weights_of_quanto(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["quanto-w8"])
 def test_options_that_do_not_go_with_small_weights_are_refused(name, tmp_path):
-    model = quantized(name, build())
+    model = quantized(name)
     with pytest.raises(ValueError, match=f"saved as {FILE}, and variant='int8' asks for another name. Leave it out"):
         model.save_pretrained(tmp_path / "new", variant="int8")
     assert not (tmp_path / "new").exists()
@@ -278,11 +253,10 @@ def test_options_that_do_not_go_with_small_weights_are_refused(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    pytest.importorskip("torchao")
-    pytest.importorskip("optimum.quanto")
     folder = tmp_path_factory.mktemp("saved")
-    for name in ("torchao-w4", "torchao-w8", "quanto-w8a8", "onnxruntime-w8a8"):
-        quantized(name, build()).save_pretrained(folder / name)
+    for name in ("torchao-w4", "torchao-w8", "quanto-w8", "quanto-w8a8", ONNX):
+        needs(name)
+        quantized(name).save_pretrained(folder / name)
     return folder
 
 
@@ -296,21 +270,16 @@ BOTH = pytest.mark.parametrize("name", ["torchao-w4", "quanto-w8a8"])
 
 @BOTH
 def test_a_missing_or_damaged_file(name, folder):
-    message = "could not be read into BertForSequenceClassification: the files are missing, damaged"
     path = folder / weights_of(name)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=message):
-        load_compressed(folder)
-    path.unlink()
-    with pytest.raises(ValueError, match=message):
-        load_compressed(folder)
+    for damage in (lambda: path.write_bytes(path.read_bytes()[:-100]), path.unlink):
+        damage()
+        with pytest.raises(ValueError, match="into BertForSequenceClassification: the files are missing, damaged"):
+            load_compressed(folder)
 
 
 @BOTH
 @pytest.mark.parametrize("layer", ["bert.encoder.layer.0.output.dense", "classifier"])
 def test_weights_that_are_missing_added_or_of_another_shape(name, layer, folder):
-    from safetensors import safe_open
-
     path = folder / weights_of(name)
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
@@ -327,54 +296,40 @@ def test_weights_that_are_missing_added_or_of_another_shape(name, layer, folder)
             load_compressed(folder)
 
 
-def change(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    config["compression"]["quantization"] |= changes
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-@pytest.mark.parametrize("name", ["torchao-w4", "quanto-w8a8", "onnxruntime-w8a8"])
+@pytest.mark.parametrize("name", ["torchao-w4", "quanto-w8a8", ONNX])
 def test_a_record_that_does_not_fit(name, folder):
-    layers = json.loads((folder / "config.json").read_text())["compression"]["quantization"]["layers"]
-    change(folder, layers=[*layers[1:], "bert.encoder.layer.7.output.dense"])
-    with pytest.raises(ValueError, match="layer.7.output|has no attribute|not those of its config"):
-        load_compressed(folder)
-    change(folder, scheme="torchao-w2")
-    with pytest.raises(ValueError, match="is malformed: scheme must be one of .*Got 'torchao-w2'"):
-        load_compressed(folder)
-    change(folder, scheme=name, layers=[])
-    with pytest.raises(ValueError, match="is malformed: 'quantization' must hold 'scheme', 'layers'"):
-        load_compressed(folder)
+    layers = load_compressed(folder).config.compression["quantization"]["layers"]
+    for changes, message in (
+        (
+            {"layers": [*layers[1:], "bert.encoder.layer.7.output.dense"]},
+            "layer.7.output|has no attribute|not those of its config",
+        ),
+        ({"scheme": "torchao-w2"}, "is malformed: scheme must be one of .*Got 'torchao-w2'"),
+        ({"scheme": name, "layers": []}, "is malformed: 'quantization' must hold 'scheme', 'layers'"),
+    ):
+        change_config(folder, lambda config, changes=changes: config["compression"]["quantization"].update(changes))
+        with pytest.raises(ValueError, match=message):
+            load_compressed(folder)
 
 
 @pytest.mark.parametrize("name", ["quanto-w8a8"])
 def test_a_newer_version(name, folder):
-    config = json.loads((folder / "config.json").read_text())
-    config["compression"]["version"] = 99
-    (folder / "config.json").write_text(json.dumps(config))
+    change_config(folder, lambda config: config["compression"].update(version=99))
     with pytest.raises(ValueError, match="was made by a newer hf_compalign .*pip install -U hf-compalign"):
         load_compressed(folder)
 
 
-@pytest.mark.parametrize(
-    ("name", "module", "extra"), [("torchao-w4", "torchao", "torchao"), ("quanto-w8a8", "optimum.quanto", "optimum")]
-)
+@pytest.mark.parametrize(("name", "module", "extra"), LIBRARIES)
 def test_a_missing_library(name, module, extra, folder, monkeypatch):
-    import sys
-
-    for loaded in [one for one in sys.modules if one == module or one.startswith(f"{module}.")]:
-        monkeypatch.delitem(sys.modules, loaded)
-    monkeypatch.setitem(sys.modules, module, None)
+    take_away(module, monkeypatch)
     with pytest.raises(ImportError, match=rf"pip install 'hf-compalign\[{extra}\]'"):
         load_compressed(folder)
 
 
 @pytest.mark.parametrize("name", ["quanto-w8a8"])
 def test_a_prepared_model_without_ranges_cannot_be_converted(name, tmp_path):
-    model = build()
-    prepare_(model, SCHEMES[name], list(quantizable_layers(model, SCHEMES[name])))
-    model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="cannot be quantized as its config says. The ranges of the activations"):
+    prepared(name, calibrated=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="cannot be quantized as its config says. quanto-w8a8 has fixed ranges of the"):
         load_compressed(tmp_path)
 
 

@@ -1,12 +1,12 @@
 """Training with the rounding that a model will have: what goes on untouched, what is rounded, what comes out."""
 
-import logging
-import sys
+import copy
 
 import pytest
 import tiny
 import torch
 import torch.distributed as dist
+from quantized import LIBRARIES, ONNX, take_away
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
@@ -18,7 +18,6 @@ from hf_compalign.compress.quantize import quantizable_layers, quantization_of, 
 
 pytestmark = pytest.mark.numeric
 
-ONNX = "onnxruntime-w8a8"
 # Of each backend one with and one without rounded activations.
 SCHEMES = [ONNX, "torchao-w8a8", "torchao-w4", "quanto-w4", "quanto-w8a8"]
 
@@ -68,14 +67,27 @@ def watch_answers():
 
 
 class Stop(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
+    """Ends the training after a step: in good order, or by an interrupt."""
+
+    def __init__(self, step, *, interrupt=False):
+        self.step, self.interrupt = step, interrupt
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = state.global_step == self.step
+        if self.interrupt and control.should_training_stop:
+            raise KeyboardInterrupt
 
 
-EVERY_STEP = {"save_strategy": "steps", "save_steps": 1}
+def saving(steps):
+    return {"save_strategy": "steps", "save_steps": steps}
+
+
+EVERY_LOSS = {"logging_strategy": "steps", "logging_steps": 1}
+
+
+def logged(run, name):
+    """A number in each line of the log that has a loss."""
+    return [log[name] for log in run.state.log_history if "loss" in log]
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +107,7 @@ def test_what_is_trained_goes_on_untouched(tmp_path, scheme, answers_in_float):
 
     def look(network, optimizer):
         parameters = dict(network.named_parameters())
-        moments = {
-            name: {kind: value.clone() for kind, value in optimizer.state[parameter].items()}
-            for name, parameter in parameters.items()
-        }
+        moments = {name: copy.deepcopy(optimizer.state[parameter]) for name, parameter in parameters.items()}
         values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         return {name: id(one) for name, one in parameters.items()}, values, moments, optimizer.param_groups[0]["lr"]
 
@@ -122,9 +131,7 @@ def test_what_is_trained_goes_on_untouched(tmp_path, scheme, answers_in_float):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_model_is_quantized_when_training_ends_and_its_checkpoints_stand_for_it(tmp_path, scheme):
     answers, weights = watch_answers(), Watch(lambda network, _: tiny.flat(network).clone())
-    saving = {"save_strategy": "steps", "save_steps": 3}
-    logs = {"logging_strategy": "steps", "logging_steps": 1}
-    run = trainer(tmp_path, QuantizationCallback(scheme, begin=0.5), answers, weights, **saving, **logs)
+    run = trainer(tmp_path, QuantizationCallback(scheme, begin=0.5), answers, weights, **saving(3), **EVERY_LOSS)
     names = layers(run.model, scheme)
     run.train()
     # What was trained is what comes out.
@@ -136,8 +143,7 @@ def test_the_model_is_quantized_when_training_ends_and_its_checkpoints_stand_for
     assert predictions.metrics["test_loss"] == pytest.approx(run.evaluate()["eval_loss"])
     run.save_model(str(tmp_path / "small"))
     assert tiny.distance(logits(load_compressed(tmp_path / "small")), logits(run.model)) < tiny.ROUNDING
-    logged = [log["quantized_layers"] for log in run.state.log_history if "loss" in log]
-    assert logged == [0] * 5 + [len(names)] * 7
+    assert logged(run, "quantized_layers") == [0] * 5 + [len(names)] * 7
     for step in (3, 6, 12):
         folder = tmp_path / f"checkpoint-{step}"
         in_float = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -210,18 +216,14 @@ def test_calibration_looks_at_the_given_data_and_leaves_the_training_alone(tmp_p
 
 @pytest.mark.parametrize("scheme", [ONNX, "torchao-w4a8", "quanto-w8a8"])
 def test_resume_equals_uninterrupted(tmp_path, scheme):
-    def run(folder, **settings):
-        return trainer(
-            tmp_path / folder,
-            QuantizationCallback(scheme, begin=0.5),
-            student=model(dropout=0.1),
-            **settings,
-        )
+    def run(folder, save_steps):
+        callback, student = QuantizationCallback(scheme, begin=0.5), model(dropout=0.1)
+        return trainer(tmp_path / folder, callback, student=student, **saving(save_steps))
 
-    whole = run("whole", save_strategy="steps", save_steps=3)
+    whole = run("whole", 3)
     whole.train()
     for step in (3, 6, 9):
-        resumed = run(str(step), save_strategy="steps", save_steps=12)
+        resumed = run(str(step), 12)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
         last, expected = (tmp_path / folder / "checkpoint-12" for folder in (str(step), "whole"))
         assert (last / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
@@ -230,25 +232,18 @@ def test_resume_equals_uninterrupted(tmp_path, scheme):
 
 
 def test_another_recipe_is_refused(tmp_path):
-    saving = {"save_strategy": "steps", "save_steps": 4}
-    trainer(tmp_path, QuantizationCallback(ONNX, begin=0.5), **saving).train()
-    checkpoint = str(tmp_path / "checkpoint-4")
-    for message, callback, more in (
-        ("another QuantizationCallback: begin: 0.5 -> 0.25", QuantizationCallback(ONNX, begin=0.25), {}),
-        (
-            "scheme: 'onnxruntime-w8a8' -> 'torchao-w8a8'",
-            QuantizationCallback("torchao-w8a8", begin=0.5),
-            {},
-        ),
-        (r"steps \[6, 6\], and this run's is \[9, 9\]", QuantizationCallback(ONNX, begin=0.5), {"num_train_epochs": 3}),
+    trainer(tmp_path / "rounded", QuantizationCallback(ONNX, begin=0.5), **saving(4)).train()
+    trainer(tmp_path / "plain", **saving(4)).train()
+    for message, saved, callback, epochs in (
+        ("another QuantizationCallback: begin: 0.5 -> 0.25", "rounded", QuantizationCallback(ONNX, begin=0.25), 2),
+        (f"scheme: '{ONNX}' -> 'torchao-w8a8'", "rounded", QuantizationCallback("torchao-w8a8", begin=0.5), 2),
+        (r"steps \[6, 6\], and this run's is \[9, 9\]", "rounded", QuantizationCallback(ONNX, begin=0.5), 3),
+        ("made without a QuantizationCallback", "plain", QuantizationCallback(ONNX), 2),
     ):
         with pytest.raises(ValueError, match=message):
-            trainer(tmp_path / "other", callback, **more).train(resume_from_checkpoint=checkpoint)
-    trainer(tmp_path / "plain", **saving).train()
-    with pytest.raises(ValueError, match="made without a QuantizationCallback"):
-        trainer(tmp_path / "other", QuantizationCallback(ONNX)).train(
-            resume_from_checkpoint=str(tmp_path / "plain" / "checkpoint-4")
-        )
+            trainer(tmp_path / "other", callback, num_train_epochs=epochs).train(
+                resume_from_checkpoint=str(tmp_path / saved / "checkpoint-4")
+            )
 
 
 # ---- the best checkpoint, and an early end ----
@@ -264,7 +259,7 @@ def test_the_best_model_is_a_quantized_one(tmp_path):
         greater_is_better=True,
         eval_strategy="steps",
         eval_steps=1,
-        **EVERY_STEP,
+        **saving(1),
     )
     run.compute_metrics = lambda _: {"score": next(measured)}
     run.train()
@@ -274,8 +269,7 @@ def test_the_best_model_is_a_quantized_one(tmp_path):
 
 def test_a_training_that_ends_early_is_not_quantized(tmp_path, caplog):
     run = trainer(tmp_path, QuantizationCallback("torchao-w8a8", begin=0.5), Stop(3))
-    with caplog.at_level(logging.WARNING):
-        run.train()
+    run.train()
     assert "ended at step 3, before the model was to be prepared at step 6: it is not quantized" in caplog.text
     assert not hasattr(run.model.config, "compression")
     assert {type(module) for module in run.model.modules()} == {type(module) for module in model().modules()}
@@ -289,11 +283,10 @@ def test_a_training_that_ends_early_is_not_quantized(tmp_path, caplog):
 
 def losses(folder, *callbacks, **settings):
     """Of 6 optimizer steps."""
-    steps = {"logging_strategy": "steps", "logging_steps": 1, "num_train_epochs": 1}
-    sgd = {"optim": "sgd", "learning_rate": 0.05}
-    run = trainer(folder, *callbacks, student=model(num_hidden_layers=1), **(steps | sgd | settings))
+    sgd = {"optim": "sgd", "learning_rate": 0.05, "num_train_epochs": 1}
+    run = trainer(folder, *callbacks, student=model(num_hidden_layers=1), **(EVERY_LOSS | sgd | settings))
     run.train()
-    return torch.tensor([log["loss"] for log in run.state.log_history if "loss" in log])
+    return torch.tensor(logged(run, "loss"))
 
 
 @pytest.mark.parametrize("scheme", [ONNX, "torchao-w8a8"])
@@ -324,12 +317,10 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, scheme):
 
 
 def test_begin_counts_optimizer_steps(tmp_path):
-    steps = {"logging_strategy": "steps", "logging_steps": 1, "gradient_accumulation_steps": 2}
-    run = trainer(tmp_path, QuantizationCallback(ONNX, begin=0.5), **steps)
+    run = trainer(tmp_path, QuantizationCallback(ONNX, begin=0.5), gradient_accumulation_steps=2, **EVERY_LOSS)
     run.train()
     n_layers = len(quantization_of(run.model).layers)
-    logged = [log["quantized_layers"] for log in run.state.log_history if "loss" in log]
-    assert logged == [0] * 2 + [n_layers] * 4
+    assert logged(run, "quantized_layers") == [0] * 2 + [n_layers] * 4
 
 
 @pytest.mark.parametrize(
@@ -363,7 +354,7 @@ def test_pruned_weights_are_zeros_of_the_quantized_model(tmp_path, scheme):
     for order, share, begin in ((1, (0.0, 0.3), 0.5), (-1, (0.5, 0.5), 0.5), (1, (0.5, 0.8), 0.25), (-1, (0, 0), 0.0)):
         pruning = PruningCallback(0.5, begin=share[0], end=share[1], schedule="linear")
         callbacks = [pruning, QuantizationCallback(scheme, begin=begin)]
-        run = trainer(tmp_path, *callbacks[::order], save_strategy="steps", save_steps=12)
+        run = trainer(tmp_path, *callbacks[::order], **saving(12))
         run.train()
         float_model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-12")
         zeros = {name: weight == 0 for name, weight in prunable_weights(float_model).items()}
@@ -386,10 +377,7 @@ def test_pruned_weights_are_zeros_of_the_quantized_model(tmp_path, scheme):
         ({"begin": 30}, r"begin must be a share of the training in \[0, 1\). Got 30. Did you mean 0.3\?"),
         ({"begin": 1.0}, "Got 1. To quantize a model when it is trained, use quantize_"),
         ({"begin": -0.5}, "Got -0.5. To"),
-        (
-            {"calibration": [{}]},
-            "calibration= would be ignored: the scheme 'onnxruntime-w8a8' needs no .* out",
-        ),
+        ({"calibration": [{}]}, f"calibration= would be ignored: the scheme '{ONNX}' needs no .* out"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
@@ -420,7 +408,7 @@ def test_what_does_not_fit_the_model_is_refused_before_training(tmp_path, option
 @pytest.mark.parametrize("scheme", [ONNX, "torchao-w8a8"])
 def test_a_quantized_model_is_not_quantized_again(tmp_path, scheme):
     callback = QuantizationCallback(scheme)
-    run = trainer(tmp_path, callback, save_strategy="steps", save_steps=12)
+    run = trainer(tmp_path, callback, **saving(12))
     run.train()
     with pytest.raises(ValueError, match="This QuantizationCallback has quantized the model.* make a new Trainer"):
         run.train()
@@ -434,42 +422,34 @@ def test_a_quantized_model_is_not_quantized_again(tmp_path, scheme):
 
 @pytest.mark.parametrize("scheme", [ONNX, "torchao-w8a8", "quanto-w8a8"])
 def test_a_training_that_broke_off_can_be_begun_again(tmp_path, scheme):
-    class Break(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 8:
-                raise KeyboardInterrupt
-
     whole = trainer(tmp_path / "whole", QuantizationCallback(scheme, begin=0.5))
     whole.train()
-    interrupt = Break()
-    run = trainer(tmp_path, QuantizationCallback(scheme, begin=0.5), interrupt, save_strategy="steps", save_steps=3)
+    interrupt = Stop(8, interrupt=True)
+    run = trainer(tmp_path, QuantizationCallback(scheme, begin=0.5), interrupt, **saving(3))
     with pytest.raises(KeyboardInterrupt):
         run.train()
     run.remove_callback(interrupt)
-    # From a checkpoint of before the preparation, into the model that it has left prepared.
+    # From a checkpoint before the preparation, into a model that is prepared already.
     run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert torch.equal(logits(run.model), logits(whole.model))
 
 
 def test_a_float_model_with_the_record_of_an_earlier_training_is_a_float_model(tmp_path):
-    trainer(tmp_path, QuantizationCallback(ONNX), save_strategy="steps", save_steps=12).train()
+    trainer(tmp_path, QuantizationCallback(ONNX), **saving(12)).train()
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-12")
-    run = trainer(tmp_path / "b", QuantizationCallback("quanto-w8", begin=0.5), student=student, **EVERY_STEP)
+    run = trainer(tmp_path / "b", QuantizationCallback("quanto-w8", begin=0.5), student=student, **saving(1))
     run.train()
     assert quantization_of(load_compressed(tmp_path / "b" / "checkpoint-5")) is None
     assert quantization_of(load_compressed(tmp_path / "b" / "checkpoint-6")).scheme == "quanto-w8"
 
 
-def test_what_is_missing_is_missed_before_training(tmp_path, monkeypatch):
-    for scheme, module, extra in (
-        ("torchao-w8a8", "torchao.quantization", "torchao"),
-        ("quanto-w8", "optimum.quanto", "optimum"),
-    ):
-        monkeypatch.setitem(sys.modules, module, None)
-        run = trainer(tmp_path, QuantizationCallback(scheme, begin=0.9))
-        with pytest.raises(ImportError, match=rf"pip install 'hf-compalign\[{extra}\]'"):
-            run.train()
-        assert run.state.global_step == 0
+@pytest.mark.parametrize(("scheme", "module", "extra"), LIBRARIES)
+def test_a_missing_library_is_named_before_training(tmp_path, monkeypatch, scheme, module, extra):
+    take_away(module, monkeypatch)
+    run = trainer(tmp_path, QuantizationCallback(scheme, begin=0.9))
+    with pytest.raises(ImportError, match=rf"pip install 'hf-compalign\[{extra}\]'"):
+        run.train()
+    assert run.state.global_step == 0
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def _release(version):
 def test_the_lowest_environment_has_the_lower_end_of_every_range():
     lower_ends = {name: _release(str(specifier).removeprefix(">=")) for name, specifier in _ranges().items()}
     tested = {name: _release(version) for name, version in _pins("constraints-lowest.txt").items()}
-    # There are no CPU wheels of torch 2.11 that are small enough to be installed for a test; GPU runs use it.
+    # Of torch only one version has a wheel for CPUs that is small enough to be installed for a test.
     del lower_ends["torch"], tested["torch"]
     assert tested == lower_ends
 

@@ -48,16 +48,29 @@ def batches_for(model, *, n_batches=3, n=16):
     return [zoo.inputs(model, n=n if model.main_input_name == "pixel_values" else 9, seed=s) for s in range(n_batches)]
 
 
+def built(**options):
+    model = zoo.build("bert")
+    return model, batches_for(model, **options)
+
+
 def values(model):
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def unchanged(model, before):
-    return all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
-
-
 def masks_for(weights, sparsity):
     return compute_masks({name: magnitude(weight) for name, weight in weights.items()}, sparsity, pattern="layer")
+
+
+def zeroed(model, masks):
+    for name, mask in masks.items():
+        model.get_parameter(name).data.mul_(mask)
+    return model
+
+
+def lost(dense, candidate, *, seeds=(100,)):
+    """How far the answers to unseen batches are from those of the dense model."""
+    unseen = [zoo.inputs(dense, n=9, seed=seed) for seed in seeds]
+    return sum((zoo.answer(candidate, batch) - zoo.answer(dense, batch)).square().sum() for batch in unseen)
 
 
 # ---- one layer: the fit ----
@@ -173,7 +186,7 @@ def test_what_is_gone_goes_first():
 @pytest.mark.parametrize("pattern", ["layer", "row", "2:4"])
 def test_correction_is_better_than_zeros_and_than_the_smallest(pattern):
     target, places = matrix(8, 160), torch.arange(160)
-    hessian = 0.9 ** (places[:, None] - places).abs().double()  # each input much like its neighbours
+    hessian = 0.9 ** (places[:, None] - places).abs().double()  # each input much like its neighbors
     mask, swept = reconstruct._swept(target, hessian, never(target), sparsity=0.5, pattern=pattern)
     fitted = reconstruct._fitted(target, swept, mask, hessian)
     smallest = compute_masks({"": target.abs()}, 0.5, pattern=pattern)[""]
@@ -187,8 +200,8 @@ def test_correction_is_better_than_zeros_and_than_the_smallest(pattern):
 
 
 def test_masks_that_prune_nothing_change_nothing():
-    model = zoo.build("bert")
-    before, batches = values(model), batches_for(model)
+    model, batches = built()
+    before = values(model)
     answers = zoo.answer(model, batches[0])
     reconstruct_(model, {name: torch.ones_like(w).bool() for name, w in prunable_weights(model).items()}, batches)
     for name, parameter in model.named_parameters():
@@ -231,16 +244,13 @@ def test_a_feature_that_others_tell_is_pruned_without_loss(monkeypatch, feature)
     batches = batches_for(model)
     mask = torch.ones(12, 12, dtype=torch.bool)
     mask[:, 5] = False
-    hook = feeding(layer, feature)
-    dense = torch.nn.functional.linear
+    feeding(layer, feature)
     rows = torch.cat([rows_into(model, layer, batch, n_calls=1) for batch in batches])
-    rows = feature(rows)
-    before = dense(rows, layer.weight, layer.bias).detach()
+    before = layer(rows).detach()
     reconstruct_(model, {name: mask}, batches)
-    hook.remove()
     assert (layer.weight[:, 5] == 0).all()
     scale = float(before.square().mean().sqrt())
-    torch.testing.assert_close(dense(rows, layer.weight, layer.bias).detach(), before, rtol=0, atol=1e-4 * scale)
+    torch.testing.assert_close(layer(rows).detach(), before, rtol=0, atol=1e-4 * scale)
 
 
 def test_without_a_bias_the_mean_is_left_to_the_weights():
@@ -279,15 +289,8 @@ def test_models_answer_more_like_before_than_after_magnitude_pruning(name):
     for weight, mask in zip(weights.values(), masks.values(), strict=True):
         assert torch.equal(weight != 0, mask)
         assert int((~mask).sum()) == round(0.5 * mask.numel())
-    with torch.no_grad():
-        for other, mask in masks_for(prunable_weights(smallest), 0.5).items():
-            smallest.get_parameter(other).mul_(mask)
-    unseen = [zoo.inputs(model, n=9, seed=seed) for seed in range(100, 108)]
-
-    def distance(candidate):
-        return sum((zoo.answer(candidate, batch) - zoo.answer(dense, batch)).square().sum() for batch in unseen)
-
-    assert distance(model) < 0.7 * distance(smallest)
+    zeroed(smallest, masks_for(prunable_weights(smallest), 0.5))
+    assert lost(dense, model, seeds=range(100, 108)) < 0.7 * lost(dense, smallest, seeds=range(100, 108))
 
 
 def test_given_masks_are_kept_and_corrected():
@@ -295,13 +298,8 @@ def test_given_masks_are_kept_and_corrected():
     batches = batches_for(model, n_batches=8)
     masks = masks_for(prunable_weights(model), 0.5)
     reconstruct_(model, masks, batches)
-    zeroed = zoo.build("bert")
-    for name, mask in masks.items():
-        assert torch.equal(model.get_parameter(name) != 0, mask)
-        zeroed.get_parameter(name).data.mul_(mask)
-    unseen = zoo.inputs(model, n=9, seed=100)
-    distances = [(zoo.answer(one, unseen) - zoo.answer(dense, unseen)).square().sum() for one in (model, zeroed)]
-    assert distances[0] < 0.7 * distances[1]
+    assert all(torch.equal(model.get_parameter(name) != 0, mask) for name, mask in masks.items())
+    assert lost(dense, model) < 0.7 * lost(dense, zeroed(zoo.build("bert"), masks))
 
 
 def test_later_layers_make_up_for_the_earlier_ones(monkeypatch):
@@ -332,12 +330,8 @@ def rows_change(model, dense, name, batches):
 def test_padding_is_ignored():
     models = [zoo.build("bert") for _ in range(2)]
     padded = batches_for(models[0])
-    rows = [
-        {name: column[row : row + 1, : int(batch["attention_mask"][row].sum())] for name, column in batch.items()}
-        for batch in padded
-        for row in range(len(batch["input_ids"]))
-    ]
-    for model, batches in zip(models, (padded, [row for row in rows if row["input_ids"].numel()]), strict=True):
+    rows = [row for batch in padded for row in zoo.unpadded(batch)]
+    for model, batches in zip(models, (padded, rows), strict=True):
         prune_second_order_(model, prunable_weights(model), 0.5, pattern="row", batches=batches)
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
@@ -388,20 +382,16 @@ def test_weights_in_bfloat16_stay_so():
 
 
 def test_a_layer_that_runs_twice():
-    dense, model, zeroed = (zoo.build("bert") for _ in range(3))
-    for one in (dense, model, zeroed):
+    dense, model, smallest = (zoo.build("bert") for _ in range(3))
+    for one in (dense, model, smallest):
         one.bert.encoder.layer[2] = one.bert.encoder.layer[1] = one.bert.encoder.layer[0]
     batches = batches_for(model, n_batches=8)
     weights = prunable_weights(model)
     assert len(weights) == 6
     masks = prune_second_order_(model, weights, 0.3, pattern="layer", batches=batches)
     assert sparsity_of(weights) == pytest.approx(0.3, abs=1e-3)
-    for name, mask in masks_for(prunable_weights(zeroed), 0.3).items():
-        zeroed.get_parameter(name).data.mul_(mask)
     assert set(masks) == set(weights)
-    unseen = zoo.inputs(model, n=9, seed=100)
-    distances = [(zoo.answer(one, unseen) - zoo.answer(dense, unseen)).square().sum() for one in (model, zeroed)]
-    assert distances[0] < distances[1]
+    assert lost(dense, model) < lost(dense, zeroed(smallest, masks_for(prunable_weights(smallest), 0.3)))
 
 
 def test_choices():
@@ -411,8 +401,7 @@ def test_choices():
 
 
 def test_what_is_pruned_stays_pruned():
-    model = zoo.build("bert")
-    batches = batches_for(model)
+    model, batches = built()
     weights = prunable_weights(model)
     first = prune_second_order_(model, weights, 0.3, pattern="layer", batches=batches)
     second = prune_second_order_(model, weights, 0.6, pattern="layer", batches=batches)
@@ -422,8 +411,7 @@ def test_what_is_pruned_stays_pruned():
 
 
 def test_the_same_again_changes_nothing():
-    model = zoo.build("bert")
-    batches = batches_for(model)
+    model, batches = built()
     first = prune_second_order_(model, prunable_weights(model), 0.5, pattern="layer", batches=batches)
     before = values(model)
     second = prune_second_order_(model, prunable_weights(model), 0.5, pattern="layer", batches=batches)
@@ -471,20 +459,18 @@ def test_inputs_that_vary_by_rounding_alone():
     model, name, layer = one_layer()
     weight = layer.weight.detach().clone()
     row = 10 * torch.rand(12)
-    hook = feeding(layer, lambda rows: row * (1 + 1e-7 * torch.randn_like(rows)))
+    feeding(layer, lambda rows: row * (1 + 1e-7 * torch.randn_like(rows)))
     mask = masks_for({name: layer.weight}, 0.5)[name]
     reconstruct_(model, {name: mask}, batches_for(model))
-    hook.remove()
     torch.testing.assert_close(layer.weight.detach(), weight * mask, rtol=0, atol=1e-4)
 
 
 def test_inputs_that_are_0():
     model, name, layer = one_layer()
     weight = layer.weight.detach().clone()
-    hook = feeding(layer, torch.zeros_like)
+    feeding(layer, torch.zeros_like)
     mask = masks_for({name: layer.weight}, 0.5)[name]
     reconstruct_(model, {name: mask}, batches_for(model))
-    hook.remove()
     torch.testing.assert_close(layer.weight.detach(), weight * mask)
 
 
@@ -508,46 +494,39 @@ def failing(model, kind):
 
 
 @pytest.mark.parametrize("kind", ["nan", "original", "pruned"])
-def test_after_an_error_every_weight_is_what_it_was(kind):
+def test_after_an_error_every_weight_is_what_it_was(kind, monkeypatch):
     model = zoo.build("bert").train()
     batches = batches_for(model)
     expected, message = failing(model, kind)
-    before = values(model)
-    touched = []
-    with pytest.MonkeyPatch.context() as patch:
-        written = reconstruct.write_
-        patch.setattr(reconstruct, "write_", lambda *args: (touched.append(1), written(*args)))
-        with pytest.raises(expected, match=message):
-            prune_second_order_(model, prunable_weights(model), 0.5, pattern="layer", batches=batches)
+    touched, written = [], reconstruct.write_
+    monkeypatch.setattr(reconstruct, "write_", lambda *args: (touched.append(1), written(*args)))
+    with tiny.unchanged(model), pytest.raises(expected, match=message):
+        prune_second_order_(model, prunable_weights(model), 0.5, pattern="layer", batches=batches)
     assert len(touched) >= 16  # of 36 in all: it was in the middle
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num())
     assert model.training
 
 
 def test_a_layer_that_does_not_run_is_refused_by_name():
     model = zoo.build("bert")
     model.bert.idle = torch.nn.Linear(32, 32)
-    before = values(model)
-    with pytest.raises(ValueError, match=r"The layer bert.idle.weight does not run on the calibration data"):
+    message = "The layer bert.idle.weight does not run on the calibration data"
+    with tiny.unchanged(model), pytest.raises(ValueError, match=message):
         prune_second_order_(model, prunable_weights(model), 0.5, pattern="layer", batches=batches_for(model))
-    assert unchanged(model, before)
 
 
 def test_convolutions_are_refused():
     model = zoo.build("vit")
-    before = values(model)
     name = "vit.embeddings.patch_embeddings.projection.weight"
-    with pytest.raises(ValueError, match=rf"Only the weights of linear layers can be corrected. {name} is of a Conv2d"):
+    message = rf"Only the weights of linear layers can be corrected. {name} is of a Conv2d"
+    with tiny.unchanged(model), pytest.raises(ValueError, match=message):
         reconstruct_(model, {name: torch.ones_like(model.get_parameter(name)).bool()}, batches_for(model))
-    assert unchanged(model, before)
 
 
 def test_statistics_are_of_the_compressed_model():
     """The inputs of a later group are those that the groups before it make now."""
     model = zoo.build("bert")
     batch = zoo.inputs(model)
-    layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in prunable_weights(model)}
+    layers = zoo.prunable_layers(model)
     groups = in_order(model, layers, batch)
     rows = rows_into(model, layers[groups[1].names[0]], batch, n_calls=1)
     with torch.no_grad():

@@ -71,7 +71,7 @@ def test_exactly_the_chosen_layers_are_in_float(repaired):
     found, folder, _ = repaired
     in_float = {*found.frontier.chosen, "classifier"}
     assert {*found.export.float_layers} == in_float
-    # What could still be quantised in the file is what was not.
+    # What could still be quantized in the file is what was not.
     assert {*graph_layers(folder / "model_int8.onnx", "dynamic")} == in_float
     assert not in_float & {*found.export.quantized_layers}
     everything = in_float | {*found.export.quantized_layers}

@@ -88,7 +88,7 @@ def test_harm_that_adds_up_gives_the_smallest_set_there_is(harms):
 
 
 def test_no_layer_of_the_result_can_be_given_back_even_where_harm_does_not_add_up():
-    # In INT8 together, neighbours cancel: the order of single layers misleads.
+    # In INT8 together, neighbors cancel: the order of single layers misleads.
     def extra(kept):
         return sum(-9 for a, b in (("layer.0", "layer.1"), ("layer.2", "layer.3")) if a not in kept and b not in kept)
 

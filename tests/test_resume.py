@@ -19,7 +19,7 @@ WEIGHTINGS = ["fixed", "random", "round_robin", "softadapt", "uncertainty"]
 
 
 def build(folder, *, weighting="fixed", callback=None, teacher=None, **settings):
-    saving = {"save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": 2}
+    saving = {"save_steps": 1, "gradient_accumulation_steps": 2}
     return AlignedDistillationTrainer(
         tiny.bert(seed=2, dropout=0.1),
         tiny.arguments(folder, **(saving | settings)),
@@ -30,36 +30,35 @@ def build(folder, *, weighting="fixed", callback=None, teacher=None, **settings)
     )
 
 
+def trained(folder, *, resume=None, **settings):
+    trainer = build(folder, **settings)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_resume_equals_uninterrupted(tmp_path, weighting):
-    whole = build(tmp_path / "whole", weighting=weighting)
-    whole.train()
+    whole = trained(tmp_path / "whole", weighting=weighting)
     for step in (1, 3, 6):
         # Another process, another output folder: only the checkpoint is left of the first run.
         copy = tmp_path / f"moved-{step}"
         shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", copy)
-        resumed = build(tmp_path / f"resumed-{step}", weighting=weighting)
-        resumed.train(resume_from_checkpoint=str(copy))
+        resumed = trained(tmp_path / f"resumed-{step}", weighting=weighting, resume=str(copy))
         assert torch.equal(tiny.flat(whole.model), tiny.flat(resumed.model))
         assert torch.equal(whole.weighting.weights(), resumed.weighting.weights())
 
 
 def test_callback_states_restored_by_the_trainer_do_no_harm(tmp_path):
-    whole = build(tmp_path / "whole")
-    whole.train()
+    whole = trained(tmp_path / "whole")
     settings = {"restore_callback_states_from_checkpoint": True}
-    resumed = build(tmp_path / "resumed", **settings)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    resumed = trained(tmp_path / "resumed", resume=str(tmp_path / "whole" / "checkpoint-3"), **settings)
     assert torch.equal(tiny.flat(whole.model), tiny.flat(resumed.model))
 
 
 def test_two_callbacks_each_find_their_own_masks(tmp_path):
-    def callbacks():
-        return [PruningCallback(0.5, include=["*attention*"]), PruningCallback(0.8, include=["*intermediate*"])]
-
     def trainer(folder):
-        built = build(folder, callback=callbacks()[0])
-        built.add_callback(callbacks()[1])
+        built = build(folder, callback=PruningCallback(0.5, include=["*attention*"]))
+        built.add_callback(PruningCallback(0.8, include=["*intermediate*"]))
         return built
 
     whole, resumed = trainer(tmp_path / "a"), trainer(tmp_path / "b")
@@ -73,7 +72,7 @@ def test_a_plain_trainer_resumes_with_its_masks(tmp_path):
     for resume in (None, str(tmp_path / "0" / "checkpoint-4")):
         trainer = Trainer(
             tiny.bert(seed=2),
-            tiny.arguments(tmp_path / str(len(models)), save_strategy="steps", save_steps=2),
+            tiny.arguments(tmp_path / str(len(models)), save_steps=2),
             train_dataset=tiny.texts(),
             callbacks=[PruningCallback(0.6)],
         )
@@ -83,22 +82,20 @@ def test_a_plain_trainer_resumes_with_its_masks(tmp_path):
 
 
 def test_a_checkpoint_cut_off_by_a_kill_is_passed_over(tmp_path, caplog):
-    whole = build(tmp_path)
-    whole.train()
+    whole = trained(tmp_path)
     expected = tiny.flat(whole.model).clone()
     shutil.rmtree(tmp_path / "checkpoint-8")
     state = tmp_path / "checkpoint-7" / "trainer_state.json"
     state.write_text(state.read_text()[:100])
     (tmp_path / "checkpoint-6" / "trainer_state.json").unlink()
-    resumed = build(tmp_path)
-    resumed.train(resume_from_checkpoint=True)
+    resumed = trained(tmp_path, resume=True)
     assert torch.equal(expected, tiny.flat(resumed.model))
     assert "Passing over" in caplog.text
 
 
 def test_nothing_to_resume_from(tmp_path):
     with pytest.raises(ValueError, match="No complete checkpoint found in"):
-        build(tmp_path).train(resume_from_checkpoint=True)
+        trained(tmp_path, resume=True)
 
 
 def test_another_recipe_is_refused(tmp_path):
@@ -112,7 +109,7 @@ def test_another_recipe_is_refused(tmp_path):
     ]
     for message, settings in cases:
         with pytest.raises(ValueError, match=message):
-            build(tmp_path / "other", **settings).train(resume_from_checkpoint=checkpoint)
+            trained(tmp_path / "other", resume=checkpoint, **settings)
 
 
 def test_checkpoints_of_other_makers_are_refused(tmp_path):
@@ -120,7 +117,7 @@ def test_checkpoints_of_other_makers_are_refused(tmp_path):
     Trainer(tiny.bert(), arguments, train_dataset=tiny.texts()).train()
     checkpoint = str(tmp_path / "checkpoint-6")
     with pytest.raises(ValueError, match=r"not made by an AlignedDistillationTrainer: it has no alignment.json"):
-        build(tmp_path / "other").train(resume_from_checkpoint=checkpoint)
+        trained(tmp_path / "other", resume=checkpoint)
     pruned = Trainer(tiny.bert(), arguments, train_dataset=tiny.texts(), callbacks=[PruningCallback(0.5)])
     with pytest.raises(ValueError, match="made without a PruningCallback"):
         pruned.train(resume_from_checkpoint=checkpoint)

@@ -1,10 +1,8 @@
 """Two processes under FSDP version 2 prune like one; what cannot be pruned in place is refused."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,16 +14,13 @@ from transformers import AutoModelForSequenceClassification
 from hf_compalign import PruningCallback
 from hf_compalign.compress import load_compressed, prunable_weights, same_everywhere_, sparsity_of
 
-SCRIPT = Path(sharded_run.__file__)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, str(SCRIPT), str(folder)], capture_output=True, text=True, env=os.environ, timeout=300, check=False
-    )
+    launch += [sharded_run.__file__, str(folder)]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -34,6 +29,11 @@ def folder(tmp_path_factory):
 def results(folder):
     """The results of each process."""
     return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(params=range(sharded_run.PROCESSES))
+def process(results, request):
+    return results[request.param]
 
 
 @pytest.mark.parametrize("pattern", sharded_run.PATTERNS)
@@ -70,19 +70,15 @@ def test_a_sharded_checkpoint_is_an_ordinary_folder(folder, results, pattern):
 
 
 @pytest.mark.parametrize("kind", ["full", "shards", "learned"])
-def test_a_sharded_run_resumes_bitwise(results, kind):
-    for process in results:
-        assert process[kind]["resumed"]["parameters"] == process[kind]["whole"]["parameters"]
-        assert process[kind]["resumed"]["sparsities"] == process[kind]["whole"]["sparsities"]
+def test_a_sharded_run_resumes_bitwise(process, kind):
+    assert process[kind]["resumed"]["parameters"] == process[kind]["whole"]["parameters"]
+    assert process[kind]["resumed"]["sparsities"] == process[kind]["whole"]["sparsities"]
 
 
-def test_learned_scores_in_a_checkpoint_of_shards_are_refused(results):
-    for process in results:
-        assert (
-            "A checkpoint in shards does not hold what score='movement' has learned"
-            in process["learned-shards"]["refused"]
-        )
-        assert "'state_dict_type': 'FULL_STATE_DICT'" in process["learned-shards"]["refused"]
+def test_learned_scores_in_a_checkpoint_of_shards_are_refused(process):
+    refused = process["learned-shards"]["refused"]
+    assert "A checkpoint in shards does not hold what score='movement' has learned" in refused
+    assert "'state_dict_type': 'FULL_STATE_DICT'" in refused
 
 
 @pytest.mark.parametrize("kind", sharded_run.SHRINKING)
@@ -98,36 +94,32 @@ def test_two_processes_shrink_like_one(folder, results, kind, tmp_path):
             assert way == "fsdp" or two["parameters"] == tiny.flat(small).tolist()
             assert len(two["parameters"]) > len(one["parameters"]) or way == "ddp"
             assert two["removed"] == one["removed"]
-            batch = {name: torch.tensor(tiny.texts(10, seed=5)[name]) for name in ("input_ids", "attention_mask")}
+            batch = tiny.batch(tiny.texts(10, seed=5), "input_ids", "attention_mask")
             with torch.no_grad():
                 assert tiny.distance(small(**batch).logits, two["predictions"]) < tiny.ROUNDING
 
 
 @pytest.mark.parametrize("kind", ["gradual", "at-once"])
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_two_processes_resume_shrinking_bitwise(results, way, kind):
-    for process in results:
-        whole, resumed = process[way][f"resumed-{kind}"]
-        assert resumed == whole
+def test_two_processes_resume_shrinking_bitwise(process, way, kind):
+    whole, resumed = process[way][f"resumed-{kind}"]
+    assert resumed == whole
 
 
-def test_what_needs_a_whole_model_is_refused_under_fsdp(results):
-    for process in results:
-        assert "target_flops needs a model that is whole in each process" in process["target"]
-        assert "Give shares instead (heads=, ffn=, n_layers=), or use DDP" in process["target"]
-        assert "Shrinking and pruning cannot be in one training under FSDP" in process["both"]
-        assert "open the folder with load_compressed, and train that with the PruningCallback" in process["both"]
+def test_what_needs_a_whole_model_is_refused_under_fsdp(process):
+    assert "target_flops needs a model that is whole in each process" in process["target"]
+    assert "Give shares instead (heads=, ffn=, n_layers=), or use DDP" in process["target"]
+    assert "Shrinking and pruning cannot be in one training under FSDP" in process["both"]
+    assert "open the folder with load_compressed, and train that with the PruningCallback" in process["both"]
 
 
-def test_zeros_by_chance_in_another_process_are_saved_without_it(results):
-    for process in results:
-        assert process["zeros"] == {"written": True, "of_last": True, "zeros": True, "masks": True}
+def test_zeros_by_chance_in_another_process_are_saved_without_it(process):
+    assert process["zeros"] == {"written": True, "of_last": True, "zeros": True, "masks": True}
 
 
-def test_fsdp_version_1_is_refused(results):
-    for process in results:
-        assert "does not work under FSDP version 1" in process["refusal"]
-        assert "Use DDP, or FSDP version 2: TrainingArguments(fsdp=True, fsdp_config={'ver" in process["refusal"]
+def test_fsdp_version_1_is_refused(process):
+    assert "does not work under FSDP version 1" in process["refusal"]
+    assert "Use DDP, or FSDP version 2: TrainingArguments(fsdp=True, fsdp_config={'ver" in process["refusal"]
 
 
 def test_deepspeed_is_refused(tmp_path):

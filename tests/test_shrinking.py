@@ -23,46 +23,30 @@ def model(*, seed=2, **config):
     return tiny.bert(seed=seed, num_hidden_layers=3, num_attention_heads=4, **config)
 
 
-def trainer(folder, callback, *callbacks, student=None, **settings):
+def trainer(folder, *callbacks, student=None, **settings):
     """12 optimizer steps; the schedule ends at the 6th."""
     return Trainer(
         model() if student is None else student,
         tiny.arguments(folder, **settings),
         train_dataset=tiny.texts(),
         eval_dataset=tiny.texts(10, seed=5),
-        callbacks=[callback, *callbacks],
+        callbacks=list(callbacks),
     )
 
 
+def trained(folder, *callbacks, resume=None, **settings):
+    run = trainer(folder, *callbacks, **settings)
+    run.train(resume_from_checkpoint=resume)
+    return run
+
+
 def logits(network):
-    batch = {name: torch.tensor(tiny.texts(10, seed=5)[name]) for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        return network.eval()(**batch).logits
+        return network.eval()(**tiny.batch(tiny.texts(10, seed=5), "input_ids", "attention_mask")).logits
 
 
 def widths(network):
     return [(layer.n_heads, layer.n_neurons) for layer in layers_of(network)]
-
-
-class Watch(TrainerCallback):
-    """Keeps something of every step, once the callbacks before it have acted."""
-
-    def __init__(self, look):
-        self.look = look
-        self.seen = []
-
-    def on_step_end(self, args, state, control, **kwargs):
-        kwargs["model"].eval()
-        self.seen.append(self.look(kwargs["model"]))
-        kwargs["model"].train()
-
-
-class Stop(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == self.step
 
 
 def zero_units(network):
@@ -128,7 +112,7 @@ def test_the_masked_model_answers_like_the_cut_one(name):
 
 
 def test_units_go_by_the_schedule_and_stay_away(tmp_path):
-    watch = Watch(zero_units)
+    watch = tiny.Watch(zero_units)
     callback = ShrinkCallback(heads=0.25, ffn=0.5, schedule="linear", every=2, score="magnitude")
     trainer(tmp_path, callback, watch).train()
     counts = [sum(int(neurons.sum()) for _, neurons in step) for step in watch.seen]
@@ -140,9 +124,8 @@ def test_units_go_by_the_schedule_and_stay_away(tmp_path):
 
 
 def test_the_model_is_cut_when_training_ends(tmp_path):
-    watch = Watch(logits)
-    run = trainer(tmp_path, ShrinkCallback(**BUDGET), watch, logging_strategy="steps", logging_steps=1)
-    run.train()
+    watch = tiny.Watch(logits)
+    run = trained(tmp_path, ShrinkCallback(**BUDGET), watch, logging_steps=1)
     left = widths(run.model)
     assert len(left) == 2
     assert [sum(units) for units in zip(*left, strict=True)] == [6, 32]  # of 8 heads and 64 neurons
@@ -157,17 +140,14 @@ def test_the_model_is_cut_when_training_ends(tmp_path):
     assert widths(loaded) == left
     logs = [log for log in run.state.log_history if "heads_removed" in log]
     assert len(logs) == 12
-    assert logs[-1]["heads_removed"] == 0.25
-    assert logs[-1]["ffn_removed"] == 0.5
-    assert logs[-1]["layers_removed"] == 1
+    assert [logs[-1][f"{name}_removed"] for name in ("heads", "ffn", "layers")] == [0.25, 0.5, 1]
     assert logs[0]["heads_removed"] < 0.25
     assert "heads_removed" not in run.state.log_history[-1]  # the summary of the training has no loss
 
 
 def test_a_checkpoint_opens_as_the_model_that_it_stands_for(tmp_path):
-    watch = Watch(logits)
-    run = trainer(tmp_path, ShrinkCallback(**BUDGET, every=1), watch, save_strategy="steps", save_steps=1)
-    run.train()
+    watch = tiny.Watch(logits)
+    run = trained(tmp_path, ShrinkCallback(**BUDGET, every=1), watch, save_steps=1)
     sizes = []
     for step, answers in enumerate(watch.seen, 1):
         folder = tmp_path / f"checkpoint-{step}"
@@ -181,8 +161,7 @@ def test_a_checkpoint_opens_as_the_model_that_it_stands_for(tmp_path):
 
 
 def test_a_uniform_budget_makes_a_stock_checkpoint(tmp_path):
-    run = trainer(tmp_path, ShrinkCallback(ffn=0.5, n_layers=1, uniform=True))
-    run.train()
+    run = trained(tmp_path, ShrinkCallback(ffn=0.5, n_layers=1, uniform=True))
     run.save_model(str(tmp_path / "small"))
     assert not hasattr(run.model.config, "compression")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small")
@@ -191,10 +170,9 @@ def test_a_uniform_budget_makes_a_stock_checkpoint(tmp_path):
 
 
 def test_a_target_is_reached(tmp_path):
-    batch = {name: torch.tensor(tiny.texts()[name]) for name in ("input_ids", "attention_mask")}
+    batch = tiny.batch(tiny.texts(), "input_ids", "attention_mask")
     dense = count_flops(model(), batch)
-    run = trainer(tmp_path, ShrinkCallback(target_flops=0.7))
-    run.train()
+    run = trained(tmp_path, ShrinkCallback(target_flops=0.7))
     assert 0.65 * dense < count_flops(run.model, batch) <= 0.7 * dense
 
 
@@ -206,8 +184,7 @@ def test_dropped_layers_are_passed_by_and_get_no_gradient(tmp_path):
 
     gradients = Gradients()
     callback = ShrinkCallback(n_layers=1, schedule="constant", score="magnitude")
-    run = trainer(tmp_path, callback, gradients, save_strategy="steps", save_steps=12)
-    run.train()
+    trained(tmp_path, callback, gradients, save_steps=12)
     (dropped,) = gradients.without
     compression = load_compressed(tmp_path / "checkpoint-12").config
     assert compression.num_hidden_layers == 2
@@ -219,21 +196,17 @@ def test_dropped_layers_are_passed_by_and_get_no_gradient(tmp_path):
 
 def test_layers_are_passed_by_with_gradient_checkpointing_too(tmp_path):
     runs = [
-        trainer(tmp_path, ShrinkCallback(n_layers=1, score="magnitude"), gradient_checkpointing=checkpointing)
+        trained(tmp_path, ShrinkCallback(n_layers=1, score="magnitude"), gradient_checkpointing=checkpointing)
         for checkpointing in (False, True)
     ]
-    for run in runs:
-        run.train()
     assert torch.equal(*(tiny.flat(run.model) for run in runs))
 
 
 def test_without_training_it_is_what_shrink_does(tmp_path):
-    data = tiny.texts()
-    batches = [{name: torch.tensor(data[name]) for name in data.column_names}]
+    batches = [tiny.batch(tiny.texts())]
     for options in ({"reconstruct": True}, {"reconstruct": False}):
         callback = ShrinkCallback(heads=0.25, ffn=0.5, schedule="constant", calibration=batches, **options)
-        run = trainer(tmp_path, callback, learning_rate=0.0)
-        run.train()
+        run = trained(tmp_path, callback, learning_rate=0.0)
         expected = model()
         shrink_(expected, heads=0.25, ffn=0.5, calibration=batches, **options)
         assert widths(run.model) == widths(expected)
@@ -271,8 +244,7 @@ def test_the_loss_that_taylor_asks_can_be_given(tmp_path):
 
     callback = ShrinkCallback(ffn=0.5, schedule="constant")
     callback.use_loss(loss)
-    run = trainer(tmp_path, callback)
-    run.train()
+    trained(tmp_path, callback)
     assert asked == [24]  # all rows of the training data, once
 
 
@@ -292,28 +264,25 @@ def test_what_is_removed_does_not_count_when_others_are_judged(tmp_path):
 # ---- the best checkpoint, and an early end ----
 
 
-def test_the_best_model_is_one_of_the_final_size(tmp_path):
-    measured = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.5, 0.3, 0.2, 0.1, 0.0])
-    run = trainer(
-        tmp_path,
-        ShrinkCallback(**BUDGET),
-        load_best_model_at_end=True,
-        metric_for_best_model="score",
-        greater_is_better=True,
-        eval_strategy="steps",
-        eval_steps=1,
-        save_strategy="steps",
-        save_steps=1,
-    )
+def best_of(folder, *callbacks, scores):
+    """A training whose steps get these scores, and the model of its best checkpoint."""
+    measured = iter(scores)
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
+    run = trainer(folder, *callbacks, eval_steps=1, save_steps=1, **best)
     run.compute_metrics = lambda _: {"score": next(measured)}
     run.train()
+    return run, load_compressed(folder / f"checkpoint-{run.state.best_global_step}")
+
+
+def test_the_best_model_is_one_of_the_final_size(tmp_path):
+    scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.5, 0.3, 0.2, 0.1, 0.0]
+    run, best = best_of(tmp_path, ShrinkCallback(**BUDGET), scores=scores)
     assert run.state.best_global_step == 8
-    best = load_compressed(tmp_path / "checkpoint-8")
     assert tiny.distance(logits(best), logits(run.model)) < tiny.ROUNDING
 
 
 def test_a_training_that_ends_early_is_cut_as_far_as_it_came(tmp_path, caplog):
-    run = trainer(tmp_path, ShrinkCallback(ffn=0.5, schedule="linear", every=1), Stop(3))
+    run = trainer(tmp_path, ShrinkCallback(ffn=0.5, schedule="linear", every=1), tiny.Stop(3))
     with caplog.at_level(logging.WARNING):
         run.train()
     assert sum(neurons for _, neurons in widths(run.model)) == 96 - 24
@@ -323,30 +292,15 @@ def test_a_training_that_ends_early_is_cut_as_far_as_it_came(tmp_path, caplog):
 
 
 def test_the_best_of_an_early_end_keeps_its_own_units(tmp_path):
-    measured = iter([0.1, 0.9, 0.5, 0.4])
-    run = trainer(
-        tmp_path,
-        ShrinkCallback(ffn=0.5, schedule="linear", every=1),
-        Stop(4),
-        load_best_model_at_end=True,
-        metric_for_best_model="score",
-        greater_is_better=True,
-        eval_strategy="steps",
-        eval_steps=1,
-        save_strategy="steps",
-        save_steps=1,
-    )
-    run.compute_metrics = lambda _: {"score": next(measured)}
-    run.train()
+    callback = ShrinkCallback(ffn=0.5, schedule="linear", every=1)
+    run, best = best_of(tmp_path, callback, tiny.Stop(4), scores=[0.1, 0.9, 0.5, 0.4])
     assert run.state.best_global_step == 2
-    best = load_compressed(tmp_path / "checkpoint-2")
     assert widths(best) == widths(run.model)
     assert tiny.distance(logits(best), logits(run.model)) < tiny.ROUNDING
 
 
 def test_nothing_is_cut_before_the_first_removal(tmp_path):
-    run = trainer(tmp_path, ShrinkCallback(ffn=0.5, begin=0.8, end=1.0), Stop(3))
-    run.train()
+    run = trained(tmp_path, ShrinkCallback(ffn=0.5, begin=0.8, end=1.0), tiny.Stop(3))
     assert widths(run.model) == [(4, 32)] * 3
     assert not hasattr(run.model.config, "compression")
 
@@ -363,37 +317,29 @@ def test_nothing_is_cut_before_the_first_removal(tmp_path):
     ],
 )
 def test_resume_equals_uninterrupted(tmp_path, options):
-    settings = {"save_strategy": "steps", "save_steps": 1}
-    whole = trainer(tmp_path / "whole", ShrinkCallback(**options), student=model(dropout=0.1), **settings)
-    whole.train()
+    whole = trained(tmp_path / "whole", ShrinkCallback(**options), student=model(dropout=0.1), save_steps=1)
     for step in (1, 4, 9):
-        run = trainer(tmp_path / str(step), ShrinkCallback(**options), student=model(dropout=0.1, seed=step))
-        run.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        checkpoint, student = str(tmp_path / "whole" / f"checkpoint-{step}"), model(dropout=0.1, seed=step)
+        run = trained(tmp_path / str(step), ShrinkCallback(**options), student=student, resume=checkpoint)
         assert widths(run.model) == widths(whole.model)
         assert torch.equal(tiny.flat(run.model), tiny.flat(whole.model))
         assert getattr(run.model.config, "compression", None) == getattr(whole.model.config, "compression", None)
 
 
 def test_another_recipe_is_refused(tmp_path):
-    settings = {"save_strategy": "steps", "save_steps": 4}
-    trainer(tmp_path, ShrinkCallback(ffn=0.5, score="magnitude"), **settings).train()
+    trained(tmp_path, ShrinkCallback(ffn=0.5, score="magnitude"), save_steps=4)
     checkpoint = str(tmp_path / "checkpoint-4")
     for message, options, more in (
         ("another ShrinkCallback: ffn: 0.5 -> 0.25", {"ffn": 0.25, "score": "magnitude"}, {}),
         ("score: 'magnitude' -> 'taylor'", {"ffn": 0.5}, {}),
-        (
-            r"steps \[0, 6\], and this run's is \[0, 9\]",
-            {"ffn": 0.5, "score": "magnitude"},
-            {"num_train_epochs": 3},
-        ),
+        (r"steps \[0, 6\], and this run's is \[0, 9\]", {"ffn": 0.5, "score": "magnitude"}, {"num_train_epochs": 3}),
     ):
         with pytest.raises(ValueError, match=message):
-            trainer(tmp_path / "other", ShrinkCallback(**options), **more).train(resume_from_checkpoint=checkpoint)
-    Trainer(model(), tiny.arguments(tmp_path / "plain", **settings), train_dataset=tiny.texts()).train()
+            trained(tmp_path / "other", ShrinkCallback(**options), **more, resume=checkpoint)
+    trained(tmp_path / "plain", save_steps=4)
+    checkpoint = str(tmp_path / "plain" / "checkpoint-4")
     with pytest.raises(ValueError, match="made without a ShrinkCallback"):
-        trainer(tmp_path / "other", ShrinkCallback(ffn=0.5)).train(
-            resume_from_checkpoint=str(tmp_path / "plain" / "checkpoint-4")
-        )
+        trained(tmp_path / "other", ShrinkCallback(ffn=0.5), resume=checkpoint)
 
 
 # ---- what is refused, and what is left alone ----
@@ -427,36 +373,28 @@ def test_bad_arguments_are_refused(options, message):
 )
 def test_a_budget_that_does_not_fit_is_refused_before_training(tmp_path, options, message):
     run = trainer(tmp_path, ShrinkCallback(**options, begin=0.9, end=1.0))
-    before = tiny.flat(run.model).clone()
-    with pytest.raises(ValueError, match=message):
+    with tiny.unchanged(run.model, config=False), pytest.raises(ValueError, match=message):
         run.train()
     assert run.state.global_step == 0
-    assert torch.equal(tiny.flat(run.model), before)
     assert not hasattr(run.model.config, "compression")
 
 
 def test_a_second_training_of_the_cut_model_needs_a_new_trainer(tmp_path):
     callback = ShrinkCallback(ffn=0.5)
-    run = trainer(tmp_path, callback)
-    run.train()
+    run = trained(tmp_path, callback)
     with pytest.raises(ValueError, match="still holds the weights of before.*make a new Trainer"):
         run.train()
-    again = trainer(tmp_path, ShrinkCallback(ffn=0.5, heads=0.25), student=run.model)
-    again.train()
+    again = trained(tmp_path, ShrinkCallback(ffn=0.5, heads=0.25), student=run.model)
     assert sum(neurons for _, neurons in widths(again.model)) == 24
-    other = trainer(tmp_path, callback)  # the callback itself can be used for another model
-    other.train()
+    other = trained(tmp_path, callback)  # the callback itself can be used for another model
     assert sum(neurons for _, neurons in widths(other.model)) == 48
 
 
 def test_a_model_with_widths_of_its_own_keeps_them_in_its_checkpoints(tmp_path):
     student = model()
     shrink_(student, ffn=0.5)
-    watch = Watch(logits)
-    run = trainer(
-        tmp_path, ShrinkCallback(ffn=0.5, every=1), watch, student=student, save_strategy="steps", save_steps=3
-    )
-    run.train()
+    watch = tiny.Watch(logits)
+    trained(tmp_path, ShrinkCallback(ffn=0.5, every=1), watch, student=student, save_steps=3)
     assert tiny.distance(logits(load_compressed(tmp_path / "checkpoint-3")), watch.seen[2]) < tiny.ROUNDING
     with pytest.raises(ValueError, match="shrunk before, to widths of its own. .* but no layers"):
         trainer(tmp_path, ShrinkCallback(n_layers=1), student=student).train()
@@ -509,18 +447,12 @@ def test_a_teacher_with_the_same_config_keeps_its_own(tmp_path):
 
 
 def test_a_training_that_broke_off_can_be_begun_again(tmp_path):
-    class Break(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 8:
-                raise KeyboardInterrupt
-
-    callback, interrupt = ShrinkCallback(n_layers=1, score="magnitude"), Break()
+    callback, interrupt = ShrinkCallback(n_layers=1, score="magnitude"), tiny.Stop(8, interrupt=True)
     run = trainer(tmp_path, callback, interrupt)
     with pytest.raises(KeyboardInterrupt):
         run.train()
     assert run.model.config.compression["shrink"]["dropped_layers"]
-    other = trainer(tmp_path, ShrinkCallback(ffn=0.5, begin=1.0, end=1.0), Stop(2), student=run.model)
-    other.train()
+    other = trained(tmp_path, ShrinkCallback(ffn=0.5, begin=1.0, end=1.0), tiny.Stop(2), student=run.model)
     assert not hasattr(other.model.config, "compression")
     run.remove_callback(interrupt)
     run.train()
@@ -529,8 +461,7 @@ def test_a_training_that_broke_off_can_be_begun_again(tmp_path):
 
 
 def test_two_callbacks_in_one_process_share_nothing(tmp_path):
-    alone = trainer(tmp_path, ShrinkCallback(**BUDGET))
-    alone.train()
+    alone = trained(tmp_path, ShrinkCallback(**BUDGET))
     other, inner = trainer(tmp_path / "b", ShrinkCallback(heads=0.5)), trainer(tmp_path / "a", ShrinkCallback(**BUDGET))
 
     class Nested(TrainerCallback):

@@ -4,7 +4,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from test_plots import HOSTILE, POINTS, class_row, figures, record
+from plotted import HOSTILE, POINTS, class_row, figures, record
 
 from hf_compalign.report.page import inline_svg
 from hf_compalign.report.plots import plot_cells, plot_classes, plot_frontier
@@ -35,7 +35,7 @@ def words(root):
     return ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
 
 
-def test_each_chart_is_one_labelled_image(charts):
+def test_each_chart_is_one_labeled_image(charts):
     for text, root in charts:
         assert text.startswith("<svg ")  # neither an XML declaration nor a document type, which HTML would not take
         assert root.tag == f"{SVG}svg"

@@ -23,7 +23,7 @@ def table_of(reference, candidate, n_classes):
 
 
 def noisy(seed, n, n_classes, share, shift=0.3):
-    """Answers, and the same with a share of them drawn anew, some of those towards class 0."""
+    """Answers, and the same with a share of them drawn anew, some of those toward class 0."""
     generator = np.random.default_rng(seed)
     reference = generator.integers(0, n_classes, n)
     drawn = np.where(generator.random(n) < shift, 0, generator.integers(0, n_classes, n))
@@ -146,18 +146,15 @@ def test_a_chain_of_some_thousand_classes_among_many_that_never_occur():
         assert (result.statistic, result.df) == (pytest.approx((net**2 / n).sum(), rel=1e-8), len(n))
 
 
-def test_answers_outside_the_classes_are_refused():
+def test_answers_outside_the_classes_and_other_items_are_refused():
     with pytest.raises(ValueError, match=r"candidate must be in \[0, 3\), one number per class. Got 3. Compare models"):
         predicted_frequencies([0, 1], [0, 3], 3)
     with pytest.raises(ValueError, match=r"reference must be in \[0, 3\).* Got -1"):
         predicted_frequencies([-1, 1], [0, 2], 3)
+    with pytest.raises(ValueError, match=r"the same items. Got 2, 1 predictions"):
+        predicted_frequencies([0, 1], [0], 2)
 
 
 def test_answers_of_other_integers_are_counted():
     assert predicted_frequencies([], [], 3).reference == (0, 0, 0)
     assert predicted_frequencies(np.array([2, 0], dtype=np.uint8), [0, 0], 3).stuart_maxwell.df == 1
-
-
-def test_other_items_are_refused():
-    with pytest.raises(ValueError, match=r"the same items. Got 2, 1 predictions"):
-        predicted_frequencies([0, 1], [0], 2)

@@ -28,25 +28,30 @@ PLAIN = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
 KL = AlignmentArguments(kl_weight=0.5, temperature=3.0)
 
 
-def build(folder, *, student=None, teacher=None, alignment=None, dataset=None, settings=None, **trainer):
+def build(folder, *, student=None, teacher="the usual", alignment=None, dataset=None, settings=None, **trainer):
     return AlignedDistillationTrainer(
         student or tiny.bert(seed=2),
         tiny.arguments(folder, **(settings or {})),
-        teacher=teacher or tiny.bert(seed=1),
+        teacher=tiny.bert(seed=1) if teacher == "the usual" else teacher,
         alignment=alignment,
         train_dataset=tiny.texts() if dataset is None else dataset,
         **trainer,
     )
 
 
-def batch_of(dataset):
-    return {name: torch.tensor(dataset[name][:]) for name in dataset.column_names}
+def trained(folder, **options):
+    trainer = build(folder, **options)
+    trainer.train()
+    return trainer
 
 
 def logits(model, dataset):
-    inputs = batch_of(dataset.select_columns(["input_ids", "attention_mask"]))
     with torch.no_grad():
-        return model.eval()(**inputs).logits
+        return model.eval()(**tiny.batch(dataset, "input_ids", "attention_mask")).logits
+
+
+def loss_of(trainer, dataset):
+    return trainer.compute_loss(trainer.model.train(), tiny.batch(dataset))
 
 
 # ---- the loss ----
@@ -64,13 +69,13 @@ def test_the_loss_is_the_sum_of_its_terms(tmp_path):
         + F.mse_loss(z_s, z_t)
         + 0.5 * 9 * F.kl_div(q, p, log_target=True, reduction="batchmean")
     )
-    assert tiny.distance(trainer.compute_loss(trainer.model.train(), batch_of(dataset)), expected) < tiny.ROUNDING
+    assert tiny.distance(loss_of(trainer, dataset), expected) < tiny.ROUNDING
 
 
 @pytest.mark.parametrize(("model", "dataset"), [(tiny.bert(), tiny.texts(8)), (tiny.vit(), tiny.images(8))])
 def test_the_task_term_is_the_models_own_loss(tmp_path, model, dataset):
     trainer = build(tmp_path, student=model, teacher=copy.deepcopy(model), alignment=PLAIN, dataset=dataset)
-    batch = batch_of(dataset)
+    batch = tiny.batch(dataset)
     own = model.train()(**batch).loss
     assert tiny.distance(trainer.compute_loss(model, batch), own) < tiny.ROUNDING
 
@@ -86,15 +91,13 @@ def test_without_teacher_terms_training_is_bit_identical_to_the_stock_trainer(tm
 @pytest.mark.parametrize("weighting", ["fixed", "softadapt", "uncertainty"])
 def test_one_batch_of_8_equals_4_accumulated_batches_of_2(tmp_path, weighting):
     # Some items have no label, so the terms have different counts in every micro-batch.
-    labels = [label if i % 3 else -100 for i, label in enumerate(tiny.texts(32)["labels"])]
-    dataset = tiny.texts(32, labels=False).add_column("labels", labels)
+    dataset = tiny.texts(32, unknown=3)
     results = []
     for size, accumulation in ((8, 1), (2, 4)):
         sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
-        settings = {"optim": "sgd", "num_train_epochs": 3, "logging_strategy": "steps", "logging_steps": 1}
+        settings = {"optim": "sgd", "num_train_epochs": 3, "logging_steps": 1}
         alignment = AlignmentArguments(weighting=weighting)
-        trainer = build(tmp_path, alignment=alignment, dataset=dataset, settings=sizes | settings)
-        trainer.train()
+        trainer = trained(tmp_path, alignment=alignment, dataset=dataset, settings=sizes | settings)
         history = trainer.state.log_history[:-1]
         logged = [{k: v for k, v in log.items() if k.endswith(("_loss", "_weight"))} for log in history]
         results.append((tiny.flat(trainer.model), logged))
@@ -105,26 +108,24 @@ def test_one_batch_of_8_equals_4_accumulated_batches_of_2(tmp_path, weighting):
         assert left == pytest.approx(right, rel=1e-4)
 
 
-def test_unlabelled_items_train_the_teachers_terms_alone(tmp_path):
-    labelled = tiny.texts(4)
-    unlabelled = tiny.texts(4, seed=7, labels=False).add_column("labels", [-100] * 4)
-    mixed = concatenate_datasets([labelled, unlabelled])
+def test_unlabeled_items_train_the_teachers_terms_alone(tmp_path):
+    labeled = tiny.texts(4)
+    mixed = concatenate_datasets([labeled, tiny.texts(4, seed=7, unknown=1)])
     trainer = build(tmp_path, dataset=mixed)
     z_s, z_t = logits(trainer.model, mixed), logits(tiny.bert(seed=1), mixed)
     expected = (
-        F.cross_entropy(z_s[:4], torch.tensor(labelled["labels"][:]))
+        F.cross_entropy(z_s[:4], torch.tensor(labeled["labels"][:]))
         + F.cross_entropy(z_s, z_t.argmax(-1))
         + F.mse_loss(z_s, z_t)
     )
-    assert tiny.distance(trainer.compute_loss(trainer.model.train(), batch_of(mixed)), expected) < tiny.ROUNDING
+    assert tiny.distance(loss_of(trainer, mixed), expected) < tiny.ROUNDING
 
 
 def test_a_dataset_without_labels_trains(tmp_path):
     student = tiny.bert(seed=2)
     before = tiny.flat(student)
-    settings = {"logging_strategy": "steps", "logging_steps": 1}
-    trainer = build(tmp_path, student=student, dataset=tiny.texts(8, labels=False), settings=settings)
-    trainer.train()
+    settings = {"logging_steps": 1}
+    trainer = trained(tmp_path, student=student, dataset=tiny.texts(8, labels=False), settings=settings)
     assert not torch.equal(before, tiny.flat(student))
     assert trainer.state.log_history[0]["task_loss"] == 0
     assert trainer.state.log_history[0]["logits_loss"] > 0
@@ -138,7 +139,7 @@ def test_the_gate_reaches_the_loss(tmp_path):
     right = z_t.argmax(-1) == torch.tensor(dataset["labels"][:])
     assert 0 < right.sum() < 16
     expected = ((z_s - z_t) ** 2).mean(-1)[right].sum() / 16
-    assert tiny.distance(trainer.compute_loss(trainer.model.train(), batch_of(dataset)), expected) < tiny.ROUNDING
+    assert tiny.distance(loss_of(trainer, dataset), expected) < tiny.ROUNDING
 
 
 def test_student_dropout_is_off_unless_asked_for(tmp_path):
@@ -146,7 +147,7 @@ def test_student_dropout_is_off_unless_asked_for(tmp_path):
     for on in (False, True):
         student = tiny.bert(seed=2, dropout=0.5)
         trainer = build(tmp_path, student=student, dataset=dataset, alignment=AlignmentArguments(student_dropout=on))
-        losses = {trainer.compute_loss(student.train(), batch_of(dataset)).item() for _ in range(3)}
+        losses = {trainer.compute_loss(student.train(), tiny.batch(dataset)).item() for _ in range(3)}
         assert (len(losses) > 1) == on
         assert student.config.hidden_dropout_prob == 0.5
 
@@ -155,7 +156,7 @@ def test_label_smoothing_and_an_own_loss_function_are_the_task_term(tmp_path):
     dataset = tiny.texts(8)
     z, y = logits(tiny.bert(seed=2), dataset), torch.tensor(dataset["labels"][:])
     smoothed = build(tmp_path, dataset=dataset, alignment=PLAIN, settings={"label_smoothing_factor": 0.2})
-    loss = smoothed.compute_loss(smoothed.model.train(), batch_of(dataset))
+    loss = loss_of(smoothed, dataset)
     assert tiny.distance(loss, F.cross_entropy(z, y, label_smoothing=0.2)) < tiny.ROUNDING
 
     def doubled(outputs, labels, num_items_in_batch=None):
@@ -166,7 +167,7 @@ def test_label_smoothing_and_an_own_loss_function_are_the_task_term(tmp_path):
     for size, accumulation in ((8, 1), (2, 4)):
         settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "optim": "sgd"}
         trainer = build(tmp_path, dataset=dataset, settings=settings, compute_loss_func=doubled)
-        loss = trainer.compute_loss(trainer.model.train(), batch_of(dataset), num_items_in_batch=torch.tensor(8))
+        loss = trainer.compute_loss(trainer.model.train(), tiny.batch(dataset), num_items_in_batch=torch.tensor(8))
         z_t = logits(tiny.bert(seed=1), dataset)
         expected = 2 * F.cross_entropy(z, y) + F.cross_entropy(z, z_t.argmax(-1)) + F.mse_loss(z, z_t)
         assert tiny.distance(loss, expected) < tiny.ROUNDING
@@ -179,14 +180,11 @@ def test_a_cached_teacher_trains_like_a_live_one(tmp_path):
     teacher, dataset = tiny.bert(seed=1), tiny.texts(16)
     # Batches of one give both ways the same shapes, and so the same bits.
     settings = {"per_device_train_batch_size": 1}
-    live = build(tmp_path, teacher=teacher, dataset=dataset, settings=settings)
-    live.train()
+    live = trained(tmp_path, teacher=teacher, dataset=dataset, settings=settings)
     cached = cache_teacher_logits(dataset, teacher, batch_size=1)
-    for keep_all in (False, True):
-        student = tiny.bert(seed=2)
-        arguments = tiny.arguments(tmp_path, **settings, remove_unused_columns=not keep_all)
-        AlignedDistillationTrainer(student, arguments, train_dataset=cached).train()
-        assert torch.equal(tiny.flat(live.model), tiny.flat(student))
+    for unused in (False, True):
+        other = trained(tmp_path, teacher=None, dataset=cached, settings=settings | {"remove_unused_columns": unused})
+        assert torch.equal(tiny.flat(live.model), tiny.flat(other.model))
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -196,22 +194,17 @@ def test_the_teacher_gets_inputs_that_the_student_does_not_take(tmp_path, cached
     teacher = tiny.bert(seed=1)
     # The second half of each row is the second of a pair.
     pairs = tiny.texts(16).add_column("token_type_ids", [[0, 0, 0, 1, 1, 1]] * 16)
-    inputs = batch_of(pairs.remove_columns("labels"))
+    inputs = tiny.batch(pairs.remove_columns("labels"))
     with torch.no_grad():
         right = teacher.eval()(**inputs).logits
         wrong = teacher(**{**inputs, "token_type_ids": torch.zeros(16, 6, dtype=torch.long)}).logits
         own = student.eval()(inputs["input_ids"], inputs["attention_mask"]).logits
     assert tiny.distance(wrong, right) > 100 * tiny.ROUNDING
     dataset = cache_teacher_logits(pairs, teacher) if cached else pairs
-    settings = {"learning_rate": 0.0, "logging_strategy": "steps", "logging_steps": 4, "num_train_epochs": 1}
-    trainer = AlignedDistillationTrainer(
-        student,
-        tiny.arguments(tmp_path, **settings),
-        teacher=None if cached else teacher,
-        train_dataset=dataset,
-        eval_dataset=dataset,
-    )
-    trainer.train()
+    settings = {"learning_rate": 0.0, "logging_steps": 4, "num_train_epochs": 1}
+    own_teacher = None if cached else teacher
+    data = {"dataset": dataset, "eval_dataset": dataset}
+    trainer = trained(tmp_path, student=student, teacher=own_teacher, settings=settings, **data)
     assert trainer.state.log_history[0]["logits_loss"] == pytest.approx(F.mse_loss(own, right).item(), rel=1e-4)
     expected = (own.argmax(-1) != right.argmax(-1)).sum().item()
     assert trainer.evaluate()["eval_cie"] == expected
@@ -224,10 +217,9 @@ def test_the_teacher_gets_inputs_that_the_student_does_not_take(tmp_path, cached
 
 def test_every_term_is_logged_as_a_mean_over_the_interval(tmp_path):
     dataset = tiny.texts(16)
-    settings = {"learning_rate": 0.0, "num_train_epochs": 1, "logging_strategy": "steps", "logging_steps": 4}
+    settings = {"learning_rate": 0.0, "num_train_epochs": 1, "logging_steps": 4}
     alignment = AlignmentArguments(task_weight=0.5, logits_weight=2.0)
-    trainer = build(tmp_path, dataset=dataset, settings=settings, alignment=alignment)
-    trainer.train()
+    trainer = trained(tmp_path, dataset=dataset, settings=settings, alignment=alignment)
     z_s, z_t = logits(trainer.model, dataset), logits(tiny.bert(seed=1), dataset)
     log = trainer.state.log_history[0]
     assert log["task_loss"] == pytest.approx(F.cross_entropy(z_s, torch.tensor(dataset["labels"][:])).item(), rel=1e-5)
@@ -241,9 +233,8 @@ def test_every_term_is_logged_as_a_mean_over_the_interval(tmp_path):
 @pytest.mark.parametrize("logging", ["steps", "no"])
 def test_nan_logits_stop_training_and_name_step_and_term(tmp_path, logging):
     dataset = cache_teacher_logits(tiny.texts(16), tiny.bert(seed=1))
-    trainer = AlignedDistillationTrainer(
-        tiny.bert(), tiny.arguments(tmp_path, logging_strategy=logging, logging_steps=3), train_dataset=dataset
-    )
+    settings = {"logging_strategy": logging, "logging_steps": 3}
+    trainer = build(tmp_path, teacher=None, dataset=dataset, settings=settings)
     own = trainer.data_collator
     batches = iter(range(100))
 
@@ -270,9 +261,8 @@ def test_arguments_by_position_mean_what_they_mean_to_a_trainer(tmp_path):
 
 
 def test_the_count_of_a_step_is_the_trainers_own_or_that_of_its_items(tmp_path):
-    labels = [label if i % 3 else -100 for i, label in enumerate(tiny.texts(8)["labels"])]
-    labelled = tiny.texts(8, labels=False).add_column("labels", labels)
-    for dataset, count in ((labelled, 5), (labelled.remove_columns("labels"), 8)):
+    labeled = tiny.texts(8, unknown=3)
+    for dataset, count in ((labeled, 5), (labeled.remove_columns("labels"), 8)):
         trainer = build(tmp_path, dataset=dataset)
         batches, found = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 4, trainer.args.device)
         assert (len(batches), found) == (2, count)
@@ -396,8 +386,7 @@ def test_fewer_mismatches_are_better(tmp_path, metric, greater):
 def test_the_trainers_own_options_work(tmp_path, settings):
     student = tiny.bert(seed=2)
     before = tiny.flat(student).clone()
-    trainer = build(tmp_path, student=student, settings=settings, eval_dataset=tiny.texts(5))
-    trainer.train()
+    trainer = trained(tmp_path, student=student, settings=settings, eval_dataset=tiny.texts(5))
     assert torch.isfinite(tiny.flat(student)).all()
     assert not torch.equal(before, tiny.flat(student))
     assert "eval_cie" in trainer.evaluate()
@@ -407,20 +396,18 @@ def test_a_compiled_student_trains(tmp_path):
     student = tiny.bert(seed=2, dropout=0.3)
     before = tiny.flat(student).clone()
     settings = {"torch_compile": True, "torch_compile_backend": "aot_eager", "max_steps": 3}
-    trainer = build(tmp_path, student=student, settings=settings, eval_dataset=tiny.texts(4))
-    trainer.train()
+    trainer = trained(tmp_path, student=student, settings=settings, eval_dataset=tiny.texts(4))
     assert not torch.equal(before, tiny.flat(student))
     assert "eval_cie" in trainer.evaluate()
 
 
 def test_the_teacher_computes_in_the_students_autocast(tmp_path):
     teacher = tiny.bert(seed=1)
-    settings = {"bf16": True, "learning_rate": 0.0, "logging_strategy": "steps", "logging_steps": 1, "max_steps": 1}
-    trainer = build(tmp_path, student=tiny.bert(seed=1), teacher=teacher, settings=settings)
-    trainer.train()
+    settings = {"bf16": True, "learning_rate": 0.0, "logging_steps": 1, "max_steps": 1}
+    trainer = trained(tmp_path, student=tiny.bert(seed=1), teacher=teacher, settings=settings)
     # Equal weights give equal logits only if both are computed in bfloat16.
     assert trainer.state.log_history[0]["logits_loss"] == 0
-    batch = batch_of(tiny.texts(4))
+    batch = tiny.batch(tiny.texts(4))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low = trainer.teacher(**batch).logits
     assert tiny.distance(low, trainer.teacher(**batch).logits) > tiny.ROUNDING
@@ -428,11 +415,10 @@ def test_the_teacher_computes_in_the_students_autocast(tmp_path):
 
 def test_gradient_checkpointing_stays_on_with_dropout_off(tmp_path):
     student = tiny.bert(seed=2, dropout=0.3)
-    trainer = build(tmp_path, student=student, settings={"gradient_checkpointing": True})
-    trainer.train()
+    trainer = trained(tmp_path, student=student, settings={"gradient_checkpointing": True})
     checkpointed = [m for m in student.modules() if getattr(m, "gradient_checkpointing", False)]
     assert checkpointed
-    trainer.compute_loss(student.train(), batch_of(tiny.texts(2)))
+    trainer.compute_loss(student.train(), tiny.batch(tiny.texts(2)))
     assert all(module.training for module in checkpointed)
     assert not any(m.training for m in student.modules() if isinstance(m, torch.nn.Dropout))
 
@@ -441,8 +427,7 @@ def test_labels_under_another_name(tmp_path):
     named = tiny.texts().rename_column("labels", "sentiment")
     models = []
     for dataset, settings in ((tiny.texts(), {}), (named, {"label_names": ["sentiment"]})):
-        trainer = build(tmp_path, dataset=dataset, settings=settings, eval_dataset=dataset)
-        trainer.train()
+        trainer = trained(tmp_path, dataset=dataset, settings=settings, eval_dataset=dataset)
         models.append(tiny.flat(trainer.model))
         assert "eval_cie_u" in trainer.evaluate()
     assert torch.equal(*models)
@@ -455,16 +440,14 @@ def test_a_transform_may_make_the_labels(tmp_path):
 
     names = [str(label) for label in tiny.texts()["labels"]]
     dataset = tiny.texts(labels=False).add_column("label", names).with_transform(numbered)
-    trainer = build(tmp_path, dataset=dataset, settings={"remove_unused_columns": False, "max_steps": 2})
-    trainer.train()
+    trainer = trained(tmp_path, dataset=dataset, settings={"remove_unused_columns": False, "max_steps": 2})
     assert trainer.state.global_step == 2
 
 
 def test_an_iterable_dataset(tmp_path):
     stream = tiny.texts().to_iterable_dataset()
     settings = {"max_steps": 4}
-    trainer = build(tmp_path, dataset=stream, settings=settings, eval_dataset=tiny.texts(5))
-    trainer.train()
+    trainer = trained(tmp_path, dataset=stream, settings=settings, eval_dataset=tiny.texts(5))
     assert trainer.state.global_step == 4
 
 
@@ -497,20 +480,18 @@ def test_hyperparameter_search_starts_every_trial_afresh(tmp_path):
 def test_learned_weights_are_trained_and_the_teacher_is_not(tmp_path):
     teacher = tiny.bert(seed=1)
     before = tiny.flat(teacher).clone()
-    trainer = build(tmp_path, teacher=teacher, alignment=AlignmentArguments(weighting="uncertainty"))
-    trainer.train()
+    trainer = trained(tmp_path, teacher=teacher, alignment=AlignmentArguments(weighting="uncertainty"))
     assert not torch.equal(trainer.weighting.log_variance.detach(), torch.zeros(3))
     assert torch.equal(before, tiny.flat(teacher))
-    trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
-    assert not trained & {id(parameter) for parameter in teacher.parameters()}
+    optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert not optimized & {id(parameter) for parameter in teacher.parameters()}
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_learned_weights_follow_their_gradient(tmp_path, accumulation):
     settings = {"optim": "sgd", "lr_scheduler_type": "constant", "learning_rate": 0.1, "logging_strategy": "steps"}
     settings |= {"logging_steps": 1, "max_steps": 3, "gradient_accumulation_steps": accumulation}
-    trainer = build(tmp_path, alignment=AlignmentArguments(weighting="uncertainty"), settings=settings)
-    trainer.train()
+    trainer = trained(tmp_path, alignment=AlignmentArguments(weighting="uncertainty"), settings=settings)
     s = np.zeros(3)
     for log in trainer.state.log_history[:3]:
         losses = np.array([log[f"{name}_loss"] for name in ("task", "agreement", "logits")])
@@ -519,8 +500,7 @@ def test_learned_weights_follow_their_gradient(tmp_path, accumulation):
 
 
 def test_the_checkpoint_is_the_student_alone(tmp_path):
-    trainer = build(tmp_path, settings={"save_strategy": "epoch"})
-    trainer.train()
+    trainer = trained(tmp_path, settings={"save_strategy": "epoch"})
     checkpoint = tmp_path / "checkpoint-12"
     loaded = type(trainer.model).from_pretrained(checkpoint)
     assert torch.equal(tiny.flat(loaded), tiny.flat(trainer.model))
@@ -554,10 +534,7 @@ def test_bad_input_is_refused_before_training(tmp_path):
             "must be whole numbers. Got float32",
             {"dataset": tiny.texts().remove_columns("labels").add_column("labels", column)},
         ),
-        (
-            "has no labels .* only one in use",
-            {"dataset": tiny.texts().remove_columns("labels"), "alignment": PLAIN},
-        ),
+        ("has no labels .* only one in use", {"dataset": tiny.texts().remove_columns("labels"), "alignment": PLAIN}),
         ("label_names must hold one name. Got", {"settings": {"label_names": ["a", "b"]}}),
         (
             "cannot with optimizers=",
@@ -583,15 +560,13 @@ def test_learned_weights_are_refused_where_they_would_not_be_trained(tmp_path, m
 
 def test_teacher_terms_without_a_teacher_are_refused(tmp_path):
     with pytest.raises(ValueError, match="there is none for the train dataset. Pass teacher=, or fill the column"):
-        AlignedDistillationTrainer(tiny.bert(), tiny.arguments(tmp_path), train_dataset=tiny.texts())
+        build(tmp_path, teacher=None)
     cached = cache_teacher_logits(tiny.texts(), tiny.bert(seed=1))
     with pytest.raises(ValueError, match="there is none for the eval dataset"):
-        AlignedDistillationTrainer(
-            tiny.bert(), tiny.arguments(tmp_path), train_dataset=cached, eval_dataset=tiny.texts()
-        )
+        build(tmp_path, teacher=None, dataset=cached, eval_dataset=tiny.texts())
     other = cache_teacher_logits(tiny.texts(), tiny.bert(seed=5))
     with pytest.raises(ValueError, match="carry the logits of different teachers"):
-        AlignedDistillationTrainer(tiny.bert(), tiny.arguments(tmp_path), train_dataset=cached, eval_dataset=other)
+        build(tmp_path, teacher=None, dataset=cached, eval_dataset=other)
     with pytest.raises(ValueError, match="of another teacher"):
         build(tmp_path, dataset=cached, teacher=tiny.bert(seed=6))
 
@@ -603,9 +578,7 @@ def test_a_collator_that_drops_the_cached_logits_is_named(tmp_path):
         names = ("input_ids", "attention_mask", "labels")
         return {name: torch.tensor([row[name] for row in rows]) for name in names}
 
-    trainer = AlignedDistillationTrainer(
-        tiny.bert(), tiny.arguments(tmp_path), train_dataset=cached, data_collator=forgetful
-    )
+    trainer = build(tmp_path, teacher=None, dataset=cached, data_collator=forgetful)
     with pytest.raises(ValueError, match="has no 'teacher_logits'.*data_collator or a transform drops it"):
         trainer.train()
 
@@ -625,7 +598,6 @@ def test_a_teacher_loads_from_a_folder(tmp_path):
 
 def test_plain_datasets_of_torch_work(tmp_path):
     rows = [{k: torch.tensor(v) for k, v in row.items()} for row in tiny.texts(8)]
-    trainer = build(tmp_path, dataset=rows)
-    trainer.train()
+    trainer = trained(tmp_path, dataset=rows)
     assert trainer.state.global_step == 4
     assert isinstance(tiny.texts(1), Dataset)

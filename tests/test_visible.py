@@ -5,7 +5,7 @@ import pytest
 from hf_compalign._visible import cleaned, one_line, visible
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
-PERSIAN = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"  # with a zero width non-joiner, as it is spelt
+PERSIAN = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"  # with a zero width non-joiner, as it is spelled
 
 
 @pytest.mark.parametrize(

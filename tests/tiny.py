@@ -1,19 +1,26 @@
 """Tiny models from configs, and data made on the spot."""
 
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
 )
 
 VOCABULARY = 40
+NAMED = {"id2label": {0: "neg", 1: "pos"}, "label2id": {"neg": 0, "pos": 1}, "n_labels": 2}
 
 # Two kernels, two shapes of a layer or two places in memory add the same float32 terms in another order, and each sum
 # rounds to 24 bits. Over the layers of a tiny model that moves its answers by about a millionth of the largest of
@@ -55,14 +62,34 @@ def vit(*, seed: int = 0, n_labels: int = 3, **config: Any) -> ViTForImageClassi
     return ViTForImageClassification(ViTConfig(**(settings | config)))
 
 
-def texts(n: int = 24, *, n_labels: int = 3, seed: int = 0, length: int = 6, labels: bool = True) -> Dataset:
-    """Rows of random tokens, all of one length; the label is the first token modulo the number of labels."""
+def texts(
+    n: int = 24, *, n_labels: int = 3, seed: int = 0, length: int = 6, labels: bool = True, unknown: int = 0
+) -> Dataset:
+    """Rows of random tokens, all of one length; the label is the first token modulo the number of labels.
+
+    Of every `unknown` rows, the first has the label -100.
+    """
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, VOCABULARY, size=(n, length))
     columns: dict[str, Any] = {"input_ids": ids.tolist(), "attention_mask": np.ones_like(ids).tolist()}
     if labels:
-        columns["labels"] = (ids[:, 0] % n_labels).tolist()
+        known = np.arange(n) % unknown > 0 if unknown else True
+        columns["labels"] = np.where(known, ids[:, 0] % n_labels, -100).tolist()
     return Dataset.from_dict(columns)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words of `reviews`, separated by spaces."""
+    words = ["[PAD]", "[UNK]", "bad", "good", "film", "book", "the", "a"]
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32)
+
+
+def reviews(**columns: Any) -> Dataset:
+    """Five raw texts of different lengths for a model that is `NAMED`."""
+    rows = ["the good film", "a bad book", "good", "the film the film", "a bad film bad book"]
+    return Dataset.from_dict({"text": rows, "label": [1, 0, 1, 0, 0]} | columns)
 
 
 def images(n: int = 24, *, n_labels: int = 3, seed: int = 0) -> Dataset:
@@ -73,11 +100,71 @@ def images(n: int = 24, *, n_labels: int = 3, seed: int = 0) -> Dataset:
     return Dataset.from_dict({"pixel_values": pixels.astype(np.float32).tolist(), "labels": labels.tolist()})
 
 
+def batch(rows: Dataset, *names: str) -> dict[str, torch.Tensor]:
+    """All rows as one batch, of the columns named or of all."""
+    return {name: torch.tensor(rows[name][:]) for name in names or rows.column_names}
+
+
 def arguments(folder: Any, **settings: Any) -> TrainingArguments:
-    """Two epochs on batches of 4, quiet, on the CPU, nothing saved unless asked."""
-    quiet = {"disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no", "use_cpu": True, "seed": 3}
+    """Two epochs on batches of 4, quiet, on the CPU; saves, logs and evaluates where steps to do so are given."""
+    quiet: dict[str, Any] = {"disable_tqdm": True, "use_cpu": True, "seed": 3}
+    for event in ("save", "logging", "eval"):
+        quiet[f"{event}_strategy"] = "steps" if f"{event}_steps" in settings else "no"
     steps = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 2}
     return TrainingArguments(output_dir=str(folder), **(quiet | steps | {"learning_rate": 1e-3} | settings))
+
+
+class Watch(TrainerCallback):
+    """Keeps something of the model at every step, once the callbacks before it have acted."""
+
+    def __init__(self, look: Callable[[Any], Any]) -> None:
+        self.look = look
+        self.seen: list[Any] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        model.eval()
+        self.seen.append(self.look(model))
+        model.train()
+
+
+class Stop(TrainerCallback):
+    """Ends the training after a step: in good order, or by an interrupt."""
+
+    def __init__(self, step: int, *, interrupt: bool = False) -> None:
+        self.step = step
+        self.interrupt = interrupt
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            if self.interrupt:
+                raise KeyboardInterrupt
+            control.should_training_stop = True
+
+
+@contextmanager
+def unchanged(model: torch.nn.Module, *, config: bool = True) -> Iterator[None]:
+    """What is done inside leaves the weights, to the bit, as they were; and the config, which a Trainer adds to."""
+    settings, weights = model.config.to_dict(), copy.deepcopy(model.state_dict())
+    yield
+    now = model.state_dict()
+    assert list(now) == list(weights)
+    assert all(torch.equal(now[name].nan_to_num(), value.nan_to_num()) for name, value in weights.items())
+    assert not config or model.config.to_dict() == settings
+
+
+def differing(n, *where):
+    """n answers that differ from a reference of zeros at the given items."""
+    answers = np.zeros(n, dtype=int)
+    answers[list(where)] = 1
+    return answers
+
+
+def without_equal_tensors(model: torch.nn.Module) -> torch.nn.Module:
+    """An exported file holds equal tensors once, such as biases of 0, which its parameters would then lack."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
 
 
 def flat(model: torch.nn.Module) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 
+from hf_compalign.compress import prunable_weights
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, layers_of
 
 TEXT = {
@@ -92,7 +93,7 @@ KINDS = {
 
 
 def build(name: str, *, head: str | None = None, seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
-    """A tiny model in evaluation mode of which no parameter is trivially 0 or 1.
+    """A tiny model in evaluation mode; none of its parameters is trivially 0 or 1.
 
     Args:
         name: one of KINDS.
@@ -131,11 +132,27 @@ def inputs(model: transformers.PreTrainedModel, *, n: int = 5, seed: int = 1) ->
     return batch
 
 
+def unpadded(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """The same texts one by one, each without its padding; none that is padding alone."""
+    lengths = batch["attention_mask"].sum(1).tolist()
+    return [
+        {name: values[row : row + 1, :length] for name, values in batch.items()}
+        for row, length in enumerate(lengths)
+        if length
+    ]
+
+
 def answer(model: transformers.PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Everything the model answers, as one vector."""
     with torch.no_grad():
         outputs = model(**batch)
     return torch.cat([value.flatten() for value in flat_values(outputs.to_tuple())])
+
+
+def prunable_layers(model: torch.nn.Module, **patterns: Any) -> dict[str, torch.nn.Module]:
+    """The layers of the weights to prune, by the names of the weights."""
+    names = prunable_weights(model, **patterns)
+    return {name: model.get_submodule(name.removesuffix(".weight")) for name in names}
 
 
 def flat_values(values: Iterable[Any]) -> list[torch.Tensor]:

@@ -1,7 +1,9 @@
 """The options of the alignment, a dataclass beside TrainingArguments."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from itertools import product
 
+from hf_compalign._trainer import flag
 from hf_compalign.align.losses import TermFunction, task_loss, teacher_terms
 from hf_compalign.align.weighting import (
     SOFTADAPT_VARIANTS,
@@ -13,15 +15,13 @@ from hf_compalign.align.weighting import (
     Weighting,
 )
 
-# Set where an option only works together with another: (option, its default, what it needs, in words).
+# Options that only work together with others: (their prefix, whether that is there, what they need, in words).
 _NEEDS = (
-    ("temperature", 2.0, lambda a: a.kl_weight > 0, "kl_weight > 0"),
-    ("soft_agreement", False, lambda a: a.agreement_weight > 0, "agreement_weight > 0"),
-    ("softadapt_variant", "loss_weighted", lambda a: a.weighting == "softadapt", "weighting='softadapt'"),
-    ("softadapt_beta", 0.1, lambda a: a.weighting == "softadapt", "weighting='softadapt'"),
-    ("softadapt_window", 5, lambda a: a.weighting == "softadapt", "weighting='softadapt'"),
-    ("only_where_teacher_is_right", False, lambda a: a.needs_teacher, "a teacher term with weight > 0"),
-    ("student_dropout", False, lambda a: a.needs_teacher, "a teacher term with weight > 0"),
+    ("temperature", lambda a: a.kl_weight > 0, "kl_weight > 0"),
+    ("soft_agreement", lambda a: a.agreement_weight > 0, "agreement_weight > 0"),
+    ("softadapt_", lambda a: a.weighting == "softadapt", "weighting='softadapt'"),
+    ("only_where_teacher_is_right", lambda a: a.needs_teacher, "a teacher term with weight > 0"),
+    ("student_dropout", lambda a: a.needs_teacher, "a teacher term with weight > 0"),
 )
 
 
@@ -37,38 +37,24 @@ class AlignmentArguments:
         ValueError: an option out of range, or one that would be ignored because what it belongs to is off.
     """
 
-    task_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy with the labels."})
-    agreement_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the cross-entropy with the teacher's predictions."}
+    task_weight: float = flag(1.0, "Weight of the cross-entropy with the labels.")
+    agreement_weight: float = flag(1.0, "Weight of the cross-entropy with the teacher's predictions.")
+    logits_weight: float = flag(1.0, "Weight of the squared error between the two models' logits.")
+    kl_weight: float = flag(0.0, "Weight of the KL divergence from the teacher at `temperature`.")
+    temperature: float = flag(2.0, "Temperature T of the KL term, scaled by T^2.")
+    soft_agreement: bool = flag(False, "Agree with the teacher's probabilities instead of its predicted class.")
+    only_where_teacher_is_right: bool = flag(
+        False, "Zero the teacher's terms on items whose label shows that the teacher is wrong there."
     )
-    logits_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the squared error between the two models' logits."}
+    student_dropout: bool = flag(
+        False,
+        "Keep the student's dropout on while a teacher term is active. Off by default: the teacher "
+        "answers without dropout, so a student with dropout matches it only up to its own noise.",
     )
-    kl_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the KL divergence from the teacher at `temperature`."}
-    )
-    temperature: float = field(default=2.0, metadata={"help": "Temperature T of the KL term, scaled by T^2."})
-    soft_agreement: bool = field(
-        default=False,
-        metadata={"help": "Agree with the teacher's probabilities instead of its predicted class."},
-    )
-    only_where_teacher_is_right: bool = field(
-        default=False,
-        metadata={"help": "Zero the teacher's terms on items whose label shows that the teacher is wrong there."},
-    )
-    student_dropout: bool = field(
-        default=False,
-        metadata={
-            "help": "Keep the student's dropout on while a teacher term is active. Off by default: the teacher "
-            "answers without dropout, so a student with dropout matches it only up to its own noise."
-        },
-    )
-    weighting: str = field(default="fixed", metadata={"help": f"How the terms are weighted: {', '.join(WEIGHTINGS)}."})
-    softadapt_variant: str = field(
-        default="loss_weighted", metadata={"help": f"SoftAdapt's variant: {', '.join(SOFTADAPT_VARIANTS)}."}
-    )
-    softadapt_beta: float = field(default=0.1, metadata={"help": "SoftAdapt's sensitivity to the slopes."})
-    softadapt_window: int = field(default=5, metadata={"help": "Optimizer steps that SoftAdapt looks back."})
+    weighting: str = flag("fixed", f"How the terms are weighted: {', '.join(WEIGHTINGS)}.")
+    softadapt_variant: str = flag("loss_weighted", f"SoftAdapt's variant: {', '.join(SOFTADAPT_VARIANTS)}.")
+    softadapt_beta: float = flag(0.1, "SoftAdapt's sensitivity to the slopes.")
+    softadapt_window: int = flag(5, "Optimizer steps that SoftAdapt looks back.")
 
     def __post_init__(self) -> None:
         for name in ("task_weight", "agreement_weight", "logits_weight", "kl_weight"):
@@ -86,11 +72,10 @@ class AlignmentArguments:
             raise ValueError(
                 f"softadapt_window must be 2 steps or more. Got {self.softadapt_window}. The default is 5."
             )
-        for name, default, holds, need in _NEEDS:
-            if getattr(self, name) != default and not holds(self):
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} would be ignored: it needs {need}. Set that, or leave {name} out."
-                )
+        for option, (prefix, holds, need) in product(fields(self), _NEEDS):
+            name, value = option.name, getattr(self, option.name)
+            if name.startswith(prefix) and value != option.default and not holds(self):
+                raise ValueError(f"{name}={value!r} would be ignored: it needs {need}. Set that, or leave {name} out.")
 
     @property
     def needs_teacher(self) -> bool:
@@ -125,10 +110,7 @@ class AlignmentArguments:
             return RoundRobinWeighting(base)
         if self.weighting == "softadapt":
             return SoftAdaptWeighting(
-                base,
-                variant=self.softadapt_variant,
-                beta=self.softadapt_beta,
-                window=self.softadapt_window,
+                base, variant=self.softadapt_variant, beta=self.softadapt_beta, window=self.softadapt_window
             )
         if self.weighting == "uncertainty":
             return UncertaintyWeighting(base)

@@ -13,11 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def last_complete_checkpoint(output_dir: str) -> str:
-    """The newest checkpoint that was written to its end; one cut off by a kill is passed over.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The newest checkpoint that was written to its end; one cut off by a kill is passed over."""
     folders = sort_checkpoints(output_dir=output_dir)
     for folder in reversed(folders):
         # The Trainer writes this file last.
@@ -29,16 +25,12 @@ def last_complete_checkpoint(output_dir: str) -> str:
             continue
         return str(folder)
     raise ValueError(
-        f"No complete checkpoint found in {output_dir!r}. Train without resume_from_checkpoint to begin anew."
+        f"No complete checkpoint found in {output_dir!r}. To begin again, train without resume_from_checkpoint."
     )
 
 
 def read_alignment_state(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's alignment, if it is the one that training goes on with.
-
-    Raises:
-        ValueError: it is another one, or there is none.
-    """
+    """A checkpoint's alignment, if it is the one that training goes on with."""
     if not path.exists():
         raise ValueError(
             f"The checkpoint {path.parent} was not made by an AlignedDistillationTrainer: it has no {path.name}. "

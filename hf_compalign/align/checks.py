@@ -18,11 +18,7 @@ LOWER_IS_BETTER = ("mismatch_rate", "cie", "cie_u", "kl")
 
 
 def check_setup(trainer: Any) -> None:
-    """Refuse what the loss and its weighting cannot work with, whatever the data.
-
-    Raises:
-        ValueError: several label columns, or learned weights with an optimizer that cannot take them.
-    """
+    """Refuse settings that the loss and its weighting cannot work with."""
     args = trainer.args
     if len(trainer.label_names) != 1:
         raise ValueError(
@@ -42,17 +38,13 @@ def check_setup(trainer: Any) -> None:
     # With several evaluation datasets their names stand before the metric's.
     metric = args.metric_for_best_model or ""
     if f"_{metric}".endswith(tuple(f"_{name}" for name in LOWER_IS_BETTER)) and args.greater_is_better:
-        # TrainingArguments takes every metric that does not end in "loss" for one to maximise.
+        # TrainingArguments takes every metric that does not end in "loss" for one to maximize.
         logger.warning("%s is better when it is lower: setting greater_is_better=False.", metric)
         args.greater_is_better = False
 
 
 def check_student_and_teacher(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Refuse two models that cannot answer the same question with the same labels.
-
-    Raises:
-        ValueError: they share parameters, or have different tasks or vocabularies.
-    """
+    """Refuse two models that cannot answer the same question with the same labels."""
     check_distinct(teacher, student)
     ours, theirs = task_of(student), task_of(teacher)
     if ours != theirs:
@@ -76,11 +68,7 @@ def check_student_and_teacher(student: PreTrainedModel, teacher: PreTrainedModel
 
 
 def check_datasets(trainer: Any, teacher: LiveTeacher | None) -> str | None:
-    """Refuse data that the terms in use cannot be computed on; the fingerprint of the cached teacher, if one is.
-
-    Raises:
-        ValueError: an empty dataset, labels missing or out of range, no teacher, or stale cached logits.
-    """
+    """Refuse data that do not fit the terms in use; return the fingerprint of the cached teacher, if there is one."""
     given = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"eval": trainer.eval_dataset}
     splits = {"train": trainer.train_dataset} | given
     found: set[str] = set()

@@ -3,14 +3,14 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel, TrainingArguments
 
 from hf_compalign._files import write_text_atomic
-from hf_compalign._trainer import changes
+from hf_compalign._trainer import changes, flag
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.trainer import AlignedDistillationTrainer
 from hf_compalign.labels import names_of
@@ -28,20 +28,16 @@ class ModelArguments:
         ValueError: neither a teacher nor what to fine-tune one from is given, or both are.
     """
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pretrained checkpoint to fine-tune the teacher from, when there is none yet."}
+    model_name_or_path: str | None = flag(
+        None, "Pretrained checkpoint to fine-tune the teacher from, when there is none yet."
     )
-    teacher_name_or_path: str | None = field(
-        default=None, metadata={"help": "The original: a fine-tuned model, whose answers the student is to keep."}
+    teacher_name_or_path: str | None = flag(
+        None, "The original: a fine-tuned model, whose answers the student is to keep."
     )
-    student_name_or_path: str | None = field(
-        default=None, metadata={"help": "What the student starts from; the teacher's weights if left out."}
-    )
-    ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Start with a new head where a checkpoint has one for other labels."}
-    )
-    teacher_num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of fine-tuning the teacher."})
-    teacher_learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of fine-tuning the teacher."})
+    student_name_or_path: str | None = flag(None, "What the student starts from; the teacher's weights if left out.")
+    ignore_mismatched_sizes: bool = flag(False, "Start with a new head where a checkpoint has one for other labels.")
+    teacher_num_train_epochs: float = flag(3.0, "Epochs of fine-tuning the teacher.")
+    teacher_learning_rate: float = flag(5e-5, "Learning rate of fine-tuning the teacher.")
 
     def __post_init__(self) -> None:
         if (self.model_name_or_path is None) == (self.teacher_name_or_path is None):

@@ -1,4 +1,7 @@
-"""The loss terms: pure functions of logits with one value per item, and the only reduction."""
+"""The loss terms, pure functions with one value per item, and the only reduction.
+
+Every term takes the logits [..., C] of student and teacher and the labels [...], -100 where unknown, and gives [...].
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,23 +12,15 @@ from torch import Tensor
 
 from hf_compalign.labels import IGNORED
 
-# (student logits, teacher logits, labels) -> one value per item; the task term alone does without a teacher.
 TermFunction = Callable[..., Tensor]
+"""(student logits, teacher logits, labels) -> one value per item; the task term alone does without a teacher."""
 
 
 def task_loss(student: Tensor, teacher: Tensor | None, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy with the labels, -log softmax(z_s)[y]; 0 where the label is -100.
 
-    At student = teacher it is the teacher's own loss, not 0.
-
-    Args:
-        student: logits [..., C].
-        teacher: not used; every term takes the same three tensors.
-        labels: [...], -100 where unknown.
-        label_smoothing: the share of the target that is spread over all classes.
-
-    Returns:
-        [...] in nats.
+    In nats; at student = teacher it is the teacher's own loss, not 0. The teacher is not used. `label_smoothing` is the
+    share of the target that is spread over all classes.
 
     >>> task_loss(torch.zeros(2, 4), None, torch.tensor([1, -100])).tolist()
     [1.3862943649291992, 0.0]
@@ -43,18 +38,9 @@ def task_loss(student: Tensor, teacher: Tensor | None, labels: Tensor, *, label_
 def agreement_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, soft: bool = False) -> Tensor:
     """Cross-entropy with the teacher's prediction: -log softmax(z_s)[r], r = argmax z_t.
 
-    With ``soft`` the target is softmax(z_t) in place of its argmax. At student = teacher it is
-    -log max softmax(z_t) when hard, the teacher's entropy when soft (which is also its minimum).
-    https://huggingface.co/papers/2012.01604
-
-    Args:
-        student: logits [..., C].
-        teacher: logits [..., C].
-        labels: not used.
-        soft: whether the target is the teacher's distribution.
-
-    Returns:
-        [...] in nats.
+    With ``soft`` the target is softmax(z_t) in place of its argmax. In nats; at student = teacher it is
+    -log max softmax(z_t) when hard, the teacher's entropy when soft (which is also its minimum). The labels are not
+    used. https://huggingface.co/papers/2012.01604
 
     >>> z = torch.tensor([[2.0, 0.0]])
     >>> bool(torch.isclose(agreement_loss(z, z, z), -torch.log_softmax(z, -1)[:, 0]).all())
@@ -66,17 +52,9 @@ def agreement_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, soft: bo
 
 
 def logits_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Logit pairing: mean over classes of (z_t - z_s)^2; 0 at student = teacher.
+    """Logit pairing: mean over classes of (z_t - z_s)^2; 0 at student = teacher. The labels are not used.
 
     https://huggingface.co/papers/1312.6184, as the third term of https://huggingface.co/papers/2012.01604
-
-    Args:
-        student: logits [..., C].
-        teacher: logits [..., C].
-        labels: not used.
-
-    Returns:
-        [...] in squared logits.
 
     >>> logits_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([0])).tolist()
     [2.5]
@@ -85,18 +63,10 @@ def logits_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
 
 def kl_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Distillation: T^2 * KL(softmax(z_t / T) || softmax(z_s / T)); 0 at student = teacher.
+    """Distillation: T^2 * KL(softmax(z_t / T) || softmax(z_s / T)), T > 0; 0 at student = teacher.
 
+    In nats; at T = 1 it is the plain divergence of the two predictions. The labels are not used.
     https://huggingface.co/papers/1503.02531
-
-    Args:
-        student: logits [..., C].
-        teacher: logits [..., C].
-        labels: not used.
-        temperature: T > 0; at 1 it is the plain divergence of the two predictions.
-
-    Returns:
-        [...] in nats.
 
     >>> z = torch.randn(3, 5)
     >>> kl_loss(z, z, z, temperature=2.0).tolist()
@@ -109,12 +79,28 @@ def kl_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: fl
 
 
 def where_teacher_is_right(teacher: Tensor, labels: Tensor) -> Tensor:
-    """The gate 1[argmax z_t = y]: [...] of bool. Items without a label pass: nobody knows them wrong."""
+    """The gate 1[argmax z_t = y]: [...] of bool. Items without a label pass: nobody knows them wrong.
+
+    Args:
+        teacher: logits [..., C].
+        labels: [...], -100 where unknown.
+
+    >>> where_teacher_is_right(torch.tensor([[2.0, 0.0]] * 3), torch.tensor([0, 1, -100])).tolist()
+    [True, False, True]
+    """
     return (teacher.argmax(-1) == labels) | (labels == IGNORED)
 
 
 def gated(term: TermFunction) -> TermFunction:
-    """The term, with 0 for the items on which the teacher is known to be wrong."""
+    """The term, with 0 for the items on which the teacher is known to be wrong; they still count as items.
+
+    Args:
+        term: (student logits, teacher logits, labels) -> [...], one value per item.
+
+    >>> student, teacher = torch.zeros(2, 2), torch.tensor([[2.0, 0.0]] * 2)
+    >>> gated(logits_loss)(student, teacher, torch.tensor([0, 1])).tolist()
+    [2.0, 0.0]
+    """
 
     def gated_term(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         values = term(student, teacher, labels)
@@ -129,8 +115,11 @@ def masked_mean(per_item: Tensor, mask: Tensor, count: Tensor | None = None) -> 
     Args:
         per_item: [...], one loss per item.
         mask: [...] of bool.
-        count: what to divide by, when it is more than this batch: the items of all accumulated batches over
-            the number of processes. None takes ``mask.sum()``.
+        count: what to divide by when there is more than this batch: the items of all accumulated batches, over the
+            number of processes. None takes ``mask.sum()``.
+
+    Returns:
+        A scalar in the unit of the losses.
 
     >>> masked_mean(torch.tensor([1.0, 5.0]), torch.tensor([True, False])).item()
     1.0

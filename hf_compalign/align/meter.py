@@ -9,12 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class TermMeter:
-    """Sums of the terms and of their weights, and the first step at which each term was nan.
-
-    Args:
-        names: the terms, in the order of the tensors given to `add`.
-        device: where the sums live.
-    """
+    """Sums of the terms, named in the order of `add`, and of their weights; and where each term was nan first."""
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.names = tuple(names)
@@ -40,11 +35,7 @@ class TermMeter:
         return entries | {f"{name}_weight": value for name, value in zip(self.names, weights, strict=True)}
 
     def raise_if_nan(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Stop when a term was nan since training began, on whichever process.
-
-        Raises:
-            FloatingPointError: which terms, and at which step each was nan first.
-        """
+        """Stop when a term was nan since training began, on whichever process."""
         # Averaged over processes, a -1 everywhere stays -1; all processes stop together or none does.
         if (reduce(self._first_nan.float()) == -1).all():
             return
@@ -59,8 +50,7 @@ class TermMeter:
 class NanGuard(TrainerCallback):
     """Stops a training whose loss became nan, before a log line, an evaluation or a checkpoint is made of it.
 
-    Args:
-        check: raises if it did; asks the device, and so is not called at every step.
+    The check asks the device, so it is not called at every step.
     """
 
     def __init__(self, check: Callable[[], None]) -> None:

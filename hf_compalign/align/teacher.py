@@ -1,6 +1,6 @@
 """The frozen original: run beside the student, or read from a column of logits that was filled once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -26,11 +26,9 @@ _ANY_ORDER = "any"
 
 
 class LiveTeacher:
-    """A model in eval mode, run without gradients, whose logits come in the student's label order.
+    """A model put in eval mode and run without gradients, whose logits come in the order of the student's labels.
 
-    Args:
-        model: the original; it is put in eval mode. Its parameters stay as they are: a copy of it can be trained.
-        student_labels: the student's label names, in the order of its logits.
+    Its parameters stay as they are: a copy of it can be trained.
     """
 
     def __init__(self, model: PreTrainedModel, student_labels: Sequence[str]) -> None:
@@ -68,7 +66,7 @@ def cache_teacher_logits(
     """Fill the column `teacher_logits`, so that training needs no teacher and costs what plain training costs.
 
     Beside it the column `teacher_fingerprint` says for each row which teacher answered, in which label order, and
-    from which inputs: a dataset that was prepared anew, or is changed at random on access, is refused later.
+    from which inputs: a dataset that is prepared again, or changes at random on access, is refused later.
 
     Args:
         dataset: tokenized texts or pixel values, as the Trainer takes them; a `DatasetDict` is filled split by split.
@@ -127,19 +125,9 @@ def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_siz
 def check_cached_logits(
     dataset: Dataset, student: PreTrainedModel, *, teacher_fingerprint: str | None = None, split: str = "train"
 ) -> str:
-    """Refuse cached logits that do not belong to these rows, this student or this teacher.
+    """Refuse cached logits that do not belong to these rows, this student or the teacher at hand, if there is one.
 
-    Args:
-        dataset: with the two columns of `cache_teacher_logits`.
-        student: whose number and order of labels the logits must have.
-        teacher_fingerprint: of the teacher that is at hand, if one is.
-        split: how error messages call the dataset.
-
-    Returns:
-        The fingerprint of the teacher that answered.
-
-    Raises:
-        ValueError: the column is stale, of another teacher, of the wrong size or order, or not marked at all.
+    The fingerprint of the teacher that answered is returned.
     """
     if FINGERPRINT_COLUMN not in dataset.column_names:
         raise ValueError(
@@ -150,7 +138,8 @@ def check_cached_logits(
     expected_order = _order_mark(names)
     main = task_of(student).model_input
     found: set[str] = set()
-    for index, row in _spread_rows(dataset):
+    for index in np.unique(np.linspace(0, len(dataset) - 1, CHECKED_ROWS).astype(int)).tolist():
+        row = dataset[index]
         _check_logits(row[LOGITS_COLUMN], len(names), split, index)
         teacher, order, inputs = str(row[FINGERPRINT_COLUMN]).split("-")
         if inputs != row_fingerprint({main: row[main]}):
@@ -184,11 +173,7 @@ def without_fingerprints(dataset: Any) -> Any:
 
 
 def check_distinct(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
-    """Refuse a teacher that would change along with the student.
-
-    Raises:
-        ValueError: the two are one model, or share a parameter.
-    """
+    """Refuse a teacher that would change along with the student."""
     own = {parameter.data_ptr() for parameter in student.parameters() if parameter.numel()}
     if teacher is student or any(p.data_ptr() in own for p in teacher.parameters() if p.numel()):
         raise ValueError(
@@ -206,11 +191,6 @@ def _order_mark(names: Sequence[str]) -> str:
     if are_placeholders(names):
         return _ANY_ORDER
     return row_fingerprint({"names": [name.casefold() for name in names]})[: DIGITS // 2]
-
-
-def _spread_rows(dataset: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
-    for index in np.unique(np.linspace(0, len(dataset) - 1, CHECKED_ROWS).astype(int)).tolist():
-        yield index, dataset[index]
 
 
 def _check_logits(logits: Any, n_labels: int, split: str, index: int) -> None:

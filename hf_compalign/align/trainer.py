@@ -121,8 +121,7 @@ class AlignedDistillationTrainer(Trainer):
             switch_dropout_off(model)
         given, inputs = inputs, dict(inputs)
         labels = inputs.pop(self.label_names[0], None)
-        needed = self.alignment.needs_teacher
-        teacher = self._teacher_logits(inputs, training=training) if needed else None
+        teacher = self._teacher_logits(inputs, training=training) if self.alignment.needs_teacher else None
         outputs = model(**self._of_student(inputs))
         items = self.task.items(logits_of(outputs), labels)
         counts = None if num_items_in_batch is None else self._counts if training else self._counted([given])
@@ -140,11 +139,11 @@ class AlignedDistillationTrainer(Trainer):
 
     def _losses(self, outputs: Any, items: Items, teacher: Tensor | None, counts: Tensor | None) -> Tensor:
         """[K], the terms of one batch; over an optimizer step's batches and processes they add up to its means."""
-        n_items, n_labelled = (None, None) if counts is None else counts[:2]
+        n_items, n_labeled = (None, None) if counts is None else counts[:2]
         losses = []
         for name, term in self._terms.items():
             if name == "task":
-                losses.append(self._task_loss(outputs, items, n_labelled))
+                losses.append(self._task_loss(outputs, items, n_labeled))
             elif teacher is None:
                 # Evaluation on a dataset without the teacher's answers: there is nothing to compare with.
                 losses.append(items.logits.new_zeros(()))
@@ -196,7 +195,7 @@ class AlignedDistillationTrainer(Trainer):
         return batches, self._counts[0] if count is None else count
 
     def _counted(self, batches: list[Any]) -> Tensor:
-        """[3]: the items, the labelled items and the batches of an optimizer step, for one process on average."""
+        """[3]: the items, the labeled items and the batches of an optimizer step, for one process on average."""
         counts = torch.zeros(3, device=self.args.device)
         for batch in batches:
             labels = batch.get(self.label_names[0])
@@ -259,11 +258,7 @@ class AlignedDistillationTrainer(Trainer):
         return output
 
     def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Any, Any]:
         """One evaluation batch, as the Trainer does it; both models' answers to each example are noted."""
         inputs = dict(prepared(self, inputs))

@@ -18,10 +18,14 @@ SOFTADAPT_VARIANTS = ("original", "normalized", "loss_weighted")
 class Weighting(nn.Module):
     """Fixed weights, and the base of the others: loss = sum_k w_k * L_k.
 
-    The finding of https://huggingface.co/papers/2012.01604 is that equal weights do as well as anything intricate.
+    Equal weights do as well as anything intricate: https://huggingface.co/papers/2012.01604
 
     Args:
         base: [K], the user's weight of each term, > 0.
+
+    >>> weighting = Weighting([1.0, 0.5])
+    >>> weighting(torch.tensor([2.0, 4.0])).item()
+    4.0
     """
 
     base: Tensor
@@ -39,17 +43,36 @@ class Weighting(nn.Module):
         return self.base * self.factors
 
     def forward(self, losses: Tensor, *, batches: int | Tensor = 1) -> Tensor:
-        """The scalar to minimise, of the losses [K] of one of the `batches` of an optimizer step."""
+        """The scalar to minimize.
+
+        Args:
+            losses: [K], the terms of one batch.
+            batches: how many batches the optimizer step has.
+        """
         return (self.weights() * losses).sum()
 
     def step(self, losses: Tensor, step: int) -> None:
-        """Take note of the losses [K] of optimizer step number `step`, and set the weights of the next."""
+        """Take note of the losses of an optimizer step, and set the weights of the next.
+
+        Args:
+            losses: [K], the terms of the whole step; where it `observes`, averaged over processes.
+            step: its number; the first is 1.
+        """
 
 
 class RandomWeighting(Weighting):
     """Softmax of N(0, 1) draws, new at every step: the baseline that intricate weightings must beat.
 
     The draws depend on the seed and the step alone, so that all processes, and a resumed run, draw alike.
+    https://huggingface.co/papers/2111.10603
+
+    Args:
+        base: [K], the user's weight of each term, > 0.
+        seed: of the draws.
+
+    >>> weighting = RandomWeighting([1.0, 1.0], seed=0)
+    >>> round(weighting.weights().sum().item(), 6)
+    1.0
     """
 
     def __init__(self, base: Sequence[float], *, seed: int = 0) -> None:
@@ -64,7 +87,13 @@ class RandomWeighting(Weighting):
 
 
 class RoundRobinWeighting(Weighting):
-    """One term per step, in turn."""
+    """One term per step, in turn.
+
+    >>> weighting = RoundRobinWeighting([1.0, 2.0])
+    >>> weighting.step(torch.tensor([0.3, 0.4]), 1)
+    >>> weighting.weights().tolist()
+    [0.0, 2.0]
+    """
 
     def __init__(self, base: Sequence[float]) -> None:
         super().__init__(base)
@@ -84,6 +113,18 @@ class SoftAdaptWeighting(Weighting):
     so that while the losses fall it prefers the terms that fall fastest; loss_weighted, which the author
     recommends, takes w_k proportional to mean(L_k) * exp(beta * s_k). Until the window is full the weights
     are 1. https://huggingface.co/papers/1912.12355
+
+    Args:
+        base: [K], the user's weight of each term, > 0.
+        variant: "original", "normalized" or "loss_weighted".
+        beta: how much the slopes matter; 0 not at all.
+        window: optimizer steps, 2 or more.
+
+    >>> weighting = SoftAdaptWeighting([1.0, 1.0], variant="original", beta=1.0, window=2)
+    >>> for step, losses in enumerate([[2.0, 2.0], [1.0, 2.0]], start=1):
+    ...     weighting.step(torch.tensor(losses), step)
+    >>> [round(weight, 2) for weight in weighting.weights().tolist()]
+    [0.27, 0.73]
     """
 
     observes = True
@@ -127,6 +168,13 @@ class UncertaintyWeighting(Weighting):
     The optimum is exp(s_k) = L_k, so the weight of a term near 0 (logit pairing while the student still equals
     its teacher) would grow without bound: s_k is kept within +-`bound`.
     https://huggingface.co/papers/1705.07115
+
+    Args:
+        base: [K], the user's weight of each term, > 0.
+        bound: of |s_k|.
+
+    >>> UncertaintyWeighting([1.0, 1.0])(torch.tensor([2.0, 4.0])).item()
+    3.0
     """
 
     learns = True
@@ -141,7 +189,7 @@ class UncertaintyWeighting(Weighting):
         return self.base * torch.exp(-self.log_variance) / 2
 
     def forward(self, losses: Tensor, *, batches: int | Tensor = 1) -> Tensor:
-        """The scalar to minimise over the model and s; s counts once in a step, however many batches it has."""
+        """The scalar to minimize over the model and s; s counts once in a step, however many batches it has."""
         # Projected in place: a clamp inside the graph has no gradient outside its range and would never let go.
         with torch.no_grad():
             self.log_variance.clamp_(-self.bound, self.bound)

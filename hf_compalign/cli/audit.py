@@ -8,49 +8,17 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from hf_compalign.cli.options import (
-    BEYOND_A_LIMIT,
-    BatchSize,
-    ConfigName,
-    DatasetName,
-    IdColumn,
-    ImageColumn,
-    Json,
-    LabelColumn,
-    Limits,
-    MaxSamples,
-    Split,
-    TextColumn,
-    parsed_limits,
-    refuse_ignored,
-    refuse_ignored_without,
-)
-from hf_compalign.cli.rows import load_rows
+from hf_compalign.cli import options
+from hf_compalign.cli.rows import audited_rows
 from hf_compalign.cli.screen import clear_errors, hush, hush_loading, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from hf_compalign.measure.attribution import AttributionOptions
     from hf_compalign.measure.audit import Audit
 
-# Options that say something of models or rows.
-_ABOUT_DATA = (
-    "dataset",
-    "config",
-    "split",
-    "text_column",
-    "image_column",
-    "label_column",
-    "id_column",
-    "groups",
-    "bins",
-    "latency",
-    "max_samples",
-    "batch_size",
-    "no_contents",
-    "save_predictions",
-)
+# Options about models or rows.
+_ABOUT_DATA = ["dataset", "config", "split", "text_column", "image_column", "label_column", "id_column", "groups"]
+_ABOUT_DATA += ["bins", "latency", "max_samples", "batch_size", "no_contents", "save_predictions"]
 
 
 def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its arguments
@@ -59,13 +27,13 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
         str, typer.Argument(help="The original: a model folder, a Hub id, an .onnx file, or an .npz file.")
     ],
     candidate: Annotated[str, typer.Argument(help="The compressed model: the same.")],
-    dataset: DatasetName = None,
-    config: ConfigName = None,
-    split: Split = None,
-    text_column: TextColumn = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    id_column: IdColumn = None,
+    dataset: options.DatasetName = None,
+    config: options.ConfigName = None,
+    split: options.Split = None,
+    text_column: options.TextColumn = None,
+    image_column: options.ImageColumn = None,
+    label_column: options.LabelColumn = None,
+    id_column: options.IdColumn = None,
     groups: Annotated[
         list[str] | None,
         typer.Option(
@@ -81,10 +49,10 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
     min_group_size: Annotated[
         int | None, typer.Option(min=1, help="Smaller groups are shown, but not judged. Default: 30.")
     ] = None,
-    limit: Limits = None,
+    limit: options.Limits = None,
     floor: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Another uncompressed training, to show how much two of them differ."),
+        typer.Option(metavar="MODEL", help="Another uncompressed training, which shows how much two of them differ."),
     ] = None,
     attribution: Annotated[
         str | None,
@@ -95,11 +63,11 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
         ),
     ] = None,
     attribution_items: Annotated[
-        int | None, typer.Option(min=1, help="On so many rows, drawn at random. Default: 200.")
+        int | None, typer.Option(min=1, help="On how many rows, drawn at random. Default: 200.")
     ] = None,
     latency: Annotated[bool, typer.Option("--latency", help="Also time both models, side by side.")] = False,
-    batch_size: BatchSize = None,
-    max_samples: MaxSamples = None,
+    batch_size: options.BatchSize = None,
+    max_samples: options.MaxSamples = None,
     output: Annotated[Path | None, typer.Option(help="Save the audit as this JSON file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the audit as this HTML page.")] = None,
     no_contents: Annotated[
@@ -108,29 +76,31 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
     save_predictions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Save reference.npz and candidate.npz there.")
     ] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compare a compressed model with its original, item by item.
 
     Give two models and a --dataset, or two .npz files of Predictions. Columns are found by their types and usual
     names. Limits: mismatch_rate, nfr, pfr, flip_rate; with groups group_mismatch_gap, worst_group_accuracy_drop. Each
-    is judged on its upper bound of 95 % confidence. The texts or thumbnails of the changed items, and with
-    --attribution what both models look at in them, go into --output and --report, unless --no-contents is given.
-    The exit code is 0 within all limits, 1 beyond a limit, 2 for bad input, and 3 for a failure of the program.
+    is judged on its upper bound of 95 % confidence. --output and --report hold the texts or thumbnails of the changed
+    items, and with --attribution what both models look at in them, unless --no-contents is given. The exit code is 0
+    within all limits, 1 beyond a limit, 2 for bad input, and 3 for a failure of the program.
     """
     console = stderr()
     with clear_errors(console):
         hush(bars=console.is_terminal)
         limits = _checked_limits(limit or [], ctx.params)
         if _are_files(reference, candidate, floor):
-            found = _audit_of_files(reference, candidate, floor=floor, limits=limits, options=ctx.params)
+            found = _audit_of_files(reference, candidate, floor=floor, limits=limits, given=ctx.params)
         else:
             from hf_compalign.measure.audit import AuditOptions
             from hf_compalign.measure.audit import audit as compare
             from hf_compalign.measure.groups import MIN_GROUP_SIZE
             from hf_compalign.measure.predictions import Columns
 
-            rows = _rows(dataset, console, config=config, split=split, max_samples=max_samples)
+            if dataset is None:
+                raise ValueError("Two models need a dataset. Name one with --dataset, or give two .npz files.")
+            rows = audited_rows(ctx.params, console)
             hush_loading()
             found = compare(
                 reference,
@@ -157,51 +127,39 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
         print_json(found.to_dict())
     else:
         print_audit(found)
-    raise typer.Exit(0 if found.passed else BEYOND_A_LIMIT)
+    raise typer.Exit(0 if found.passed else options.BEYOND_A_LIMIT)
 
 
-def _checked_limits(limit: Sequence[str], options: Mapping[str, Any]) -> dict[str, float]:
-    """The limits, once it is sure that no option is given in vain."""
+def _checked_limits(limit: Sequence[str], given: Mapping[str, Any]) -> dict[str, float]:
+    """The limits, after refusing options that would have no effect."""
     from hf_compalign.measure.audit import checked_limits
 
-    grouped = options["groups"] or options["bins"]
-    shown = options["output"] or options["report"]
-    limits = checked_limits(parsed_limits(limit), grouped=bool(grouped))
-    refuse_ignored_without(
-        "--attribution", options["attribution"], {"--attribution-items": options["attribution_items"]}
-    )
-    refuse_ignored_without("--groups or --bins", grouped, {"--min-group-size": options["min_group_size"]})
-    refuse_ignored_without("--output or --report", shown, {"--no-contents": options["no_contents"]})
+    grouped = given["groups"] or given["bins"]
+    limits = checked_limits(options.parsed_limits(limit), grouped=bool(grouped))
+    for needed, there, idle in (
+        ("--attribution", given["attribution"], "attribution_items"),
+        ("--groups or --bins", grouped, "min_group_size"),
+        ("--output or --report", given["output"] or given["report"], "no_contents"),
+    ):
+        if not there:
+            options.refuse_ignored(f"There is no {needed}", given, [idle])
     return limits
 
 
 def _audit_of_files(
-    reference: str, candidate: str, *, floor: str | None, limits: Mapping[str, float], options: Mapping[str, Any]
+    reference: str, candidate: str, *, floor: str | None, limits: Mapping[str, float], given: Mapping[str, Any]
 ) -> "Audit":
     from hf_compalign.measure.audit import audit as compare
 
-    if options["attribution"]:
+    if given["attribution"]:
         raise ValueError(
             "Attributions need the models: .npz files hold only their answers. Give two models and a --dataset."
         )
-    given = {f"--{name.replace('_', '-')}": options[name] for name in _ABOUT_DATA}
-    refuse_ignored("Files of predictions hold all that an audit needs", given)
+    options.refuse_ignored("Files of predictions hold all that an audit needs", given, _ABOUT_DATA)
     for path in filter(None, (reference, candidate, floor)):
         if not Path(path).is_file():
             raise ValueError(f"There is no file {path}.")
     return compare(reference, candidate, limits=limits, floor=floor)
-
-
-def _rows(
-    dataset: str | None, console: Console, *, config: str | None, split: str | None, max_samples: int | None
-) -> "Dataset":
-    from hf_compalign.data import sample
-
-    if dataset is None:
-        raise ValueError("Two models are compared on a dataset. Name one with --dataset, or give two .npz files.")
-    rows = sample(load_rows(dataset, config, split), max_samples)
-    console.print(f"{len(rows):,} rows of {dataset}, columns {', '.join(rows.column_names)}")
-    return rows
 
 
 def _write(found: "Audit", console: Console, *, output: Path | None, report: Path | None) -> None:
@@ -215,13 +173,13 @@ def _write(found: "Audit", console: Console, *, output: Path | None, report: Pat
 
 
 def _columns(groups: Sequence[str]) -> list[str | tuple[str, ...]]:
-    """The columns of --groups, those with a comma between them crossed."""
+    """The columns of --groups; those with a comma between them are crossed."""
     named = [tuple(name.strip() for name in columns.split(",")) for columns in groups]
     return [columns if len(columns) > 1 else columns[0] for columns in named]
 
 
 def _attribution(method: str | None, n_items: int | None) -> "AttributionOptions | None":
-    """As many mismatches as items at large: they are what a report shows one by one."""
+    """As many mismatches as items at large, since a report shows them one by one."""
     if method is None:
         return None
     from hf_compalign.measure.attribution import AttributionOptions
@@ -231,7 +189,7 @@ def _attribution(method: str | None, n_items: int | None) -> "AttributionOptions
 
 
 def print_audit(found: "Audit") -> None:
-    """An audit on stdout, its verdict in colour."""
+    """Print an audit to stdout, its verdict in color."""
     happened, verdict, *tables = str(found).split("\n")
     style = "" if not found.limits else "bold green" if found.passed else "bold red"
     stdout().print(Text("\n").join([Text(happened), Text(verdict, style), *map(Text, tables)]))

@@ -6,14 +6,15 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from hf_compalign._tables import Table, as_text
 from hf_compalign.cli.options import Json
-from hf_compalign.cli.screen import clear_errors, hush, print_json, progress_bars, stderr, stdout, table
+from hf_compalign.cli.screen import clear_errors, hush, print_json, progress_bars, stderr, stdout
 
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for models, audits and a README.md.")] = Path("demo-output"),
-    seeds: Annotated[int, typer.Option(min=1, help="Run everything with so many seeds, and pool the results.")] = 1,
-    sparsity: Annotated[float, typer.Option(help="Share of the weights that is pruned, between 0 and 1.")] = 0.8,
+    seeds: Annotated[int, typer.Option(min=1, help="Run everything with this many seeds, and pool the results.")] = 1,
+    sparsity: Annotated[float, typer.Option(help="Share of the weights to prune, between 0 and 1.")] = 0.8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Use a folder that holds other files too.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -36,7 +37,7 @@ def demo(
         return
     console = stdout()
     for part in (
-        *(table(rows, console) for rows in results["tables"]),
+        *(Text(as_text(Table("", header, rows))) for header, *rows in results["tables"]),
         Text(results["conclusion"], style="bold"),
         Text("\n".join(f"- {note}" for note in results["notes"]), style="dim"),
         Text(f"{results['seconds']:.0f} seconds. Everything is in {output}; begin with its README.md."),

@@ -1,5 +1,6 @@
 """hf-compalign export."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,38 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from hf_compalign._tables import as_text
+from hf_compalign.cli import options
 from hf_compalign.cli.audit import print_audit
-from hf_compalign.cli.options import (
-    BEYOND_A_LIMIT,
-    BatchSize,
-    ConfigName,
-    DatasetName,
-    ImageColumn,
-    Json,
-    LabelColumn,
-    Limits,
-    MaxSamples,
-    Split,
-    TextColumn,
-    parsed_limits,
-    refuse_ignored,
-)
-from hf_compalign.cli.rows import load_rows
-from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout, table
+from hf_compalign.cli.rows import audited_rows, load_rows
+from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_compalign.ship import AuditedExport
 
-_CALIBRATION_ROWS = 256
-
 
 def export(  # noqa: PLR0913, PLR0917 - the options of a command are its arguments
+    ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A model folder or a Hub id.")],
     output: Annotated[
-        Path | None,
-        typer.Argument(help="A new folder. Default: the model's name and -onnx (or -openvino), here."),
+        Path | None, typer.Argument(help="A new folder. Default: the model's name and -onnx (or -openvino), here.")
     ] = None,
     file_format: Annotated[str, typer.Option("--format", metavar="onnx|openvino", help="What runs the file.")] = "onnx",
     quantize: Annotated[
@@ -49,57 +35,49 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
         str | None, typer.Option(metavar="DATASET", help="Data for the ranges of --quantize static; not those audited.")
     ] = None,
     calibration_rows: Annotated[
-        int | None, typer.Option(min=1, help="So many of them, drawn at random. Default: 256.")
+        int | None, typer.Option(min=1, help="How many of its rows, drawn at random. Default: 256.")
     ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Layers that stay in float, such as `*.pooler.*`.")
     ] = None,
-    limit: Limits = None,
+    limit: options.Limits = None,
     max_measurements: Annotated[
-        int | None, typer.Option(min=1, help="Measure no more files than that to keep the limit.")
+        int | None, typer.Option(min=1, help="Measure at most this many files to keep the limit.")
     ] = None,
-    dataset: DatasetName = None,
+    dataset: options.DatasetName = None,
     reference: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Compare with this model. Default: the model itself.")
     ] = None,
-    config: ConfigName = None,
-    split: Split = None,
-    text_column: TextColumn = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    batch_size: BatchSize = None,
-    max_samples: MaxSamples = None,
+    config: options.ConfigName = None,
+    split: options.Split = None,
+    text_column: options.TextColumn = None,
+    image_column: options.ImageColumn = None,
+    label_column: options.LabelColumn = None,
+    batch_size: options.BatchSize = None,
+    max_samples: options.MaxSamples = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same names.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write a model as ONNX or OpenVINO, in float or INT8, and prove on data that the file answers like the model.
 
-    With --dataset the file is audited. With a --limit too, an INT8 file of ONNX that is beyond it is repaired: the
-    fewest layers that it takes are kept in float, and what was measured is saved as frontier.json and frontier.png.
-    The exit code is 0 within all limits, 1 beyond a limit, 2 for bad input, and 3 for a failure of the program.
+    --dataset audits the file. With a --limit too, an INT8 file of ONNX beyond it is repaired: as few layers as it takes
+    stay in float, and all measurements are saved as frontier.json and frontier.png. The exit code is 0 within all
+    limits, 1 beyond a limit, 2 for bad input, and 3 for a failure of the program.
     """
     console = stderr()
     with clear_errors(console):
         hush(bars=console.is_terminal)
         from hf_compalign.measure.predictions import Columns
 
-        limits = parsed_limits(limit or [])
+        limits = options.parsed_limits(limit or [])
         _check(file_format, quantize, calibration=calibration, dataset=dataset, limited=bool(limits))
-        if dataset is None:
-            data = {"--reference": reference, "--config": config, "--split": split, "--label-column": label_column}
-            about_rows = {**data, "--batch-size": batch_size, "--max-samples": max_samples}
-            about_columns = {} if calibration else {"--text-column": text_column, "--image-column": image_column}
-            refuse_ignored("There is no --dataset", about_rows | about_columns)
-        given = {"--exclude": exclude, "--calibration-rows": calibration_rows, "--max-measurements": max_measurements}
-        _refuse_idle(file_format, quantize, given, limited=bool(limits))
+        _refuse_idle(ctx.params)
         from hf_compalign.ship import ExportOptions, export_audited
 
-        rows = _sample(dataset, max_samples, config=config, split=split)
-        if rows is not None:
-            console.print(f"{len(rows):,} rows of {dataset}, columns {', '.join(rows.column_names)}")
-        options = ExportOptions(
+        rows = None if dataset is None else audited_rows(ctx.params, console)
+        how = ExportOptions(
             quantize=quantize,
-            calibration=_sample(calibration, calibration_rows or _CALIBRATION_ROWS, usual=("train", "validation")),
+            calibration=_calibration(calibration, calibration_rows),
             exclude=exclude or None,
             columns=Columns(text=text_column or None, image=image_column, label=label_column),
             batch_size=batch_size or 32,
@@ -113,11 +91,11 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
             file_format=file_format,
             limits=limits,
             reference=reference,
-            options=options,
+            options=how,
             progress=partial(console.print, soft_wrap=True, markup=False),
         )
     _print_done(done, as_json=as_json)
-    raise typer.Exit(0 if done.passed else BEYOND_A_LIMIT)
+    raise typer.Exit(0 if done.passed else options.BEYOND_A_LIMIT)
 
 
 def default_output(model: str, file_format: str = "onnx") -> Path:
@@ -133,7 +111,7 @@ def default_output(model: str, file_format: str = "onnx") -> Path:
 def _check(
     file_format: str, quantize: str | None, *, calibration: str | None, dataset: str | None, limited: bool
 ) -> None:
-    """What the export would refuse too, but in the words of the command line and before anything is loaded."""
+    """Refuse what the export would refuse too, in the words of the command line and before loading anything."""
     if file_format not in ("onnx", "openvino"):
         raise ValueError(f"--format must be onnx or openvino. Got {file_format!r}.")
     if file_format == "openvino" and quantize == "dynamic":
@@ -144,7 +122,7 @@ def _check(
     if quantize not in (None, "dynamic", "static"):
         raise ValueError(f"--quantize must be dynamic or static; without it the file is float32. Got {quantize!r}.")
     if quantize != "static":
-        refuse_ignored("Only --quantize static is calibrated", {"--calibration": calibration})
+        options.refuse_ignored("Only --quantize static is calibrated", {"calibration": calibration})
     elif calibration is None:
         raise ValueError(
             "--quantize static fixes the ranges of the activations beforehand, on some rows of data. Name them with "
@@ -152,33 +130,34 @@ def _check(
         )
     elif calibration == dataset:
         raise ValueError(
-            "--calibration and --dataset are the same data, so that the file would be judged on what it was made with. "
-            "Calibrate on other data, such as those of the training."
+            "--calibration and --dataset are the same data, so the audit would judge the file on what made it. "
+            "Calibrate on other data, such as the training data."
         )
     if limited and dataset is None:
         raise ValueError("A limit is measured on data. Name them with --dataset.")
 
 
-def _refuse_idle(file_format: str, quantize: str | None, options: dict[str, Any], *, limited: bool) -> None:
-    """Refuse the options of an INT8 file that would be ignored."""
-
-    def refuse(why: str, name: str) -> None:
-        refuse_ignored(why, {name: options[name]})
-
+def _refuse_idle(given: Mapping[str, Any]) -> None:
+    """Refuse the options that would have no effect."""
+    quantize = given["quantize"]
+    if given["dataset"] is None:
+        idle = ["reference", "config", "split", "label_column", "batch_size", "max_samples"]
+        idle += [] if given["calibration"] else ["text_column", "image_column"]
+        options.refuse_ignored("There is no --dataset", given, idle)
     if quantize is None:
-        refuse("Without --quantize every layer is in float", "--exclude")
+        options.refuse_ignored("Without --quantize every layer is in float", given, ["exclude"])
     if quantize != "static":
-        refuse("Only --quantize static is calibrated", "--calibration-rows")
-    if file_format != "onnx":
-        refuse("Only --format onnx is repaired", "--max-measurements")
-    elif quantize is None or not limited:
-        refuse("Nothing is repaired without --quantize and --limit", "--max-measurements")
+        options.refuse_ignored("Only --quantize static is calibrated", given, ["calibration_rows"])
+    if given["file_format"] != "onnx":
+        options.refuse_ignored("Only --format onnx is repaired", given, ["max_measurements"])
+    elif quantize is None or not given["limit"]:
+        options.refuse_ignored("Nothing is repaired without --quantize and --limit", given, ["max_measurements"])
 
 
-def _sample(name: str | None, most: int | None, **source: Any) -> "Dataset | None":
+def _calibration(dataset: str | None, most: int | None) -> "Dataset | None":
     from hf_compalign.data import sample
 
-    return None if name is None else sample(load_rows(name, **source), most)
+    return None if dataset is None else sample(load_rows(dataset, usual=("train", "validation")), most or 256)
 
 
 def _print_done(done: "AuditedExport", *, as_json: bool) -> None:
@@ -188,7 +167,7 @@ def _print_done(done: "AuditedExport", *, as_json: bool) -> None:
     console = stdout()
     console.print(Text(str(done.export)))
     console.print()
-    console.print(table(done.rows(), console))
+    console.print(Text(as_text(done.table())))
     console.print(Text(f"Median times side by side on {done.machine}", style="dim"))
     console.print()
     if done.frontier is not None:

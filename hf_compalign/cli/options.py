@@ -22,16 +22,14 @@ LabelColumn = Annotated[str | None, typer.Option(help="The right answers.")]
 IdColumn = Annotated[str | None, typer.Option(help="A name for each row.")]
 Limits = Annotated[
     list[str] | None,
-    typer.Option(
-        "--limit", metavar="NAME=VALUE", help="Say so, and exit with 1, unless mismatch_rate=0.02, say, is kept."
-    ),
+    typer.Option("--limit", metavar="NAME=VALUE", help="Such as mismatch_rate=0.02. Exit with 1 unless it is kept."),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows at a time. Default: 32.")]
-MaxSamples = Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")]
+MaxSamples = Annotated[int | None, typer.Option(min=1, help="At most this many rows, drawn at random.")]
 
 
 def parsed_limits(texts: Sequence[str]) -> dict[str, float]:
-    """The limits of a command line, name -> value, as far as they can be read."""
+    """The limits of a command line: name -> value."""
     limits = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -44,14 +42,8 @@ def parsed_limits(texts: Sequence[str]) -> dict[str, float]:
     return limits
 
 
-def refuse_ignored(because: str, options: Mapping[str, Any]) -> None:
-    """Raise a ValueError that names the options which were given and would have no effect."""
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise ValueError(f"{because}, so {', '.join(given)} would be ignored. Leave it out.")
-
-
-def refuse_ignored_without(what: str, given: Any, options: Mapping[str, Any]) -> None:
-    """Raise a ValueError that names the options which have no effect without another one."""
-    if not given:
-        refuse_ignored(f"There is no {what}", options)
+def refuse_ignored(because: str, given: Mapping[str, Any], names: Sequence[str] | None = None) -> None:
+    """Refuse those parameters of a command that were given and would have no effect; by default all of them."""
+    idle = [f"--{name.replace('_', '-')}" for name in (given if names is None else names) if given[name]]
+    if idle:
+        raise ValueError(f"{because}, so {', '.join(idle)} would be ignored. Leave it out.")

@@ -1,8 +1,10 @@
 """The rows of the dataset that a command line names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
 
 from hf_compalign.cli.options import refuse_ignored
 
@@ -10,6 +12,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _SAVED_DATASET = ("dataset_dict.json", "state.json")
+
+
+def audited_rows(given: Mapping[str, Any], console: Console) -> "Dataset":
+    """The rows that the parameters of a command name; the console says how many there are."""
+    from hf_compalign.data import sample
+
+    rows = sample(load_rows(given["dataset"], given["config"], given["split"]), given["max_samples"])
+    console.print(f"{len(rows):,} rows of {given['dataset']}, columns {', '.join(rows.column_names)}")
+    return rows
 
 
 def load_rows(
@@ -20,11 +31,11 @@ def load_rows(
     Args:
         where: its path or name.
         config: the configuration on the Hub.
-        split: which one; by default the first of the ``usual`` ones that there is, or the only one.
+        split: its name; by default the first of the ``usual`` names that exists, or the only split.
         usual: names of splits.
 
     Raises:
-        ValueError: there is none, the split is not clear, or an option would have no effect on it.
+        ValueError: there is no dataset, the split is not clear, or an option would have no effect.
     """
     import datasets
     from datasets.exceptions import DatasetsError
@@ -34,14 +45,14 @@ def load_rows(
     path = Path(where)
     try:
         if path.is_file() or path.suffix in BUILDERS:
-            refuse_ignored(f"{path.name} is a single file", {"--config": config, "--split": split})
+            refuse_ignored(f"{path.name} is a single file", {"config": config, "split": split})
             return load_file(path)
         if any((path / name).is_file() for name in _SAVED_DATASET):
-            refuse_ignored(f"{path} is a saved dataset", {"--config": config})
+            refuse_ignored(f"{path} is a saved dataset", {"config": config})
             saved = datasets.load_from_disk(where)
             if isinstance(saved, dict):
                 return saved[_choose(list(saved), split, usual)]
-            refuse_ignored(f"{path} holds a single split", {"--split": split})
+            refuse_ignored(f"{path} holds a single split", {"split": split})
             return saved
         splits = datasets.get_dataset_split_names(where, config)
         return datasets.load_dataset(where, config, split=_choose(splits, split, usual))

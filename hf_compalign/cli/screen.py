@@ -1,18 +1,16 @@
-"""What the command line shows: bars, tables, JSON and errors; and what it keeps off the screen."""
+"""What the command line shows: bars, JSON and errors; and what it keeps off the screen."""
 
 import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 BAD_INPUT = 2
@@ -31,7 +29,7 @@ def stdout() -> Console:
 
 
 def hush(*, bars: bool) -> None:
-    """Keep off the screen what the libraries say and a user cannot act on; to be called before they are imported."""
+    """Keep off the screen what libraries say and a user cannot act on; call this before importing them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")
     if not bars:
@@ -42,7 +40,7 @@ def hush(*, bars: bool) -> None:
 
 
 def hush_loading() -> None:
-    """No bar for reading a file, which is a matter of seconds; but one for a download."""
+    """No bar for reading a file, which takes seconds, but one for a download."""
     from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
@@ -52,7 +50,7 @@ def hush_loading() -> None:
 
 @contextmanager
 def clear_errors(console: Console) -> Iterator[None]:
-    """Turn what the user can mend into one red line and exit code 2."""
+    """Turn what the user can fix into one red line and exit code 2."""
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
@@ -78,19 +76,7 @@ def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]
         yield show
 
 
-def table(rows: Sequence[Sequence[str]], console: Console) -> Table:
-    """The first row is the header; the first column is text, the others are numbers."""
-    padding = (0, 1) if console.width >= 100 else 0
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=padding, pad_edge=False)
-    header, *body = rows
-    for index, title in enumerate(header):
-        shown.add_column(title, justify="right" if index else "left")
-    for row in body:
-        shown.add_row(*row)
-    return shown
-
-
 def print_json(found: Mapping[str, Any]) -> None:
-    """One object on stdout; JSON has no nan, so a number without a value is null."""
+    """Print one object to stdout; JSON has no nan, so a number without a value is null."""
     strict = json.loads(json.dumps(found), parse_constant=lambda _: None)
     typer.echo(json.dumps(strict, indent=2, ensure_ascii=False))

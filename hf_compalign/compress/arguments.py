@@ -1,11 +1,12 @@
 """The options of the compression, a dataclass beside TrainingArguments."""
 
 import inspect
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from transformers import TrainerCallback
 
+from hf_compalign._trainer import flag
 from hf_compalign.compress.callbacks import SCHEDULES, PruningCallback, QuantizationCallback, ShrinkCallback
 from hf_compalign.compress.prune import PATTERNS, SCORES
 from hf_compalign.compress.quantize import SCHEMES
@@ -32,90 +33,58 @@ class CompressionArguments:
         ValueError: an option out of range, or one that would be ignored: nothing is pruned, removed or quantized.
     """
 
-    shrink_heads: float = field(
-        default=_SHRINK["heads"], metadata={"help": "Share of the attention heads to remove, in [0, 1)."}
+    shrink_heads: float = flag(_SHRINK["heads"], "Share of the attention heads to remove, in [0, 1).")
+    shrink_ffn: float = flag(_SHRINK["ffn"], "Share of the feed-forward neurons to remove, in [0, 1).")
+    shrink_n_layers: int = flag(_SHRINK["n_layers"], "How many whole layers to remove.")
+    shrink_target_flops: float | None = flag(
+        _SHRINK["target_flops"], "Share of the FLOPs that may remain, in place of shrink_heads and shrink_ffn."
     )
-    shrink_ffn: float = field(
-        default=_SHRINK["ffn"], metadata={"help": "Share of the feed-forward neurons to remove, in [0, 1)."}
+    shrink_target_latency: float | None = flag(
+        _SHRINK["target_latency"], "Share of the latency on this machine that may remain, likewise."
     )
-    shrink_n_layers: int = field(default=_SHRINK["n_layers"], metadata={"help": "How many whole layers to remove."})
-    shrink_target_flops: float | None = field(
-        default=_SHRINK["target_flops"],
-        metadata={"help": "Share of the FLOPs that may remain, in place of shrink_heads and shrink_ffn."},
+    shrink_uniform: bool = flag(_SHRINK["uniform"], "Keep all layers equally wide, as stock configs have it.")
+    shrink_score: str = flag(_SHRINK["score"], f"How units are ranked: {', '.join(UNIT_SCORES)}.")
+    shrink_schedule: str = flag(_SHRINK["schedule"], f"How the removal proceeds: {', '.join(SCHEDULES)}.")
+    shrink_begin: float = flag(_SHRINK["begin"], "Share of the training at which removing begins.")
+    shrink_end: float = flag(_SHRINK["end"], "Share of the training at which all is removed.")
+    shrink_every: int | None = flag(
+        _SHRINK["every"], "Optimizer steps between two removals; about 20 removals if left out."
     )
-    shrink_target_latency: float | None = field(
-        default=_SHRINK["target_latency"],
-        metadata={"help": "Share of the latency on this machine that may remain, likewise."},
-    )
-    shrink_uniform: bool = field(
-        default=_SHRINK["uniform"], metadata={"help": "Keep all layers equally wide, as stock configs have it."}
-    )
-    shrink_score: str = field(
-        default=_SHRINK["score"], metadata={"help": f"How units are ranked: {', '.join(UNIT_SCORES)}."}
-    )
-    shrink_schedule: str = field(
-        default=_SHRINK["schedule"], metadata={"help": f"How the removal proceeds: {', '.join(SCHEDULES)}."}
-    )
-    shrink_begin: float = field(
-        default=_SHRINK["begin"], metadata={"help": "Share of the training at which removing begins."}
-    )
-    shrink_end: float = field(
-        default=_SHRINK["end"], metadata={"help": "Share of the training at which all is removed."}
-    )
-    shrink_every: int | None = field(
-        default=_SHRINK["every"],
-        metadata={"help": "Optimizer steps between two removals; about 20 removals if left out."},
-    )
-    shrink_reconstruct: bool = field(
-        default=_SHRINK["reconstruct"],
-        metadata={"help": "Correct what reads the removed units by least squares, at every removal."},
+    shrink_reconstruct: bool = flag(
+        _SHRINK["reconstruct"], "Correct what reads the removed units by least squares, at every removal."
     )
 
-    sparsity: float = field(
-        default=0.0, metadata={"help": "Final share of pruned weights, in [0, 1). 0 prunes nothing."}
+    sparsity: float = flag(0.0, "Final share of pruned weights, in [0, 1). 0 prunes nothing.")
+    pruning_score: str = flag(_PRUNING["score"], f"How weights are ranked: {', '.join(SCORES)}.")
+    pruning_pattern: str | None = flag(
+        _PRUNING["pattern"], f"Where weights are ranked: {', '.join(PATTERNS)} or N:M; the score's own if left out."
     )
-    pruning_score: str = field(
-        default=_PRUNING["score"], metadata={"help": f"How weights are ranked: {', '.join(SCORES)}."}
+    pruning_schedule: str | None = flag(
+        _PRUNING["schedule"], f"How the sparsity rises: {', '.join(SCHEDULES)}; the score's own if left out."
     )
-    pruning_pattern: str | None = field(
-        default=_PRUNING["pattern"],
-        metadata={"help": f"Where weights are ranked: {', '.join(PATTERNS)} or N:M; the score's own if left out."},
+    pruning_begin: float = flag(_PRUNING["begin"], "Share of the training at which pruning begins.")
+    pruning_end: float = flag(_PRUNING["end"], "Share of the training at which the final sparsity is reached.")
+    pruning_every: int | None = flag(
+        _PRUNING["every"], "Optimizer steps between two updates of the masks; about 20 updates if left out."
     )
-    pruning_schedule: str | None = field(
-        default=_PRUNING["schedule"],
-        metadata={"help": f"How the sparsity rises: {', '.join(SCHEDULES)}; the score's own if left out."},
+    pruning_include: list[str] | None = flag(
+        _PRUNING["include"], "Patterns of module names to prune; all layers but embeddings and the head if left out."
     )
-    pruning_begin: float = field(
-        default=_PRUNING["begin"], metadata={"help": "Share of the training at which pruning begins."}
-    )
-    pruning_end: float = field(
-        default=_PRUNING["end"], metadata={"help": "Share of the training at which the final sparsity is reached."}
-    )
-    pruning_every: int | None = field(
-        default=_PRUNING["every"],
-        metadata={"help": "Optimizer steps between two updates of the masks; about 20 updates if left out."},
-    )
-    pruning_include: list[str] | None = field(
-        default=_PRUNING["include"],
-        metadata={"help": "Patterns of module names to prune; all layers but embeddings and the head if left out."},
-    )
-    pruning_exclude: list[str] | None = field(
-        default=_PRUNING["exclude"], metadata={"help": "Patterns of module names to leave out of the pruning."}
+    pruning_exclude: list[str] | None = flag(
+        _PRUNING["exclude"], "Patterns of module names to leave out of the pruning."
     )
 
-    quantization_scheme: str | None = field(
-        default=None, metadata={"help": f"How to quantize: {', '.join(SCHEMES)}. Nothing is quantized if left out."}
+    quantization_scheme: str | None = flag(
+        None, f"How to quantize: {', '.join(SCHEMES)}. Nothing is quantized if left out."
     )
-    quantization_begin: float = field(
-        default=_QUANTIZATION["begin"],
-        metadata={"help": "Share of the training after which the model is trained with the rounding."},
+    quantization_begin: float = flag(
+        _QUANTIZATION["begin"], "Share of the training after which the model is trained with the rounding."
     )
-    quantization_include: list[str] | None = field(
-        default=_QUANTIZATION["include"],
-        metadata={"help": "Patterns of module names to quantize; all layers but the head if left out."},
+    quantization_include: list[str] | None = flag(
+        _QUANTIZATION["include"], "Patterns of module names to quantize; all layers but the head if left out."
     )
-    quantization_exclude: list[str] | None = field(
-        default=_QUANTIZATION["exclude"], metadata={"help": "Patterns of module names to leave in float."}
+    quantization_exclude: list[str] | None = flag(
+        _QUANTIZATION["exclude"], "Patterns of module names to leave in float."
     )
 
     def __post_init__(self) -> None:

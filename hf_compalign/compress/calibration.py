@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from hf_compalign.models import default_collator, device_of, input_names, known_inputs, on_device, random_state_kept
 
 Batch = Mapping[str, Tensor]
-# model, batch -> the scalar whose gradient says what matters
 Loss = Callable[[nn.Module, Batch], Tensor]
+"""(model, batch) -> the scalar whose gradient says what matters."""
 
 # Rows that a callback takes of the training data where it is given no calibration data of its own.
 ROWS = 512
@@ -72,20 +72,10 @@ def _checked(batch: Any, model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def given_or_training_batches(
-    calibration: Iterable[Any] | None, loader: DataLoader[Any], model: nn.Module
-) -> list[dict[str, Tensor]]:
-    """The batches that a callback looks at: its calibration data, or else some of the training data."""
-    return training_batches(loader, model) if calibration is None else calibration_batches(calibration, model)
-
-
 def training_batches(loader: DataLoader[Any], model: nn.Module) -> list[dict[str, Tensor]]:
     """Calibration batches from the data of a training: evenly spaced rows, the same at every call and in every process.
 
     Neither the loader's order nor any random state is touched, and random transforms give the same values every time.
-
-    Raises:
-        ValueError: the data are a stream, or the batches do not fit the model.
     """
     dataset: Any = loader.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
@@ -116,11 +106,7 @@ def token_rows(values: Tensor, batch: Batch) -> Tensor:
 
 
 def own_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's loss for the labels; without labels, the cross-entropy of its own predictions.
-
-    Raises:
-        ValueError: there are no labels, and what the model predicts is not one class of several.
-    """
+    """The model's loss for the labels; without labels, the cross-entropy of its own predictions."""
     known = (*input_names(model), "labels", "start_positions", "end_positions")
     config: Any = model.config
     problem_type = config.problem_type
@@ -142,11 +128,7 @@ def own_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def loss_of(model: nn.Module, batch: Batch, loss: Loss) -> Tensor:
-    """The value of a loss, checked.
-
-    Raises:
-        ValueError: it is no scalar, or has no gradient.
-    """
+    """The value of a loss, checked."""
     value = loss(model, batch)
     if value.ndim or not value.requires_grad:
         raise ValueError(

@@ -17,9 +17,9 @@ from hf_compalign.compress.quantize import Quantization, convert_, load_quantize
 from hf_compalign.compress.record import QUANTIZATION, check_record, entry_of, malformed, shrink_of
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, cut_units, layers_of, zero_units_plan
 
-# What says where a model is and how to get it, for its config as for its weights.
+# Where a model is and how to get it: for its config and for its weights.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-# What is decided here.
+# Arguments of from_pretrained that load_compressed decides itself.
 _DECIDED = (
     "config",
     "device_map",
@@ -35,24 +35,23 @@ _DECIDED = (
 def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
     """A model saved by `save_pretrained`, compressed or not, with the class and the widths its config names.
 
-    Only safetensors are read, and no code that comes with the model is run.
+    It reads only safetensors, and runs no code that comes with the model.
 
-    What its config says is what it is. A model that was saved with rounded float layers is rounded again here, and a
-    plain from_pretrained opens it as a float one whose config still says so: `prune_`, `shrink_`, `quantize_` and the
-    callbacks take that out, but a training with none of them does not. To train it so as a float model, first
-    `del model.config.compression["quantization"]`.
+    The config decides. A model that was saved with rounded float layers is rounded again here. A plain from_pretrained
+    opens it as a float model whose config still says that it is rounded. `prune_`, `shrink_`, `quantize_` and the
+    callbacks correct that; before a training with none of them, `del model.config.compression["quantization"]`.
 
     Args:
         path_or_id: a folder or a model id on the Hub.
-        **kwargs: passed on to from_pretrained: `dtype`, `attn_implementation`, `revision`, `token`, ...
+        **kwargs: for from_pretrained: `dtype`, `attn_implementation`, `revision`, `token`, ...
 
     Returns:
-        The model in evaluation mode, of the stock class of transformers, every weight read from the files.
+        The model in evaluation mode, of the stock class of transformers, every weight from the files.
 
     Raises:
-        ValueError: there is no such model, its files are damaged or do not fit its config, it was made by a newer
-            version, or an argument is one that is decided here.
-        ImportError: the library that its quantized weights need is not installed; says the pip command.
+        ValueError: there is no such model, its files are damaged or do not fit its config, a newer version made it, or
+            load_compressed decides an argument itself.
+        ImportError: a library for its quantized weights is not installed; the message has the pip command.
     """
     where = str(path_or_id)
     decided = sorted(set(kwargs) & set(_DECIDED))
@@ -73,18 +72,18 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
         read = partial(_read, cls, config=config, whole=True, **other)
         with _as_files_say(where, cls):
             model = load_quantized(cls, where, config, quantization, read=read, options=located)
+        quantization = None  # there is nothing left to do for it
     else:
         with _as_files_say(where, cls):
             model = _read(cls, where, config=config, whole=compressed, **kwargs)
     become(model, stock)
-    float_layers = quantization is not None and not quantization.converted
-    if quantization is not None and float_layers:
+    if quantization is not None:
         with _as_config_says(where, "quantized"):
             requantize_(model, quantization)
     if shrink is not None and not shrink["cut"]:
         with _as_config_says(where, "cut"):
             cut_(model, zero_units_plan(model, shrink["dropped_layers"]))
-    if float_layers:
+    if quantization is not None:
         with _as_config_says(where, "quantized"):
             convert_(model)
     return model
@@ -105,8 +104,8 @@ def _as_files_say(where: str, cls: Any) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(
             f"The weights of {where!r} could not be read into {cls.__name__}: the files are missing, damaged, or not "
-            "those of its config. Copy or download the whole folder again. Of a pytorch_model.bin, which is a pickle, "
-            f"make safetensors first: load it with from_pretrained if you trust it, and save_pretrained. ({error})"
+            "those of its config. Copy or download the whole folder again. A pytorch_model.bin is a pickle: if you "
+            f"trust it, make safetensors of it first, with from_pretrained and save_pretrained. ({error})"
         ) from error
 
 
@@ -148,29 +147,29 @@ def _class(where: str, config: Any) -> Any:
 
 
 def _read(cls: Any, where: str | None, *, config: Any, whole: bool, **kwargs: Any) -> PreTrainedModel:
-    """The model with every weight from the files or tensors, and where ``whole`` all of theirs; or an error."""
+    """The model with every weight from the files or tensors; where ``whole``, they may hold no others."""
     model, info = cls.from_pretrained(
         where, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **kwargs
     )
     # Ordinary checkpoints may hold more than the class uses, such as a head for pre-training.
     extra = info["unexpected_keys"] if whole else ()
-    for kind, names in (("lack", info["missing_keys"]), ("hold besides", extra)):
+    for kind, names in (("lack", info["missing_keys"]), ("also hold", extra)):
         if names:
             raise ValueError(f"they {kind} {', '.join(sorted(names)[:5])} ({len(names)} in all)")
     return model
 
 
 def _cut_to(model: nn.Module, shrink: Mapping[str, Any]) -> None:
-    """Cut a freshly built model to the widths; which of its units stay does not matter yet."""
+    """Cut a freshly built model to the widths; which units stay does not matter yet."""
     layers, widths = layers_of(model), shrink["layers"]
     if len(widths) != len(layers) or any(
         one["heads"] > layer.n_heads or one["neurons"] > layer.n_neurons
         for one, layer in zip(widths, layers, strict=False)
     ):
         raise ValueError(f"config.compression has other or wider layers than the config: {widths!r:.200}.")
+    # bias_heads are the columns that a layer's heads read of an attention bias that all layers share.
     plan = ShrinkPlan(
         tuple(
-            # Of an attention bias that all layers share, a layer's heads read the columns that are named.
             LayerPlan(index, tuple(one.get("bias_heads", range(one["heads"]))), tuple(range(one["neurons"])))
             for index, one in enumerate(widths)
         )
@@ -180,7 +179,7 @@ def _cut_to(model: nn.Module, shrink: Mapping[str, Any]) -> None:
 
 
 def _quantization(where: str, config: Any) -> Quantization | None:
-    """What the config says of quantized layers, checked; None where it says nothing."""
+    """The config's record of quantized layers, checked; None where it has none."""
     entry = entry_of(config, QUANTIZATION)
     try:
         return None if entry is None else Quantization.from_dict(entry)

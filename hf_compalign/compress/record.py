@@ -56,14 +56,9 @@ def was_cut(model: nn.Module) -> bool:
 
 
 def check_record(where: str, config: Any) -> bool:
-    """Whether the config says anything of a compression; refuse what was not written by `write_entry`.
+    """Whether the config says anything of a compression; refuse what `write_entry` did not write.
 
-    Args:
-        where: the folder or the Hub id, for the message.
-        config: of the model.
-
-    Raises:
-        ValueError: it is malformed, or of a newer version.
+    `where` is the folder or the Hub id, for the message.
     """
     compression = getattr(config, "compression", None)
     if compression is None:
@@ -79,11 +74,7 @@ def check_record(where: str, config: Any) -> bool:
 
 
 def shrink_of(where: str, config: Any) -> dict[str, Any] | None:
-    """What the config says of removed units, checked; None where it says nothing.
-
-    Raises:
-        ValueError: it is malformed.
-    """
+    """What the config says of removed units, checked; None where it says nothing."""
     shrink = entry_of(config, SHRINK)
     if shrink is None:
         return None

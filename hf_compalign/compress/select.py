@@ -9,32 +9,13 @@ from torch import Tensor, nn
 
 # The layers that make the answer, and those that read the input (an image model's patches are a convolution). BERT's
 # pooler belongs to the head: it is as good as new before fine-tuning, and its small weights would all go first.
-LEFT_OUT = (
-    "*classifier",
-    "classifier.*",
-    "head.*",
-    "*pooler*",
-    "score",
-    "logits_proj",
-    "qa_outputs",
-    "*embeddings*",
-)
+LEFT_OUT = ("*classifier", "classifier.*", "head.*", "*pooler*", "score", "logits_proj", "qa_outputs", "*embeddings*")
 
 
 def prunable_weights(
     model: nn.Module, *, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
 ) -> dict[str, nn.Parameter]:
-    """The weights of the linear and convolution layers to prune, by name.
-
-    Args:
-        model: the model, not wrapped.
-        include: patterns of module names (as in `fnmatch`); None takes every linear and convolution layer but the
-            embeddings and the classification head (with the pooler).
-        exclude: patterns of module names to leave out after that.
-
-    Raises:
-        ValueError: a pattern matches no layer, or nothing is left to prune.
-    """
+    """The weights of the linear and convolution layers to prune, by name; `include` and `exclude` as in `prune_`."""
     layers = {
         name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d))
     }
@@ -45,17 +26,11 @@ def prunable_weights(
 
 @dataclass(frozen=True)
 class Purpose:
-    """What layers are selected for.
+    """What layers are selected for."""
 
-    Attributes:
-        verb: what is done with them.
-        kind: what they are called.
-        left_out: patterns of module names that are not meant unless an include pattern says so.
-    """
-
-    verb: str
-    kind: str
-    left_out: Sequence[str]
+    verb: str  # what is done with them
+    kind: str  # what they are called
+    left_out: Sequence[str]  # patterns of names that are not meant unless an include pattern says so
 
 
 def select_layers(
@@ -66,23 +41,15 @@ def select_layers(
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
 ) -> dict[str, nn.Module]:
-    """Those of a model's layers that patterns of module names ask for; of layers with one weight, the first.
+    """The layers, by name, that patterns of module names choose; of layers that share a weight, the first.
 
-    Args:
-        model: the model, not wrapped.
-        layers: those to choose from, by name.
-        purpose: what for.
-        include: patterns (as in `fnmatch`); None takes all but those that the purpose leaves out.
-        exclude: patterns of layers to leave out after that.
-
-    Raises:
-        ValueError: a pattern matches no layer, or nothing is left.
+    `include` is as in `fnmatch`, and None takes all but those that the purpose leaves out; `exclude` comes after that.
     """
+    named_like = f"Its layers are named like: {', '.join(_samples(list(layers)))}."
     for pattern in (*(include or ()), *(exclude or ())):
         if not any(_matches(name, [pattern]) for name in layers):
             raise ValueError(
-                f"The pattern {pattern!r} matches no {purpose.kind} of {type(model).__name__}. "
-                f"Its layers are named like: {', '.join(_samples(list(layers)))}."
+                f"The pattern {pattern!r} matches no {purpose.kind} of {type(model).__name__}. {named_like}"
             )
     # A language model's last layer can be its embeddings, under another name.
     embeddings = [module for module in model.modules() if include is None and isinstance(module, nn.Embedding)]
@@ -96,7 +63,7 @@ def select_layers(
     if not chosen:
         raise ValueError(
             f"No layer of {type(model).__name__} is left to {purpose.verb} with include={include} and "
-            f"exclude={exclude}. Its layers are named like: {', '.join(_samples(list(layers)))}."
+            f"exclude={exclude}. {named_like}"
         )
     return chosen
 

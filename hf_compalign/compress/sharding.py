@@ -17,11 +17,7 @@ WAY_OUT = (
 
 
 def refuse_unsupported(args: TrainingArguments, model: nn.Module) -> None:
-    """Refuse the ways of training in which a weight cannot be changed in place.
-
-    Raises:
-        ValueError: the training uses DeepSpeed, or FSDP version 1.
-    """
+    """Refuse the ways of training in which a weight cannot be changed in place."""
     if args.deepspeed_plugin is not None:
         raise ValueError(
             "Compression while training does not work under DeepSpeed: with ZeRO-3 no process has the whole weights, "

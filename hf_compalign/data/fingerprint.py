@@ -1,21 +1,18 @@
-"""Short hashes that say whether two models, or two rows of a dataset, are the same."""
+"""Short hashes that tell whether two rows are the same."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 DIGITS = 16
 
 
 def row_fingerprint(row: Mapping[str, Any]) -> str:
-    """16 hex digits of one example: its columns in the order of their names, with their values.
+    """16 hex digits of one row's names and values, for any order of its columns.
 
-    Lists, arrays and tensors of the same numbers hash alike, whatever their float or integer width.
+    Lists, arrays and tensors of the same numbers hash alike, for any float or integer width.
     """
     digest = hashlib.blake2b(digest_size=DIGITS // 2)
     for name in sorted(row):
@@ -32,16 +29,19 @@ def combined_fingerprint(parts: Iterable[str]) -> str:
 def _content(value: Any) -> bytes:
     if value is None:
         return b"none"
-    if isinstance(value, (bytes, str)):
-        return value if isinstance(value, bytes) else value.encode()
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
     if isinstance(value, Mapping):
         return row_fingerprint(value).encode()
     array = np.asarray(value)
     if array.dtype.kind == "f":
-        array = array.astype(np.float32)
+        data = array.astype(np.float32).tobytes()
     elif array.dtype.kind in "iub":
-        array = array.astype(np.int64)
-    elif array.dtype.kind not in "OU":
+        data = array.astype(np.int64).tobytes()
+    elif array.dtype.kind in "OU":
+        data = "\x1f".join(map(str, array.ravel())).encode()
+    else:
         raise TypeError(f"cannot fingerprint a value of type {type(value).__name__}")
-    data = "\x1f".join(map(str, array.ravel())).encode() if array.dtype.kind in "OU" else array.tobytes()
     return str(array.shape).encode() + data

@@ -1,4 +1,4 @@
-"""Datasets from files, their labels as a model's class ids, and unlabelled rows mixed in."""
+"""Datasets from files, their labels as a model's class ids, and unlabeled rows mixed in."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ LABELS = "labels"
 
 
 def load_file(path: str | Path) -> Dataset:
-    """The rows of a parquet, csv or json file, or the images of a folder with one subfolder for each class.
+    """The rows of a parquet, csv or json file, or the images of a folder with one subfolder per class.
 
     Raises:
-        ValueError: there is nothing there, it is of another kind, or it holds no rows.
+        ValueError: there is no such file, it is of another kind, or it has no rows.
     """
     path = Path(path)
     builder = "imagefolder" if path.is_dir() else BUILDERS.get(path.suffix.lower())
@@ -33,14 +33,14 @@ def load_file(path: str | Path) -> Dataset:
 
 
 def sample(dataset: Dataset, most: int | None) -> Dataset:
-    """At most so many rows, drawn at random but always the same ones, whatever the seed of the training."""
+    """At most so many rows, drawn at random but always the same ones, for any seed of the training."""
     if most is None or most >= len(dataset):
         return dataset
     return dataset.shuffle(seed=0).select(range(most))
 
 
 def class_names(dataset: Dataset, column: str) -> tuple[str, ...]:
-    """The classes of a label column: by name where it has names, else `LABEL_0` to the largest id.
+    """The class names of a label column, or else `LABEL_0` up to the largest id.
 
     Raises:
         ValueError: the labels are neither names nor class ids.
@@ -55,33 +55,30 @@ def class_names(dataset: Dataset, column: str) -> tuple[str, ...]:
 
 
 def label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> np.ndarray:
-    """int64 [N]: the labels as ids of a model with these label names, `IGNORED` where the label is not known.
+    """The labels as ids of a model with these label names, int64 [N], `IGNORED` where unknown.
 
-    They are matched by name where both sides have names.
+    Where both sides have names, names are matched.
 
     Raises:
-        ValueError: the labels are not those of the model, or neither names nor class ids.
+        ValueError: the labels are not the model's, or neither names nor class ids.
     """
     values = _values(dataset, column)
     theirs = label_names(dataset, column)
     if values.dtype.kind in "OU":
         by_name = {name.casefold(): index for index, name in enumerate(names)}
-        given = [None if value is None else value.casefold() for value in values]
-        unknown = sorted(
-            {str(value) for value, name in zip(values, given, strict=True) if name not in {None, *by_name}}
-        )
+        unknown = sorted({value for value in values if value is not None and value.casefold() not in by_name})
         if unknown:
             raise ValueError(
-                f"The labels in column {column!r} must be names of the model's labels ({', '.join(names)}). "
-                f"Got {', '.join(unknown[:5])}. Name another label column, or use the model for this task."
+                f"The labels in column {column!r} must be names of the model's labels ({', '.join(names)}). Got "
+                f"{', '.join(unknown[:5])}. Name another label column, or use a model for this task."
             )
-        return np.array([IGNORED if name is None else by_name[name] for name in given])
+        return np.array([IGNORED if value is None else by_name[value.casefold()] for value in values])
     try:
         order = None if theirs is None else label_order(names, theirs)
     except ValueError as error:
         raise ValueError(
             f"The classes of column {column!r} must be the model's labels. Got {', '.join(theirs or ())} against the "
-            f"model's {', '.join(names)}. Name another label column; or, if they mean the same, rename the classes of "
+            f"model's {', '.join(names)}. Name another label column. Or, if they mean the same, rename the classes of "
             "the dataset or the model's id2label."
         ) from error
     known = values >= 0
@@ -91,20 +88,18 @@ def label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> np.ndarray
 
 
 def with_label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> Dataset:
-    """The dataset with `label_ids` as its column `labels` of plain integers, in place of the label column."""
+    """Replace the label column by `label_ids`, as a column `labels` of plain integers."""
     ids = label_ids(dataset, column, names)
     return dataset.remove_columns([column]).add_column(LABELS, ids.tolist())
 
 
 def mix_unlabelled(dataset: Dataset, unlabelled: Dataset, *, seed: int) -> Dataset:
-    """Both datasets' rows, shuffled; the rows of the second have the label `IGNORED`.
-
-    A student learns its teacher's answers on them, and nothing from their labels.
+    """Both datasets' rows, shuffled. Rows of the second get the label `IGNORED`: there, only the teacher teaches.
 
     Args:
         dataset: input columns and the column `labels`.
-        unlabelled: at least the same input columns; what else it has is dropped.
-        seed: of the shuffling.
+        unlabelled: at least the same input columns; the others are dropped.
+        seed: of the shuffle.
 
     Raises:
         ValueError: an input column is missing.
@@ -113,7 +108,7 @@ def mix_unlabelled(dataset: Dataset, unlabelled: Dataset, *, seed: int) -> Datas
     missing = [name for name in inputs if name not in unlabelled.column_names]
     if missing:
         raise ValueError(
-            f"The unlabelled data must have the input columns of the labelled ones. Got "
+            "The unlabeled data must have the input columns of the labeled data. Got "
             f"{', '.join(unlabelled.column_names)}; missing: {', '.join(missing)}. Rename its columns."
         )
     # A ClassLabel refuses -100.
@@ -124,7 +119,7 @@ def mix_unlabelled(dataset: Dataset, unlabelled: Dataset, *, seed: int) -> Datas
 
 
 def _values(dataset: Dataset, column: str) -> np.ndarray:
-    """[N]: class ids, `IGNORED` where there is none; or names, None where there is none."""
+    """Class ids with `IGNORED`, or names with None, where the label is unknown: [N]."""
     found = dataset.with_format(None).select_columns([column])[:][column]
     kinds = {type(value) for value in found if value is not None}
     if kinds <= {int}:

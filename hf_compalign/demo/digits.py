@@ -12,12 +12,12 @@ _BRIGHTEST = 16  # scikit-learn keeps each pixel as a number from 0 to 16
 
 
 def load_digits(seed: int, *, test_share: float, n_items: int | None = None) -> tuple[Dataset, Dataset]:
-    """The training and the test items with the columns id, image and label; every digit has its share in both.
+    """Training and test items with the columns id, image and label; every digit has its share in both.
 
     Args:
-        seed: which items are the test items.
-        test_share: how many of them, in (0, 1).
-        n_items: take only the first of all items.
+        seed: of the split.
+        test_share: the share of the test items, in (0, 1).
+        n_items: take only the first so many items.
 
     Raises:
         ImportError: scikit-learn or Pillow is not installed.
@@ -44,7 +44,7 @@ def load_digits(seed: int, *, test_share: float, n_items: int | None = None) -> 
 
 
 def image_processor() -> ViTImageProcessor:
-    """Pixels in [-1, 1]; saved beside a model, it prepares any image as the digits were."""
+    """Pixels in [-1, 1]. Saved beside a model, it prepares any image like the digits."""
     return ViTImageProcessor(
         size={"height": SIZE, "width": SIZE}, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
     )

@@ -3,11 +3,12 @@
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_compalign._files import read_record, staged_folder, write_record
+from hf_compalign._tables import Table, as_markdown
 from hf_compalign.demo.results import FORMAT_VERSION, KIND, summarize
 from hf_compalign.demo.run import Progress, Settings, run_once
 
@@ -37,14 +38,14 @@ def run_demo(
     Nothing appears in the folder before all runs are done.
 
     Args:
-        output: the folder: a new one, an empty one, or that of a former demo, which is replaced.
+        output: a new or empty folder, or that of a former demo, which is replaced.
         seeds: how often to run everything, the reference included, with the seeds 0, 1, ...
-        settings: what to run with.
-        overwrite: use a folder with other files too; only files named like the demo's are replaced.
-        progress: called with what happens now, how far it is, and how far it goes.
+        settings: of every run.
+        overwrite: use a folder with other files too; only files of the same names are replaced.
+        progress: called with the stage, the steps done and their total.
 
     Returns:
-        What results.json holds.
+        The contents of results.json.
 
     Raises:
         ValueError: the folder holds something else, or an option is out of range.
@@ -75,12 +76,12 @@ def run_demo(
 
 
 def _former_entries(output: Path) -> list[Path]:
-    """What a former demo left in the folder."""
+    """The entries that a former demo left in the folder."""
     try:
         found = read_record(output / RESULTS, kind=KIND, version=FORMAT_VERSION, writer="hf-compalign demo")
     except (OSError, ValueError):
         return []
-    # Plain names only: nothing outside the folder is ever removed.
+    # Plain names only, so that nothing outside the folder is ever removed.
     return [output / name for name in found["files"] if Path(name).name == name]
 
 
@@ -101,7 +102,7 @@ def _readme(results: Mapping[str, Any], output: Path) -> str:
     parts = [
         "# A pruned model, recovered with and without alignment",
         _INTRODUCTION,
-        *map(_markdown, results["tables"]),
+        *(as_markdown(Table("", header, rows)) for header, *rows in results["tables"]),
         results["conclusion"],
         "\n".join(f"- {note}" for note in results["notes"]),
         f"## Files\n\n`results.json` has every number above.{where}",
@@ -111,9 +112,3 @@ def _readme(results: Mapping[str, Any], output: Path) -> str:
         "Versions: " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    header, *body = rows
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""What the demo found, told once: the numbers, and the tables, conclusion and notes that every output shows."""
+"""What the demo found: the numbers, and the tables, conclusion and notes that every output shows."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_compalign._formats import decimals, megabytes, percent
 from hf_compalign.demo.run import MODELS, RECIPES, Run, Settings, audit_students
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import Estimate, cie_ratio
@@ -51,19 +52,16 @@ def _pooled(runs: Sequence[Run]) -> Run:
 
 
 def _together(parts: Sequence[tuple[int, Predictions]]) -> Predictions:
-    """Two runs may share an image, but not its id here."""
-    found = [part for _, part in parts]
-    return replace(
-        found[0],
-        logits=np.concatenate([part.logits for part in found]),
-        labels=np.concatenate([part.labels for part in found]),
-        ids=np.array([f"{seed}/{name}" for seed, part in parts for name in part.ids]),
-        mask=np.concatenate([part.mask for part in found]),
-    )
+    """The answers of all runs; two runs may share an image, but not its id."""
+    first = parts[0][1]
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for _, part in parts]) for name in ("logits", "labels", "mask")
+    }
+    return replace(first, ids=np.array([f"{seed}/{name}" for seed, part in parts for name in part.ids]), **joined)
 
 
 def _numbers(run: Run) -> dict[str, Any]:
-    """Of one run; a number without a value is None: the ratio of two zeros, an interval without an upper end."""
+    """The numbers of one run; None where there is none: the ratio of two zeros, an interval without an upper end."""
     found = {name: run.audits[name].metrics for name in RECIPES}
     models = {"reference": _accuracy(found["ce"], "reference")}
     for name, metrics in found.items():
@@ -90,10 +88,10 @@ def conclusion(n: int, ce: int, aligned: int, ratio: Estimate) -> str:
     """What the mismatches of both students show, in words.
 
     Args:
-        n: items that were compared.
-        ce: on how many the student recovered with CE alone differs from the reference.
-        aligned: on how many the aligned one does.
-        ratio: of the two, with its interval.
+        n: items compared.
+        ce: how many of them the student recovered with CE alone answers differently from the reference.
+        aligned: the same for the aligned student.
+        ratio: ce / aligned, with its interval.
     """
     facts = (
         f"Against the reference, the model recovered with CE alone answers {ce} of {n} images differently, "
@@ -113,30 +111,33 @@ def conclusion(n: int, ce: int, aligned: int, ratio: Estimate) -> str:
 
 
 def _model_rows(results: Mapping[str, Any]) -> Rows:
-    rows = [["", "accuracy", "mismatches", "95 % CI", "CIE-U", "KL", "non-zero", "on disk", "latency"]]
+    rows = [["", "accuracy", "mismatches", "95 % CI", "CIE-U", "KL", "non-zero", "MB", "ms"]]
     for name in MODELS:
         found = results[name]
         against = ["-"] * 4
         if name != "reference":
             low, high = found["mismatch_rate_interval"]
-            count = f"{found['cie']} ({_percent(found['mismatch_rate'])})"
-            against = [count, f"{100 * low:.1f} to {100 * high:.1f}", str(found["cie_u"]), f"{found['kl']:.3f}"]
-        costs = f"{found['nonzero_parameters']:,.0f}", f"{found['size_bytes'] / 1e6:.2f} MB"
-        rows.append([_TITLES[name], _percent(found["accuracy"]), *against, *costs, f"{found['latency_ms']:.1f} ms"])
+            count = f"{found['cie']} ({percent(found['mismatch_rate'], digits=1)})"
+            against = [count, f"{100 * low:.1f} to {100 * high:.1f}", str(found["cie_u"]), decimals(found["kl"])]
+        costs = [decimals(found["nonzero_parameters"], digits=0), megabytes(found["size_bytes"])]
+        costs.append(decimals(found["latency_ms"], digits=1))
+        rows.append([_TITLES[name], percent(found["accuracy"], digits=1), *against, *costs])
     return rows
 
 
 def _seed_rows(results: Mapping[str, Any]) -> Rows:
     rows = [["seed", "accuracy", "mismatches: CE alone", "aligned", "CIE ratio", "95 % CI"]]
     for run in results["runs"]:
-        ratio, low, high = map(_number, [run["cie_ratio"], *run["cie_ratio_interval"]])
+        ratio, low, high = (decimals(end, digits=2) for end in (run["cie_ratio"], *run["cie_ratio_interval"]))
         counts = [f"{run[name]['cie']} of {run['n']}" for name in RECIPES]
-        rows.append([str(run["seed"]), _percent(run["accuracy_reference"]), *counts, ratio, f"{low} to {high}"])
+        rows.append(
+            [str(run["seed"]), percent(run["accuracy_reference"], digits=1), *counts, ratio, f"{low} to {high}"]
+        )
     return rows
 
 
 def _notes(results: Mapping[str, Any]) -> list[str]:
-    """What one must know to read the tables."""
+    """How to read the tables."""
     settings, n_runs = results["settings"], len(results["seeds"])
     notes = [
         "Mismatches, CIE-U (mismatches that the reference had right) and KL (nats) are against the reference, on "
@@ -145,25 +146,13 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         f"Both students: {100 * settings['sparsity']:g} % of the weights pruned by magnitude, "
         f"{settings['compression_steps']} optimizer steps, the same seed; only the loss differs.",
         "The pruned weights are zeros in ordinary dense files. So these models are not smaller, and a difference in "
-        "latency is noise: sparsity needs a format and kernels of its own to pay.",
+        "latency is noise: sparsity pays only with a format and kernels of its own.",
         f"Latency: median of {settings['timed_passes']} passes of a batch of {settings['timed_images']} images, the "
         f"three models in turn; device {results['device']}, CPU threads: {results['threads']}.",
         "The interval of the ratio is a paired bootstrap over the images, for the models trained here. "
-        + (
-            "Other seeds differ: try --seeds 3."
-            if n_runs == 1
-            else "How much runs differ shows in the rows of the seeds."
-        ),
+        + ("Other seeds differ: try --seeds 3." if n_runs == 1 else "The rows of the seeds show how much runs differ."),
     ]
     return notes if n_runs == 1 else [*notes, "What a model costs is the mean of the runs."]
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _finite(value: float) -> float | None:

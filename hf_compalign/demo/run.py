@@ -29,14 +29,11 @@ from hf_compalign.measure.footprint import Footprint, Latency, footprint, interl
 from hf_compalign.measure.predictions import Predictions, predict
 from hf_compalign.opening import load_model
 
-# What happens now, how far it is, and how far it goes.
+# (stage, steps done, steps in all)
 Progress = Callable[[str, int, int], None]
 
-# Both students are trained alike but for this.
-RECIPES = {
-    "ce": AlignmentArguments(agreement_weight=0.0, logits_weight=0.0),
-    "aligned": AlignmentArguments(),
-}
+# The only difference between the trainings of the two students.
+RECIPES = {"ce": AlignmentArguments(agreement_weight=0.0, logits_weight=0.0), "aligned": AlignmentArguments()}
 MODELS = ("reference", *RECIPES)
 _STAGES = {
     "reference": "Training the reference",
@@ -47,20 +44,20 @@ _STAGES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is made with.
+    """The settings of a run.
 
-    The defaults are round numbers. The sparsity is one at which recovery with CE alone keeps the accuracy, within one
-    point of the reference's on a validation part of the training images (seeds 100 and 101; at 0.9 that depended on
-    the run): accuracy survives, as it does in practice, and the question is what became of the single answers.
+    The defaults are round numbers. At this sparsity, recovery with CE alone keeps the accuracy within one point of the
+    reference's on a validation part of the training images (seeds 100 and 101; at 0.9 that depended on the run).
+    Accuracy survives, as it does in practice, and the question is what became of the single answers.
 
     Attributes:
-        sparsity: the share of the weights in linear and convolution layers that is pruned.
+        sparsity: the share of the weights in linear and convolution layers to prune.
         reference_steps: optimizer steps of the reference.
-        compression_steps: optimizer steps of each student; it is pruned in the first half of them.
+        compression_steps: optimizer steps of each student; the first half of them prune.
         reference_learning_rate: the highest; it warms up and then falls to 0.
         compression_learning_rate: the same for both students.
         batch_size: images in an optimizer step.
-        test_share: the share of the images that is kept for the audits.
+        test_share: the share of the images for the audits.
         n_items: use only the first so many images.
         hidden_size: width of the model; its feed-forward layers are twice as wide.
         layers: its depth.
@@ -84,15 +81,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """What came out of one run.
+    """The results of one run.
 
     Attributes:
         seed: of the split and of all trainings.
         predictions: of each model: reference, ce, aligned.
         audits: of ce and aligned against the reference.
         costs: of each model: parameters, nonzero_parameters, size_bytes, latency_ms with its quartiles.
-        device: where the latency was measured.
-        threads: CPU threads that it was measured with.
+        device: of the latency measurement.
+        threads: its CPU threads.
     """
 
     seed: int
@@ -104,7 +101,7 @@ class Run:
 
 
 def run_once(folder: Path, seed: int, settings: Settings, progress: Progress) -> Run:
-    """Train, compress twice and audit; the models and everything measured are written into the folder."""
+    """Train, compress twice and audit; write the models and all measurements into the folder."""
     train, test = load_digits(seed, test_share=settings.test_share, n_items=settings.n_items)
     test.to_parquet(folder / "test.parquet")
     with _one_thread():
@@ -114,7 +111,7 @@ def run_once(folder: Path, seed: int, settings: Settings, progress: Progress) ->
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Matrices this small gain nothing from a second thread, and lose a lot by it on cores that others use too."""
+    """A second thread brings nothing for such small matrices, and costs a lot on cores that others use too."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -202,7 +199,7 @@ def _measure(folder: Path, test: Dataset, seed: int, settings: Settings, progres
     predictions: dict[str, Predictions] = {}
     for done, (name, model) in enumerate(models.items()):
         progress("Auditing", done, len(MODELS))
-        # The name, not the temporary folder that the model was loaded from.
+        # The name replaces the temporary folder of the model.
         predictions[name] = replace(predict(model, test, processing_class=image_processor()), model=name)
         predictions[name].save(folder / "predictions" / f"{name}.npz")
     audits = audit_students(predictions)

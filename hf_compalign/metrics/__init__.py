@@ -11,8 +11,8 @@ def load_metric(name: str, **kwargs: Any) -> Any:
 
     Args:
         name: the metric's name.
-        kwargs: passed on to ``evaluate.load``. ``keep_in_memory`` is on unless said otherwise, so that
-            nothing is written to the user's cache between ``add_batch`` and ``compute``.
+        kwargs: passed on to ``evaluate.load``. ``keep_in_memory`` is on by default, so nothing is written to the
+            user's cache between ``add_batch`` and ``compute``.
 
     Raises:
         ValueError: there is no such metric.

@@ -9,25 +9,14 @@ _Floats = NDArray[np.float64]
 
 
 def probability_pair(teacher: ArrayLike, student: ArrayLike, *, n: int) -> tuple[_Floats, _Floats]:
-    """Both models' probabilities of n examples: float64 [n, C] each.
-
-    Raises:
-        ValueError: not n rows of C probabilities each, with the same C, or numbers that are not probabilities.
-    """
-    p = table_of("teacher_probabilities", teacher, n=n)
-    q = table_of("probabilities", student, n=n)
-    for name, values in (("teacher_probabilities", p), ("probabilities", q)):
-        _check_probabilities(name, values)
+    """Both models' probabilities of n examples, float64 [n, C] each; a ValueError if they are not."""
+    p, q = _probabilities("teacher_probabilities", teacher, n), _probabilities("probabilities", student, n)
     check_same_classes(p, q)
     return p, q
 
 
 def table_of(name: str, values: ArrayLike, *, n: int) -> _Floats:
-    """The values as float64 [n, C].
-
-    Raises:
-        ValueError: they are not, or one of them is NaN.
-    """
+    """The values as float64 [n, C]; a ValueError if they are not, or one is NaN."""
     try:
         found = np.asarray(values, dtype=np.float64)
     except ValueError as error:
@@ -54,7 +43,8 @@ def check_same_classes(teacher: _Floats, student: _Floats) -> None:
         )
 
 
-def _check_probabilities(name: str, values: _Floats) -> None:
+def _probabilities(name: str, given: ArrayLike, n: int) -> _Floats:
+    values = table_of(name, given, n=n)
     sums = values.sum(axis=1)
     # Half precision leaves up to a thousandth.
     wrong = (values < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)
@@ -64,6 +54,7 @@ def _check_probabilities(name: str, values: _Floats) -> None:
             f"The rows of {name} must not be negative and sum to 1. Row {row} sums to {sums[row]:g}, its smallest is "
             f"{values[row].min(initial=np.inf):g}. Take the softmax of logits first."
         )
+    return values
 
 
 def log_probabilities(probabilities: _Floats) -> _Floats:

@@ -8,14 +8,14 @@ from torch import nn
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model is; one without parameters, if it does not say, counts as on the CPU."""
+    """Where a model is; the CPU if it has no parameters and does not say."""
     parameter = next(model.parameters(), None)
     found: torch.device = getattr(model, "device", torch.device("cpu")) if parameter is None else parameter.device
     return found
 
 
 def default_device(model: nn.Module) -> str | None:
-    """Where a loaded model should run: on a GPU if there is one. None for a file, whose runtime may not know GPUs."""
+    """A GPU for a loaded model if there is one; None for a file, whose runtime may not know GPUs."""
     on_gpu = torch.cuda.is_available() and next(model.parameters(), None) is not None
     return "cuda" if on_gpu else None
 

@@ -1,4 +1,4 @@
-"""What the files of every runtime have in common, once they answer like a model of transformers."""
+"""Files of any runtime as models of transformers."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -14,40 +14,53 @@ from torch import Tensor, nn
 
 from hf_compalign.data import DIGITS
 
-# What a classifier of texts or images takes; the first of each is its main input.
+# The inputs of a classifier of texts or images.
 _KNOWN_INPUTS = ("input_ids", "pixel_values", "attention_mask", "token_type_ids")
 _MAIN_INPUTS = _KNOWN_INPUTS[:2]
 _CHUNK_BYTES = 1 << 20
 
+ONNX = ".onnx"
+OPENVINO = ".xml"
+# Where a folder may hold files that answer like a model.
+_FILES = (f"*{ONNX}", f"onnx/*{ONNX}", f"openvino_model*{OPENVINO}", f"openvino/openvino_model*{OPENVINO}")
+_TORCH_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+
+
+def exported_files(path: Path, *, weights: bool = True) -> list[Path]:
+    """The ONNX and OpenVINO files that a file's or folder's path means.
+
+    With ``weights``, a folder with weights of PyTorch means its model of PyTorch, so there are none.
+    """
+    if path.suffix in (ONNX, OPENVINO):
+        return [path]
+    if not path.is_dir() or (weights and any(next(path.glob(pattern), None) for pattern in _TORCH_WEIGHTS)):
+        return []
+    return [file for pattern in _FILES for file in sorted(path.glob(pattern))]
+
 
 @dataclass(frozen=True)
 class Declared:
-    """What a file says of an input or output.
+    """What a file says of an input or output."""
 
-    Attributes:
-        shape: the length of each axis; a text or None where any length goes.
-        dtype: of numpy.
-    """
-
-    shape: tuple[Any, ...]
-    dtype: Any
+    shape: tuple[Any, ...]  # an integer per axis, a text or None where any length goes
+    dtype: Any  # of numpy
 
 
 class FileModel(nn.Module, ABC):
-    """A classifier in a file, run by the runtime that the file is for, called with the arguments that the model had.
+    """A classifier in a file, run by its runtime and called with the arguments that the model had.
 
-    Its inputs must be among input_ids, attention_mask, token_type_ids and pixel_values. They are converted to the
-    types that the file declares; without an attention_mask nothing is masked, and without token_type_ids these are 0.
-    The logits are its output of that name, or else its first output. It has no parameters and cannot be trained.
+    The inputs must be among input_ids, attention_mask, token_type_ids and pixel_values. They are converted to the
+    declared types; without an attention_mask nothing is masked, and without token_type_ids these are 0. The output
+    named "logits" holds the logits, or else the first output. There are no parameters, and no training.
 
     Args:
         path: the file.
-        config: the model's config; by default the config.json beside the file, or in the folder above.
+        config: the model's config; by default the config.json beside the file or in the folder above.
 
     Attributes:
         path: the file.
         config: the config.
-        architectures: the classes that the config names: what the file was exported from.
+        architectures: the model classes that the config names.
         input_names: the inputs that the file declares.
         main_input_name: "input_ids" or "pixel_values".
         device: where it runs: the CPU, or after ``.to("cuda")`` a GPU, if the runtime can.
@@ -55,7 +68,7 @@ class FileModel(nn.Module, ABC):
     Raises:
         ImportError: the extra of the runtime is not installed.
         ValueError: there is no such file, the runtime cannot open it, it takes other inputs, there is no config, or
-            the config has another number of labels than the file has logits.
+            the numbers of labels and logits differ.
     """
 
     suffix: ClassVar[str]
@@ -87,11 +100,7 @@ class FileModel(nn.Module, ABC):
 
     @abstractmethod
     def _open(self, n_threads: int) -> None:
-        """Open the file on ``self.device``.
-
-        Raises:
-            ValueError: it cannot be opened, or not there.
-        """
+        """Open the file on ``self.device``, or raise a ValueError."""
 
     @abstractmethod
     def _declared(self) -> tuple[dict[str, Declared], dict[str, Declared]]:
@@ -99,28 +108,28 @@ class FileModel(nn.Module, ABC):
 
     @abstractmethod
     def _run(self, feeds: Mapping[str, Any]) -> Any:
-        """The logits of one call of the runtime, an array."""
+        """The logits of one call of the runtime, as an array."""
 
     @property
     @abstractmethod
     def files(self) -> tuple[Path, ...]:
-        """The file, and those beside it that hold weights of it."""
+        """The file, and the files beside it that hold its weights."""
 
     @abstractmethod
     def count_parameters(self) -> tuple[int, int]:
         """How many numbers the weights are, quantized or not, and how many of them are not 0.
 
-        Scales and zero points do not count, nor constants of the computation: integers, and single numbers.
+        Scales, zero points and constants of the computation (integers and single numbers) do not count.
         """
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """The logits, [items, labels], on the CPU; no gradients.
 
         Args:
-            **inputs: tensors or arrays; what the file does not take is refused.
+            **inputs: tensors or arrays.
 
         Raises:
-            ValueError: the main input is missing, an input is not known, there is no item, or the file cannot take it.
+            ValueError: the main input is missing, an input is unknown, there is no item, or the file cannot take it.
         """
         if self._threads != torch.get_num_threads():
             self._open_as_torch()
@@ -138,12 +147,8 @@ class FileModel(nn.Module, ABC):
         self._check_labels(logits.shape[-1])
         return {"logits": logits}
 
-    def to(self, device: Any) -> "FileModel":  # type: ignore[override]  # of what a module takes, only a device
-        """Run on that device from now on.
-
-        Raises:
-            ValueError: the runtime cannot.
-        """
+    def to(self, device: Any) -> "FileModel":  # type: ignore[override]  # a module takes more
+        """Run on that device from now on, or raise a ValueError if the runtime cannot."""
         before, self.device = self.device, torch.device(device)
         if self.device != before:
             try:
@@ -169,10 +174,10 @@ class FileModel(nn.Module, ABC):
         return digest.hexdigest()
 
     def feeds(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs as arrays of the declared types, those that may be left out filled in.
+        """The inputs as arrays of the declared types, with defaults for optional ones.
 
         Raises:
-            ValueError: the main input is missing, or one is not known.
+            ValueError: the main input is missing, or an input is unknown.
         """
         unknown = [name for name in inputs if name not in self._inputs]
         if unknown or self.main_input_name not in inputs:
@@ -180,13 +185,16 @@ class FileModel(nn.Module, ABC):
                 f"{self.path.name} takes {', '.join(self.input_names)}, and needs {self.main_input_name}. Got "
                 f"{', '.join(inputs) or 'nothing'}."
             )
-        given = {name: _as_array(value) for name, value in inputs.items()}
+        given = {
+            name: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+            for name, value in inputs.items()
+        }
         main = given[self.main_input_name]
         filled = {"attention_mask": np.ones(main.shape[:2]), "token_type_ids": np.zeros(main.shape[:2])} | given
         return {name: filled[name].astype(one.dtype, copy=False) for name, one in self._inputs.items()}
 
     def _open_as_torch(self) -> None:
-        """With as many threads as torch has, so that the two can be compared."""
+        """Use as many threads as torch, so that the two can be compared."""
         self._threads = torch.get_num_threads()
         self._open(self._threads)
 
@@ -194,15 +202,15 @@ class FileModel(nn.Module, ABC):
         unknown = [name for name in self.input_names if name not in _KNOWN_INPUTS]
         if unknown or not any(name in self._inputs for name in _MAIN_INPUTS):
             raise ValueError(
-                f"{self.path} must take inputs among {', '.join(_KNOWN_INPUTS)}, and input_ids or pixel_values in any "
-                f"case. It takes {', '.join(self.input_names) or 'none'}. Export a classifier of texts or images."
+                f"{self.path} must take inputs among {', '.join(_KNOWN_INPUTS)}, with input_ids or pixel_values. "
+                f"It takes {', '.join(self.input_names) or 'none'}. Export a classifier of texts or images."
             )
 
     def _check_labels(self, n_logits: int) -> None:
         if n_logits != self.config.num_labels:
             raise ValueError(
                 f"{self.path} answers with {n_logits} logits, but its config has {self.config.num_labels} labels. Put "
-                "the config.json of the model that was exported beside it."
+                "the config.json of the exported model beside it."
             )
 
     def _answer(self, feeds: Mapping[str, Any]) -> Any:
@@ -211,7 +219,7 @@ class FileModel(nn.Module, ABC):
         except Exception as error:
             shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in feeds.items())
             declared = ", ".join(f"{name} {list(one.shape)}" for name, one in self._inputs.items())
-            advice = "Pad or resize what you give it to that."
+            advice = "Pad or resize the inputs to that."
             if all(_fits(values, self._inputs[name].shape) for name, values in feeds.items()):
                 given = ", ".join(f"{name}: {one.dtype}, {one.min()} to {one.max()}" for name, one in feeds.items())
                 advice = f"The shapes fit, but perhaps not the types and values: {given}."
@@ -230,13 +238,13 @@ class FileModel(nn.Module, ABC):
                 except (OSError, ValueError, KeyError, TypeError) as error:
                     raise ValueError(f"The config.json in {folder} cannot be read. ({error})") from error
         raise ValueError(
-            f"There is no config.json beside {self.path} or in the folder above, which says what its labels are. Copy "
-            f"that of the model that was exported there, or use {type(self).__name__}(path, config=...)."
+            f"There is no config.json beside {self.path} or in the folder above, so its labels are unknown. Copy that "
+            f"of the exported model there, or use {type(self).__name__}(path, config=...)."
         )
 
 
 def _fits(values: Any, shape: tuple[Any, ...]) -> bool:
-    """Whether an array has a declared shape; where any length goes, 1 or more does."""
+    """Whether an array has a declared shape; "any length" means at least 1."""
     return (
         values.size > 0
         and values.ndim == len(shape)
@@ -245,38 +253,6 @@ def _fits(values: Any, shape: tuple[Any, ...]) -> bool:
 
 
 def _rows(values: Any, start: int, size: int) -> Any:
-    """``size`` rows, the last one repeated where there are no more."""
+    """``size`` rows from ``start``, with the last one repeated if there are fewer."""
     rows = values[start : start + size]
     return rows if len(rows) == size else np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
-
-
-def _as_array(value: Any) -> Any:
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-
-
-ONNX = ".onnx"
-
-
-OPENVINO = ".xml"
-
-
-# Where a folder may hold files that answer like a model.
-_FILES = (f"*{ONNX}", f"onnx/*{ONNX}", f"openvino_model*{OPENVINO}", f"openvino/openvino_model*{OPENVINO}")
-
-
-# A folder that has one of these is opened as a model of PyTorch, whatever else is in it.
-_TORCH_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
-
-
-def exported_files(path: Path, *, weights: bool = True) -> list[Path]:
-    """The ONNX and OpenVINO files that a path means; none where it means a model of PyTorch.
-
-    Args:
-        path: a file or a folder.
-        weights: whether weights of PyTorch make the folder that of a model of PyTorch, whatever else is in it.
-    """
-    if path.suffix in (ONNX, OPENVINO):
-        return [path]
-    if not path.is_dir() or (weights and any(next(path.glob(pattern), None) for pattern in _TORCH_WEIGHTS)):
-        return []
-    return [file for pattern in _FILES for file in sorted(path.glob(pattern))]

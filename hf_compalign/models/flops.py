@@ -19,7 +19,7 @@ def count_flops(model: nn.Module, inputs: Mapping[str, Any]) -> int:
     60
 
     Args:
-        model: with attention "eager" or "sdpa", if it has any: the counter knows no other kernels.
+        model: with attention "eager" or "sdpa", if any; the counter knows no other kernels.
         inputs: keyword arguments of its forward, on its device.
     """
     with evaluating(model), torch.inference_mode(), _countable_attention(), FlopCounterMode(display=False) as counter:
@@ -29,10 +29,8 @@ def count_flops(model: nn.Module, inputs: Mapping[str, Any]) -> int:
 
 @contextmanager
 def _countable_attention() -> Iterator[None]:
-    """Attention as plain matrix products: as many of them, and all known to torch's counter.
-
-    Torch 2.13 does not count the flash kernel of the CPU, nor the fused one of `nn.TransformerEncoderLayer`.
-    """
+    """Run attention as plain matrix products, all of which torch's counter sees."""
+    # Torch 2.13 counts neither the CPU's flash kernel nor the fused `nn.TransformerEncoderLayer`.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,4 +1,4 @@
-"""What a run of a model must not change: the modes of its submodules, and the random numbers of a training."""
+"""Run a model without changing its submodules' modes or the random numbers of a training."""
 
 import random
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each submodule gets its own mode back, as parts may be frozen."""
+    """Evaluation mode in the block; then each submodule has its own mode back, since parts may be frozen."""
     modes = {module: module.training for model in models for module in model.modules()}
     try:
         for model in models:
@@ -24,24 +24,20 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def random_state_kept(*, seed: int | None = None) -> Iterator[None]:
-    """Let random numbers go on afterwards as if none had been drawn: those of Python, NumPy and torch.
-
-    Args:
-        seed: where they begin meanwhile; None lets them go on as they are.
-    """
-    states = random.getstate(), np.random.get_state()
-    # Asking a GPU that is not in use yet for its state would start it.
+    """Restore the random states of Python, NumPy and torch after the block, which begins with ``seed`` if given."""
+    python, numpy = random.getstate(), np.random.get_state()
+    # Reading the state of an idle GPU would start it.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with torch.random.fork_rng(devices=devices):
             if seed is not None:
                 random.seed(seed)
                 np.random.seed(seed)
-                # torch.manual_seed would also seed a GPU that is started later.
+                # torch.manual_seed would also seed a GPU that starts later.
                 torch.default_generator.manual_seed(seed)
                 if devices:
                     torch.cuda.manual_seed_all(seed)
             yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+        random.setstate(python)
+        np.random.set_state(numpy)

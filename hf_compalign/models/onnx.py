@@ -22,9 +22,9 @@ _WHAT = "Running an ONNX file"
 
 
 class OnnxModel(FileModel):
-    """A classifier in an ONNX file, exported by whatever tool, run by ONNX Runtime; see `FileModel`.
+    """A classifier in an ONNX file of any exporter, run by ONNX Runtime; see `FileModel`.
 
-    On a GPU it runs after ``.to("cuda")``, if ONNX Runtime was built for it.
+    After ``.to("cuda")`` it runs on a GPU, if ONNX Runtime was built for it.
     """
 
     suffix = ".onnx"
@@ -32,16 +32,13 @@ class OnnxModel(FileModel):
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
-        """The file, and those beside it that hold weights of it."""
+        """The file, and the files beside it that hold its weights."""
         folder = self.path.parent
         entries = [entry for one in self._graph().initializer for entry in one.external_data if entry.key == "location"]
         return (self.path, *(folder / name for name in sorted({entry.value for entry in entries})))
 
     def count_parameters(self) -> tuple[int, int]:
-        """How many numbers the weights are, quantized or not, and how many of them are not 0.
-
-        Scales and zero points do not count, nor constants of the computation: integers, and single numbers.
-        """
+        """As `FileModel.count_parameters`; the export's names tell scales and zero points from weights."""
         with needs_extra("onnx", what=_WHAT):
             from onnx import numpy_helper
         tensors = {one.name: one for one in self._graph().initializer}
@@ -69,16 +66,16 @@ class OnnxModel(FileModel):
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
-        # Idle threads that spin would take the cores from whatever is timed, or asked, side by side.
+        # Spinning idle threads would take the cores from models that run side by side.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # errors: warnings on single nodes are no one's business here
+        options.log_severity_level = 3  # errors only
         try:
             self._session = onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
         except Exception as error:
             raise ValueError(f"{self.path} is not an ONNX file that ONNX Runtime can open. ({error})") from error
 
     def _declared(self) -> tuple[dict[str, Declared], dict[str, Declared]]:
-        # ONNX Runtime itself refuses arrays where it wants another type than one of these.
+        # ONNX Runtime itself refuses arrays of a wrong type.
         inputs, outputs = (
             {one.name: Declared(tuple(one.shape), _DTYPES.get(one.type, np.float32)) for one in ports}
             for ports in (self._session.get_inputs(), self._session.get_outputs())

@@ -10,22 +10,22 @@ from hf_compalign._extras import needs_extra
 from hf_compalign.models.file import Declared, FileModel
 
 _WHAT = "Running an OpenVINO file"
-# Left to itself, OpenVINO computes in bfloat16 where the processor can, which changes the answers of a float32 file.
+# By default OpenVINO computes in bfloat16 where the processor can, which changes the answers of a float32 file.
 _SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
 _FLOATS = ("f16", "bf16", "f32", "f64")
 _QUANTIZED = ("i8", "u8")
-# Operators that hand on the values of a constant.
+# Operators that pass on the values of a constant.
 _PASSING = ("Convert", "Reshape", "Transpose")
-# What NNCF calls the factors that it moves from activations to weights.
+# NNCF's name for the factors that it moves from activations to weights.
 _SMOOTHING = "nncf_smooth_quant"
 
 
 class OpenVinoModel(FileModel):
     """A classifier in an OpenVINO file (.xml, with its weights in the .bin beside it), run on the CPU; see `FileModel`.
 
-    What is not in INT8 is computed in float32, on every processor. By default OpenVINO computes in bfloat16 on
-    processors that can, at three times the speed and with logits that are off by some hundredths: where you deploy
-    the file that was audited, set ``INFERENCE_PRECISION_HINT`` to ``f32`` as here.
+    What is not in INT8 is computed in float32. Elsewhere OpenVINO computes in bfloat16 on processors that can, at three
+    times the speed and with logits that are off by some hundredths. Where you deploy the audited file, set
+    ``INFERENCE_PRECISION_HINT`` to ``f32`` as here.
     """
 
     suffix = ".xml"
@@ -37,10 +37,7 @@ class OpenVinoModel(FileModel):
         return self.path, self.path.with_suffix(".bin")
 
     def count_parameters(self) -> tuple[int, int]:
-        """How many numbers the weights are, quantized or not, and how many of them are not 0.
-
-        Scales and zero points do not count, nor constants of the computation: integers, and single numbers.
-        """
+        """As `FileModel.count_parameters`; the graph tells scales and zero points from weights."""
         with needs_extra("openvino", what=_WHAT):
             import openvino
         graph = openvino.Core().read_model(str(self.path))
@@ -81,7 +78,7 @@ class OpenVinoModel(FileModel):
 def _ports(ports: Iterable[Any]) -> dict[str, Declared]:
     found = {}
     for position, port in enumerate(ports):
-        # Other tools leave outputs without a name.
+        # Other tools leave outputs unnamed.
         name = port.get_any_name() if port.get_names() else f"output_{position}"
         shape = tuple(axis.get_length() if axis.is_static else None for axis in port.get_partial_shape())
         found[name] = Declared(shape, port.get_element_type().to_dtype())
@@ -89,20 +86,20 @@ def _ports(ports: Iterable[Any]) -> dict[str, Declared]:
 
 
 def _next(node: Any) -> tuple[Any, int]:
-    """The first operator that computes with a node's values, and at which of its inputs they come in."""
+    """The first operator that computes with a node's values, and the index of their input."""
     target = next(iter(node.output(0).get_target_inputs()))
     follower = target.get_node()
     return _next(follower) if follower.get_type_name() in _PASSING else (follower, target.get_index())
 
 
 def _constant_at(node: Any, index: int) -> Any:
-    """The constant that comes in there."""
+    """The constant behind that input."""
     node = node.input_value(index).get_node()
     return node if node.get_type_name() == "Constant" else _constant_at(node, 0)
 
 
 def _is_quantized(constant: Any) -> bool:
-    """Whether these are integers that a scale makes weights of."""
+    """Whether these are integers that a scale turns into weights."""
     if constant.get_output_element_type(0).get_type_name() not in _QUANTIZED or not constant.get_output_shape(0):
         return False
     follower, index = _next(constant)
@@ -110,7 +107,7 @@ def _is_quantized(constant: Any) -> bool:
 
 
 def _zero_point(constant: Any) -> Any:
-    """The constant that is taken off quantized weights; None if they are symmetric."""
+    """The constant subtracted from quantized weights; None if they are symmetric."""
     follower, _ = _next(constant)
     return _constant_at(follower, 1) if follower.get_type_name() == "Subtract" else None
 
@@ -124,7 +121,7 @@ def _scales(constant: Any) -> list[str]:
 
 
 def _is_float(constant: Any) -> bool:
-    """Whether these are float weights, and not the ranges and factors that activations are quantized with."""
+    """Whether these are float weights, and not ranges or factors that quantize activations."""
     if constant.get_output_element_type(0).get_type_name() not in _FLOATS or not constant.get_output_shape(0):
         return False
     follower, index = _next(constant)

@@ -1,4 +1,4 @@
-"""The tokenizer or image processor that belongs to a model."""
+"""The tokenizer or image processor of a model."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from hf_compalign.tasks import Task
 
 
 def load_processor(path: str | Path, task: Task) -> Any:
-    """The tokenizer or image processor that was saved beside a model; for a file like .onnx, perhaps one folder above.
+    """The tokenizer or image processor saved beside a model; for an exported file, perhaps one folder above.
 
     Raises:
         ValueError: there is none.

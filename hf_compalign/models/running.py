@@ -1,4 +1,4 @@
-"""Load a model and its processor, and run it on the rows of a dataset."""
+"""Run a model on batches of rows."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ from hf_compalign.tasks import logits_of, task_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
 Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
+"""Rows -> a batch of tensors, as a Trainer's data_collator."""
 
 
 def input_names(model: "PreTrainedModel") -> tuple[str, ...]:
-    """The arguments of the model's forward, without the labels; or the inputs that a file declares."""
+    """The arguments of the model's forward without labels, or the inputs that a file declares."""
     declared: tuple[str, ...] | None = getattr(model, "input_names", None)
     if declared is not None:
         return declared
@@ -31,23 +31,22 @@ def input_names(model: "PreTrainedModel") -> tuple[str, ...]:
 
 @cache
 def _input_names(forward: Callable[..., Any]) -> tuple[str, ...]:
-    """Asked for every batch, so worked out once for each class of models."""
     return tuple(name for name in inspect.signature(forward).parameters if name not in ("self", *LABEL_COLUMNS))
 
 
 def known_inputs(model: "PreTrainedModel", batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs in a batch that the model knows, on its device; no labels, no other columns."""
+    """The batch's inputs that the model knows, on its device, without labels and other columns."""
     known = input_names(model)
     return on_device({name: value for name, value in batch.items() if name in known}, device_of(model))
 
 
 def default_collator(processing_class: Any = None) -> Collator:
-    """What the Trainer would take: padding by the tokenizer where there is one, stacking otherwise."""
+    """As in the Trainer: padding by the tokenizer if there is one, else stacking."""
     from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-    return (
-        DataCollatorWithPadding(processing_class) if isinstance(processing_class, PreTrainedTokenizerBase) else _stack
-    )
+    if isinstance(processing_class, PreTrainedTokenizerBase):
+        return DataCollatorWithPadding(processing_class)
+    return _stack
 
 
 def _stack(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
@@ -63,20 +62,13 @@ def _stack(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
 
 
 def forward_logits(model: "PreTrainedModel", batch: Mapping[str, Any]) -> Tensor:
-    """Logits [..., C] in float32 of the batch's inputs that the model knows; no gradients.
-
-    The batch is moved to the model's device; the model's mode (train or eval) is the caller's business.
-    """
+    """Logits [..., C] in float32 for a batch, without gradients and in the model's present mode."""
     with torch.no_grad():
         return logits_of(model(**known_inputs(model, batch))).float()
 
 
 def check_prepared(dataset: Dataset, model: "PreTrainedModel") -> None:
-    """Refuse a dataset that is empty or does not hold the model's inputs yet.
-
-    Raises:
-        ValueError: what is missing, and what to do.
-    """
+    """Raise a ValueError if a dataset is empty or lacks the model's inputs."""
     if len(dataset) == 0:
         raise ValueError("The dataset is empty. Give it at least one row.")
     needed = task_of(model).model_input

@@ -1,4 +1,4 @@
-"""Weights that a library holds in another form than their floats."""
+"""Weights that a library stores in another form than floats."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def plain_tensors(tensor: "Tensor") -> "Iterator[Tensor]":
-    """The tensors that one is made of: integers and scales where a library holds them as one of floats; or itself."""
+    """A quantized tensor's integers and scales, or the tensor itself."""
     if not is_quantized(tensor):
         yield tensor
         return
@@ -17,7 +17,7 @@ def plain_tensors(tensor: "Tensor") -> "Iterator[Tensor]":
 
 
 def is_quantized(tensor: "Tensor") -> bool:
-    """Whether a library holds the tensor in another form than its floats."""
+    """Whether a library stores the tensor in another form than floats."""
     from torch.distributed.tensor import DTensor
 
     return hasattr(tensor, "__tensor_flatten__") and not isinstance(tensor, DTensor)

@@ -1,6 +1,7 @@
 from .artifact import Artifact as Artifact
 from .artifact import ArtifactDetails as ArtifactDetails
 from .artifact import save_artifact as save_artifact
+from .card import write_model_card as write_model_card
 from .exporting import EXPORTERS as EXPORTERS
 from .exporting import AuditedExport as AuditedExport
 from .exporting import ExportOptions as ExportOptions
@@ -8,7 +9,7 @@ from .exporting import export_audited as export_audited
 from .frontier import Frontier as Frontier
 from .frontier import Point as Point
 from .frontier import Sensitivity as Sensitivity
-from .frontier import frontier_rows as frontier_rows
+from .frontier import frontier_table as frontier_table
 from .hub import WEIGHTS as WEIGHTS
 from .hub import audit_name as audit_name
 from .hub import checked_files as checked_files

@@ -13,14 +13,15 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_compalign._files import staged_folder
+from hf_compalign._tables import as_text
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.footprint import Latency, footprint, latencies_on, machine_name, timing_device
 from hf_compalign.measure.predictions import Columns, Predictions
 from hf_compalign.models import FileModel, OnnxModel, load_processor
 from hf_compalign.opening import Model, load_model, name_of, processor_of
-from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name, write_model_card
+from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name
 from hf_compalign.report.page import write_report
-from hf_compalign.ship.card_tags import with_what_was_done
+from hf_compalign.ship.card import with_what_was_done, write_model_card
 from hf_compalign.ship.hub import ONNX, WEIGHTS, audit_name
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.tasks import task_of
@@ -29,16 +30,14 @@ logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
 _VARIANT = re.compile(r"model(_[a-z0-9]+)*")
-_THE_ORIGINAL = "the original"
-_THE_DATASET = "the evaluation data"
 
 
 @dataclass(frozen=True)
 class ArtifactDetails:
-    """What `save_artifact` cannot find out by itself, or does otherwise by default.
+    """What `save_artifact` cannot find out by itself, or does differently by default.
 
     Attributes:
-        card: what the card says besides the numbers. By default only what the model and the reference tell.
+        card: what the card says besides the numbers; by default only what the model and the reference tell.
         processing_class: the tokenizer or image processor; by default the one saved beside the model.
         columns: where to find what in a raw dataset.
         limits: for the verdict of each audit, such as ``{"mismatch_rate": 0.02}``.
@@ -62,7 +61,7 @@ class Artifact:
 
     Attributes:
         folder: where.
-        files: what was measured, of "original", of the weights and of each ONNX file by its name in the folder.
+        files: the measurements of "original", of the weights and of each ONNX file, by its name in the folder.
         machine: where they were timed; empty when they were not.
     """
 
@@ -76,36 +75,34 @@ class Artifact:
         return all(one.audit.passed for one in self.files.values() if one.audit is not None)
 
     def __str__(self) -> str:
-        rows = files_table(self.files)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([str(self.folder), *lines, *([f"Times on {self.machine}."] if self.machine else [])])
+        times = [f"Times on {self.machine}."] if self.machine else []
+        return "\n".join([str(self.folder), as_text(files_table(self.files)), *times])
 
 
 def save_artifact(
-    model: Model,
+    model: PreTrainedModel | str | Path,
     folder: str | Path,
     *,
-    reference: Model | Predictions,
+    reference: Predictions | PreTrainedModel | str | Path,
     dataset: Dataset,
     onnx: Sequence[str | Path] | Mapping[str, str | Path] = (),
     details: ArtifactDetails | None = None,
     overwrite: bool = False,
 ) -> Artifact:
-    """Write a compressed model as it ships, after asking each of its files the same questions as the original.
+    """Write a compressed model as it ships, with an audit of each of its files against the original.
 
-    The folder is laid out as the Hub, Optimum and Transformers.js read it: ``model.safetensors``, ``config.json`` and
-    the processor, their ``audit.json``, the card ``README.md``, and for each ONNX file ``onnx/<name>.onnx`` with
+    The Hub, Optimum and Transformers.js read the layout of the folder: ``model.safetensors``, ``config.json`` and the
+    processor, their ``audit.json``, the card ``README.md``, and for each ONNX file ``onnx/<name>.onnx`` with
     ``onnx/<name>.audit.json``. With the extra `report`, ``report.html`` shows all audits as one page, with the ids of
-    the changed items but none of their texts. What is audited are the files, once they are written. `push_to_hub`
-    sends the folder.
+    the changed items but none of their texts. The audits are of the files as they were written. `push_to_hub` sends
+    the folder.
 
     Args:
         model: the compressed model: a module, a folder or a Hub id.
-        folder: to be written; all of it appears at the end, or nothing.
-        reference: the original model; or its predictions on the dataset, and then it is neither weighed nor timed.
-        dataset: what all are asked, as `predict` takes it.
-        onnx: files made by `export_onnx`, which keep their names; or new names -> files, where two are called alike:
+        folder: the folder to write. All of it appears at the end, or nothing.
+        reference: the original model; or its predictions on the dataset, which have no size and no latency.
+        dataset: what all models answer, as `predict` takes it.
+        onnx: files of `export_onnx`, which keep their names; or new names -> files, where two have one name:
             ``{"model_int8": "a/model_int8.onnx", "model_quantized": "b/model_int8.onnx"}``. Transformers.js calls
             `model` fp32, `model_int8` int8 and `model_quantized` q8.
         details: what the card says, the processor, limits for the audits, what is timed.
@@ -116,8 +113,8 @@ def save_artifact(
 
     Raises:
         ValueError: the folder holds files, or with ``overwrite`` other ONNX files or weights of another kind; an ONNX
-            file is not there, is called like another or has other labels; there is no processor; the model is
-            itself an ONNX file; or the models cannot be compared on the dataset.
+            file is not there, has the name of another or has other labels; there is no processor; the model is itself
+            an ONNX file; or the models cannot be compared on the dataset.
     """
     details = details or ArtifactDetails()
     checked_limits(details.limits)
@@ -133,7 +130,7 @@ def save_artifact(
         models |= {name: (work / name, processor) for name in variants}
         if not isinstance(reference, Predictions):
             models[ORIGINAL] = (reference, processor_of(reference, task_of(compressed), default=processor))
-        card = _named(details.card or _card_of(compressed, reference), Path(folder))
+        card = _card_of(details.card, compressed, reference, Path(folder))
         asking = AuditOptions(details.columns, processor, details.batch_size)
         original = reference_answers(reference, dataset, task=task_of(compressed), options=asking)
         # A local path says nothing to others.
@@ -161,18 +158,12 @@ def save_artifact(
     return Artifact(Path(folder), files, machine)
 
 
-def _named(card: CardDetails, folder: Path) -> CardDetails:
-    """The details of the card, with the folder's name where they have none."""
-    return card if card.name else replace(card, name=folder.resolve().name)
-
-
 def _variants(onnx: Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, Path]:
     """Name in the artifact -> file, checked."""
     if isinstance(onnx, Mapping):
         named = [(name.removesuffix(".onnx"), Path(path)) for name, path in onnx.items()]
     else:
-        paths = [Path(path) for path in ([onnx] if isinstance(onnx, str | Path) else onnx)]
-        named = [(path.stem, path) for path in paths]
+        named = [(Path(path).stem, Path(path)) for path in ([onnx] if isinstance(onnx, str | Path) else onnx)]
     found: dict[str, Path] = {}
     for stem, path in named:
         if path.suffix != ".onnx" or not path.is_file():
@@ -194,8 +185,7 @@ def _variants(onnx: Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str
 
 def _refuse_leftovers(folder: Path, variants: Mapping[str, Path]) -> None:
     """An ONNX file of an earlier artifact would lie there with an audit of another model."""
-    left = [f"{ONNX}/{path.name}" for path in sorted((folder / ONNX).glob("*.onnx"))]
-    left = [name for name in left if name not in variants]
+    left = sorted({f"{ONNX}/{path.name}" for path in (folder / ONNX).glob("*.onnx")} - variants.keys())
     if left:
         raise ValueError(
             f"{folder} holds {', '.join(left)}, which would be no part of the new artifact. Remove it, list it in "
@@ -204,7 +194,7 @@ def _refuse_leftovers(folder: Path, variants: Mapping[str, Path]) -> None:
 
 
 def _refuse_other_weights(folder: Path, work: Path, weights: str) -> None:
-    """Loaders would pick the one or the other, and the audit is of the new ones alone."""
+    """Loaders would pick either, and the audit is of the new weights alone."""
     left = sorted(path.name for path in folder.glob("model*.safetensors*") if not (work / path.name).exists())
     if left:
         raise ValueError(
@@ -256,51 +246,47 @@ def _opened(source: Path, config: Any) -> OnnxModel:
     return found
 
 
-def _card_of(model: PreTrainedModel, reference: Model | Predictions) -> CardDetails:
-    """What can be said when nobody said anything."""
-    base_model = reference.model if isinstance(reference, Predictions) else name_of(reference)
-    return CardDetails(task=task_of(model).name, base_model=base_model or _THE_ORIGINAL, dataset=_THE_DATASET)
+def _card_of(
+    given: CardDetails | None, model: PreTrainedModel, reference: Model | Predictions, folder: Path
+) -> CardDetails:
+    """The details of the card, by default what the model, the reference and the folder tell."""
+    base = (reference.model if isinstance(reference, Predictions) else name_of(reference)) or "the original"
+    card = given or CardDetails(task_of(model).name, base_model=base, dataset="the evaluation data")
+    return replace(card, name=card.name or folder.resolve().name)
 
 
 def _measured(
-    models: Mapping[str, tuple[Model, Any]],
-    audits: Mapping[str, Audit],
-    times: Mapping[str, Mapping[int, Latency]],
+    models: Mapping[str, tuple[Model, Any]], audits: Mapping[str, Audit], times: Mapping[str, Mapping[int, Latency]]
 ) -> dict[str, Measured]:
-    accuracy = next(iter(audits.values())).metrics["accuracy_reference"]
-    size = footprint(models[ORIGINAL][0]).size_bytes if ORIGINAL in models else None
-    found = {ORIGINAL: Measured(None, accuracy, size, times.get(ORIGINAL, {}))}
-    for name, audited in audits.items():
-        accuracy = audited.metrics["accuracy_candidate"]
-        found[name] = Measured(audited, accuracy, _size_bytes(Path(str(models[name][0]))), times[name])
-    return found
+    accuracies = {ORIGINAL: next(iter(audits.values())).metrics["accuracy_reference"]}
+    accuracies |= {name: audited.metrics["accuracy_candidate"] for name, audited in audits.items()}
+    sizes = {name: footprint(model).size_bytes for name, (model, _) in models.items()}
+    return {
+        name: Measured(audits.get(name), accuracy, sizes.get(name), times.get(name, {}))
+        for name, accuracy in accuracies.items()
+    }
 
 
 def _report(work: Path, files: Mapping[str, Measured]) -> str | None:
-    """The page of all files beside the card, where the extra `report` is installed; without texts of the dataset."""
-    # Not by trying: an import that fails for another reason must be seen.
+    """Write the page of all files, without texts of the dataset, where the extra `report` is installed."""
+    # An import that fails for another reason must be seen.
     if importlib.util.find_spec("matplotlib") is None:
         logger.info(
             "%s is left out, as matplotlib is not installed. Install it: pip install 'hf-compalign[report]'", REPORT
         )
         return None
-    audits = []
     original = files[ORIGINAL]
-    for one in files.values():
-        if one.audit is None:
-            continue
-        batch = max(set(one.latencies) & set(original.latencies), default=None)
-        times = None if batch is None else (original.latencies[batch].median_ms, one.latencies[batch].median_ms)
-        sizes = None
-        if original.size_bytes is not None and one.size_bytes is not None:
-            sizes = (original.size_bytes, one.size_bytes)
-        audits.append(replace(one.audit, size_bytes=sizes, latency_ms=times))
-    write_report(work / REPORT, audits)
+    write_report(
+        work / REPORT, [_with_costs(one.audit, original, one) for one in files.values() if one.audit is not None]
+    )
     return REPORT
 
 
-def _size_bytes(path: Path) -> int:
-    """Of the weights: of an ONNX file, or of those in the folder."""
-    if path.is_file():
-        return OnnxModel(path).size_bytes
-    return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+def _with_costs(found: Audit, original: Measured, one: Measured) -> Audit:
+    """The audit of a file, with its size and latency beside those of the original."""
+    batch = max(original.latencies.keys() & one.latencies, default=None)
+    times = None if batch is None else (original.latencies[batch].median_ms, one.latencies[batch].median_ms)
+    sizes = None
+    if original.size_bytes is not None and one.size_bytes is not None:
+        sizes = (original.size_bytes, one.size_bytes)
+    return replace(found, size_bytes=sizes, latency_ms=times)

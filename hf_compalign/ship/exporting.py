@@ -1,4 +1,4 @@
-"""A model exported, held against a reference on data, repaired if it must be, and timed: in one call."""
+"""Export a model, audit the file on data, repair it if it must be, and time it: in one call."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +9,8 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from hf_compalign._formats import decimals
+from hf_compalign._tables import Table
 from hf_compalign.compress import load_compressed
 from hf_compalign.compress.export import Export, check_not_exported, export_onnx, export_openvino, sample_inputs
 from hf_compalign.data import find_image_column, find_label_column, find_text_columns, label_ids
@@ -25,16 +27,15 @@ from hf_compalign.measure.footprint import (
 )
 from hf_compalign.measure.predictions import Columns, Predictions
 from hf_compalign.models import check_prepared, load_processor
-from hf_compalign.opening import Model, load_model, processor_of
-from hf_compalign.ship.frontier import Frontier, frontier_rows, megabytes
+from hf_compalign.opening import load_model, processor_of
+from hf_compalign.ship.frontier import Frontier, frontier_table
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair import RepairOptions, repair_onnx
 from hf_compalign.tasks import task_of
 
 EXPORTERS = {"onnx": export_onnx, "openvino": export_openvino}
 TIMED = (1, 8)
-# Of made-up texts, where no data are given.
-_LENGTH = 32
+_LENGTH = 32  # of made-up texts, where no data are given
 _CALIBRATION_BATCH = 32
 
 
@@ -44,11 +45,11 @@ class ExportOptions:
 
     Attributes:
         quantize: None for float32, "dynamic" or "static", as for `export_onnx` and `export_openvino`.
-        calibration: rows for the ranges of "static", raw or prepared; others than those that the file is audited on.
+        calibration: rows for the ranges of "static", raw or prepared; not those that the file is audited on.
         exclude: patterns of layers that stay in float in any case.
         columns: where to find what in a raw dataset.
         batch_size: rows at a time.
-        max_measurements: of a repair: stop after so many files.
+        max_measurements: how many files a repair may measure.
         overwrite: replace files of the same names in the folder.
     """
 
@@ -68,7 +69,7 @@ class AuditedExport:
     Attributes:
         export: the file.
         audit: of the file against the reference; None without data.
-        frontier: what a repair measured; None if none was needed.
+        frontier: what a repair measured; None without a repair.
         torch_bytes: of the weights of the PyTorch model.
         latency: name -> batch size -> latency, of the model and the file side by side.
         machine: where they were timed.
@@ -98,15 +99,17 @@ class AuditedExport:
             "frontier": None if self.frontier is None else self.frontier.to_dict(),
         }
 
-    def rows(self) -> list[list[str]]:
+    def table(self) -> Table:
         """What was measured of each file: those of a repair, or the one."""
         if self.frontier is not None:
-            return frontier_rows(self.frontier)
+            return frontier_table(self.frontier)
         sizes = {"torch": self.torch_bytes, self.export.path.name: self.export.size_bytes}
-        rows = [["", "MB", *(f"ms, batch {size}" for size in TIMED)]]
-        for name, latency in self.latency.items():
-            rows.append([name, f"{megabytes(sizes[name]):.1f}", *(f"{latency[size].median_ms:.1f}" for size in TIMED)])
-        return rows
+        numbers = {
+            name: (sizes[name] / 1e6, *(latency[size].median_ms for size in TIMED))
+            for name, latency in self.latency.items()
+        }
+        rows = [(name, *(decimals(value, digits=1) for value in values)) for name, values in numbers.items()]
+        return Table("Files", ("", "MB", *(f"ms, batch {size}" for size in TIMED)), rows)
 
 
 def export_audited(  # noqa: PLR0913 - what to export and where, and what to hold it against
@@ -116,7 +119,7 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     *,
     file_format: str = "onnx",
     limits: Mapping[str, float] | None = None,
-    reference: Model | Predictions | None = None,
+    reference: Predictions | PreTrainedModel | str | Path | None = None,
     options: ExportOptions | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> AuditedExport:
@@ -125,16 +128,15 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     Args:
         model: a folder or a Hub id.
         folder: a new folder for the file.
-        dataset: what the file and the reference are asked, as `predict` takes it; without it nothing is audited.
+        dataset: what the file and the reference answer, as `predict` takes it; without it nothing is audited.
         file_format: "onnx" or "openvino".
-        limits: for the audit, as for `hf_compalign.audit`; an INT8 ONNX file that is beyond them is repaired as by
-            `repair_onnx`.
-        reference: the model whose answers are to be kept, or its predictions on the dataset; by default the model.
+        limits: for the audit, as for `hf_compalign.audit`; `repair_onnx` repairs an INT8 ONNX file beyond them.
+        reference: the model whose answers count, or its predictions on the dataset; by default the model.
         options: the rest.
         progress: called with each line of what a repair does.
 
     Raises:
-        ValueError: limits or a reference without a dataset, data that do not fit the model, or whatever the exporter,
+        ValueError: limits or a reference without a dataset, data that do not fit the model, or what the exporter,
             `hf_compalign.audit` and `repair_onnx` refuse.
         ImportError: the extra of the format is not installed.
     """
@@ -194,7 +196,7 @@ def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, colu
     if label is not None:
         names = names_of(network.config.id2label)
         labels = label_ids(rows, label, names)
-        # Which refuse labels that the model does not have.
+        # They refuse labels that the model does not have.
         Predictions(np.zeros((len(labels), len(names)), np.float32), labels, np.arange(len(labels)).astype(str), names)
     if task.model_input in rows.column_names:
         check_prepared(rows, network)

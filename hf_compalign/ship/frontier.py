@@ -1,12 +1,14 @@
 """The files that a repair measured: how often each differs from the reference, how large and how fast it is."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hf_compalign._files import read_record, write_record
+from hf_compalign._formats import decimals, percent, plural
 from hf_compalign._records import built
+from hf_compalign._tables import Table
 from hf_compalign.measure.audit import Audit, Verdict
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.statistics import undominated
@@ -23,12 +25,12 @@ class Point:
     Attributes:
         kept: the layers that stay in float.
         n: items compared.
-        mismatches: those of them that it answers otherwise than the reference.
+        mismatches: how many of them it answers differently from the reference.
         mismatch_rate: their share.
         mismatch_rate_interval: its two-sided 95 % Wilson interval.
         limits: the verdict on each limit.
         size_bytes: of the file.
-        latency: of one pass, by the number of items in the batch; empty where it was not timed.
+        latency: batch size -> latency of one pass; empty where it was not timed.
     """
 
     kept: tuple[str, ...]
@@ -67,7 +69,7 @@ class Sensitivity:
     Attributes:
         layers: the layers in INT8; all others are in float.
         n: items in the sample.
-        flips: those of them that are answered otherwise than by the float file.
+        flips: how many of them it answers differently from the float file.
         logit_error: mean squared difference of the logits.
         size_bytes: of the file.
     """
@@ -87,9 +89,8 @@ class Frontier:
         points: one for each file, in the order in which they were measured.
         chosen: the layers that the chosen file keeps in float.
         verdict: what came out, in words.
-        sensitivities: one for each layer, or group of layers, that was tried alone; the most sensitive first.
-        baselines: the latencies of models that were timed side by side with the files, such as "torch", by their
-            names and the number of items in the batch.
+        sensitivities: one for each layer or group that was tried alone; the most sensitive first.
+        baselines: name -> batch size -> latency, of the models that were timed beside the files, such as "torch".
         machine: where all of them were timed.
     """
 
@@ -104,6 +105,12 @@ class Frontier:
     def chosen_point(self) -> Point:
         """The file that was chosen."""
         return next(point for point in self.points if point.kept == self.chosen)
+
+    @property
+    def worth_a_look(self) -> list[Point]:
+        """The files that no other beats in size and mismatches, and the chosen one; the smallest first."""
+        best = undominated(self.points)
+        return best if self.chosen_point in best else sorted([*best, self.chosen_point], key=lambda one: one.size_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts, lists and dicts."""
@@ -125,58 +132,32 @@ class Frontier:
             ValueError: it is not the JSON of a frontier, or a newer version of this library wrote it.
         """
         stored = read_record(path, kind=_KIND, version=FORMAT_VERSION, writer="Frontier.save")
-        del stored["kind"], stored["format_version"]
-        stored["points"] = tuple(map(_point, stored["points"]))
-        rows = stored["sensitivities"]
-        stored["sensitivities"] = tuple(Sensitivity(**row | {"layers": tuple(row["layers"])}) for row in rows)
-        stored["baselines"] = {name: _latencies(rows) for name, rows in stored["baselines"].items()}
-        return cls(**stored | {"chosen": tuple(stored["chosen"])})
+        found = built(cls, stored)
+        points = tuple(replace(point, latency=_latencies(point.latency)) for point in found.points)
+        baselines = {name: _latencies(rows) for name, rows in found.baselines.items()}
+        return replace(found, points=points, baselines=baselines)
 
 
-def _point(stored: Mapping[str, Any]) -> Point:
-    read = {name: value for name, value in stored.items() if name != "passed"}
-    read |= {name: tuple(stored[name]) for name in ("kept", "mismatch_rate_interval")}
-    read["limits"] = tuple(built(Verdict, row) for row in stored["limits"])
-    read["latency"] = _latencies(stored["latency"])
-    return Point(**read)
+def _latencies(stored: Mapping[Any, Any]) -> dict[int, Latency]:
+    return {int(batch_size): built(Latency, row) for batch_size, row in stored.items()}
 
 
-def _latencies(stored: Mapping[str, Any]) -> dict[int, Latency]:
-    return {int(batch_size): Latency(**row) for batch_size, row in stored.items()}
-
-
-def frontier_rows(frontier: Frontier) -> list[list[str]]:
-    """The points worth a look as rows of texts, the header first: the undominated ones and the chosen one."""
-    shown = undominated(frontier.points)
-    if frontier.chosen_point not in shown:
-        shown = sorted([*shown, frontier.chosen_point], key=lambda one: one.size_bytes)
-    timed = [*frontier.baselines.values(), *(point.latency for point in shown)]
+def frontier_table(frontier: Frontier) -> Table:
+    """The baselines, and the files worth a look."""
+    points, limits = frontier.worth_a_look, frontier.chosen_point.limits
+    timed = [*frontier.baselines.values(), *(point.latency for point in points)]
     sizes = sorted({size for latency in timed for size in latency})
-    names = [verdict.name for verdict in frontier.chosen_point.limits]
-    rows = [["in float", "mismatches", *(f"{name} bound" for name in names), "MB", *map(_batch, sizes), ""]]
-    for name, latency in frontier.baselines.items():
-        rows.append([name, "", *("" for _ in names), "", *_medians(latency, sizes), ""])
-    for point in shown:
-        count = f"{len(point.kept)} layer{'' if len(point.kept) == 1 else 's'}"
-        bounds = [_percent(verdict.upper_bound) for verdict in point.limits]
-        mark = _CHOSEN if point.kept == frontier.chosen else ""
-        cells = [count, f"{point.mismatches} of {point.n}", *bounds, f"{megabytes(point.size_bytes):.1f}"]
-        rows.append([*cells, *_medians(point.latency, sizes), mark])
-    return rows
 
+    def medians(latency: Mapping[int, Latency]) -> list[str]:
+        return [decimals(latency[size].median_ms if size in latency else None, digits=1) for size in sizes]
 
-def megabytes(size_bytes: float) -> float:
-    """Millions of bytes, as in the sizes that the Hub shows."""
-    return size_bytes / 1e6
-
-
-def _batch(batch_size: int) -> str:
-    return f"ms, batch {batch_size}"
-
-
-def _medians(latency: Mapping[int, Latency], sizes: Sequence[int]) -> list[str]:
-    return [f"{latency[size].median_ms:.1f}" if size in latency else "-" for size in sizes]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
+    bounds, times = (f"{limit.name} bound" for limit in limits), (f"ms, batch {size}" for size in sizes)
+    columns = ("in float", "mismatches", *bounds, "MB", *times, "")
+    unknown = [""] * (len(limits) + 2)
+    rows = [[name, *unknown, *medians(latency), ""] for name, latency in frontier.baselines.items()]
+    for point in points:
+        row = [plural(len(point.kept), "layer"), f"{point.mismatches} of {point.n}"]
+        row += [percent(limit.upper_bound) for limit in point.limits]
+        row += [decimals(point.size_bytes / 1e6, digits=1), *medians(point.latency)]
+        rows.append([*row, _CHOSEN if point.kept == frontier.chosen else ""])
+    return Table("Files", columns, rows, words=(len(columns) - 1,))

@@ -12,23 +12,11 @@ from hf_compalign.measure.audit import Audit
 
 CARD = "README.md"
 ONNX = "onnx"
-# Of these an artifact has one: the weights as transformers writes them, or small ones that only load_compressed reads.
+# An artifact has one of these: the weights as transformers writes them, or small ones that only load_compressed reads.
 WEIGHTS = ("model.safetensors", "model.quanto.safetensors", "model.safetensors.index.json")
-# What a training leaves beside its model: checkpoints, logs, and pickles, which nobody should have to open.
-NOT_SENT = (
-    "checkpoint-*",
-    "runs",
-    "trainer_state.json",
-    "*.bin",
-    "*.distcp",
-    "*.pickle",
-    "*.pkl",
-    "*.pt",
-    "*.pth",
-    "*.tmp",
-    "__pycache__",
-    ".*",
-)
+# What a training leaves beside its model; and pickles, which nobody should have to open.
+NOT_SENT = ["checkpoint-*", "runs", "trainer_state.json", "*.distcp", "*.tmp", "__pycache__", ".*"]
+NOT_SENT += ["*.bin", "*.pickle", "*.pkl", "*.pt", "*.pth"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +30,10 @@ def push_to_hub(
     revision: str | None = None,
     commit_message: str = "Upload the model with its audits",
 ) -> CommitInfo:
-    """Send an artifact to a model repository, which is made if there is none, in one commit.
+    """Send an artifact to a model repository in one commit; make the repository if there is none.
 
-    Checkpoints, optimizer states, logs and pickles in the folder stay where they are. ONNX files that the repository
-    holds and the folder does not are removed by the same commit, as no audit speaks of them.
+    Checkpoints, optimizer states, logs and pickles in the folder stay where they are. The commit removes ONNX files
+    that the repository holds and the folder does not, as no audit speaks of them.
 
     Args:
         folder: as written by `save_artifact`.
@@ -59,9 +47,8 @@ def push_to_hub(
         The commit, with its URL.
 
     Raises:
-        ValueError: the folder is not an artifact: it lacks the card, the weights or an audit, or has weights of two
-            kinds.
-        HFValidationError: the id is not one for the Hub; it is a ValueError.
+        ValueError: the folder lacks the card, the weights or an audit, or has weights of two kinds.
+        HFValidationError: the Hub allows no such id; it is a ValueError.
         HfHubHTTPError: the Hub refuses, as without a token that may write; it is an OSError.
     """
     validate_repo_id(repo_id)
@@ -73,30 +60,21 @@ def push_to_hub(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     held = api.list_repo_files(repo_id, revision=revision)
     stale = [name for name in held if name.startswith(f"{ONNX}/") and name not in files]
-    # Not upload_folder, which makes several commits of a large folder.
-    return api.create_commit(
-        repo_id,
-        [
-            *(CommitOperationAdd(name, path) for name, path in files.items()),
-            *(CommitOperationDelete(name) for name in stale),
-        ],
-        commit_message=commit_message,
-        revision=revision,
-    )
+    additions = [CommitOperationAdd(name, path) for name, path in files.items()]
+    deletions = [CommitOperationDelete(name) for name in stale]
+    # Upload_folder would make several commits of a large folder.
+    return api.create_commit(repo_id, additions + deletions, commit_message=commit_message, revision=revision)
 
 
 def checked_files(folder: str | Path) -> dict[str, Path]:
-    """Name in the repository -> file, of an artifact.
-
-    Raises:
-        ValueError: the folder is not an artifact, or has weights of two kinds.
-    """
+    """Name in the repository -> file; a ValueError as in `push_to_hub`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"There is no folder {str(folder)!r} to send. Write one with save_artifact.")
     files = dict(_sent(folder))
     onnx = [name for name in files if name.endswith(".onnx")]
-    weights = next((name for name in WEIGHTS if name in files), WEIGHTS[0])
+    kinds = [name for name in WEIGHTS if name in files]
+    weights = kinds[0] if kinds else WEIGHTS[0]
     audits = [audit_name(name) for name in (weights, *onnx)]
     missing = [name for name in (CARD, "config.json", weights, *audits) if name not in files]
     if missing:
@@ -104,7 +82,6 @@ def checked_files(folder: str | Path) -> dict[str, Path]:
             f"{folder} is not an artifact: it lacks {', '.join(missing)}. Write the folder with save_artifact, which "
             "audits every file; a model without an audit is sent by its own push_to_hub."
         )
-    kinds = [name for name in WEIGHTS if name in files]
     if len(kinds) > 1:
         raise ValueError(
             f"{folder} holds {' and '.join(kinds)}, and its audit is of one of them. Remove the one of another model, "
@@ -116,7 +93,7 @@ def checked_files(folder: str | Path) -> dict[str, Path]:
 
 
 def audit_name(name: str) -> str:
-    """Where the audit of a file lies.
+    """The place of a file's audit.
 
     >>> audit_name("onnx/model.onnx"), audit_name("model.safetensors")
     ('onnx/model.audit.json', 'audit.json')

@@ -1,4 +1,4 @@
-"""What the files that ship are held against."""
+"""The answers that the files that ship are compared with."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,6 +1,7 @@
 """Shrinking, pruning and quantizing in one training: the order in which they can be combined."""
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,22 +43,18 @@ class Quantizes(Compresses, Protocol):
         ...
 
 
+def _nobody() -> None:
+    """A reference to no callback."""
+
+
 @dataclass
 class _Run:
-    """The callbacks of one training, in the order in which they act; it keeps none of them alive."""
+    """References to the callbacks of one training, in the order in which they act; none is kept alive."""
 
     state: weakref.ref[TrainerState]
-    shrinking: weakref.ref[Shrinks] | None = None
+    shrinking: Callable[[], Shrinks | None] = _nobody
     pruning: list[weakref.ref[Compresses]] = field(default_factory=list)
-    quantizing: weakref.ref[Quantizes] | None = None
-
-    def shrinks(self) -> Shrinks | None:
-        """The callback that removes units, if there is one."""
-        return None if self.shrinking is None else self.shrinking()
-
-    def quantizes(self) -> Quantizes | None:
-        """The callback that quantizes, if there is one."""
-        return None if self.quantizing is None else self.quantizing()
+    quantizing: Callable[[], Quantizes | None] = _nobody
 
 
 # Callbacks of one Trainer do not know each other: they meet at the model that they change.
@@ -65,13 +62,9 @@ _RUNS: weakref.WeakKeyDictionary[nn.Module, _Run] = weakref.WeakKeyDictionary()
 
 
 def join_shrinking(model: nn.Module, state: TrainerState, callback: Shrinks) -> None:
-    """Enter a callback that removes units into the training that begins.
-
-    Raises:
-        ValueError: there is another already, one that prunes before this is done, or one that rounds in groups.
-    """
+    """Enter a callback that removes units into the training that begins."""
     run = _run_of(model, state)
-    if run.shrinking is not None:
+    if run.shrinking() is not None:
         raise ValueError(
             "Two ShrinkCallbacks in one training would each remove units of the other. Give one the whole budget: "
             "ShrinkCallback(heads=..., ffn=..., n_layers=...)."
@@ -83,13 +76,9 @@ def join_shrinking(model: nn.Module, state: TrainerState, callback: Shrinks) -> 
 
 
 def join_pruning(model: nn.Module, state: TrainerState, callback: Compresses) -> None:
-    """Enter a callback that prunes weights into the training that begins.
-
-    Raises:
-        ValueError: it would begin before another has removed all its units, or another rounds zeros to something else.
-    """
+    """Enter a callback that prunes weights into the training that begins."""
     run = _run_of(model, state)
-    shrinking = run.shrinks()
+    shrinking = run.shrinking()
     if shrinking is not None:
         _check_order(model, shrinking, callback, shrinks_first=True)
     run.pruning.append(weakref.ref(callback))
@@ -97,13 +86,9 @@ def join_pruning(model: nn.Module, state: TrainerState, callback: Compresses) ->
 
 
 def join_quantizing(model: nn.Module, state: TrainerState, callback: Quantizes) -> None:
-    """Enter a callback that quantizes into the training that begins.
-
-    Raises:
-        ValueError: there is another already, or one that removes what this scheme does not keep removed.
-    """
+    """Enter a callback that quantizes into the training that begins."""
     run = _run_of(model, state)
-    if run.quantizing is not None:
+    if run.quantizing() is not None:
         raise ValueError(
             "Two QuantizationCallbacks in one training would quantize the model twice. Give one, with "
             "the layers of both: QuantizationCallback(scheme, include=[...])."
@@ -117,21 +102,21 @@ def leave(model: nn.Module, callback: Compresses) -> None:
     run = _RUNS.get(model)
     if run is None:
         return
-    if run.shrinks() is callback:
-        run.shrinking, quantizing = None, run.quantizes()
+    if run.shrinking() is callback:
+        run.shrinking, quantizing = _nobody, run.quantizing()
         if quantizing is not None:
             quantizing.after_cut()
-    if run.quantizes() is callback:
-        run.quantizing = None
+    if run.quantizing() is callback:
+        run.quantizing = _nobody
     run.pruning = [pruning for pruning in run.pruning if pruning() is not callback]
-    if run.shrinking is None and run.quantizing is None and not run.pruning:
+    if run.shrinking() is None and run.quantizing() is None and not run.pruning:
         _RUNS.pop(model, None)
 
 
 def shrinking_of(model: nn.Module) -> Shrinks | None:
     """The callback that removes units of the model in training and has not cut it yet, if there is one."""
     run = _RUNS.get(model)
-    return None if run is None else run.shrinks()
+    return None if run is None else run.shrinking()
 
 
 def _run_of(model: nn.Module, state: TrainerState) -> _Run:
@@ -165,11 +150,11 @@ def _check_order(model: nn.Module, shrinking: Shrinks, pruning: Compresses, *, s
 
 def _check_scheme(run: _Run) -> None:
     """Refuse a scheme that does not keep what the others remove."""
-    quantizing = run.quantizes()
+    quantizing = run.quantizing()
     if quantizing is None or quantizing.scheme.weights != "int4":
         return
     name = quantizing.scheme.name
-    if run.shrinks() is not None:
+    if run.shrinking() is not None:
         raise ValueError(
             f"The scheme {name} rounds neighboring weights together, and when units are cut the neighbors are "
             "others. Use a scheme with int8 weights, or two trainings: train with the ShrinkCallback, open the folder "

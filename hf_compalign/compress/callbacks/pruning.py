@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState
+from transformers import TrainerState, TrainingArguments
 
-from hf_compalign._compat import add_to_log, forget_best
-from hf_compalign.compress.calibration import Loss, given_or_training_batches
+from hf_compalign._compat import forget_best
+from hf_compalign.compress.calibration import Loss
+from hf_compalign.compress.callbacks.base import CompressionCallback
 from hf_compalign.compress.callbacks.order import join_pruning, leave
-from hf_compalign.compress.callbacks.resuming import own_state, packed, unpacked
+from hf_compalign.compress.callbacks.packing import packed, unpacked
 from hf_compalign.compress.callbacks.schedules import Schedule
 from hf_compalign.compress.callbacks.survivors import Survivors, prune_survivors_, survivors_of
 from hf_compalign.compress.callbacks.timing import Timing
@@ -43,7 +43,7 @@ MOVEMENT = "movement_score"
 logger = logging.getLogger(__name__)
 
 
-class PruningCallback(TrainerCallback, ExportableState):
+class PruningCallback(CompressionCallback):
     """Prunes the weights of the linear and convolution layers while the model trains, with any `Trainer`.
 
     The masks are computed from the weights' scores, kept outside the model, and applied in place after every optimizer
@@ -91,11 +91,11 @@ class PruningCallback(TrainerCallback, ExportableState):
         check_sparsity(sparsity)
         check_pattern(self.method.pattern, sparsity)
         self.sparsity = sparsity
-        self.include = None if include is None else list(include)
-        self.exclude = None if exclude is None else list(exclude)
-        self.timing = Timing(schedule or ("constant" if score == "obs" else "cubic"), begin, end, every)
+        self.include = include
+        self.exclude = exclude
+        schedule = schedule or ("constant" if score == "obs" else "cubic")
+        super().__init__(Timing(schedule, begin, end, every), calibration)
         _check_evidence(self.method, calibration, begins_at_once=self.timing.begins_at_once)
-        self._calibration = calibration
         self._loss: Loss | None = None
         self._evidence = Evidence()
         self._model: nn.Module = nn.Module()
@@ -104,15 +104,9 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._survivors: Survivors | None = None
         self._gathered_zeros: dict[str, str] | None = None
 
-    def share_at(self, step: int) -> float:
-        """The share of weights that are pruned after optimizer step number `step`."""
-        return self.sparsity * self.timing.share_at(step)
-
     # ---- the Trainer's events ----
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Find the weights; prune them where the schedule begins at once; take up the masks of a resumed run."""
         model = kwargs["model"]
         refuse_unsupported(args, model)
@@ -121,21 +115,17 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._weights = prunable_weights(model, include=self.include, exclude=self.exclude)
         check_weights(model, self._weights, self.method)
         self._evidence = self._find_evidence(resumed=state.global_step > 0, **kwargs)
-        self.timing = self.timing.over(state.max_steps)
+        saved = self._begin(state)
         join_pruning(model, state, self)
         drop_stale_record_(model)
-        self._survivors = None
-        if state.global_step == 0:
-            self._masks = {}
-            if self.timing.updates_at(0):
-                self._update(0)
-            self._apply()
-        else:
-            self._restore(own_state(state, type(self).__name__, self._recipe(), part="masks"))
+        self._survivors, self._masks = None, {}
+        if saved is not None:
+            self._restore(saved)
+        elif self.timing.updates_at(0):
+            self._update(0)
+        self._apply()
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Add up how the gradients move the weights, for the score that learns from it."""
         for name, score in self._evidence.learned.items():
             gradient = self._weights[name].grad
@@ -143,9 +133,7 @@ class PruningCallback(TrainerCallback, ExportableState):
                 # A loss scaled too high for float16 overflows now and then; the optimizer skips that step.
                 score.add_(movement(self._weights[name], gradient).nan_to_num(0.0, 0.0, 0.0))
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Update the masks where the schedule says so, and apply them to the weights just trained."""
         step = state.global_step + 1
         for name, score in self._evidence.learned.items():
@@ -160,23 +148,7 @@ class PruningCallback(TrainerCallback, ExportableState):
             if step == self.timing.final_step:
                 forget_best(state)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Put the sparsity beside the training loss."""
-        if logs is not None and "loss" in logs and self._weights:
-            self._survivors = survivors_of(self._model, self._weights, known=self._survivors)
-            logs["sparsity"] = self._sparsity()
-            add_to_log(state, {"sparsity": logs["sparsity"]})
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Say so when training ended before the final sparsity."""
         leave(self._model, self)
         self._loss = None  # that of an aligned trainer is for its own training
@@ -193,12 +165,15 @@ class PruningCallback(TrainerCallback, ExportableState):
     # ---- the masks ----
 
     def _update(self, step: int) -> None:
-        share = self.share_at(step)
+        share = self.sparsity * self.timing.share_at(step)
         if not share:
             return
-        self._survivors = survivors_of(self._model, self._weights, known=self._survivors)
+        self._find_survivors()
         prune = prune_weights_ if self._survivors is None else partial(prune_survivors_, survivors=self._survivors)
         self._masks = prune(self._model, self._weights, share, method=self.method, evidence=self._evidence)
+
+    def _find_survivors(self) -> None:
+        self._survivors = survivors_of(self._model, self._weights, known=self._survivors)
 
     def _find_evidence(self, *, resumed: bool, optimizer: Any, train_dataloader: Any, **_: Any) -> Evidence:
         """What the scores need from the data and from the training so far."""
@@ -206,15 +181,13 @@ class PruningCallback(TrainerCallback, ExportableState):
             _check_trained(self._weights)
             # Beside the optimizer's moments, and so saved and resumed with them, in the layout of the weights.
             stored = {name: optimizer.state.get(weight, {}).get(MOVEMENT) for name, weight in self._weights.items()}
-            return Evidence(
-                learned={
-                    name: _learned_so_far(weight, stored[name], resumed=resumed)
-                    for name, weight in self._weights.items()
-                }
-            )
+            learned = {
+                name: _learned_so_far(weight, stored[name], resumed=resumed) for name, weight in self._weights.items()
+            }
+            return Evidence(learned=learned)
         if not self.method.calibrated:
             return Evidence()
-        return Evidence(given_or_training_batches(self._calibration, train_dataloader, self._model), self._loss)
+        return Evidence(self._batches_for(self._model, train_dataloader), self._loss)
 
     def use_loss(self, loss: Loss) -> None:
         """Let "taylor" differentiate this loss; the aligned trainer hands over its own."""
@@ -237,6 +210,12 @@ class PruningCallback(TrainerCallback, ExportableState):
         found = anywhere(zeros(name) for name in self._masks)
         return {name: packed(whole(zeros(name))) for name, has in zip(self._masks, found, strict=True) if has}
 
+    def _achieved(self) -> dict[str, float]:
+        if not self._weights:
+            return {}
+        self._find_survivors()
+        return {"sparsity": self._sparsity()}
+
     def _sparsity(self) -> float:
         """The share of zeros among the weights that will not be cut, over all processes' shards."""
         if self._survivors is not None:
@@ -251,31 +230,26 @@ class PruningCallback(TrainerCallback, ExportableState):
             "sparsity": self.sparsity,
             "pattern": self.method.pattern,
             "score": self.method.score,
-            "include": self.include,
-            "exclude": self.exclude,
+            "include": self.include and list(self.include),
+            "exclude": self.exclude and list(self.exclude),
         } | self.timing.recipe()
 
-    def state(self) -> dict[str, Any]:
-        """What the Trainer writes into trainer_state.json: the recipe, and what the zeros do not say about the masks.
+    def _progress(self) -> dict[str, Any]:
+        """What the zeros of a checkpoint do not say about the masks.
 
-        A pruned weight is 0 in the checkpoint. So the mask is where the weight is not 0, plus the weights that are 0
-        by chance: almost always none.
+        A pruned weight is 0 there. So the mask is where the weight is not 0, plus the weights that are 0 by chance:
+        almost always none.
         """
         zeros = self._unpruned_zeros() if self._gathered_zeros is None else self._gathered_zeros
-        kept = {"span": list(self.timing.span), "masked": bool(self._masks), "unpruned_zeros": zeros}
-        return {"args": self._recipe(), "attributes": {}, "masks": kept}
+        return {"masked": bool(self._masks), "unpruned_zeros": zeros}
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        masks = saved["masks"]
-        self.timing.check_resumed(masks["span"])
-        self._masks = {}
-        if masks["masked"]:
+        if saved["masked"]:
             for name, weight in self._weights.items():
-                own = masks["unpruned_zeros"].get(name)
                 self._masks[name] = weight.detach() != 0
-                if own is not None:
-                    self._masks[name] |= laid_out_like(unpacked(own, weight), weight)
-        self._apply()
+                zeros = saved["unpruned_zeros"].get(name)
+                if zeros is not None:
+                    self._masks[name] |= laid_out_like(unpacked(zeros, weight), weight)
 
 
 def _learned_so_far(weight: nn.Parameter, stored: Tensor | None, *, resumed: bool) -> Tensor:

@@ -7,14 +7,13 @@ from typing import Any
 
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState
+from transformers import TrainerState, TrainingArguments
 
-from hf_compalign._compat import add_to_log, forget_best
+from hf_compalign._compat import forget_best
 from hf_compalign._trainer import of_first_process
-from hf_compalign.compress.calibration import Batch, given_or_training_batches
+from hf_compalign.compress.calibration import Batch
+from hf_compalign.compress.callbacks.base import CompressionCallback
 from hf_compalign.compress.callbacks.order import join_quantizing, leave, shrinking_of
-from hf_compalign.compress.callbacks.resuming import own_state
 from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.quantize import (
     calibrate_,
@@ -31,7 +30,7 @@ from hf_compalign.compress.sharding import in_shards
 logger = logging.getLogger(__name__)
 
 
-class QuantizationCallback(TrainerCallback, ExportableState):
+class QuantizationCallback(CompressionCallback):
     """Trains a model with the rounding that it will have when it is quantized, with any `Trainer`.
 
     At a step of the training the model is prepared: from then on its layers compute with rounded weights and, by the
@@ -77,10 +76,9 @@ class QuantizationCallback(TrainerCallback, ExportableState):
             raise ValueError(
                 f"calibration= would be ignored: the scheme {scheme!r} needs no calibration data. Leave it out."
             )
-        self.include = None if include is None else list(include)
-        self.exclude = None if exclude is None else list(exclude)
-        self.timing = Timing("constant", begin, begin)
-        self._calibration = calibration
+        self.include = include
+        self.exclude = exclude
+        super().__init__(Timing("constant", begin, begin), calibration)
         self._batches: Sequence[Batch] = ()
         self._names: Sequence[str] = ()
         self._ranges: dict[str, float] | None = None
@@ -91,30 +89,22 @@ class QuantizationCallback(TrainerCallback, ExportableState):
 
     # ---- the Trainer's events ----
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Check that the model can be quantized before anything is trained; restore the ranges of a resumed run."""
         model = kwargs["model"]
         self._check_training(args, model)
-        resumed = state.global_step > 0
-        saved = own_state(state, type(self).__name__, self._recipe(), part="ranges") if resumed else None
-        self.timing = self.timing.over(state.max_steps)
-        if saved is not None:
-            self.timing.check_resumed(saved["span"])
+        saved = self._begin(state)
         self._names, self._ranges = self._find_layers(model), saved and saved["ranges"]
         join_quantizing(model, state, self)
         if self.scheme.calibrated and self._ranges is None:
-            self._batches = given_or_training_batches(self._calibration, kwargs["train_dataloader"], model)
+            self._batches = self._batches_for(model, kwargs["train_dataloader"])
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Prepare the model where that comes first; the other callbacks have begun by now."""
         if self._prepared is None and state.global_step >= self.timing.final_step:
             self._prepare(kwargs["model"])
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Prepare the model when it is time; the other callbacks have changed its weights by now."""
         if self._prepared is not None:
             self._silence(kwargs["model"])
@@ -122,22 +112,7 @@ class QuantizationCallback(TrainerCallback, ExportableState):
             self._prepare(kwargs["model"])
             forget_best(state)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Put the number of quantized layers beside the training loss."""
-        if logs is not None and "loss" in logs:
-            logs["quantized_layers"] = 0 if self._prepared is None else len(self._names)
-            add_to_log(state, {"quantized_layers": logs["quantized_layers"]})
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Convert the model, when it has been cut; say so when training ended before it was prepared."""
         model = kwargs["model"]
         if self._prepared is None:
@@ -219,21 +194,18 @@ class QuantizationCallback(TrainerCallback, ExportableState):
                 "weights. Leave torch_compile out, or use a scheme of torchao."
             )
 
-    # ---- resuming ----
+    # ---- what is logged and saved ----
+
+    def _achieved(self) -> dict[str, float]:
+        return {"quantized_layers": 0 if self._prepared is None else len(self._names)}
 
     def _recipe(self) -> dict[str, Any]:
         return {
             "scheme": self.scheme.name,
             "begin": float(self.timing.begin),
-            "include": self.include,
-            "exclude": self.exclude,
+            "include": self.include and list(self.include),
+            "exclude": self.exclude and list(self.exclude),
         }
 
-    def state(self) -> dict[str, Any]:
-        """What the Trainer writes into trainer_state.json: the recipe, and the ranges of the activations."""
-        return {
-            "args": self._recipe(),
-            "attributes": {},
-            "span": list(self.timing.span),
-            "ranges": self._ranges,
-        }
+    def _progress(self) -> dict[str, Any]:
+        return {"ranges": self._ranges}

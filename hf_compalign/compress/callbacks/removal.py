@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_compalign.compress.calibration import Batch
-from hf_compalign.compress.callbacks.resuming import packed, unpacked
+from hf_compalign.compress.callbacks.packing import packed, unpacked
 from hf_compalign.compress.record import SHRINK, take_own_config, was_cut, write_entry
 from hf_compalign.compress.sharding import laid_out_like
 from hf_compalign.compress.shrink import (
@@ -20,6 +20,7 @@ from hf_compalign.compress.shrink import (
     LayerScores,
     ShrinkPlan,
     architecture_of,
+    best_units,
     cut_,
     layers_of,
     part,
@@ -33,28 +34,18 @@ _HOOKS: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Goal:
-    """Where the removal ends: how many units of each layer stay, but not yet which ones.
+    """Where the removal ends: how many units of each layer stay, but not yet which ones."""
 
-    Attributes:
-        widths: (index, heads, neurons) of each layer that stays.
-        dropped: the layers that go, in this order.
-    """
-
-    widths: tuple[tuple[int, int, int], ...]
-    dropped: tuple[int, ...]
+    widths: tuple[tuple[int, int, int], ...]  # (index, heads, neurons) of each layer that stays
+    dropped: tuple[int, ...]  # the layers that go, in this order
 
     @classmethod
     def of(cls, model: nn.Module, scores: Sequence[LayerScores], budget: Budget, *, inputs: Batch | None) -> "Goal":
-        """The goal that a budget sets for a dense model; a target is about the FLOPs or latency of the inputs.
-
-        Raises:
-            ValueError: as `plan_for`.
-        """
+        """The goal that a budget sets for a dense model; a target is about the FLOPs or latency of the inputs."""
         plan = plan_for(model, scores, budget, inputs=inputs)
-        gone = set(range(len(scores))) - {one.index for one in plan.layers}
         return cls(
             tuple((one.index, len(one.heads), len(one.neurons)) for one in plan.layers),
-            tuple(sorted(gone, key=lambda index: scores[index].layer)),
+            tuple(sorted(plan.dropped(len(scores)), key=lambda index: scores[index].layer)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,14 +66,9 @@ class Goal:
 def narrowed(
     plan: ShrinkPlan, goal: Goal, scores: Sequence[LayerScores], *, whole: ShrinkPlan, share: float
 ) -> ShrinkPlan:
-    """The plan after a share of the way to the goal: what was removed stays removed, and what matters least goes next.
+    """The plan after a share of the way, in [0, 1]: what was removed stays removed, and what matters least goes next.
 
-    Args:
-        plan: what is there so far.
-        goal: where it ends.
-        scores: of the model as it is now.
-        whole: the plan of the dense model.
-        share: of the way, in [0, 1], rising from call to call.
+    The scores are of the model as it is now; `whole` is the plan of the dense one.
     """
     gone = goal.dropped[: round(share * len(goal.dropped))]
     ends = {index: (n_heads, n_neurons) for index, n_heads, n_neurons in goal.widths}
@@ -92,8 +78,8 @@ def narrowed(
             continue
         dense, own = whole.layers[kept.index], scores[kept.index]
         n_heads, n_neurons = ends.get(kept.index, (len(dense.heads), len(dense.neurons)))
-        heads = _best(kept.heads, own.heads, _on_the_way(len(dense.heads), n_heads, share))
-        neurons = _best(kept.neurons, own.neurons, _on_the_way(len(dense.neurons), n_neurons, share))
+        heads = best_units(own.heads, _on_the_way(len(dense.heads), n_heads, share), among=kept.heads)
+        neurons = best_units(own.neurons, _on_the_way(len(dense.neurons), n_neurons, share), among=kept.neurons)
         layers.append(LayerPlan(kept.index, heads, neurons))
     return ShrinkPlan(tuple(layers))
 
@@ -102,20 +88,12 @@ def _on_the_way(begin: int, end: int, share: float) -> int:
     return begin - round(share * (begin - end))
 
 
-def _best(units: Sequence[int], scores: Tensor, width: int) -> tuple[int, ...]:
-    """The units with the highest scores; of equal ones, the first."""
-    values = scores.tolist()
-    return tuple(sorted(units, key=lambda unit: -values[unit])[:width])
-
-
 class Removal:
     """The units and layers that are removed from a model while it trains; only the hooks are in the model itself.
 
     A unit is removed by zeros in the weights that read it, written again after every optimizer step; a layer, by a hook
-    that passes its input on. So the model answers like the one that `cut` makes of it.
-
-    Args:
-        model: the dense model, not wrapped; hooks left by a training that broke off are taken away.
+    that passes its input on. So the model answers like the one that `cut` makes of it. Hooks left by a training that
+    broke off are taken away first.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -133,7 +111,14 @@ class Removal:
     @property
     def dropped(self) -> list[int]:
         """The layers that are removed."""
-        return sorted({one.index for one in self.whole.layers} - {one.index for one in self.plan.layers})
+        return self.plan.dropped(len(self.whole.layers))
+
+    def shares(self) -> dict[str, float]:
+        """The shares of heads and neurons that are gone from the layers left, and the number of layers gone."""
+        dense = [self.whole.layers[kept.index] for kept in self.plan.layers]
+        heads = sum(len(one.heads) for one in self.plan.layers) / sum(len(one.heads) for one in dense)
+        neurons = sum(len(one.neurons) for one in self.plan.layers) / sum(len(one.neurons) for one in dense)
+        return {"heads_removed": 1 - heads, "ffn_removed": 1 - neurons, "layers_removed": len(self.dropped)}
 
     def take(self, plan: ShrinkPlan) -> None:
         """Remove what the plan does not keep, and only that."""
@@ -168,14 +153,12 @@ class Removal:
         The answers stay the same. But values that are quantized together share one range, and must not share it with
         units that will be gone.
         """
-        architecture, layers = architecture_of(self.model), layers_of(self.model)
-        head_rows = (*architecture.head_rows, *architecture.optional_head_rows)
+        table, layers = architecture_of(self.model), layers_of(self.model)
+        head_rows = (*table.head_rows, *table.optional_head_rows)
         for kept in self.plan.layers:
             layer = layers[kept.index]
-            _silence(layer, head_rows, kept.heads, layer.n_heads, stacked=architecture.stacked_heads)
-            _silence(
-                layer, architecture.neuron_rows, kept.neurons, layer.n_neurons, stacked=architecture.stacked_neurons
-            )
+            _silence(layer, head_rows, kept.heads, layer.n_heads, stacked=table.stacked_heads)
+            _silence(layer, table.neuron_rows, kept.neurons, layer.n_neurons, stacked=table.stacked_neurons)
 
     def fill_gradients(self) -> None:
         """Gradients of 0 for the layers that no longer take part."""
@@ -210,25 +193,20 @@ class Removal:
         return [
             {
                 "index": kept.index,
-                "heads": _packed(kept.heads, len(dense.heads)),
-                "neurons": _packed(kept.neurons, len(dense.neurons)),
+                "heads": _packed(kept.heads, len(self.whole.layers[kept.index].heads)),
+                "neurons": _packed(kept.neurons, len(self.whole.layers[kept.index].neurons)),
             }
-            for kept, dense in ((kept, self.whole.layers[kept.index]) for kept in self.plan.layers)
+            for kept in self.plan.layers
         ]
 
     def plan_of(self, saved: Sequence[Mapping[str, Any]]) -> ShrinkPlan:
         """The plan that `to_list` wrote."""
-        dense = self.whole.layers
-        return ShrinkPlan(
-            tuple(
-                LayerPlan(
-                    one["index"],
-                    _unpacked(one["heads"], len(dense[one["index"]].heads)),
-                    _unpacked(one["neurons"], len(dense[one["index"]].neurons)),
-                )
-                for one in saved
-            )
-        )
+        layers = []
+        for one in saved:
+            dense = self.whole.layers[one["index"]]
+            heads, neurons = _unpacked(one["heads"], len(dense.heads)), _unpacked(one["neurons"], len(dense.neurons))
+            layers.append(LayerPlan(one["index"], heads, neurons))
+        return ShrinkPlan(tuple(layers))
 
 
 def _hand_on(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

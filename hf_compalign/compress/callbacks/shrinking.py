@@ -3,20 +3,20 @@
 import logging
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState
 
-from hf_compalign._compat import add_to_log, forget_best
+from hf_compalign._compat import forget_best
 from hf_compalign._trainer import of_first_process
-from hf_compalign.compress.calibration import Batch, Loss, given_or_training_batches
+from hf_compalign.compress.calibration import Batch, Loss
+from hf_compalign.compress.callbacks.base import CompressionCallback
 from hf_compalign.compress.callbacks.order import join_shrinking, leave
 from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed
-from hf_compalign.compress.callbacks.resuming import own_state
 from hf_compalign.compress.callbacks.schedules import Schedule
 from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.prune import reconstruct_
@@ -28,7 +28,7 @@ from hf_compalign.compress.shrink import UNIT_SCORES, Budget, LayerScores, Shrin
 logger = logging.getLogger(__name__)
 
 
-class ShrinkCallback(TrainerCallback, ExportableState):
+class ShrinkCallback(CompressionCallback):
     """Removes attention heads, neurons and layers while the model trains, with any `Trainer`.
 
     The first update decides how many units of each layer go in the end, by the budget. Each update decides which go
@@ -55,8 +55,8 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         every: optimizer steps between two updates; None makes about 20 updates.
         calibration: batches as the model takes them, a DataLoader or a `datasets.Dataset`; by default 512 rows of the
             training data.
-        reconstruct: whether the layers that read the removed units are corrected by least squares at every update, each
-            of which then takes as long as `shrink_`.
+        reconstruct: whether the layers that read the removed units are corrected by least squares at every update. Each
+            update then takes as long as `shrink_`.
 
     Raises:
         ValueError: an argument out of range, with what is allowed.
@@ -80,7 +80,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         reconstruct: bool = False,
     ) -> None:
         self.budget = Budget(heads, ffn, n_layers, target_flops, target_latency, uniform)
-        self.timing = Timing(schedule, begin, end, every)
+        super().__init__(Timing(schedule, begin, end, every), calibration)
         self.score = score
         self.reconstruct = reconstruct
         if score not in UNIT_SCORES:
@@ -89,7 +89,6 @@ class ShrinkCallback(TrainerCallback, ExportableState):
             raise ValueError(
                 "calibration= would be ignored: score='magnitude' and reconstruct=False need no data. Leave it out."
             )
-        self._calibration = calibration
         self._loss: Loss | None = None
         self._batches: Sequence[Batch] = ()
         self._removal: Removal | None = None
@@ -111,70 +110,45 @@ class ShrinkCallback(TrainerCallback, ExportableState):
 
     # ---- the Trainer's events ----
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Check that the budget can be met; remove units if the schedule begins now; restore a resumed run."""
         model = kwargs["model"]
         refuse_unsupported(args, model)
         check_not_converted(model, "shrunk")
         self._check_training(args, model)
-        resumed = state.global_step > 0
-        saved = own_state(state, type(self).__name__, self._recipe(), part="removal")["removal"] if resumed else None
-        self.timing = self.timing.over(state.max_steps)
+        saved = self._begin(state)
         join_shrinking(model, state, self)
-        self._batches = (
-            given_or_training_batches(self._calibration, kwargs["train_dataloader"], model) if self._needs_data else ()
-        )
+        self._batches = self._batches_for(model, kwargs["train_dataloader"]) if self._needs_data else ()
         drop_stale_record_(model)
-        self._removal = Removal(model)
+        removal = self._removal = Removal(model)
         if saved is not None:
-            self._resume(self._removal, saved)
+            self._goal = saved["goal"] and Goal.from_dict(saved["goal"])
+            removal.take(removal.plan_of(saved["plan"]))
+            removal.apply()
             return
         self._goal = None
         # Which units go depends on the scores; whether the budget can be met hardly does.
         self._goal_by(unit_scores(model, score="magnitude"), model)
-        self._removal.take(self._removal.whole)
+        removal.take(removal.whole)
         if self.timing.updates_at(0):
-            self._update(self._removal, 0)
+            self._update(0)
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Under FSDP, give the optimizer a state for dropped layers too: it cannot load a checkpoint that lacks any."""
         if in_shards(kwargs["model"]):
             self._present.fill_gradients()
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Remove more where the schedule says so, and write the zeros into the weights just trained."""
-        removal = self._present
         step = state.global_step + 1
         # The step has moved what is removed, and others would be judged as if it had come back.
-        removal.apply()
+        self._present.apply()
         if self.timing.updates_at(step):
-            self._update(removal, step)
+            self._update(step)
             if step == self.timing.final_step:
                 forget_best(state)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Put what is removed beside the training loss: shares of the units, and the number of layers."""
-        if logs is not None and "loss" in logs and self._removal is not None:
-            removed = _removed(self._removal)
-            logs.update(removed)
-            add_to_log(state, removed)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Cut the model, unless it is in shards; say so when training ended before all was removed."""
         model = kwargs["model"]
         self._loss = None  # that of an aligned trainer is for its own training
@@ -200,7 +174,7 @@ class ShrinkCallback(TrainerCallback, ExportableState):
                 "Training ended at step %d, before the last removal at step %d: only %s.",
                 state.global_step,
                 self.timing.final_step,
-                ", ".join(f"{name} = {value:.3g}" for name, value in _removed(removal).items()),
+                ", ".join(f"{name} = {value:.3g}" for name, value in self._achieved().items()),
             )
             if args.load_best_model_at_end and state.best_model_checkpoint is not None:
                 self._go_back(removal, state.best_model_checkpoint)
@@ -215,10 +189,11 @@ class ShrinkCallback(TrainerCallback, ExportableState):
         removal.cut()
         self._finished = weakref.ref(model)
 
-    def _update(self, removal: Removal, step: int) -> None:
+    def _update(self, step: int) -> None:
         share = self.timing.share_at(step)
         if not share:
             return
+        removal = self._present
         model = removal.model
         scores = unit_scores(model, self._batches, score=self.score, loss=self._loss)
         goal = self._goal or self._goal_by(scores, model)
@@ -262,53 +237,19 @@ class ShrinkCallback(TrainerCallback, ExportableState):
                 f"is {asked} here, and off by default with gradient checkpointing. Set it."
             )
 
+    def _achieved(self) -> dict[str, float]:
+        return {} if self._removal is None else self._removal.shares()
+
     # ---- resuming ----
 
     def _recipe(self) -> dict[str, Any]:
-        budget = self.budget
-        return {
-            "heads": budget.heads,
-            "ffn": budget.ffn,
-            "n_layers": budget.n_layers,
-            "target_flops": budget.target_flops,
-            "target_latency": budget.target_latency,
-            "uniform": budget.uniform,
-            "score": self.score,
-            "reconstruct": self.reconstruct,
-        } | self.timing.recipe()
+        return asdict(self.budget) | {"score": self.score, "reconstruct": self.reconstruct} | self.timing.recipe()
 
-    def state(self) -> dict[str, Any]:
-        """What the Trainer writes into trainer_state.json: the recipe, what is left, and where it goes."""
-        kept = {
-            "span": list(self.timing.span),
-            "goal": self._goal and self._goal.to_dict(),
-            "plan": self._removal and self._removal.to_list(),
-        }
-        return {"args": self._recipe(), "attributes": {}, "removal": kept}
-
-    def _resume(self, removal: Removal, saved: dict[str, Any]) -> None:
-        self.timing.check_resumed(saved["span"])
-        self._goal = saved["goal"] and Goal.from_dict(saved["goal"])
-        removal.take(removal.plan_of(saved["plan"]))
-        removal.apply()
+    def _progress(self) -> dict[str, Any]:
+        """What is left, and where it goes."""
+        return {"goal": self._goal and self._goal.to_dict(), "plan": self._removal and self._removal.to_list()}
 
     def _go_back(self, removal: Removal, checkpoint: str) -> None:
         """Go back to what was left in an earlier checkpoint, whose weights the Trainer has loaded."""
-        stored = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        saved = own_state(stored, type(self).__name__, self._recipe(), part="removal")["removal"]
+        saved = self._saved(TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)))
         removal.take(removal.plan_of(saved["plan"]))
-
-
-def _removed(removal: Removal) -> dict[str, float]:
-    """The shares of heads and neurons that are gone from the layers that are left, and the number of layers gone."""
-    plan, whole = removal.plan, removal.whole
-
-    def share(kind: str) -> float:
-        left = sum(len(getattr(one, kind)) for one in plan.layers)
-        return 1 - left / sum(len(getattr(whole.layers[one.index], kind)) for one in plan.layers)
-
-    return {
-        "heads_removed": share("heads"),
-        "ffn_removed": share("neurons"),
-        "layers_removed": len(removal.dropped),
-    }

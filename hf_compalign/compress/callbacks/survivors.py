@@ -17,17 +17,11 @@ from hf_compalign.compress.shrink import ShrinkPlan, cut_
 
 @dataclass(frozen=True)
 class Survivors:
-    """Which of some weights are in the model that will be cut.
+    """Which of some weights are in the model that will be cut."""
 
-    Attributes:
-        plan: what is left of the model.
-        names: of the weights that have a part in it, and what they are called there.
-        masks: of all of them, of bool, True where a weight is in it; in the same order as there.
-    """
-
-    plan: ShrinkPlan
-    names: dict[str, str]
-    masks: dict[str, Tensor]
+    plan: ShrinkPlan  # what is left of the model
+    names: dict[str, str]  # of the weights that have a part in it, and what they are called there
+    masks: dict[str, Tensor]  # of all of them, of bool, True where a weight is in it; in the same order as there
 
     def sparsity_of(self, weights: Mapping[str, Tensor]) -> float:
         """The share of those in the cut model that are 0."""
@@ -40,10 +34,7 @@ def survivors_of(
 ) -> Survivors | None:
     """Which of the weights will be left; None where no units are removed in this training.
 
-    Args:
-        model: in training.
-        weights: by name, as from `prunable_weights`.
-        known: the answer of before, returned if nothing changed.
+    `known`, the answer of before, is returned if nothing changed.
     """
     shrinking = shrinking_of(model)
     plan = None if shrinking is None else shrinking.plan
@@ -90,18 +81,10 @@ def prune_survivors_(
     evidence: Evidence,
     survivors: Survivors,
 ) -> dict[str, Tensor]:
-    """Prune a model in place so that its cut form has the sparsity: weights are chosen there and written back.
+    """Prune a model with masked units in place, so that the weights that survive have the sparsity.
 
-    Args:
-        model: with masked units.
-        weights: by name, as from `prunable_weights`.
-        sparsity: of the weights that survive, in [0, 1).
-        method: how they are chosen.
-        evidence: what the method needs.
-        survivors: as from `survivors_of`.
-
-    Returns:
-        The masks of bool, False as well for weights that do not survive.
+    The weights are chosen in a cut copy and written back. The masks returned are False as well for weights that do not
+    survive.
 
     Raises:
         ValueError: the method cannot prune the weights of the cut model. The model is as it was.

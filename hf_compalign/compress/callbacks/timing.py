@@ -17,23 +17,13 @@ class Timing:
     >>> timing = Timing("linear", begin=0.0, end=0.5, every=2).over(16)
     >>> timing.span, timing.share_at(2), timing.updates_at(3), timing.final_step
     ((0, 8), 0.25, False, 8)
-
-    Attributes:
-        schedule: "cubic", "linear" or "constant", or a function from progress to share, both in [0, 1].
-        begin: share of all optimizer steps at which the schedule begins.
-        end: share of them at which it ends.
-        every: optimizer steps between two updates; None makes about 20 updates.
-        span: the same two as steps, once the training's length is known.
-
-    Raises:
-        ValueError: an argument out of range, with what is allowed.
     """
 
-    schedule: str | Schedule
-    begin: float
-    end: float
-    every: int | None = None
-    span: tuple[int, int] = (0, 0)
+    schedule: str | Schedule  # "cubic", "linear" or "constant", or a function from progress to share, both in [0, 1]
+    begin: float  # share of all optimizer steps at which the schedule begins
+    end: float  # share of them at which it ends
+    every: int | None = None  # optimizer steps between two updates; None makes about 20 updates
+    span: tuple[int, int] = (0, 0)  # the same two as steps, once the training's length is known
 
     def __post_init__(self) -> None:
         resolve_schedule(self.schedule)
@@ -87,11 +77,7 @@ class Timing:
         return {"schedule": schedule, "begin": float(self.begin), "end": float(self.end), "every": self.every}
 
     def check_resumed(self, span: list[int]) -> None:
-        """Refuse to go on with a checkpoint that was made on a schedule over other steps.
-
-        Raises:
-            ValueError: says both.
-        """
+        """Refuse to go on with a checkpoint that was made on a schedule over other steps."""
         if tuple(span) != self.span:
             raise ValueError(
                 f"The checkpoint was made on a schedule over the optimizer steps {list(span)}, and this run's is "

@@ -1,4 +1,4 @@
-from .checks import check_neighbours as check_neighbours
+from .checks import check_neighbors as check_neighbors
 from .checks import check_not_exported as check_not_exported
 from .common import FLOAT_NAME as FLOAT_NAME
 from .common import Export as Export

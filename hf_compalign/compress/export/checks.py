@@ -1,4 +1,4 @@
-"""What cannot be exported, or not into that folder: refused before anything is written."""
+"""What cannot be exported, or not into that folder, is refused before anything is written."""
 
 import json
 from collections.abc import Sequence
@@ -16,11 +16,7 @@ from hf_compalign.tasks import task_of
 def check_options(
     quantize: str | None, calibration: Any, *, exclude: Sequence[str] | None, modes: Sequence[str] = MODES
 ) -> None:
-    """Refuse options that do not go together, or that would be ignored.
-
-    Raises:
-        ValueError: which, with what is allowed.
-    """
+    """Refuse options that contradict each other, or would be ignored."""
     if quantize is not None and quantize not in modes:
         raise ValueError(f"quantize must be None (float32), {' or '.join(map(repr, modes))}. Got {quantize!r}.")
     if quantize == "static" and calibration is None:
@@ -37,11 +33,7 @@ def check_options(
 
 
 def check_model(model: Any) -> None:
-    """Refuse a model that cannot be exported.
-
-    Raises:
-        ValueError: it is none of transformers, its head is not supported, or its weights are not here.
-    """
+    """Refuse a model that is not one of transformers, has another head, or has its weights elsewhere."""
     if isinstance(model, FileModel):
         raise ValueError(_exported_already(model.path))
     if not isinstance(model, PreTrainedModel):
@@ -53,16 +45,12 @@ def check_model(model: Any) -> None:
     if in_shards(model) or any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
             "The model's weights are not all in this process: they are in shards (FSDP) or on the meta device. Save "
-            "it, load it in one process, and export it there."
+            "the model, load it in one process, and export it there."
         )
 
 
 def check_not_exported(where: str | Path) -> None:
-    """Refuse a path that means a file of an export, or a folder with nothing but such files.
-
-    Raises:
-        ValueError: it does.
-    """
+    """Refuse the path of an exported file, or of a folder with nothing but exported files."""
     files = exported_files(Path(where))
     if files:
         raise ValueError(_exported_already(files[0]))
@@ -73,12 +61,8 @@ def _exported_already(path: Path) -> str:
     return f"{path} is an {kind} file already. Give the PyTorch model that it was exported from."
 
 
-def check_neighbours(folder: str | Path, name: str, model: Any) -> None:
-    """Refuse a folder with a file of a model with other labels, which would be read by the new config.
-
-    Raises:
-        ValueError: there is one.
-    """
+def check_neighbors(folder: str | Path, name: str, model: Any) -> None:
+    """Refuse a folder with a file of a model with other labels: the new config would be read with it."""
     others = [file.name for file in exported_files(Path(folder), weights=False) if file.name != name]
     config = Path(folder) / "config.json"
     if others and config.is_file():
@@ -86,21 +70,17 @@ def check_neighbours(folder: str | Path, name: str, model: Any) -> None:
         if labels is not None and {int(index): text for index, text in labels.items()} != model.config.id2label:
             raise ValueError(
                 f"The folder {folder} holds {', '.join(others)} of a model with other labels "
-                f"({', '.join(map(str, labels.values()))}), whose config would be replaced. Give another folder."
+                f"({', '.join(map(str, labels.values()))}), and its config would be replaced. Give another folder."
             )
 
 
 def check_something_left(source: Path, layers: tuple[str, ...], kept: tuple[str, ...], mode: str) -> None:
-    """Refuse to write an INT8 file in which no layer is.
-
-    Raises:
-        ValueError: every layer stays in float.
-    """
+    """Refuse an INT8 file in which every layer stays in float."""
     if len(kept) < len(layers):
         return
     more = len(graph_layers(source, "static")) - len(layers)
     static = f" quantize='static' would take {more} layers more, the convolutions." if more else ""
     raise ValueError(
         f"Nothing is left to quantize: all {len(layers)} layers that quantize={mode!r} could take stay in float, by "
-        f"exclude= or since they make the logits.{static} For float32, leave quantize= out."
+        f"exclude= or because they make the logits.{static} For float32, leave quantize= out."
     )

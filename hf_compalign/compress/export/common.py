@@ -1,4 +1,4 @@
-"""What every export does: open the model, write what belongs beside the file, and hold the file against the model."""
+"""The steps of every export: open the model, write what belongs beside the file, compare the file with the model."""
 
 import contextlib
 import copy
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_compalign.compress.export.checks import check_not_exported
+from hf_compalign.compress.export.checks import check_model, check_neighbors, check_not_exported
 from hf_compalign.compress.export.graph import float_copy, output_layers
 from hf_compalign.compress.export.inputs import sample_inputs
 from hf_compalign.compress.loading import load_compressed
@@ -19,14 +19,10 @@ from hf_compalign.models import FileModel, load_processor, random_state_kept
 from hf_compalign.tasks import logits_of, task_of
 
 FLOAT_NAME = "model.onnx"
-
-
 # ONNX Runtime adds in another order than PyTorch: about 1e-6 of the largest logit. More than this is another model.
 _TOLERANCE = 1e-3
-
-
-# (items, tokens) that the file is tried with: those it was traced with, and others. The longest comes first, since
-# there are models that attend sparsely to long texts and forget how after a short one; it is cut to the model's length.
+# (items, tokens) to try the file with: those it was traced with, and others. The longest, cut to the model's length,
+# comes first: some models attend sparsely to long texts and forget how after a short one.
 _TRIALS = ((1, 1024), (2, 7), (1, 12), (3, 4))
 
 
@@ -41,13 +37,13 @@ class Export:
 
     Attributes:
         path: the file.
-        opset: the version of ONNX's operators that a runtime must know; None of an OpenVINO file.
+        opset: the version of ONNX's operators that a runtime must know; None for an OpenVINO file.
         quantize: None, "dynamic" or "static".
         size_bytes: of the file, and of one beside it that holds weights.
         quantized_layers: the layers in INT8, by the names of the modules.
-        float_layers: the other layers that have weights.
+        float_layers: the other layers with weights.
         max_logit_difference: the largest absolute difference from the logits of the PyTorch model, on made-up inputs.
-            To know what it means for the answers, audit the file on data.
+            Audit the file on data to know what it means for the answers.
     """
 
     path: Path
@@ -62,45 +58,72 @@ class Export:
         kind = "float32" if self.quantize is None else f"INT8 ({self.quantize})"
         opset = "" if self.opset is None else f", opset {self.opset}"
         shown = f" ({', '.join(self.float_layers)})" if 0 < len(self.float_layers) <= 4 else ""
-        return "\n".join(
-            [
-                f"{self.path}: {kind}{opset}, {self.size_bytes / 1e6:.1f} MB",
-                f"layers in INT8: {len(self.quantized_layers)}; in float: {len(self.float_layers)}{shown}",
-                f"largest difference of a logit from the PyTorch model: {self.max_logit_difference:.3g}",
-            ]
+        return (
+            f"{self.path}: {kind}{opset}, {self.size_bytes / 1e6:.1f} MB\n"
+            f"layers in INT8: {len(self.quantized_layers)}; in float: {len(self.float_layers)}{shown}\n"
+            f"largest difference of a logit from the PyTorch model: {self.max_logit_difference:.3g}"
         )
+
+
+def summary(
+    file: FileModel,
+    folder: str | Path,
+    *,
+    quantize: str | None,
+    layers: Sequence[str],
+    kept: tuple[str, ...],
+    difference: float,
+    opset: int | None = None,
+) -> Export:
+    """What to say of a staged file that will stand in the folder; ``kept`` of its layers are in float."""
+    return Export(
+        path=Path(folder) / file.path.name,
+        opset=opset,
+        quantize=quantize,
+        size_bytes=file.size_bytes,
+        quantized_layers=tuple(layer for layer in layers if layer not in kept),
+        float_layers=kept,
+        max_logit_difference=difference,
+    )
 
 
 def kept_layers(source: Path, layers: tuple[str, ...], exclude: Sequence[str] | None) -> tuple[str, ...]:
     """The layers that stay in float, in the order of the graph."""
+    kept = {*output_layers(source)}
     for pattern in exclude or ():
-        if not any(fnmatch.fnmatchcase(layer, pattern) for layer in layers):
+        matched = [layer for layer in layers if fnmatch.fnmatchcase(layer, pattern)]
+        if not matched:
             raise ValueError(
                 f"The pattern {pattern!r} in exclude= matches no layer that is quantized. They are named like: "
                 f"{', '.join(layers[:: max(1, len(layers) // 6)])}."
             )
-    outputs = output_layers(source)
-    return tuple(
-        layer
-        for layer in layers
-        if layer in outputs or any(fnmatch.fnmatchcase(layer, pattern) for pattern in exclude or ())
-    )
+        kept.update(matched)
+    return tuple(layer for layer in layers if layer in kept)
 
 
-def opened_model(model: nn.Module | str | Path, processing_class: Any) -> tuple[nn.Module, Any]:
-    """The model, and what was given to be saved with it or else stands beside it, if anything."""
+def opened_model(
+    model: nn.Module | str | Path, processing_class: Any, *, folder: str | Path, name: str
+) -> tuple[nn.Module, Any]:
+    """The model to export as a file in the folder, and the processor: as given, or else as it stands beside the model.
+
+    Raises:
+        ValueError: the model cannot be exported, or not into that folder.
+    """
     if isinstance(model, nn.Module):
-        return model, processing_class
-    check_not_exported(model)
-    opened = load_compressed(model)
-    if processing_class is None:
-        with contextlib.suppress(ValueError):
-            processing_class = load_processor(str(model), task_of(opened))
+        opened = model
+    else:
+        check_not_exported(model)
+        opened = load_compressed(model)
+        if processing_class is None:
+            with contextlib.suppress(ValueError):
+                processing_class = load_processor(str(model), task_of(opened))
+    check_model(opened)
+    check_neighbors(folder, name, opened)
     return opened, processing_class
 
 
 def save_beside(folder: Path, model: Any, processing_class: Any) -> Any:
-    """Save the model's config, which names its class and is returned, and what makes its inputs."""
+    """Save the model's config, which is returned, and its processor."""
     config = file_config(model)
     config.save_pretrained(folder)
     if processing_class is not None:
@@ -109,7 +132,7 @@ def save_beside(folder: Path, model: Any, processing_class: Any) -> Any:
 
 
 def file_config(model: Any) -> Any:
-    """The config of a file of the model, which names the model's class."""
+    """A copy of the model's config that names the model's class."""
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     return config
@@ -128,14 +151,14 @@ def checked_difference(model: Any, file: FileModel, *, exact: bool) -> float:
         with random_state_kept(), torch.no_grad():
             expected: Tensor = logits_of(model(**inputs)).float().cpu()
         got = file(**inputs)["logits"].float()
-        # What is not a number differs by more than any number.
+        # NaN differs by more than any number.
         differences.append(float((got - expected).abs().max().nan_to_num(torch.inf)))
         logits.append(float(expected.abs().max()))
     difference, largest = max(differences), max(logits)
     if exact and not difference <= _TOLERANCE * largest:
         raise ValueError(
-            f"{file.path.name} of {type(model).__name__} answers otherwise than the model: its logits differ by up to "
-            f"{difference:.3g}, and the largest is {largest:.3g}. Its forward pass depends on the values or the length "
-            "of the inputs in a way that cannot be exported. Deploy the PyTorch model."
+            f"{file.path.name} of {type(model).__name__} does not answer like the model: the logits differ by up to "
+            f"{difference:.3g}, and the largest is {largest:.3g}. The model's forward pass depends on the values or "
+            "the length of the inputs in a way that cannot be exported. Deploy the PyTorch model."
         )
     return difference

@@ -21,37 +21,37 @@ from hf_compalign.compress.export.names import tidy_
 from hf_compalign.models import random_state_kept
 
 MODES = ("dynamic", "static")
-# Operators with weights that INT8 is worth it for, and which of their inputs is the weight. Dynamically quantized
-# convolutions are slower than float ones.
+# Operators to quantize, and which of their inputs is the weight. Dynamically quantized convolutions are slower than
+# float ones.
 _WEIGHT_INPUT = {"MatMul": 1, "Gemm": 1, "Gather": 0, "Conv": 1}
 _OPERATORS = {"dynamic": ("MatMul", "Gemm", "Gather"), "static": ("MatMul", "Gemm", "Gather", "Conv")}
-# A protobuf message is no longer than 2 GiB; what else is in it than weights takes a few MB.
+# A protobuf message holds at most 2 GiB; everything but the weights takes a few MB.
 _MOST_BYTES = 2_000_000_000
 _WHAT = "The export to ONNX"
 
 
 def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor] | None = None) -> None:
-    """Write the model as one ONNX file in float32, with any batch size and, for texts, any length.
+    """Write the model as one ONNX file in float32, for any batch size and, for texts, any length.
 
-    The nodes are named after the module they compute, like ``bert.pooler.dense/Gemm``; the inputs are those of a
-    tokenizer or an image processor, and the output is ``logits``. The weights stand in the file, or beside it in
-    ``<name>.onnx_data`` if they exceed 2 GB. The model is left as it is: a copy is traced, in float32, since ONNX
-    Runtime has no kernels for half precision on CPUs. Images have the size that the config names; if it names none,
-    any size goes, as far as the model's operations allow.
+    Nodes are named after the module they compute, like ``bert.pooler.dense/Gemm``. The inputs are those of a tokenizer
+    or an image processor, and the output is ``logits``. Weights of more than 2 GB stand beside the file in
+    ``<name>.onnx_data``. The model stays as it is: a copy is traced, in float32, since ONNX Runtime has no kernels for
+    half precision on CPUs. Images have the size that the config names; otherwise any size that the model's operations
+    allow.
 
     Args:
         model: a transformer with a classification head, with its weights on one device.
         target: the file.
-        sample: inputs to trace the model with; by default some are made up from its config.
+        sample: inputs to trace the model with; by default made up from its config.
 
     Raises:
         ImportError: the extra "onnx" is not installed.
         ValueError: the model cannot be traced, or has an operation that ONNX lacks.
     """
     with quiet(), needs_extra("onnx", what=_WHAT):
-        import onnx  # noqa: F401 - transformers.exporters says less clearly that it is missing
+        import onnx  # noqa: F401 - transformers.exporters would say less clearly that these are missing
         import onnx_ir
-        import onnxscript  # noqa: F401 - nor this
+        import onnxscript  # noqa: F401
         from transformers.exporters import OnnxConfig, OnnxExporter
     inputs = dict(sample_inputs(model) if sample is None else sample)
     dim = torch.export.Dim
@@ -73,17 +73,12 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
 
 
 def graph_layers(path: Path, mode: str) -> tuple[str, ...]:
-    """The layers whose nodes can be quantized, by the names of the modules, in the order of the graph.
-
-    Args:
-        path: a file of `export_graph`, not quantized.
-        mode: "dynamic", for linear layers and embeddings; or "static", for convolutions too.
-    """
+    """The layers of a file of `export_graph` that can be quantized, in its order; "static" takes convolutions too."""
     return tuple(_layer_nodes(_load(path, weights=False), mode))
 
 
 def output_layers(path: Path) -> tuple[str, ...]:
-    """The layers that the logits come from with no other layer between: the classifier, or the classifiers."""
+    """The layers that make the logits, with no other layer in between: the classifier, or the classifiers."""
     model = _load(path, weights=False)
     graph = model.graph
     layer_of = {node: layer for layer, nodes in _layer_nodes(model, "static").items() for node in nodes}
@@ -102,19 +97,15 @@ def output_layers(path: Path) -> tuple[str, ...]:
 
 
 def opset_of(path: Path) -> int:
-    """The version of ONNX's own operators that the file needs."""
+    """The version of ONNX's own operators in the file."""
     return int(next(one.version for one in _load(path, weights=False).opset_import if not one.domain))
 
 
 def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
-    """The smallest and largest value of each activation on some batches, for static quantization.
+    """The smallest and largest value of each activation of a float file on some batches: ranges for `quantize_graph`.
 
-    Args:
-        path: a file of `export_graph`.
-        batches: tensors or arrays by the names of the graph's inputs; others are left out.
-
-    Returns:
-        What `quantize_graph` takes as ``ranges``, for as many calls as needed.
+    Raises:
+        ValueError: the model cannot be run on the batches.
     """
     with quiet(), needs_extra("onnx", what=_WHAT):
         import onnxruntime
@@ -129,7 +120,7 @@ def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
             return next(self.feeds, None)
 
     with tempfile.TemporaryDirectory() as folder, quiet():
-        # Copied, because the calibrator writes beside its source.
+        # A copy, because the calibrator writes beside its source.
         n_files = len([shutil.copy(file, folder) for file in path.parent.glob(f"{path.name}*")])
         source, augmented = Path(folder) / path.name, f"{folder}/augmented.onnx"
         operators = ["MatMul", "Gemm", "Conv"]
@@ -154,10 +145,10 @@ def quantize_graph(
     Args:
         source: a file of `export_graph`.
         target: the new file.
-        mode: "dynamic": activations are quantized as they come, by the range that a whole batch has; or "static": by
-            the ranges given here, written as QuantizeLinear and DequantizeLinear. Embeddings are in uint8 in both.
-        keep_float: the names of `graph_layers` that are not quantized.
-        ranges: what `calibrate_graph` found; for "static".
+        mode: "dynamic" quantizes activations by the range of the whole batch; "static" by the given ranges, written as
+            QuantizeLinear and DequantizeLinear. Both hold embeddings in uint8.
+        keep_float: the names of `graph_layers` that stay in float.
+        ranges: from `calibrate_graph`; for "static".
 
     Raises:
         ValueError: the mode is unknown, the ranges are missing, or there is no such layer to keep.
@@ -180,7 +171,7 @@ def _dynamic(model: Any, names: list[str]) -> Any:
     """The model with these nodes in INT8, by the ranges of each batch."""
     with quiet(), needs_extra("onnx", what=_WHAT):
         from onnxruntime.quantization import QuantType, quantize_dynamic
-    # Of each Gemm a MatMul is made first, under this name.
+    # ONNX Runtime first turns each Gemm into a MatMul of this name.
     names = names + [f"{name}_MatMul" for name in names]
     with tempfile.TemporaryDirectory() as folder, quiet():
         made = Path(folder) / "model.onnx"
@@ -199,12 +190,12 @@ def _dynamic(model: Any, names: list[str]) -> Any:
 def _static(model: Any, names: list[str], ranges: Any) -> Any:
     """The model with these nodes in INT8, by fixed ranges.
 
-    `quantize_static` would look for the ranges each time it is called, and a repair makes many files of one model. It
-    takes known ones from ONNX Runtime 1.28 on, which is not for Python 3.10.
+    `quantize_static` would look for the ranges in each call, and a repair makes many files of one model. From ONNX
+    Runtime 1.28 on it takes known ranges, but that version is not for Python 3.10.
     """
     with quiet(), needs_extra("onnx", what=_WHAT):
         from onnxruntime.quantization import QDQQuantizer, QuantType
-    # Outputs are quantized where the next layer takes them in, if it is; sums and residuals stay float.
+    # A quantized layer quantizes its own input; outputs, and so sums and residuals, stay float.
     options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
     with quiet():
         quantizer = QDQQuantizer(
@@ -226,7 +217,7 @@ def _static(model: Any, names: list[str], ranges: Any) -> Any:
 
 
 def _let_others_read_float(model: Any, quantized: set[str]) -> None:
-    """Undo that all readers of a tensor get the rounded one as soon as one of them is quantized."""
+    """Let the layers in float read the float tensor: the quantizer gives all readers the rounded one."""
     made_by = {name: node for node in model.graph.node for name in node.output}
 
     def before_rounding(name: str) -> str:
@@ -237,7 +228,7 @@ def _let_others_read_float(model: Any, quantized: set[str]) -> None:
         if quantize is None:  # a weight
             return name
         maker = made_by.get(quantize.input[0])
-        # What a quantized layer gives is rounded for all.
+        # The outputs of a quantized layer are rounded for all.
         return name if maker is not None and maker.name in quantized else quantize.input[0]
 
     for node in model.graph.node:
@@ -248,9 +239,9 @@ def _let_others_read_float(model: Any, quantized: set[str]) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what the exporter and the quantizer print and log off the screen; their errors say what went wrong."""
+    """Silence what the exporter and the quantizer print and log; their errors say what went wrong."""
     root, nothing, level = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
-    root.addHandler(nothing)  # or else the first warning by the root logger's own functions sets up logging
+    root.addHandler(nothing)  # without a handler, the root logger's first warning would set up logging
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -262,12 +253,12 @@ def quiet() -> Iterator[None]:
 
 
 def float_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode and float32: some models change themselves when they are called."""
+    """A copy in evaluation mode and float32: calls change some models."""
     return copy.deepcopy(model).float().eval()
 
 
 def _failure(model: nn.Module, error: BaseException) -> str:
-    """What stood in the way: the innermost error names the operation."""
+    """Why the export failed: the innermost error names the operation."""
     innermost = error
     while innermost.__cause__ is not None:
         innermost = innermost.__cause__
@@ -313,7 +304,7 @@ def _save(model: Any, target: Path) -> None:
 
 
 def _feed(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """A batch as the graph takes it; what a model may be called without is filled in as it would do."""
+    """A batch as the graph takes it; left-out inputs get the model's defaults."""
     shape = batch.get("input_ids", torch.empty(0)).shape
     filled = {"attention_mask": torch.ones(shape), "token_type_ids": torch.zeros(shape)} | dict(batch)
     arrays = {name: torch.as_tensor(filled[name]).detach().cpu() for name in names}

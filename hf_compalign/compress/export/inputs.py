@@ -6,15 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_SAMPLE_LENGTH = 7
-
-
-# Of images, where neither the config nor the model says a size.
+# The height and width of images where the config names none.
 _IMAGE_SIZE = 224
 
 
-def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = _SAMPLE_LENGTH) -> dict[str, Tensor]:
-    """Items such as the model takes: noise for images, or random tokens, padded in all texts but the first."""
+def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = 7) -> dict[str, Tensor]:
+    """Inputs for the model: noise for images, or random tokens, padded in all texts but the first."""
     config: Any = model.config
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
@@ -22,7 +19,7 @@ def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = _SAMPLE_L
         height, width = image_size(model) or (_IMAGE_SIZE, _IMAGE_SIZE)
         n_channels = _of_images(config, "num_channels") or 3
         return {"pixel_values": torch.randn(n_items, n_channels, height, width, generator=generator).to(device)}
-    # Some models count positions from a few on.
+    # Some models start to count positions above 0.
     positions = getattr(config, "max_position_embeddings", length * 2)
     length = min(length, max(3, positions // 2, positions - 8))
     ids = torch.randint(0, config.vocab_size, (n_items, length), generator=generator)
@@ -44,5 +41,5 @@ def image_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def _of_images(config: Any, name: str) -> Any:
-    """An entry of the config, or of the part of it that is about images."""
+    """An entry of the config, or of its part for images."""
     return getattr(config, name, None) or getattr(getattr(config, "vision_config", None), name, None)

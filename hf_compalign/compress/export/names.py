@@ -1,4 +1,4 @@
-"""Give an exported ONNX graph names that people know: those of the model's modules and of its axes."""
+"""Give an exported ONNX graph familiar names: those of the model's modules and axes."""
 
 import ast
 import re
@@ -9,11 +9,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def tidy_(program: Any) -> None:
-    """Name nodes, transposed weights and axes, and drop stack traces and the like, which are as large as small models.
-
-    Args:
-        program: an onnx_ir.Model, as the exporter made it.
-    """
+    """Name nodes, transposed weights and axes of the exporter's onnx_ir.Model; drop its stack traces and the like."""
     _name_axes(program.graph)
     _name_nodes(program.graph)
     _strip(program)
@@ -25,8 +21,8 @@ def _name_axes(graph: Any) -> None:
 
     known = {}
     for value in graph.inputs:
-        for axis, (dim, name) in enumerate(zip(value.shape, ("batch_size", "sequence_length"), strict=False)):
-            if isinstance(dim, onnx_ir.SymbolicDim) and axis < 2:
+        for dim, name in zip(value.shape, ("batch_size", "sequence_length"), strict=False):
+            if isinstance(dim, onnx_ir.SymbolicDim):
                 known[str(dim.value)] = name
     values = [*graph.inputs, *(output for node in graph.all_nodes() for output in node.outputs)]
     for value in values:
@@ -35,17 +31,19 @@ def _name_axes(graph: Any) -> None:
 
 
 def _renamed(dim: Any, known: Mapping[str, str]) -> Any:
-    if isinstance(dim, int) or dim.value is None:
-        return dim if isinstance(dim, int) else None
+    if isinstance(dim, int):
+        return dim
+    if dim.value is None:
+        return None
     return re.sub(r"[a-z]\w*", lambda found: known.get(found[0], found[0]), str(dim.value))
 
 
 def _name_nodes(graph: Any) -> None:
-    """Name the nodes, and the weights that were transposed for them, after the module that they compute."""
+    """Name the nodes and their transposed weights after the module that they compute."""
     taken: set[str] = set()
     for node in graph.all_nodes():
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-        # The first scope is the model itself, or a placeholder for what stands outside of it.
+        # The first scope is the model, or a placeholder for everything outside of it.
         module = scopes[-2] if len(scopes) > 2 else ""
         node.name = _unused(f"{module}/{node.op_type}" if module else node.op_type, taken)
         weight = node.inputs[1] if node.op_type == "MatMul" else None
@@ -54,8 +52,7 @@ def _name_nodes(graph: Any) -> None:
 
 
 def _unused(name: str, taken: set[str]) -> str:
-    count = 1
-    wanted = name
+    count, wanted = 1, name
     while name in taken:
         name = f"{wanted}_{count}"
         count += 1
@@ -64,7 +61,7 @@ def _unused(name: str, taken: set[str]) -> str:
 
 
 def _strip(program: Any) -> None:
-    """Drop the metadata."""
+    """Drop the metadata, which can be as large as a small model."""
     for graph in (program, program.graph):
         graph.metadata_props.clear()
     for node in program.graph.all_nodes():
@@ -75,5 +72,5 @@ def _strip(program: Any) -> None:
     for value in (*program.graph.inputs, *program.graph.initializers.values()):
         value.metadata_props.clear()
     for value in program.graph.initializers.values():
-        # Said by the tensor itself; once more, it stops ONNX Runtime's quantizer.
+        # The tensor says it itself; said twice, it stops ONNX Runtime's quantizer.
         value.type = value.shape = None

@@ -8,14 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from hf_compalign._files import staged_folder
+from hf_compalign._files import remove_repair_records, staged_folder
 from hf_compalign.compress.calibration import calibration_batches
-from hf_compalign.compress.export.checks import (
-    check_model,
-    check_neighbours,
-    check_options,
-    check_something_left,
-)
+from hf_compalign.compress.export.checks import check_options, check_something_left
 from hf_compalign.compress.export.common import (
     FLOAT_NAME,
     Export,
@@ -23,20 +18,13 @@ from hf_compalign.compress.export.common import (
     kept_layers,
     opened_model,
     save_beside,
+    summary,
 )
-from hf_compalign.compress.export.graph import (
-    calibrate_graph,
-    export_graph,
-    graph_layers,
-    opset_of,
-    quantize_graph,
-)
+from hf_compalign.compress.export.graph import calibrate_graph, export_graph, graph_layers, opset_of, quantize_graph
 from hf_compalign.compress.quantize import quantization_of, quantized_layers, scheme_of, unprepare_
 from hf_compalign.models import OnnxModel
 
 INT8_NAME = "model_int8.onnx"
-# What a repair writes beside its INT8 file, the first of them nothing else does.
-_OF_A_REPAIR = ("frontier.json", "frontier.png", "audit.json")
 
 
 def export_onnx(
@@ -56,15 +44,15 @@ def export_onnx(
 
     In INT8 the weights of the linear layers and embeddings (and convolutions, for "static") take one byte each; the
     last layer, which makes the logits, stays in float. A model of the scheme "onnxruntime-w8a8" simulates the file
-    that "dynamic" writes, and exactly its layers are quantized. Audit an INT8 file on a processor like the one that
-    will run it: x86 processors without VNNI instructions cut off large sums of products.
+    that "dynamic" writes: exactly its layers are quantized. Audit an INT8 file on a processor like the one that will
+    run it: x86 processors without VNNI instructions cut off large sums of products.
 
     Args:
-        model: a classifier of texts or images, shrunk or pruned or not, which is left as it is; or the folder or Hub
-            id of one, whose processor is then saved too.
+        model: a classifier of texts or images, compressed or not, which stays as it is; or its folder or Hub id, whose
+            processor is then saved too.
         folder: a folder that is empty or not there yet.
-        quantize: None for float32; "dynamic": activations are quantized by the range that they have in each batch; or
-            "static": by fixed ranges, those of the calibration data.
+        quantize: None for float32; "dynamic" for activations quantized by their range in each batch; or "static" for
+            fixed ranges from the calibration data.
         calibration: for "static": batches as the model takes them, a DataLoader, or a `datasets.Dataset` of rows that
             can be stacked. A few hundred rows do.
         exclude: patterns of module names (as in `fnmatch`) that stay in float too.
@@ -73,14 +61,12 @@ def export_onnx(
 
     Raises:
         ImportError: the extra "onnx" is not installed.
-        ValueError: an argument out of range, with what is allowed; a model that cannot be exported, and what of it;
-            a file that answers otherwise than the model. The folder is then as it was.
+        ValueError: an argument is out of range, the model cannot be exported, or the file does not answer like it. The
+            folder is then as it was.
     """
     check_options(quantize, calibration, exclude=exclude)
-    model, processing_class = opened_model(model, processing_class)
-    check_model(model)
     name = FLOAT_NAME if quantize is None else INT8_NAME
-    check_neighbours(folder, name, model)
+    model, processing_class = opened_model(model, processing_class, folder=folder, name=name)
     simulated = _simulated_layers(model, quantize, exclude)
     batches = None if calibration is None else calibration_batches(calibration, model)
     with staged_folder(folder, overwrite=overwrite) as stage, tempfile.TemporaryDirectory() as scratch:
@@ -91,8 +77,7 @@ def export_onnx(
         config = save_beside(stage, model, processing_class)
         file = OnnxModel(source, config=config)
         difference = checked_difference(plain, file, exact=True)
-        layers = graph_layers(source, quantize or "static")
-        kept: tuple[str, ...] = layers
+        layers = kept = graph_layers(source, quantize or "static")
         if quantize is not None:
             kept = kept_layers(source, layers, exclude) if simulated is None else _others(model, layers, simulated)
             check_something_left(source, layers, kept, quantize)
@@ -100,24 +85,16 @@ def export_onnx(
             quantize_graph(source, path, mode=quantize, keep_float=kept, ranges=ranges)
             file = OnnxModel(path, config=config)
             difference = checked_difference(model, file, exact=False)
-        size_bytes = file.size_bytes
-        opset = opset_of(path)
-    if quantize is not None and (Path(folder) / _OF_A_REPAIR[0]).is_file():
-        for stale in _OF_A_REPAIR:  # about the file that was replaced
-            (Path(folder) / stale).unlink(missing_ok=True)
-    return Export(
-        path=Path(folder) / path.name,
-        opset=opset,
-        quantize=quantize,
-        size_bytes=size_bytes,
-        quantized_layers=tuple(layer for layer in layers if layer not in kept),
-        float_layers=kept,
-        max_logit_difference=difference,
-    )
+        found = summary(
+            file, folder, quantize=quantize, layers=layers, kept=kept, difference=difference, opset=opset_of(path)
+        )
+    if quantize is not None:
+        remove_repair_records(folder)
+    return found
 
 
 def _simulated_layers(model: nn.Module, quantize: str | None, exclude: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The layers of a model that simulates the INT8 file; None of a float model."""
+    """The layers that a model simulates in INT8; None for a float model."""
     record = quantization_of(model)
     if record is None:
         if quantized_layers(model):
@@ -134,14 +111,14 @@ def _simulated_layers(model: nn.Module, quantize: str | None, exclude: Sequence[
     if not quantized_layers(model):
         raise ValueError(
             "The model's config says that it simulates INT8, but its layers are plain: from_pretrained does not apply "
-            "the rounding that the config records. Open it with hf_compalign.load_compressed(folder)."
+            "the rounding of the config. Open the model with hf_compalign.load_compressed(folder)."
         )
     if quantize != "dynamic" or exclude:
         what = f"quantize={quantize!r}" if quantize != "dynamic" else "exclude="
         raise ValueError(
-            f"The model simulates the file that quantize='dynamic' writes, with the layers that its config names, and "
-            f"does not go with {what}. Say quantize='dynamic' alone; or call unprepare_(model) of "
-            "hf_compalign.compress.quantize.one_shot first, which makes it a float model."
+            f"The model simulates the file that quantize='dynamic' writes, with the layers that its config names. It "
+            f"cannot be exported with {what}. Say quantize='dynamic' alone; or make it a float model first, by "
+            "hf_compalign.compress.quantize.unprepare_(model)."
         )
     return record.layers
 
@@ -157,12 +134,12 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 def _others(model: nn.Module, layers: tuple[str, ...], simulated: tuple[str, ...]) -> tuple[str, ...]:
     """The layers that the model does not simulate in INT8."""
-    modules = dict(model.named_modules())
-    # The weights of an embedding can be read without the module being called: then they are not quantized there either.
-    missing = [name for name in simulated if name not in layers and isinstance(modules[name], nn.Linear)]
+    # Where a model reads an embedding's weights without calling the module, the simulation does not round them either.
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    missing = [name for name in simulated if name in linear - {*layers}]
     if missing:
         raise ValueError(
-            f"The layers {', '.join(missing)} are quantized in the model, but cannot be in its ONNX file. Prepare the "
-            "model again with them in exclude=."
+            f"The model quantizes the layers {', '.join(missing)}, but its ONNX file cannot. Prepare the model again "
+            "with them in exclude=."
         )
     return tuple(layer for layer in layers if layer not in simulated)

@@ -10,7 +10,7 @@ from torch import nn
 from hf_compalign._extras import needs_extra
 from hf_compalign._files import staged_folder
 from hf_compalign.compress.calibration import calibration_batches
-from hf_compalign.compress.export.checks import check_model, check_neighbours, check_options, check_something_left
+from hf_compalign.compress.export.checks import check_options, check_something_left
 from hf_compalign.compress.export.common import (
     FLOAT_NAME,
     Export,
@@ -18,6 +18,7 @@ from hf_compalign.compress.export.common import (
     kept_layers,
     opened_model,
     save_beside,
+    summary,
 )
 from hf_compalign.compress.export.graph import export_graph, graph_layers, quiet
 from hf_compalign.compress.quantize import quantization_of, quantized_layers
@@ -41,35 +42,24 @@ def export_openvino(
 ) -> Export:
     """Write the model as ``openvino_model.xml`` and ``.bin``, with its config and processor beside them.
 
-    This is the layout of Optimum Intel. The file takes any batch size and, for texts, any length; `predict` and
-    `audit` take it like any model. It is run in OpenVINO, on made-up inputs, before anything appears in the folder.
+    This is the layout of Optimum Intel. Everything else is as for `export_onnx`: what the file takes, its check before
+    anything appears in the folder, and the arguments and errors that are not listed here.
 
-    In INT8 the weights of linear layers, embeddings and convolutions take one byte each, and activations have fixed
-    ranges, as NNCF's post-training quantization for transformers sets them (smoothed, with biases corrected); the
-    last layer, which makes the logits, stays in float. NNCF reports to its makers that it was used, unless they were
-    told not to: ``opt_in_out --opt_out`` says so once and for all.
+    In INT8 the weights of linear layers, embeddings and convolutions take one byte each. NNCF's post-training
+    quantization for transformers fixes the ranges of the activations (smoothed, with biases corrected). The last layer,
+    which makes the logits, stays in float. NNCF reports its use to its makers; ``opt_in_out --opt_out`` stops that for
+    good.
 
     Args:
-        model: a classifier of texts or images, shrunk or pruned or not, which is left as it is; or the folder or Hub
-            id of one, whose processor is then saved too.
-        folder: a folder that is empty or not there yet.
         quantize: None for float32, or "static" for INT8.
-        calibration: for "static": batches as the model takes them, a DataLoader, or a `datasets.Dataset` of rows that
-            can be stacked. A few hundred rows do.
-        exclude: patterns of module names (as in `fnmatch`) that stay in float too.
-        processing_class: the tokenizer or image processor to save.
-        overwrite: replace files of the same names in a folder that holds something.
+        calibration: for "static", as for `export_onnx`.
 
     Raises:
         ImportError: the extra "openvino" is not installed.
-        ValueError: an argument out of range, with what is allowed; a model that cannot be exported, and what of it;
-            a file that answers otherwise than the model. The folder is then as it was.
     """
     _check_options(quantize, calibration, exclude)
     _check_installed(quantize)
-    model, processing_class = opened_model(model, processing_class)
-    check_model(model)
-    check_neighbours(folder, OPENVINO_NAME, model)
+    model, processing_class = opened_model(model, processing_class, folder=folder, name=OPENVINO_NAME)
     _check_float(model)
     batches = None if calibration is None else calibration_batches(calibration, model)
     with staged_folder(folder, overwrite=overwrite) as stage, tempfile.TemporaryDirectory() as scratch:
@@ -88,16 +78,7 @@ def export_openvino(
             kept = tuple(layer for layer in layers if layer not in in_int8)
             file = OpenVinoModel(path, config=config)
             difference = checked_difference(model, file, exact=False)
-        size_bytes = file.size_bytes
-    return Export(
-        path=Path(folder) / path.name,
-        opset=None,
-        quantize=quantize,
-        size_bytes=size_bytes,
-        quantized_layers=tuple(layer for layer in layers if layer not in kept),
-        float_layers=kept,
-        max_logit_difference=difference,
-    )
+        return summary(file, folder, quantize=quantize, layers=layers, kept=kept, difference=difference)
 
 
 def _check_options(quantize: str | None, calibration: Any, exclude: Sequence[str] | None) -> None:
@@ -121,13 +102,13 @@ def _check_float(model: nn.Module) -> None:
     if quantization_of(model) is not None or quantized_layers(model):
         raise ValueError(
             f"{type(model).__name__} is quantized already, and OpenVINO quantizes a float model in its own way. Export "
-            "the float model; one that was prepared for training is made one again by unprepare_(model) of "
-            "hf_compalign.compress.quantize.one_shot."
+            "the float model; hf_compalign.compress.quantize.unprepare_(model) gives a prepared model its float layers "
+            "back."
         )
 
 
 def _convert(source: Path, target: Path) -> None:
-    """Read an ONNX graph and write it as OpenVINO's, weights in float32; nodes and axes keep their names."""
+    """Write an ONNX graph as OpenVINO's, weights in float32; nodes and axes keep their names."""
     import openvino
 
     try:
@@ -141,7 +122,7 @@ def _convert(source: Path, target: Path) -> None:
 
 
 def _quantize(path: Path, feeds: Sequence[Mapping[str, Any]], *, keep_float: Collection[str]) -> set[str]:
-    """Replace a file by its INT8 version; the layers that have their weights in INT8 then."""
+    """Replace a file by its INT8 version; return the layers with INT8 weights."""
     with quiet():
         import nncf
         import openvino
@@ -160,7 +141,7 @@ def _quantize(path: Path, feeds: Sequence[Mapping[str, Any]], *, keep_float: Col
             raise ValueError(
                 f"The model cannot be run on the calibration data. Give batches of the shape that it takes. ({error})"
             ) from error
-        # The file was mapped into memory as it was read.
+        # Written beside the file and moved, because the open graph still maps the file into memory.
         quantized = path.with_name(f"int8_{path.name}")
         openvino.save_model(graph, str(quantized), compress_to_fp16=False)
     for suffix in (".xml", ".bin"):
@@ -169,13 +150,13 @@ def _quantize(path: Path, feeds: Sequence[Mapping[str, Any]], *, keep_float: Col
 
 
 def _layer_of(node: Any) -> str | None:
-    """The layer whose weights an operator takes, by the name of the module; None of another operator."""
+    """The name of the layer whose weights an operator takes; None for an operator without weights."""
     is_layer = node.get_type_name() in _WEIGHT_INPUT
     return node.get_friendly_name().partition("/")[0] if is_layer else None
 
 
 def _in_int8(node: Any) -> bool:
-    """Whether an operator's weights are integers, with what makes floats of them on the way."""
+    """Whether an operator's weights are integers; operators on the way make floats of them."""
     if _layer_of(node) is None:
         return False
     node = node.input_value(_WEIGHT_INPUT[node.get_type_name()]).get_node()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,12 +21,12 @@ class _Enough(Exception):  # noqa: N818 - no error: what comes after the layer n
 
 
 @contextmanager
-def _hooked(layers: Layers, hook: Callable[[str], Callable[..., Any]], *, outputs: bool = False) -> Iterator[None]:
-    """Hook each of the layers: before it runs, or with outputs=True after it; `hook` makes the hook for a name."""
-    handles = [
-        layer.register_forward_hook(hook(name)) if outputs else layer.register_forward_pre_hook(hook(name))
-        for name, layer in layers.items()
-    ]
+def _hooked(layers: Layers, hook: Callable[..., Any], *, outputs: bool = False) -> Iterator[None]:
+    """Hook each of the layers: before it runs, or with outputs=True after it. The hook takes its name first."""
+    handles = []
+    for name, layer in layers.items():
+        register = layer.register_forward_hook if outputs else layer.register_forward_pre_hook
+        handles.append(register(partial(hook, name)))
     try:
         yield
     finally:
@@ -42,11 +43,7 @@ class Group:
 
 
 def check_ran(layers: Iterable[str], seen: Container[str]) -> None:
-    """Refuse layers that did not run.
-
-    Raises:
-        ValueError: names the first.
-    """
+    """Refuse layers that did not run."""
     for name in layers:
         if name not in seen:
             raise ValueError(
@@ -69,16 +66,12 @@ def check_finite(name: str, values: Tensor, *, of: str = "inputs") -> None:
 
 
 def in_order(model: nn.Module, layers: Layers, batch: Batch) -> list[Group]:
-    """The layers in the order in which they run.
-
-    Raises:
-        ValueError: one of them does not run.
-    """
+    """The layers in the order in which they run."""
     # The tensors are kept for as long as they are compared: a freed one's id is given to the next.
     seen: dict[str, list[Tensor]] = {}
 
-    def note(name: str) -> Callable[..., None]:
-        return lambda module, args: seen.setdefault(name, []).append(args[0])
+    def note(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.setdefault(name, []).append(args[0])
 
     with evaluating(model), torch.no_grad(), _hooked(layers, note):
         run_model(model, batch)
@@ -95,13 +88,10 @@ def rows_into(model: nn.Module, layer: nn.Module, batch: Batch, *, n_calls: int)
     # Weights in shards are gathered and freed around each module: such a run must not be cut short.
     run_on = in_shards(model)
 
-    def keep(_: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            found.append(token_rows(args[0], batch).float())
-            if len(found) == n_calls and not run_on:
-                raise _Enough
-
-        return hook
+    def keep(_: str, __: nn.Module, args: tuple[Any, ...]) -> None:
+        found.append(token_rows(args[0], batch).float())
+        if len(found) == n_calls and not run_on:
+            raise _Enough
 
     with evaluating(model), torch.no_grad(), _hooked({"": layer}, keep), suppress(_Enough):
         run_model(model, batch)
@@ -109,48 +99,29 @@ def rows_into(model: nn.Module, layer: nn.Module, batch: Batch, *, n_calls: int)
 
 
 def input_norms(model: nn.Module, layers: Layers, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """For each layer [in], float32: the L2 norm of every input feature over all tokens.
-
-    Raises:
-        ValueError: a layer does not run, or its inputs are NaN or infinite.
-    """
+    """For each layer [in], float32: the L2 norm of every input feature over all tokens."""
     squares: dict[str, Tensor] = {}
-    with evaluating(model), torch.no_grad():
+
+    def add(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+        squares[name] = squares.get(name, 0) + token_rows(args[0], batch).float().square().sum(0)
+
+    with evaluating(model), torch.no_grad(), _hooked(layers, add):
         for batch in batches:
-            with _hooked(layers, _adding(squares, batch)):
-                run_model(model, batch)
+            run_model(model, batch)
     check_ran(layers, squares)
     for name, total in squares.items():
         check_finite(name, total)
     return {name: total.sqrt() for name, total in squares.items()}
 
 
-def _adding(squares: dict[str, Tensor], batch: Batch) -> Callable[[str], Callable[..., None]]:
-    def adding(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            added = token_rows(args[0], batch).float().square().sum(0)
-            squares[name] = squares[name] + added if name in squares else added
-
-        return hook
-
-    return adding
-
-
 def weight_gradients(model: nn.Module, layers: Layers, batch: Batch, loss: Loss) -> dict[str, Tensor]:
-    """For each layer that runs [out, in], float32: the gradient of the loss; those of the parameters are not touched.
-
-    Raises:
-        ValueError: the loss is no scalar that can be differentiated.
-    """
+    """For each layer that runs [out, in], float32: the gradient of the loss; no parameter's own is touched."""
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
-    def keep(name: str) -> Callable[..., Tensor]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            output = output if output.requires_grad else output.detach().requires_grad_()
-            calls.setdefault(name, []).append((args[0].detach(), output))
-            return output
-
-        return hook
+    def keep(name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        output = output if output.requires_grad else output.detach().requires_grad_()
+        calls.setdefault(name, []).append((args[0].detach(), output))
+        return output
 
     with evaluating(model), torch.enable_grad(), _hooked(layers, keep, outputs=True):
         value = loss_of(model, batch, loss)
@@ -167,9 +138,7 @@ def weight_gradients(model: nn.Module, layers: Layers, batch: Batch, loss: Loss)
 class InputStatistics:
     """Means and second moments of a layer's inputs in the original model and, token by token, in the compressed one.
 
-    Args:
-        n_features: of the inputs.
-        device: where they are; sums are kept in float64 wherever the device has it.
+    Sums are kept on the device of the inputs, in float64 where it has that.
     """
 
     def __init__(self, n_features: int, device: torch.device) -> None:

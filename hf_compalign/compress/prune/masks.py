@@ -12,9 +12,17 @@ PATTERNS = ("layer", "row", "global")
 def compute_masks(scores: Mapping[str, Tensor], sparsity: float, *, pattern: str) -> dict[str, Tensor]:
     """Masks of bool, True where a weight stays, with the given share of the lowest scores pruned.
 
-    "layer" prunes every weight matrix to the sparsity, "row" every output row of it, "global" the lowest of all
-    together, "2:4" (or any N:M) all but 2 of 4 consecutive weights at the sparsity 0.5, fewer below. The mask is always
-    the whole one for its sparsity, computed afresh: amounts given one after the other would compound.
+    The mask is always the whole one for its sparsity, computed afresh: amounts given one after the other would
+    compound. Of equal scores, topk decides which go. N:M: https://huggingface.co/papers/2104.08378
+
+    Args:
+        scores: by name, each of the shape [out, ...] of its weight, what matters least lowest.
+        sparsity: the share that goes, in [0, 1).
+        pattern: "layer" prunes every weight matrix to the sparsity, "row" every output row of it, "global" the lowest
+            of all together, "2:4" (or any N:M) all but 2 of 4 consecutive weights at the sparsity 0.5, fewer below.
+
+    Returns:
+        By the same names and of the same shapes.
 
     >>> compute_masks({"w": torch.tensor([[3.0, 1.0], [4.0, 2.0]])}, 0.5, pattern="row")
     {'w': tensor([[ True, False],
@@ -29,9 +37,9 @@ def compute_masks(scores: Mapping[str, Tensor], sparsity: float, *, pattern: str
 
 def _lowest_pruned(scores: Tensor, sparsity: float, group: int) -> Tensor:
     """The same number of scores, the lowest, is pruned in every group of consecutive ones; topk decides on ties."""
-    lowest = scores.reshape(-1, group).topk(round(sparsity * group), largest=False).indices
-    mask = torch.ones_like(scores, dtype=torch.bool).reshape(-1, group)
-    return mask.scatter(1, lowest, False).view_as(scores)
+    grouped = scores.reshape(-1, group)
+    lowest = grouped.topk(round(sparsity * group), largest=False).indices
+    return torch.ones_like(grouped, dtype=torch.bool).scatter(1, lowest, False).view_as(scores)
 
 
 def _group_size(scores: Tensor, pattern: str) -> int:
@@ -45,9 +53,6 @@ def kept_of(pattern: str) -> tuple[int, int]:
 
     >>> kept_of("2:4")
     (2, 4)
-
-    Raises:
-        ValueError: it is none of the patterns, or not 0 < N < M.
     """
     kept, _, group = pattern.partition(":")
     if not (kept.isdecimal() and group.isdecimal() and 0 < int(kept) < int(group)):
@@ -59,11 +64,7 @@ def kept_of(pattern: str) -> tuple[int, int]:
 
 
 def check_pattern(pattern: str, sparsity: float) -> None:
-    """Refuse a pattern that does not exist, or whose sparsity is another one.
-
-    Raises:
-        ValueError: says which patterns there are, or the pattern's sparsity.
-    """
+    """Refuse a pattern that does not exist, or whose sparsity is another one."""
     if pattern in PATTERNS:
         return
     kept, group = kept_of(pattern)
@@ -76,11 +77,7 @@ def check_pattern(pattern: str, sparsity: float) -> None:
 
 
 def check_shapes(weights: Mapping[str, Tensor], pattern: str) -> None:
-    """Refuse weights whose rows a pattern N:M does not divide.
-
-    Raises:
-        ValueError: names the first such weight.
-    """
+    """Refuse weights whose rows a pattern N:M does not divide."""
     if pattern in PATTERNS:
         return
     _, group = kept_of(pattern)

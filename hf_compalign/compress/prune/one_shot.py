@@ -25,17 +25,10 @@ CALIBRATED = ("taylor", "wanda", "obs")
 
 @dataclass(frozen=True)
 class Method:
-    """How the weights to prune are chosen.
+    """How the weights to prune are chosen; the score's own pattern if none is given.
 
     >>> Method("wanda").pattern
     'row'
-
-    Args:
-        score: one of `SCORES`.
-        pattern: where weights are ranked together: "layer", "row", "global" or "N:M"; the score's own if left out.
-
-    Raises:
-        ValueError: there is no such score or pattern, or they do not go together.
     """
 
     score: str = "magnitude"
@@ -60,16 +53,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What weights are judged by, besides their values.
+    """What weights are judged by, besides their values."""
 
-    Attributes:
-        batches: the calibration data.
-        loss: what "taylor" differentiates; None is the model's own.
-        learned: the scores of "movement" by the weights' names, in the layout of the weights.
-    """
-
-    batches: Sequence[Batch] = ()
-    loss: Loss | None = None
+    batches: Sequence[Batch] = ()  # the calibration data
+    loss: Loss | None = None  # what "taylor" differentiates; None is the model's own
+    # The scores of "movement" by the weights' names, in the layout of the weights.
     learned: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -165,21 +153,9 @@ def prune_(  # noqa: PLR0913 - what to prune, how and by which data
 
 
 def prune_weights_(
-    model: nn.Module,
-    weights: Mapping[str, nn.Parameter],
-    sparsity: float,
-    *,
-    method: Method,
-    evidence: Evidence,
+    model: nn.Module, weights: Mapping[str, nn.Parameter], sparsity: float, *, method: Method, evidence: Evidence
 ) -> dict[str, Tensor]:
-    """Prune some weights of a model in place; every process of a distributed training must call this.
-
-    Args:
-        model: runs where it is.
-        weights: by name, as from `prunable_weights`.
-        sparsity: in [0, 1).
-        method: how they are chosen.
-        evidence: what the method needs.
+    """Prune weights, named as by `prunable_weights`, in place; every process of a distributed training must call this.
 
     Returns:
         The masks of bool, in the layout of the weights.
@@ -218,7 +194,7 @@ def _score(
     for batch in evidence.batches:
         for name, gradient in weight_gradients(model, layers, batch, evidence.loss or own_loss).items():
             score = scores.taylor(whole(weights[name]), gradient)
-            totals[name] = totals[name] + score if name in totals else score
+            totals[name] = totals.get(name, 0) + score
     check_ran(layers, totals)
     for name, total in totals.items():
         check_finite(name, total, of="gradients")
@@ -226,22 +202,14 @@ def _score(
 
 
 def check_sparsity(sparsity: float) -> None:
-    """Refuse what is no share of weights that can be pruned.
-
-    Raises:
-        ValueError: says what is allowed.
-    """
+    """Refuse what is no share of weights that can be pruned."""
     if not 0 <= sparsity < 1:
         hint = f" Did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
         raise ValueError(f"sparsity must be in [0, 1). Got {sparsity}.{hint}")
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, nn.Parameter], method: Method) -> None:
-    """Refuse weights that a method cannot prune.
-
-    Raises:
-        ValueError: a row that the pattern does not divide, a convolution where the inputs matter, a value that is NaN.
-    """
+    """Refuse weights that a method cannot prune."""
     check_shapes(weights, method.pattern)
     for name, weight in weights.items():
         if method.calibrated and weight.ndim != 2:

@@ -38,12 +38,7 @@ def prune_second_order_(
 ) -> dict[str, Tensor]:
     """Prune the weights of linear layers and correct those that remain, in place.
 
-    Args:
-        model: runs where it is.
-        weights: by name, as from `prunable_weights`; all of linear layers.
-        sparsity: in [0, 1), of every block of 128 columns. Weights that are 0 go first.
-        pattern: "layer", "row" or "N:M".
-        batches: the calibration data, as from `calibration_batches`.
+    Every block of 128 columns gets the sparsity, by the pattern "layer", "row" or "N:M". Weights that are 0 go first.
 
     Returns:
         The masks of bool, whole, by the weights' names.
@@ -61,14 +56,9 @@ def prune_second_order_(
 
 
 def reconstruct_(model: nn.Module, masks: Mapping[str, Tensor], batches: Sequence[Batch]) -> None:
-    """Prune weights by masks that are given, and correct those that remain, in place.
+    """Prune weights of linear layers by masks of bool, True where a weight stays, and correct the others, in place.
 
     A removed unit, an attention head or an FFN neuron, is a mask without its columns in the layer that reads it.
-
-    Args:
-        model: runs where it is.
-        masks: of bool, by the name of the weight of a linear layer, True where a weight stays.
-        batches: the calibration data, as from `calibration_batches`.
 
     Raises:
         ValueError: a layer does not run, or its inputs are NaN or infinite. The model is as it was.

@@ -10,11 +10,11 @@ from .files import convert_ as convert_
 from .files import load_quantized as load_quantized
 from .files import requantize_ as requantize_
 from .one_shot import QuantizationSummary as QuantizationSummary
-from .one_shot import calibrate_ as calibrate_
 from .one_shot import check_not_converted as check_not_converted
 from .one_shot import drop_stale_record_ as drop_stale_record_
 from .one_shot import quantizable_layers as quantizable_layers
 from .one_shot import quantize_ as quantize_
+from .prepared import calibrate_ as calibrate_
 from .prepared import describe_quantization as describe_quantization
 from .prepared import prepare_ as prepare_
 from .prepared import ranges_of as ranges_of

@@ -1,7 +1,7 @@
-"""The arithmetic of ONNX Runtime's dynamic INT8, in float and differentiable: what a training can see of it.
+"""The arithmetic of ONNX Runtime's dynamic INT8, in float and differentiable.
 
-Rounding passes gradients on as they are (https://huggingface.co/papers/1308.3432). No value lies outside of a range
-that is taken from the values themselves, so that no gradient is cut off.
+Rounding passes gradients through unchanged (https://huggingface.co/papers/1308.3432). Ranges come from the values
+themselves, so no value lies outside and no gradient is cut off.
 """
 
 from typing import Any
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hf_compalign._compat import become
 
-# Integers become fractions by these powers of two, which changes no digit: sums of products then stay below the number
-# of features, and do not overflow in float16.
+# These powers of two make fractions of the integers without changing a digit. Sums of products then stay below the
+# number of features, and do not overflow in float16.
 _WEIGHT_UNIT = 1 / 128
 _INPUT_UNIT = 1 / 256
 
@@ -39,10 +39,10 @@ def symmetric_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
             [  0.,   0.]]), tensor([0.0100, 1.0000]))
 
     Args:
-        weight: [out, in], of which a zero stays a zero.
+        weight: [out, in]; zeros stay zeros.
 
     Returns:
-        The levels [out, in] and the scales [out, 1], in float32; gradients pass through the levels to the weight.
+        The levels [out, in], which pass gradients, and the scales [out, 1], in float32.
     """
     weight = weight.float()
     scale = _usable(weight.detach().abs().amax(1, keepdim=True) / 127)
@@ -51,10 +51,10 @@ def symmetric_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def asymmetric_levels(values: Tensor, of: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Whole numbers, of which 0 stands for 0.0, and one scale: values ≈ levels * scale.
+    """Whole numbers and one scale: values ≈ levels * scale, and level 0 is 0.0.
 
-    low = min(0, values), high = max(0, values), scale = (high - low) / 255, zero = round(-low / scale), and the levels
-    are clipped to [-zero, 255 - zero]: those of uint8 with its zero point taken off.
+    low = min(0, values), high = max(0, values), scale = (high - low) / 255, zero = round(-low / scale). Levels are
+    clipped to [-zero, 255 - zero]: those of uint8 minus the zero point.
 
     >>> asymmetric_levels(torch.tensor([-1.0, 0.0, 1.55]))
     (tensor([-100.,    0.,  155.]), tensor(0.0100))
@@ -64,7 +64,7 @@ def asymmetric_levels(values: Tensor, of: Tensor | None = None) -> tuple[Tensor,
         of: the tensor whose range counts; the values themselves if left out.
 
     Returns:
-        The levels in the shape of the values and the scale, in float32; gradients pass through the levels.
+        The levels in the shape of the values, which pass gradients, and the scale, in float32.
     """
     values = values.float()
     low, high = (values if of is None else of).detach().aminmax()
@@ -80,10 +80,9 @@ def _usable(scale: Tensor) -> Tensor:
 
 
 class FakeQuantizedLinear(nn.Linear):
-    """A linear layer whose weights are rounded to int8 by row, and its input to uint8, a range for each batch.
+    """A linear layer that rounds its weights to int8 by row, and its input to uint8 by batch.
 
-    Integers are multiplied, as ONNX Runtime does it: float32 sums them without rounding errors as long as they stay
-    below 2^24.
+    It multiplies integers, like ONNX Runtime: float32 sums them exactly up to 2^24.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -99,7 +98,7 @@ class FakeQuantizedLinear(nn.Linear):
 
 
 class FakeQuantizedEmbedding(nn.Embedding):
-    """An embedding whose table is rounded to uint8, with one range for all of it."""
+    """An embedding that rounds its table to uint8, with one range for all of it."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The rows of the rounded table."""
@@ -114,34 +113,34 @@ FAKE_OF: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def fake_quantize_(layer: nn.Module) -> None:
-    """Make a linear layer or embedding round from now on; its parameters, hooks and names stay as they are."""
+    """Make a linear layer or embedding round from now on; its parameters, hooks and names stay."""
     become(layer, FAKE_OF[type(layer)])
 
 
 def restore_(layer: nn.Module) -> None:
-    """Make a layer that rounds a plain one again."""
-    become(layer, next(plain for plain, fake in FAKE_OF.items() if type(layer) is fake))
+    """Undo `fake_quantize_`."""
+    become(layer, nn.Linear if isinstance(layer, nn.Linear) else nn.Embedding)
 
 
 def linear_like(layer: Any) -> nn.Linear:
-    """A plain linear layer of the same sizes: without memory, so that no random numbers are drawn for its weights."""
+    """A plain linear layer of the same sizes, on the meta device: it draws no random numbers."""
     return nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
 
 
 def put_(model: nn.Module, name: str, layer: Any) -> None:
-    """Put another linear layer in the place of one, with its parameters: the same objects."""
+    """Replace a linear layer; the new one gets the same parameter objects."""
     old: Any = model.get_submodule(name)
     layer.weight, layer.bias = old.weight, old.bias
     model.set_submodule(name, layer.train(old.training))
 
 
 def put_plain_(model: nn.Module, name: str) -> None:
-    """Put a plain linear layer in the place of one that a library made."""
+    """Replace a library's linear layer by a plain one."""
     put_(model, name, linear_like(model.get_submodule(name)))
 
 
 def quantized_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear layers and embeddings that are quantized as the model stands, by name; by whichever library."""
+    """The linear layers and embeddings that any library has quantized, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -151,5 +150,5 @@ def quantized_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_foreign(thing: nn.Module | Tensor) -> bool:
-    """Whether the class of a layer or of its weight is one of the libraries'."""
+    """Whether torchao or optimum-quanto defines the class of a layer or weight."""
     return type(thing).__module__.partition(".")[0] in ("torchao", "optimum")

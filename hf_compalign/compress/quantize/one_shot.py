@@ -1,4 +1,4 @@
-"""Quantize a model: which layers, at once without training, or prepared for a training."""
+"""Quantize a model at once, without training; and choose the layers."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,27 +8,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_compalign.compress.calibration import Batch, calibration_batches, run_model
+from hf_compalign.compress.calibration import calibration_batches
 from hf_compalign.compress.quantize.fake import quantized_layers
 from hf_compalign.compress.quantize.files import convert_
-from hf_compalign.compress.quantize.prepared import (
-    check_groups,
-    observing,
-    prepare_,
-    unprepare_,
-)
+from hf_compalign.compress.quantize.prepared import calibrate_, check_groups, prepare_, unprepare_
 from hf_compalign.compress.quantize.schemes import Scheme, quantization_of, scheme_of
 from hf_compalign.compress.record import QUANTIZATION, take_own_config, write_entry
 from hf_compalign.compress.select import Purpose, select_layers, sparsity_of
 from hf_compalign.compress.sharding import in_shards
-from hf_compalign.models import evaluating, is_quantized, plain_tensors
+from hf_compalign.models import is_quantized, plain_tensors
 
 logger = logging.getLogger(__name__)
 
 # More zeros than this share are no accident.
 _PRUNED = 0.05
-# The layers that make the logits: small, and every rounding error of theirs is one of the answer.
-LOGITS = (
+# The layers that make the logits: they are small, and their rounding errors are errors of the answer.
+_LOGITS = (
     "classifier",
     "classifier.out_proj",
     "classifier.linear_out",
@@ -50,10 +45,10 @@ class QuantizationSummary:
 
     Attributes:
         scheme: the name of the scheme.
-        layers: the names of the layers that are quantized.
-        left_out: the names of the other layers that could be.
-        sizes_bytes: of the weights of the layers in memory, before and after; for the scheme that simulates, after the
-            export. torchao holds an int4 weight in a byte, in memory as in the file; optimum-quanto two.
+        layers: the names of the quantized layers.
+        left_out: the names of the other layers that the scheme could quantize.
+        sizes_bytes: of the layers' weights in memory, before and after; for "onnxruntime-w8a8", after the export. A
+            byte holds one int4 weight of torchao, in memory and in the file, and two of optimum-quanto.
     """
 
     scheme: str
@@ -64,8 +59,8 @@ class QuantizationSummary:
     def __str__(self) -> str:
         before, after = self.sizes_bytes
         size = f"{before:,} -> {after:,} bytes of weights ({after / before:.1%})"
-        title = f"scheme {self.scheme}: {len(self.layers)} layers, {size}"
-        return "\n".join([title, f"left out: {', '.join(self.left_out) or 'nothing'}"])
+        left_out = ", ".join(self.left_out) or "nothing"
+        return f"scheme {self.scheme}: {len(self.layers)} layers, {size}\nleft out: {left_out}"
 
 
 def quantize_(
@@ -86,18 +81,17 @@ def quantize_(
 
     Args:
         model: the float model; it stays in training or evaluation mode.
-        scheme: one of `SCHEMES`. "onnxruntime-w8a8" computes what the ONNX file will compute after the export with
-            dynamic INT8; its weights stay float until then. Pruned weights stay 0, but for the int4 of optimum-quanto.
-        calibration: for the schemes of optimum-quanto with int8 activations: batches as the model takes them, a
-            DataLoader, or a `datasets.Dataset` of rows that can be stacked. A few hundred rows do.
+        scheme: one of `SCHEMES`. "onnxruntime-w8a8" computes what the ONNX file with dynamic INT8 will compute; its
+            weights stay float until the export. Pruned weights stay 0, except with optimum-quanto's int4.
+        calibration: for optimum-quanto's int8 activations: batches as the model takes them, a DataLoader, or a
+            `datasets.Dataset` of rows that can be stacked. A few hundred rows do.
         include: patterns of module names (as in `fnmatch`); by default all linear layers but the last one, which makes
             the logits. For "onnxruntime-w8a8", the embeddings too.
-        exclude: patterns of module names to leave out.
+        exclude: patterns of module names to leave out after that.
 
     Raises:
-        ValueError: an argument out of range, with what is allowed; a model that cannot be quantized so. The model is
-            as it was.
-        ImportError: the library is not installed; says the pip command.
+        ValueError: an argument is out of range, or the scheme does not fit the model. The model is as it was.
+        ImportError: the library is not installed; the message has the pip command.
     """
     chosen = scheme_of(scheme)
     if chosen.calibrated and calibration is None:
@@ -123,17 +117,6 @@ def quantize_(
     return QuantizationSummary(scheme, tuple(layers), left_out, (before, after))
 
 
-def calibrate_(model: nn.Module, batches: Iterable[Batch]) -> None:
-    """Fix the ranges of what the layers of a prepared model read, from batches as it takes them.
-
-    Raises:
-        ValueError: the scheme has no fixed ranges, or the values are NaN or infinite. The ranges are then as they were.
-    """
-    with evaluating(model), torch.no_grad(), observing(model):
-        for batch in batches:
-            run_model(model, batch)
-
-
 def quantizable_layers(
     model: nn.Module,
     scheme: Scheme,
@@ -141,22 +124,15 @@ def quantizable_layers(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
 ) -> dict[str, nn.Module]:
-    """The layers of a model that a scheme quantizes, by name.
-
-    Args:
-        model: the float model, not wrapped.
-        scheme: one of `SCHEMES`.
-        include: patterns of module names (as in `fnmatch`); None takes every linear layer but the last one, which makes
-            the logits; for ONNX Runtime the embeddings too.
-        exclude: patterns of module names to leave out after that.
+    """The layers of a model that a scheme quantizes, by name; the patterns are those of `quantize_`.
 
     Raises:
-        ValueError: a pattern matches no layer, nothing is left, the model is quantized already or in shards, or a
-            layer's weights cannot be quantized so.
+        ValueError: a pattern matches no layer, nothing is left, the model is quantized already or in shards, or the
+            scheme does not fit a layer's weights.
     """
     _check_model(model)
     kind = "linear layer or embedding" if scheme.backend == "onnxruntime" else "linear layer"
-    purpose = Purpose("quantize", kind, LOGITS)
+    purpose = Purpose("quantize", kind, _LOGITS)
     layers = select_layers(model, _candidates(model, scheme), purpose=purpose, include=include, exclude=exclude)
     check_groups(layers, scheme)
     for name, layer in layers.items():
@@ -167,15 +143,7 @@ def quantizable_layers(
 
 
 def check_not_converted(model: nn.Module, verb: str) -> None:
-    """Refuse a model with a library's small weights, where weights are to be changed; a prepared one has float ones.
-
-    Args:
-        model: to be changed.
-        verb: what is to be done to it: "pruned" or "shrunk".
-
-    Raises:
-        ValueError: the model is converted already.
-    """
+    """Refuse a model with a library's small weights where it would be "pruned" or "shrunk", as ``verb`` says."""
     if any(map(is_quantized, model.parameters())):
         raise ValueError(
             f"{_quantized_already(model)}, and its weights cannot be {verb} any more. Compress first and quantize "
@@ -184,17 +152,17 @@ def check_not_converted(model: nn.Module, verb: str) -> None:
 
 
 def drop_stale_record_(model: nn.Module) -> None:
-    """Have the config of a float model no longer say that it is rounded; that of a quantized one stays.
+    """Take the record of rounded layers out of the config of a float model.
 
-    A plain from_pretrained opens a model that was saved with rounded layers as a float one, and its config with it.
-    What is compressed as a float model would be rounded when `load_compressed` opens it.
+    A plain from_pretrained opens a model that was saved with rounded layers as a float one, with the same config.
+    `load_compressed` would round what was compressed as a float model.
     """
     record = quantization_of(model)
     if record is None or quantized_layers(model):
         return
     logger.warning(
-        "The config of %s says that its layers are rounded (%s), and they are plain ones: a model that load_compressed "
-        "did not open. It goes on as a float model, and its config no longer says so.",
+        "The config of %s says that its layers are rounded (%s), but they are plain ones: load_compressed did not open "
+        "the model. It goes on as a float model, and its config no longer says so.",
         type(model).__name__,
         record.scheme,
     )
@@ -208,7 +176,7 @@ def _quantized_already(model: nn.Module) -> str:
 
 
 def _candidates(model: nn.Module, scheme: Scheme) -> dict[str, nn.Module]:
-    """Exactly these classes: what others compute is not known."""
+    """The layers of exactly these classes: subclasses may compute anything."""
     kinds = (nn.Linear, nn.Embedding) if scheme.backend == "onnxruntime" else (nn.Linear,)
     return {name: module for name, module in model.named_modules() if type(module) in kinds}
 
@@ -220,13 +188,13 @@ def _check_model(model: nn.Module) -> None:
         )
     if quantized_layers(model):
         raise ValueError(
-            f"{_quantized_already(model)}. Start from the float model; one that is prepared only gives its float "
-            "layers back by unprepare_(model)."
+            f"{_quantized_already(model)}. Start from the float model; unprepare_(model) gives a model that is only "
+            "prepared its float layers back."
         )
     if in_shards(model):
         raise ValueError(
-            "The model is in shards (FSDP), and its layers can be quantized only where they are whole. Save it, load "
-            "it in one process, and quantize it there."
+            "The model is in shards (FSDP), and only whole layers can be quantized. Save it, load it in one process, "
+            "and quantize it there."
         )
 
 
@@ -244,18 +212,16 @@ def _warn_of_zeros(layers: Mapping[str, Any], scheme: Scheme) -> None:
     sparsity = sparsity_of({name: layer.weight for name, layer in layers.items()})
     if sparsity > _PRUNED:
         logger.warning(
-            "%.0f%% of the weights are 0, and the scheme %s keeps no zeros: the pruning would be lost. The scheme "
-            "torchao-%s keeps them.",
+            "%.0f%% of the weights are 0, and the scheme %s keeps no zeros: the pruning would be lost. The scheme %s "
+            "keeps them.",
             100 * sparsity,
             scheme.name,
-            scheme.name.partition("-")[2],
+            scheme.name.replace("quanto", "torchao"),
         )
 
 
-# ---- sizes ----
-
-
 def _size_after(layer: Any, scheme: Scheme) -> int:
+    """The bytes of a layer's weights; of one that simulates, after the export."""
     if scheme.backend != "onnxruntime":
         return _n_bytes(layer.weight)
     n_scales = len(layer.weight) if isinstance(layer, nn.Linear) else 1
@@ -263,5 +229,5 @@ def _size_after(layer: Any, scheme: Scheme) -> int:
 
 
 def _n_bytes(tensor: Any) -> int:
-    """Of what a tensor holds, or of the tensors that it is made of."""
+    """The bytes of a tensor, or of the tensors that it consists of."""
     return sum(part.numel() * part.element_size() for part in plain_tensors(tensor))

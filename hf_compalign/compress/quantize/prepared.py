@@ -1,34 +1,31 @@
-"""A model between float and quantized: its layers round while they train, then become small.
+"""A model between float and quantized: its layers round while they train.
 
-Parameters stay the same objects with the same names until they are converted, so that a training goes on with its
-optimizer, and a checkpoint is that of the float model.
+Parameters stay the same objects with the same names, so a training goes on with its optimizer, and a checkpoint is
+that of the float model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
+from hf_compalign.compress.calibration import Batch, run_model
 from hf_compalign.compress.quantize import quanto, torchao
 from hf_compalign.compress.quantize.fake import FAKE_OF, fake_quantize_, put_plain_, quantized_layers, restore_
 from hf_compalign.compress.quantize.schemes import Quantization, Scheme, quantization_of, scheme_of
 from hf_compalign.compress.record import QUANTIZATION, take_own_config, write_entry
+from hf_compalign.models import evaluating
 
 
 def prepare_(model: nn.Module, scheme: Scheme, names: Sequence[str]) -> None:
-    """Have layers of a model compute with rounded values from now on, while they train in float.
+    """Make layers of a model compute with rounded values from now on, while they train in float.
 
-    Parameters stay the same objects and keep their names, gradients reach them, and the model's config says what was
-    done. Calibrated schemes need `set_ranges_` or a calibration besides.
-
-    Args:
-        model: the float model, not wrapped.
-        scheme: how.
-        names: of the layers, as from `quantizable_layers`.
+    Gradients reach the parameters, and the model's config says what was done. ``names`` are those of
+    `quantizable_layers`. Calibrated schemes also need `calibrate_` or `set_ranges_`.
 
     Raises:
-        ValueError: one of the layers is not there, or cannot be quantized so. The model is then as it was.
+        ValueError: a layer is missing, or the scheme does not fit it. The model is then as it was.
         ImportError: the library is not installed.
     """
     modules = dict(model.named_modules())
@@ -52,12 +49,12 @@ def prepare_(model: nn.Module, scheme: Scheme, names: Sequence[str]) -> None:
 
 
 def unprepare_(model: nn.Module) -> None:
-    """Give a prepared model its plain layers back, with their float weights; its config says nothing any more.
+    """Undo `prepare_`: plain layers with their float weights, and a config that says nothing.
 
     Raises:
         ValueError: the model is not prepared, or converted already.
     """
-    scheme = scheme_of(_prepared(model).scheme)
+    scheme = scheme_of(prepared_record(model).scheme)
     for name, layer in quantized_layers(model).items():
         if scheme.backend == "onnxruntime":
             restore_(layer)
@@ -66,35 +63,8 @@ def unprepare_(model: nn.Module) -> None:
     write_entry(model.config, QUANTIZATION, None)
 
 
-def convert_layers_(model: nn.Module) -> None:
-    """Replace the float weights of a prepared model by the library's small ones: it computes the same values.
-
-    Raises:
-        ValueError: the model is not prepared, or not calibrated where it must be. It is then as it was.
-    """
-    record = _prepared(model)
-    scheme, layers = scheme_of(record.scheme), quantized_layers(model)
-    check_groups(layers, scheme)
-    if scheme.calibrated and not record.ranges:
-        raise ValueError(
-            f"The ranges of the activations are not known, and {scheme.name} has fixed ones. Call "
-            "calibrate_(model, batches) first."
-        )
-    if scheme.backend == "torchao":
-        for name in layers:
-            put_plain_(model, name)
-        torchao.convert_(model, layers.keys(), scheme)
-    elif scheme.backend == "quanto":
-        quanto.convert_(layers.values())
-    describe_quantization(model, scheme.name, converted=True)
-
-
 def check_groups(layers: Mapping[str, Any], scheme: Scheme) -> None:
-    """Refuse layers whose rows the groups of int4 weights do not divide.
-
-    Raises:
-        ValueError: names the first of them.
-    """
+    """Refuse layers whose rows the groups of int4 weights do not divide; the ValueError names the first."""
     for name, layer in layers.items():
         if scheme.backend == "torchao" and scheme.weights == "int4":
             group = torchao.GROUP
@@ -108,7 +78,12 @@ def check_groups(layers: Mapping[str, Any], scheme: Scheme) -> None:
             )
 
 
-def _prepared(model: nn.Module) -> Quantization:
+def prepared_record(model: nn.Module) -> Quantization:
+    """The record of a prepared model.
+
+    Raises:
+        ValueError: the model is not prepared, or converted already.
+    """
     record = quantization_of(model)
     if record is None or not quantized_layers(model):
         raise ValueError(
@@ -122,22 +97,22 @@ def _prepared(model: nn.Module) -> Quantization:
     return record
 
 
-# ---- the ranges of what the layers read ----
+# ---- the ranges of the layers' inputs ----
 
 
 def ranges_of(model: nn.Module) -> dict[str, float]:
-    """The scale of what each layer of a calibrated model reads, by its name; as JSON keeps it to the bit."""
+    """Layer -> the scale of its input in a calibrated model; JSON keeps it to the bit."""
     record = quantization_of(model)
     return dict(record.ranges or {}) if record is not None else {}
 
 
 def set_ranges_(model: nn.Module, ranges: Mapping[str, float]) -> None:
-    """Give the layers of a prepared model the scales that `ranges_of` told.
+    """Give the layers of a prepared model the scales from `ranges_of`.
 
     Raises:
         ValueError: they are not those of the model's layers.
     """
-    record = _prepared(model)
+    record = prepared_record(model)
     layers: dict[str, Any] = quantized_layers(model)
     if not scheme_of(record.scheme).calibrated or not ranges or not set(ranges) <= set(layers):
         raise ValueError(
@@ -149,15 +124,13 @@ def set_ranges_(model: nn.Module, ranges: Mapping[str, float]) -> None:
     describe_quantization(model, record.scheme, converted=False)
 
 
-@contextmanager
-def observing(model: nn.Module) -> Iterator[None]:
-    """Have a prepared model learn its ranges from what it is run on in the block, and then write them down.
+def calibrate_(model: nn.Module, batches: Iterable[Batch]) -> None:
+    """Fix the ranges of the layers' inputs in a prepared model, and write them into its config.
 
     Raises:
-        ValueError: the scheme has no fixed ranges, or what a layer reads is NaN or infinite. The ranges are then as
-            they were.
+        ValueError: the scheme has no fixed ranges, or a layer reads NaN or infinite values. The ranges then stay.
     """
-    record = _prepared(model)
+    record = prepared_record(model)
     if not scheme_of(record.scheme).calibrated:
         raise ValueError(
             f"The scheme {record.scheme} has no ranges to calibrate: it looks at each batch, or rounds weights only."
@@ -167,14 +140,15 @@ def observing(model: nn.Module) -> Iterator[None]:
     try:
         for layer in layers.values():
             _set_scale(layer, 1.0)
-        with quanto.calibration():
-            yield
+        with evaluating(model), torch.no_grad(), quanto.calibration():
+            for batch in batches:
+                run_model(model, batch)
         for name, layer in layers.items():
             if not layer.input_scale.isfinite():
                 raise ValueError(
-                    f"What {name} reads is NaN or infinite on the calibration data. Check the data and the weights."
+                    f"{name} reads NaN or infinite values on the calibration data. Check the data and the weights."
                 )
-            if layer.input_scale == 0:  # it reads zeros only, which every scale keeps
+            if layer.input_scale == 0:  # it reads only zeros, which every scale keeps
                 _set_scale(layer, 1.0)
     except BaseException:
         for name, layer in layers.items():
@@ -191,7 +165,7 @@ def describe_quantization(model: nn.Module, scheme: str, *, converted: bool) -> 
     """Make the model's config say which layers are quantized, and how."""
     layers = quantized_layers(model)
     scales = {name: getattr(layer, "input_scale", None) for name, layer in layers.items()}
-    # An input that was never seen has the scale 1.
+    # The scale 1 says that a layer was never run.
     ranges = {name: scale.item() for name, scale in scales.items() if scale is not None and scale.item() != 1}
     record = Quantization(scheme, tuple(layers), ranges if scheme_of(scheme).calibrated else None, converted)
     write_entry(model.config, QUANTIZATION, record.to_dict())

@@ -1,4 +1,4 @@
-"""What optimum-quanto does: layers that round, layers with small weights, and those weights as plain tensors."""
+"""optimum-quanto: layers that round, layers with small weights, and those weights as plain tensors."""
 
 import copy
 import logging
@@ -22,19 +22,19 @@ def _quanto() -> AbstractContextManager[None]:
 
 
 def prepare_(model: nn.Module, names: Iterable[str], scheme: Scheme) -> None:
-    """Put quanto's layers that round in the place of linear ones, with the same parameters."""
+    """Replace linear layers by quanto's rounding ones, with the same parameters."""
     with _quanto():
         from optimum.quanto import quantize_module
     if scheme.activations is not None and _int8_products_overflow():
         logger.warning(
-            "On this CPU, which has no VNNI instructions, torch's products of int8 matrices overflow: the scheme %s "
+            "This CPU has no VNNI instructions, so that torch's products of int8 matrices overflow: the scheme %s "
             "computes wrong answers here. Use quanto-w8 or torchao-w8a8, or another CPU.",
             scheme.name,
         )
     for name in names:
         layer = model.get_submodule(name)
         made = quantize_module(layer, weights=f"q{scheme.weights}", activations="qint8" if scheme.calibrated else None)
-        # What reads the outputs is mostly float: attention, activation functions, sums.
+        # Mostly float operations read the outputs: attention, activation functions, sums.
         made.disable_output_quantization()
         make_gradients_contiguous(made)
         made.register_state_dict_post_hook(_leave_scales_out)
@@ -43,20 +43,20 @@ def prepare_(model: nn.Module, names: Iterable[str], scheme: Scheme) -> None:
 
 
 def _int8_products_overflow() -> bool:
-    """Whether quanto multiplies int8 numbers wrongly: some CPUs hold the sum of two products in 16 bits."""
+    """Whether quanto multiplies int8 numbers wrongly: some CPUs sum two products in 16 bits."""
     largest = torch.full((32, 32), 127, dtype=torch.int8)
     return bool((torch.ops.quanto.qbytes_mm(largest, largest, torch.ones(32, 1)) != 32 * 127**2).any())
 
 
 def _leave_scales_out(layer: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A checkpoint of a model in training is that of the float model; the ranges are in its config."""
+    """Keep the ranges out of a training's checkpoint, which is that of the float model: the config has them."""
     if not layer.frozen:
         for name in ("input_scale", "output_scale"):
             state.pop(prefix + name, None)
 
 
 def _copied(layer: Any, memo: dict[int, Any]) -> Any:
-    """A deep copy of quanto's layer, whose small weights torch does not know how to copy."""
+    """A deep copy of quanto's layer; torch cannot copy its small weights."""
     if layer.frozen:
         weight = layer.weight.detach().to(layer.weight.device, copy=True)
         memo[id(layer.weight)] = nn.Parameter(weight, requires_grad=False)
@@ -66,33 +66,28 @@ def _copied(layer: Any, memo: dict[int, Any]) -> Any:
 
 
 def calibration() -> AbstractContextManager[None]:
-    """A block in which quanto's layers learn the ranges of what they read."""
+    """A block in which quanto's layers learn the ranges of their inputs."""
     with _quanto():
         from optimum.quanto import Calibration
     return Calibration(streamline=False)
 
 
 def convert_(layers: Iterable[Any]) -> None:
-    """Give quanto's layers that round their small weights."""
+    """Replace the float weights of quanto's layers by small ones."""
     for layer in layers:
         layer.freeze()
         layer.weight.requires_grad_(False)
 
 
 def take_small_weights_(layers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Give quanto's layers that round the small weights of a file.
-
-    Args:
-        layers: by name.
-        tensors: those of a converted model, by name.
+    """Fill quanto's rounding layers with the small weights of a file, both by name.
 
     Raises:
-        ValueError: something is missing.
+        ValueError: a layer's weights are missing.
     """
     for name, layer in layers.items():
-        prefix = f"{name}."
-        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        layer.load_state_dict(own, strict=False)
+        own = {key: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        layer.load_state_dict({key.removeprefix(f"{name}."): value for key, value in own.items()}, strict=False)
         if not layer.frozen:
             raise ValueError(f"it lacks the weights of {name}")
         layer.weight.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The schemes of quantization, and what a model's config says of its own."""
+"""The schemes of quantization, and a model's record of its own."""
 
 import difflib
 import math
@@ -19,10 +19,9 @@ class Scheme:
         name: one of `SCHEMES`.
         backend: "onnxruntime" simulates what ONNX Runtime's dynamic INT8 computes, "torchao" and "quanto"
             (optimum-quanto) hold the small weights themselves.
-        weights: the type of the weights: "int8" or "int4".
-        activations: the type of what the layers read: "int8", or None where only weights are quantized.
-        calibrated: whether the ranges of the activations are fixed beforehand, from calibration data. Otherwise each
-            batch has its own.
+        weights: their type, "int8" or "int4".
+        activations: the type of the layers' inputs: "int8", or None for float.
+        calibrated: whether calibration data fix the ranges of the activations. Otherwise each batch has its own.
     """
 
     name: str
@@ -33,9 +32,7 @@ class Scheme:
 
     @property
     def keeps_zeros(self) -> bool:
-        """Whether a weight of 0 stays one. optimum-quanto's int4 weights have ranges from their lowest to their highest
-        value, with no level at 0.
-        """
+        """Whether zeros stay zeros. optimum-quanto's int4 levels start at the lowest value, and none need be 0."""
         return (self.backend, self.weights) != ("quanto", "int4")
 
 
@@ -75,11 +72,10 @@ class Quantization:
     """What a model's config says of its quantization.
 
     Attributes:
-        scheme: the name of the scheme.
+        scheme: its name.
         layers: the names of the quantized modules.
-        ranges: the scale of what each layer reads, by its name, where the scheme is calibrated.
-        converted: whether the weights are the library's small ones. Otherwise they are float, and rounded as they are
-            used.
+        ranges: layer -> the scale of its input, for calibrated schemes.
+        converted: whether the weights are the library's small ones. Otherwise they are float, and rounded in use.
     """
 
     scheme: str
@@ -122,11 +118,12 @@ def quantization_of(model: nn.Module) -> Quantization | None:
 
 
 def _is_record(values: Any) -> bool:
-    if not isinstance(values, dict) or not isinstance(values.get("converted"), bool):
+    if not isinstance(values, dict):
         return False
     names, ranges = values.get("layers"), values.get("ranges", {})
     return (
         isinstance(values.get("scheme"), str)
+        and isinstance(values.get("converted"), bool)
         and isinstance(names, list)
         and bool(names)
         and all(isinstance(name, str) for name in names)

@@ -1,4 +1,4 @@
-"""What torchao does: layers that round, layers with small weights, and what a config says of them."""
+"""torchao: layers that round, layers with small weights, and what a config says of them."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -11,19 +11,14 @@ from hf_compalign._extras import needs_extra
 from hf_compalign.compress.quantize.fake import linear_like, put_
 from hf_compalign.compress.quantize.schemes import Scheme
 
-# Of int4 weights, so many consecutive ones have a scale.
+# So many consecutive int4 weights share a scale.
 GROUP = 32
 
 
 def _base_config(scheme: Scheme) -> Any:
     """What torchao calls the scheme."""
     with needs_extra("torchao", what="Quantization by torchao"):
-        from torchao.quantization import (
-            Int8DynamicActivationIntxWeightConfig,
-            IntxWeightOnlyConfig,
-            PerAxis,
-            PerGroup,
-        )
+        from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig, PerAxis, PerGroup
     dtype, granularity = getattr(torch, scheme.weights), PerGroup(GROUP) if scheme.weights == "int4" else PerAxis(0)
     if scheme.activations is None:
         return IntxWeightOnlyConfig(weight_dtype=dtype, granularity=granularity)
@@ -31,7 +26,7 @@ def _base_config(scheme: Scheme) -> Any:
 
 
 def prepare_(model: nn.Module, names: Iterable[str], scheme: Scheme) -> None:
-    """Put torchao's layers that round in the place of linear ones, with the same parameters."""
+    """Replace linear layers by torchao's rounding ones, with the same parameters."""
     config = _base_config(scheme)
     from torchao.quantization import quantize_
     from torchao.quantization.qat import QATConfig
@@ -51,12 +46,7 @@ def convert_(model: nn.Module, names: Collection[str], scheme: Scheme) -> None:
 
 
 def hub_config(scheme: Scheme, *, plain: Collection[str] = ()) -> Any:
-    """What transformers writes into a config of a model with such weights.
-
-    Args:
-        scheme: of the layers.
-        plain: the names of the linear layers that stay in float.
-    """
+    """What transformers writes into the config of a model with such weights; ``plain`` layers stay in float."""
     quant_type = _base_config(scheme)
     from transformers import TorchAoConfig
 
@@ -64,17 +54,11 @@ def hub_config(scheme: Scheme, *, plain: Collection[str] = ()) -> Any:
 
 
 def declare_(model: Any, names: Collection[str], scheme: Scheme) -> None:
-    """Have `save_pretrained` write small weights, and the config, like those of transformers' own quantization.
-
-    Args:
-        model: with torchao's weights, just converted or read.
-        names: of the layers that have them.
-        scheme: of the layers.
-    """
+    """Make `save_pretrained` write a model that was just converted or read like transformers' own quantized ones."""
     from transformers.quantizers import AutoHfQuantizer
 
     if getattr(model, "hf_quantizer", None) is not None:
-        # transformers' Trainer refuses models that say is_quantized, even those that it is to evaluate only.
+        # The Trainer refuses models that say is_quantized, even for evaluation.
         model.hf_quantizer.remove_quantization_config(model)
         forget_reading(model)
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}

@@ -20,4 +20,5 @@ from .plan import droppable_layers as droppable_layers
 from .plan import zero_units_plan as zero_units_plan
 from .scores import UNIT_SCORES as UNIT_SCORES
 from .scores import LayerScores as LayerScores
+from .scores import best_units as best_units
 from .scores import unit_scores as unit_scores

@@ -9,62 +9,35 @@ from torch import nn
 
 @dataclass(frozen=True)
 class SharedBias:
-    """An attention bias with one column per head that is computed once and handed to every layer.
+    """An attention bias with one column per head that is computed once and handed to every layer."""
 
-    Attributes:
-        table: path from the base model of the tensor [positions, heads] it is made from.
-        argument: name of the layer's argument that receives the bias [batch, heads, queries, keys].
-        position: place of that argument in the layer's forward, counted from 0 without self.
-    """
-
-    table: str
-    argument: str
-    position: int
+    table: str  # path from the base model of the tensor [positions, heads] it is made from
+    argument: str  # name of the layer's argument that receives the bias [batch, heads, queries, keys]
+    position: int  # place of that argument in the layer's forward, counted from 0 without self
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Paths of the parts that can lose units: `layers` from the base model, the others from one of its layers.
+    """Paths of the parts that can lose units: `layers` from the base model, the others from one of its layers."""
 
-    Attributes:
-        layers: the list of layers.
-        attention: the module that splits its projections into heads.
-        head_dim: its attribute with the features of one head.
-        n_heads: its attribute with the number of heads; empty where it has none.
-        all_heads: its attribute with n_heads * head_dim; empty where it has none.
-        head_rows: linear layers or vectors whose rows belong to the heads.
-        optional_head_rows: the same, for parts that some options of the model leave out.
-        stacked_heads: how many projections are fused into one of head_rows, one below the other.
-        head_columns: a tensor of the layer with one column per head; empty where there is none.
-        attention_out: the linear layer that reads the heads.
-        neuron_rows: linear layers whose rows belong to the neurons.
-        stacked_neurons: how many projections are fused into one of neuron_rows, one below the other.
-        ffn_out: the linear layer that reads the neurons.
-        shared_bias: an attention bias that all layers share.
-        mixes_heads: a part that, where it is there, lets the heads of a layer see each other.
-        after_first: path from the base model of a part that runs after the first layer only.
-        not_in_first: a part that the stock class leaves out of whichever layer comes first.
-        width_key: the config's key for the number of neurons.
-    """
-
-    layers: str
-    attention: str
-    head_rows: tuple[str, ...]
-    attention_out: str
-    neuron_rows: tuple[str, ...]
-    ffn_out: str
-    head_dim: str = "head_dim"
-    n_heads: str = "num_attention_heads"
-    all_heads: str = ""
-    optional_head_rows: tuple[str, ...] = ()
-    stacked_heads: int = 1
-    head_columns: str = ""
-    stacked_neurons: int = 1
-    shared_bias: SharedBias | None = None
-    mixes_heads: str = ""
-    after_first: str = ""
-    not_in_first: str = ""
-    width_key: str = "intermediate_size"
+    layers: str  # the list of layers
+    attention: str  # the module that splits its projections into heads
+    head_rows: tuple[str, ...]  # linear layers or vectors whose rows belong to the heads
+    attention_out: str  # the linear layer that reads the heads
+    neuron_rows: tuple[str, ...]  # linear layers whose rows belong to the neurons
+    ffn_out: str  # the linear layer that reads the neurons
+    head_dim: str = "head_dim"  # the attention's attribute with the features of one head
+    n_heads: str = "num_attention_heads"  # likewise, with the number of heads; empty where it has none
+    all_heads: str = ""  # likewise, with n_heads * head_dim; empty where it has none
+    optional_head_rows: tuple[str, ...] = ()  # like head_rows, but some options of the model leave them out
+    stacked_heads: int = 1  # how many projections are fused into one of head_rows, one below the other
+    head_columns: str = ""  # a tensor of the layer with one column per head; empty where there is none
+    stacked_neurons: int = 1  # how many projections are fused into one of neuron_rows, one below the other
+    shared_bias: SharedBias | None = None  # an attention bias that all layers share
+    mixes_heads: str = ""  # a part that, where it is there, lets the heads of a layer see each other
+    after_first: str = ""  # path from the base model of a part that runs after the first layer only
+    not_in_first: str = ""  # a part that the first layer lacks in the stock class
+    width_key: str = "intermediate_size"  # the config's key for the number of neurons
 
 
 _BERT = Architecture(
@@ -147,7 +120,7 @@ _OLD_DINOV2 = replace(
 )
 _OLD_DINOV2_SWIGLU = replace(_OLD_DINOV2, neuron_rows=("mlp.weights_in",), stacked_neurons=2, ffn_out="mlp.weights_out")
 
-# config.model_type -> its layouts, of which the first that fits is taken
+# config.model_type -> its layouts, the first that fits is taken
 ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
     "beit": (_BEIT,),
     "bert": (_BERT,),
@@ -167,21 +140,13 @@ ARCHITECTURES: dict[str, tuple[Architecture, ...]] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """The parts of one transformer layer that can lose units.
+    """The parts of one transformer layer that can lose units."""
 
-    Attributes:
-        name: path in the model, like "bert.encoder.layer.0".
-        module: the whole layer.
-        attention_out: its input features are the heads' outputs, n_heads * head_dim.
-        head_dim: features of one head.
-        ffn_out: its input features are the neurons.
-    """
-
-    name: str
-    module: nn.Module
-    attention_out: nn.Linear
-    head_dim: int
-    ffn_out: nn.Linear
+    name: str  # path in the model, like "bert.encoder.layer.0"
+    module: nn.Module  # the whole layer
+    attention_out: nn.Linear  # its input features are the heads' outputs, n_heads * head_dim
+    head_dim: int  # features of one head
+    ffn_out: nn.Linear  # its input features are the neurons
 
     @property
     def n_heads(self) -> int:
@@ -195,11 +160,7 @@ class Layer:
 
 
 def layers_of(model: nn.Module) -> list[Layer]:
-    """The layers of a model, first to last, with the parts that can lose units; right for a shrunk model too.
-
-    Raises:
-        ValueError: the architecture is not supported.
-    """
+    """The layers of a model, first to last, with the parts that can lose units; right for a shrunk model too."""
     architecture = architecture_of(model)
     names = {module: name for name, module in model.named_modules()}
     return [
@@ -215,11 +176,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
 
 def architecture_of(model: nn.Module) -> Architecture:
-    """The row of the table that fits the model.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The row of the table that fits the model."""
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     kind = type(model).__name__
@@ -263,12 +220,7 @@ def part(module: Any, path: str) -> Any:
 
 def linear_paths(architecture: Architecture) -> tuple[str, ...]:
     """Paths in a layer of everything whose rows or columns are units and that is always there."""
-    return (
-        *architecture.head_rows,
-        architecture.attention_out,
-        *architecture.neuron_rows,
-        architecture.ffn_out,
-    )
+    return (*architecture.head_rows, architecture.attention_out, *architecture.neuron_rows, architecture.ffn_out)
 
 
 def _has_parts(layer: nn.Module, architecture: Architecture) -> bool:

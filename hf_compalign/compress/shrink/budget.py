@@ -15,7 +15,7 @@ from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.shrink.architectures import Layer, layers_of
 from hf_compalign.compress.shrink.costs import CostTable, flops_table, latency_share, latency_table, multiple_of
 from hf_compalign.compress.shrink.plan import LayerPlan, ShrinkPlan
-from hf_compalign.compress.shrink.scores import LayerScores
+from hf_compalign.compress.shrink.scores import LayerScores, best_units
 
 # Plans that are timed, until one meets a target of latency.
 AIMS = 3
@@ -32,13 +32,7 @@ logger = logging.getLogger(__name__)
 class Budget:
     """How much goes: shares of the units, or a target for the whole model; and whole layers, with either.
 
-    Attributes:
-        heads: share of the attention heads that go, in [0, 1), of the layers that stay.
-        ffn: share of the neurons of the feed-forward parts that go, likewise.
-        n_layers: how many whole layers go, the least important ones.
-        target_flops: share of the dense model's FLOPs that may remain, in (0, 1].
-        target_latency: share of the dense model's latency on this machine that may remain, in (0, 1].
-        uniform: whether all layers stay equally wide. Otherwise units are ranked across the layers.
+    The fields are arguments of `shrink_`.
 
     Raises:
         ValueError: a value out of range, options that exclude each other, or nothing would go.
@@ -92,18 +86,10 @@ def plan_for(
     Whole layers go first. Each layer that stays keeps at least one head and eight neurons (one, if it has less than
     64). The widths of the feed-forward parts become multiples of eight, so that a share is met within that rounding.
     A target is reached by removing again and again what matters least for what it costs; for one of latency the result
-    is timed, and the plan made anew where it is too slow.
+    is timed, and where it is too slow the plan is made again.
 
-    Args:
-        model: the dense model; only read.
-        scores: of its layers, as from `unit_scores`.
-        budget: how much goes.
-        inputs: the batch whose FLOPs or latency a target is about.
-        costs: what the units cost for them; measured if left out.
-
-    Raises:
-        ValueError: the budget would empty a layer, cannot be reached or rounds to nothing; scores of another
-            model; uniform=True and the layers differ already; a target without inputs.
+    The scores are those of `unit_scores`. A target is about the FLOPs or the latency of the inputs, and `costs` are
+    measured for them if left out.
     """
     layers = layers_of(model)
     _check_scores(layers, scores)
@@ -127,7 +113,7 @@ def _plan(by_kind: ByKind, widths: Widths) -> ShrinkPlan:
     """Of each layer, as many of the most important units as its width says."""
     return ShrinkPlan(
         tuple(
-            LayerPlan(index, *(_top(by_kind[kind][index], widths[kind][index]) for kind in ("heads", "neurons")))
+            LayerPlan(index, *(best_units(by_kind[kind][index], widths[kind][index]) for kind in ("heads", "neurons")))
             for index in by_kind["heads"]
         )
     )
@@ -146,7 +132,7 @@ def _layers_that_stay(model: nn.Module, scores: Sequence[LayerScores], n_dropped
     refused = None
     for index in sorted(stay, key=lambda index: scores[index].layer):
         if len(whole) - len(stay) == n_dropped:
-            return stay
+            break
         rest = [other for other in stay if other != index]
         try:
             ShrinkPlan(tuple(whole[other] for other in rest)).check(model)
@@ -164,21 +150,13 @@ def _layers_that_stay(model: nn.Module, scores: Sequence[LayerScores], n_dropped
 
 @dataclass(frozen=True)
 class _Part:
-    """The heads or the neurons of one layer, or of several that stay equally wide, and the steps that narrow them.
+    """The heads or the neurons of one layer, or of several that stay equally wide, and the steps that narrow them."""
 
-    Attributes:
-        kind: "heads" or "neurons".
-        layers: indices.
-        widths: from the present one down to the least.
-        losses: the squared importance that is lost from each width to the next.
-        savings: what that step saves.
-    """
-
-    kind: str
-    layers: tuple[int, ...]
-    widths: tuple[int, ...]
-    losses: tuple[float, ...]
-    savings: tuple[float, ...]
+    kind: str  # "heads" or "neurons"
+    layers: tuple[int, ...]  # indices
+    widths: tuple[int, ...]  # from the present one down to the least
+    losses: tuple[float, ...]  # the squared importance that each step from width to width loses
+    savings: tuple[float, ...]  # what that step saves
 
 
 def _parts(kind: str, scores: Mapping[int, Tensor], cost: Callable[[int], float], *, uniform: bool) -> list[_Part]:
@@ -316,11 +294,6 @@ def _widths_for_target(by_kind: ByKind, costs: CostTable, most: float, *, unifor
     present = costs.total((len(by_kind["heads"][index]), len(by_kind["neurons"][index])) for index in by_kind["heads"])
     widths, saved = _narrowed(parts, present - most)
     return widths, present - saved
-
-
-def _top(scores: Tensor, width: int) -> tuple[int, ...]:
-    """The units of the highest scores; of equal ones, the first."""
-    return tuple(sorted(scores.argsort(descending=True, stable=True)[:width].tolist()))
 
 
 # ---- checks ----

@@ -3,9 +3,8 @@
 import copy
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch.utils.benchmark import Timer
 from hf_compalign.compress.calibration import Batch, run_model
 from hf_compalign.compress.shrink.architectures import layers_of
 from hf_compalign.compress.shrink.cutting import cut_
-from hf_compalign.compress.shrink.plan import LayerPlan, ShrinkPlan
+from hf_compalign.compress.shrink.plan import ShrinkPlan
 from hf_compalign.models import count_flops, device_of, evaluating, known_inputs, on_device
 
 # Widths that are timed of the heads and of the neurons. Between them the time is interpolated.
@@ -36,20 +35,12 @@ class CostTable:
     >>> table = CostTable(fixed=1.0, layer=0.5, heads=((1, 0.0), (3, 4.0)), neurons=((8, 0.0), (16, 2.0)))
     >>> table.total([(3, 8), (2, 12)])
     9.0
-    >>> CostTable.from_dict(table.to_dict()) == table
-    True
-
-    Attributes:
-        fixed: embeddings and head of the model, and what else is outside its layers.
-        layer: one layer at the smallest widths below.
-        heads: (heads of a layer, what they cost more than the fewest), rising, with straight lines between.
-        neurons: likewise.
     """
 
-    fixed: float
-    layer: float
-    heads: Points
-    neurons: Points
+    fixed: float  # embeddings and head of the model, and what else is outside its layers
+    layer: float  # one layer at the smallest widths below
+    heads: Points  # (heads of a layer, what they cost more than the fewest), rising, with straight lines between
+    neurons: Points  # likewise
 
     def total(self, widths: Iterable[tuple[int, int]]) -> float:
         """The cost of a model whose layers have these (heads, neurons)."""
@@ -63,18 +54,6 @@ class CostTable:
         """The cost of that many "heads" or "neurons" in a layer, beyond the fewest."""
         widths, costs = zip(*(self.heads if kind == "heads" else self.neurons), strict=True)
         return float(np.interp(width, widths, costs))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The table as plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CostTable":
-        """The table that `to_dict` wrote, also after JSON made lists of its tuples."""
-        points = {
-            kind: tuple((int(width), float(cost)) for width, cost in values[kind]) for kind in ("heads", "neurons")
-        }
-        return cls(fixed=float(values["fixed"]), layer=float(values["layer"]), **points)
 
 
 def multiple_of(n_neurons: int) -> int:
@@ -138,7 +117,7 @@ def _table(model: nn.Module, measure: Callable[[nn.Module], float], *, whole: fl
     def cost_of(most_heads: int, most_neurons: int) -> float:
         """The cost when no layer has more heads and neurons than these."""
         widths = [(min(most_heads, n_heads), min(most_neurons, n_neurons)) for n_heads, n_neurons in present]
-        return measure(_cut_copy(model, _first_units(enumerate(widths))))
+        return measure(_cut_copy(model, ShrinkPlan.first_units(enumerate(widths))))
 
     # A single head or neuron is too small to be timed. So all layers are cut at once, heads or neurons alone, and the
     # other kind stays as it is, so that it drops out of the differences.
@@ -158,7 +137,7 @@ def _table(model: nn.Module, measure: Callable[[nn.Module], float], *, whole: fl
     # from what is outside the layers, and counts as fixed.
     layer = 0.0
     if len(layers) > 1:
-        others = whole - measure(_cut_copy(model, _first_units([(0, present[0])])))
+        others = whole - measure(_cut_copy(model, ShrinkPlan.first_units([(0, present[0])])))
         layer = max(0.0, (others - sum(units[1:])) / (len(layers) - 1))
     # Fixed is the rest, so that the sum for the model as it is is exactly what was measured.
     return replace(table, fixed=whole - sum(units) - layer * len(layers), layer=layer)
@@ -182,13 +161,6 @@ def _points(costs: Mapping[int, float], present: Sequence[int]) -> Points:
         of_one = max(0.0, costs[wide] - costs[narrow]) / n_units
         points.append((wide, points[-1][1] + of_one * (wide - narrow)))
     return tuple(points)
-
-
-def _first_units(widths: Iterable[tuple[int, tuple[int, int]]]) -> ShrinkPlan:
-    """The plan of the given layers alone: index, (heads, neurons)."""
-    return ShrinkPlan(
-        tuple(LayerPlan(index, tuple(range(heads)), tuple(range(neurons))) for index, (heads, neurons) in widths)
-    )
 
 
 def _cut_copy(model: nn.Module, plan: ShrinkPlan) -> nn.Module:

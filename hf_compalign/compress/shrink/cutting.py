@@ -28,9 +28,8 @@ def mask_(model: nn.Module, plan: ShrinkPlan) -> None:
             quantized or sharded.
     """
     _check(model, plan)
-    layers = layers_of(model)
-    if len(plan.layers) < len(layers):
-        dropped = sorted(set(range(len(layers))) - {one.index for one in plan.layers})
+    dropped = plan.dropped(len(layers_of(model)))
+    if dropped:
         raise ValueError(
             f"The plan drops the layers {dropped}, and a layer cannot be masked by its weights. Use cut_, or keep them."
         )

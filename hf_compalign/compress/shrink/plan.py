@@ -12,17 +12,12 @@ from hf_compalign.compress.shrink.architectures import Layer, architecture_of, l
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What stays of one layer.
+    """What stays of one layer."""
 
-    Attributes:
-        index: the layer's place in the model as it is, from 0.
-        heads: the attention heads that stay, as they are numbered in the model as it is; kept in rising order.
-        neurons: the neurons of the feed-forward part that stay, likewise.
-    """
-
-    index: int
+    index: int  # the layer's place in the model as it is, from 0
+    # The attention heads that stay, as they are numbered in the model as it is; kept in rising order.
     heads: tuple[int, ...]
-    neurons: tuple[int, ...]
+    neurons: tuple[int, ...]  # the neurons of the feed-forward part that stay, likewise
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple(sorted(map(int, self.heads))))
@@ -49,12 +44,18 @@ class ShrinkPlan:
         Raises:
             ValueError: the architecture is not supported.
         """
+        return cls.first_units(enumerate((layer.n_heads, layer.n_neurons) for layer in layers_of(model)))
+
+    @classmethod
+    def first_units(cls, widths: Iterable[tuple[int, tuple[int, int]]]) -> "ShrinkPlan":
+        """The plan that keeps the first units of each layer named: index, (heads, neurons)."""
         return cls(
-            tuple(
-                LayerPlan(index, tuple(range(layer.n_heads)), tuple(range(layer.n_neurons)))
-                for index, layer in enumerate(layers_of(model))
-            )
+            tuple(LayerPlan(index, tuple(range(heads)), tuple(range(neurons))) for index, (heads, neurons) in widths)
         )
+
+    def dropped(self, n_layers: int) -> list[int]:
+        """The layers, of so many, that the plan drops."""
+        return sorted({*range(n_layers)} - {one.index for one in self.layers})
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON values."""
@@ -107,11 +108,11 @@ class ShrinkPlan:
     def _check_exact(self, model: nn.Module, layers: Sequence[Layer]) -> None:
         """Refuse a removal that would change what the rest of the model computes."""
         droppable = droppable_layers(model)
-        dropped = set(range(len(layers))) - {one.index for one in self.layers}
-        if not dropped <= set(droppable):
+        dropped = self.dropped(len(layers))
+        if not {*dropped} <= {*droppable}:
             rest = f"Of its layers, {list(droppable)} can be dropped" if droppable else "Remove heads and neurons only"
             raise ValueError(
-                f"The plan drops the layers {sorted(dropped)} of {type(model).__name__}, which is built so that some "
+                f"The plan drops the layers {dropped} of {type(model).__name__}, which is built so that some "
                 f"must stay where they are. {rest}."
             )
         mixes_heads = architecture_of(model).mixes_heads
@@ -130,9 +131,6 @@ def droppable_layers(model: nn.Module) -> tuple[int, ...]:
     None of a backbone or a segmentation model, which read the outputs of certain layers by their number. All but the
     first where a convolution follows it (DeBERTa-v2's option), and of ModernBERT: its class leaves a norm out of
     whichever layer comes first.
-
-    Raises:
-        ValueError: the architecture is not supported.
     """
     architecture = architecture_of(model)
     if type(model).__name__.endswith(("Backbone", "ForSemanticSegmentation")):
@@ -143,16 +141,9 @@ def droppable_layers(model: nn.Module) -> tuple[int, ...]:
 
 
 def zero_units_plan(model: nn.Module, dropped_layers: Iterable[int] = ()) -> ShrinkPlan:
-    """The plan that removes every unit the output layers no longer read, because its columns are all exactly 0.
+    """The plan that removes every unit whose columns are all exactly 0, and the layers to drop besides.
 
     Cutting by it leaves the answers as they are. One head and one neuron stay in every layer.
-
-    Args:
-        model: the model, with its units masked.
-        dropped_layers: the layers to drop besides.
-
-    Raises:
-        ValueError: the architecture is not supported, or a dropped layer is not there.
     """
     layers = layers_of(model)
     dropped = set(dropped_layers)
@@ -160,11 +151,7 @@ def zero_units_plan(model: nn.Module, dropped_layers: Iterable[int] = ()) -> Shr
         raise ValueError(f"dropped_layers must be among 0 to {len(layers) - 1}. Got {sorted(dropped)}.")
     return ShrinkPlan(
         tuple(
-            LayerPlan(
-                index,
-                _read_units(layer.attention_out, layer.head_dim),
-                _read_units(layer.ffn_out, 1),
-            )
+            LayerPlan(index, _read_units(layer.attention_out, layer.head_dim), _read_units(layer.ffn_out, 1))
             for index, layer in enumerate(layers)
             if index not in dropped
         )

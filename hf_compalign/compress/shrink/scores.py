@@ -1,8 +1,9 @@
 """How much each attention head, FFN neuron and whole layer matters, >= 0, the least important lowest."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,17 +20,11 @@ UNIT_SCORES = ("taylor", "magnitude")
 
 @dataclass(frozen=True)
 class LayerScores:
-    """How much one layer's units matter.
+    """How much one layer's units matter."""
 
-    Attributes:
-        heads: [n_heads], float32, on the CPU.
-        neurons: [n_neurons], likewise.
-        layer: of the layer as a whole.
-    """
-
-    heads: Tensor
-    neurons: Tensor
-    layer: float
+    heads: Tensor  # [n_heads], float32, on the CPU
+    neurons: Tensor  # [n_neurons], likewise
+    layer: float  # of the layer as a whole
 
 
 def unit_scores(
@@ -46,8 +41,8 @@ def unit_scores(
     weights are says little of its units. For a layer, it is the mean norm of its heads plus that of its neurons.
 
     Args:
-        model: a transformer of a supported architecture, on its device.
-        batches: the calibration data, as from `calibration_batches`; "magnitude" needs none.
+        model: a transformer of a supported architecture.
+        batches: the calibration data; "magnitude" needs none.
         score: "taylor" or "magnitude".
         loss: (model, batch) -> the mean over the batch of what must not change, so that an item counts alike in batches
             of any size; None takes the model's own.
@@ -76,6 +71,13 @@ def unit_scores(
             "model's weights are finite; a model in float16 may need bfloat16 or float32."
         )
     return [LayerScores(heads, neurons, float(layer)) for heads, neurons, layer in sums]
+
+
+def best_units(scores: Tensor, width: int, *, among: Sequence[int] | None = None) -> tuple[int, ...]:
+    """The units with the highest scores, of all or of those named; of equal ones, the first."""
+    values = scores.tolist()
+    units = range(len(values)) if among is None else among
+    return tuple(sorted(units, key=lambda unit: -values[unit])[:width])
 
 
 def _magnitude(layer: Layer) -> LayerScores:
@@ -132,29 +134,23 @@ def _traced(layers: Sequence[Layer]) -> Iterator[list[_Trace]]:
     hooks = []
     try:
         for layer, trace in zip(layers, traces, strict=True):
-            hooks.append(layer.attention_out.register_forward_pre_hook(_keep_input(trace.heads)))
-            hooks.append(layer.ffn_out.register_forward_pre_hook(_keep_input(trace.neurons)))
-            hooks.append(layer.module.register_forward_hook(_keep_change(trace.layer)))
+            hooks.append(layer.attention_out.register_forward_pre_hook(partial(_keep_input, trace.heads)))
+            hooks.append(layer.ffn_out.register_forward_pre_hook(partial(_keep_input, trace.neurons)))
+            hooks.append(layer.module.register_forward_hook(partial(_keep_change, trace.layer)))
         yield traces
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _keep_input(pairs: _Pairs) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        activation = args[0]
-        if not activation.requires_grad:  # all before it is frozen: the graph begins here
-            activation = activation.detach().requires_grad_()
-        pairs.append((activation, activation.detach()))
-        return (activation, *args[1:])
-
-    return keep
+def _keep_input(pairs: _Pairs, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    activation = args[0]
+    if not activation.requires_grad:  # all before it is frozen: the graph begins here
+        activation = activation.detach().requires_grad_()
+    pairs.append((activation, activation.detach()))
+    return (activation, *args[1:])
 
 
-def _keep_change(pairs: _Pairs) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        after = output[0] if isinstance(output, tuple) else output
-        pairs.append((after, after.detach() - args[0].detach()))
-
-    return keep
+def _keep_change(pairs: _Pairs, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    after = output[0] if isinstance(output, tuple) else output
+    pairs.append((after, after.detach() - args[0].detach()))

@@ -2,20 +2,21 @@
 
 import copy
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from hf_compalign.compress.quantize import (
-    describe_quantization,
-    quantization_of,
-    quantized_layers,
-)
+from hf_compalign.compress.quantize import describe_quantization, quantization_of, quantized_layers
 from hf_compalign.compress.record import SHRINK, write_entry
 from hf_compalign.compress.shrink.architectures import Layer, architecture_of, layers_of, part
 from hf_compalign.models import random_state_kept
+
+# Of a layer.
+_NEURONS = attrgetter("n_neurons")
+_HEADS = attrgetter("n_heads", "head_dim")
 
 
 def describe_widths(model: nn.Module) -> None:
@@ -25,10 +26,7 @@ def describe_widths(model: nn.Module) -> None:
     from_pretrained opens the saved model; otherwise config.compression holds each layer's widths for load_compressed.
     """
     config: Any = model.config
-    for settings, width in (
-        (_neuron_settings(model), _neurons),
-        (_head_settings(model), _heads),
-    ):
+    for settings, width in ((_neuron_settings(model), _NEURONS), (_head_settings(model), _HEADS)):
         if settings and _widths(_stock(model, settings), width) == _widths(model, width):
             for key, value in settings.items():
                 setattr(config, key, value)
@@ -54,14 +52,6 @@ def _shrink(model: nn.Module) -> dict[str, Any]:
 # ---- what the stock class would build ----
 
 
-def _neurons(layer: Layer) -> int:
-    return layer.n_neurons
-
-
-def _heads(layer: Layer) -> tuple[int, int]:
-    return layer.n_heads, layer.head_dim
-
-
 def _widths(model: nn.Module | None, width: Callable[[Layer], Any]) -> list[Any] | None:
     return None if model is None else [width(layer) for layer in layers_of(model)]
 
@@ -74,7 +64,7 @@ def _neuron_settings(model: nn.Module) -> dict[str, Any]:
         return {}
     key = architecture_of(model).width_key
     width = widths.pop()
-    if key == "mlp_ratio":  # times the hidden size, of which a gated feed-forward part takes two thirds
+    if key == "mlp_ratio":  # a gated feed-forward part takes two thirds of ratio times hidden size
         width = max(1, round(width / config.hidden_size * (1.5 if config.use_swiglu_ffn else 1)))
     return {} if getattr(config, key) == width else {key: width}
 
@@ -82,7 +72,7 @@ def _neuron_settings(model: nn.Module) -> dict[str, Any]:
 def _head_settings(model: nn.Module) -> dict[str, Any]:
     """The stock keys for the heads, if all layers have equally many; few classes honor them."""
     config: Any = model.config
-    widths = {_heads(layer) for layer in layers_of(model)}
+    widths = {_HEADS(layer) for layer in layers_of(model)}
     if len(widths) > 1:
         return {}
     n_heads, head_dim = widths.pop()

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from hf_compalign.measure.attribution.methods import Attribution
-from hf_compalign.measure.attribution.options import METHODS, AttributionOptions
+from hf_compalign.measure.attribution.options import AttributionOptions
 from hf_compalign.measure.attribution.pair import Explained, Pair, opened_pair
-from hf_compalign.measure.attribution.record import AttributionAgreement, Explanation, SimilarityRow
-from hf_compalign.measure.attribution.similarity import SIMILARITIES, similarities
+from hf_compalign.measure.attribution.record import SIMILARITIES, AttributionAgreement, Explanation, SimilarityRow
+from hf_compalign.measure.attribution.similarity import similarities
 from hf_compalign.measure.predictions import (
     Columns,
     Predictions,
@@ -29,11 +29,9 @@ from hf_compalign.measure.predictions import (
 from hf_compalign.measure.statistics import mean_estimate
 from hf_compalign.models import evaluating
 
-__all__ = ["METHODS", "AttributionOptions", "attribution_agreement", "explain"]
-
 logger = logging.getLogger(__name__)
 
-# Of the difference of logits that is explained: a larger gap says that the integral needs more steps.
+# As a share of the explained difference of logits: with a larger gap the integral needs more steps.
 _MOST_GAP = 0.05
 
 
@@ -49,31 +47,31 @@ def attribution_agreement(
 ) -> tuple[AttributionAgreement, dict[str, Explanation]]:
     """How alike the attributions of two models are, on a sample of items.
 
-    Both are explained for the reference's answer, whatever the candidate's is. A text has a score for each token that
-    is neither special nor padding: that of its word embedding, summed over the features; the baseline of layer
-    integrated gradients (https://huggingface.co/papers/1703.01365) has padding in their place. An image has a score
-    for each cell of a grid: that of its pixels, summed over the channels; the baseline is 0, the mean colour of a
-    normalised image. Saliency sums absolute gradients, all other scores are signed.
+    Both explain the reference's answer, whatever the candidate's is. A text has a score for each token that is neither
+    special nor padding: that of its word embedding, summed over the features. The baseline of layer integrated
+    gradients (https://huggingface.co/papers/1703.01365) has padding in their place. An image has a score for each cell
+    of a grid: that of its pixels, summed over the channels. The baseline is 0, the mean color of a normalized image.
+    Saliency sums absolute gradients; all other scores are signed.
 
     The sample is drawn uniformly from all items: "all", the floor and the ceiling are means over it. Where it holds
-    few mismatches more are drawn, uniformly from the mismatches: they count for "mismatches" alone.
+    few mismatches, more are drawn uniformly from the mismatches. They count for "mismatches" alone.
 
     The floor is what an unrelated model reaches: the reference against itself with random weights, but for the word
     embeddings. A random head alone would make no unrelated model: what the head of a fine-tuned classifier reads points
-    in one direction for each answer, so that any head finds the same tokens. The ceiling is what the method leaves
-    open: the reference against itself with another baseline (the mask token or else the unknown one, or the mean of the
-    embedding table without a tokenizer; the image's own mean colour) or, for saliency and input x gradient, which have
-    no baseline, with noise of a tenth of the standard deviation on what it reads. A candidate above the ceiling differs
-    less than two choices of the method do.
+    in one direction for each answer, so any head finds the same tokens. The ceiling is what the method leaves open: the
+    reference against itself with another baseline (the mask token or else the unknown one, or without a tokenizer the
+    mean of the embedding table; the image's own mean color). Saliency and input x gradient have no baseline: they read
+    their input with noise of a tenth of its standard deviation. A candidate above the ceiling differs less than two
+    choices of the method do.
 
     Args:
-        reference: the model to be preserved: a module, a folder or a Hub id; for occlusion also a file.
-        candidate: the model to be compared with it. It may be another architecture that reads the same tokens.
+        reference: the model to preserve: a module, a folder or a Hub id; for occlusion also a file.
+        candidate: the model to compare with it. It may be another architecture that reads the same tokens.
         dataset: raw texts or images, or already tokenized texts or pixel values.
-        predictions: of both models on just these rows; by default they are made.
-        processing_class: the tokenizer or image processor of both; by default those saved beside the models. Prepared
-            texts without any show padding and the special tokens of the config only by their ids.
-        columns: where to find what in a raw dataset.
+        predictions: of both models on just these rows; by default both predict here.
+        processing_class: the tokenizer or image processor of both; by default those saved beside the models. Without
+            one, prepared texts show padding and special tokens only by the ids in the config.
+        columns: which columns of a raw dataset hold what.
         options: method, numbers of items and seed.
 
     Returns:
@@ -113,15 +111,15 @@ def explain(
     columns: Columns | None = None,
     options: AttributionOptions | None = None,
 ) -> list[Explanation]:
-    """What both models look at in every row of a dataset, as in `attribution_agreement`; to be shown side by side.
+    """What both models look at in every row of a dataset, as in `attribution_agreement`.
 
     Args:
-        reference: the model to be preserved.
-        candidate: the model to be compared with it.
+        reference: the model to preserve.
+        candidate: the model to compare with it.
         dataset: the rows to explain, all of them.
-        targets: the class of the reference to explain of each row; by default the reference's answer.
-        processing_class: the tokenizer or image processor of both; by default those saved beside the models.
-        columns: where to find what in a raw dataset.
+        targets: the reference's class to explain in each row; by default its answer.
+        processing_class: as for `attribution_agreement`.
+        columns: which columns of a raw dataset hold what.
         options: method and seed; the numbers of items do not matter here.
 
     Raises:
@@ -163,7 +161,7 @@ def _check_rows(predictions: Predictions, dataset: Dataset, pair: Pair) -> None:
 def _sampled(
     changed: NDArray[np.bool_], counted: NDArray[np.int64], options: AttributionOptions
 ) -> tuple[list[int], list[int]]:
-    """Rows drawn from all that count, and as many more mismatches as are wanted and there are."""
+    """Rows drawn from all that count, and as many more mismatches as are wanted."""
     order = np.random.default_rng(options.seed).permutation(counted)
     sample, rest = order[: options.n_items], order[options.n_items :]
     n_missing = max(0, options.n_mismatches - int(changed[sample].sum()))
@@ -188,9 +186,8 @@ def _agreement(found: list[Explained], changed: NDArray[np.bool_], n_sample: int
             values["ceiling"][sampled],
         )
         rows.append(SimilarityRow(similarity, *(mean_estimate(group, seed=options.seed) for group in groups)))
-    method = options.method_for(pair.kind)
     return AttributionAgreement(
-        method=method,
+        method=options.method_for(pair.kind),
         n_items=n_sample,
         n_agreeing=int((sampled & ~changed).sum()),
         n_mismatches=int(changed.sum()),
@@ -214,8 +211,8 @@ def _delta(who: str, found: list[Attribution], n_steps: int) -> float:
     explained = float(np.mean([abs(one.difference) for one in found]))
     if gap > _MOST_GAP * explained:
         logger.warning(
-            "The attributions of the %s add up to the logit only within %.2g, of %.2g on average: %d steps are few for "
-            "it, or its rounding hides its gradients. Raise n_steps.",
+            "The attributions of the %s add up to the logit only within %.2g, of %.2g on average: %d steps are few, or "
+            "rounding hides the gradients. Raise n_steps.",
             who,
             gap,
             explained,

@@ -1,7 +1,7 @@
 """What a model looks at: one score for each token of a text, or each cell of a grid over an image.
 
-All methods but occlusion follow the gradients of one logit. Nothing of the model changes: no mode, no gradient, no
-weight. This is the only module that names captum.
+All methods but occlusion follow the gradients of one logit. The model stays as it is: no mode, gradient or weight
+changes.
 """
 
 import math
@@ -21,62 +21,41 @@ from hf_compalign.measure.attribution.options import INTEGRATED, OCCLUSION, Attr
 from hf_compalign.models import is_quantized
 from hf_compalign.tasks import logits_of
 
-# Cells of the grid over an image, along a side: what is scored, and what can be shown.
+# Along a side of the grid over an image, as a page can show.
 MOST_CELLS = 16
-# Of the standard deviation of what the model reads: the noise that stands in for another baseline.
+# As a share of the standard deviation of the input: the noise in place of another baseline.
 NOISE = 0.1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as one model reads them, and what is asked of each.
+    """B rows as one model reads them, and the class whose logit is to explain."""
 
-    Attributes:
-        inputs: name -> tensor [B, ...], on the model's device.
-        targets: int64 [B], the class whose logit is explained.
-        rows: B numbers, one to seed the noise of each row.
-        content: bool [B, L], the tokens that are neither special nor padding; None for images.
-        pad_id: the token that stands for no word; None where there is none.
-        mask_id: another one; None where there is none.
-    """
-
-    inputs: Mapping[str, Tensor]
-    targets: Tensor
-    rows: Sequence[int]
-    content: Tensor | None = None
-    pad_id: int | None = None
-    mask_id: int | None = None
+    inputs: Mapping[str, Tensor]  # [B, ...], on the model's device
+    targets: Tensor  # int64 [B]
+    rows: Sequence[int]  # B numbers that seed the noise of each row
+    content: Tensor | None = None  # bool [B, L], the tokens that are neither special nor padding; None for images
+    pad_id: int | None = None  # the token that stands for no word, if there is one
+    mask_id: int | None = None  # another one
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """The scores of one item.
-
-    Attributes:
-        scores: float64 [D], signed but for saliency: of the tokens that are content, or of the cells, row by row.
-        shape: rows and columns of the cells; None for a text.
-        delta: sum of all scores minus the difference of the logit to that of the baseline; nan without integral.
-        difference: that difference; nan without integral.
-    """
+    """The scores of one item, signed but for saliency: of its D content tokens, or of its cells, row by row."""
 
     scores: NDArray[np.float64]
-    shape: tuple[int, int] | None = None
-    delta: float = math.nan
-    difference: float = math.nan
+    shape: tuple[int, int] | None = None  # rows and columns of the cells; None for a text
+    delta: float = math.nan  # sum of the scores - difference; nan without integral
+    difference: float = math.nan  # of the logit to that of the baseline
 
 
 @dataclass(frozen=True)
 class Attributor:
-    """A way to explain a model.
+    """A way to explain a model in evaluation mode, by one of `METHODS`.
 
-    Attributes:
-        model: in evaluation mode.
-        method: one of `METHODS`.
-        options: steps, batch size and seed.
-        replaced: parameters to compute with in place of the model's own, such as `randomized` ones.
-        varied: another baseline than usual: the mask token instead of padding, the mean colour of the image itself
-            instead of 0. A method without a baseline reads its input with noise instead, a tenth of the standard
-            deviation of the item's values.
+    ``replaced`` parameters, such as `randomized` ones, take the place of the model's own. ``varied`` takes the mask
+    token instead of padding as the baseline, or the image's mean color instead of 0. A method without a baseline then
+    reads its input with noise of a tenth of the item's standard deviation.
     """
 
     model: nn.Module
@@ -87,9 +66,7 @@ class Attributor:
 
     def explain(self, batch: Batch) -> list[Attribution]:
         """The attribution of each row."""
-        if batch.content is not None:
-            return self._of_texts(batch, batch.content)
-        return self._of_images(batch)
+        return self._of_images(batch) if batch.content is None else self._of_texts(batch, batch.content)
 
     def _of_texts(self, batch: Batch, content: Tensor) -> list[Attribution]:
         """Scores of the word embeddings, summed over their features."""
@@ -154,7 +131,7 @@ class Attributor:
         batch: Batch,
         others: tuple[Tensor, ...] | None = None,
     ) -> tuple[Tensor, list[float], list[float]]:
-        """Scores in the shape of the values, and the gap and the difference of logits of each row."""
+        """Scores in the shape of the values, and the delta and difference of each row."""
         from captum.attr import InputXGradient, IntegratedGradients, Saliency
 
         about = {"target": batch.targets, "additional_forward_args": others}
@@ -177,7 +154,7 @@ class Attributor:
     def _occluded(
         self, answer: Callable[..., Tensor], pixels: Tensor, start: Tensor, targets: Tensor, cell: tuple[int, int]
     ) -> Tensor:
-        """How much the logit falls when one cell after the other shows the baseline, [B, rows, columns]."""
+        """How much the logit falls when each cell in turn shows the baseline, [B, rows, columns]."""
         from captum.attr import Occlusion
 
         window = (pixels.shape[1], *cell)
@@ -196,7 +173,7 @@ class Attributor:
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _noised(self, values: Tensor, rows: Sequence[int], where: Tensor) -> Tensor:
-        """With noise, the same for a row in whatever batch it is; without any for a method that has a baseline."""
+        """With noise that does not depend on the batch; unchanged for a method with a baseline."""
         if self.method in (*INTEGRATED, OCCLUSION):
             return values
         channels_last = values if values.ndim == 3 else values.movedim(1, -1)
@@ -210,13 +187,13 @@ class Attributor:
 
 
 def check_installed() -> None:
-    """Raise an ImportError with the pip command unless captum is installed."""
+    """Raise an ImportError with the pip command if captum is missing."""
     with needs_extra("attribution", what="Explaining what a model looks at"):
         import captum.attr  # noqa: F401
 
 
 def cell_size(config: Any, size: Sequence[int]) -> tuple[int, int]:
-    """Height and width of the cells over an image: the fewest patches of the model that make no more than 16 a side.
+    """Height and width of the cells over an image: as few patches of the model as make no more than 16 cells a side.
 
     >>> from transformers import ViTConfig
     >>> cell_size(ViTConfig(patch_size=16), (224, 224)), cell_size(ViTConfig(patch_size=14), (518, 518))
@@ -235,10 +212,10 @@ def cell_size(config: Any, size: Sequence[int]) -> tuple[int, int]:
 
 
 def randomized(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
-    """Every matrix of a model but the word embeddings, drawn anew from a normal distribution as wide as it is.
+    """Every matrix of a model but the word embeddings, drawn anew from a normal distribution of the same scale.
 
-    A random head alone makes no other model of a fine-tuned classifier: what it reads points in one direction for each
-    answer, so that any head finds the same tokens (https://huggingface.co/papers/1810.03292 randomises the layers too).
+    A random head alone makes no other model: what the head of a fine-tuned classifier reads points in one direction for
+    each answer, so any head finds the same tokens (https://huggingface.co/papers/1810.03292 randomizes the layers too).
 
     Returns:
         Name -> values; nothing for a file, or for a model whose weights a library holds in another form.

@@ -1,4 +1,4 @@
-"""How models can be explained, and which models cannot."""
+"""How to explain models, and which models have no explanation."""
 
 from dataclasses import dataclass
 
@@ -20,18 +20,18 @@ INTEGRATED = (METHODS[TEXT][0], METHODS[IMAGE][0])
 
 @dataclass(frozen=True)
 class AttributionOptions:
-    """How the answers of two models are explained, and for which items.
+    """How to explain the answers of two models, and for which items.
 
     Attributes:
         method: for texts "layer_integrated_gradients", "saliency" or "input_x_gradient"; for images
             "integrated_gradients", "saliency" or "occlusion". None takes the first.
         n_items: items drawn at random from all of them.
-        n_mismatches: items to explain that the models answer differently: where the sample holds fewer, more of them
-            are drawn, which count for the mismatches alone.
+        n_mismatches: items to explain that the models answer differently. Where the sample holds fewer, more are drawn,
+            which count for the mismatches alone.
         top_k: how many of the largest scores "top_k_overlap" compares.
         n_steps: points of the integral of (layer) integrated gradients.
-        batch_size: rows that pass through a model at a time.
-        seed: of the sample, of the random weights and of the noise.
+        batch_size: rows at a time.
+        seed: of the sample, the random weights and the noise.
         device: where both models run; by default where given modules are, and a GPU if there is one for loaded ones.
 
     Raises:
@@ -55,11 +55,7 @@ class AttributionOptions:
                 raise ValueError(f"{name} must be at least {smallest}. Got {value}.")
 
     def method_for(self, kind: str) -> str:
-        """The method for "text" or "image".
-
-        Raises:
-            ValueError: the method is none of those.
-        """
+        """The method for "text" or "image"; a ValueError if it is for the other."""
         allowed = METHODS[kind]
         if self.method is not None and self.method not in allowed:
             raise ValueError(f"The method for {kind}s must be one of {', '.join(allowed)}. Got {self.method!r}.")
@@ -67,37 +63,33 @@ class AttributionOptions:
 
 
 def check_explainable(model: nn.Module, method: str) -> None:
-    """Refuse a model that no gradient passes through, for a method that follows gradients.
-
-    Raises:
-        ValueError: says what is possible instead.
-    """
+    """Raise a ValueError for a method that follows gradients and a model that lets none through."""
     if method == OCCLUSION:
         return
     instead = "Images can be explained with method='occlusion', which needs none."
     if isinstance(model, FileModel):
         raise ValueError(
             f"{method} follows gradients, and {model.path.name} is run by {model.runtime}, which has none. Explain the "
-            f"model of PyTorch that it was exported from. {instead}"
+            f"PyTorch model that it was exported from. {instead}"
         )
     blocked = _blocked_layer(model)
     if blocked is not None:
         raise ValueError(
-            f"{method} follows gradients, and the quantised layer {blocked} of {type(model).__name__} computes with "
-            "integers, which let none through. Explain the model as it was before it was converted: prepared for the "
+            f"{method} follows gradients, and the quantized layer {blocked} of {type(model).__name__} computes with "
+            "integers, which let none through. Explain the model as it was before its conversion: prepared for the "
             f"same scheme it computes the same values. {instead}"
         )
 
 
 def _blocked_layer(model: nn.Module) -> str | None:
-    """A quantised layer whose output has no gradient by what it reads: asked of the layers, whoever quantised them."""
+    """A quantized layer whose output has no gradient by its input: the layers tell, whatever library made them."""
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear) and is_quantized(layer.weight):
             weight = layer.weight
             with torch.enable_grad():
                 read = torch.ones(1, weight.shape[1], dtype=weight.dtype, device=weight.device, requires_grad=True)
                 answer = F.linear(read, weight).sum()
-                # An answer that depends on no tensor with gradients has nothing to go back from.
+                # An answer that depends on no tensor with gradients has no backward pass at all.
                 passes = answer.requires_grad and torch.autograd.grad(answer, read, allow_unused=True)[0] is not None
             if not passes:
                 return name

@@ -21,31 +21,21 @@ from hf_compalign.measure.attribution.record import DECIMALS, Explanation
 from hf_compalign.measure.predictions import Columns, Predictions, Reader, reader_of
 from hf_compalign.models import default_collator, input_names
 
-# Of a config, where there is no tokenizer to say which tokens are special.
+# The special tokens in a config, for want of a tokenizer.
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 
 @dataclass(frozen=True)
 class Explained:
-    """One row as two models see it.
-
-    Attributes:
-        row: its number in the dataset.
-        target: the class that is explained.
-        tokens: of a text, those that are scored.
-        reference: of the reference.
-        candidate: of the candidate, for the same class.
-        floor: of the reference with random weights; None where that was not asked for, or its weights are fixed.
-        ceiling: of the reference with another baseline; None where it was not asked for.
-    """
+    """One row of the dataset as two models see it."""
 
     row: int
-    target: int
-    tokens: tuple[str, ...]
+    target: int  # the explained class
+    tokens: tuple[str, ...]  # of a text, those with a score
     reference: Attribution
     candidate: Attribution
-    floor: Attribution | None = None
-    ceiling: Attribution | None = None
+    floor: Attribution | None = None  # the reference with random weights; None unless wanted, or if these are fixed
+    ceiling: Attribution | None = None  # the reference with another baseline; None unless wanted
 
     def explanation(self) -> Explanation:
         """Both models' scores, each divided by its largest."""
@@ -62,39 +52,26 @@ class Explained:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models that can be explained side by side, and how.
-
-    Attributes:
-        reference: the model to be preserved, and what reads its rows.
-        candidate: the model to be compared with it.
-        kind: "text" or "image".
-        columns: where to find what in a raw dataset.
-        options: with the method.
-    """
+    """Two models to explain side by side, and how."""
 
     reference: Reader
     candidate: Reader
-    kind: str
+    kind: str  # "text" or "image"
     columns: Columns
-    options: AttributionOptions
+    options: AttributionOptions  # with the method
 
     def explained(
         self, dataset: Dataset, rows: Sequence[int], targets: ArrayLike, *, n_bounded: int = 0
     ) -> Iterator[Explained]:
-        """Rows of the dataset in any order, the shortest texts first. Both models must be in evaluation mode.
+        """These rows explained for targets among the reference's classes, the shortest texts first.
 
-        Args:
-            dataset: raw or prepared.
-            rows: their numbers.
-            targets: of each of the rows, the class of the reference that is explained.
-            n_bounded: how many of the rows, from the first, get a floor and a ceiling.
-
-        Raises:
-            ValueError: the two models tokenize a row differently, or read images of different sizes.
+        Both models must be in evaluation mode. The first ``n_bounded`` rows get a floor and a ceiling.
         """
         chosen = dataset.select(list(rows))
-        ours = self.reference.prepared(chosen, text=self.columns.text, image=self.columns.image)
-        theirs = self.candidate.prepared(chosen, text=self.columns.text, image=self.columns.image)
+        ours, theirs = (
+            side.prepared(chosen, text=self.columns.text, image=self.columns.image)
+            for side in (self.reference, self.candidate)
+        )
         lengths = _check_same_tokens(ours, theirs) if self.kind == TEXT else [0] * len(rows)
         order = sorted(range(len(rows)), key=lambda place: (place >= n_bounded, lengths[place]))
         parts = _parts(order, n_bounded, self.options.batch_size)
@@ -117,7 +94,7 @@ class Pair:
                 yield Explained(rows[place], int(wanted[place]), tokens[index], **scores)
 
     def _attributors(self) -> dict[str, Attributor]:
-        """What makes each of the attributions of an `Explained`."""
+        """Field of an `Explained` -> what makes it."""
         method = self.options.method_for(self.kind)
         reference = Attributor(self.reference.network, method, self.options)
         found = {
@@ -164,7 +141,7 @@ class Pair:
         sizes = [tuple(batch.inputs["pixel_values"].shape[-2:]) for batch in (ours, theirs)]
         if sizes[0] != sizes[1]:
             raise ValueError(
-                "Attributions of an image can be compared where both models read it in the same size. Got "
+                "To compare attributions, both models must read an image in the same size. Got "
                 f"{' x '.join(map(str, sizes[0]))} and {' x '.join(map(str, sizes[1]))} pixels. Pass "
                 "processing_class=, one image processor for both, if both can take its size."
             )
@@ -179,22 +156,15 @@ def opened_pair(
     columns: Columns | None = None,
     options: AttributionOptions | None = None,
 ) -> Pair:
-    """Open two models to explain them on a dataset.
-
-    Raises:
-        ValueError: one is no model, answers another task or other labels, or its answers cannot be explained so.
-        ImportError: captum is not installed; says the pip command.
-    """
+    """Two models opened to explain them on a dataset, if the method can."""
     check_installed()
     options = options or AttributionOptions()
     if len(dataset) == 0:
         raise ValueError("The dataset is empty. Give it at least one row.")
-    for model in (reference, candidate):
+    both = reference, candidate
+    for model in both:
         _check_is_model(model)
-    sides = [
-        reader_of(model, dataset, processing_class=processing_class, device=options.device)
-        for model in (reference, candidate)
-    ]
+    sides = [reader_of(model, dataset, processing_class=processing_class, device=options.device) for model in both]
     kinds = [IMAGE if side.task.model_input == "pixel_values" else TEXT for side in sides]
     if kinds[0] != kinds[1]:
         raise ValueError(
@@ -212,7 +182,7 @@ def _check_is_model(model: PreTrainedModel | str | Path | Predictions) -> None:
     if isinstance(model, Predictions) or (isinstance(model, str | Path) and Path(model).suffix == ".npz"):
         what = "Predictions" if isinstance(model, Predictions) else str(model)
         raise ValueError(
-            f"{what} hold answers, not the model that gave them, so what it looked at cannot be told. Give the model: "
+            f"{what} hold answers, not the model that gave them, and only a model can be explained. Give the model: "
             "a module, its folder or its id on the Hub."
         )
 
@@ -223,22 +193,21 @@ def _check_same_tokens(ours: Dataset, theirs: Dataset) -> list[int]:
     for place, (a, b) in enumerate(zip(first, second, strict=True)):
         if list(a) != list(b):
             raise ValueError(
-                "The two models must read the same tokens to have what they look at compared. Text "
-                f"{place} of those explained becomes {len(a)} tokens for the reference and {len(b)} for the candidate, "
-                f"beginning {list(a)[:5]} and {list(b)[:5]}. Compare models with the same tokenizer; if both can take "
-                "the same, pass it as processing_class=."
+                f"The two models must read the same tokens to look at the same things. Explained text {place} becomes "
+                f"{len(a)} tokens for the reference and {len(b)} for the candidate, beginning {list(a)[:5]} and "
+                f"{list(b)[:5]}. Compare models with one tokenizer; if both can take it, pass it as processing_class=."
             )
     return [len(row) for row in first]
 
 
 def _parts(order: list[int], n_first: int, size: int) -> list[list[int]]:
-    """Batches of places, of which none has some of the first and some of the others."""
+    """Batches of places, none with some of the first and some of the others."""
     halves = (order[:n_first], order[n_first:])
     return [half[start : start + size] for half in halves for start in range(0, len(half), size)]
 
 
 def _special_ids(side: Reader) -> tuple[list[int], tuple[int | None, int | None]]:
-    """The tokens that stand for no part of a text, and two that can stand for any: padding, and mask or unknown."""
+    """The tokens that stand for no part of a text; and two baselines: padding, and the mask or unknown token."""
     processor = side.processing_class
     if hasattr(processor, "all_special_ids"):
         pad, unknown = processor.pad_token_id, processor.unk_token_id

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hf_compalign.measure.statistics import Estimate
 
-# What the similarities stand beside, in the words of every text, page and figure.
+# What every text, page and figure calls the two models to compare with.
 FLOOR = "the reference with random weights, but for the word embeddings"
 CEILING = "the reference itself with another baseline, or for saliency and input x gradient with noise"
 SIMILARITIES = {
@@ -24,7 +24,7 @@ def similarity_title(similarity: str, top_k: int) -> str:
     return SIMILARITIES.get(similarity, similarity).replace("{top_k}", str(top_k))
 
 
-# Of the scores that are shown one by one: all 17 would make most of a file of audits.
+# Of the scores of an `Explanation`: all 17 digits would be most of an audit's file.
 DECIMALS = 4
 
 
@@ -34,7 +34,7 @@ class Explanation:
 
     Attributes:
         kind: "text" or "image".
-        target: the class that is explained: the reference's answer.
+        target: the explained class: the reference's answer.
         tokens: of a text, without special tokens and padding; empty for an image.
         shape: of an image, the rows and columns of the grid; None for a text.
         reference: the reference's score of each token or cell of the grid (row by row), the largest of them 1
@@ -58,9 +58,9 @@ class SimilarityRow:
         similarity: one of `SIMILARITIES`.
         all: over the sample of all items.
         agreeing: over the items that both models answer alike.
-        mismatches: over those that they do not.
-        floor: what an unrelated model reaches: the reference against `FLOOR`.
-        ceiling: what the method itself allows: the reference against `CEILING`.
+        mismatches: over the others.
+        floor: of an unrelated model: the reference against `FLOOR`.
+        ceiling: what the method allows: the reference against `CEILING`.
     """
 
     similarity: str
@@ -76,10 +76,10 @@ class AttributionAgreement:
     """Whether two models answer for the same reasons.
 
     Attributes:
-        method: how the attributions were made.
+        method: one of `METHODS`.
         n_items: items in the sample of all items.
-        n_agreeing: items that both models answer alike, among those explained.
-        n_mismatches: items that they do not, among those explained.
+        n_agreeing: explained items that both models answer alike.
+        n_mismatches: explained items that they answer differently.
         seed: of the sample.
         top_k: how many of the largest scores "top_k_overlap" compares.
         convergence_delta_reference: mean absolute gap between the sum of the attributions and the difference of the

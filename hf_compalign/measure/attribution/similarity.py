@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-Scores = NDArray[np.float64]
+from hf_compalign.measure.attribution.record import SIMILARITIES
 
-SIMILARITIES = ("cosine", "spearman", "top_k_overlap", "weighted_jaccard")
+Scores = NDArray[np.float64]
 
 
 def cosine(a: ArrayLike, b: ArrayLike) -> float:
@@ -17,10 +17,6 @@ def cosine(a: ArrayLike, b: ArrayLike) -> float:
     >>> cosine([1.0, 0.0], [2.0, 0.0]), cosine([0.0, 1.0], [0.0, -3.0])
     (1.0, -1.0)
 
-    Args:
-        a: signed scores [D] of the item's parts.
-        b: the scores of the same parts by another model.
-
     Raises:
         ValueError: they are not two rows of the same length.
     """
@@ -28,12 +24,12 @@ def cosine(a: ArrayLike, b: ArrayLike) -> float:
     if not (first.any() and second.any()):
         return math.nan
     first, second = _rescaled(first), _rescaled(second)
-    # Rounding may lead a hair out of the range; equal scores give exactly 1.
+    # Rounding may leave the range by a hair.
     return float(np.clip(first @ second / math.sqrt((first @ first) * (second @ second)), -1.0, 1.0))
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
-    """The correlation of the ranks of two attributions [D], in [-1, 1], ties sharing their mean rank.
+    """The correlation of the ranks of two attributions [D], in [-1, 1]; ties share their mean rank.
 
     nan where one of them gives every part the same score.
 
@@ -51,8 +47,8 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
 def top_k_overlap(a: ArrayLike, b: ArrayLike, k: int = 5) -> float:
     """The share of the k parts with the largest absolute scores that both attributions [D] have in common.
 
-    nan where an item has no more than k parts, since any two attributions of it overlap fully. Of equal scores the
-    first count.
+    nan where an item has no more than k parts, as any two attributions of it overlap fully. Of equal scores the first
+    count.
 
     >>> top_k_overlap([5.0, -4.0, 1.0, 0.0], [5.0, 0.0, 1.0, 4.0], k=2)
     0.5
@@ -72,7 +68,7 @@ def top_k_overlap(a: ArrayLike, b: ArrayLike, k: int = 5) -> float:
 def weighted_jaccard(a: ArrayLike, b: ArrayLike) -> float:
     """sum min(|a|, |b|) / sum max(|a|, |b|) of two attributions [D], in [0, 1]; nan where both are all 0.
 
-    The scale of the scores matters, so both are best of length 1, as `similarities` makes them.
+    The scale of the scores matters, so give both the length 1, as `similarities` does.
 
     >>> weighted_jaccard([1.0, -1.0], [1.0, 3.0])
     0.5
@@ -86,18 +82,13 @@ def weighted_jaccard(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def similarities(a: ArrayLike, b: ArrayLike, *, top_k: int = 5) -> dict[str, float]:
-    """All `SIMILARITIES` of two attributions [D] of one item, each scaled to length 1 before.
+    """All `SIMILARITIES` of two attributions [D] of one item, each first scaled to length 1.
 
-    All are nan where a score is not finite.
+    All are nan where a score is not finite. The overlap compares the ``top_k`` largest absolute scores.
 
     >>> found = similarities([3.0, 4.0, 0.0], [3.0, 4.0, 0.0], top_k=2)
     >>> {name: round(value, 6) for name, value in found.items()}
     {'cosine': 1.0, 'spearman': 1.0, 'top_k_overlap': 1.0, 'weighted_jaccard': 1.0}
-
-    Args:
-        a: signed scores of the item's parts.
-        b: the scores of the same parts by another model.
-        top_k: how many of the largest absolute scores the overlap compares.
 
     Raises:
         ValueError: they are not two rows of the same length, or top_k is below 1.
@@ -126,11 +117,11 @@ def _both(a: ArrayLike, b: ArrayLike) -> tuple[Scores, Scores]:
 
 
 def _unit(scores: Scores) -> Scores:
-    """The scores scaled to length 1; those that are all 0 stay so."""
+    """The scores scaled to length 1; all 0 stay 0."""
     return _rescaled(scores) / np.linalg.norm(_rescaled(scores)) if scores.any() else scores
 
 
 def _rescaled(scores: Scores) -> Scores:
-    """The scores over the largest of them, since the squares of very small ones would be 0."""
+    """The scores over the largest of them, as the squares of very small ones would be 0."""
     largest = np.abs(scores).max(initial=0.0)
     return scores / largest if 0 < largest < math.inf else scores

@@ -1,6 +1,7 @@
 """Is the candidate still the same model as the reference? One call, from the models or from their answers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ from transformers import PreTrainedModel
 from hf_compalign.measure.attribution import AttributionOptions, attribution_agreement, opened_pair
 from hf_compalign.measure.audit.comparing import checked_limits, compared
 from hf_compalign.measure.audit.contents import with_attribution, with_contents
-from hf_compalign.measure.audit.costs import with_costs
-from hf_compalign.measure.audit.opened import Opened, Side, opened_sides
+from hf_compalign.measure.audit.opened import Opened, groups_of_items, opened_sides, row_ids_of, task_in
 from hf_compalign.measure.audit.options import AuditOptions
-from hf_compalign.measure.audit.record import Audit
-from hf_compalign.measure.audit.rows import groups_of_items, row_ids_of, task_in
+from hf_compalign.measure.audit.record import Audit, CostRow
+from hf_compalign.measure.footprint import footprint, footprint_section, latencies_on, machine_name, timing_device
 from hf_compalign.measure.groups import Membership, attributes_of
 from hf_compalign.measure.predictions import Columns, Predictions, is_raw
+from hf_compalign.models import FileModel
+
+_TIMED_BATCH = 8
 
 
 def audit(  # noqa: PLR0913 - both models, what they are asked, and what they are held against
@@ -43,26 +46,26 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
     True
 
     Args:
-        reference: the model to be preserved: a module, a folder, a Hub id or an exported file, which answer the
-            dataset; or its `Predictions`, perhaps in an .npz file.
+        reference: the model to preserve: a module, a folder, a Hub id or an exported file; or its `Predictions`, or
+            an .npz file of them.
         candidate: the model that should answer like it: the same.
-        dataset: what the models are asked, as `hf_compalign.predict` takes it. Two `Predictions` need it only for
-            columns and contents, and must then be of its rows.
-        groups: the group of each item, in the order of the reference's items: its name, several names where groups
-            overlap, or None for an item in no group. With a dataset also columns of it: one, a tuple of columns to be
-            crossed, or a list of both. For several attributes also a dict of any of these by their names. Needs
-            fairlearn: ``pip install 'hf-compalign[fairness]'``.
+        dataset: what the models are asked, as for `hf_compalign.predict`. Two `Predictions` need it only for columns
+            and contents, and must be of its rows.
+        groups: the group of each item, in the order of the reference's items: a name, several names where groups
+            overlap, or None. With a dataset also columns of it: one, a tuple of columns to cross, or a list of both.
+            For several attributes a dict of any of these by their names. Needs fairlearn:
+            ``pip install 'hf-compalign[fairness]'``.
         limits: the largest acceptable ``mismatch_rate``, ``nfr``, ``flip_rate`` or ``pfr``; with groups also
             ``group_mismatch_gap`` (the largest gap between the mismatch rates of two groups) and
             ``worst_group_accuracy_drop`` (of the accuracy of the worst group, from reference to candidate). Each is
             in [0, 1].
-        floor: another uncompressed training, such as one from another seed, that shows how often two models differ
-            without any compression: a model or predictions.
+        floor: another uncompressed training, such as one from another seed: a model or predictions. It shows how often
+            two models differ without any compression.
         attribution: also compare what both models look at, as `hf_compalign.attribution_agreement` does.
         options: how the models are asked, and what is added.
 
     Returns:
-        The audit, with the predictions that it was made from. Of two models it also has what they cost.
+        The audit, with its predictions. Of two models it also has what they cost.
 
     Raises:
         ValueError: a model without a dataset, whatever `predict` and `attribution_agreement` refuse, other items,
@@ -76,11 +79,11 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
     attributes = attributes_of(groups, options.bins, dataset, text=columns.text)
     given = {"reference": reference, "candidate": candidate} | ({} if floor is None else {"floor": floor})
     sides = opened_sides(given, dataset, options)
-    pair = _pair(sides["reference"], sides["candidate"])
+    models = [side for name, side in sides.items() if name != "floor" and isinstance(side, Opened)]
+    pair = (models[0], models[1]) if len(models) == 2 else None
     _refuse_what_is_missing(pair, dataset, attribution, options)
-    if pair is not None and dataset is not None and attribution is not None:
-        # Refuses what cannot be explained, before anything is run.
-        opened_pair(*_networks(pair), dataset, options=attribution, **_reading(options))
+    if pair is not None and attribution is not None:
+        opened_pair(**_explained(pair, attribution))  # refuses what has no explanation before any model runs
     answers = {name: side if isinstance(side, Predictions) else side.answers() for name, side in sides.items()}
     if dataset is None:
         members = groups_of_items(attributes, None, answers["reference"])
@@ -91,20 +94,20 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
     found = compared(answers, groups=members, limits=limits, options=options)
     if options.contents and is_raw(dataset, task):
         found = with_contents(found, dataset, ids=ids, task=task, columns=columns)
-    return found if pair is None else _of_models(found, pair, dataset, attribution, options)
+    return found if pair is None else _of_models(found, pair, attribution)
 
 
-def _pair(reference: Side, candidate: Side) -> tuple[Opened, Opened] | None:
-    """Both models, where there are both."""
-    return (reference, candidate) if isinstance(reference, Opened) and isinstance(candidate, Opened) else None
-
-
-def _networks(pair: tuple[Opened, Opened]) -> tuple[PreTrainedModel, PreTrainedModel]:
-    return pair[0].network, pair[1].network
-
-
-def _reading(options: AuditOptions) -> dict[str, Any]:
-    return {"processing_class": options.processing_class, "columns": options.columns}
+def _explained(pair: tuple[Opened, Opened], attribution: AttributionOptions) -> dict[str, Any]:
+    """Both models and how to explain them, as arguments."""
+    reference, candidate = pair
+    return {
+        "reference": reference.network,
+        "candidate": candidate.network,
+        "dataset": reference.dataset,
+        "processing_class": reference.options.processing_class,
+        "columns": reference.options.columns,
+        "options": attribution,
+    }
 
 
 def _refuse_what_is_missing(
@@ -123,22 +126,39 @@ def _refuse_what_is_missing(
             )
 
 
-def _of_models(
-    found: Audit,
-    pair: tuple[Opened, Opened],
-    dataset: Dataset,
-    attribution: AttributionOptions | None,
-    options: AuditOptions,
-) -> Audit:
+def _of_models(found: Audit, pair: tuple[Opened, Opened], attribution: AttributionOptions | None) -> Audit:
     """With what takes the models themselves: what they cost, and what they look at."""
-    found = with_costs(found, pair, dataset, options)
+    found = _with_costs(found, pair)
     if attribution is None:
         return found
-    agreement, explanations = attribution_agreement(
-        *_networks(pair),
-        dataset,
-        predictions=(found.predictions["reference"], found.predictions["candidate"]),
-        options=attribution,
-        **_reading(options),
-    )
-    return with_attribution(found, agreement, explanations if options.contents else {})
+    both = found.predictions["reference"], found.predictions["candidate"]
+    agreement, explanations = attribution_agreement(predictions=both, **_explained(pair, attribution))
+    return with_attribution(found, agreement, explanations if pair[0].options.contents else {})
+
+
+def _with_costs(found: Audit, pair: tuple[Opened, Opened]) -> Audit:
+    """With the bytes of both models, and their latencies if these are wanted."""
+    reference, candidate = pair
+    sizes = footprint(reference.network, where=reference.path), footprint(candidate.network, where=candidate.path)
+    latencies = None
+    if reference.options.latency:
+        device = timing_device(files=any(isinstance(side.network, FileModel) for side in pair))
+        timed = latencies_on(
+            reference.dataset,
+            {
+                name: (side.network, side.processor)
+                for name, side in (("reference", reference), ("candidate", candidate))
+            },
+            columns=reference.options.columns,
+            batch_sizes=(_TIMED_BATCH,),
+            device=device,
+        )
+        latencies = timed["reference"][_TIMED_BATCH], timed["candidate"][_TIMED_BATCH]
+        found = replace(
+            found,
+            latency_ms=(latencies[0].median_ms, latencies[1].median_ms),
+            machine=f"{machine_name(device)}, batches of {_TIMED_BATCH}",
+        )
+    rows = footprint_section(*sizes, latencies=latencies).tables[0].rows
+    costs = tuple(CostRow(*map(str, row)) for row in rows)
+    return replace(found, costs=costs, size_bytes=(sizes[0].size_bytes, sizes[1].size_bytes))

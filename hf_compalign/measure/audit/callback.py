@@ -16,10 +16,9 @@ from hf_compalign._compat import add_to_log
 from hf_compalign._trainer import of_first_process
 from hf_compalign.measure.audit.auditing import audit
 from hf_compalign.measure.audit.comparing import checked_limits
-from hf_compalign.measure.audit.opened import answers_of
+from hf_compalign.measure.audit.opened import answers_of, groups_of_items
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.audit.record import Audit
-from hf_compalign.measure.audit.rows import groups_of_items
 from hf_compalign.measure.groups import Membership, attributes_of
 from hf_compalign.measure.predictions import Asked, Columns, Predictions, ask
 from hf_compalign.models import evaluating, random_state_kept
@@ -43,23 +42,22 @@ class AuditCallback(TrainerCallback):
     ``log_history`` and the metrics that `evaluate` returns get the numbers as ``eval_audit_mismatch_rate``,
     ``_mismatch_rate_upper_bound``, ``_agreement``, ``_cie``, ``_nfr``, ``_cie_u``, ``_accuracy_change`` (with labels),
     ``_kl``, ``_group_mismatch_gap`` (with groups; of the attribute with the largest gap) and ``_passed`` (with limits;
-    1 or 0). So ``metric_for_best_model="audit_mismatch_rate"`` with
-    ``greater_is_better=False`` keeps the model that changed least. An `EarlyStoppingCallback` that looks at them comes
-    after this one in ``callbacks=``. The trackers that ``report_to`` names get them once the callback is attached:
-    ``AuditCallback(...).attach(trainer)``. An `AlignedDistillationTrainer` does that to each of its callbacks.
+    1 or 0). So ``metric_for_best_model="audit_mismatch_rate"`` with ``greater_is_better=False`` keeps the model that
+    changed least. An `EarlyStoppingCallback` that reads them comes after this one in ``callbacks=``. The trackers in
+    ``report_to`` get them after ``AuditCallback(...).attach(trainer)``. An `AlignedDistillationTrainer` attaches all
+    of its callbacks.
 
-    Before training all is tried once, so that what cannot work is refused then, and the rows are prepared: an
-    evaluation only runs the model on them, ``per_device_eval_batch_size`` at a time. Where the Trainer evaluates on
-    several datasets, the model is audited once, and the numbers stand beside the metrics of each. The trained
-    weights are to the bit those of a training without the callback.
+    The callback audits once before training, to refuse then what cannot work, and to prepare the rows. An evaluation
+    only runs the model on them, ``per_device_eval_batch_size`` at a time. Where the Trainer evaluates on several
+    datasets, the model is audited once, and the numbers stand beside the metrics of each. The trained weights are to
+    the bit those of a training without the callback.
 
-    With several processes the first one audits while the others wait for its numbers, the longest before training,
-    when the reference predicts too: ``ddp_timeout`` must be larger than that takes, or they give up. Under FSDP or
-    DeepSpeed the callback is refused.
+    With several processes the first one audits and the others wait. They wait longest before training, when the
+    reference predicts too: ``ddp_timeout`` must be longer than that. The callback refuses FSDP and DeepSpeed.
 
     Args:
-        reference: the model to be preserved: its `Predictions` on the dataset, or a model, a path or a Hub id that
-            predicts once, before training; an .npz file holds predictions.
+        reference: the model to preserve: its `Predictions` on the dataset or an .npz file of them; or a model, a path
+            or a Hub id, which predicts once, before training.
         dataset: what both are asked: raw texts or images, or prepared rows.
         groups: as for `hf_compalign.audit`.
         limits: as for `hf_compalign.audit`.
@@ -68,11 +66,11 @@ class AuditCallback(TrainerCallback):
         prefix: the beginning of the names, after ``eval_``; another one for each callback of a Trainer.
 
     Raises:
-        ValueError: a limit or an argument that cannot be; before training: whatever `predict` and `hf_compalign.audit`
+        ValueError: a limit or prefix that cannot be; before training: whatever `predict` and `hf_compalign.audit`
             refuse, or a model in shards.
 
     Attributes:
-        latest: the whole `Audit` of the last evaluation, to be saved or shown; on the first process alone.
+        latest: the whole `Audit` of the last evaluation, on the first process alone.
         options: of the audits.
     """
 
@@ -101,18 +99,20 @@ class AuditCallback(TrainerCallback):
         self._step = -1  # of the latest audit
 
     def attach(self, trainer: "Trainer") -> "AuditCallback":
-        """Let the trackers of a Trainer see the numbers; the callback becomes one of its callbacks if it is not yet."""
+        """Let the trackers of a Trainer see the numbers; the callback becomes one of its callbacks if it is not yet.
+
+        Args:
+            trainer: not needed for an `AlignedDistillationTrainer`, which attaches its callbacks.
+        """
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
         self._handler = trainer.callback_handler
         return self
 
-    # ---- the Trainer's events ----
-
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Let the reference predict, prepare the rows, and refuse now what an audit would refuse later."""
+        """Let the reference predict, prepare the rows, and refuse what an audit would refuse later."""
         self.latest = self._asked = None
         self._numbers(args, state, **kwargs)
         self.latest = None
@@ -129,10 +129,8 @@ class AuditCallback(TrainerCallback):
         kwargs["metrics"].update(numbers)
         add_to_log(state, numbers)
         if self._handler is not None:
-            # The metrics were logged before this event. A line of its own reaches trackers wherever they stand.
+            # The metrics were logged before this event: only a line of its own reaches the trackers.
             self._handler.on_log(args, state, control, logs=numbers | {"epoch": state.epoch})
-
-    # ---- the audit ----
 
     def _numbers(
         self,
@@ -143,22 +141,19 @@ class AuditCallback(TrainerCallback):
         processing_class: Any = None,
         **_: Any,
     ) -> dict[str, float]:
-        """The numbers to log, by their whole names; the same on every process."""
+        """Whole name -> number, the same on every process."""
         _refuse_shards(args, model)
 
         def measured() -> dict[str, float]:
-            found = self.latest
-            if found is None or not self._is_of(found, model, state):
+            found, is_new = self.latest, self._step != state.global_step
+            # After training, the best model may have taken the place of the last one, at the same step.
+            if found is None or is_new or found.candidate.model_fingerprint != model_fingerprint(model):
                 with random_state_kept(), evaluating(model):
                     found = self._audit(args, model, processing_class)
             self.latest, self._step = found, state.global_step
             return _logged(found)
 
         return {f"{self._names}{name}": value for name, value in of_first_process(measured).items()}
-
-    def _is_of(self, found: Audit, model: PreTrainedModel, state: TrainerState) -> bool:
-        """Whether the audit is of the model as it is: after training, the best one may have taken its place."""
-        return self._step == state.global_step and found.candidate.model_fingerprint == model_fingerprint(model)
 
     def _audit(self, args: TrainingArguments, model: PreTrainedModel, processing_class: Any) -> Audit:
         options = self.options
@@ -169,8 +164,9 @@ class AuditCallback(TrainerCallback):
             asking = replace(options, batch_size=batch_size, processing_class=its)
             self._reference = answers_of(self._reference, self._dataset, asking)
         if self._asked is None:
-            settings: dict[str, Any] = {"columns": options.columns, "batch_size": batch_size}
-            self._asked = ask(model, self._dataset, processing_class=own, **settings)
+            self._asked = ask(
+                model, self._dataset, processing_class=own, columns=options.columns, batch_size=batch_size
+            )
             found = self._asked.answers
             self._attributes = self._grouped(self._reference, found)
         else:
@@ -185,7 +181,7 @@ class AuditCallback(TrainerCallback):
         )
 
     def _grouped(self, reference: Predictions, found: Predictions) -> dict[str, Membership]:
-        """Attribute -> the groups of each item; columns are read once, and not at every evaluation."""
+        """Attribute -> the groups of each item: columns are read once, not at every evaluation."""
         columns = self.options.columns or Columns()
         attributes = attributes_of(self._groups, self.options.bins, self._dataset, text=columns.text)
         of_rows = any(one.of_rows for one in attributes.values())
@@ -193,10 +189,11 @@ class AuditCallback(TrainerCallback):
 
 
 def _logged(found: Audit) -> dict[str, float]:
-    """The numbers of an audit that a curve can be drawn of, without those that it has no labels or groups for."""
-    numbers = {name: float(found.metrics[name]) for name in _LOGGED}
-    gaps = [gap.mismatch_gap for gap in found.gaps]
-    numbers["group_mismatch_gap"] = max((gap for gap in gaps if not math.isnan(gap)), default=math.nan)
+    """The numbers for the log, without those that need missing labels or groups."""
+    gaps = [gap.mismatch_gap for gap in found.gaps if not math.isnan(gap.mismatch_gap)]
+    numbers = {name: float(found.metrics[name]) for name in _LOGGED} | {
+        "group_mismatch_gap": max(gaps, default=math.nan)
+    }
     if found.limits:
         numbers["passed"] = float(found.passed)
     return {name: value for name, value in numbers.items() if not math.isnan(value)}
@@ -209,6 +206,6 @@ def _refuse_shards(args: TrainingArguments, model: PreTrainedModel) -> None:
         or any(isinstance(parameter, DTensor) for parameter in model.parameters())
     ):
         raise ValueError(
-            "AuditCallback runs the whole model on one process, and FSDP and DeepSpeed keep it in parts on several. "
+            "AuditCallback runs the whole model on one process, and FSDP and DeepSpeed split it over several. "
             "Train with DDP, or audit the checkpoints: hf-compalign audit REFERENCE CHECKPOINT --dataset DATASET."
         )

@@ -35,13 +35,11 @@ class CandidateRow:
         n: items compared, the same ones for all candidates.
         mismatches: answers that changed, CIE.
         mismatch_rate: mismatches / n.
-        mismatch_rate_interval: its 95 % Wilson interval.
-        n_labelled: items with a known label; the rest of the row is of these, its rates nan without any.
+        mismatch_rate_interval: 95 %, Wilson's, as ``nfr_interval``.
+        n_labelled: items with a known label; all that follows is of these, its rates nan without any.
         cie_u: right answers that were lost.
         nfr: cie_u / n_labelled.
-        nfr_interval: its 95 % Wilson interval.
-        accuracy: the candidate's.
-        accuracy_change: the candidate's minus the reference's.
+        accuracy_change: the candidate's accuracy minus the reference's.
     """
 
     name: str
@@ -62,8 +60,6 @@ class PairRow:
     """Two candidates against each other.
 
     Attributes:
-        first: name of the one.
-        second: name of the other.
         cie_ratio: CIE(first) / CIE(second): above 1 the second keeps more of the reference's answers.
         p_value: exact and paired, of equal mismatch rates, from the items on which only one of the two differs from
             the reference.
@@ -78,7 +74,7 @@ class PairRow:
 
     def __str__(self) -> str:
         low, high = self.cie_ratio.low, self.cie_ratio.high
-        # Where all draws are alike, as with a candidate that changes nothing, they do not tell how sure that is.
+        # Equal draws, as of a candidate that changes nothing, do not tell how sure the ratio is.
         ends = f"{low:.2f} to {high:.2f}" if low < high else "no interval"
         ratio = f"CIE({self.first}) / CIE({self.second}) = {self.cie_ratio.value:.2f} ({ends})"
         return f"{ratio}, {p_words(self.p_adjusted)} after Holm"
@@ -89,7 +85,7 @@ class Candidates:
     """The result of `compare_candidates`; ``print`` shows it as a table.
 
     Attributes:
-        reference: the model that all are compared with.
+        reference: the model compared with all of them.
         rows: one per candidate, in the order given.
         pairs: every two candidates.
     """
@@ -132,9 +128,8 @@ def compare_candidates(
     (6.0, 0.0625)
 
     Args:
-        reference: predictions of the model to be preserved.
-        candidates: name -> predictions of a model that should answer like it. Items are paired by id and classes by
-            name.
+        reference: predictions of the model to preserve.
+        candidates: name -> predictions of a model that should answer like it, paired by id and by class name.
         n_resamples: draws of the items for the interval of each ratio.
         seed: of the draws, the same for each pair.
 
@@ -144,24 +139,18 @@ def compare_candidates(
     if not candidates:
         raise ValueError("There is no candidate to compare with the reference. Give at least one, by name.")
     aligned = same_items(reference, candidates.values())
-    counted, labels = aligned.counted, aligned.labels[aligned.counted]
-    truth, *answers = (model.predicted[counted] for model in aligned.models)
+    labels = aligned.labels[aligned.counted]
+    truth, *answers = (model.predicted[aligned.counted] for model in aligned.models)
     named = dict(zip(candidates, answers, strict=True))
-    pairs = tuple(combinations(named, 2))
-    p_values = [closer_p_value(truth, named[first], named[second]) for first, second in pairs]
+    names = tuple(combinations(named, 2))
+    both = [(truth, named[first], named[second]) for first, second in names]
+    ratios = [cie_ratio(*three, n_resamples=n_resamples, seed=seed) for three in both]
+    p_values = [closer_p_value(*three) for three in both]
+    pairs = zip(names, ratios, p_values, holm(p_values), strict=True)
     return Candidates(
         reference=reference.model,
         rows=tuple(_row(name, truth, predicted, labels) for name, predicted in named.items()),
-        pairs=tuple(
-            PairRow(
-                first=first,
-                second=second,
-                cie_ratio=cie_ratio(truth, named[first], named[second], n_resamples=n_resamples, seed=seed),
-                p_value=p_value,
-                p_adjusted=float(p_adjusted),
-            )
-            for (first, second), p_value, p_adjusted in zip(pairs, p_values, holm(p_values), strict=True)
-        ),
+        pairs=tuple(PairRow(*two, ratio, p_value, float(p_adjusted)) for two, ratio, p_value, p_adjusted in pairs),
     )
 
 
@@ -170,10 +159,9 @@ def pruning_identified_exemplars(
 ) -> NDArray[np.bool_]:
     """Which items a population of candidates answers differently from a population of references: bool [N].
 
-    An item is one (PIE) when the modal answers differ: no answer is the most frequent one on both sides. So where
-    answers tie for the most frequent, sharing one of them is enough for an item not to count, and the numbering of
-    the classes plays no part. With one model on each side these are the mismatches. See
-    https://huggingface.co/papers/1911.05248.
+    An item is one (PIE) when the modal answers differ: no answer is the most frequent one on both sides. Where answers
+    tie for the most frequent, an item does not count if the sides share one of them, whatever the numbering of the
+    classes. With one model on each side these are the mismatches. See https://huggingface.co/papers/1911.05248.
 
     >>> pruning_identified_exemplars([[0, 1], [0, 1], [1, 1]], [[0, 0], [1, 0], [0, 0]], 2)
     array([False,  True])
@@ -204,7 +192,7 @@ def _population(answers: Sequence[ArrayLike] | Array) -> Array:
 
 
 def _modal(answers: Array) -> Array:
-    """Whether each answer of [R, N] is a most frequent one of its item; counted without an array over the classes."""
+    """Whether each answer of [R, N] is a most frequent one of its item, without an array over the classes."""
     votes = np.stack([(answers == answer).sum(axis=0) for answer in answers])
     return votes == votes.max(axis=0)
 

@@ -11,13 +11,7 @@ from hf_compalign._extras import installed_versions
 from hf_compalign.measure.audit.items import changed_items
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.audit.record import Audit, ModelInfo, Verdict
-from hf_compalign.measure.groups import (
-    GroupAudit,
-    GroupOptions,
-    Membership,
-    audit_groups,
-    normalized_groups,
-)
+from hf_compalign.measure.groups import GroupAudit, GroupOptions, Membership, audit_groups, normalized_groups
 from hf_compalign.measure.predictions import Predictions, SameItems, asked_the_same, same_items
 from hf_compalign.measure.statistics import (
     Array,
@@ -41,7 +35,7 @@ _RATES = ("mismatch_rate", "nfr", "flip_rate", "pfr")
 
 
 class _GroupLimit(NamedTuple):
-    """The estimate of a `Gap` that a limit is about, its upper bound, and what it takes: of which items how many."""
+    """What a limit on groups judges: fields of a `Gap`; and what it needs, in words and as the size of a `GroupRow`."""
 
     estimate: str
     bound: str
@@ -53,7 +47,7 @@ class _GroupLimit(NamedTuple):
 _OF_GROUPS = {
     "group_mismatch_gap": _GroupLimit("mismatch_gap", "upper_bound", "items", "n", ", two of one attribute"),
     "worst_group_accuracy_drop": _GroupLimit(
-        "worst_group_accuracy_drop", "drop_upper_bound", "labelled items", "n_labelled", ""
+        "worst_group_accuracy_drop", "drop_upper_bound", "labeled items", "n_labelled", ""
     ),
 }
 
@@ -65,33 +59,24 @@ def compared(
     limits: Mapping[str, float],
     options: AuditOptions,
 ) -> Audit:
-    """The audit of two models' predictions: every number, and a verdict.
+    """The audit of the answers of "reference", "candidate" and perhaps "floor".
 
-    Args:
-        answers: the predictions of "reference" and "candidate", and those of another uncompressed training as "floor".
-        groups: attribute -> the groups of each item, in the order of the reference's items.
-        limits: as `checked_limits` gives them.
-        options: with the numbers of items.
-
-    Raises:
-        ValueError: other items, labels or inputs on the two sides, groups of another length, nothing to compare, or
-            a limit that needs labels or larger groups.
-        ImportError: there are groups, and fairlearn is not installed.
+    ``groups`` is attribute -> the groups of each of the reference's items; ``limits`` are checked ones.
     """
-    reference, candidate, floor = answers["reference"], answers["candidate"], answers.get("floor")
+    reference, candidate = answers["reference"], answers["candidate"]
     memberships = normalized_groups(groups, len(reference))
     paired = same_items(reference, [candidate])
     counted, names = paired.counted, reference.label_names
-    rerun = None if floor is None else _rerun(floor, paired)
+    rerun = _rerun(answers["floor"], paired) if "floor" in answers else None
     _, candidate = paired.models
     both = reference.predicted[counted], candidate.predicted[counted], paired.labels[counted]
     scores = ItemScores.of(reference.logits, candidate.logits, paired.labels, rows=counted)
     cells = Cells.count(*both)
-    metrics = _metrics(both, cells) | _divergences(scores)
+    metrics = _metrics(both, cells, scores)
     if len(counted) < len(reference):
         memberships = {name: [of[item] for item in counted.tolist()] for name, of in memberships.items()}
-    judging = GroupOptions(min_group_size=options.min_group_size)
-    grouped = audit_groups(*both, memberships, n_classes=len(names), options=judging)
+    judged = GroupOptions(min_group_size=options.min_group_size)
+    grouped = audit_groups(*both, memberships, n_classes=len(names), options=judged)
     items = changed_items(reference.ids[counted], both, scores, memberships, most=options.max_items)
     return Audit(
         n=len(counted),
@@ -115,12 +100,12 @@ def compared(
         reference=ModelInfo(reference.model, reference.model_fingerprint),
         candidate=ModelInfo(candidate.model, candidate.model_fingerprint),
         data_fingerprint=reference.data_fingerprint or candidate.data_fingerprint,
-        versions={"python": platform.python_version(), **installed_versions(_PACKAGES)},
+        versions=_versions(),
         predictions=dict(answers),
     )
 
 
-def _metrics(answers: tuple[Array, Array, Array], cells: Cells) -> dict[str, Any]:
+def _metrics(answers: tuple[Array, Array, Array], cells: Cells, scores: ItemScores) -> dict[str, Any]:
     found = proportions(*answers)
     metrics: dict[str, Any] = {}
     for name, (k, n) in found.items():
@@ -133,15 +118,15 @@ def _metrics(answers: tuple[Array, Array, Array], cells: Cells) -> dict[str, Any
         "cie_u": cells.lost if cells.n else math.nan,
         "accuracy_change": cells.accuracy_change,
         "mcnemar_p": mcnemar(cells.lost, cells.gained) if cells.n else math.nan,
-    }
-
-
-def _divergences(scores: ItemScores) -> dict[str, float]:
-    return {
         "kl": float(scores.kl.mean()),
         "probability_loyalty": 1 - float(scores.js_distance.mean()),
         "logit_error": float(scores.logit_error.mean()),
     }
+
+
+def _versions() -> dict[str, str]:
+    known = {"python": platform.python_version()} | installed_versions(_PACKAGES)
+    return dict.fromkeys(("python", *_PACKAGES), "unknown") | known
 
 
 def _rerun(floor: Predictions, paired: SameItems) -> Predictions:
@@ -150,18 +135,14 @@ def _rerun(floor: Predictions, paired: SameItems) -> Predictions:
     unanswered = int((~rerun.mask[paired.counted]).sum())
     if unanswered:
         raise ValueError(
-            f"The floor must answer all items that are compared. It masks out {unanswered} of {len(paired.counted)}. "
+            f"The floor must answer all items of the comparison. It masks out {unanswered} of {len(paired.counted)}. "
             "Predict with it on the same dataset."
         )
     return rerun
 
 
 def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dict[str, float]:
-    """The limits, when `audit` can judge them; so that a caller can ask before it runs any model.
-
-    Args:
-        limits: name -> the largest acceptable value.
-        grouped: whether there will be groups.
+    """The limits, if `audit` can judge them: ``grouped`` says whether there will be groups.
 
     Raises:
         ValueError: a limit is unknown, no number in [0, 1], or needs groups.
@@ -194,19 +175,19 @@ def _verdict(name: str, limit: float, metrics: Mapping[str, Any], grouped: Group
         return _group_verdict(name, limit, grouped)
     bound = metrics[f"{name}_upper_bound"]
     if math.isnan(bound):
-        raise _unlabelled(name)
+        raise _unlabeled(name)
     return Verdict(name=name, limit=limit, value=metrics[name], upper_bound=bound, passed=bound <= limit)
 
 
 def _group_verdict(name: str, limit: float, grouped: GroupAudit) -> Verdict:
-    """On the largest gap of any attribute, and the largest upper bound of one; attributes without one are named."""
+    """On the largest gap of any attribute and the largest upper bound; names the attributes without one."""
     kind = _OF_GROUPS[name]
     bounds = {gap.attribute: getattr(gap, kind.bound) for gap in grouped.gaps}
     judged = [gap for gap in grouped.gaps if not math.isnan(bounds[gap.attribute])]
     if not judged:
         largest = max((getattr(row, kind.size) for row in grouped.rows), default=0)
         if grouped.rows and not largest:
-            raise _unlabelled(name)
+            raise _unlabeled(name)
         raise ValueError(
             f"The limit {name} needs groups of at least {grouped.min_group_size} {kind.items}{kind.groups}, and there "
             f"are none: the largest group has {largest}. Give more {kind.items}, larger groups, or a smaller "
@@ -223,7 +204,7 @@ def _group_verdict(name: str, limit: float, grouped: GroupAudit) -> Verdict:
     )
 
 
-def _unlabelled(name: str) -> ValueError:
+def _unlabeled(name: str) -> ValueError:
     return ValueError(
         f"The limit {name} needs labels, and no item has a known one. "
         "Predict on a dataset with labels, or limit mismatch_rate, which needs none."

@@ -10,7 +10,6 @@ from datasets import Dataset
 
 from hf_compalign.data import find_image_column, find_text_columns
 from hf_compalign.measure.attribution import AttributionAgreement, Explanation
-from hf_compalign.measure.audit.items import ChangedItem
 from hf_compalign.measure.audit.record import Audit
 from hf_compalign.measure.predictions import Columns
 from hf_compalign.tasks import Task
@@ -23,14 +22,14 @@ MOST_CHARACTERS = 2_000
 def with_contents(
     found: Audit, dataset: Dataset, *, ids: Sequence[str], task: Task, columns: Columns | None = None
 ) -> Audit:
-    """The audit with what was asked in each of its changed items: it is then as private as the dataset.
+    """The audit with the texts or thumbnails of its changed items: it is then as private as the dataset.
 
     Args:
         found: an audit of predictions on this dataset. Its first `MOST_THUMBNAILS` items get a thumbnail.
         dataset: raw texts or images.
-        ids: of the rows: those of the predictions.
+        ids: the name of each row in the predictions.
         task: of the models.
-        columns: where to find what in the dataset.
+        columns: which columns of the dataset hold what.
 
     Raises:
         ValueError: other rows, or a column that is not there.
@@ -47,16 +46,13 @@ def with_contents(
     of_images = task.model_input == "pixel_values"
     shown = found.items[: MOST_THUMBNAILS if of_images else None]
     names = (find_image_column(dataset, columns.image),) if of_images else find_text_columns(dataset, columns.text)
-    # Of the other columns some may be large, or images to be decoded.
+    # Other columns may be large, or hold images that would be decoded.
     rows = dataset.select_columns(list(names)).select([place[item.id] for item in shown])
-    if of_images:
-        (column,) = names
-        items = [replace(item, image=_thumbnail(row[column])) for item, row in zip(shown, rows, strict=True)]
-    else:
-        items = [
-            replace(item, texts=tuple(_shortened(row[name]) for name in names))
-            for item, row in zip(shown, rows, strict=True)
-        ]
+    items = []
+    for item, row in zip(shown, rows, strict=True):
+        asked = [row[name] for name in names]
+        kept = {"image": _thumbnail(*asked)} if of_images else {"texts": tuple(map(_shortened, asked))}
+        items.append(replace(item, **kept))
     return replace(found, items=(*items, *found.items[len(items) :]))
 
 
@@ -66,14 +62,11 @@ def with_attribution(found: Audit, agreement: AttributionAgreement, explanations
     Args:
         found: an audit of the same two models on the same rows.
         agreement: of both models.
-        explanations: of items by their ids. Only those of the changed items that the audit holds are kept: it lists
-            no others. Without any, nothing of the dataset is added.
+        explanations: of items by their ids. The audit keeps those of its changed items. Without any, it holds nothing
+            more of the dataset.
     """
-
-    def explained(item: ChangedItem) -> ChangedItem:
-        return replace(item, explanation=explanations.get(item.id))
-
-    return replace(found, attribution=agreement, items=tuple(map(explained, found.items)))
+    items = tuple(replace(item, explanation=explanations.get(item.id)) for item in found.items)
+    return replace(found, attribution=agreement, items=items)
 
 
 def _shortened(text: str | None) -> str:

@@ -23,16 +23,16 @@ class ChangedItem:
         cell: "lost", "gained" or "different_wrong" as in `hf_compalign.measure.statistics.Cells`; "unlabelled" where
             no label is known.
         label: the right class; None when unknown.
-        reference: the class that the reference predicts.
-        candidate: the class that the candidate predicts.
+        reference: the reference's answer.
+        candidate: the candidate's answer.
         reference_confidence: the reference's probability of its own answer.
         candidate_confidence: the candidate's probability of its own answer.
         reference_margin: the reference's probability of its answer minus that of its second best.
         kl: KL(reference || candidate), in nats.
-        groups: those that it belongs to, as "attribute: group".
-        texts: the text or the pair of texts; empty when they were not asked for.
-        image: a thumbnail as a data URI of a PNG; empty when it was not asked for.
-        explanation: what both models look at; None where it was not worked out.
+        groups: as "attribute: group".
+        texts: the text or the pair of texts; empty unless wanted.
+        image: a thumbnail as a data URI of a PNG; empty unless wanted.
+        explanation: what both models look at; None unless it was worked out.
     """
 
     id: str
@@ -58,14 +58,10 @@ def changed_items(
     *,
     most: int,
 ) -> tuple[ChangedItem, ...]:
-    """The most harmful of the items that changed: right answers lost first, and the surest first among them.
+    """Up to ``most`` changed items of N: lost right answers first, and the surest first among them.
 
-    Args:
-        ids: [N].
-        answers: of the reference and the candidate, and the labels, each [N].
-        scores: of the same items.
-        groups: attribute -> the groups of each item.
-        most: how many there are at most.
+    ``answers`` are those of the reference and the candidate, and the labels; ``groups`` is attribute -> the groups of
+    each item.
     """
     reference, candidate, labels = answers
     changed = np.flatnonzero(reference != candidate)

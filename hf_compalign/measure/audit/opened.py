@@ -1,45 +1,33 @@
-"""What an audit is given: models that are opened and asked, or predictions that hold their answers already."""
+"""What an audit is given: models to ask or predictions that hold their answers, and the rows of a dataset."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from datasets import Dataset
+from datasets import Dataset, Image
 from transformers import PreTrainedModel
 
 from hf_compalign.labels import label_order, names_of
 from hf_compalign.measure.audit.options import AuditOptions
-from hf_compalign.measure.predictions import Predictions, predict
+from hf_compalign.measure.groups import Attribute, Membership
+from hf_compalign.measure.predictions import Columns, Predictions, ids_of, predict
 from hf_compalign.models import default_device
 from hf_compalign.opening import Model, load_model, processor_of
-from hf_compalign.tasks import task_of
+from hf_compalign.tasks import TASKS, Task, task_of
 
 _BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A model, where it came from, and what reads its rows.
+    """A model, what reads its rows, and what it is asked."""
 
-    Attributes:
-        given: the model as it was named.
-        network: the model.
-        processor: its tokenizer or image processor; None where it is to be looked for beside the module.
-        dataset: what it is asked.
-        options: how.
-    """
-
-    given: Model
+    path: str | Path | None  # of its weights; None for a module
     network: PreTrainedModel
-    processor: Any
+    processor: Any  # None where `predict` looks for it beside the module
     dataset: Dataset
     options: AuditOptions
-
-    @property
-    def path(self) -> str | Path | None:
-        """Where the weights lie; None for a module."""
-        return self.given if isinstance(self.given, str | Path) else None
 
     def answers(self) -> Predictions:
         """What it answers; a model that was opened for this runs on a GPU if there is one."""
@@ -57,15 +45,13 @@ Side: TypeAlias = Predictions | Opened
 
 
 def opened_sides(given: Mapping[str, Any], dataset: Dataset | None, options: AuditOptions) -> dict[str, Side]:
-    """All models opened, before one of them is run in vain.
-
-    Raises:
-        ValueError: there is a model and no dataset, no model is there, or two of them have other labels.
-    """
+    """All models opened and their labels compared, before one of them runs in vain."""
     sides: dict[str, Side] = {}
     for name, one in given.items():
-        if isinstance(one, Predictions) or (isinstance(one, str | Path) and Path(one).suffix == ".npz"):
-            sides[name] = one if isinstance(one, Predictions) else Predictions.load(one)
+        if isinstance(one, Predictions):
+            sides[name] = one
+        elif isinstance(one, str | Path) and Path(one).suffix == ".npz":
+            sides[name] = Predictions.load(one)
         elif dataset is None:
             call = ", ".join(_word_for(given[side]) for side in ("reference", "candidate"))
             raise ValueError(
@@ -92,10 +78,51 @@ def _word_for(one: Any) -> str:
 
 def _opened(given: Model, dataset: Dataset, options: AuditOptions) -> Opened:
     network, processor = load_model(given), options.processing_class
-    if processor is None and isinstance(given, str | Path):
-        processor = processor_of(given, task_of(network))
-    return Opened(given, network, processor, dataset, options)
+    path = given if isinstance(given, str | Path) else None
+    if processor is None and path is not None:
+        processor = processor_of(path, task_of(network))
+    return Opened(path, network, processor, dataset, options)
 
 
 def _label_names(side: Side) -> tuple[str, ...]:
     return side.label_names if isinstance(side, Predictions) else names_of(side.network.config.id2label)
+
+
+def task_in(sides: Mapping[str, Side], dataset: Dataset, columns: Columns) -> Task:
+    """The task of a model, or without one what the rows hold."""
+    for side in sides.values():
+        if isinstance(side, Opened):
+            return task_of(side.network)
+    prepared = next((task for task in TASKS if task.model_input in dataset.column_names), None)
+    if prepared is not None:
+        return prepared
+    images = any(isinstance(feature, Image) for feature in (dataset.features or {}).values())
+    of_images = columns.image is not None or (images and columns.text is None)
+    return next(task for task in TASKS if (task.model_input == "pixel_values") == of_images)
+
+
+def row_ids_of(
+    sides: Mapping[str, Side], answers: Mapping[str, Predictions], dataset: Dataset, *, task: Task, columns: Columns
+) -> list[str]:
+    """The name of each row of the dataset: as a model that was just asked has it, or worked out anew."""
+    asked = [answers[name] for name, side in sides.items() if isinstance(side, Opened)]
+    ids: list[str] = (asked[0].ids if asked else ids_of(dataset, task, columns)).tolist()
+    return ids
+
+
+def groups_of_items(
+    attributes: Mapping[str, Attribute], ids: Sequence[str] | None, reference: Predictions
+) -> dict[str, Membership]:
+    """Attribute -> the groups of the reference's items; ``ids`` are those of the rows, None without rows."""
+    place = {name: row for row, name in enumerate(ids or ())}
+    items = reference.ids.tolist()
+    unknown = [] if ids is None else [name for name in items if name not in place]
+    if unknown:
+        raise ValueError(
+            f"The dataset must hold the rows that the predictions are of. {len(unknown)} of their {len(items)} items "
+            f"are not among them, such as {unknown[0]!r}. Give the dataset of the predictions, or predict on this one."
+        )
+    return {
+        name: [one.groups[place[item]] for item in items] if one.of_rows else one.groups
+        for name, one in attributes.items()
+    }

@@ -1,11 +1,13 @@
-"""What of an audit is seldom said."""
+"""How an audit asks the models, and what it adds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_compalign.measure.groups import MIN_GROUP_SIZE
-from hf_compalign.measure.predictions import Columns
+
+if TYPE_CHECKING:
+    from hf_compalign.measure.predictions import Columns  # which imports torch
 
 
 @dataclass(frozen=True)
@@ -13,13 +15,13 @@ class AuditOptions:
     """How `hf_compalign.audit` asks the models, and what it adds to the numbers.
 
     Attributes:
-        columns: where to find what in a raw dataset.
+        columns: which columns of a raw dataset hold what.
         processing_class: the tokenizer or image processor of all models; by default the one saved beside each.
         batch_size: rows at a time; by default 32, or the Trainer's in an `AuditCallback`.
         bins: columns of numbers whose bins are groups too; "words" is the number of words in the text.
         min_group_size: a smaller group is shown, and takes part in no gap and no verdict.
-        max_items: how many of the changed items are kept one by one, the most harmful first.
-        contents: keep the texts or thumbnails of these items, and what both models look at in them: the audit is
+        max_items: how many changed items to keep one by one, the most harmful first.
+        contents: keep the texts or thumbnails of these items, and what both models look at in them. The audit is
             then as private as the dataset.
         latency: time both models side by side, on the first rows of the dataset.
 
@@ -27,7 +29,7 @@ class AuditOptions:
         ValueError: a number is out of its range.
     """
 
-    columns: Columns | None = None
+    columns: "Columns | None" = None
     processing_class: Any = None
     batch_size: int | None = None
     bins: Sequence[str] = ()

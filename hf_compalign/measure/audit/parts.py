@@ -1,4 +1,4 @@
-"""What an audit says of the parts of the items, the most harmed first: their classes and their groups."""
+"""Sections of an audit about parts of the items, the most harmed first: classes and groups."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +24,9 @@ _RATES: tuple[Column, ...] = (*MISMATCHES, ("NFR", "nfr", percent))
 
 
 def harmful_first(rows: Iterable[Row]) -> list[Row]:
-    """Rows of classes or groups, the surest mismatches first, those without items last.
+    """Rows of classes or groups by the lower end of the rate's interval: a class of two items does not lead.
 
-    So a class of two items does not lead: what counts is the lower end of the rate's interval.
+    Rows without items come last.
     """
 
     def harm(row: Row) -> tuple[float, float]:
@@ -44,7 +44,7 @@ def class_name(names: Sequence[str], index: int | None) -> Name:
 
 
 def _both(title: str, key: str, form: Any = percent) -> list[Column]:
-    """Two columns: of the reference and of the candidate."""
+    """The columns of the reference and the candidate."""
     return [(f"{title} before".strip(), f"{key}reference", form), ("after", f"{key}candidate", form)]
 
 
@@ -54,14 +54,11 @@ def classes(found: Row) -> Section:
     columns: list[Column] = [("class", "name", Name), *_RATES, *_both("recall", "recall_")]
     items = [{"label": row["label"]} for row in rows]
     tables = [Table.of("Classes of the labels, most harmed first", rows, columns, items=items, depth=1)]
-    lead = (
-        "Items by their label. The classes whose mismatch rate is surely high, by the lower end of its interval, "
-        "come first."
-    )
+    lead = "Items by their label. The classes with the highest lower end of the mismatch rate's interval come first."
     empty = len(found["per_class"]) - len(rows)
-    notes = [f"{plural(empty, 'class', 'classes')} without a labelled item left out."] if empty else []
+    notes = [f"{plural(empty, 'class', 'classes')} without a labeled item left out."] if empty else []
     if bias := found["class_bias"] if rows else None:
-        skipped = f"; left out, for want of errors before: {count(bias['n_skipped'])}" if bias["n_skipped"] else ""
+        skipped = f"; left out, without errors before: {count(bias['n_skipped'])}" if bias["n_skipped"] else ""
         notes.append(
             f"How unevenly the errors of the classes changed: CEV {number(bias['cev'])}, SDE {number(bias['sde'])} "
             f"(0 is evenly; from changes in percent{skipped})."
@@ -108,7 +105,7 @@ def frequencies(found: Row) -> Section:
 
 
 def groups(found: Row) -> list[Section]:
-    """One section for each attribute that the groups belong to."""
+    """One section for each attribute."""
     attributes = dict.fromkeys(row["attribute"] for row in (*found["groups"], *found["gaps"]))
     return [_attribute(found, attribute, f"groups-{place}") for place, attribute in enumerate(attributes, 1)]
 
@@ -143,7 +140,7 @@ def _group_table(attribute: str, rows: Sequence[Row]) -> Table:
 
 
 def _gap_table(gap: Row) -> Table:
-    """How far the judged groups lie apart: two of them make a gap, and an accuracy of the worst group takes one."""
+    """How far the judged groups lie apart: a gap needs two of them, the accuracy of the worst group one."""
     most, drop, most_drop = gap["upper_bound"], gap["worst_group_accuracy_drop"], gap["drop_upper_bound"]
     most_words = f"at most {points(most)}" if is_known(most) else "-"
     # A drop is a change below 0, so that a gain is not called a negative drop.
@@ -173,7 +170,8 @@ def _fairness(rows: Sequence[Row], names: Sequence[str]) -> list[Table]:
     measures: list[Column] = [*_both("", "", decimals), moved, ("classes left out", "n_skipped", count)]
     worst: list[Column] = [("fairness (worst class)", "measure", title), *measures]
     each: list[Column] = [("fairness", "measure", title), ("class", "label", partial(class_name, names)), *measures]
-    of_all, of_one = ([row for row in rows if (row["label"] is None) == all_of_them] for all_of_them in (True, False))
+    of_all = [row for row in rows if row["label"] is None]
+    of_one = [row for row in rows if row["label"] is not None]
     return [
         Table.of("Fairness of the answers", of_all, worst, depth=1),
         Table.of("Fairness of the answers, class by class", of_one, each, words=(1,), depth=2),

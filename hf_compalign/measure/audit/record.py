@@ -1,4 +1,4 @@
-"""What an audit found, as plain data: read, printed, saved and loaded without torch."""
+"""What an audit found, as plain data: printed, saved and loaded without torch."""
 
 import json
 import math
@@ -35,7 +35,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Verdict:
-    """One limit: it is kept when the one-sided 95 % upper bound, not just what was observed, is within it.
+    """One limit: it is kept when the one-sided 95 % upper bound, not just the observed value, is within it.
 
     Attributes:
         name: of the rate or gap.
@@ -43,7 +43,7 @@ class Verdict:
         value: what was observed.
         upper_bound: one-sided, of 95 % confidence.
         passed: whether that bound is within the limit.
-        not_judged: attributes whose groups are too small or too few to be judged by this limit.
+        not_judged: attributes whose groups are too small or too few for this limit.
     """
 
     name: str
@@ -64,7 +64,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class CostRow:
-    """What both models cost in one respect, as texts with their units, such as the bytes of their weights."""
+    """One cost of both models, such as the bytes of their weights, as texts with units."""
 
     what: str
     reference: str
@@ -90,7 +90,7 @@ class Audit:
     Attributes:
         n: items compared.
         n_labelled: those of them with a known label.
-        cells: the five cells over the labelled items; None when there are none.
+        cells: the five cells over the labeled items; None without any.
         metrics: name -> number; ``<rate>_interval`` -> its two-sided 95 % Wilson interval; for the rates that
             can be limited ``<rate>_upper_bound`` -> one-sided 95 % Clopper-Pearson. What needs labels is nan
             without them.
@@ -98,27 +98,26 @@ class Audit:
         groups: one row per group.
         limits: the verdict on each limit.
         label_names: names of the classes.
-        reference: the model to be preserved.
-        candidate: the model that was compared with it.
+        reference: the model to preserve.
+        candidate: the model compared with it.
         data_fingerprint: the inputs both were asked; empty when unknown.
         versions: of Python and the libraries involved.
         calibration: of both models, and the change; None without labels.
         frequencies: how often each class is predicted, and whether that changed.
         class_bias: how unevenly the errors of the classes changed; None without labels.
-        margins: mismatches by how sure the reference was; where the answers flip.
+        margins: mismatches by how sure the reference was.
         group_rates: selection rate, TPR and FPR of every group and class.
-        gaps: one for each attribute that the groups belong to: gaps between its groups, and fairness measures.
+        gaps: gaps between groups, and fairness measures: one for each attribute.
         min_group_size: a smaller group is shown, and takes part in no gap and no verdict.
         floor: how often an uncompressed re-run differs from the reference; None unless one was given.
-        attribution: whether both models look at the same parts of the inputs; None unless it was asked for.
+        attribution: whether both models look at the same parts of the inputs; None unless wanted.
         items: those that the models answer differently, the most harmful first.
         n_items_left_out: how many more there are.
-        costs: what both models cost; empty unless it was measured.
+        costs: of both models; empty unless measured.
         size_bytes: of the reference's and the candidate's weights; None when unknown.
         latency_ms: of the reference and the candidate, timed side by side; None when unknown.
         machine: where they were timed.
-        predictions: of "reference", "candidate" and perhaps "floor", which the audit was made from; not in `to_dict`,
-            and empty in an audit that was loaded.
+        predictions: of "reference", "candidate" and perhaps "floor"; not in `to_dict`, and empty in a loaded audit.
     """
 
     n: int
@@ -194,9 +193,9 @@ class Audit:
         """One of the tables as a data frame.
 
         Args:
-            table: "metrics", with a row for each rate or number: its value, the ends of its interval and its upper
-                bound; or "per_class", "groups", "group_rates", "margins", "limits", "costs" or "items", with a row
-                for each entry of that attribute.
+            table: "metrics", with the value, the ends of the interval and the upper bound of each; or "per_class",
+                "groups", "group_rates", "margins", "limits", "costs" or "items", with a row for each entry of that
+                attribute.
 
         Raises:
             ValueError: there is no such table.
@@ -235,7 +234,7 @@ class Audit:
         return describe_html(self._shown())
 
     def _shown(self) -> dict[str, Any]:
-        """What a text shows, metrics beside fields; without long tables, of which there may be a million rows."""
+        """What a text shows; without the tables that may have a million rows."""
         return metrics_beside_fields(replace(self, items=(), group_rates=()).to_dict())
 
     def _rows(self, table: str) -> list[dict[str, Any]]:
@@ -286,10 +285,10 @@ def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
     """The same dicts and lists, with lists for tuples, around ``leaf`` of everything else."""
     if isinstance(value, dict):
         return {name: _mapped(item, leaf) for name, item in value.items()}
-    return [_mapped(item, leaf) for item in value] if isinstance(value, (list, tuple)) else leaf(value)
+    return [_mapped(item, leaf) for item in value] if isinstance(value, list | tuple) else leaf(value)
 
 
 def metrics_beside_fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``to_dict()`` of an audit as its readers take it: with each metric beside the fields."""
+    """The ``to_dict()`` of an audit as its readers take it: each metric beside the fields."""
     found = dict(record)
     return {**found.pop("metrics", {}), **found}

@@ -47,14 +47,19 @@ _DISTANCES = {
 }
 _CALIBRATION = {"ece": "calibration error (ECE)", "brier": "Brier score", "nll": "negative log-likelihood (nats)"}
 _COSTS = {"what": "costs", "reference": "reference", "candidate": "candidate", "ratio": "ratio"}
-_SIMILARITIES = {"all": "all", "agreeing": "same answer", "mismatches": "other answer"}
-_SIMILARITIES |= {"floor": "floor", "ceiling": "ceiling"}
+_SIMILARITIES = {
+    "all": "all",
+    "agreeing": "same answer",
+    "mismatches": "other answer",
+    "floor": "floor",
+    "ceiling": "ceiling",
+}
 
 Row = Mapping[str, Any]
 
 
 def sections_of(found: Row) -> list[Section]:
-    """The sections of an audit, from its ``to_dict()``: those that it has something to show in."""
+    """The sections of an audit that have something to show, from its ``to_dict()``."""
     made = [answers(found), limits(found), rerun(found["floor"], found), costs(found), classes(found), *groups(found)]
     made += [calibration(found["calibration"]), margins(found["margins"]), frequencies(found)]
     made.append(attribution(found["attribution"]))
@@ -88,7 +93,7 @@ def answers(found: Row) -> Section:
         Table("Probabilities", ("distance of the probabilities", "mean"), moved),
         Table("What became of the items", ("reference and candidate", "items", "share"), items, depth=2),
     )
-    lead = "The intervals are Wilson's, the upper bounds one-sided; a bound is there where there may be a limit."
+    lead = "The intervals are Wilson's, the upper bounds one-sided: of the rates that may have a limit."
     return Section("answers", "What became of the answers", tables, tuple(notes), (lead,))
 
 
@@ -130,7 +135,7 @@ def calibration(shift: Row | None) -> Section:
         for moved in (shift[f"{key}_change"],)
     ]
     lead = (
-        f"Of {plural(shift['n'], 'labelled item')}, in {shift['n_bins']} bins of equal width; the intervals are "
+        f"Of {plural(shift['n'], 'labeled item')}, in {shift['n_bins']} bins of equal width; the intervals are "
         "bootstrapped. Lower is better, and 0 is perfect for the first."
     )
     columns = ("calibration", "before", "after", "change", "95 % interval")
@@ -208,15 +213,15 @@ def attribution(found: Row | None) -> Section:
     deltas = [found[f"convergence_delta_{side}"] for side in ("reference", "candidate")]
     if all(map(is_known, deltas)):
         notes.append(
-            "Convergence delta, by how much the scores of an item fail on average to add up to the change of the logit "
-            f"that they explain: {number(deltas[0])} (reference), {number(deltas[1])} (candidate)."
+            "Convergence delta, the mean gap between the sum of an item's scores and the change of the logit that they "
+            f"explain: {number(deltas[0])} (reference), {number(deltas[1])} (candidate)."
         )
     table = Table("Similarity of the explanations", ("attribution", *_SIMILARITIES.values()), rows)
     return Section("attribution", "Do both look at the same things?", (table,), tuple(notes))
 
 
 def sampled(found: Row) -> str:
-    """Which items an attribution agreement is of: a sample, and mismatches beyond it.
+    """The items of an attribution agreement: a sample, and mismatches beyond it.
 
     >>> sampled({"n_items": 60, "n_agreeing": 56, "n_mismatches": 60, "seed": 0})
     '60 items drawn at random (seed 0; 56 answered alike), and 56 more that the two answer differently'
@@ -228,7 +233,7 @@ def sampled(found: Row) -> str:
 
 
 def _estimate(found: Row) -> str:
-    """A mean with its interval: of one item, or of items that are all alike, there is no telling how sure it is."""
+    """A mean with its interval; one item, or equal ones, do not tell how sure it is."""
     ends = _ends(found, decimals) if found["low"] != found["high"] else "-"
     return f"{decimals(found['value'])} ({ends})" if is_known(found["value"]) else "-"
 

@@ -14,7 +14,7 @@ from hf_compalign.measure.audit.verdict import outcome
 
 MOST_ROWS = 20  # of a table
 _DEPTH = 1
-# Names of models and the like are shown whole, if they are not a page long.
+# Long enough for the names of models.
 _whole = partial(one_line, most=400)
 _filled = partial(textwrap.fill, width=116, break_long_words=False, break_on_hyphens=False)
 
@@ -22,9 +22,8 @@ _filled = partial(textwrap.fill, width=116, break_long_words=False, break_on_hyp
 def describe(found: Mapping[str, Any]) -> str:
     """The report of an audit as plain text, from its ``to_dict()``; no name in it ends a line or steers a terminal."""
     found = cleaned(found, _whole)
-    parts = [
-        part for section in sections_of(found) for part in _parts(section, partial(as_text, most=MOST_ROWS), _filled)
-    ]
+    shown = partial(as_text, most=MOST_ROWS)
+    parts = [part for section in sections_of(found) for part in _parts(section, shown, _filled)]
     return "\n\n".join(["\n".join(_verdict(found)), *parts, "\n".join(_models(found))])
 
 
@@ -45,7 +44,7 @@ def _verdict(found: Mapping[str, Any]) -> list[str]:
 
 
 def _parts(section: Section, shown: Callable[[Table], str], sentence: Callable[[str], str]) -> list[str]:
-    """The tables of a section, each with what is left out of it, and the sentences below the first."""
+    """The tables of a section, each with how many rows are left out, and the sentences below the first."""
     parts, notes = [], [sentence(plain(note)) for note in section.notes]
     for table in section.shown(_DEPTH):
         left_out = table.left_out + len(table.rows[MOST_ROWS:])
@@ -67,6 +66,8 @@ def _html(table: Table) -> str:
 
 
 def _models(found: Mapping[str, Any]) -> list[str]:
-    both = ((side, found[side]) for side in ("reference", "candidate"))
-    marks = ((side, one["model"] or "unnamed", one["model_fingerprint"]) for side, one in both)
-    return [f"{side}: {model}{f' ({mark})' if mark else ''}" for side, model, mark in marks]
+    lines = []
+    for side in ("reference", "candidate"):
+        model, mark = found[side]["model"] or "unnamed", found[side]["model_fingerprint"]
+        lines.append(f"{side}: {model} ({mark})" if mark else f"{side}: {model}")
+    return lines

@@ -1,11 +1,12 @@
-"""What an audit comes to, in words: what changed, and whether the limits are kept."""
+"""The verdict of an audit in words: what changed, and whether the limits are kept."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hf_compalign._formats import count, is_known, percent, plural
-from hf_compalign._tables import Beyond, Kept, Section, Table, Words
+from hf_compalign._tables import Beyond, Column, Kept, Section, Table
 from hf_compalign._visible import one_line
 
 Row = Mapping[str, Any]
@@ -44,7 +45,7 @@ def _turned(n: int, before: str, after: str) -> str:
 
 
 def _unjudged(limits: Iterable[Row]) -> str:
-    """The attributes that these limits leave unjudged, as the end of a sentence; empty where there are none.
+    """The attributes that these limits leave unjudged, as the end of a sentence.
 
     >>> _unjudged([{"not_judged": ["age"]}, {"not_judged": ["age", "dialect"]}]), _unjudged([])
     ('; not judged: age, dialect', '')
@@ -56,8 +57,8 @@ def _unjudged(limits: Iterable[Row]) -> str:
 def judged(limit: Row, found: Row) -> str:
     """What came of one limit of an audit, in words.
 
-    It is exceeded where the rate's whole two-sided interval lies above it. Otherwise the rate may well be within it,
-    whatever was observed; and a gap between groups has no such interval.
+    It is exceeded when the rate's whole two-sided interval lies above it. Otherwise the rate may well be within it,
+    whatever was observed. A gap between groups has no such interval.
 
     >>> limit = {"name": "nfr", "limit": 0.02, "value": 0.03, "passed": False, "not_judged": []}
     >>> judged(limit, {"nfr_interval": [0.01, 0.05]}), judged(limit, {"nfr_interval": [0.021, 0.05]})
@@ -71,25 +72,17 @@ def judged(limit: Row, found: Row) -> str:
 
 
 def limits(found: Row) -> Section:
-    """What was asked, and whether it is kept."""
-
-    def came_of_it(row: Row) -> Words:
-        return judged(row, found)
-
-    table = Table.of(
-        "Limits",
-        found["limits"],
-        (
-            ("limit on", "name", str),
-            ("at most", "limit", percent),
-            ("observed", "value", percent),
-            ("95 % upper bound", "upper_bound", percent),
-            ("verdict", None, came_of_it),
-        ),
-        words=(4,),
+    """Each limit, and whether it is kept."""
+    columns: tuple[Column, ...] = (
+        ("limit on", "name", str),
+        ("at most", "limit", percent),
+        ("observed", "value", percent),
+        ("95 % upper bound", "upper_bound", percent),
+        ("verdict", None, partial(judged, found=found)),
     )
+    table = Table.of("Limits", found["limits"], columns, words=(4,))
     lead = (
         "A limit is kept when the one-sided 95 % upper bound is within it: too few items never pass. It is exceeded "
-        "when the whole interval of the rate lies above it; between the two nothing is shown."
+        "when the whole interval of the rate lies above it. Between the two nothing is shown."
     )
     return Section("limits", "Limits", (table,), lead=(lead,))

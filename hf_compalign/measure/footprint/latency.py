@@ -27,11 +27,10 @@ def interleaved_latency_ms(
     n_warmup: int = 3,
     n_runs: int = 20,
 ) -> dict[str, Latency]:
-    """Time several models side by side: one pass of each in turn, so that a busy moment meets them all.
+    """Time several models side by side: one pass of each in turn, so that a busy moment slows them all.
 
     Args:
-        candidates: name -> (model or `FileModel`, keyword arguments of its forward pass); they are moved to the
-            model's device.
+        candidates: name -> (model or `FileModel`, keyword arguments of its forward pass, on any device).
         n_warmup: untimed rounds first.
         n_runs: timed rounds.
 
@@ -45,7 +44,7 @@ def interleaved_latency_ms(
     placed = {name: (model, on_device(inputs, device_of(model))) for name, (model, inputs) in candidates.items()}
     times_ms: dict[str, list[float]] = {name: [] for name in placed}
     models = [model for model, _ in placed.values()]
-    # optimum-quanto's int4 weights cannot be used in inference mode.
+    # optimum-quanto's int4 weights do not work in inference mode.
     plain = not any(is_quantized(parameter) for model in models for parameter in model.parameters())
     with evaluating(*models), torch.no_grad(), torch.inference_mode(plain):
         for turn in range(n_warmup + n_runs):
@@ -53,12 +52,7 @@ def interleaved_latency_ms(
                 elapsed_ms = _time_ms(model, inputs)
                 if turn >= n_warmup:
                     times_ms[name].append(elapsed_ms)
-    return {name: _latency(times) for name, times in times_ms.items()}
-
-
-def _latency(times_ms: list[float]) -> Latency:
-    low, median, high = np.percentile(times_ms, [25, 50, 75]).tolist()
-    return Latency(median_ms=median, low_ms=low, high_ms=high)
+    return {name: Latency(*np.percentile(times, [50, 25, 75]).tolist()) for name, times in times_ms.items()}
 
 
 def _time_ms(model: nn.Module, inputs: Mapping[str, Any]) -> float:

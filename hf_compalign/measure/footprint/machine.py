@@ -10,12 +10,12 @@ from hf_compalign._extras import installed_versions
 
 
 def timing_device(*, files: bool) -> torch.device:
-    """Where models are timed: all on the CPU when exported files are among them, else on a GPU if there is one."""
+    """On the CPU if exported files are among the models, else on a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() and not files else "cpu")
 
 
 def machine_name(device: torch.device) -> str:
-    """What runs there, for people: the processor, how much of it is used, and the versions that matter for speed."""
+    """The processor, how much of it torch uses, and the versions that matter for speed."""
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     else:

@@ -1,8 +1,8 @@
-"""How large and how fast a model is, measured and not derived from how it was compressed."""
+"""How large and how fast a model is, measured rather than derived from how it was compressed."""
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from hf_compalign.opening import load_model
 
 _WEIGHTS = "model.safetensors"
 _QUANTIZED_WEIGHTS = "model.quanto.safetensors"
-# What gzip takes by default. Level 9 saves 1 % more of a sparse model and takes ten times as long.
+# gzip's default. Level 9 saves 1 % more of a sparse model and takes ten times as long.
 _ZLIB_LEVEL = 6
 _CHUNK_BYTES = 1 << 20
-# The attention of other packages, and compiled attention, runs in kernels that torch's counter does not see.
+# Other attention runs in kernels that torch's counter does not see.
 _COUNTED_ATTENTION = (None, "eager", "sdpa")
 
 
@@ -30,26 +30,25 @@ _COUNTED_ATTENTION = (None, "eager", "sdpa")
 class Footprint:
     """What a model costs to keep and to run.
 
-    Weights pruned to 0 but stored dense take the same bytes, the same FLOPs and the same time as before: a sparse
-    model is neither smaller nor faster. `hf_compalign.measure.footprint.footprint_table` sets two side by side.
+    Weights pruned to 0 but stored dense take the same bytes, FLOPs and time as before: a sparse model is neither
+    smaller nor faster. `hf_compalign.measure.footprint.footprint_table` compares two models.
 
     Attributes:
-        parameters: how many numbers it holds; tied ones count once. Those of an ONNX or OpenVINO file are its
-            weights, quantized or not, without scales and zero points.
+        parameters: how many numbers it holds, tied ones once; of an ONNX or OpenVINO file, its weights without scales
+            and zero points.
         nonzero_parameters: how many of them are not 0.
-        semi_structured_parameters: how many sit in linear layers that keep to the 2:4 pattern: of each four weights
-            in a row, at most two are not 0. Torch has kernels for it on NVIDIA GPUs from Ampere on, for layers
-            converted with `torch.sparse.to_sparse_semi_structured`; elsewhere it is worth as little as any zeros.
-            0 for a file, which has no such kernels.
+        semi_structured_parameters: how many are in linear layers with the 2:4 pattern: of each four weights in a row,
+            at most two are not 0. On NVIDIA GPUs from Ampere on, torch has kernels for it, after
+            `torch.sparse.to_sparse_semi_structured`. Elsewhere these zeros save nothing. 0 for a file.
         size_bytes: bytes of the weight files, or of the tensors that `save_pretrained` would write for a module.
-        compressed_size_bytes: the same bytes after zlib (level 6, as in gzip): what a compressed archive or download
-            would take, and the one place where zeros save anything by themselves. None unless asked for.
+        compressed_size_bytes: the same bytes after zlib (level 6, as in gzip), as in a compressed archive or download.
+            Only here do zeros save anything by themselves. None unless asked for.
         flops_per_item: floating-point operations (a multiplication and an addition are two) of the matrix products
-            and convolutions in one forward pass, padding included, divided by the batch size. They are those that
-            really run: multiplying by 0 counts. None without inputs, and where torch's counter does not see them: in
-            a file, of weights that a library quantized, or if the attention is neither "eager" nor "sdpa".
+            and convolutions in one forward pass, with padding and products by 0, divided by the batch size. None
+            without inputs, and where torch cannot count them: for a file, for weights quantized by a library, or if
+            the attention is neither "eager" nor "sdpa".
         latency: of one forward pass of the whole batch; None without inputs.
-        batch_size: items in the batch that was counted and timed; None without inputs.
+        batch_size: items in the batch; None without inputs.
         threads: CPU threads that torch used.
         device: where the model was.
     """
@@ -82,11 +81,11 @@ def footprint(
     (8, 32, 12.0)
 
     Args:
-        model: a module, which stays on its device and in the training mode it came with; or the folder or Hub id
-            of one, whose weight files give the bytes; or an .onnx or OpenVINO .xml file.
-        where: for a module that was loaded, its folder or Hub id: the weight files there give the bytes.
-        inputs: keyword arguments of one forward pass; moved to the model's device. Without them no FLOPs are
-            counted and nothing is timed. To set two models side by side, time them with
+        model: a module, which keeps its device and training mode; a folder or Hub id, whose weight files give the
+            bytes; or an .onnx or OpenVINO .xml file.
+        where: of a loaded module, the folder or Hub id with the weight files that give the bytes.
+        inputs: keyword arguments of one forward pass, on any device. Without them, no FLOPs are counted and nothing is
+            timed. To compare the times of two models, use
             `hf_compalign.measure.footprint.interleaved_latency_ms`.
         compressed: also run zlib over the weights, which takes about 3 s per 100 MB.
         n_warmup: untimed passes first.
@@ -97,10 +96,11 @@ def footprint(
     """
     network: nn.Module = model if isinstance(model, nn.Module) else load_model(model)
     where = where if isinstance(model, nn.Module) else model
+    files: Sequence[Path] | None = None
     if isinstance(network, FileModel):
-        files: list[Path] | None = list(network.files)
-    else:
-        files = None if where is None else _weight_files(where)
+        files = network.files
+    elif where is not None:
+        files = _weight_files(where)
     tensors = list(_saved_tensors(network))
     batch_size = latency = flops = None
     if inputs is not None:
@@ -112,7 +112,7 @@ def footprint(
         parameters=n_parameters,
         nonzero_parameters=n_nonzero,
         semi_structured_parameters=_semi_structured(network),
-        size_bytes=sum(map(_n_bytes, tensors) if files is None else (file.stat().st_size for file in files)),
+        size_bytes=sum(one.nbytes for one in tensors) if files is None else sum(one.stat().st_size for one in files),
         compressed_size_bytes=_after_zlib(_chunks(tensors, files)) if compressed else None,
         flops_per_item=flops / batch_size if flops is not None and batch_size else None,
         latency=latency,
@@ -123,10 +123,10 @@ def footprint(
 
 
 def _weight_files(where: str | Path) -> list[Path]:
-    """The files that load_compressed reads there; optimizer states and the like do not count."""
+    """The files that load_compressed reads there, without optimizer states and the like."""
     folder = Path(where)
     if not folder.is_dir():
-        # Loading has put the files into the cache; this finds them there without asking the Hub again.
+        # Loading has put the files into the cache.
         folder = Path(hf_hub_download(str(where), CONFIG_NAME, local_files_only=True)).parent
     if (folder / _QUANTIZED_WEIGHTS).is_file():
         return [folder / _QUANTIZED_WEIGHTS]
@@ -148,24 +148,19 @@ def _counted(model: nn.Module) -> tuple[int, int]:
 
 
 def _values(tensor: Tensor) -> Tensor:
-    """Plain floats, also of what a library quantized."""
     return tensor.dequantize() if is_quantized(tensor) else tensor
 
 
 def _saved_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """What the state dict holds, tied tensors once, quantized ones as the integers and scales that they are."""
+    """What the state dict holds: tied tensors once, quantized ones as integers and scales."""
     saved = model.state_dict().keys()
     for parameter in model.parameters():
         yield from plain_tensors(parameter.detach())
     yield from (buffer for name, buffer in model.named_buffers() if name in saved)
 
 
-def _n_bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
 def _chunks(tensors: Iterable[Tensor], files: Iterable[Path] | None) -> Iterator[Any]:
-    """The bytes of the files, or else of the tensors, a part at a time."""
+    """The bytes of the files, or else of the tensors, part by part."""
     if files is None:
         for tensor in tensors:
             yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -184,17 +179,16 @@ def _after_zlib(chunks: Iterable[Any]) -> int:
 def _semi_structured(model: nn.Module) -> int:
     """Weights in linear layers that keep to 2:4, tied ones once."""
     weights = {module.weight for module in model.modules() if isinstance(module, nn.Linear)}
-    return sum(weight.numel() for weight in weights if _keeps_2_4(weight))
-
-
-def _keeps_2_4(weight: Tensor) -> bool:
-    return weight.shape[-1] % 4 == 0 and bool((_values(weight).reshape(-1, 4).count_nonzero(1) <= 2).all())
+    return sum(
+        weight.numel()
+        for weight in weights
+        if weight.shape[-1] % 4 == 0 and bool((_values(weight).reshape(-1, 4).count_nonzero(1) <= 2).all())
+    )
 
 
 def _flops(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
-    attention = attention_of(model)
     unseen = isinstance(model, FileModel) or any(map(is_quantized, model.parameters()))
-    if unseen or attention not in _COUNTED_ATTENTION:
+    if unseen or attention_of(model) not in _COUNTED_ATTENTION:
         return None
     return count_flops(model, on_device(inputs, device_of(model)))
 

@@ -24,7 +24,7 @@ def latencies_on(
     n_runs: int = 20,
     device: torch.device,
 ) -> dict[str, dict[int, Latency]]:
-    """Name -> batch size -> latency of one pass; of each batch size, all models in turn.
+    """Name -> batch size -> latency of one pass on the first rows; for each batch size, all models in turn.
 
     Args:
         dataset: raw or prepared.
@@ -32,18 +32,16 @@ def latencies_on(
         columns: where to find what in a raw dataset.
         batch_sizes: how many of the first rows make a batch.
         n_runs: timed passes of each.
-        device: where all of them run; a given module on another device stays where it is, and a copy is timed.
+        device: where all of them run. A given module on another device stays there, and a copy is timed.
     """
     networks = {name: _on_device(model, device) for name, (model, _) in models.items()}
     found: dict[str, dict[int, Latency]] = {name: {} for name in models}
     for size in batch_sizes:
-        candidates = {
-            name: (
-                network,
-                first_batch(network, dataset, size=size, processing_class=models[name][1], columns=columns),
-            )
+        batches = {
+            name: first_batch(network, dataset, size=size, processing_class=models[name][1], columns=columns)
             for name, network in networks.items()
         }
+        candidates = {name: (network, batches[name]) for name, network in networks.items()}
         for name, latency in interleaved_latency_ms(candidates, n_runs=n_runs).items():
             found[name][size] = latency
     return found
@@ -57,15 +55,14 @@ def first_batch(
     processing_class: Any = None,
     columns: Columns | None = None,
 ) -> dict[str, Any]:
-    """The model's inputs for the first rows, from the beginning again where there are fewer."""
+    """The model's inputs for the first ``size`` rows, repeated if there are fewer."""
     columns = columns or Columns()
     rows = dataset.select([index % len(dataset) for index in range(size)])
     reader = reader_of(network, rows, processing_class=processing_class)
     rows = reader.prepared(rows, text=columns.text, image=columns.image)
     known = input_names(network)
-    return dict(
-        default_collator(reader.processing_class)([{name: row[name] for name in row if name in known} for row in rows])
-    )
+    inputs = [{name: row[name] for name in row if name in known} for row in rows]
+    return dict(default_collator(reader.processing_class)(inputs))
 
 
 def _on_device(model: Model, device: torch.device) -> PreTrainedModel:

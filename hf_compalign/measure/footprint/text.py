@@ -1,4 +1,4 @@
-"""Two footprints side by side, as rows and as plain text."""
+"""Compare two footprints, as a section and as plain text."""
 
 from hf_compalign._formats import decimals, percent, plural, ratio
 from hf_compalign._tables import Section, Table, as_text, plain
@@ -22,8 +22,8 @@ def footprint_table(
     Args:
         reference: of the original.
         candidate: of the compressed model, counted on the same inputs.
-        latencies: of both from one call of `hf_compalign.measure.footprint.interleaved_latency_ms`. Only then is
-            there a ratio of them: what was timed at two different moments says little about the models.
+        latencies: of both from one call of `hf_compalign.measure.footprint.interleaved_latency_ms`. Without them there
+            is no ratio of times: two models timed at two moments cannot be compared.
     """
     found = footprint_section(reference, candidate, latencies=latencies)
     return "\n".join([*map(as_text, found.tables), "", *map(plain, found.notes)]).rstrip()
@@ -36,14 +36,7 @@ def footprint_section(
     latencies: tuple[Latency, Latency] | None = None,
     sides: tuple[str, str] = ("reference", "candidate"),
 ) -> Section:
-    """Rows of (what, reference, candidate, ratio) for what was measured of both, and what one must know to read them.
-
-    Args:
-        reference: as in `footprint_table`.
-        candidate: as in `footprint_table`.
-        latencies: as in `footprint_table`.
-        sides: what to call the two.
-    """
+    """The contents of `footprint_table`: rows for what was measured of both ``sides``, and how to read them."""
     rows, notes = [], []
     for title, name in _NUMBERS.items():
         first, second = getattr(reference, name), getattr(candidate, name)
@@ -53,18 +46,20 @@ def footprint_section(
     if both[0] and both[1]:
         times = ratio(both[0].median_ms, both[1].median_ms) if latencies else ""
         rows.append(("latency (ms)", _quartiles(both[0]), _quartiles(both[1]), times))
-        how = f" ({_conditions(reference)}; {_conditions(candidate)}). The models were not timed side by side, so there"
-        alone = f"{how} is no ratio: interleaved_latency_ms does that."
-        notes.append(
-            f"Latency: median and quartiles of one forward pass{', both models in turn.' if latencies else alone}"
-        )
+        how = ", both models in turn."
+        if not latencies:
+            how = (
+                f" ({_conditions(reference)}; {_conditions(candidate)}). The models were not timed side by side, so "
+                "there is no ratio: interleaved_latency_ms does that."
+            )
+        notes.append(f"Latency: median and quartiles of one forward pass{how}")
     table = Table("Costs", ("costs", *sides, "ratio"), rows)
     return Section("costs", "Size and latency", (table,), (*notes, *_about_zeros(candidate)))
 
 
 def _about_zeros(candidate: Footprint) -> list[str]:
     zeros = _share(candidate.parameters - candidate.nonzero_parameters, candidate)
-    # Every model has a few: new biases, the embedding of the padding.
+    # Every model has a few zeros: new biases, the embedding of the padding.
     if zeros == "0 %":
         return []
     notes = [
@@ -77,7 +72,7 @@ def _about_zeros(candidate: Footprint) -> list[str]:
         notes.append(
             f"{_share(candidate.semi_structured_parameters, candidate)} of the parameters are in linear layers that "
             "keep to the 2:4 pattern. NVIDIA GPUs from Ampere on have kernels for it: convert the layers with "
-            "torch.sparse.to_sparse_semi_structured and time them there. Anywhere else it saves nothing."
+            "torch.sparse.to_sparse_semi_structured and time them there. It saves nothing anywhere else."
         )
     return notes
 

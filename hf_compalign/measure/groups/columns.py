@@ -1,7 +1,7 @@
-"""The groups that columns of a dataset say, by name: as they are, crossed, or as bins of a number."""
+"""Groups from columns of a dataset: as they are, crossed, or as bins of a number."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from hf_compalign.measure.groups.membership import (
     DEFAULT_ATTRIBUTE,
@@ -14,17 +14,12 @@ from hf_compalign.measure.groups.membership import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Instead of a column of numbers: the words of the text.
+# Stands for a column: the number of words in the text.
 WORDS = "words"
 
 
 class Attribute(NamedTuple):
-    """Which groups there are.
-
-    Attributes:
-        groups: one entry for each item of the reference, or for each row of the dataset.
-        of_rows: which of the two.
-    """
+    """One entry for each row of the dataset, or else for each item of the reference."""
 
     groups: Membership
     of_rows: bool
@@ -37,7 +32,7 @@ def attributes_of(
     *,
     text: Sequence[str] | None = None,
 ) -> dict[str, Attribute]:
-    """The groups of an audit by the names of their attributes: as they were given, or as columns say them.
+    """The groups of an audit by the names of their attributes: as given, or from columns.
 
     >>> from datasets import Dataset
     >>> posts = Dataset.from_dict({"target": ["a", "b", None], "long": [True, False, True]})
@@ -48,12 +43,7 @@ def attributes_of(
     >>> [*attributes_of(["target", ("target", "long")], [], posts)]
     ['target', 'target x long']
 
-    Args:
-        groups: those of the items; or where there is a dataset columns of it: one, a tuple of columns to be crossed,
-            a list of both, or a dict of both by the names of the attributes.
-        bins: columns of numbers; `WORDS` is the number of words in the text.
-        dataset: the rows; without them there are only items.
-        text: the text column, or the two of a pair; by default found by their names.
+    ``groups`` and ``bins`` are those of `hf_compalign.audit`. ``text`` names the text column, or the two of a pair.
 
     Raises:
         ValueError: there is no such column, it holds something else, or two attributes have one name.
@@ -64,7 +54,7 @@ def attributes_of(
         if bins:
             raise ValueError(f"bins are made of columns of a dataset. Got {', '.join(bins)}. Give dataset= too.")
         return {name: Attribute(given, of_rows=False) for name, given in _by_attribute(groups)}
-    if isinstance(groups, str) or (isinstance(groups, tuple) and _are_columns(groups, dataset)):
+    if _is_column(groups, dataset):
         groups = [groups]
     if not isinstance(groups, list) or not _are_columns(groups, dataset):
         return _with_bins(_by_attribute(groups), bins, dataset, text)
@@ -89,6 +79,11 @@ def _are_columns(entries: Sequence[Any], dataset: "Dataset") -> bool:
     return len(entries) != len(dataset) or all(name in dataset.column_names for name in _names_in(entries))
 
 
+def _is_column(by: Any, dataset: "Dataset") -> TypeGuard[str | tuple[str, ...]]:
+    """One column, or a tuple of columns to cross."""
+    return isinstance(by, str) or (isinstance(by, tuple) and _are_columns(by, dataset))
+
+
 def _names_in(entries: Sequence[Any]) -> list[Any]:
     return [name for entry in entries for name in (entry if isinstance(entry, tuple) else (entry,))]
 
@@ -98,7 +93,7 @@ def _with_bins(
 ) -> dict[str, Attribute]:
     taken = [attribute for attribute, _ in named]
     binned = [(f"{name} (bins)" if name in taken else name, name) for name in bins]
-    names = [*taken, *(attribute for attribute, _ in binned)]
+    names = [attribute for attribute, _ in (*named, *binned)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(
@@ -107,7 +102,7 @@ def _with_bins(
         )
     found = {}
     for attribute, by in named:
-        of_rows = isinstance(by, str) or (isinstance(by, tuple) and _are_columns(by, dataset))
+        of_rows = _is_column(by, dataset)
         found[attribute] = Attribute(group_membership(dataset, by) if of_rows else by, of_rows)
     return found | {name: Attribute(number_bins(_numbers(dataset, one, text)), of_rows=True) for name, one in binned}
 
@@ -120,6 +115,6 @@ def _numbers(dataset: "Dataset", name: str, text: Sequence[str] | None) -> Any:
     if name == WORDS:
         return text_length(dataset, find_text_columns(dataset, text))
     raise ValueError(
-        f"There is no column {name!r} to be binned. The columns are {', '.join(dataset.column_names)}; {WORDS!r} "
+        f"There is no column {name!r} to bin. The columns are {', '.join(dataset.column_names)}; {WORDS!r} "
         "stands for the number of words in the text."
     )

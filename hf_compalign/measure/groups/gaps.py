@@ -31,33 +31,27 @@ class ResampledGaps:
 
 
 def resampled_gaps(
-    table: GroupTable, counts: Counts, *, judged: Array, labelled: Array, n_resamples: int, seed: int
+    table: GroupTable, counts: Counts, *, judged: Array, labeled: Array, n_resamples: int, seed: int
 ) -> ResampledGaps:
-    """The gaps over the groups that are judged, and over those of them with labels for what needs labels.
+    """The gaps over the judged groups, and over those with enough labels for what needs labels.
 
     The draws are those of the Bayesian bootstrap: each item gets a weight from the unit exponential, so no group
     is ever empty. An item of several groups has the same weight in each. There are no two-sided intervals: the largest
-    of several noisy differences is too large in every sample and larger still in its draws, so that percentiles of
-    them would lie above the truth.
+    of several noisy differences is too large in every sample and larger still in its draws, so percentiles of the draws
+    would lie above the truth.
 
-    For the upper bounds each group has one item more, which counts against the model: it mismatches where a rate is
-    to be high, agrees where it is to be low, and is lost where accuracy drops. For the rate of one group that gives
-    the exact (Clopper-Pearson) bound. Without it groups of 30 without a mismatch would certify that there is no
-    gap, as no draw of their items shows one. The worst accuracy drops by no more than that of the group which is the
-    candidate's worst, so the bound on it is the largest drop of any group which may be that one.
+    For the upper bounds each group has one item more, which counts against the model. It mismatches in the group with
+    the high rate, agrees in the one with the low rate, and is lost where accuracy drops. For the rate of one group that
+    gives the exact (Clopper-Pearson) bound. Without it groups of 30 without a mismatch would certify that there is no
+    gap, as no draw of their items shows one. The worst accuracy drops by no more than that of the candidate's worst
+    group. So the bound on it is the largest drop of any group that may be the candidate's worst.
 
-    Args:
-        table: the items.
-        counts: name of `COUNTS` -> [G], the groups' items.
-        judged: the numbers of the groups that count.
-        labelled: the numbers of those with labels enough, some of ``judged``.
-        n_resamples: draws.
-        seed: of the draws.
+    ``counts`` is name of `COUNTS` -> [G]; ``judged`` and ``labeled``, some of them, are numbers of groups.
     """
     drawn, extra = _drawn(table, judged, n_resamples=n_resamples, seed=seed)
-    inside = np.flatnonzero(np.isin(judged, labelled))
+    inside = np.flatnonzero(np.isin(judged, labeled))
     known = {name: values[:, inside] for name, values in drawn.items()}
-    own, own_known = ({name: values[places] for name, values in counts.items()} for places in (judged, labelled))
+    own, own_known = ({name: values[places] for name, values in counts.items()} for places in (judged, labeled))
     gap, drop = float(_gap(own, "mismatches", "n")), float(_drop(own_known))
     return ResampledGaps(
         mismatch_gap=gap,
@@ -69,16 +63,16 @@ def resampled_gaps(
 
 
 def permutation_p_value(table: GroupTable, *, judged: Array, seed: int) -> float:
-    """How often chance alone, mismatches falling on any of the items, gives a gap as large; nan for one group.
+    """How often mismatches that fall on any item by chance give a gap as large; nan for one group.
 
-    (1 + permutations with a gap of at least the observed one) / (1 + permutations). Mismatches are dealt out anew
-    among the items of the judged groups, which keep the groups that they are in. There are 10,000 permutations, or
-    1,000 where items are in more than 1,000 different sets of groups.
+    (1 + permutations with a gap of at least the observed one) / (1 + permutations). Each permutation deals the
+    mismatches anew among the items of the judged groups. There are 10,000 permutations, or 1,000 where items are in
+    more than 1,000 different sets of groups.
     """
     if len(judged) < 2:
         return math.nan
-    # Items in the same groups are interchangeable: to permute the mismatches over all items is to draw, without
-    # replacement, how many of them fall on each set of groups. n items are in each set, k of them mismatch.
+    # Items in the same groups are interchangeable. So a permutation of the mismatches draws, without replacement, how
+    # many of them fall on each set of groups. n items are in each set, k of them mismatch.
     members = table.members[:, judged]
     concerned = np.flatnonzero(members.sum(axis=1))
     n_patterns = table.members.shape[0]
@@ -94,7 +88,7 @@ def permutation_p_value(table: GroupTable, *, judged: Array, seed: int) -> float
     rates = np.vstack([k, dealt]) @ inside / (n @ inside)
     gaps = rates.max(axis=1) - rates.min(axis=1)
     as_large = gaps[1:] >= gaps[0] - 1e-12  # equal rates may differ in their last bit
-    # If chance alone is at work the observed deal is one more permutation. Without it p could be 0, and too small.
+    # By chance alone the observed deal is one more permutation. Without it p could be 0, which is too small.
     return float((1 + as_large.sum()) / (1 + n_permutations))
 
 
@@ -103,7 +97,7 @@ def exact_p_values(table: GroupTable, counts: Counts) -> NDArray[np.float64]:
     from scipy import stats  # half a second, for this alone
 
     n_all, k_all = int(table.count.sum()), int(table.count[table.mismatched].sum())
-    # Of many small groups most have the same few counts, and share a test.
+    # Many small groups have the same few counts, and share a test.
     pairs, place = np.unique(np.stack([counts["mismatches"], counts["n"]]), axis=1, return_inverse=True)
     tables = ([[k, n - k], [k_all - k, n_all - n - k_all + k]] for k, n in pairs.T.tolist())
     return np.array([stats.fisher_exact(cells).pvalue for cells in tables], dtype=np.float64)[place.ravel()]
@@ -113,24 +107,19 @@ def _drawn(
     table: GroupTable, columns: Array, *, n_resamples: int, seed: int
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
     """Name of `COUNTS` -> weights of the groups' items [R, G], and the weight of one item more per group [R, G]."""
-    inside, flags, count = _kinds(table, columns)
+    members = table.members[:, columns][table.pattern]
+    rows = np.flatnonzero(members.sum(axis=1))
+    inside, flags, count = members[rows], table.flags[rows], table.count[rows]
     generator = np.random.default_rng(seed)
     extra = generator.standard_exponential((n_resamples, len(columns)))
     sums: dict[str, list[Array]] = {name: [] for name in COUNTS}
     step = max(1, _MOST_WEIGHTS // max(1, len(count)))
     for start in range(0, n_resamples, step):
-        # The exponential weights of the items of a row only matter by their sum, and the sum of n of them is Gamma(n).
+        # Of the exponential weights of a row's n items only the sum matters, and that is Gamma(n).
         weights = generator.standard_gamma(count, size=(min(step, n_resamples - start), len(count)))
         for place, name in enumerate(COUNTS):
             sums[name].append((weights * flags[:, place]) @ inside)
     return {name: np.concatenate(parts) for name, parts in sums.items()}, extra
-
-
-def _kinds(table: GroupTable, columns: Array) -> tuple[Any, NDArray[np.bool_], NDArray[np.int64]]:
-    """The items of these groups: their groups 0 or 1 [K, G], `answer_flags` [K, 6], and count [K]."""
-    inside = table.members[:, columns][table.pattern]
-    rows = np.flatnonzero(inside.sum(axis=1))
-    return inside[rows], table.flags[rows], table.count[rows]
 
 
 def _gap(counts: Counts, numerator: str, denominator: str) -> NDArray[np.float64]:
@@ -153,22 +142,22 @@ def _drop(counts: Counts) -> NDArray[np.float64]:
 def _gap_bound(value: float, drawn: Counts, extra: Array) -> float:
     if math.isnan(value):
         return math.nan
-    # Of k mismatches among n items these are draws from Beta(k + 1, n - k) and Beta(k, n - k + 1), the percentiles of
-    # which are the Clopper-Pearson bounds of one rate.
+    # Of k mismatches among n items these are draws from Beta(k + 1, n - k) and Beta(k, n - k + 1). Their percentiles
+    # are the Clopper-Pearson bounds of one rate.
     high = divided(drawn["mismatches"] + extra, drawn["n"] + extra)
     low = divided(drawn["mismatches"], drawn["n"] + extra)
     return max(value, estimate(value, high.max(axis=1) - low.min(axis=1), level=2 * _BOUND_LEVEL - 1).high)
 
 
 def _drop_bound(value: float, counts: Counts, drawn: Counts, extra: Array) -> float:
-    """Not of draws of both minima, which the noise of a draw pulls down: these hold in half of all samples only."""
+    """Not from draws of both minima: the noise of a draw pulls them down, and half of such bounds would fail."""
     if math.isnan(value):
         return math.nan
-    missed = 0.01  # the risk that the candidate's worst group is not among those that may be; the drop has the rest
+    missed = 0.01  # the risk of leaving out the candidate's worst group; the drop has the rest of the 5 %
     right, n = counts["right_candidate"].tolist(), counts["n_labelled"].tolist()
     # A group whose accuracy is surely above the smallest upper bound is not the worst one. Half of the risk is that the
-    # lower bound fails for the worst group: no other group matters, so each has that half in full. The other half is
-    # that an upper bound fails: the smallest of them holds for the worst accuracy if all do, so the groups share it.
+    # lower bound of the worst group fails. No other group matters, so each has that half in full. The other half is
+    # that an upper bound fails. The smallest one holds for the worst accuracy if all hold, so the groups share it.
     lowest = np.array([1 - upper_bound(of - k, of, 1 - missed / 2) for k, of in zip(right, n, strict=True)])
     highest = min(upper_bound(k, of, 1 - missed / 2 / len(n)) for k, of in zip(right, n, strict=True))
     # The extra item is one that the reference has right and the candidate wrong.

@@ -1,7 +1,6 @@
 """What compression does to groups: who mismatches, who loses accuracy, and what becomes of the fairness measures.
 
-Groups may overlap: an item counts in each of its groups, and in none when it has none. Groups below a minimum size
-are shown and marked, but nothing is concluded from them.
+Groups may overlap: an item counts in each of its groups. Nothing is concluded from groups below a minimum size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,12 +39,10 @@ class GroupOptions:
     """How groups are judged.
 
     Attributes:
-        min_group_size: nothing is concluded from a group of fewer items, nor from its rate of a class that is out of
-            fewer.
+        min_group_size: nothing is concluded from a group of fewer items, nor from a rate of a class out of fewer.
         n_resamples: draws for the intervals and bounds.
         seed: of the draws and the permutations, the same for every attribute.
-        most_classes: up to so many classes that occur, fairness measures are given class by class; of more, the
-            worst are.
+        most_classes: with more classes than this, fairness measures name only the worst.
 
     Raises:
         ValueError: min_group_size or n_resamples is below 1, or most_classes below 0.
@@ -66,8 +63,8 @@ class GroupOptions:
 class _Groups:
     """What is counted of one attribute.
 
-    ``counts`` is `COUNTS` -> [G]. ``rates`` and ``out_of`` are of both models, [G, C] each: the one-vs-rest rates by
-    name, and the items that each is out of. ``occurs`` says which classes do in which group, bool [G, C].
+    ``counts`` is `COUNTS` -> [G]. ``rates`` is model -> one-vs-rest rate -> [G, C], and ``out_of`` the number of items
+    behind each rate, [G, C]. ``occurs`` says which classes occur in which group, bool [G, C].
     """
 
     attribute: str
@@ -97,7 +94,7 @@ def audit_groups(
     (0.5, 'a')
 
     Args:
-        reference: answers of the model to be preserved, int [N].
+        reference: answers of the model to preserve, int [N].
         candidate: answers of the model that should answer like it, int [N].
         labels: the right answers, -100 where unknown, int [N].
         groups: attribute -> the groups of each item, as `normalized_groups` gives them.
@@ -152,7 +149,7 @@ def _by_group(attribute: str, table: GroupTable, margins: ClassMargins, n_classe
 
 
 def _group_counts(labels: ArrayLike, _: ArrayLike, *, n_classes: int, **columns: ArrayLike) -> Array:
-    """The items of one group in one row: `COUNTS`, and each of the counts by class, for all classes."""
+    """The items of one group in one row: `COUNTS`, then the counts by class."""
     by_class = np.zeros((len(_BY_CLASS), n_classes + 1), dtype=np.int64)
     for place, name in enumerate(_BY_CLASS):
         by_class[place, np.asarray(labels)] = columns[name]
@@ -162,36 +159,30 @@ def _group_counts(labels: ArrayLike, _: ArrayLike, *, n_classes: int, **columns:
 def _rows(found: _Groups, min_group_size: int) -> list[GroupRow]:
     p_values = exact_p_values(found.table, found.counts)
     adjusted = holm(np.where(found.counts["n"] < min_group_size, np.nan, p_values))
-    counts = zip(*(found.counts[name].tolist() for name in COUNTS), strict=True)
-    both = zip(p_values.tolist(), adjusted.tolist(), strict=True)
+    counts = (found.counts[name].tolist() for name in COUNTS)
     return [
-        _row(found.attribute, group, dict(zip(COUNTS, own, strict=True)), min_group_size, p_values=pair)
-        for group, own, pair in zip(found.table.names, counts, both, strict=True)
+        GroupRow(
+            attribute=found.attribute,
+            group=group,
+            n=n,
+            n_labelled=n_labelled,
+            small=n < min_group_size,
+            mismatches=mismatches,
+            mismatch_rate=rate(mismatches, n),
+            mismatch_rate_interval=wilson_interval(mismatches, n),
+            lost=lost,
+            nfr=rate(lost, n_labelled),
+            nfr_interval=wilson_interval(lost, n_labelled),
+            accuracy_reference=rate(before, n_labelled),
+            accuracy_candidate=rate(after, n_labelled),
+            accuracy_change=rate(after - before, n_labelled),
+            p_value=p_value,
+            p_adjusted=p_adjusted,
+        )
+        for group, n, mismatches, n_labelled, lost, before, after, p_value, p_adjusted in zip(
+            found.table.names, *counts, p_values.tolist(), adjusted.tolist(), strict=True
+        )
     ]
-
-
-def _row(
-    attribute: str, group: str, own: Mapping[str, int], min_group_size: int, *, p_values: tuple[float, float]
-) -> GroupRow:
-    n, n_labelled = own["n"], own["n_labelled"]
-    return GroupRow(
-        attribute=attribute,
-        group=group,
-        n=n,
-        n_labelled=n_labelled,
-        small=n < min_group_size,
-        mismatches=own["mismatches"],
-        mismatch_rate=rate(own["mismatches"], n),
-        mismatch_rate_interval=wilson_interval(own["mismatches"], n),
-        lost=own["lost"],
-        nfr=rate(own["lost"], n_labelled),
-        nfr_interval=wilson_interval(own["lost"], n_labelled),
-        accuracy_reference=rate(own["right_reference"], n_labelled),
-        accuracy_candidate=rate(own["right_candidate"], n_labelled),
-        accuracy_change=rate(own["right_candidate"] - own["right_reference"], n_labelled),
-        p_value=p_values[0],
-        p_adjusted=p_values[1],
-    )
 
 
 def _class_rates(found: _Groups) -> list[GroupRates]:
@@ -205,27 +196,21 @@ def _class_rates(found: _Groups) -> list[GroupRates]:
 
 
 def _gap(found: _Groups, options: GroupOptions) -> Gap:
-    judged = np.flatnonzero(found.counts["n"] >= options.min_group_size)
-    labelled = np.flatnonzero(found.counts["n_labelled"] >= options.min_group_size)
-    drawn = resampled_gaps(
-        found.table,
-        found.counts,
-        judged=judged,
-        labelled=labelled,
-        n_resamples=options.n_resamples,
-        seed=options.seed,
-    )
-    names = np.array(found.table.names, dtype=object)
-    mismatched = divided(found.counts["mismatches"], found.counts["n"])[judged]
-    right = {model: divided(found.counts[f"right_{model}"], found.counts["n_labelled"])[labelled] for model in MODELS}
-    lowest = {model: _extreme(names[labelled], rates, np.argmin) for model, rates in right.items()}
+    table, counts, seed = found.table, found.counts, options.seed
+    judged = np.flatnonzero(counts["n"] >= options.min_group_size)
+    labeled = np.flatnonzero(counts["n_labelled"] >= options.min_group_size)
+    drawn = resampled_gaps(table, counts, judged=judged, labeled=labeled, n_resamples=options.n_resamples, seed=seed)
+    names = np.array(table.names, dtype=object)
+    mismatched = divided(counts["mismatches"], counts["n"])[judged]
+    right = {model: divided(counts[f"right_{model}"], counts["n_labelled"])[labeled] for model in MODELS}
+    lowest = {model: _extreme(names[labeled], rates, np.argmin) for model, rates in right.items()}
     return Gap(
         attribute=found.attribute,
         n_groups=len(judged),
         mismatch_gap=drawn.mismatch_gap,
         highest=_extreme(names[judged], mismatched, np.argmax)[0],
         lowest=_extreme(names[judged], mismatched, np.argmin)[0],
-        p_value=permutation_p_value(found.table, judged=judged, seed=options.seed),
+        p_value=permutation_p_value(table, judged=judged, seed=seed),
         upper_bound=drawn.mismatch_bound,
         nfr_gap=drawn.nfr_gap,
         worst_group_accuracy_reference=lowest["reference"][1],

@@ -1,7 +1,6 @@
 """Which groups each item is in: from columns of a dataset, a function of its rows, or the bins of a number.
 
-An item may be in one group, in several (groups then overlap) or in none. What the groups are is said here; what the
-models do to them is counted in `hf_compalign.measure.groups.measures`.
+An item may be in one group, in several (groups then overlap) or in none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Membership: TypeAlias = Sequence[str | Sequence[str] | None]
-"""One entry per item: its group, None for an item in no group, or a list of the groups that it is in."""
+"""One entry per item: its group, a list of its groups, or None."""
 
 DEFAULT_ATTRIBUTE = "group"
 
@@ -37,8 +36,8 @@ def group_membership(
     Args:
         dataset: the rows.
         by: a column of texts, whole numbers, truth values, classes (their names become the groups) or lists of
-            these; a tuple of columns, whose groups are crossed; or a function of the row. Where a column is null or
-            empty, or a class is -1, the row is in no group.
+            these; a tuple of columns to cross; or a function of the row. A null, an empty list or the class -1 means
+            no group.
 
     Raises:
         ValueError: there is no such column, it holds something else, or the function returns something else.
@@ -64,8 +63,8 @@ def number_bins(values: ArrayLike, *, edges: Sequence[float] | None = None, n_bi
     Args:
         values: numbers [N].
         edges: where one bin ends and the next begins, ascending.
-        n_bins: how many bins of about equal size to make where there are no edges. They are named by the smallest
-            and the largest number inside. Equal numbers stay together, so there may be fewer.
+        n_bins: bins of about equal size where there are no edges, named by the smallest and the largest number inside.
+            Equal numbers stay together, so there may be fewer.
 
     Raises:
         ValueError: values are not numbers [N], edges do not ascend, or n_bins is not positive.
@@ -86,7 +85,7 @@ def number_bins(values: ArrayLike, *, edges: Sequence[float] | None = None, n_bi
 
 
 def text_length(dataset: "Dataset", columns: str | Sequence[str]) -> NDArray[np.int64]:
-    """How many words the text columns of each row hold together, int64 [N]; words are parted by white space.
+    """The number of words, split at white space, in the text columns of each row, int64 [N].
 
     >>> from datasets import Dataset
     >>> text_length(Dataset.from_dict({"text": ["a fine film", ""]}), "text")
@@ -124,7 +123,7 @@ def normalized_groups(groups: Membership | Mapping[str, Membership], n: int) -> 
         if isinstance(membership, str) or not hasattr(membership, "__len__"):
             raise ValueError(
                 f"{what} must have one entry per item. Got {_shown(membership)}. "
-                "The groups that a column of a dataset says are group_membership(dataset, column)."
+                "For the groups in a column of a dataset, give group_membership(dataset, column)."
             )
         if len(membership) != n:
             raise ValueError(f"{what} must have one entry per item: {n} of them. Got {len(membership)}.")
@@ -133,7 +132,7 @@ def normalized_groups(groups: Membership | Mapping[str, Membership], n: int) -> 
 
 
 def _checked(membership: Membership, what: str) -> list[tuple[str, ...]]:
-    seen: dict[Any, tuple[str, ...]] = {None: ()}  # most items have the groups of another one
+    seen: dict[Any, tuple[str, ...]] = {None: ()}  # most items share the groups of another one
     found = []
     for item, entry in enumerate(membership):
         key: Any = entry
@@ -141,7 +140,7 @@ def _checked(membership: Membership, what: str) -> list[tuple[str, ...]]:
             key = tuple(entry)
         try:
             found.append(seen[key])
-        except (KeyError, TypeError):  # a TypeError for what cannot be a key, and is no text either
+        except (KeyError, TypeError):  # TypeError: it cannot be a key, so it is no text either
             names = (key,) if isinstance(key, str) else key
             if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
                 raise ValueError(
@@ -153,7 +152,7 @@ def _checked(membership: Membership, what: str) -> list[tuple[str, ...]]:
 
 
 def _column(dataset: "Dataset", name: str) -> list[tuple[str, ...]]:
-    """The groups that one column says, each row's without repeats."""
+    """The groups of each row in one column, without repeats."""
     from datasets import ClassLabel
 
     from hf_compalign.data import existing_column
@@ -163,12 +162,10 @@ def _column(dataset: "Dataset", name: str) -> list[tuple[str, ...]]:
     inner = (feature[0] if isinstance(feature, list) else feature.feature) if is_list else feature
     dtype = str(getattr(inner, "dtype", type(inner).__name__))
     if dtype not in ("string", "large_string", "bool") and not dtype.startswith(("int", "uint")):
-        binned = (
-            f" Bin the numbers: number_bins(dataset[{name!r}]) (--bins {name})." if dtype.startswith("float") else ""
-        )
+        hint = f" Bin the numbers: number_bins(dataset[{name!r}]) (--bins {name})." if dtype.startswith("float") else ""
         raise ValueError(
             f"A column of groups holds texts, whole numbers, truth values, classes, or lists of these. "
-            f"{name!r} holds {'lists of ' * is_list}{dtype}.{binned}"
+            f"{name!r} holds {'lists of ' * is_list}{dtype}.{hint}"
         )
     rows = _values(dataset, name)
     rows = [row or () for row in rows] if is_list else [(row,) for row in rows]

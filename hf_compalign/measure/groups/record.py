@@ -1,4 +1,4 @@
-"""What compression does to groups, as plain data: rows of groups, of their classes, and the gaps between them."""
+"""What compression does to groups, as plain data: groups, their classes, and the gaps between them."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,14 @@ MIN_GROUP_SIZE = 30
 
 @dataclass(frozen=True)
 class GroupRow:
-    """The items of one group; mismatches out of all ``n``, what needs labels out of the ``n_labelled``.
+    """The items of one group: mismatches out of all ``n``, what needs labels out of the ``n_labelled``.
 
     Attributes:
-        small: whether there are fewer items than the minimum, so that nothing is concluded.
+        small: fewer items than the minimum, so nothing is concluded.
         mismatch_rate_interval: 95 % Wilson interval, as ``nfr_interval``.
         lost: items that only the reference has right; ``nfr`` is their share.
         accuracy_change: candidate - reference.
-        p_value: that mismatches are as frequent inside the group as among all the other items, whether these are in
-            a group or not: Fisher's exact test, two-sided.
+        p_value: Fisher's exact test, two-sided, that mismatches are as frequent in the group as among all other items.
         p_adjusted: by Holm's method, over the groups of the attribute that are not small; nan for a small one.
     """
 
@@ -39,10 +38,10 @@ class GroupRow:
 
 @dataclass(frozen=True)
 class GroupRates:
-    """How a group's items are answered with one class, which occurs among their answers or labels, against the rest.
+    """How often a group gets one class, of those among its answers and labels.
 
-    ``selection_rate`` is the share of all items that get the class; ``tpr`` the share of those labelled with it,
-    and ``fpr`` of those labelled otherwise, that do.
+    ``selection_rate`` is the share of all items that get the class, ``tpr`` of those labeled with it, ``fpr`` of those
+    labeled otherwise.
     """
 
     attribute: str
@@ -60,15 +59,15 @@ class GroupRates:
 class FairnessRow:
     """One fairness measure of both models, see `hf_compalign.measure.statistics.parity`.
 
-    A group takes part with each rate that is out of at least the minimum of items: with its selection rate when it
-    is not small, with the true positive rate of a class of which it has so many, with the false positive rate when
-    so many of its items are of other classes. A class is left out where fewer than two groups are.
+    A group takes part with each rate out of at least the minimum of items: a selection rate of all its items, a true
+    positive rate of those of the class, a false positive rate of those of other classes. A class with fewer than two
+    such groups is left out.
 
     Attributes:
         label: the class against the rest; None for the worst over the classes.
         reference: nan where the class is left out, as ``candidate``.
         change: candidate - reference: above 0 is worse for a difference, below 0 for a ratio.
-        n_skipped: how many classes are left out, of those that occur: of all of them, or of the one.
+        n_skipped: how many classes are left out, of those that occur.
     """
 
     measure: str
@@ -83,8 +82,8 @@ class FairnessRow:
 class Gap:
     """How far the groups of one attribute lie apart. Small groups do not count.
 
-    What needs labels counts the groups with at least the minimum of labelled items. A gap or a difference needs two
-    groups, and is nan with fewer.
+    What needs labels counts the groups with at least the minimum of labeled items. A gap needs two groups, and is nan
+    with fewer.
 
     Attributes:
         n_groups: groups that are not small.
@@ -93,16 +92,15 @@ class Gap:
             how large it may be.
         highest: the group with the largest mismatch rate; empty when there is none.
         lowest: the group with the smallest.
-        p_value: permutation test of a gap as large, see `hf_compalign.measure.groups.permutation_p_value`.
-        upper_bound: of the mismatch gap, one-sided 95 %, see `hf_compalign.measure.groups.resampled_gaps`.
+        p_value: permutation test of a gap as large, see `hf_compalign.measure.groups.gaps.permutation_p_value`.
+        upper_bound: of the mismatch gap, one-sided 95 %, see `hf_compalign.measure.groups.gaps.resampled_gaps`.
         nfr_gap: largest negative flip rate - smallest.
         worst_group_accuracy_reference: accuracy of the reference in ``worst_group_reference``, where it is lowest.
         worst_group_accuracy_candidate: that of the candidate in ``worst_group_candidate``, where its is lowest.
         worst_group_accuracy_drop: the first - the second; above 0 is worse.
         drop_upper_bound: of the drop, one-sided 95 %.
-        fairness: of each measure the worst over the classes first, and then class by class those that occur as an
-            answer or a label. Where more than 100 do, only the one that is the reference's worst and the one that is
-            the candidate's, so that an audit of 1,000 classes stays readable; ``GroupOptions`` sets how many.
+        fairness: of each measure the worst over the classes, and then class by class those that occur as an answer or
+            a label. Of more than 100 (see ``GroupOptions``) only the reference's worst and the candidate's.
     """
 
     attribute: str

@@ -1,4 +1,4 @@
-"""Items that agree in their groups and in what became of them, counted once: what statistics of groups are made of."""
+"""Items with the same groups and the same outcome in one row with a count: what the statistics of groups read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,21 +35,13 @@ def answer_flags(reference: Array, candidate: Array, labels: Array) -> NDArray[n
 
 @dataclass(frozen=True, eq=False)
 class GroupTable:
-    """The items of one attribute in T rows, each with its count. Two items of a row differ in nothing that matters.
+    """The items of one attribute in T rows, each with its count: the items of a row are alike in all that matters."""
 
-    Attributes:
-        names: the G groups, in the order of their first item.
-        members: of the P sets of groups that items are in, 0 or 1 [P, G].
-        pattern: which of these sets, int [T].
-        flags: `answer_flags`, bool [T, 6].
-        count: items, int [T].
-    """
-
-    names: tuple[str, ...]
-    members: sparse.csr_array
-    pattern: NDArray[np.int64]
-    flags: NDArray[np.bool_]
-    count: NDArray[np.int64]
+    names: tuple[str, ...]  # the G groups, in the order of their first item
+    members: sparse.csr_array  # the P different sets of groups that items are in, 0 or 1 [P, G]
+    pattern: NDArray[np.int64]  # the set of each row [T]
+    flags: NDArray[np.bool_]  # `answer_flags` [T, 6]
+    count: NDArray[np.int64]  # items [T]
 
     @property
     def mismatched(self) -> NDArray[np.bool_]:
@@ -59,17 +51,14 @@ class GroupTable:
 
 @dataclass(frozen=True, eq=False)
 class ClassMargins:
-    """What is counted of the items of each group and class, in a row for each pair of them that occurs.
+    """Counts of the items of each group and class, in a row for each of the M pairs that occur.
 
-    Attributes:
-        group: int [M].
-        label: the class, int [M]; n_classes for the items without a label.
-        columns: each of `COUNTS` -> of the items with this label, int [M]; ``<name>_<model>`` for each of
-            `CLASS_COUNTS` and each model -> int [M].
+    ``columns`` are each of `COUNTS` over the items with this label, and ``<name>_<model>`` for each of `CLASS_COUNTS`
+    and each model.
     """
 
     group: NDArray[np.int64]
-    label: NDArray[np.int64]
+    label: NDArray[np.int64]  # n_classes for the items without a label
     columns: dict[str, NDArray[np.int64]]
 
 
@@ -84,7 +73,7 @@ def counted(
     inside = np.array([places[name] for names in patterns for name in names], dtype=np.int64)
     members = sparse.csr_array((np.ones(len(inside)), inside, ends), shape=(len(patterns), len(places)))
     flags = answer_flags(*answers)
-    # One number per row that tells all of it: sorting numbers is far cheaper than sorting rows.
+    # One number tells all of a row: sorting numbers is far cheaper than sorting rows.
     keys, count = np.unique(pattern * (1 << len(COUNTS)) + flags @ _BITS, return_counts=True)
     which, codes = np.divmod(keys, 1 << len(COUNTS))
     table = GroupTable(tuple(places), members, which, (codes[:, np.newaxis] & _BITS) > 0, count)
@@ -96,7 +85,7 @@ def counted(
 def _margins(
     answers: tuple[Array, Array, Array], flags: NDArray[np.bool_], groups: Array, *, shape: tuple[int, int]
 ) -> ClassMargins:
-    """Of each membership of an item: its answers and label, flags and group; shape is (G, C + 1)."""
+    """From the answers and labels, flags and group of each membership of an item; shape is (G, C + 1)."""
     n_groups, n_classes = shape
     labels = answers[2]
     cells = groups * n_classes + np.where(labels == IGNORED, n_classes - 1, labels)

@@ -1,8 +1,8 @@
+from .columns import Columns as Columns
 from .pairing import SameItems as SameItems
 from .pairing import asked_the_same as asked_the_same
 from .pairing import same_items as same_items
 from .predicting import Asked as Asked
-from .predicting import Columns as Columns
 from .predicting import ask as ask
 from .predicting import ids_of as ids_of
 from .predicting import predict as predict

@@ -1,4 +1,4 @@
-"""Several models' predictions brought to the same items, classes and labels, before they are compared."""
+"""Bring several models' predictions to the same items, classes and labels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,31 +12,25 @@ from hf_compalign.measure.predictions.predictions import Predictions
 
 @dataclass(frozen=True, eq=False)
 class SameItems:
-    """Predictions of several models, in the order of the first one's items and classes.
+    """Predictions of several models, in the order of the first one's items and classes."""
 
-    Attributes:
-        models: the reference and the others, all of the same N items.
-        counted: int, the items that no model masks out.
-        labels: int [N], from whichever model knows them.
-    """
-
-    models: tuple[Predictions, ...]
-    counted: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    models: tuple[Predictions, ...]  # the reference first
+    counted: NDArray[np.int64]  # positions of the items that no model masks out
+    labels: NDArray[np.int64]  # [N], from whichever model knows them
 
 
 def same_items(reference: Predictions, others: Iterable[Predictions]) -> SameItems:
-    """Bring all predictions to the reference's items and classes, and find the items that count for all.
+    """Align all predictions with the reference, and find the items that count for all.
 
     Raises:
-        ValueError: other items, labels or inputs than the reference's, or every item is masked out.
+        ValueError: items, labels or inputs differ from the reference's, or every item is masked out.
     """
     models, mask = [reference], reference.mask
     for other in others:
         moved = asked_the_same(reference, other)
         labels = np.where(reference.labels == IGNORED, moved.labels, reference.labels)
         if not np.array_equal(labels, reference.labels):
-            reference = replace(reference, labels=labels)  # so that the next one's are checked against these as well
+            reference = replace(reference, labels=labels)  # the next model is checked against these too
         models.append(moved)
         mask = mask & moved.mask
     if not mask.any():
@@ -45,16 +39,12 @@ def same_items(reference: Predictions, others: Iterable[Predictions]) -> SameIte
 
 
 def asked_the_same(reference: Predictions, other: Predictions) -> Predictions:
-    """The other model's predictions in the order of the reference's items and classes.
-
-    Raises:
-        ValueError: it was asked other items or other inputs, or has other labels.
-    """
+    """Align the other predictions with the reference; refuse other items, inputs or labels."""
     other = other.aligned_to(reference)
     ours, theirs = reference.data_fingerprint, other.data_fingerprint
     if ours and theirs and ours != theirs:
         raise ValueError(
-            f"Both models must be asked the same inputs. The ids match, but the data do not: {ours} against "
-            f"{theirs}. Predict again with both models on the same dataset."
+            f"Both models must be asked the same inputs. The ids match, but the data differ: {ours} against {theirs}. "
+            "Predict again with both models on the same dataset."
         )
     return other

@@ -1,6 +1,7 @@
-"""Any model x any dataset -> `Predictions`."""
+"""Run any model on any dataset."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from hf_compalign.data import (
     ID_COLUMNS,
     combined_fingerprint,
+    existing_column,
     find_image_column,
     find_label_column,
     find_text_columns,
@@ -21,6 +23,7 @@ from hf_compalign.data import (
     row_fingerprint,
 )
 from hf_compalign.labels import IGNORED, names_of
+from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.measure.predictions.predictions import Predictions
 from hf_compalign.measure.predictions.reader import is_raw, reader_of
 from hf_compalign.models import Collator, default_collator, evaluating, forward_logits, input_names
@@ -29,32 +32,8 @@ from hf_compalign.tasks import Task, task_of
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Which columns of a raw dataset to read; what is None is found by its type and usual names.
-
-    Attributes:
-        text: the text column, or the two of a pair.
-        image: the column with the images.
-        label: the column with the right answers.
-        id: the column that names each row; by default `id`, `idx` or `guid`, else a hash of its text or image.
-    """
-
-    text: Sequence[str] | None = None
-    image: str | None = None
-    label: str | None = None
-    id: str | None = None
-
-
-@dataclass(frozen=True)
 class Asked:
-    """Rows that a model was asked, ready for it to be asked again while it changes: only its passes are done anew.
-
-    Attributes:
-        rows: the dataset with the model's inputs.
-        collate: how rows become a batch.
-        batch_size: rows at a time.
-        answers: what the model answered the first time.
-    """
+    """A model's first answers, with the prepared rows to ask again while the model changes."""
 
     rows: Dataset
     collate: Collator
@@ -62,7 +41,7 @@ class Asked:
     answers: Predictions
 
     def again(self, network: PreTrainedModel) -> Predictions:
-        """What the model answers now. It must still read the same inputs and have the same labels."""
+        """Run the changed model on the same rows. Its inputs and labels must be the same as before."""
         logits, _ = _run(network, self.rows, self.collate, self.batch_size, marked=False)
         return replace(self.answers, logits=logits, model_fingerprint=model_fingerprint(network))
 
@@ -77,23 +56,22 @@ def predict(
     batch_size: int = 32,
     device: str | torch.device | None = None,
 ) -> Predictions:
-    """The model's logits on every row, with the labels and a name for each row.
+    """Run a model on every row.
 
     Args:
-        model: a module; a folder written by save_pretrained, or a Hub id; or an .onnx file or an OpenVINO
-            .xml file, run by their runtimes.
+        model: a module, a folder written by save_pretrained, a Hub id, an .onnx file or an OpenVINO .xml file.
         dataset: raw texts or images, or already tokenized texts or pixel values.
         processing_class: the tokenizer or image processor; by default the one saved beside the model.
         data_collator: how rows become a batch; by default as in the Trainer.
         columns: where to find what in a raw dataset.
         batch_size: rows at a time.
-        device: where to run; by default where a given module is, or `default_device` for a loaded model.
+        device: where to run; by default a given module stays where it is, and a loaded model takes a GPU if any.
 
     Returns:
-        Predictions with logits [N, C]; labels follow the model's order of label names.
+        Logits [N, C], the labels in the model's order of label names, and a name for each row.
 
     Raises:
-        ValueError: the dataset is empty, its columns cannot be told apart, or its labels are not the model's.
+        ValueError: the dataset is empty, its columns are ambiguous, or its labels are not the model's.
     """
     return ask(
         model,
@@ -116,7 +94,7 @@ def ask(
     batch_size: int = 32,
     device: str | torch.device | None = None,
 ) -> Asked:
-    """As `predict`, whose answers come with what it takes to ask the same rows again."""
+    """As `predict`, but keep what it takes to ask the same rows again."""
     columns = columns or Columns()
     if len(dataset) == 0:
         raise ValueError("The dataset is empty. Give it at least one row.")
@@ -127,13 +105,13 @@ def ask(
     labels = np.full(len(dataset), IGNORED)
     if label_column is not None:
         labels = label_ids(dataset, label_column, names)
-    # Of the texts and images themselves, which are the same for two models that prepare them differently.
+    # Two models may prepare the same text or image differently, so hash the raw rows where there are any.
     raw = is_raw(dataset, reader.task)
-    of_inputs = raw_marks(dataset, reader.task, columns) if raw else []
+    raw_hashes = raw_marks(dataset, reader.task, columns) if raw else []
     dataset = reader.prepared(dataset, text=columns.text, image=columns.image)
     collate = data_collator or default_collator(reader.processing_class)
     logits, marks = _run(network, dataset, collate, batch_size, marked=not raw)
-    marks = of_inputs if raw else marks
+    marks = raw_hashes if raw else marks
     answers = Predictions(
         logits=logits,
         labels=labels,
@@ -149,28 +127,23 @@ def ask(
 def _run(
     model: PreTrainedModel, dataset: Dataset, collate: Collator, batch_size: int, *, marked: bool
 ) -> tuple[np.ndarray, list[str]]:
-    """Logits [N, C] and, if they are to be marked, a hash of each row's main input."""
+    """Logits [N, C] and, if ``marked``, a hash of each row's main input."""
     known = input_names(model)
     main = task_of(model).model_input
     logits: list[np.ndarray] = []
     marks: list[str] = []
     with evaluating(model):
-        for rows in _batches(dataset, batch_size):
-            inputs = [{name: row[name] for name in row if name in known} for row in rows]
+        for start in tqdm(range(0, len(dataset), batch_size), desc="Predicting", leave=False):
+            batch = {name: values for name, values in dataset[start : start + batch_size].items() if name in known}
+            inputs = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
             if marked:
                 marks.extend(row_fingerprint({main: row[main]}) for row in inputs)
             logits.append(forward_logits(model, collate(inputs)).cpu().numpy())
     return np.concatenate(logits), marks
 
 
-def _batches(dataset: Dataset, batch_size: int) -> Iterator[list[dict[str, Any]]]:
-    for start in tqdm(range(0, len(dataset), batch_size), desc="Predicting", leave=False):
-        batch = dataset[start : start + batch_size]
-        yield [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-
-
 def ids_of(dataset: Dataset, task: Task, columns: Columns) -> np.ndarray:
-    """[N] of str: the names that `predict` gives the rows, in their order."""
+    """The names [N] that `predict` gives the rows."""
     main = task.model_input
     raw = is_raw(dataset, task)
     marks = raw_marks(dataset, task, columns) if raw else [row_fingerprint({main: row[main]}) for row in dataset]
@@ -190,23 +163,18 @@ def raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
 
 
 def row_ids(dataset: Dataset, wanted: str | None, marks: Sequence[str]) -> np.ndarray:
-    """[N] of str: an id column with a value of its own for each row, else the hash of its inputs.
-
-    Raises:
-        ValueError: the wanted column is not there, or names several rows alike.
-    """
-    if wanted is not None and wanted not in dataset.column_names:
-        raise ValueError(f"There is no id column {wanted!r}. The columns are {', '.join(dataset.column_names)}.")
-    for name in (wanted,) if wanted else ID_COLUMNS:
+    """Names [N] of the rows: from an id column if it is unique, else their hashes, numbered where two are equal."""
+    names = ID_COLUMNS if wanted is None else [existing_column(dataset.column_names, wanted)]
+    for name in names:
         if name in dataset.column_names:
             values = np.asarray(dataset.select_columns([name]).with_format("numpy")[:][name]).astype(str)
             if len(np.unique(values)) == len(values):
                 return values
             if wanted:
                 raise ValueError(f"The id column {wanted!r} names several rows alike. Name another, or none.")
-    seen: dict[str, int] = {}
+    seen: Counter[str] = Counter()
     ids = []
     for mark in marks:
-        seen[mark] = seen.get(mark, 0) + 1
+        seen[mark] += 1
         ids.append(mark if seen[mark] == 1 else f"{mark}#{seen[mark]}")
     return np.array(ids)

@@ -1,4 +1,4 @@
-"""What one model answered, item by item: the one thing that audits are made of."""
+"""What one model answered, item by item."""
 
 import json
 import zipfile
@@ -23,21 +23,21 @@ _TEXTS = ("model", "model_fingerprint", "data_fingerprint")
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """One model's logits over N items and C labels, with what is needed to pair them with another model's.
+    """One model's logits over N items and C labels, ready to pair with another model's.
 
     >>> Predictions([[2.0, 0.0], [0.0, 1.0]], [0, -100], ["a", "b"], ["no", "yes"]).predicted
     array([0, 1])
 
     Attributes:
-        logits: float32 or float16 [N, C], finite; other numbers become float32. They are not copied, so that
-            memory-mapped ones (``np.load("logits.npy", mmap_mode="r")``) stay on disk.
+        logits: float32 or float16 [N, C], finite; other numbers become float32. Nothing is copied, so memory-mapped
+            logits (``np.load("logits.npy", mmap_mode="r")``) stay on disk.
         labels: int64 [N], in [0, C), or -100 where unknown.
-        ids: str [N], one name per item, all different. Two models' predictions are paired by them.
+        ids: str [N], all different. They pair the predictions of two models.
         label_names: C names, in the order of the logits' columns.
-        mask: bool [N], the items that count at all. None, the default, becomes all True.
+        mask: bool [N], the items that count at all; by default all of them.
         model: where the model came from, for people.
-        model_fingerprint: its weights, see `hf_compalign.data.fingerprint`; empty when unknown.
-        data_fingerprint: the inputs it was asked, in any order; empty when unknown.
+        model_fingerprint: of its weights; empty when unknown.
+        data_fingerprint: of the inputs, in any order; empty when unknown.
 
     Raises:
         ValueError: anything above does not hold.
@@ -58,16 +58,15 @@ class Predictions:
             raise ValueError(f"labels must be integers, -100 where unknown. Got {labels.dtype}.")
         logits = np.asarray(self.logits)
         if logits.dtype != np.float16:
-            # A float64 that float32 cannot hold becomes inf here and is refused below, without a warning before.
+            # A float64 beyond float32 becomes inf here, and the check below refuses it.
             with np.errstate(over="ignore"):
                 logits = logits.astype(np.float32, copy=False)
-        mask = np.ones(len(labels), dtype=bool) if self.mask is None else np.asarray(self.mask, dtype=bool)
         converted = {
             "logits": logits,
             "labels": labels.astype(np.int64, copy=False),
             "ids": np.asarray(self.ids).astype(np.str_, copy=False),
-            "label_names": tuple(str(name) for name in self.label_names),
-            "mask": mask,
+            "label_names": tuple(map(str, self.label_names)),
+            "mask": np.ones(len(labels), dtype=bool) if self.mask is None else np.asarray(self.mask, dtype=bool),
         }
         for name, value in converted.items():
             object.__setattr__(self, name, value)
@@ -102,21 +101,21 @@ class Predictions:
         outside = (self.labels != IGNORED) & ((self.labels < 0) | (self.labels >= n_labels))
         if outside.any():
             raise ValueError(
-                f"labels must be in [0, {n_labels}), or -100 where unknown. {outside.sum()} are not, the "
-                f"first is {self.labels[outside][0]} at id {self._first_id(outside)}."
+                f"labels must be in [0, {n_labels}), or -100 where unknown. {outside.sum()} are not, the first is "
+                f"{self.labels[outside][0]} at id {self._first_id(outside)}."
             )
         unique, counts = np.unique(self.ids, return_counts=True)
         if len(unique) < len(self.ids):
             raise ValueError(
-                f"ids must differ from each other, as items are paired by them. {(counts > 1).sum()} appear "
-                f"more than once, such as {str(unique[counts > 1][0])!r}."
+                f"ids must differ from each other, since they pair the items. {(counts > 1).sum()} appear more than "
+                f"once, such as {str(unique[counts > 1][0])!r}."
             )
 
     def _first_id(self, where: NDArray[np.bool_]) -> str:
         return repr(str(self.ids[where][0]))
 
     def _by_row(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-        """A function [n, C] -> [n] of the logits, which at a million rows need no second copy."""
+        """Apply a function [n, C] -> [n] to the logits block by block, without a second copy of them."""
         blocks = row_blocks(*self.logits.shape)
         return np.concatenate(each_block(lambda rows: function(self.logits[rows]), blocks))
 
@@ -125,8 +124,8 @@ class Predictions:
 
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
-        """The answers, int64 [N]: the column with the largest logit; found once, and then kept."""
-        # numpy compares half floats one by one, and single ones many at a time.
+        """The answers, int64 [N]: the column with the largest logit."""
+        # numpy is slow at comparing half floats.
         return self._by_row(lambda logits: logits.astype(np.float32, copy=False).argmax(axis=1)).astype(np.int64)
 
     @property
@@ -135,13 +134,12 @@ class Predictions:
         return softmax(self.logits.astype(np.float64), axis=-1)
 
     def aligned_to(self, reference: "Predictions") -> "Predictions":
-        """The same predictions with the items and the label columns in the order of the reference.
+        """Put the items and label columns into the reference's order.
 
-        Items are paired by id and columns by label name, so neither the order of two datasets nor that of two
-        configs' ``id2label`` matters.
+        Ids pair the items, and label names the columns. The order of neither dataset nor ``id2label`` matters.
 
         Raises:
-            ValueError: the two have other items, other labels, or known labels that contradict each other.
+            ValueError: the items or label names differ, or known labels contradict each other.
         """
         columns = label_order(reference.label_names, self.label_names)
         in_order = columns is None and np.array_equal(self.ids, reference.ids)
@@ -157,19 +155,19 @@ class Predictions:
         return moved
 
     def _moved(self, rows: NDArray[np.int64], columns: Sequence[int] | None) -> "Predictions":
-        """These rows and columns, in this order; as they are when columns is None."""
+        """These rows and columns in this order; all columns if None."""
         labels, names = self.labels[rows], self.label_names
         if columns is not None:
             names = tuple(names[column] for column in columns)
             labels[labels != IGNORED] = np.argsort(columns)[labels[labels != IGNORED]]
-        # In C order whatever ours is: the order decides how sums over the classes are rounded.
+        # Always in C order: the memory layout decides how sums over the classes round.
         logits = np.empty(self.logits.shape, dtype=self.logits.dtype)
         for block in row_blocks(*logits.shape):
             logits[block] = self.logits[rows[block]][:, slice(None) if columns is None else columns]
         return replace(self, logits=logits, labels=labels, ids=self.ids[rows], label_names=names, mask=self.mask[rows])
 
     def _rows_of(self, reference: "Predictions") -> NDArray[np.int64]:
-        """Where each of the reference's items stands among ours."""
+        """Our row of each of the reference's items."""
         place = {name: row for row, name in enumerate(self.ids.tolist())}
         theirs = reference.ids.tolist()
         missing = [name for name in theirs if name not in place]
@@ -183,15 +181,14 @@ class Predictions:
         return np.array([place[name] for name in theirs], dtype=np.int64)
 
     def save(self, path: str | Path) -> None:
-        """Write one .npz file, without pickle; it is whole or not there.
+        """Write one .npz file without pickle. It is whole or not there.
 
         Raises:
             ValueError: the path does not end in .npz.
         """
         if Path(path).suffix != ".npz":
             raise ValueError(f"Predictions are saved as .npz. Got {str(path)!r}. Use that suffix.")
-        about = {name: getattr(self, name) for name in _TEXTS}
-        about |= {"format_version": FORMAT_VERSION, "label_names": self.label_names}
+        about = {"format_version": FORMAT_VERSION} | {name: getattr(self, name) for name in ("label_names", *_TEXTS)}
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
@@ -208,8 +205,8 @@ class Predictions:
         missing = [name for name in ("about", *_ARRAYS) if name not in stored]
         if missing:
             raise ValueError(
-                f"{path} is an .npz file but not one of predictions: it lacks {', '.join(missing)}. "
-                "Write it with Predictions.save."
+                f"{path} is an .npz file but not one of predictions: it lacks {', '.join(missing)}. Write it with "
+                "Predictions.save."
             )
         about = json.loads(str(stored.pop("about")))
         if about["format_version"] > FORMAT_VERSION:
@@ -217,24 +214,19 @@ class Predictions:
                 f"{path} has format version {about['format_version']}, and this version of hf_compalign "
                 f"reads up to {FORMAT_VERSION}. Upgrade hf_compalign."
             )
-        return cls(
-            **{name: stored[name] for name in _ARRAYS},
-            label_names=tuple(about["label_names"]),
-            **{name: about[name] for name in _TEXTS},
-        )
+        values = about | stored
+        return cls(**{name: values[name] for name in (*_ARRAYS, "label_names", *_TEXTS)})
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    # A .npy file loads as an array, which is no context manager and has no files.
+    # np.load makes an array of a .npy file, which is no context manager.
     except (zipfile.BadZipFile, AttributeError, TypeError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is not an .npz file of predictions: {error}") from error
 
 
-def _examples(ids: list[str], most: int = 3) -> str:
-    if not ids:
-        return ""
-    shown = ", ".join(repr(name) for name in ids[:most])
-    return f" ({shown}, ...)" if len(ids) > most else f" ({shown})"
+def _examples(ids: list[str]) -> str:
+    shown = [*map(repr, ids[:3]), *(["..."] if len(ids) > 3 else [])]
+    return f" ({', '.join(shown)})" if shown else ""

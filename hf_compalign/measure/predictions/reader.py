@@ -1,4 +1,4 @@
-"""A model and what reads its rows: opened, on its device, with the tokenizer or image processor beside it."""
+"""Open a model with the tokenizer or image processor that reads its rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,30 +17,18 @@ from hf_compalign.tasks import Task, task_of
 
 @dataclass(frozen=True)
 class Reader:
-    """A model and what turns rows into its inputs.
-
-    Attributes:
-        network: the model.
-        where: where it came from, for people; empty for one that was just made.
-        task: what it answers.
-        processing_class: its tokenizer or image processor; None where prepared rows need none.
-    """
+    """A model and what turns rows into its inputs."""
 
     network: PreTrainedModel
-    where: str
+    where: str  # where it came from, for people; empty for a model made in memory
     task: Task
-    processing_class: Any
+    processing_class: Any  # None where prepared rows need none
 
     def prepared(self, dataset: Dataset, *, text: Sequence[str] | None = None, image: str | None = None) -> Dataset:
-        """The dataset with the model's inputs, truncated but not yet padded; as it is where it holds them already.
-
-        Args:
-            dataset: raw or prepared.
-            text: the text column, or the two of a pair; by default found by their names.
-            image: the column with the images; by default found by its type.
+        """Turn raw rows into the model's inputs, truncated but not yet padded; leave prepared rows alone.
 
         Raises:
-            ValueError: the columns cannot be told apart, or the dataset does not hold the model's inputs.
+            ValueError: the columns are ambiguous, or the dataset lacks the model's inputs.
         """
         if is_raw(dataset, self.task):
             if self.task.model_input == "pixel_values":
@@ -58,17 +46,10 @@ def reader_of(
     processing_class: Any = None,
     device: str | torch.device | None = None,
 ) -> Reader:
-    """Open a model for the rows of a dataset.
-
-    Args:
-        model: a module, a folder, a Hub id, or a file, as `hf_compalign.predict` takes it.
-        dataset: raw or prepared.
-        processing_class: the tokenizer or image processor; by default the one saved beside the model.
-        device: where to run; by default where a given module is, or `default_device` for a loaded model.
+    """Open a model for the rows of a dataset; the arguments are those of `hf_compalign.predict`.
 
     Raises:
-        ValueError: no model is there, its head is not supported, or raw rows need a tokenizer or image processor and
-            there is none.
+        ValueError: there is no model, its head is not supported, or raw rows have no tokenizer or image processor.
     """
     network = load_model(model)
     opened = isinstance(model, str | Path)
@@ -80,20 +61,16 @@ def reader_of(
     where = name_of(model)
     raw = is_raw(dataset, task)
     if processing_class is None and (raw or opened):
-        processing_class = _processor_beside(where, task, needed=raw)
+        try:
+            processing_class = load_processor(where, task)
+        except ValueError:
+            # Prepared rows need it only for padding, if they differ in length.
+            if raw:
+                raise
     return Reader(network, where, task, processing_class)
 
 
 def is_raw(dataset: Dataset, task: Task) -> bool:
     """Whether the rows are texts or images that must become the model's inputs first."""
+    # A transform, such as that of `with_pixels`, makes the inputs on access.
     return task.model_input not in dataset.column_names and dataset.format["type"] != "custom"
-
-
-def _processor_beside(where: str, task: Task, *, needed: bool) -> Any:
-    """What was saved beside the model; prepared rows only need it to be padded, if they differ in length."""
-    try:
-        return load_processor(where, task)
-    except ValueError:
-        if needed:
-            raise
-        return None

@@ -1,4 +1,3 @@
-from .bias import Array as Array
 from .bias import ClassBias as ClassBias
 from .bias import class_bias as class_bias
 from .blocks import each_block as each_block
@@ -33,11 +32,10 @@ from .pareto import undominated as undominated
 from .probabilities import ItemScores as ItemScores
 from .probabilities import js_distance as js_distance
 from .probabilities import kl_divergence as kl_divergence
-from .probabilities import probability_loyalty as probability_loyalty
-from .probabilities import softmax as softmax
 from .rates import CLASS_COUNTS as CLASS_COUNTS
 from .rates import PARITY as PARITY
 from .rates import RATES as RATES
+from .rates import Array as Array
 from .rates import class_counts as class_counts
 from .rates import divided as divided
 from .rates import one_vs_rest as one_vs_rest

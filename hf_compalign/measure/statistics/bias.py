@@ -1,25 +1,22 @@
-"""Which classes a compressed model errs for and against more than before: change of error rates, CEV and SDE."""
+"""How the error rates of each class changed: CEV and SDE."""
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.statistics.comparison import check_classes, paired
-from hf_compalign.measure.statistics.rates import class_counts, divided
-
-Array = NDArray[Any]
+from hf_compalign.measure.statistics.rates import Array, class_counts, divided
 
 
 @dataclass(frozen=True)
 class ClassBiasRow:
     """One class against the rest: its rates in [0, 1], and their changes in percent of the reference's rate.
 
-    ``fpr`` is the share of the other classes' items that are taken for this one, ``fnr`` the share of this
-    class's items that are not. A change of a rate of 0, or of one without a denominator, is nan.
+    ``fpr`` is the share of the other classes' items that get this class, ``fnr`` the share of this class's items
+    that do not. The change is nan where the reference's rate is 0 or undefined.
     """
 
     label: int
@@ -37,9 +34,9 @@ class ClassBias:
 
     Attributes:
         rows: one per class.
-        cev: combined error variance, in percent squared; nan when every class was skipped.
-        sde: symmetric distance error, in percent; nan when every class was skipped.
-        n_skipped: classes left out of both, as one of their changes is undefined.
+        cev: combined error variance, in percent squared; nan without a class.
+        sde: symmetric distance error, in percent; nan without a class.
+        n_skipped: classes left out of both, since one of their changes is undefined.
     """
 
     rows: tuple[ClassBiasRow, ...]
@@ -49,13 +46,13 @@ class ClassBias:
 
 
 def class_bias(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_classes: int) -> ClassBias:
-    """Change of the false positive and false negative rate of each class, over the labelled items of [N].
+    """Change of the false positive and false negative rate of each class, over the labeled items of [N].
 
     dFPR_k = 100 (FPR_k candidate - FPR_k reference) / FPR_k reference, dFNR_k alike. Over the K classes where both
     are defined: CEV = sum_k [(dFPR_k - mean dFPR)^2 + (dFNR_k - mean dFNR)^2] / 2K, how unequal the classes' changes
-    are, and SDE = sum_k |dFPR_k - dFNR_k| / (sqrt(2) K), how far classes move towards errors of one kind. Both are 0
-    when no rate changes. See https://huggingface.co/papers/2106.07849; implementations differ by constant factors,
-    so compare only numbers from the same one.
+    are, and SDE = sum_k |dFPR_k - dFNR_k| / (sqrt(2) K), how far classes move toward errors of one kind. Both are 0
+    when no rate changes. See https://huggingface.co/papers/2106.07849. Implementations differ by constant factors:
+    compare only numbers from the same one.
 
     >>> found = class_bias([0, 1, 0, 1, 1, 0], [0, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1], 2)
     >>> [row.fpr_change for row in found.rows], [row.fnr_change for row in found.rows]
@@ -64,8 +61,7 @@ def class_bias(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_
     (2500.0, 70.71)
 
     Raises:
-        ValueError: the three are not integers of one shape [N], a prediction is not in [0, n_classes), or a label
-            is neither that nor -100.
+        ValueError: not integers of one shape [N], or not in [0, n_classes); a label may also be -100.
     """
     r, c, y = paired(reference, candidate, labels)
     known = y != IGNORED
@@ -73,12 +69,8 @@ def class_bias(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_
     check_classes(n_classes, reference=r, candidate=c, labels=y)
     before, after = _error_rates(r, y, n_classes), _error_rates(c, y, n_classes)
     changes = 100 * divided(after - before, before)
-    rows = tuple(
-        ClassBiasRow(label, old[0], new[0], change[0], old[1], new[1], change[1])
-        for label, (old, new, change) in enumerate(
-            zip(before.T.tolist(), after.T.tolist(), changes.T.tolist(), strict=True)
-        )
-    )
+    columns = np.stack([before, after, changes], axis=1).reshape(6, n_classes)  # as in ClassBiasRow
+    rows = tuple(ClassBiasRow(label, *values) for label, values in enumerate(columns.T.tolist()))
     defined = changes[:, ~np.isnan(changes).any(axis=0)]
     n_defined = defined.shape[1]
     if not n_defined:

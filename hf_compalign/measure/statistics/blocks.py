@@ -1,4 +1,4 @@
-"""Large arrays block by block, so that what is computed on the way stays small; two threads share the blocks."""
+"""Large arrays block by block, so that intermediate results stay small. Two threads share the blocks."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ def row_blocks(n_rows: int, row_size: int, *, block_size: int = 1 << 15) -> list
 
 
 def each_block(function: Callable[[_Block], _Result], blocks: Iterable[_Block]) -> list[_Result]:
-    """What the function returns for each block, in order; numpy lets two blocks be computed at a time."""
+    """The function's result for each block, in order. numpy releases the GIL, so two threads help."""
     blocks = list(blocks)
     if len(blocks) < 2:
         return [function(block) for block in blocks]

@@ -1,7 +1,7 @@
-"""Percentile bootstrap intervals: items are drawn with replacement, and every model is judged on the same draw.
+"""Paired percentile bootstrap: draw items with replacement, and judge every model on the same draws.
 
-A statistic that counts items is a function of `resampled_counts`, one that adds up numbers a function of
-`resampled_sums`; `estimate` makes an interval of its draws. All draws follow from the seed alone.
+`resampled_counts` serves statistics that count items, `resampled_sums` those that add up numbers; `estimate` makes an
+interval of the results. All draws follow from the seed alone.
 """
 
 import math
@@ -14,13 +14,13 @@ from scipy import special
 from hf_compalign.measure.statistics.blocks import each_block, row_blocks
 from hf_compalign.measure.statistics.intervals import check_level
 
-_RESAMPLES, _ITEMS = 64, 1024  # what a thread works on at a time: small enough for its cache
-_FEW = 4096  # items, up to which each draw is made on its own
+_RESAMPLES, _ITEMS = 64, 1024  # a thread's block: small enough for its cache
+_FEW = 4096  # with at most so many items, each draw is made on its own
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its two-sided bootstrap interval; all nan where there is nothing to estimate."""
+    """A value with its two-sided bootstrap interval; nan where there is nothing to estimate."""
 
     value: float
     low: float
@@ -28,10 +28,9 @@ class Estimate:
 
 
 def estimate(value: float, draws: ArrayLike, *, level: float = 0.95) -> Estimate:
-    """The value with the percentiles of its resampled draws [R]: the middle ``level`` of them.
+    """The value with the ends of the middle ``level`` of its resampled draws [R]; draws of nan do not count.
 
-    Draws that are nan say nothing and are left out; when no other is left the interval is nan. The end of a
-    one-sided bound of 95 % is that of a two-sided interval of 90 %: ``estimate(..., level=0.9).high``.
+    A one-sided bound of 95 % is the end of a two-sided interval of 90 %: ``estimate(..., level=0.9).high``.
 
     >>> estimate(2.0, [1.0, 2.0, 3.0])
     Estimate(value=2.0, low=1.0, high=3.0)
@@ -44,17 +43,16 @@ def estimate(value: float, draws: ArrayLike, *, level: float = 0.95) -> Estimate
     found = found[~np.isnan(found)]
     if not found.size:
         return Estimate(float(value), math.nan, math.nan)
-    # Interpolating between two infinities is nan, so each end is one of the draws: the outer one.
+    # Interpolation between infinities would be nan, so each end is the outer one of two draws.
     low = np.quantile(found, (1 - level) / 2, method="lower")
     high = np.quantile(found, (1 + level) / 2, method="higher")
     return Estimate(float(value), float(low), float(high))
 
 
 def resampled_counts(counts: ArrayLike, *, n_resamples: int = 1000, seed: int = 0) -> NDArray[np.int64]:
-    """Counts of items by kind [K], drawn again: int64 [n_resamples, K], each row of the same total.
+    """Redraw the counts [K] of N items by kind: int64 [n_resamples, K], each row with the sum N.
 
-    Where an item matters only through its kind, a draw of N items is a draw of K counts, which is cheap however
-    large N is.
+    Where an item matters only through its kind, this is a draw of N items, at a cost that does not grow with N.
 
     >>> resampled_counts([3, 0], n_resamples=2)
     array([[3, 0],
@@ -77,11 +75,10 @@ def resampled_sums(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Sums of the items' values [N, K] over N drawn items, apart for each cell: float64 [n_resamples, n_cells, K].
+    """Sums of the values [N, K] over N drawn items, by cell: float64 [n_resamples, n_cells, K].
 
-    ``cells``, integers [N] in [0, n_cells), says where an item is counted; by default all are in one cell. The
-    columns are paired, since they are summed over the same draws; a column of ones counts the items drawn. A sum
-    with an inf in it is inf.
+    ``cells``, integers [N] in [0, n_cells), names each item's cell; by default there is one. All columns are summed
+    over the same draws, so they are paired; a column of ones counts the drawn items. A sum that includes inf is inf.
 
     >>> resampled_sums([[2.0], [2.0]], n_resamples=3).ravel()
     array([4., 4., 4.])
@@ -95,13 +92,13 @@ def resampled_sums(
     infinite = columns == math.inf
     if not np.isfinite(columns[~infinite]).all():
         raise ValueError("A sum over drawn items needs values that are finite or inf. Got nan or -inf among them.")
-    # 0 times inf would be nan: the infinite are counted in columns of their own.
+    # 0 times inf would be nan, so extra columns count the infinite values.
     split = [np.where(infinite, 0.0, columns), infinite] if infinite.any() else [columns]
     places = np.zeros(n, dtype=np.int64) if cells is None else np.asarray(cells, dtype=np.int64)
-    # Items of a cell side by side: their sum is then a product of matrices, as fast as reading them.
+    # With the items of a cell side by side, a sum over the cell is a product of matrices.
     order = np.argsort(places, kind="stable")
     items = _Items(np.column_stack([*split, np.ones(n)])[order], places[order], n_cells)
-    # Each block has its own stream of numbers, so that no order of threads matters.
+    # Each block has its own stream of random numbers, so the order of the threads does not matter.
     blocks = row_blocks(n_resamples, 1, block_size=_RESAMPLES)
     drawn = each_block(lambda b: items.drawn(b.stop - b.start, np.random.default_rng([seed, b.start])), blocks)
     sums = np.concatenate(drawn)[..., :-1]
@@ -109,9 +106,7 @@ def resampled_sums(
 
 
 def mean_estimate(values: ArrayLike, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:
-    """Mean of the values [N] with its interval; nan values are left out, and none at all give nan.
-
-    A mean of values of which one is inf is inf.
+    """Mean of the values [N] with its interval; nan does not count, and inf makes the mean inf.
 
     >>> mean_estimate([3.0])
     Estimate(value=3.0, low=3.0, high=3.0)
@@ -124,16 +119,16 @@ def mean_estimate(values: ArrayLike, *, n_resamples: int = 1000, level: float = 
     found = found[~np.isnan(found)]
     if not len(found):
         return Estimate(math.nan, math.nan, math.nan)
-    # Deviations from about the mean lose no digits to its size.
-    centre = 0.0 if np.isinf(found.mean()) else found.mean()
-    deviations = found - centre
+    # Deviations from the mean keep the digits that large values would cost.
+    center = 0.0 if np.isinf(found.mean()) else found.mean()
+    deviations = found - center
     draws = resampled_sums(deviations[:, np.newaxis], n_resamples=n_resamples, seed=seed)[:, 0, 0] / len(found)
-    return estimate(deviations.mean() + centre, draws + centre, level=level)
+    return estimate(deviations.mean() + center, draws + center, level=level)
 
 
 @dataclass(frozen=True, eq=False)
 class _Items:
-    """Values [N, K], of which the last column is ones, in the order of their cells [N]."""
+    """Values [N, K] sorted by their cells [N]. The last column is ones."""
 
     values: NDArray[np.float64]
     cells: NDArray[np.int64]
@@ -142,13 +137,13 @@ class _Items:
     def drawn(self, n_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Sums over N draws with replacement: [n_resamples, n_cells, K].
 
-        Counts that are Poisson and independent are those of so many draws as they add up to. Almost all N are
-        drawn so, which is fast, and what then is missing one by one.
+        Independent Poisson counts, given their sum, are distributed like the counts of that many draws. So most of
+        the N draws come from Poisson counts, which is fast, and the rest are made one by one.
         """
         n = len(self.values)
         sums = np.zeros((n_resamples, self.n_cells, self.values.shape[1]))
         if n > _FEW:
-            # 6 standard deviations below N: more than N are drawn once in 10^9 resamples.
+            # 6 standard deviations below N: the sum exceeds N once in 10^9 resamples.
             self._add_poisson(sums, 1 - 6 / math.sqrt(n), rng)
         missing = np.maximum(n - sums[:, :, -1].sum(axis=1), 0).astype(np.int64)
         for resample, n_missing in zip(sums, missing, strict=True):
@@ -159,8 +154,8 @@ class _Items:
         return sums
 
     def _add_poisson(self, sums: NDArray[np.float64], mean: float, rng: np.random.Generator) -> None:
-        """Add each item as often as a Poisson count of this mean says, in 65,536ths of its probabilities."""
-        tails = [round(65536 * special.pdtrc(k, mean)) for k in range(8)]  # of more than k
+        """Add each item a Poisson number of times, with probabilities rounded to multiples of 1 / 65,536."""
+        tails = [round(65536 * special.pdtrc(k, mean)) for k in range(8)]  # P(count > k)
         for block in row_blocks(len(self.values), 1, block_size=_ITEMS):
             values, cells = self.values[block], self.cells[block]
             words = rng.integers(0, 1 << 64, size=(len(sums), -(-len(values) // 4)), dtype=np.uint64)

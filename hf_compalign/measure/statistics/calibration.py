@@ -1,6 +1,6 @@
-"""Do the confidences of two models mean what they say, and what did compression change of it?
+"""How far the confidences of two models are from their accuracy.
 
-A model is calibrated when of the answers that it gives with probability 0.8 four in five are right; see
+A calibrated model is right on four in five of the answers that it gives with probability 0.8; see
 https://huggingface.co/papers/1706.04599.
 """
 
@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_sums
 from hf_compalign.measure.statistics.comparison import paired
 from hf_compalign.measure.statistics.intervals import rate
 from hf_compalign.measure.statistics.probabilities import ItemScores
-
-_Array = NDArray[Any]
+from hf_compalign.measure.statistics.rates import Array
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The ``n`` labelled items whose confidence is in (low, high], in [low, high] for the first bin.
+    """The ``n`` labeled items with a confidence in (low, high], in [low, high] for the first bin.
 
     ``confidence`` is their mean confidence, ``accuracy`` the share of right answers; nan when n is 0.
     """
@@ -36,7 +35,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far one model's probabilities are from the truth, over the labelled items; 0 is best for all three.
+    """How far one model's probabilities are from the truth, over the labeled items; 0 is best for all three.
 
     Attributes:
         ece: expected calibration error, sum_b n_b / n |accuracy_b - confidence_b| over the bins, in [0, 1].
@@ -53,9 +52,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CalibrationShift:
-    """The calibration of both models over the same ``n`` labelled items, and the change: candidate - reference.
+    """The calibration of both models over the same ``n`` labeled items, and the change: candidate - reference.
 
-    The intervals are of a paired bootstrap: both models are judged on the same draws of items.
+    The intervals are those of a paired bootstrap.
     """
 
     n: int
@@ -77,7 +76,7 @@ def calibration_shift(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> CalibrationShift:
-    """Calibration of both models' predictions [N], whose probabilities are in ``scores``, and what changed.
+    """Calibration of both models' predictions [N], with the probabilities in ``scores``, and its change.
 
     >>> scores = ItemScores.of([[2.0, 0.0], [0.0, 2.0]], [[4.0, 0.0], [0.0, 4.0]], [0, 0])
     >>> found = calibration_shift([0, 1], [0, 1], [0, 0], scores)
@@ -85,7 +84,7 @@ def calibration_shift(
     (0.381, 0.101)
 
     Raises:
-        ValueError: predictions, labels and scores are not of the same N items, or fewer than 1 bin or resample.
+        ValueError: not the same N items everywhere, or fewer than 1 bin or resample.
     """
     r, c, y = paired(reference_predicted, candidate_predicted, labels)
     if len(scores.kl) != len(y):
@@ -115,30 +114,28 @@ def calibration_shift(
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
-    """One model's answers to the labelled items, arrays of shape [n]."""
+    """One model's answers to the labeled items, arrays of shape [n]."""
 
-    right: _Array
-    confidence: _Array
-    brier: _Array
-    nll: _Array
+    right: Array
+    confidence: Array
+    brier: Array
+    nll: Array
     n_bins: int
 
     @property
-    def bins(self) -> _Array:
-        """The bin of each item, int [n]."""
+    def bins(self) -> Array:
         return np.searchsorted(self.edges[1:-1], self.confidence, side="left")
 
     @property
-    def edges(self) -> _Array:
+    def edges(self) -> Array:
         return np.linspace(0, 1, self.n_bins + 1)
 
     @property
-    def excess(self) -> _Array:
-        """Confidence less what became of it; the sum over a bin is n_b (confidence_b - accuracy_b)."""
+    def excess(self) -> Array:
+        """Its sum over a bin is n_b (confidence_b - accuracy_b)."""
         return self.confidence - self.right
 
     def calibration(self) -> Calibration:
-        """The statistics, nan without items."""
         bins = self.bins
         counts, confidence, right = (
             np.bincount(bins, weights=weights, minlength=self.n_bins).tolist()
@@ -158,7 +155,7 @@ class _Answers:
         )
 
 
-def _changes(reference: _Answers, candidate: _Answers, *, n_resamples: int, seed: int) -> _Array:
+def _changes(reference: _Answers, candidate: _Answers, *, n_resamples: int, seed: int) -> Array:
     """Draws of the change of ECE, Brier score and NLL: [3, R], and [3, 0] without items."""
     n, n_bins = len(reference.right), reference.n_bins
     if not n:

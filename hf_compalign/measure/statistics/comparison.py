@@ -1,11 +1,11 @@
 """Paired statistics of two models that answered the same items.
 
-``reference`` is the model to be preserved, ``candidate`` the one that should answer like it. Predictions and
-labels are integers of shape [N]; a label of -100 means unknown. Whatever has no denominator is nan, never 0.
+``reference`` is the model to preserve, ``candidate`` the one that should answer like it. Predictions and labels are
+integers of shape [N]; a label of -100 means unknown. A rate without a denominator is nan, never 0.
 
 The items on which a compressed model differs are its *compression-identified exemplars*
-(CIE, https://huggingface.co/papers/2010.03058); CIE-U are those of them that the reference had right. How to
-train for few of them: https://huggingface.co/papers/2012.01604.
+(CIE, https://huggingface.co/papers/2010.03058); CIE-U are those that the reference had right. How to train for few of
+them: https://huggingface.co/papers/2012.01604.
 """
 
 import math
@@ -13,18 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts
 from hf_compalign.measure.statistics.intervals import mcnemar, rate, wilson_interval
-
-Array = NDArray[Any]
+from hf_compalign.measure.statistics.rates import Array
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The five ways in which two predictions can relate to a label; every other count derives from them.
+    """The five ways in which two predictions can relate to a label. Every other count derives from them.
 
     Attributes:
         both_right: reference = label = candidate.
@@ -42,13 +41,13 @@ class Cells:
 
     @classmethod
     def count(cls, reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike) -> "Cells":
-        """Count the cells over the labelled items.
+        """Count the cells over the labeled items.
 
         >>> Cells.count([0, 0, 1, 1, 1], [0, 1, 0, 1, 2], [0, 0, 0, 0, 0])
         Cells(both_right=1, lost=1, gained=1, same_wrong=1, different_wrong=1)
 
         Raises:
-            ValueError: the three are not integers of one shape [N].
+            ValueError: not integers of one shape [N].
         """
         r, c, y = paired(reference, candidate, labels)
         known = y != IGNORED
@@ -63,12 +62,12 @@ class Cells:
 
     @property
     def n(self) -> int:
-        """Labelled items."""
+        """Labeled items."""
         return self.both_right + self.lost + self.gained + self.same_wrong + self.different_wrong
 
     @property
     def mismatches(self) -> int:
-        """Items that the two models answer differently: lost + gained + different_wrong."""
+        """Items with two answers: lost + gained + different_wrong."""
         return self.lost + self.gained + self.different_wrong
 
     @property
@@ -84,37 +83,37 @@ class Cells:
     @property
     def nfr(self) -> float:
         """Negative flip rate: lost / n (https://huggingface.co/papers/2011.09161)."""
-        return self._rate("nfr")
+        return rate(*self.proportions()["nfr"])
 
     @property
     def pfr(self) -> float:
         """Positive flip rate: gained / n."""
-        return self._rate("pfr")
+        return rate(*self.proportions()["pfr"])
 
     @property
     def flip_rate(self) -> float:
         """(lost + gained) / n, the churn between right and wrong (https://huggingface.co/papers/2407.09141)."""
-        return self._rate("flip_rate")
+        return rate(*self.proportions()["flip_rate"])
 
     @property
     def btc(self) -> float:
         """Backward trust, both_right / (both_right + lost) (https://huggingface.co/papers/2008.04572)."""
-        return self._rate("btc")
+        return rate(*self.proportions()["btc"])
 
     @property
     def bec(self) -> float:
-        """Share of the candidate's errors that the reference makes too, if perhaps in another way."""
-        return self._rate("bec")
+        """Share of the candidate's errors on items that the reference gets wrong too."""
+        return rate(*self.proportions()["bec"])
 
     @property
     def accuracy_reference(self) -> float:
         """(both_right + lost) / n."""
-        return self._rate("accuracy_reference")
+        return rate(*self.proportions()["accuracy_reference"])
 
     @property
     def accuracy_candidate(self) -> float:
         """(both_right + gained) / n."""
-        return self._rate("accuracy_candidate")
+        return rate(*self.proportions()["accuracy_candidate"])
 
     @property
     def accuracy_change(self) -> float:
@@ -134,12 +133,9 @@ class Cells:
             "accuracy_candidate": (self.both_right + self.gained, self.n),
         }
 
-    def _rate(self, name: str) -> float:
-        return rate(*self.proportions()[name])
-
 
 def proportions(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike) -> dict[str, tuple[int, int]]:
-    """Every rate as (count, out of how many): agreement and mismatches over all items, the rest labelled.
+    """Every rate as (count, out of how many): agreement and mismatches over all items, the rest over labeled ones.
 
     >>> proportions([0, 1], [0, 0], [-100, 1])["mismatch_rate"]
     (1, 2)
@@ -151,10 +147,10 @@ def proportions(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike) -
 
 
 def alignment_metrics(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, kl: ArrayLike) -> dict[str, float]:
-    """What a training run reports of its student (candidate), whose per-item `kl_divergence` is ``kl`` [N].
+    """What a training run reports of its student (candidate), with its per-item `kl_divergence` [N].
 
-    ``mismatch_rate``, ``cie`` (a count), ``agreement`` and the mean ``kl`` over all items and, when any label
-    is known, ``cie_u`` (a count over the labelled ones).
+    Over all items: ``mismatch_rate``, ``cie`` (a count), ``agreement`` and the mean ``kl``; over the labeled ones,
+    if any: ``cie_u`` (a count).
     """
     found = proportions(reference, candidate, labels)
     kl = np.asarray(kl, dtype=np.float64)
@@ -170,7 +166,7 @@ def alignment_metrics(reference: ArrayLike, candidate: ArrayLike, labels: ArrayL
 
 @dataclass(frozen=True)
 class ClassRow:
-    """What became of the ``n`` items whose label is one class; every rate is out of these n.
+    """The ``n`` items labeled with one class; every rate is out of these n.
 
     ``mismatch_rate_interval`` is the 95 % Wilson interval, ``lost`` and ``gained`` are those of `Cells`.
     """
@@ -188,10 +184,10 @@ class ClassRow:
 
 
 def per_class(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_classes: int) -> list[ClassRow]:
-    """One row per class of the labels, empty classes included (their rates are nan).
+    """One row per class of the labels, with rates of nan for empty classes.
 
     Raises:
-        ValueError: the three are not integers of one shape [N], or a label is not in [0, n_classes) nor -100.
+        ValueError: not integers of one shape [N], or a label is neither in [0, n_classes) nor -100.
     """
     r, c, y = paired(reference, candidate, labels)
     check_classes(n_classes, labels=y)
@@ -226,9 +222,8 @@ def cie_ratio(
 ) -> Estimate:
     """CIE(baseline) / CIE(candidate), both against the reference: above 1 the candidate keeps more answers.
 
-    The interval is a paired percentile bootstrap: items are drawn with replacement and all three models are
-    judged on the same draw. A denominator of 0 gives inf, and 0 / 0 gives nan. Resamples of 0 / 0 say nothing
-    about the ratio and are left out; when nothing else is left the interval is nan.
+    The interval is a paired percentile bootstrap. A denominator of 0 gives inf, and 0 / 0 gives nan. Resamples of
+    0 / 0 do not count.
 
     >>> cie_ratio([0] * 6, [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]).value
     2.0
@@ -239,18 +234,16 @@ def cie_ratio(
     r, b, c = paired(reference, baseline, candidate)
     b_differs, c_differs = b != r, c != r
     # An item counts only through which of the two differ, so a draw of N items is a draw of four counts.
-    both, only_b = (b_differs & c_differs).sum(), (b_differs & ~c_differs).sum()
-    only_c = (~b_differs & c_differs).sum()
-    counts = np.array([both, only_b, only_c, len(r) - both - only_b - only_c])
+    counts = np.bincount(3 - 2 * b_differs - c_differs, minlength=4)
     draws = resampled_counts(counts, n_resamples=n_resamples, seed=seed)
     return estimate(_cie_ratio(counts), _cie_ratio(draws), level=level)
 
 
 def closer_p_value(reference: ArrayLike, first: ArrayLike, second: ArrayLike) -> float:
-    """Exact two-sided p-value of the two keeping equally many of the reference's answers, int [N] each.
+    """Exact two-sided p-value for whether the two keep equally many of the reference's answers, int [N] each.
 
-    This is McNemar's test of keeping an answer, in place of being right: only items count on which exactly one of
-    the two differs from the reference.
+    This is McNemar's test of keeping an answer instead of being right: an item counts if exactly one of the two
+    differs from the reference.
 
     >>> closer_p_value([0] * 9, [0] * 9, [1] * 5 + [0] * 4)
     0.0625
@@ -265,12 +258,8 @@ def closer_p_value(reference: ArrayLike, first: ArrayLike, second: ArrayLike) ->
 def _cie_ratio(counts: Array) -> Any:
     """Of counts [..., 4]: items on which both differ, the baseline alone, the candidate alone, neither."""
     both, only_baseline, only_candidate, _ = np.moveaxis(counts, -1, 0)
-    return _divided(both + only_baseline, both + only_candidate)
-
-
-def _divided(numerator: Any, denominator: Any) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.true_divide(numerator, denominator))
+        return np.true_divide(both + only_baseline, both + only_candidate)
 
 
 def paired(*arrays: ArrayLike) -> tuple[Array, ...]:
@@ -280,7 +269,7 @@ def paired(*arrays: ArrayLike) -> tuple[Array, ...]:
         ValueError: they are not integers of one shape [N].
     """
     found = tuple(np.asarray(array) for array in arrays)
-    # np.asarray([]) is a float array, and an empty one has no predictions that could be fractional.
+    # An empty array may be of floats, as np.asarray([]) is.
     if any(array.ndim != 1 or (array.size and array.dtype.kind not in "iu") for array in found):
         shown = ", ".join(f"{array.dtype} of shape {list(array.shape)}" for array in found)
         raise ValueError(
@@ -293,20 +282,13 @@ def paired(*arrays: ArrayLike) -> tuple[Array, ...]:
 
 
 def check_classes(n_classes: int, **answers: Array) -> None:
-    """Refuse integers that are no classes, in arrays of any shape; ``labels`` may also be -100.
-
-    Raises:
-        ValueError: one is not in [0, n_classes). The keyword of its array is named.
-    """
+    """Refuse integers outside [0, n_classes) in named arrays of any shape; ``labels`` may also be -100."""
     for name, values in answers.items():
         wrong = (values < 0) | (values >= n_classes)
         if name == "labels":
             wrong &= values != IGNORED
         if wrong.any():
-            allowed = f"[0, {n_classes})"
+            allowed, advice = "one number per class", " Compare models that answer with the same classes."
             if name == "labels":
-                raise ValueError(f"labels must be in {allowed}, or -100 where unknown. Got {values[wrong][0]}.")
-            raise ValueError(
-                f"{name} must be in {allowed}, one number per class. Got {values[wrong][0]}. "
-                "Compare models that answer with the same classes."
-            )
+                allowed, advice = "or -100 where unknown", ""
+            raise ValueError(f"{name} must be in [0, {n_classes}), {allowed}. Got {values[wrong][0]}.{advice}")

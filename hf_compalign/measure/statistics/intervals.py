@@ -1,4 +1,4 @@
-"""What k out of n says about the rate behind it: intervals, upper bounds, the test of a change, and of many."""
+"""Intervals and upper bounds of a rate, the test of a change, and the correction for many tests."""
 
 import math
 
@@ -8,7 +8,7 @@ from scipy import special
 
 
 def rate(k: int, n: int) -> float:
-    """k / n; nan, never 0, where there is nothing to count.
+    """k / n; nan where n is 0.
 
     >>> rate(1, 4), rate(0, 0)
     (0.25, nan)
@@ -33,7 +33,7 @@ def wilson_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     z = float(special.ndtri((1 + level) / 2))
     middle = k + z**2 / 2
     half = z * math.sqrt(k * (n - k) / n + z**2 / 4)
-    # At k = 0 and k = n the ends are exactly 0 and 1; rounding would leave them a hair off.
+    # At k = 0 and k = n the ends are exactly 0 and 1, but for rounding.
     low = 0.0 if k == 0 else (middle - half) / (n + z**2)
     high = 1.0 if k == n else (middle + half) / (n + z**2)
     return low, high
@@ -42,8 +42,8 @@ def wilson_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 def upper_bound(k: int, n: int, level: float = 0.95) -> float:
     """One-sided Clopper-Pearson upper bound of the proportion k / n; nan for n = 0.
 
-    The rate at which k or fewer out of n would happen with probability 1 - level: "the rate is below this" is
-    wrong in at most 1 - level of all samples, whatever the true rate and however small n.
+    At this rate, k or fewer out of n have probability 1 - level. So "the rate is below this" is wrong in at most
+    1 - level of all samples, for any true rate and any n.
 
     >>> round(upper_bound(0, 100), 4)  # about 3 / n
     0.0295
@@ -58,10 +58,10 @@ def upper_bound(k: int, n: int, level: float = 0.95) -> float:
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Exact two-sided McNemar p-value: whether the *accuracy* changed; 1.0 when nothing flipped.
+    """Exact two-sided McNemar p-value of equal *accuracy*; 1.0 when nothing flipped.
 
-    As many items lost as gained give p = 1 however many they are, so this never shows that two models answer
-    alike; `upper_bound` of the mismatches does.
+    As many items lost as gained give p = 1, however many they are. So this never shows that two models answer alike;
+    `upper_bound` of the mismatches does.
 
     >>> mcnemar(10, 10), mcnemar(0, 0), mcnemar(8, 1)
     (1.0, 1.0, 0.0390625)
@@ -72,11 +72,11 @@ def mcnemar(lost: int, gained: int) -> float:
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """p-values [M] adjusted by Holm for being M tests of one question: float64 [M], in the order given.
+    """Holm's adjustment of the p-values [M] of M tests of one question: float64 [M], in the order given.
 
-    With the p-values sorted, adjusted_i = max over j <= i of min(1, (M - j + 1) p_j). Rejecting those up to 0.05 is
-    wrong anywhere in at most 5 % of all samples, however the tests hang together. A nan is no test: it stays nan and
-    does not count for M.
+    With the p-values sorted, adjusted_i = max over j <= i of min(1, (M - j + 1) p_j). If one rejects those up to 0.05,
+    at most 5 % of all samples have any wrong rejection, however the tests depend on each other. A nan is no test: it
+    stays nan and does not count in M.
 
     >>> holm([0.01, 0.04, float("nan"), 0.03])
     array([0.03, 0.06,  nan, 0.06])

@@ -1,4 +1,4 @@
-"""Where the answers flip: the mismatch rate against how sure the reference was."""
+"""The mismatch rate against how sure the reference was."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from hf_compalign.measure.statistics.intervals import rate, wilson_interval
 
 @dataclass(frozen=True)
 class MarginRow:
-    """The ``n`` items whose margin is in (low, high], in [low, high] for the first row.
+    """The ``n`` items with a margin in (low, high], in [low, high] for the first row.
 
     ``mismatch_rate_interval`` is the 95 % Wilson interval.
     """
@@ -29,8 +29,8 @@ def mismatches_by_margin(
 ) -> tuple[MarginRow, ...]:
     """Mismatch rate of the predictions [N] by the reference's margin [N], the lowest margins first.
 
-    The margin of an item is the reference's largest probability less its second (`ItemScores.reference_margin`).
-    The rows have about N / n_bins items each, more where many margins are equal; there is none without items.
+    The margin is the reference's largest probability minus its second (`ItemScores.reference_margin`). Each row has
+    about N / n_bins items, or more where margins are equal. Without items there are no rows.
 
     >>> rows = mismatches_by_margin([0, 0, 0, 0], [1, 0, 0, 0], [0.1, 0.2, 0.8, 0.9], n_bins=2)
     >>> [(row.low, row.high, row.mismatches, row.n) for row in rows]

@@ -1,4 +1,4 @@
-"""Which of several files are worth a look."""
+"""The smallest and most faithful of several files."""
 
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -7,11 +7,7 @@ _File = TypeVar("_File", bound=Any)
 
 
 def undominated(files: Iterable[_File]) -> list[_File]:
-    """The files that no other beats, the smallest first: none has as few mismatches in fewer bytes.
-
-    Args:
-        files: of anything with ``size_bytes`` and a ``mismatch_rate``.
-    """
+    """The files that no other beats in both ``size_bytes`` and ``mismatch_rate``, the smallest first."""
     best: list[_File] = []
     for file in sorted(files, key=lambda one: (one.size_bytes, one.mismatch_rate)):
         if not best or file.mismatch_rate < best[-1].mismatch_rate:

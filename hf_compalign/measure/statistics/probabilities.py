@@ -1,8 +1,6 @@
-"""What two models' logits say of each item: divergences, confidences, margins and proper scores.
+"""Divergences, confidences, margins and proper scores of each item, from the logits of two models.
 
-``reference`` is the model to be preserved, ``candidate`` the one that should answer like it. Everything is
-computed in float64. `ItemScores` reads full logits block by block, so that those of a million items over a
-thousand classes need little memory besides their own.
+``reference`` is the model to preserve, ``candidate`` the one that should answer like it. All of it is in float64.
 """
 
 import math
@@ -15,20 +13,16 @@ from scipy import special
 
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.statistics.blocks import each_block, row_blocks
+from hf_compalign.measure.statistics.comparison import check_classes
 
 _Floats = NDArray[np.float64]
-
-
-def softmax(logits: ArrayLike) -> _Floats:
-    """Probabilities over the last axis, in float64."""
-    return np.exp(_log_softmax(logits))
 
 
 def kl_divergence(reference_logits: ArrayLike, candidate_logits: ArrayLike) -> _Floats:
     """KL(reference || candidate) = sum_c p_c (log p_c - log q_c) per item, in nats: >= 0, and 0 at equality.
 
-    Logits are [..., C], the result [...]. A logit of -inf is a probability of 0; where the candidate rules
-    out what the reference does not, the result is inf.
+    Logits are [..., C], the result [...]. A logit of -inf is a probability of 0. The result is inf where only the
+    candidate rules out a class.
 
     >>> kl_divergence([[0.0, 0.0]], [[0.0, 0.0]])
     array([0.])
@@ -50,19 +44,7 @@ def js_distance(p: ArrayLike, q: ArrayLike) -> _Floats:
     _check_same_shape(first, second)
     middle = (first + second) / 2
     parts = special.rel_entr(first, middle) + special.rel_entr(second, middle)
-    return _root(parts.sum(axis=-1) / 2)
-
-
-def probability_loyalty(p: ArrayLike, q: ArrayLike) -> float:
-    """Mean over the items of 1 - `js_distance`, for probabilities [N, C].
-
-    1.0 for equal models, 0.0 for models that share nothing. See https://huggingface.co/papers/2109.03228.
-
-    >>> probability_loyalty([[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]])
-    0.5
-    """
-    distance = js_distance(p, q)
-    return float(1 - distance.mean()) if distance.size else math.nan
+    return np.sqrt(np.clip(parts.sum(axis=-1) / 2 / math.log(2), 0.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +53,16 @@ class ItemScores:
 
     Attributes:
         kl: KL(reference || candidate) in nats, see `kl_divergence`.
-        js_distance: Jensen-Shannon distance in base 2, in [0, 1]; 1 - its mean is `probability_loyalty`.
+        js_distance: Jensen-Shannon distance in base 2, in [0, 1]; 1 - its mean is the probability loyalty
+            (https://huggingface.co/papers/2109.03228).
         logit_error: mean over the classes of the squared difference of the raw logits.
-        reference_confidence: probability that the reference gives its own answer.
-        candidate_confidence: probability that the candidate gives its own answer.
-        reference_margin: the reference's largest probability less its second, in [0, 1].
-        reference_nll: -log of the probability that the reference gives the label; nan where that is unknown.
-        candidate_nll: the same of the candidate.
-        reference_brier: sum_c (p_c - 1[c = label])^2 of the reference, in [0, 2]; nan where the label is unknown.
-        candidate_brier: the same of the candidate.
+        reference_confidence: the reference's largest probability.
+        candidate_confidence: the candidate's largest probability.
+        reference_margin: the reference's largest probability minus its second, in [0, 1].
+        reference_nll: -log of the reference's probability of the label; nan where the label is unknown.
+        candidate_nll: the same for the candidate.
+        reference_brier: sum_c (p_c - 1[c = label])^2 for the reference, in [0, 2]; nan where the label is unknown.
+        candidate_brier: the same for the candidate.
     """
 
     kl: _Floats
@@ -102,18 +85,18 @@ class ItemScores:
         *,
         rows: ArrayLike | None = None,
     ) -> "ItemScores":
-        """The scores of logits [N, C] of any float type, memory-mapped ones too, and labels [N], -100 if unknown.
+        """The scores of logits [N, C] of any float type, memory-mapped or not, and labels [N], -100 if unknown.
 
-        A logit of -inf is a probability of 0. ``rows``, integers [M], are the items that count, whose scores are then
-        [M]; by default all of them. Logits are read in blocks, and never copied as a whole.
+        A logit of -inf is a probability of 0. ``rows``, integers [M], selects the items that count; the scores are
+        then [M]. Logits are read in blocks and never copied as a whole.
 
         >>> scores = ItemScores.of([[0.0, 0.0]], [[0.0, 0.0]], [1])
         >>> scores.kl, scores.reference_confidence, scores.reference_margin
         (array([0.]), array([0.5]), array([0.]))
 
         Raises:
-            ValueError: not both [N, C], labels that are not integers [N] in [0, C) or -100, or logits that are
-                NaN, +inf, or -inf for all classes of an item.
+            ValueError: not both [N, C]; labels that are not integers [N] in [0, C) or -100; or logits that are NaN,
+                +inf, or -inf for all classes of an item.
         """
         reference, candidate, y = np.asarray(reference_logits), np.asarray(candidate_logits), np.asarray(labels)
         _check_same_shape(reference, candidate)
@@ -127,8 +110,8 @@ class ItemScores:
         if broken.any():
             raise ValueError(
                 f"logits must be finite, or -inf for a probability of 0. {broken.sum()} of {len(broken)} items have "
-                f"others, or no class that is possible, the first is item {chosen[broken.argmax()]}. "
-                "Check the model's weights and precision."
+                f"others, or no possible class. The first is item {chosen[broken.argmax()]}. Check the model's weights "
+                "and precision."
             )
         return cls(**found)
 
@@ -138,8 +121,8 @@ def _block_scores(
 ) -> dict[str, _Floats]:
     """The fields of `ItemScores` of one block of items."""
     reference, candidate = (logits.astype(np.float64) for logits in (reference_logits, candidate_logits))
-    # inf - inf is nan here, without a warning: the confidence shows `ItemScores.of` what is no logit, and the logit
-    # error of a class that both models rule out is not defined.
+    # inf - inf is nan, and no reason to warn: a confidence of nan tells `ItemScores.of` of impossible logits, and the
+    # logit error is undefined for a class that both models rule out.
     with np.errstate(invalid="ignore"):
         log_p, log_q = _log_softmax(reference), _log_softmax(candidate)
         p, q = np.exp(log_p), np.exp(log_q)
@@ -156,16 +139,16 @@ def _block_scores(
 
 
 def _kl(p: _Floats, log_p: _Floats, log_q: _Floats) -> _Floats:
-    # From logarithms: a probability that is too small for a float is 0, which as q would make the divergence inf. Terms
-    # with p = 0 are 0.
+    # From logarithms: a probability too small for a float is 0, which as q would make the divergence inf. Terms with
+    # p = 0 are 0.
     terms = np.subtract(log_p, log_q, out=np.zeros_like(p), where=p > 0)
-    # Rounding can leave a sum a hair below 0, which a divergence never is.
+    # Rounding can leave a sum slightly below 0.
     return np.maximum((p * terms).sum(axis=-1), 0.0)
 
 
 def _margin(p: _Floats) -> _Floats:
-    """The largest probability less the second; all of it where there is one class only."""
-    with_impossible = np.pad(p, ((0, 0), (0, 1)))  # a class of probability 0, so that there is a second one
+    """The largest probability minus the second."""
+    with_impossible = np.pad(p, ((0, 0), (0, 1)))  # with a class of probability 0 there always is a second one
     second, largest = np.partition(with_impossible, -2, axis=1)[:, -2:].T
     return np.asarray(largest - second)
 
@@ -182,11 +165,6 @@ def _label_scores(log_p: _Floats, p: _Floats, labels: NDArray[Any]) -> tuple[_Fl
     return nll, brier
 
 
-def _root(divergence: _Floats) -> _Floats:
-    """JS distance in base 2 of a divergence in nats."""
-    return np.sqrt(np.clip(divergence / math.log(2), 0.0, 1.0))
-
-
 def _log_softmax(logits: ArrayLike) -> _Floats:
     return special.log_softmax(np.asarray(logits, dtype=np.float64), axis=-1)
 
@@ -200,11 +178,9 @@ def _check_same_shape(first: NDArray[Any], second: NDArray[Any]) -> None:
 
 
 def _check_labels(labels: NDArray[Any], shape: tuple[int, ...]) -> None:
-    # np.asarray([]) is a float array, and an empty one has no labels that could be fractional.
+    # An empty array may be of floats, as np.asarray([]) is.
     integers = labels.dtype.kind in "iu" or not labels.size
     if len(shape) != 2 or shape[1] < 1 or labels.shape != shape[:1] or not integers:
         shown = f"{list(shape)} and {labels.dtype} of shape {list(labels.shape)}"
         raise ValueError(f"Logits must have shape [N, C], and labels must be integers of shape [N]. Got {shown}.")
-    outside = labels[(labels != IGNORED) & ((labels < 0) | (labels >= shape[1]))]
-    if outside.size:
-        raise ValueError(f"labels must be in [0, {shape[1]}), or -100 where unknown. Got {outside[0]}.")
+    check_classes(shape[1], labels=labels)

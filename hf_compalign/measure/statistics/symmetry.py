@@ -1,23 +1,21 @@
-"""Whether two models give the classes equally often: tests of paired items, and one that ignores the pairing."""
+"""Whether two models give the classes equally often: two paired tests, and one that ignores the pairing."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import sparse, special
 from scipy.sparse import csgraph, linalg
 
 from hf_compalign.measure.statistics.comparison import check_classes, paired
-
-Array = NDArray[Any]
+from hf_compalign.measure.statistics.rates import Array
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """A chi-squared statistic with its degrees of freedom; without any of these the p-value is 1."""
+    """A chi-squared statistic with its degrees of freedom; with none of them the p-value is 1."""
 
-    __test__ = False  # pytest would take the name for a class of tests
+    __test__ = False  # pytest would take it for a test class
 
     statistic: float
     df: int
@@ -31,11 +29,11 @@ class Frequencies:
     Attributes:
         reference: the reference's answers per class, n_classes counts.
         candidate: the candidate's.
-        stuart_maxwell: of equal frequencies, on paired items: the test of this question.
-        bowker: of symmetry, on paired items: whether as many items go from each class to each other one as come
-            back. Asymmetric changes can cancel out in the frequencies.
-        chi_squared_unpaired: Pearson's test of the two rows of counts. It takes them for answers to different
-            items, which they are not, and so misses most changes; reported because others report it.
+        stuart_maxwell: equal frequencies, on paired items: the test of this question.
+        bowker: symmetry, on paired items: as many items go from each class to each other one as come back.
+            Asymmetric changes can cancel out in the frequencies.
+        chi_squared_unpaired: Pearson's test of the two rows of counts. It assumes answers to different items and so
+            misses most changes; it is here because others report it.
     """
 
     reference: tuple[int, ...]
@@ -46,13 +44,13 @@ class Frequencies:
 
 
 def predicted_frequencies(reference: ArrayLike, candidate: ArrayLike, n_classes: int) -> Frequencies:
-    """Count the answers [N] of both models per class and test whether the frequencies changed.
+    """Count the answers [N] of both models per class, and test whether the frequencies changed.
 
     With n_ij items that go from class i to j, n_i. and n_.i answers i before and after, and d_i = n_i. - n_.i:
     Stuart-Maxwell is d' S^+ d with S_ii = n_i. + n_.i - 2 n_ii and S_ij = -(n_ij + n_ji), df = rank of S; for two
     classes this is McNemar's statistic. Bowker is the sum of (n_ij - n_ji)^2 / (n_ij + n_ji) over the pairs of
     classes between which items move, df = their number. The unpaired df = classes that either model predicts - 1.
-    All are approximations for large counts; with few changed items read the p-values with care.
+    All three approximate large counts: read the p-values with care where few items changed.
 
     >>> found = predicted_frequencies([0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 1, 0], 3)
     >>> found.reference, found.candidate
@@ -61,7 +59,7 @@ def predicted_frequencies(reference: ArrayLike, candidate: ArrayLike, n_classes:
     (1.0, 1)
 
     Raises:
-        ValueError: the two are not integers of one shape [N], or not in [0, n_classes).
+        ValueError: not integers of one shape [N], or not in [0, n_classes).
     """
     r, c = paired(reference, candidate)
     check_classes(n_classes, reference=r, candidate=c)
@@ -77,10 +75,8 @@ def predicted_frequencies(reference: ArrayLike, candidate: ArrayLike, n_classes:
 
 
 def _moves(r: Array, c: Array) -> sparse.csr_array:
-    """How many items go from class to class, [K, K] over the K classes that any of the changed items leaves or enters.
-
-    Of many classes most may never occur, and most pairs of the others neither: hence sparse, without empty classes.
-    """
+    """How many items go from class to class, [K, K] over the K classes that any changed item leaves or enters."""
+    # Of many classes, few may occur, and few pairs of those: hence sparse, and without empty classes.
     changed = r != c
     classes, ends = np.unique(np.stack([r[changed], c[changed]]), return_inverse=True)
     start, end = ends.reshape(2, -1)
@@ -93,8 +89,8 @@ def _stuart_maxwell(moves: sparse.csr_array) -> TestResult:
     either, flow = moves + moves.T, (moves - moves.T).sum(axis=1)
     covariance = sparse.diags_array(either.sum(axis=1), format="csr") - either
     # S is singular once for each set of classes that moves connect, since what leaves the set's classes arrives in
-    # them. Without one class of each set it is regular, d' S^+ d is the same, and the rank is a count that needs no
-    # threshold for what is still 0.
+    # them. Without one class of each set it is regular and d' S^+ d is the same. Its rank then is a count, and needs no
+    # threshold for singular values.
     _, connected = csgraph.connected_components(either, directed=False)
     _, first = np.unique(connected, return_index=True)
     kept = np.delete(np.arange(len(flow)), first)

@@ -9,7 +9,7 @@ from hf_compalign.measure.attribution import SIMILARITIES, similarities
 
 _DESCRIPTION = """
 Compares the attributions of a compressed model (the student) with those of the model it was made from (the teacher),
-example by example, apart for the examples that both answer alike and those that they do not.
+example by example, also over the examples that both answer alike, and over those that they do not.
 """
 
 _INPUTS = """
@@ -72,7 +72,7 @@ class AttributionAgreement(evaluate.Metric):
 
 
 def _mean(values: ArrayLike) -> float:
-    """Of the numbers among the values; nan where there are none."""
+    """The mean of the values that are not nan; nan without any."""
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
     return float(known.mean()) if known.size else float("nan")

@@ -1,4 +1,4 @@
-"""The evaluate metric ``group_fairness``: which groups a compressed model treats otherwise than its original."""
+"""The evaluate metric ``group_fairness``: which groups a compressed model treats differently from its original."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ from hf_compalign.measure.statistics import PARITY
 
 _DESCRIPTION = """
 Compares a compressed model (the student) with the model it was made from (the teacher) group by group: where more
-answers change, where accuracy is lost, and whether the usual fairness measures got worse.
+answers change, where accuracy falls, and whether the usual fairness measures get worse.
 """
 
 _INPUTS = """
@@ -31,8 +31,8 @@ Args:
     references: the true classes, -100 where unknown.
     teacher_predictions: the teacher's predicted classes.
     groups: the group of each example, a list of the groups it is in, or None.
-    min_group_size: optional, by default 30: smaller groups are listed, but nothing else is made of them.
-    label: optional, the class whose fairness measures are given; by default the worst over the classes.
+    min_group_size: optional, by default 30: smaller groups are listed, and count for nothing else.
+    label: optional, the class of the fairness measures; by default the worst over the classes.
     n_classes: optional, how many classes there are; by default up to the largest one that occurs.
 Returns:
     n_groups; mismatch_gap, mismatch_gap_p and mismatch_gap_upper_bound; nfr_gap; worst_group_accuracy,
@@ -66,7 +66,7 @@ class GroupFairness(evaluate.Metric):
         )
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add examples; their groups are stored as lists, however they are given."""
+        """Add examples; their groups become lists, in whatever form they come."""
         if "groups" in kwargs:
             if predictions is None:
                 raise ValueError("add_batch needs predictions, one for each of the groups. Got none.")

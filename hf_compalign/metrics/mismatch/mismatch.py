@@ -9,7 +9,7 @@ from hf_compalign.metrics.probabilities import divergences, probability_pair
 
 _DESCRIPTION = """
 Counts the examples that a compressed model (the student) answers differently from the model it was made from
-(the teacher), and tells the harmful changes from the harmless ones.
+(the teacher), and separates harmful changes from harmless ones.
 """
 
 _INPUTS = """
@@ -21,7 +21,7 @@ Args:
     teacher_probabilities: optional, the teacher's probabilities, [N, C].
 Returns:
     mismatch_rate, cie, agreement over all examples; cie_u, nfr, pfr, flip_rate, btc, bec, accuracy,
-    teacher_accuracy, accuracy_change over the labelled ones; kl and probability_loyalty with probabilities.
+    teacher_accuracy, accuracy_change over the labeled ones; kl and probability_loyalty with probabilities.
 """
 
 _CITATION = """

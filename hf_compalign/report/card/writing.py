@@ -1,8 +1,6 @@
 """The model card: what the Hub shows of a compressed model, with the numbers of its audit."""
 
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,13 +12,13 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_compalign._files import write_text_atomic
 from hf_compalign._formats import count, interval, megabytes, percent
-from hf_compalign._tables import Section, Words, plain
+from hf_compalign._tables import Section, Table, as_markdown, escaped
 from hf_compalign.measure.audit import Audit, metrics_beside_fields, sections_of
 from hf_compalign.measure.footprint import Footprint, Latency, footprint_section
 
 TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md"
 TAGS = ("hf_compalign", "model-compression")
-RELATIONS = ("adapter", "finetune", "merge", "quantized")  # what the Hub knows of a model and its base model
+RELATIONS = ("adapter", "finetune", "merge", "quantized")  # how the Hub relates a model to its base model
 ORIGINAL = "original"  # the model that was compressed, among the files
 # The metrics of the audit that go into the card's model-index, with their names on the Hub.
 INDEXED = {
@@ -29,7 +27,7 @@ INDEXED = {
     "mismatch_rate": ("mismatch_rate", "Mismatch rate against the original"),
     "nfr": ("nfr", "Negative flip rate against the original"),
 }
-# What Transformers.js calls the files in onnx/. Others are loaded by their name.
+# Transformers.js has these names for files in onnx/. It loads others by their file name.
 _JS_DTYPES = {"model": "fp32", "model_quantized": "q8"}
 _JS_DTYPES |= {f"model_{dtype}": dtype for dtype in ("fp16", "int8", "uint8", "q4", "q4f16", "bnb4")}
 
@@ -55,27 +53,27 @@ class Measured:
 class CardDetails:
     """What a card says that an audit does not know.
 
-    Raises:
-        ValueError: the Hub does not know such a relation to the base model.
-
     Attributes:
         task: the Hub's pipeline tag, such as "text-classification".
-        base_model: a Hub id or a folder: the original, or what it was fine-tuned from. The Hub's metadata only take
+        base_model: a Hub id or a folder: the original, or what it was fine-tuned from. The Hub's metadata take only
             an id.
-        base_model_relation: "finetune" or "quantized"; by default "finetune", as a pruned model with all its layers
-            is one for the Hub.
         dataset: what both models were compared on, for people.
-        dataset_id: the same on the Hub; None for files of one's own.
-        dataset_config: which configuration of it.
-        dataset_split: which split of it.
+        dataset_id: its Hub id; None for files of one's own.
+        dataset_config: its configuration.
+        dataset_split: its split.
         name: what the model is loaded by; by default the name of its folder.
         tags: in addition to `TAGS`, such as "pruning".
         recipe: how the model was made: heading -> option -> value.
         footprints: of the original and of the compressed model.
         latencies: of both, timed side by side by `interleaved_latency_ms`; shown with the footprints.
+        base_model_relation: "finetune", the default, or "quantized". To the Hub, a pruned model with all its layers
+            is a fine-tuned one.
         files: the original, as `ORIGINAL`, the weights and each ONNX file, by name; as `save_artifact` measures them.
         machine: where they were timed.
-        report: the page that `hf_compalign.write_report` wrote into the folder, by its name there; linked.
+        report: the page of `hf_compalign.write_report`, by its name in the folder; the card links it.
+
+    Raises:
+        ValueError: the Hub does not know such a relation to the base model.
     """
 
     task: str
@@ -101,20 +99,17 @@ class CardDetails:
             )
 
 
-def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) -> ModelCard:
-    """Write README.md into the folder of a compressed model; it is whole or not there.
+def write_card(
+    folder: str | Path, audit: Audit, *, details: CardDetails, scheme: str | None = None, shrunk: bool = False
+) -> ModelCard:
+    """The card of `hf_compalign.ship.write_model_card`.
 
     Args:
-        folder: where `save_pretrained` wrote the compressed model.
-        audit: of the original (reference) and the compressed model (candidate).
-        details: what the audit does not know.
-
-    Returns:
-        The card, to be pushed with its own `push_to_hub`.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: the details hold latencies but no footprints, or name a report that is not in the folder.
+        folder: as there.
+        audit: as there.
+        details: as there.
+        scheme: how the weights are quantized; None where they are not. Only `load_compressed` opens such a model.
+        shrunk: whether the layers have widths of their own. Only `load_compressed` opens such a model too.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
@@ -134,21 +129,16 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
         files_table=files_table(details.files),
         onnx_files=_onnx_files(details.files),
         js_options=_js_options(details.files),
-        compression=_compression(folder),
+        scheme=scheme,
+        shrunk=shrunk,
     )
     write_text_atomic(folder / "README.md", f"{card}\n")
     return card
 
 
-def _compression(folder: Path) -> dict[str, Any]:
-    """What the saved config says was done to the model; with anything there, from_pretrained alone cannot open it."""
-    config = folder / "config.json"
-    return json.loads(config.read_text(encoding="utf-8")).get("compression", {}) if config.is_file() else {}
-
-
 def _metadata(audit: Audit, details: CardDetails, name: str) -> ModelCardData:
     results = _results(audit, details)
-    # The format has one model to a card, so that a file is told by the metric's name.
+    # The format has one model to a card, so the metric's name tells the file.
     for file in _onnx_files(details.files):
         results += _results(details.files[file].audit, details, of=f" ({file})")
     base: dict[str, Any] = {}
@@ -205,7 +195,7 @@ def _onnx_files(files: Mapping[str, Measured]) -> list[str]:
 
 
 def _js_options(files: Mapping[str, Measured]) -> str:
-    """What Transformers.js is to be told to load the last of the ONNX files; empty without any."""
+    """The options with which Transformers.js loads the last of the ONNX files; empty without any."""
     found = _onnx_files(files)
     if not found:
         return ""
@@ -213,40 +203,39 @@ def _js_options(files: Mapping[str, Measured]) -> str:
     return f'dtype: "{_JS_DTYPES[stem]}"' if stem in _JS_DTYPES else f'dtype: "fp32", model_file_name: "{stem}"'
 
 
-def files_table(files: Mapping[str, Measured]) -> list[tuple[str, ...]]:
-    """A header and a row for each file; empty without files, and without the columns that nothing is known for."""
-    if not files:
-        return []
+def files_table(files: Mapping[str, Measured]) -> Table:
+    """A row for each file, and the columns of which something is known."""
     batch_sizes = sorted({size for one in files.values() for size in one.latencies})
     times = (f"ms, batch {size}" for size in batch_sizes)
     header = ("", "accuracy", "mismatches", "mismatch rate", "limits", "MB", *times)
-    rows = [header, *(_file_row(name, one, batch_sizes) for name, one in files.items())]
-    known = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    return list(zip(*known, strict=True))
+    rows = [(name, *_file_cells(one, batch_sizes)) for name, one in files.items()]
+    known = [column for column in zip(header, *rows, strict=True) if any(column[1:])]
+    cells = zip(*(column[1:] for column in known), strict=True)
+    return Table("Files", [column[0] for column in known], list(cells))
 
 
-def _file_row(name: str, measured: Measured, batch_sizes: Sequence[int]) -> tuple[str, ...]:
-    accuracy, size, audit = measured.accuracy, measured.size_bytes, measured.audit
-    times = [measured.latencies.get(batch_size) for batch_size in batch_sizes]
+def _file_cells(measured: Measured, batch_sizes: Sequence[int]) -> tuple[str, ...]:
+    audit, size = measured.audit, measured.size_bytes
     differs = rate = limits = ""
     if audit is not None:
         numbers = audit.metrics
         differs = f"{count(numbers['cie'])} of {count(audit.n)}"
         rate = f"{percent(numbers['mismatch_rate'])} ({interval(numbers['mismatch_rate_interval'])})"
         limits = ("kept" if audit.passed else "not shown to be kept") if audit.limits else ""
-    known = ("" if math.isnan(accuracy) else percent(accuracy), differs, rate, limits)
+    times = [measured.latencies.get(batch_size) for batch_size in batch_sizes]
     return (
-        *(name, *known),
+        "" if math.isnan(measured.accuracy) else percent(measured.accuracy),
+        *(differs, rate, limits),
         "" if size is None else megabytes(size),
         *("" if time is None else f"{time.median_ms:.2f}" for time in times),
     )
 
 
 def _findings(audit: Audit) -> str:
-    """What an audit says in its short tables; the costs have a part of their own."""
+    """The short tables of an audit; the card has a part of its own for the costs."""
     found = metrics_beside_fields(replace(audit, items=(), group_rates=(), costs=()).to_dict())
     shown = (section for section in sections_of(found) if section.shown(0))
-    return "\n\n".join(f"**{_escaped(section.title)}**\n\n{_markdown(section)}" for section in shown)
+    return "\n\n".join(f"**{escaped(section.title)}**\n\n{_markdown(section)}" for section in shown)
 
 
 def _costs(details: CardDetails) -> str:
@@ -259,18 +248,8 @@ def _costs(details: CardDetails) -> str:
 
 
 def _markdown(section: Section) -> str:
-    """The short tables of a section, their numbers to the right, and the sentences about them."""
-    parts = []
-    for table in section.shown(0):
-        head, *rows = ([_escaped(cell) for cell in row] for row in (table.columns, *table.rows))
-        marks = ["---" if column in (0, *table.words) else "---:" for column in range(len(head))]
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in (head, marks, *rows)))
-    return "\n\n".join([*parts, *map(_escaped, section.notes)])
-
-
-def _escaped(words: Words) -> str:
-    """A text that cannot end a cell or start markup of its own."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", plain(words))
+    """The short tables of a section, and the sentences about them."""
+    return "\n\n".join([*map(as_markdown, section.shown(0)), *map(escaped, section.notes)])
 
 
 def changed_options(arguments: Any) -> dict[str, Any]:

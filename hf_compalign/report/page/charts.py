@@ -1,4 +1,4 @@
-"""The figures of a report page, one to a section, and the sections that compare more than two models."""
+"""The figures of a report page, one to a section, and the sections that compare several models."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def chart(section: Section, found: Record) -> str:
 
 
 def candidates(audits: Sequence[Record]) -> tuple[Section, str]:
-    """Several candidates side by side, and their figure."""
+    """The section that sets several candidates side by side, and its figure."""
     names = distinct([short_name(found["candidate"]["model"]) for found in audits])
     named = dict(zip(names, audits, strict=True))
     columns = (
@@ -66,15 +66,15 @@ def _verdict(found: Record) -> str:
 def frontier(
     files: Sequence[plots.Plotted], *, items: Collection[int], chosen: tuple[str, ...] | None
 ) -> tuple[Section, str]:
-    """The files that a repair measured, the smallest first, and their figure.
+    """The section of the files that a repair measured, the smallest first, and its figure.
 
     Args:
         files: as measured.
-        items: how many items each audit of the page is of. Nothing else tells a frontier of other data.
+        items: how many items each audit of the page has. Nothing else shows that a frontier is of other data.
         chosen: the layers in float of the file that the repair chose.
 
     Raises:
-        ValueError: the files were measured on another number of items than every audit.
+        ValueError: no audit has as many items as the files were measured on.
     """
     n = plural(files[0].n, "item")
     if files[0].n not in items:
@@ -98,7 +98,7 @@ def frontier(
     columns = ("in float", "MB", "mismatch rate", "95 % interval", "limits", "")
     lead = (
         f"{plural(len(files), 'file')} as the repair measured them, on {n}; a frontier does not say of which model and "
-        "which items it is. A number in the chart is how many layers are in float, at the files that no other beats in "
+        "which items it is. A number in the chart counts the layers in float, at the files that no other beats in "
         f"size and mismatches{' and at the chosen one' if chosen is not None else ''}."
     )
     table = Table("Files, the smallest first", columns, rows, words=(4, 5), depth=1)

@@ -17,14 +17,14 @@ CELLS = {
     "gained": "wrong, now right",
 }
 _IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
-# As the tokenizers mark them: a word goes on (WordPiece), or begins (byte-level BPE, SentencePiece).
+# Tokenizers mark that a word goes on (WordPiece), or that it begins (byte-level BPE, SentencePiece).
 _GOES_ON, _BEGINS = "##", ("Ġ", "▁")
 # Inside <script> these would end it, open a comment, or end a line of the script.
-_ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_ESCAPED = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
 
 
 def item_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The changed items of an audit whose texts were `cleaned`, numbers rounded and images checked."""
+    """The changed items of an audit whose texts were `cleaned`, with rounded numbers and checked images."""
     return [_row(item) for item in found["items"]]
 
 
@@ -38,7 +38,7 @@ def items_link(**filters: Any) -> str:
 
 
 def links(table: Table, found: Mapping[str, Any]) -> list[str]:
-    """Where the rows of a table lead: to the items they are about, where the audit lists any."""
+    """An address for each row of a table: of the items it is about, where the audit lists any."""
     listed: dict[str, set[Any]] = {"group": {group for item in found["items"] for group in item["groups"]}}
     listed |= {key: {item[key] for item in found["items"]} for key in ("label", "candidate")}
     return [items_link(**one) if all(one[key] in listed[key] for key in one) else "" for one in table.items]
@@ -51,9 +51,7 @@ def script_json(value: Any) -> str:
     '{"text":"\\\\u003c/script\\\\u003e"}'
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for letter, escape in _ESCAPED.items():
-        text = text.replace(letter, escape)
-    return text
+    return text.translate(_ESCAPED)
 
 
 def _row(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,16 +80,11 @@ def _explanation(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _spaced(tokens: Sequence[str]) -> list[list[Any]]:
-    marks_words = any(token.startswith(_BEGINS) for token in tokens)
-    spaced = []
-    for token in tokens:
-        if marks_words:
-            begins = token.startswith(_BEGINS)
-            spaced.append([token[1:] if begins else token, begins])
-        else:
-            goes_on = token.startswith(_GOES_ON) and token != _GOES_ON
-            spaced.append([token[2:] if goes_on else token, not goes_on])
-    return spaced
+    begins = [token.startswith(_BEGINS) for token in tokens]
+    if any(begins):
+        return [[token[1:] if first else token, first] for token, first in zip(tokens, begins, strict=True)]
+    goes_on = [token.startswith(_GOES_ON) and token != _GOES_ON for token in tokens]
+    return [[token[2:] if later else token, not later] for token, later in zip(tokens, goes_on, strict=True)]
 
 
 def _score(value: Any) -> float:

@@ -9,7 +9,7 @@ from hf_compalign.measure.audit import Outcome, outcome
 from hf_compalign.measure.statistics import SeedFloor
 
 Figure = tuple[str, str, str]  # what it is, its value, and a note to read it by
-# What is missing, by the key of the audit that would hold it, and the options of the command that bring it.
+# Key of an audit -> what is missing without it, and the options of the command that bring it.
 _MISSING = {
     "n_labelled": ("Right and wrong, classes and calibration", "--label-column COLUMN"),
     "limits": ("A verdict", "--limit mismatch_rate=0.02"),
@@ -51,29 +51,21 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
     if floor := found["floor"]:
         note = f"{floor_words(floor)}, which changes {percent(floor['mismatch_rate'])}"
         shown.append(("Changes against a re-run", change(floor["difference"]["value"]), note))
-    for what, key, form in (("Size", "size_bytes", _size), ("Latency", "latency_ms", _time)):
+    for what, key, form, unit in (("Size", "size_bytes", megabytes, "MB"), ("Latency", "latency_ms", number, "ms")):
         if found[key]:
             before, after = found[key]
             times = f"; ratio {ratio(before, after)}" if before else ""
-            shown.append((what, form(after), f"before: {form(before)}{times}"))
+            shown.append((what, f"{form(after)} {unit}", f"before: {form(before)} {unit}{times}"))
     return shown
 
 
-def _size(size_bytes: float) -> str:
-    return f"{megabytes(size_bytes)} MB"
-
-
-def _time(milliseconds: float) -> str:
-    return f"{number(milliseconds)} ms"
-
-
 def floor_words(floor: Mapping[str, Any]) -> str:
-    """Whether the candidate differs from the reference less than another fine-tune does."""
+    """Whether the candidate differs from the reference less than another fine-tuning does."""
     judged = built(SeedFloor, floor)
     told = "fewer than" if judged.below else "more than" if judged.above else "not to be told apart from"
     return f"{told} the re-run"
 
 
 def missing(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the audit does not hold, and the options of ``hf-compalign audit`` that bring it."""
+    """What the audit lacks, and the options of ``hf-compalign audit`` that bring it."""
     return [words for key, words in _MISSING.items() if not found[key]]

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 _NAMESPACE = "http://www.w3.org/2000/svg"
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _BLACK = ("#000000", "black")
-# The page says which font; matplotlib's would be a list of names that hardly any reader has.
-_DROPPED = ("font-family",)
+# The page names the font; matplotlib lists names that hardly any reader has.
 _ROOT = {
     "fill": "currentColor",
     "stroke-linejoin": "round",
@@ -26,12 +25,12 @@ _ROOT = {
 
 
 def inline_svg(figure: "Figure", *, label: str) -> str:
-    """The figure as one ``<svg>`` element to put into an HTML page, light or dark.
+    """The figure as one ``<svg>`` element for an HTML page, light or dark.
 
-    What is black in the figure, text and axes above all, takes the color of the page's text (``currentColor``), and
-    the background is transparent. Looks are presentation attributes: a Content-Security-Policy without inline styles
-    lets all of it through. Text stays text, there is nothing to load, and a figure made anew gives the same bytes. Ids
-    are made of the figure and the label, so that two figures do not meet on a page.
+    Black, above all text and axes, becomes the color of the page's text (``currentColor``), and the background is
+    transparent. Looks are presentation attributes, which a Content-Security-Policy without inline styles lets through.
+    Text stays text, the element loads nothing, and a figure made anew gives the same bytes. Ids come from the figure
+    and the label, so two figures share none on a page.
 
     Args:
         figure: of matplotlib, such as one of `hf_compalign.report.plots`.
@@ -81,25 +80,22 @@ def _clean_(root: ElementTree.Element) -> None:
         for look in filter(None, looks.split(";")):
             name, value = look.split(":", 1)
             found[name.strip()] = value.strip()
-        element.attrib = {name: _page_color(value) for name, value in found.items() if _kept(name, value)}
+        shown = {name: "currentColor" if value in _BLACK else value for name, value in found.items()}
+        element.attrib = {name: value for name, value in shown.items() if _kept(name, value)}
 
 
 def _plain(name: str) -> str:
     return name.rpartition("}")[2]
 
 
-def _page_color(value: str) -> str:
-    return "currentColor" if value in _BLACK else value
-
-
 def _kept(name: str, value: str) -> bool:
     if name == "href":
         return value.startswith(("#", "data:"))
-    return name not in _DROPPED and not value.startswith("rotate(-0 ")
+    return name != "font-family" and not value.startswith("rotate(-0 ")
 
 
 def _name_(root: ElementTree.Element) -> None:
-    """Ids for what is referred to, and for nothing else."""
+    """Give ids to what an attribute refers to, and to nothing else."""
     digest = hashlib.sha256(ElementTree.tostring(root)).hexdigest()[:10]
     used: dict[str, str] = {}
     for element in root.iter():

@@ -23,7 +23,7 @@ from hf_compalign.report.plots import AuditLike, Plotted, record_of
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 MOST_STATIC = 50  # items that are shown without JavaScript
-_LONG_WORD = 8  # letters, that the usual column of a class has room for
+_LONG_WORD = 8  # letters; the columns of the classes are wider for names with longer words
 _MARKS: dict[type, str] = {Kept: "\N{CHECK MARK} ", Beyond: "\N{BALLOT X} "}
 
 
@@ -37,24 +37,23 @@ def write_report(
 ) -> Path:
     """Write one HTML page about a candidate: verdict, charts, and a table of the items that it answers differently.
 
-    The page loads nothing and runs nothing but its own script, which a Content-Security-Policy holds it to by hash:
-    texts of a dataset, names of classes, groups and models are shown and never obeyed. Without JavaScript everything
-    is there but the items after the first 50, their explanations, and searching and sorting them.
+    The page loads nothing and runs nothing but its own script; a Content-Security-Policy holds it to that by hash.
+    It shows texts of a dataset and names of classes, groups and models, and never obeys them. Without JavaScript it
+    lacks only the items after the first 50, the explanations, searching and sorting.
 
     Args:
         path: of the HTML file, which is whole or not there.
-        audits: each an `Audit` or its ``to_dict()``. The page is about the first; the others are set beside it.
-        title: of the page; by default both models by name.
-        frontier: the files that a repair measured, as `hf_compalign.ship.frontier.Frontier.points` holds them.
-        chosen: the layers in float of the file that was chosen among them, as ``Frontier.chosen``.
+        audits: each an `Audit` or its ``to_dict()``. The page is about the first, and sets the others beside it.
+        title: of the page; by default the names of both models.
+        frontier: the files that a repair measured, as in `hf_compalign.ship.frontier.Frontier.points`.
+        chosen: the layers in float of the chosen file, as in ``Frontier.chosen``.
 
     Returns:
         The path.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: there are no audits, they are of different inputs or of different references, or no audit is of as
-            many items as the frontier.
+        ValueError: there are no audits, their inputs or references differ, or none has as many items as the frontier.
     """
     write_text_atomic(path, render(audits, title=title, frontier=frontier, chosen=chosen))
     return Path(path)
@@ -73,6 +72,7 @@ def render(
         raise ValueError("There is nothing to report. Give at least one audit.")
     _check_alike(records)
     found = records[0]
+    names = (short_name(found[side]["model"]) for side in ("candidate", "reference"))
     outcome, words = verdict(found)
     style, script = _source("report.css"), _source("report.js")
     items = item_rows(found)
@@ -81,7 +81,7 @@ def render(
         _environment()
         .get_template("report.html")
         .render(
-            title=_title(found) if title is None else cleaned(title),
+            title=" against ".join(names) if title is None else cleaned(title),
             policy=_policy(style, script),
             style=style,
             script=script,
@@ -98,7 +98,7 @@ def render(
             grouped=any(item["groups"] for item in items),
             explained={item["explanation"]["kind"] for item in items if item["explanation"]},
             some_unexplained=not all(item["explanation"] for item in items),
-            long_names=_have_long_words(found["label_names"]),
+            long_names=any(len(word) > _LONG_WORD for name in found["label_names"] for word in name.split()),
             cells=CELLS,
             class_name=lambda index: class_name(found["label_names"], index),
             short_name=short_name,
@@ -107,7 +107,7 @@ def render(
 
 
 def _check_alike(records: Sequence[Mapping[str, Any]]) -> None:
-    """Whether the candidates answered the same inputs and are held against the same reference, where that is known."""
+    """Refuse candidates that answered other inputs or have another reference, where that is known."""
     inputs = [record["data_fingerprint"] for record in records]
     references = [record["reference"]["model_fingerprint"] for record in records]
     for what, marks in (("inputs", inputs), ("reference", references)):
@@ -116,15 +116,10 @@ def _check_alike(records: Sequence[Mapping[str, Any]]) -> None:
             if mark != known[0][1]:
                 name = short_name(records[place - 1]["candidate"]["model"])
                 raise ValueError(
-                    "Audits can only be set side by side if they are of the same inputs and the same reference. Audit "
+                    "Only audits of the same inputs and the same reference can stand side by side. Audit "
                     f"{place} ({name}) has the {what} {mark}, audit {known[0][0]} has {known[0][1]}. Audit all "
                     "candidates on the same dataset against the same original, or write a page for each."
                 )
-
-
-def _title(found: Mapping[str, Any]) -> str:
-    """Both models by name."""
-    return f"{short_name(found['candidate']['model'])} against {short_name(found['reference']['model'])}"
 
 
 def _sections(
@@ -141,7 +136,7 @@ def _sections(
 
 
 def written(words: Words) -> Markup:
-    """A sentence or a cell for the page: names keep their reading direction to themselves, numbers are typeset.
+    """A sentence or a cell for the page: names have a reading direction of their own, numbers are typeset.
 
     >>> written(("from -0.5 to ", Name("<b>")))
     Markup('from \N{MINUS SIGN}0.5 to <bdi>&lt;b&gt;</bdi>')
@@ -153,7 +148,7 @@ def written(words: Words) -> Markup:
 
 
 def _typeset(text: str) -> str:
-    """With a minus before numbers where there was a hyphen, and units that stay with their numbers."""
+    """A minus for the hyphen before numbers, and units that stay with their numbers."""
     if text == UNKNOWN:
         return "\N{EN DASH}"
     signed = re.sub(r"(?:(?<=\de)|(?<!\w))-(?=\d)", "\N{MINUS SIGN}", text)
@@ -161,22 +156,17 @@ def _typeset(text: str) -> str:
 
 
 def _columns(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What the table of items has of (key, title): nothing that no item has."""
-    labelled = any(item["label"] is not None for item in items)
+    """(key, title) of the columns of the table of items, without those that no item has."""
+    labeled = any(item["label"] is not None for item in items)
     columns = [("item", "Item"), ("cell", "What changed"), ("label", "Label")]
     for side in ("reference", "candidate"):
         columns += [(side, side.capitalize()), (f"{side}_confidence", "Sure")]
     columns += [("reference_margin", "Margin"), ("kl", "KL")]
-    return [(key, title) for key, title in columns if labelled or key not in ("cell", "label")]
-
-
-def _have_long_words(names: Sequence[str]) -> bool:
-    """Whether the columns of the classes should be wider, so that no word of a name breaks."""
-    return max((len(word) for name in names for word in name.split()), default=0) > _LONG_WORD
+    return [(key, title) for key, title in columns if labeled or key not in ("cell", "label")]
 
 
 def _policy(*sources: str) -> str:
-    """Nothing from anywhere, but this style, this script, and images that are part of the page."""
+    """Nothing but this style, this script, and images that are part of the page."""
     style, script = (base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in sources)
     return (
         f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; "

@@ -10,7 +10,7 @@ from hf_compalign.report.plots.records import AuditLike, estimate, record_of, se
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What is drawn of each similarity, from the top of its row down: floor and ceiling share the middle.
+# The dots of each similarity, from the top of its row down: floor and ceiling share the middle.
 _KINDS: dict[str, tuple[str, dict[str, Any], float]] = {
     "agreeing": ("same answer ({n_agreeing} items)", {"color": style.BLUE, "marker": "o"}, -0.22),
     "mismatches": ("different answers ({n_mismatches} items)", {"color": style.VERMILION, "marker": "X"}, 0.22),
@@ -22,8 +22,8 @@ _KINDS: dict[str, tuple[str, dict[str, Any], float]] = {
 def plot_attribution(audit: AuditLike) -> "Figure":
     """How alike the two models' explanations are, with 95 % intervals, between a floor and a ceiling.
 
-    Floor and ceiling are what the reference shares with an unrelated model and with itself, as
-    `hf_compalign.measure.attribution.record` has it; the figure says so below the axis.
+    Floor and ceiling are the similarities of the reference to an unrelated model and to itself, as
+    `hf_compalign.measure.attribution.record` defines them; the figure says so below the axis.
     """
     missing = "This audit has no attribution. Audit two models of PyTorch with hf-compalign audit --attribution."
     found = section(record_of(audit), "attribution", missing)
@@ -34,15 +34,12 @@ def plot_attribution(audit: AuditLike) -> "Figure":
             places, dots = [row + side for row in range(len(rows))], [estimate(row[kind]) for row in rows]
             style.draw_dots(panel, dots, rows=places, look=look, label=label.format_map(found))
         style.name_rows(panel, [style.shown(similarity_title(row["similarity"], found["top_k"])) for row in rows])
-        words = _words(style.shown(found["method"]).replace("_", " "))
+        method = style.shown(found["method"]).replace("_", " ")
+        notes = (f"similarity of the attributions ({method}), mean and 95 % interval", f"floor: {FLOOR}")
+        words = "\n".join(textwrap.fill(line, 84) for line in (*notes, f"ceiling: {CEILING}"))
         panel.set_xlabel(words, fontsize=style.SMALL_TEXT, parse_math=False)
         panel.axvline(0, color=style.MUTED, linewidth=0.8)
         panel.set_xlim(min(panel.get_xlim()[0], -0.02), 1.02)
         style.tidy(panel, grid="x")
         style.legend(figure)
     return figure
-
-
-def _words(method: str) -> str:
-    words = (f"similarity of the attributions ({method}), mean and 95 % interval", f"floor: {FLOOR}")
-    return "\n".join(textwrap.fill(line, 84) for line in (*words, f"ceiling: {CEILING}"))

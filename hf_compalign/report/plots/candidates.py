@@ -24,8 +24,8 @@ Records = Mapping[str, Mapping[str, Any]]
 def plot_candidates(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> "Figure":
     """The mismatch rates of several candidates with 95 % intervals, by name and against size and latency.
 
-    They come in the order given: the first is number 1 in every panel. A panel for the size or the latency is there if
-    any audit knows it, with the reference's as a line; whose it is not known is said below it.
+    The order is the given one: the first is number 1 in every panel. Size and latency have a panel if any audit knows
+    them, with the reference's as a line; below it stands which candidates lack it.
 
     Args:
         audits: of the candidates, each an `Audit` or its ``to_dict()``; by name, or named after their models.
@@ -52,7 +52,7 @@ def plot_candidates(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> "F
 
 
 def _named_records(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> Records:
-    """The audits by a name that is drawn."""
+    """The audits by the names in the figure."""
     if isinstance(audits, Mapping):
         names, records = [style.shown(name) for name in audits], [record_of(audit) for audit in audits.values()]
     else:
@@ -75,7 +75,7 @@ def _panels(figure: "Figure", n_rows: int, n_costs: int) -> list[Any]:
 
 
 def _kind(record: Mapping[str, Any]) -> tuple[dict[str, str], str]:
-    """How a candidate is drawn, and what that means."""
+    """The look of a candidate, and what it means."""
     return _KINDS["none" if not record["limits"] else "passed" if record["passed"] else "failed"]
 
 

@@ -18,9 +18,9 @@ _SIDES: dict[str, dict[str, Any]] = {
 
 
 def plot_reliability(audit: AuditLike) -> "Figure":
-    """Accuracy against confidence of both models, bin by bin with 95 % Wilson intervals; below, where the items are.
+    """Accuracy against confidence of both models, bin by bin with 95 % Wilson intervals; below, the items of each bin.
 
-    On the diagonal a model is right as often as it says. Each bin is drawn at the mean confidence of its items.
+    On the diagonal a model is right as often as it says. Each bin stands at the mean confidence of its items.
     """
     missing = "This audit has no calibration, since no item has a label. Predict on a dataset with labels."
     shift = section(record_of(audit), "calibration", missing)
@@ -33,7 +33,7 @@ def plot_reliability(audit: AuditLike) -> "Figure":
         curve.set_ylabel("accuracy (%), 95 % interval", fontsize=style.SMALL_TEXT)
         curve.set_ylim(-2, 102)
         counts.set_ylabel("items (%)", fontsize=style.SMALL_TEXT)
-        what = f"confidence (%) in {shift['n_bins']} bins of equal width, {shift['n']:,} labelled items"
+        what = f"confidence (%) in {shift['n_bins']} bins of equal width, {shift['n']:,} labeled items"
         counts.set_xlabel(what, fontsize=style.SMALL_TEXT)
         counts.set_xlim(-2, 102)
         for panel in (curve, counts):
@@ -53,8 +53,7 @@ def _ece(side: str, shift: Mapping[str, Any]) -> str:
 
 def _draw_curve(panel: Any, bins: Sequence[Mapping[str, Any]], look: Mapping[str, Any], label: str) -> None:
     full = [one for one in bins if one["n"]]
-    confidence = [100 * one["confidence"] for one in full]
-    accuracy = [100 * one["accuracy"] for one in full]
+    confidence, accuracy = ([100 * one[name] for one in full] for name in ("confidence", "accuracy"))
     ends = [wilson_interval(round(one["accuracy"] * one["n"]), one["n"]) for one in full]
     low, high = ([100 * pair[end] for pair in ends] for end in (0, 1))
     panel.vlines(confidence, low, high, look["color"], linewidth=1.0)
@@ -104,7 +103,7 @@ def plot_margins(audit: AuditLike) -> "Figure":
 
 
 def _distinct(edges: Sequence[float]) -> list[str]:
-    """The edges with as few decimals as tell them apart, since most margins of a trained model are close to 1."""
+    """The edges with the fewest decimals that tell them apart: most margins of a trained model are close to 1."""
     for digits in range(2, 7):
         texts = [f"{edge:.{digits}f}" for edge in edges]
         if len(set(texts)) == len(set(edges)):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Plotted(Protocol):
-    """What is drawn of a measured file, such as a `hf_compalign.ship.Point`."""
+    """What a figure needs of a measured file, such as a `hf_compalign.ship.Point`."""
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -20,7 +20,7 @@ class Plotted(Protocol):
 
     @property
     def mismatch_rate(self) -> float:
-        """The share of the items that are answered otherwise than by the reference."""
+        """The share of the items that it answers differently from the reference."""
 
     @property
     def size_bytes(self) -> int:
@@ -53,13 +53,13 @@ def plot_frontier(
     """Mismatches, with their 95 % intervals, against bytes and against latency.
 
     The chosen file, and each that no other beats in both bytes and mismatches, bears the number of its layers in float.
-    The panel of the latency is there only if a file was timed, and shows the largest batch that was.
+    The panel of the latency shows the largest timed batch, and is there only if a file was timed.
 
     Args:
         points: the files.
-        chosen: the layers in float of the file that was chosen, which is marked.
-        limit: on the mismatch rate, as a share; drawn as a line. It is kept where the upper bound is within it.
-        torch_latency: of the torch model, by the number of items in the batch; drawn as a line.
+        chosen: the layers in float of the chosen file, which gets a ring.
+        limit: on the mismatch rate, as a share; a line. A file keeps it if its upper bound is within it.
+        torch_latency: batch size -> latency of the torch model; a line.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -67,8 +67,7 @@ def plot_frontier(
     """
     if not points:
         raise ValueError("There is nothing to plot. Give at least one measured file.")
-    batch_sizes = {size for point in points for size in point.latency}
-    batch = max(batch_sizes, default=None)
+    batch = max((size for point in points for size in point.latency), default=None)
     with style.drawing(4.8, width=6.0 if batch is None else 11.0) as figure:
         panels = figure.subplots(1, 1 if batch is None else 2, sharey=True, squeeze=False)[0]
         _draw(panels[0], points, lambda point: point.size_bytes / 1e6, chosen)
@@ -77,7 +76,11 @@ def plot_frontier(
         if batch is not None:
             timed = [point for point in points if batch in point.latency]
             _draw(panels[1], timed, lambda point: point.latency[batch].median_ms, chosen)
-            _draw_torch(panels[1], (torch_latency or {}).get(batch))
+            if torch_latency and batch in torch_latency:
+                x = torch_latency[batch].median_ms
+                panels[1].axvline(x, color=style.MUTED, linestyle=":", linewidth=1.5)
+                where = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
+                panels[1].annotate("torch", (x, 0.97), rotation=90, **where)
             panels[1].set_xlabel(f"median latency of a batch of {batch} (ms)")
         for panel in panels:
             _finish(panel, limit)
@@ -100,11 +103,10 @@ def _draw(panel: Any, points: Sequence[Plotted], where: Callable[[Plotted], floa
         (False, style.BEYOND, "not shown to be within the limits"),
     ):
         shown = [point for point in points if point.passed == passed]
-        rates = [100 * point.mismatch_rate for point in shown]
-        low = [100 * (point.mismatch_rate - point.mismatch_rate_interval[0]) for point in shown]
-        high = [100 * (point.mismatch_rate_interval[1] - point.mismatch_rate) for point in shown]
         if shown:
-            places = [where(point) for point in shown]
+            places, rates = [where(point) for point in shown], [100 * point.mismatch_rate for point in shown]
+            low = [100 * (point.mismatch_rate - point.mismatch_rate_interval[0]) for point in shown]
+            high = [100 * (point.mismatch_rate_interval[1] - point.mismatch_rate) for point in shown]
             bars = {"fmt": "none", "ecolor": look["color"], "linewidth": 1.3}
             panel.errorbar(places, rates, yerr=(low, high), **bars)
             panel.scatter(places, rates, s=48, zorder=3, clip_on=False, label=label, **look)
@@ -118,12 +120,3 @@ def _draw(panel: Any, points: Sequence[Plotted], where: Callable[[Plotted], floa
             panel.scatter(*[[value] for value in place], s=190, zorder=4, label="chosen", **ring)
     for label in ("numbers: layers in float", "bars: 95 % interval"):
         panel.plot([], [], " ", label=label)
-
-
-def _draw_torch(panel: Any, latency: Latency | None) -> None:
-    if latency is None:
-        return
-    panel.axvline(latency.median_ms, color=style.MUTED, linestyle=":", linewidth=1.5)
-    panel.annotate(
-        "torch", (latency.median_ms, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top", rotation=90
-    )

@@ -8,18 +8,19 @@ from hf_compalign.measure.audit import metrics_beside_fields
 
 
 class Audited(Protocol):
-    """Anything with a ``to_dict`` that says what an audit found."""
+    """Anything whose ``to_dict`` gives an audit."""
 
     def to_dict(self) -> dict[str, Any]:
         """The audit as plain numbers, texts, lists and dicts."""
 
 
 AuditLike = Audited | Mapping[str, Any]
+"""An `Audit`, or its ``to_dict()``."""
 Dot = tuple[float, tuple[float, float]]  # a value and its interval
 
 
 def record_of(audit: AuditLike) -> Mapping[str, Any]:
-    """What an audit found, as a dict with the metrics beside the fields.
+    """An audit as a dict with the metrics beside the fields.
 
     Raises:
         TypeError: it is no audit.
@@ -32,7 +33,7 @@ def record_of(audit: AuditLike) -> Mapping[str, Any]:
 
 
 def section(record: Mapping[str, Any], name: str, missing: str) -> Any:
-    """One part of an audit; a ValueError that says what is missing where it has none."""
+    """One part of an audit, or a ValueError with the message about what is missing."""
     found = record.get(name)
     if not found:
         raise ValueError(missing)

@@ -27,8 +27,8 @@ Row = Mapping[str, Any]
 def plot_classes(audit: AuditLike) -> "Figure":
     """Mismatch rate and NFR of each class of the labels, with 95 % Wilson intervals.
 
-    The classes whose mismatch rate is surely high, by the lower end of its interval, come first: so a class of two
-    items does not lead. The first 25 are shown.
+    The classes come in the order of the lower end of the mismatch rate's interval, the highest first, so that a class
+    of two items does not lead. The figure shows the first 25.
     """
     record = record_of(audit)
     missing = "This audit has no classes, since no item has a label. Predict on a dataset with labels."
@@ -46,9 +46,9 @@ def plot_classes(audit: AuditLike) -> "Figure":
 def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
     """Mismatch rate and NFR of each group, with 95 % Wilson intervals, and the largest gap between two groups.
 
-    Within an attribute the groups whose mismatch rate is surely high, by the lower end of its interval, come first;
-    the first 25 are shown. Small groups, which are out of the verdict, are hollow. A star marks a group that mismatches
-    at another rate than the items outside it, by Fisher's exact test with Holm's correction.
+    Within an attribute the groups come in the order of `plot_classes`, the first 25. Small groups, which are out of the
+    verdict, are hollow. A star marks a group that mismatches at another rate than the items outside it, by Fisher's
+    exact test with Holm's correction.
 
     Args:
         audit: an `Audit`, or its ``to_dict()``.
@@ -105,7 +105,7 @@ def _draw(panel: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
 
 
 def _lost(row: Row) -> Dot:
-    """The NFR; the interval of a class's is not in the audit: it is out of the items of the class."""
+    """The NFR. An audit lacks the interval of a class's, which is out of all items of the class."""
     interval = row["nfr_interval"] if "nfr_interval" in row else wilson_interval(row["lost"], row["n"])
     return percents(row["nfr"], interval)
 

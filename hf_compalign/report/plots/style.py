@@ -1,7 +1,7 @@
 """What the figures share: colors and shapes, clean labels, and dots with intervals.
 
 Text and lines are black, so that `hf_compalign.report.page.svg` can give them the color of the page's own text. Data
-have the colors of Okabe and Ito, which every kind of color vision tells apart; shapes or hatches differ too.
+have the colors of Okabe and Ito, which every kind of color vision tells apart. Shapes or hatches differ too.
 """
 
 import math
@@ -65,7 +65,7 @@ def rows_height(n_rows: int) -> float:
 
 
 def name_rows(panel: Any, names: Sequence[str]) -> None:
-    """Put a name beside each row, the first at the top; never read as a formula."""
+    """Put a name beside each row, the first at the top, and never read it as a formula."""
     panel.set_yticks(range(len(names)), names, parse_math=False, fontsize=SMALL_TEXT)
     panel.set_ylim(len(names) - 0.4, -0.6)
     panel.tick_params(axis="y", length=0, pad=8)  # no marker at 0 reaches the names
@@ -80,7 +80,7 @@ def draw_dots(
     label: str,
     hollow: Sequence[bool] = (),
 ) -> None:
-    """Values with their intervals along the x axis, one on each row; what is nan is left out."""
+    """Draw values with their intervals along the x axis, one on each row, and leave out nan."""
     for row, (value, (low, high)) in zip(rows, dots, strict=True):
         if not math.isnan(value + low):
             panel.hlines(row, low, high, color=look["color"], linewidth=1.3)
@@ -98,14 +98,14 @@ def draw_dots(
 
 
 def tidy(panel: Any, *, grid: str) -> None:
-    """Faint lines along one axis, and no frame but the axes."""
+    """Draw faint lines along one axis, and no frame but the axes."""
     panel.grid(axis=grid, color=FAINT, linewidth=0.8)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
 
 
 def legend(figure: "Figure", *, columns: int = 2) -> None:
-    """One legend above all panels, with each label once."""
+    """Draw one legend above all panels, with each label once."""
     found: dict[str, Any] = {}
     for panel in figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):

@@ -1,5 +1,4 @@
 from .files import RepairOptions as RepairOptions
-from .repairing import FRONTIER_NAME as FRONTIER_NAME
 from .repairing import Repair as Repair
 from .repairing import repair_onnx as repair_onnx
 from .search import items_needed as items_needed

@@ -1,4 +1,4 @@
-"""The INT8 files of one model that differ in the layers they keep in float: made, measured and timed."""
+"""INT8 files of one model that differ in the layers they keep in float: made, measured and timed."""
 
 import shutil
 import tempfile
@@ -23,9 +23,9 @@ from hf_compalign.compress.export import (
     quantize_graph,
 )
 from hf_compalign.data import sample
-from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.audit import Audit, AuditOptions, answers_of
 from hf_compalign.measure.footprint import Latency, latencies_on, machine_name, timing_device
-from hf_compalign.measure.predictions import Columns, Predictions, predict
+from hf_compalign.measure.predictions import Columns, Predictions
 from hf_compalign.measure.statistics import undominated
 from hf_compalign.models import OnnxModel
 from hf_compalign.ship.frontier import Frontier, Point, Sensitivity
@@ -43,9 +43,9 @@ class RepairOptions:
         columns: where to find what in a raw dataset.
         batch_size: rows at a time.
         max_measurements: stop after so many files; None for as many as it takes.
-        probe_rows: of the dataset, drawn at random but always the same, to try single layers on.
-        timed_batch_sizes: the passes to time; empty to time nothing.
-        n_runs: how many passes of each to time.
+        probe_rows: rows of the dataset to try single layers on; the same random ones for all.
+        timed_batch_sizes: the batches whose passes are timed; empty to time nothing.
+        n_runs: timed passes of each file and batch.
         overwrite: replace files of the same names in the folder.
     """
 
@@ -79,13 +79,7 @@ class Int8Files:
     """
 
     def __init__(
-        self,
-        model: Any,
-        work: Path,
-        *,
-        dataset: Dataset,
-        audited: Callable[[Any], Audit],
-        options: RepairOptions,
+        self, model: Any, work: Path, *, dataset: Dataset, audited: Callable[[Any], Audit], options: RepairOptions
     ) -> None:
         batches = None if options.calibration is None else calibration_batches(options.calibration, model)
         self._model, self._dataset, self._audited = model, dataset, audited
@@ -138,10 +132,10 @@ class Int8Files:
         options = self._options
         if not options.timed_batch_sizes:
             return frontier
-        shown = {point.kept for point in undominated(frontier.points)} | {frontier.chosen}
-        networks: dict[Any, Any] = {"torch": self._model, "float ONNX": self._open(self._float)}
-        if self.layers in shown:  # which is the float file
-            del networks["float ONNX"]
+        shown = [point.kept for point in frontier.worth_a_look]
+        networks: dict[Any, Any] = {"torch": self._model}
+        if self.layers not in shown:  # else the float file is one of them
+            networks["float ONNX"] = self._open(self._float)
         networks |= {key: self._open(self._file(key)) for key in shown}
         device = timing_device(files=True)
         latencies: dict[Any, dict[int, Latency]] = latencies_on(
@@ -177,31 +171,23 @@ class Int8Files:
         )
 
     def _on_sample(self, network: Any) -> tuple[Predictions, Predictions]:
-        """What the file in float and another one answer on the sample."""
-        if self._sample is None:
-            rows = sample(self._dataset, self._options.probe_rows)
-            self._sample = rows, self._answers(self._open(self._float), rows)
-        rows, expected = self._sample
-        return expected, self._answers(network, rows)
-
-    def _answers(self, network: Any, rows: Dataset) -> Predictions:
+        """The answers of the file in float and of another one on the sample."""
         options = self._options
-        return predict(
-            network,
-            rows,
-            processing_class=options.processing_class,
-            columns=options.columns,
-            batch_size=options.batch_size,
-        )
+        asking = AuditOptions(options.columns, options.processing_class, options.batch_size)
+        if self._sample is None:
+            rows = sample(self._dataset, options.probe_rows)
+            self._sample = rows, answers_of(self._open(self._float), rows, asking)
+        rows, expected = self._sample
+        return expected, answers_of(network, rows, asking)
 
     def _file(self, key: tuple[str, ...]) -> Path:
-        """The file with these layers in float, made once more if it was thrown away."""
+        """The file with these layers in float, made again if it was thrown away."""
         if key not in self._made:
             self._made[key] = self._quantized(key)
         return self._made[key]
 
     def _quantized(self, kept: tuple[str, ...]) -> Path:
-        # All are called alike: a file names the one beside it that holds its weights.
+        # All have the same name: a file names the one beside it that holds its weights.
         target = Path(tempfile.mkdtemp(dir=self._work)) / INT8_NAME
         in_float = {*self.export.float_layers, *kept}
         quantize_graph(self._float, target, mode=self._options.quantize, keep_float=in_float, ranges=self._ranges)

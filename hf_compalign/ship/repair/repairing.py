@@ -1,4 +1,4 @@
-"""Repair an INT8 export whose answers differ too often: keep the layers in float that it takes, and no others."""
+"""Repair an INT8 export whose answers differ too often: keep only the layers in float that it takes."""
 
 import math
 import tempfile
@@ -11,23 +11,19 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_compalign._files import staged_folder
+from hf_compalign._files import AUDIT_NAME, FRONTIER_NAME, PLOT_NAME, staged_folder
 from hf_compalign.compress import load_compressed
-from hf_compalign.compress.export import INT8_NAME, Export, check_neighbours, check_not_exported
+from hf_compalign.compress.export import INT8_NAME, Export, check_neighbors, check_not_exported
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.statistics import undominated
 from hf_compalign.opening import Model, load_model, processor_of
 from hf_compalign.report.plots import plot_frontier
-from hf_compalign.ship.frontier import Frontier, Point
+from hf_compalign.ship.frontier import Frontier
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair.files import Int8Files, RepairOptions
 from hf_compalign.ship.repair.search import Found, items_needed, shortened, smallest_float_set
 from hf_compalign.tasks import task_of
 
-AUDIT_NAME = "audit.json"
-FRONTIER_NAME = "frontier.json"
-PLOT_NAME = "frontier.png"
 Report = Callable[[str], None]
 
 
@@ -39,7 +35,7 @@ class Repair:
         export: the chosen file. Its ``max_logit_difference`` is from the file in float, on some of the data.
         audit: of the file against the reference.
         frontier: everything that was measured.
-        complete: whether the search came to its end, so that no layer in float can be given back, or none would help.
+        complete: whether the search came to its end: no single layer can go back to INT8, or no set of layers helps.
     """
 
     export: Export
@@ -57,20 +53,20 @@ class Repair:
 
 
 def repair_onnx(
-    model: Model,
+    model: PreTrainedModel | str | Path,
     folder: str | Path,
     *,
     limits: Mapping[str, float],
     dataset: Dataset,
-    reference: Model | Predictions | None = None,
+    reference: Predictions | PreTrainedModel | str | Path | None = None,
     options: RepairOptions | None = None,
-    progress: Report | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Repair:
-    """Export a model to INT8, and keep few layers in float if that is what it takes to keep the limits.
+    """Export a model to INT8, with as few layers in float as it takes to keep the limits.
 
-    The search is that of `smallest_float_set`. Written are ``model_int8.onnx`` with its config and processor, the
-    `Audit` of it as ``audit.json``, and all that was measured as ``frontier.json`` and, where matplotlib is installed,
-    ``frontier.png``. If the limits cannot be kept, the file is the best that was found, and ``passed`` is False.
+    `smallest_float_set` searches them. The folder gets ``model_int8.onnx`` with its config and processor, its `Audit`
+    as ``audit.json``, and all measurements as ``frontier.json`` and, where matplotlib is installed, ``frontier.png``.
+    If no file keeps the limits, the folder gets the best one, and ``passed`` is False.
 
     A file chosen by its answers on some data looks a little better on them than on others. Audit it on data that the
     search has not seen.
@@ -78,23 +74,23 @@ def repair_onnx(
     Args:
         model: a classifier, as for `export_onnx`.
         folder: a folder that is empty or not there yet.
-        limits: the largest acceptable ``mismatch_rate``, ``nfr``, ``flip_rate`` or ``pfr``, judged as by `audit`: by
-            the 95 % upper bound.
-        dataset: what all files are asked, as `predict` takes it.
-        reference: the model whose answers are to be kept, or its predictions on the dataset; by default the model.
+        limits: the largest acceptable ``mismatch_rate``, ``nfr``, ``flip_rate`` or ``pfr``; `audit` judges each by its
+            95 % upper bound.
+        dataset: what all files answer, as `predict` takes it.
+        reference: the model whose answers count, or its predictions on the dataset; by default the model.
         options: the rest.
         progress: called with each line of what is done.
 
     Raises:
         ImportError: the extra "onnx" is not installed.
-        ValueError: there is no limit, a limit that cannot be shown to be kept on so few items, or anything that
-            `export_onnx` refuses. The folder is then as it was.
+        ValueError: there is no limit, so few items cannot show that a limit is kept, or `export_onnx` refuses. The
+            folder is then as it was.
     """
-    options, progress = options or RepairOptions(), progress or _silent
+    options, progress = options or RepairOptions(), progress or (lambda line: None)
     limits = _checked(limits, options)
     with staged_folder(folder, overwrite=options.overwrite) as stage, tempfile.TemporaryDirectory(dir=stage) as work:
         network = _opened(model)
-        check_neighbours(folder, INT8_NAME, network)
+        check_neighbors(folder, INT8_NAME, network)
         task = task_of(network)
         if options.processing_class is None:
             options = replace(options, processing_class=processor_of(model, task))
@@ -108,10 +104,13 @@ def repair_onnx(
         found = smallest_float_set(
             files.layers, files.measure, files.probe, max_measurements=options.max_measurements, report=progress
         )
-        frontier = files.timed(_frontier(found, len(files.layers)))
-        repaired = files.publish(found.best, stage, Path(folder))
-        _save(stage, frontier, files.audits[found.best.kept], limits, progress)
-    return Repair(repaired, files.audits[found.best.kept], frontier, found.complete)
+        verdict = _verdict(found, len(files.layers))
+        frontier = files.timed(Frontier(found.points, found.best.kept, verdict, found.sensitivities))
+        repair = Repair(
+            files.publish(found.best, stage, Path(folder)), files.audits[found.best.kept], frontier, found.complete
+        )
+        _save(stage, repair, limits, progress)
+    return repair
 
 
 def _opened(model: Model) -> PreTrainedModel:
@@ -119,10 +118,6 @@ def _opened(model: Model) -> PreTrainedModel:
         return load_model(model)
     check_not_exported(model)
     return load_compressed(model)
-
-
-def _silent(line: str) -> None:
-    """Tell no one."""
 
 
 def _checked(limits: Mapping[str, float], options: RepairOptions) -> dict[str, float]:
@@ -134,53 +129,45 @@ def _checked(limits: Mapping[str, float], options: RepairOptions) -> dict[str, f
 
 
 def _check_enough_items(reference: Predictions, limits: Mapping[str, float]) -> None:
-    """Before anything is exported: even a file without a mismatch may not pass on few items."""
+    """Even a file without a mismatch may not pass on few items; say so before the export."""
     for verdict in audit(reference, reference, limits=limits).limits:
         if not verdict.passed:
             needed = items_needed(verdict.limit)
             more = f"Give at least {needed:,} items, or" if math.isfinite(needed) else "Give"
             raise ValueError(
-                f"The limit {verdict.name}={verdict.limit:g} cannot be shown to be kept on these items, not even by "
-                f"the reference itself: without a single one that counts, the 95 % upper bound is "
-                f"{verdict.upper_bound:.5f}. {more} a limit above that."
+                f"The limit {verdict.name}={verdict.limit:g} cannot be shown to be kept on so few items: even for the "
+                f"reference itself the 95 % upper bound is {verdict.upper_bound:.5f}. {more} a limit above that."
             )
-
-
-def _frontier(found: Found, n_layers: int) -> Frontier:
-    return Frontier(found.points, found.best.kept, _verdict(found, n_layers), found.sensitivities)
 
 
 def _verdict(found: Found, n_layers: int) -> str:
     best, spent = found.best, len(found.points) + len(found.sensitivities)
-    count = f"{len(best.kept)} of {n_layers} layers"
+    stay = f"{len(best.kept)} of {n_layers} layers stay in float"
     budget = f"the {spent} measurements were spent: allow more with max_measurements (--max-measurements)."
     if best.passed and not best.kept:
         return f"KEPT: with all {n_layers} layers in INT8."
     if best.passed and found.complete:
-        return f"KEPT: {count} stay in float: {', '.join(best.kept)}. None of them alone can go back to INT8."
+        return f"KEPT: {stay}: {', '.join(best.kept)}. None of them alone can go back to INT8."
     if best.passed:
-        return f"KEPT: {count} stay in float. Fewer may do, but {budget}"
+        return f"KEPT: {stay}. Fewer may do, but {budget}"
     if not found.complete:
         return f"NOT KEPT by any file so far, but {budget}"
+    needed = max(items_needed(verdict.limit, verdict.value) for verdict in best.limits if not verdict.passed)
+    more = f" At this rate it would take some {needed:,} items to show it." if needed < math.inf else ""
     return (
         f"NOT KEPT: no set of layers suffices. Even with all of them in float {best.mismatches} of {best.n} answers "
-        f"differ from the reference's, so it is not INT8 that makes the difference.{_more_items(best)}"
+        f"differ from the reference's, so it is not INT8 that makes the difference.{more}"
     )
 
 
-def _more_items(point: Point) -> str:
-    needed = [items_needed(verdict.limit, verdict.value) for verdict in point.limits if not verdict.passed]
-    return f" At this rate it would take some {max(needed):,} items to show it." if max(needed) < math.inf else ""
-
-
-def _save(stage: Path, frontier: Frontier, found: Audit, limits: Mapping[str, float], progress: Report) -> None:
-    found.save(stage / AUDIT_NAME)
+def _save(stage: Path, repair: Repair, limits: Mapping[str, float], progress: Report) -> None:
+    """Save what was measured beside the file."""
+    frontier = repair.frontier
+    repair.audit.save(stage / AUDIT_NAME)
     frontier.save(stage / FRONTIER_NAME)
-    shown = undominated(frontier.points)
-    shown += [] if frontier.chosen_point in shown else [frontier.chosen_point]
     try:
         figure = plot_frontier(
-            shown,
+            frontier.worth_a_look,
             chosen=frontier.chosen,
             limit=limits.get("mismatch_rate"),
             torch_latency=frontier.baselines.get("torch"),

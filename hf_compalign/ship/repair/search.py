@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from hf_compalign._formats import megabytes, percent
 from hf_compalign.measure.statistics import upper_bound
-from hf_compalign.ship.frontier import Point, Sensitivity, megabytes
+from hf_compalign.ship.frontier import Point, Sensitivity
 
 # The layers in float -> the file, measured on all items.
 Measure = Callable[[frozenset[str]], Point]
@@ -14,7 +15,7 @@ Measure = Callable[[frozenset[str]], Point]
 Probe = Callable[[tuple[str, ...]], Sensitivity]
 Report = Callable[[str], None]
 
-# With more layers than this, neighbours are tried together, so that the search ends in the same day.
+# With more layers than this, neighbors are tried together, so that the search ends on the same day.
 MOST_GROUPS = 150
 
 
@@ -23,12 +24,11 @@ class Found:
     """What a search came to.
 
     Attributes:
-        best: the file with the fewest layers in float that keeps the limits; if none does, the one with the fewest
-            mismatches.
-        points: all files that were measured, in that order.
-        sensitivities: of the layers, or groups of neighbours, that were tried alone; the most sensitive first.
-        complete: whether the search came to its end. Then no single layer of ``best`` can be given back to INT8, or
-            no set of layers suffices.
+        best: the file with the fewest layers in float that keeps the limits; else the one with the fewest mismatches.
+        points: all measured files, in the order of measuring.
+        sensitivities: of the layers, or groups of neighbors, that were tried alone; the most sensitive first.
+        complete: whether the search came to its end. Then no single layer of ``best`` can go back to INT8, or no set
+            of layers suffices.
     """
 
     best: Point
@@ -38,11 +38,11 @@ class Found:
 
 
 class _BudgetSpentError(Exception):
-    """There may be no further measurement."""
+    """No further measurement is allowed."""
 
 
 class _Ledger:
-    """What was measured, and how much may still be: nothing is measured twice."""
+    """What was measured, and how much may follow. Nothing is measured twice."""
 
     def __init__(self, layers: Sequence[str], measure: Measure, budget: int | None, report: Report) -> None:
         self.layers = layers
@@ -98,11 +98,11 @@ def smallest_float_set(
 ) -> Found:
     """Find few layers to keep in float, so that a file that is INT8 otherwise keeps its limits.
 
-    All layers in INT8 are measured first, then none. If these two differ in whether they keep the limits, each
-    layer is tried alone in INT8 (groups of neighbours, if there are more than `MOST_GROUPS`) and they are ordered by
-    `sensitivity_shares`. A bisection finds how many from the top have to stay in float, and then layer by layer is
-    given back to INT8, those first that save most bytes for the least sensitivity, until each of the rest was
-    measured to be needed. A smaller set may exist all the same: there are 2^layers of them.
+    The search measures all layers in INT8 first, then none. If only the second file keeps the limits, it tries each
+    layer alone in INT8 (groups of neighbors, if there are more than `MOST_GROUPS`) and orders them by
+    `sensitivity_shares`. A bisection finds how many from the top must stay in float. Then the search gives layer by
+    layer back to INT8, first those that save most bytes for the least sensitivity, until it has measured that each of
+    the rest is needed. A smaller set may exist all the same: there are 2^layers of them.
 
     Args:
         layers: the names of those that can be INT8, in the order of the graph.
@@ -123,9 +123,10 @@ def smallest_float_set(
     try:
         start = time.perf_counter()
         if not ledger.keeps_limits((), f"all {len(layers)} layers in INT8"):
-            report(_cost(len(layers), time.perf_counter() - start))
+            report(_cost(layers, time.perf_counter() - start))
             if ledger.keeps_limits(layers, "all layers in float"):
-                _probe_all(ledger, probe)
+                for group in _groups(layers):
+                    ledger.probe(group, probe)
                 _give_back(ledger, _bisected(ledger))
     except _BudgetSpentError:
         complete = False
@@ -136,7 +137,7 @@ def smallest_float_set(
 def sensitivity_shares(sensitivities: Sequence[Sensitivity]) -> list[float]:
     """How sensitive each is: its share of all flips plus its share of the sum of all squared logit errors.
 
-    Flips are what counts, but most layers alone cause none or one; the logit error tells these apart.
+    Flips are what counts, but most layers alone cause none or one. The logit error tells these apart.
 
     >>> first, second = (Sensitivity((name,), 100, 1, error, 0) for name, error in (("a", 0.3), ("b", 0.1)))
     >>> sensitivity_shares([first, second])
@@ -148,13 +149,13 @@ def sensitivity_shares(sensitivities: Sequence[Sensitivity]) -> list[float]:
 
 
 def items_needed(limit: float, rate: float = 0.0) -> float:
-    """About how many items show that a rate is within the limit, if so many of them are counted as now.
+    """About how many items show that a rate is within the limit, if the rate stays as it is.
 
     >>> items_needed(0.01), items_needed(0.01, rate=0.005), items_needed(0.0)
     (299, 1441, inf)
 
     Args:
-        limit: the one-sided 95 % upper bound must be within it.
+        limit: on the one-sided 95 % upper bound.
         rate: the share of items that count, such as mismatches.
     """
     if not rate < limit:
@@ -173,11 +174,11 @@ def items_needed(limit: float, rate: float = 0.0) -> float:
 def describe_point(point: Point) -> str:
     """A measured file in one line."""
     bounds = ", ".join(
-        f"{verdict.name} {100 * verdict.value:.2f} %, bound {100 * verdict.upper_bound:.2f} % "
+        f"{verdict.name} {percent(verdict.value)}, bound {percent(verdict.upper_bound)} "
         f"({'within' if verdict.passed else 'beyond'} {100 * verdict.limit:g} %)"
         for verdict in point.limits
     )
-    return f"{point.mismatches} of {point.n} differ, {bounds}, {megabytes(point.size_bytes):.2f} MB"
+    return f"{point.mismatches} of {point.n} differ, {bounds}, {megabytes(point.size_bytes)} MB"
 
 
 def shortened(layers: Sequence[str], most: int = 3) -> str:
@@ -187,28 +188,20 @@ def shortened(layers: Sequence[str], most: int = 3) -> str:
 
 
 def _groups(layers: Sequence[str]) -> list[tuple[str, ...]]:
-    """One layer each, or as many neighbours as it takes to have no more than `MOST_GROUPS` groups."""
+    """The groups to try alone: of one layer, or of neighbors where there are many. A single one needs no order."""
     size = math.ceil(len(layers) / MOST_GROUPS)
-    return [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
+    return [tuple(layers[start : start + size]) for start in range(0, len(layers), size)] if len(layers) > size else []
 
 
-def _cost(n_layers: int, seconds: float) -> str:
-    n_groups = math.ceil(n_layers / math.ceil(n_layers / MOST_GROUPS))
-    n_steps = math.ceil(math.log2(n_groups)) if n_groups > 1 else 0
-    n_probes = n_groups if n_groups > 1 else 0
+def _cost(layers: Sequence[str], seconds: float) -> str:
+    n_probes = len(_groups(layers))
+    n_steps = math.ceil(math.log2(max(n_probes, 1)))
     most = 1 + n_probes + n_steps
     return (
         f"      To find what must stay in float takes 1 + {n_probes} + {n_steps} measurements (nothing in INT8; each "
-        f"{'layer' if n_groups == n_layers else 'group of neighbours'} alone, on a sample; a bisection), about "
-        f"{math.ceil(most * seconds / 60)} min, and one or two for each layer that is kept: is it needed?"
+        f"{'layer' if len(layers) <= MOST_GROUPS else 'group of neighbors'} alone, on a sample; a bisection), about "
+        f"{math.ceil(most * seconds / 60)} min, and one or two more for each layer in float: is it needed?"
     )
-
-
-def _probe_all(ledger: _Ledger, probe: Probe) -> None:
-    """Try each group of layers alone; a single one needs no order."""
-    groups = _groups(ledger.layers)
-    for group in groups if len(groups) > 1 else ():
-        ledger.probe(group, probe)
 
 
 def _bisected(ledger: _Ledger) -> set[str]:
@@ -227,7 +220,7 @@ def _bisected(ledger: _Ledger) -> set[str]:
 
 
 def _give_back(ledger: _Ledger, kept: set[str]) -> None:
-    """Give single layers back to INT8, again and again, until each that is left was measured to be needed."""
+    """Give single layers back to INT8, again and again, until each of the rest was measured to be needed."""
     ranks = _ranks(ledger.order(), ledger.points[frozenset(ledger.layers)].size_bytes)
     first_to_last = sorted(ledger.layers, key=lambda layer: ranks.get(layer, 0.0))
     given = True

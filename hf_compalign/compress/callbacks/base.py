@@ -1,0 +1,79 @@
+"""What the callbacks share: their calibration data, their numbers in the log, and how they resume."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from hf_compalign._compat import add_to_log, stored_states
+from hf_compalign._trainer import changes
+from hf_compalign.compress.calibration import Batch, calibration_batches, training_batches
+from hf_compalign.compress.callbacks.timing import Timing
+
+
+class CompressionCallback(TrainerCallback, ExportableState):
+    """A callback that compresses on a schedule; calibration data that are None are rows of the training data."""
+
+    def __init__(self, timing: Timing, calibration: Iterable[Any] | None) -> None:
+        self.timing = timing
+        self._calibration = calibration
+
+    def _recipe(self) -> dict[str, Any]:
+        """The arguments, as plain JSON values; a run resumes with the same."""
+        raise NotImplementedError
+
+    def _progress(self) -> dict[str, Any]:
+        """What a resumed run needs besides, as plain JSON values."""
+        raise NotImplementedError
+
+    def _achieved(self) -> dict[str, float]:
+        """The numbers that stand beside the training loss."""
+        raise NotImplementedError
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Put what is achieved beside the training loss."""
+        logs = kwargs["logs"]
+        if "loss" in logs:
+            achieved = self._achieved()
+            logs.update(achieved)
+            add_to_log(state, achieved)
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer writes into trainer_state.json."""
+        progress = {"span": list(self.timing.span)} | self._progress()
+        return {"args": self._recipe(), "attributes": {}, "progress": progress}
+
+    def _begin(self, state: TrainerState) -> dict[str, Any] | None:
+        """Lay the schedule over the training that begins; the progress of a resumed run, else None."""
+        saved = self._saved(state) if state.global_step > 0 else None
+        self.timing = self.timing.over(state.max_steps)
+        if saved is not None:
+            self.timing.check_resumed(saved["span"])
+        return saved
+
+    def _saved(self, state: TrainerState) -> dict[str, Any]:
+        """The progress that a checkpoint holds."""
+        name, recipe = type(self).__name__, self._recipe()
+        stored = stored_states(state, name)
+        # Of the states with the same arguments, the last is that of the checkpoint.
+        own = [one["progress"] for one in stored if one["args"] == recipe and "progress" in one]
+        if own:
+            return dict(own[-1])
+        if not stored:
+            raise ValueError(
+                f"The checkpoint was made without a {name}, so this run cannot resume from it. To compress it, load "
+                "the model from the checkpoint and train without resume_from_checkpoint."
+            )
+        raise ValueError(
+            f"The checkpoint was made with another {name}: {changes(stored[-1]['args'], recipe)}. Resume with the "
+            "same, or load the model from the checkpoint and train without resume_from_checkpoint."
+        )
+
+    def _batches_for(self, model: nn.Module, loader: DataLoader[Any]) -> list[Batch]:
+        """The calibration data: what the user gave, or else some of the training data."""
+        if self._calibration is None:
+            return [*training_batches(loader, model)]
+        return [*calibration_batches(self._calibration, model)]

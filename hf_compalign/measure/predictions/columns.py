@@ -1,0 +1,21 @@
+"""Which columns of a raw dataset hold what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a raw dataset to read. None finds a column by its type and usual names.
+
+    Attributes:
+        text: the text column, or the two of a pair.
+        image: the image column.
+        label: the column of right answers.
+        id: the column that names each row; by default `id`, `idx` or `guid`, else a hash of its text or image.
+    """
+
+    text: Sequence[str] | None = None
+    image: str | None = None
+    label: str | None = None
+    id: str | None = None
