@@ -90,7 +90,7 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
     with clear_errors(console):
         hush(bars=console.is_terminal)
         limits = _checked_limits(limit or [], ctx.params)
-        if _are_files(reference, candidate, floor):
+        if _are_files(reference, candidate, floor, dataset=dataset):
             found = _audit_of_files(reference, candidate, floor=floor, limits=limits, given=ctx.params)
         else:
             from hf_compalign.measure.audit import AuditOptions
@@ -98,8 +98,6 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
             from hf_compalign.measure.groups import MIN_GROUP_SIZE
             from hf_compalign.measure.predictions import Columns
 
-            if dataset is None:
-                raise ValueError("Two models need a dataset. Name one with --dataset, or give two .npz files.")
             rows = audited_rows(ctx.params, console)
             hush_loading()
             found = compare(
@@ -119,10 +117,7 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
                     latency=latency,
                 ),
             )
-            if save_predictions is not None:
-                for name, predictions in found.predictions.items():
-                    predictions.save(save_predictions / f"{name}.npz")
-        _write(found, console, output=output, report=report)
+        _write(found, console, output=output, report=report, predictions=save_predictions)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -162,7 +157,12 @@ def _audit_of_files(
     return compare(reference, candidate, limits=limits, floor=floor)
 
 
-def _write(found: "Audit", console: Console, *, output: Path | None, report: Path | None) -> None:
+def _write(
+    found: "Audit", console: Console, *, output: Path | None, report: Path | None, predictions: Path | None
+) -> None:
+    if predictions is not None:
+        for name, answers in found.predictions.items():
+            answers.save(predictions / f"{name}.npz")
     if output is not None:
         found.save(output)
     if report is not None:
@@ -195,11 +195,14 @@ def print_audit(found: "Audit") -> None:
     stdout().print(Text("\n").join([Text(happened), Text(verdict, style), *map(Text, tables)]))
 
 
-def _are_files(*names: str | None) -> bool:
+def _are_files(*names: str | None, dataset: str | None) -> bool:
+    """Whether these are files of predictions; models need a dataset."""
     files = [name.endswith(".npz") for name in names if name is not None]
     if any(files) and not all(files):
         raise ValueError(
             f"Give models or .npz files, not some of each. Got {', '.join(name for name in names if name)}. "
             "--save-predictions writes such files from models."
         )
+    if dataset is None and not any(files):
+        raise ValueError("Two models need a dataset. Name one with --dataset, or give two .npz files.")
     return all(files)

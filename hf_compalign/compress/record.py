@@ -70,9 +70,9 @@ def check_record(where: str, config: Any) -> bool:
             f"The model in {where!r} was made by a newer hf_compalign (compression version {compression['version']}; "
             f"this one reads {VERSION}): upgrade with pip install -U hf-compalign"
         )
-    empty = [name for name, entry in compression.items() if entry is None]  # entry_of cannot tell it from no entry
+    empty = [name for name, entry in compression.items() if entry is None]
     if empty:
-        raise malformed(where, f"{empty[0]!r} must be a dict, and is None")
+        raise malformed(where, f"{empty[0]!r} is null")
     return True
 
 
