@@ -28,9 +28,6 @@ def random_states():
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
-# ---- batches ----
-
-
 def test_every_form_gives_the_same_batches():
     dataset, model = tiny.texts(40), tiny.bert()
     expected = list(loader(dataset, batch_size=32))
@@ -104,9 +101,6 @@ def test_pixels_that_are_nan_are_refused():
         calibration_batches([{"pixel_values": pixels}], tiny.vit())
 
 
-# ---- from a training ----
-
-
 def test_rows_of_the_training_data_are_evenly_spaced():
     dataset, model = tiny.texts(3 * 512), tiny.bert()
     states = random_states()
@@ -151,9 +145,6 @@ def test_a_stream_is_refused():
             training_batches(loader(dataset, batch_size=2), tiny.bert())
 
 
-# ---- tokens ----
-
-
 def test_padding_is_no_token():
     values = torch.arange(24.0).view(2, 3, 4)
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
@@ -162,9 +153,6 @@ def test_padding_is_no_token():
     assert torch.equal(token_rows(values[:, 0], {"attention_mask": mask}), values[:, 0])  # one per item
     choices = mask.view(1, 2, 3)  # one item of two choices
     assert torch.equal(token_rows(values, {"attention_mask": choices}), values.view(6, 4)[[0, 1, 3]])
-
-
-# ---- losses ----
 
 
 def batch_for(model, **columns):

@@ -37,9 +37,6 @@ def built(name="bert", **patterns):
     return model, zoo.inputs(model), zoo.prunable_layers(model, **patterns)
 
 
-# ---- the order ----
-
-
 def test_layers_that_read_the_same_are_one_group():
     model = zoo.build("bert")
     groups = in_order(model, dict(reversed(zoo.prunable_layers(model).items())), zoo.inputs(model))
@@ -69,9 +66,6 @@ def test_a_layer_that_does_not_run_is_refused_by_name():
     with pytest.raises(ValueError, match=message):
         input_norms(model, layers, [batch])
     assert n_hooks(model) == 0
-
-
-# ---- rows ----
 
 
 def test_rows_are_the_tokens_that_go_in():
@@ -139,9 +133,6 @@ def test_modes_and_hooks_are_what_they_were():
     assert torch.equal(gradients[name], weight_gradients(model, layers, batch, own_loss)[name])
 
 
-# ---- norms ----
-
-
 def test_norms_against_a_loop():
     model, batch, layers = built()
     norms = input_norms(model, layers, [batch, zoo.inputs(model, n=3, seed=5)])
@@ -172,9 +163,6 @@ def test_inputs_that_are_nan_are_refused():
         input_norms(model, layers, [tiny.batch(tiny.texts(6))])
     with pytest.raises(ValueError, match=r"The gradients of x on the calibration data are NaN .* in float16 it may"):
         check_finite("x", torch.tensor([1.0, torch.inf]), of="gradients")
-
-
-# ---- gradients ----
 
 
 def backward(model, batch):
@@ -259,9 +247,6 @@ def test_hooks_are_gone_after_an_error():
     with pytest.raises(ValueError, match="loss must return a scalar"):
         weight_gradients(model, zoo.prunable_layers(model), zoo.inputs(model), lambda m, b: m(**b).logits)
     assert n_hooks(model) == 0
-
-
-# ---- statistics ----
 
 
 @pytest.mark.parametrize("mean", [0.0, 1000.0])

@@ -87,9 +87,6 @@ def test_nothing_is_not_plotted():
         plot_frontier([])
 
 
-# ---- audits: their dicts, by hand ----
-
-
 def dots(panel, label):
     """The x of the dots of a kind, by row from the top."""
     return [x for x, _ in sorted(offsets(panel, label), key=lambda place: place[1])]
@@ -203,8 +200,7 @@ def test_a_class_of_two_items_does_not_lead():
 def test_of_a_thousand_classes_the_most_harmed_are_shown_and_the_others_counted():
     rows = [class_row(label, f"c{label}", 1000, label // 2, 0) for label in range(1000)]
     (panel,) = plot_classes(record(per_class=rows)).axes
-    assert names(panel)[::24] == ["c998 (n = 1,000)", "c974 (n = 1,000)"]
-    assert len(names(panel)) == 25
+    assert (names(panel)[::24], len(names(panel))) == (["c998 (n = 1,000)", "c974 (n = 1,000)"], 25)
     assert "975 of 1,000 classes with items are left out: the least harmed" in panel.get_xlabel()
 
 

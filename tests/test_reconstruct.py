@@ -73,9 +73,6 @@ def lost(dense, candidate, *, seeds=(100,)):
     return sum((zoo.answer(candidate, batch) - zoo.answer(dense, batch)).square().sum() for batch in unseen)
 
 
-# ---- one layer: the fit ----
-
-
 def exact(target, mask, hessian):
     """Row by row: the normal equations of the weights that remain."""
     fitted = np.zeros(target.shape)
@@ -113,9 +110,6 @@ def test_fewer_weights_than_steps_are_fitted_exactly():
     mask = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1], [1, 1, 1, 0]]).bool()
     fitted = reconstruct._fitted(target, target * mask, mask, hessian)
     torch.testing.assert_close(fitted, exact(target, mask, hessian))
-
-
-# ---- one layer: the sweep ----
 
 
 def textbook(weight, hessian, n_pruned, ranked):
@@ -194,9 +188,6 @@ def test_correction_is_better_than_zeros_and_than_the_smallest(pattern):
     assert (corrected <= error(swept, target, hessian) + 1e-9).all()
     assert (corrected < error(target * mask, target, hessian)).all()
     assert corrected.sum() < 0.5 * error(target * smallest, target, hessian).sum()
-
-
-# ---- models ----
 
 
 def test_masks_that_prune_nothing_change_nothing():
@@ -418,9 +409,6 @@ def test_the_same_again_changes_nothing():
     assert all(torch.equal(first[name], second[name]) for name in first)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name], rtol=1e-5, atol=1e-5)
-
-
-# ---- little and bad data ----
 
 
 def test_too_few_tokens_are_said_once_and_damped(caplog):
