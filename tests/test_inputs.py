@@ -69,8 +69,7 @@ def test_a_layer_that_does_not_run_is_refused_by_name():
 
 
 def test_rows_are_the_tokens_that_go_in():
-    model = zoo.build("bert")
-    batch = zoo.inputs(model)
+    model, batch, _ = built()
     seen = []
     layer = model.bert.encoder.layer[1].intermediate.dense
     with torch.no_grad():
@@ -108,10 +107,9 @@ def test_rows_of_choices_and_of_images():
     batch = zoo.inputs(model)
     rows = rows_into(model, model.bert.encoder.layer[0].attention.self.query, batch, n_calls=1)
     assert rows.shape == (int(batch["attention_mask"].sum()), 32)
-    model = zoo.build("vit")
-    batch = zoo.inputs(model)
-    (first, *_) = in_order(model, zoo.prunable_layers(model), batch)
-    rows = rows_into(model, zoo.prunable_layers(model)[first.names[0]], batch, n_calls=1)
+    model, batch, layers = built("vit")
+    (first, *_) = in_order(model, layers, batch)
+    rows = rows_into(model, layers[first.names[0]], batch, n_calls=1)
     assert rows.shape == (5 * 5, 32)  # 4 patches and the class token
 
 
@@ -202,11 +200,8 @@ def test_gradients_are_those_of_backward(case):
 
 
 def test_gradients_of_part_of_the_model():
-    model = zoo.build("bert")
-    for parameter in model.bert.encoder.layer[0].parameters():
-        parameter.requires_grad_(False)
-    batch = zoo.inputs(model)
-    layers = zoo.prunable_layers(model, include=["*layer.0*query", "*layer.2*dense"])
+    model, batch, layers = built(include=["*layer.0*query", "*layer.2*dense"])
+    model.bert.encoder.layer[0].requires_grad_(False)
     expected = backward(model, batch)
     for name, gradient in weight_gradients(model, layers, batch, own_loss).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7)

@@ -7,8 +7,7 @@ import sys
 import pytest
 import tiny
 import torch
-from test_cli import call, error_of
-from test_export import assert_unchanged, state
+from commands import call, error_of
 from tiny import NAMED, reviews, tokenizer, without_equal_tensors
 from traced import traced_once
 
@@ -53,10 +52,10 @@ def images(tmp_path_factory):
     """A model of images, its float file and its INT8 file."""
     folder = tmp_path_factory.mktemp("openvino_images")
     model = without_equal_tensors(tiny.vit())
-    before = state(model.train())
-    found = export_openvino(model, folder / "float")
-    found_int8 = export_openvino(model, folder / "int8", quantize="static", calibration=IMAGES)
-    assert_unchanged(model, before)
+    with tiny.unchanged(model.train()):
+        found = export_openvino(model, folder / "float")
+        found_int8 = export_openvino(model, folder / "int8", quantize="static", calibration=IMAGES)
+    assert model.training
     return model, found, found_int8
 
 

@@ -124,7 +124,7 @@ def bars(panel, bottom):
     return sorted(found, key=lambda part: part[1])
 
 
-def test_the_cells_fill_a_bar_by_their_shares_and_the_changed_ones_a_second():
+def test_the_cells_fill_a_bar_by_their_shares_and_the_changed_ones_a_second_and_are_counted_beside():
     (panel,) = plot_cells(record()).axes
     whole, enlarged = bars(panel, 2.0), bars(panel, 0.75)
     assert [name for name, *_ in whole] == ["both_right", "same_wrong", "lost", "different_wrong", "gained"]
@@ -136,10 +136,6 @@ def test_the_cells_fill_a_bar_by_their_shares_and_the_changed_ones_a_second():
     for parts in (whole, enlarged):
         assert parts[0][1] == 0.0
         assert parts[-1][1] + parts[-1][2] == pytest.approx(1.0)
-
-
-def test_every_cell_is_counted_beside_the_bars():
-    (panel,) = plot_cells(record()).axes
     texts = [text.get_text() for text in panel.texts]
     rows = [texts[start : start + 3] for start in range(0, len(texts), 3)]
     assert rows == [
