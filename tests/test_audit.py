@@ -157,8 +157,7 @@ def test_groups():
     assert (first.group, first.n, first.n_labelled, first.mismatches) == ("b", 2, 2, 1)
     assert (first.mismatch_rate, first.nfr) == (0.5, 0.5)
     assert (second.group, second.n, second.n_labelled, second.mismatches) == ("a", 3, 2, 2)
-    assert (second.mismatch_rate, second.nfr) == (2 / 3, 0)
-    assert second.nfr_interval[0] == 0
+    assert (second.mismatch_rate, second.nfr, second.nfr_interval[0]) == (2 / 3, 0, 0)
 
 
 def test_groups_follow_the_items_when_some_are_masked():

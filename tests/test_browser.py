@@ -104,9 +104,6 @@ def status(page):
     return page.locator("#count")
 
 
-# ---- opening ----
-
-
 @pytest.mark.parametrize(
     ("name", "width", "scheme"), [("text", 1280, "light"), ("image", 360, "dark"), ("same", 360, "light")]
 )
@@ -124,9 +121,6 @@ def test_without_javascript_everything_is_there_but_the_controls(opened):
     assert page.get_by_text("Searching, sorting, paging and explanations need JavaScript").is_visible()
     assert not page.locator("#filters").is_visible()
     assert page.get_by_role("img").count() >= 6  # the charts
-
-
-# ---- hostile text ----
 
 
 @pytest.mark.parametrize("width", [1280, 360])
@@ -155,9 +149,6 @@ def test_a_hostile_name_can_be_linked_to(opened):
     )
     expect(status(page)).to_contain_text("There is no item <img src=x onerror=window.hacked=1> here.")
     assert page.evaluate("window.hacked") is None
-
-
-# ---- filters, search, order ----
 
 
 def test_filters_search_and_their_address(page, audits):
@@ -334,9 +325,6 @@ def test_ten_thousand_items_keep_the_page_small(opened):
     assert page.evaluate(size) < 2 * small < 3000
 
 
-# ---- explanations ----
-
-
 def test_the_tokens_of_both_models_stand_side_by_side_with_their_scores(page, audits):
     item = next(item for item in audits["text"]["items"] if item["explanation"])
     panels = page.locator("#rows .explanation").first.locator(".panels > div")
@@ -366,9 +354,6 @@ def test_a_heat_map_lies_on_its_image(opened, audits):
     assert heat.locator("rect").count() == len(seen)
     assert heat.locator("path").get_attribute("d").count("M") == sum(score < 0 for score in seen)
     assert heat.locator("img").bounding_box() == heat.locator("svg").bounding_box()
-
-
-# ---- keyboard, theme, frames, paper ----
 
 
 def test_the_keyboard_is_enough(page):

@@ -32,13 +32,9 @@ def test_each_item_is_in_its_cell():
 
 def test_rates_of_known_cells():
     cells = Cells(both_right=80, lost=6, gained=4, same_wrong=7, different_wrong=3)
-    assert (cells.n, cells.mismatches) == (100, 13)
-    assert cells.agreement == 0.87
-    assert cells.churn == 0.13
-    assert (cells.nfr, cells.pfr, cells.flip_rate) == (0.06, 0.04, 0.10)
-    assert cells.btc == 80 / 86
-    assert cells.bec == 10 / 16
-    assert (cells.accuracy_reference, cells.accuracy_candidate) == (0.86, 0.84)
+    assert (cells.n, cells.mismatches, cells.agreement, cells.churn) == (100, 13, 0.87, 0.13)
+    assert (cells.nfr, cells.pfr, cells.flip_rate, cells.btc) == (0.06, 0.04, 0.10, 80 / 86)
+    assert (cells.bec, cells.accuracy_reference, cells.accuracy_candidate) == (10 / 16, 0.86, 0.84)
     assert cells.accuracy_change == -0.02
 
 
@@ -87,11 +83,8 @@ def test_a_model_against_itself(answers):
 
 def test_proportions_count_unlabeled_items_only_where_no_label_is_needed():
     found = proportions(REFERENCE, CANDIDATE, LABELS)
-    assert found["mismatch_rate"] == (4, 6)
-    assert found["agreement"] == (2, 6)
-    assert found["nfr"] == (1, 5)
-    assert found["btc"] == (1, 2)
-    assert found["bec"] == (2, 3)
+    assert (found["mismatch_rate"], found["agreement"], found["nfr"]) == ((4, 6), (2, 6), (1, 5))
+    assert (found["btc"], found["bec"]) == ((1, 2), (2, 3))
 
 
 @pytest.mark.filterwarnings("error")

@@ -41,13 +41,9 @@ class Tied(nn.Module):
 IDS = torch.zeros(6, 2, dtype=torch.long)
 
 
-# ---- numbers and bytes ----
-
-
 def test_tied_weights_count_once_and_half_precision_half():
     found = footprint(Tied())
-    assert found.parameters == 40 + 20
-    assert found.size_bytes == 4 * 60 + 8 * 3
+    assert (found.parameters, found.size_bytes) == (40 + 20, 4 * 60 + 8 * 3)
     assert footprint(nn.Linear(8, 8, bias=False).half()).size_bytes == 2 * 64
 
 
@@ -188,9 +184,6 @@ def test_weights_that_a_library_quantized_are_weighed_as_they_are(tmp_path, sche
     assert of_folder.nonzero_parameters == found.nonzero_parameters
 
 
-# ---- FLOPs ----
-
-
 def _encoder_flops(length, *, layers=2, hidden=16, ffn=32, n_labels=3):
     """2 x m x n x k for each product of an m x k with a k x n matrix, all heads together."""
     projections = 4 * 2 * length * hidden * hidden
@@ -230,9 +223,6 @@ def test_flops_that_torch_cannot_count_are_left_out():
     model = Tied()
     model.config = types.SimpleNamespace(_attn_implementation="flash_attention_2")
     assert footprint(model, inputs={"ids": IDS}, n_runs=1).flops_per_item is None
-
-
-# ---- time ----
 
 
 def test_nothing_is_run_without_inputs():
@@ -289,8 +279,6 @@ def test_timing_nothing_is_refused():
     with pytest.raises(ValueError, match="Got n_runs = 20 and n_warmup = -1"):
         interleaved_latency_ms({}, n_warmup=-1)
 
-
-# ---- the table ----
 
 DENSE = Footprint(2000, 2000, 0, 8000, None, None, latency=None, batch_size=None, threads=2, device="cpu")
 MASKED = dataclasses.replace(DENSE, nonzero_parameters=800)

@@ -11,36 +11,24 @@ from hypothesis import strategies as st
 
 from hf_compalign.measure.groups import group_membership, normalized_groups, number_bins, text_length
 
-ROWS = {
-    "gender": ["f", None, "m"],
-    "age": [30, 41, None],
-    "native": [True, False, None],
-    "label": [0, 1, -1],
-    "targets": [["Women", "Men", "Women"], [], None],
-    "kinds": [[1, 0], [0], [-1]],
-    "score": [0.5, 1.0, 2.0],
-    "text": ["a fine  film\n", "", None],
-    "words": [{"n": 1}, {"n": 2}, {"n": 3}],
+COLUMNS = {
+    "gender": (Value("string"), ["f", None, "m"]),
+    "age": (Value("int32"), [30, 41, None]),
+    "native": (Value("bool"), [True, False, None]),
+    "label": (ClassLabel(names=["no", "yes"]), [0, 1, -1]),
+    "targets": (List(Value("string")), [["Women", "Men", "Women"], [], None]),
+    "kinds": (List(ClassLabel(names=["x", "y"])), [[1, 0], [0], [-1]]),
+    "score": (Value("float32"), [0.5, 1.0, 2.0]),
+    "text": (Value("string"), ["a fine  film\n", "", None]),
+    "words": ({"n": Value("int64")}, [{"n": 1}, {"n": 2}, {"n": 3}]),
 }
-FEATURES = Features(
-    {
-        "gender": Value("string"),
-        "age": Value("int32"),
-        "native": Value("bool"),
-        "label": ClassLabel(names=["no", "yes"]),
-        "targets": List(Value("string")),
-        "kinds": List(ClassLabel(names=["x", "y"])),
-        "score": Value("float32"),
-        "text": Value("string"),
-        "words": {"n": Value("int64")},
-    }
-)
 numbers = st.lists(st.one_of(st.none(), st.integers(-5, 5), st.floats(-1e6, 1e6)), max_size=40)
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return Dataset.from_dict(ROWS, features=FEATURES)
+    features = Features({name: kind for name, (kind, _) in COLUMNS.items()})
+    return Dataset.from_dict({name: rows for name, (_, rows) in COLUMNS.items()}, features=features)
 
 
 @pytest.mark.parametrize(

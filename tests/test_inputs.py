@@ -37,9 +37,6 @@ def built(name="bert", **patterns):
     return model, zoo.inputs(model), zoo.prunable_layers(model, **patterns)
 
 
-# ---- the order ----
-
-
 def test_layers_that_read_the_same_are_one_group():
     model = zoo.build("bert")
     groups = in_order(model, dict(reversed(zoo.prunable_layers(model).items())), zoo.inputs(model))
@@ -71,12 +68,8 @@ def test_a_layer_that_does_not_run_is_refused_by_name():
     assert n_hooks(model) == 0
 
 
-# ---- rows ----
-
-
 def test_rows_are_the_tokens_that_go_in():
-    model = zoo.build("bert")
-    batch = zoo.inputs(model)
+    model, batch, _ = built()
     seen = []
     layer = model.bert.encoder.layer[1].intermediate.dense
     with torch.no_grad():
@@ -114,10 +107,9 @@ def test_rows_of_choices_and_of_images():
     batch = zoo.inputs(model)
     rows = rows_into(model, model.bert.encoder.layer[0].attention.self.query, batch, n_calls=1)
     assert rows.shape == (int(batch["attention_mask"].sum()), 32)
-    model = zoo.build("vit")
-    batch = zoo.inputs(model)
-    (first, *_) = in_order(model, zoo.prunable_layers(model), batch)
-    rows = rows_into(model, zoo.prunable_layers(model)[first.names[0]], batch, n_calls=1)
+    model, batch, layers = built("vit")
+    (first, *_) = in_order(model, layers, batch)
+    rows = rows_into(model, layers[first.names[0]], batch, n_calls=1)
     assert rows.shape == (5 * 5, 32)  # 4 patches and the class token
 
 
@@ -137,9 +129,6 @@ def test_modes_and_hooks_are_what_they_were():
     assert torch.equal(rows, rows_into(model, layers[name], batch, n_calls=1))
     assert torch.equal(norms[name], input_norms(model, layers, [batch])[name])
     assert torch.equal(gradients[name], weight_gradients(model, layers, batch, own_loss)[name])
-
-
-# ---- norms ----
 
 
 def test_norms_against_a_loop():
@@ -172,9 +161,6 @@ def test_inputs_that_are_nan_are_refused():
         input_norms(model, layers, [tiny.batch(tiny.texts(6))])
     with pytest.raises(ValueError, match=r"The gradients of x on the calibration data are NaN .* in float16 it may"):
         check_finite("x", torch.tensor([1.0, torch.inf]), of="gradients")
-
-
-# ---- gradients ----
 
 
 def backward(model, batch):
@@ -214,11 +200,8 @@ def test_gradients_are_those_of_backward(case):
 
 
 def test_gradients_of_part_of_the_model():
-    model = zoo.build("bert")
-    for parameter in model.bert.encoder.layer[0].parameters():
-        parameter.requires_grad_(False)
-    batch = zoo.inputs(model)
-    layers = zoo.prunable_layers(model, include=["*layer.0*query", "*layer.2*dense"])
+    model, batch, layers = built(include=["*layer.0*query", "*layer.2*dense"])
+    model.bert.encoder.layer[0].requires_grad_(False)
     expected = backward(model, batch)
     for name, gradient in weight_gradients(model, layers, batch, own_loss).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7)
@@ -259,9 +242,6 @@ def test_hooks_are_gone_after_an_error():
     with pytest.raises(ValueError, match="loss must return a scalar"):
         weight_gradients(model, zoo.prunable_layers(model), zoo.inputs(model), lambda m, b: m(**b).logits)
     assert n_hooks(model) == 0
-
-
-# ---- statistics ----
 
 
 @pytest.mark.parametrize("mean", [0.0, 1000.0])

@@ -72,9 +72,6 @@ def handmade(
     return folder / name
 
 
-# ---- predict and audit ----
-
-
 def test_an_audit_against_the_model_finds_no_mismatch(place, path):
     reference = predict(place / "torch", reviews())
     candidate = predict(path, reviews(), batch_size=2)
@@ -103,9 +100,6 @@ def test_its_task_labels_and_inputs_are_those_of_the_model(path):
     assert model.main_input_name == "input_ids"
     assert not model.training
     assert list(model.parameters()) == []
-
-
-# ---- which file ----
 
 
 def test_a_folder_with_one_file_is_that_file(place, tmp_path):
@@ -148,9 +142,6 @@ def test_the_processor_of_a_folder_with_a_file_alone_is_one_above(place, tmp_pat
     assert tiny.distance(predict("model.onnx", reviews()).logits, expected) < tiny.ROUNDING
 
 
-# ---- what it weighs ----
-
-
 def test_the_fingerprint_is_of_the_bytes(path, tmp_path):
     copy = tmp_path / "other.onnx"
     shutil.copy(path, copy)
@@ -185,9 +176,6 @@ def test_parameters_are_those_of_the_model(place, path):
     assert n_all == n
     # Of the numbers whose weights are small against the largest of their row, some are rounded to 0.
     assert 0.9 * n < n_nonzero < n
-
-
-# ---- files of other tools ----
 
 
 def test_what_a_file_needs_and_a_model_may_lack_is_filled_in(tmp_path):
@@ -251,9 +239,6 @@ def test_threads_follow_torch(path, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     model(**sample_inputs(tiny.bert()))
     assert model._session.get_session_options().intra_op_num_threads == 3
-
-
-# ---- errors ----
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):

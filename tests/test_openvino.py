@@ -73,9 +73,6 @@ def weight_types(path):
     return {layer: kind for layer, kind in found.items() if kind in ("i8", "f32")}
 
 
-# ---- what is written ----
-
-
 def test_a_folder_is_exported_with_all_that_predict_needs(saved):
     folder, found, _ = saved
     names = {file.name for file in (folder / "float").iterdir()}
@@ -107,8 +104,7 @@ def test_an_audit_of_rows_finds_no_mismatch(saved):
     folder, found, _ = saved
     candidate = predict(found.path, reviews(), batch_size=2)
     compared = audit(predict(folder / "model", reviews()), candidate)
-    assert (compared.n, compared.metrics["mismatch_rate"]) == (5, 0)
-    assert compared.label_names == ("neg", "pos")
+    assert (compared.n, compared.metrics["mismatch_rate"], compared.label_names) == (5, 0, ("neg", "pos"))
     assert candidate.model_fingerprint == OpenVinoModel(found.path).fingerprint
 
 
@@ -141,9 +137,6 @@ def test_a_shrunk_and_pruned_model_is_exported_as_it_is(tmp_path):
     file = OpenVinoModel(found.path)
     assert file.config.compression == model.config.compression
     assert audit(predict(model, TEXTS), predict(file, TEXTS)).metrics["mismatch_rate"] == 0
-
-
-# ---- the file as a model ----
 
 
 def test_it_computes_in_float32_with_the_threads_of_torch(saved, monkeypatch):
@@ -225,9 +218,6 @@ def test_a_folder_with_one_file_is_that_file(saved, tmp_path):
         load_model(repo)
 
 
-# ---- the command line ----
-
-
 def test_the_command_exports_and_audits(saved, tmp_path):
     folder, _, _ = saved
     reviews().to_csv(tmp_path / "reviews.csv")
@@ -253,9 +243,6 @@ def test_the_command_refuses_what_openvino_has_not(saved, tmp_path, options, mes
     assert result.exit_code == 2
     assert message in error_of(result)
     assert list(tmp_path.iterdir()) == []
-
-
-# ---- errors ----
 
 
 def test_options_that_openvino_has_not_are_refused(tmp_path):

@@ -97,9 +97,6 @@ def section(found, key):
     return next(one for one in sections_of(found) if one.key == key)
 
 
-# ---- what it says ----
-
-
 def test_every_part_of_an_audit_has_its_section_in_the_contents(page):
     ids = [attributes["id"] for attributes in page.all("section")]
     assert ids == SECTIONS
@@ -341,9 +338,6 @@ def test_real_audits_are_shown_as_they_are_and_as_dicts():
     assert len(Page(page).data["items"]) == 9
 
 
-# ---- what it lets run ----
-
-
 def test_the_policy_allows_this_style_and_this_script_and_nothing_else(page):
     policy = next(one["content"] for one in page.all("meta") if one.get("http-equiv") == "Content-Security-Policy")
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
@@ -377,9 +371,6 @@ def test_the_script_never_makes_markup_of_text():
     assert [word for word in banned if word in script] == []
     assert "</script" not in script
     assert "</style" not in (TEMPLATES / "report.css").read_text()
-
-
-# ---- hostile text ----
 
 
 def test_hostile_text_makes_no_element_and_no_attribute(hostile_pages):
@@ -457,9 +448,6 @@ def test_tokens_are_put_together_as_words(tokens, spaced):
     assert item["explanation"]["reference"] == [0.5, -1.0, 0.0, 1.0][: len(tokens)]
 
 
-# ---- the file ----
-
-
 def test_the_file_is_the_page_and_the_same_every_time(found, tmp_path):
     small = copy.deepcopy(found) | {"groups": [], "attribution": None, "calibration": None}
     path = write_report(tmp_path / "made" / "report.html", [small], title="Mine")
@@ -476,9 +464,6 @@ def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"A figure needs .* pip install 'hf-compalign\[report\]'"):
         render([report_data.same_audit()])
-
-
-# ---- the command ----
 
 
 def audited(*answers, **options):

@@ -87,9 +87,6 @@ def test_nothing_is_not_plotted():
         plot_frontier([])
 
 
-# ---- audits: their dicts, by hand ----
-
-
 def dots(panel, label):
     """The x of the dots of a kind, by row from the top."""
     return [x for x, _ in sorted(offsets(panel, label), key=lambda place: place[1])]
@@ -127,7 +124,7 @@ def bars(panel, bottom):
     return sorted(found, key=lambda part: part[1])
 
 
-def test_the_cells_fill_a_bar_by_their_shares_and_the_changed_ones_a_second():
+def test_the_cells_fill_a_bar_by_their_shares_and_the_changed_ones_a_second_and_are_counted_beside():
     (panel,) = plot_cells(record()).axes
     whole, enlarged = bars(panel, 2.0), bars(panel, 0.75)
     assert [name for name, *_ in whole] == ["both_right", "same_wrong", "lost", "different_wrong", "gained"]
@@ -139,10 +136,6 @@ def test_the_cells_fill_a_bar_by_their_shares_and_the_changed_ones_a_second():
     for parts in (whole, enlarged):
         assert parts[0][1] == 0.0
         assert parts[-1][1] + parts[-1][2] == pytest.approx(1.0)
-
-
-def test_every_cell_is_counted_beside_the_bars():
-    (panel,) = plot_cells(record()).axes
     texts = [text.get_text() for text in panel.texts]
     rows = [texts[start : start + 3] for start in range(0, len(texts), 3)]
     assert rows == [
@@ -203,8 +196,7 @@ def test_a_class_of_two_items_does_not_lead():
 def test_of_a_thousand_classes_the_most_harmed_are_shown_and_the_others_counted():
     rows = [class_row(label, f"c{label}", 1000, label // 2, 0) for label in range(1000)]
     (panel,) = plot_classes(record(per_class=rows)).axes
-    assert names(panel)[::24] == ["c998 (n = 1,000)", "c974 (n = 1,000)"]
-    assert len(names(panel)) == 25
+    assert (names(panel)[::24], len(names(panel))) == (["c998 (n = 1,000)", "c974 (n = 1,000)"], 25)
     assert "975 of 1,000 classes with items are left out: the least harmed" in panel.get_xlabel()
 
 

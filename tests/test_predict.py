@@ -28,8 +28,7 @@ def test_raw_texts_are_tokenized_and_padded():
     found = predict(model, reviews(), processing_class=tokenizer(), batch_size=2)
     expected = logits_one_by_one(model, reviews()["text"])
     assert tiny.distance(found.logits, expected) < tiny.ROUNDING
-    assert found.labels.tolist() == [1, 0, 1, 0, 0]
-    assert found.label_names == ("neg", "pos")
+    assert (found.labels.tolist(), found.label_names) == ([1, 0, 1, 0, 0], ("neg", "pos"))
     assert not model.training
 
 
@@ -167,9 +166,6 @@ def test_a_missing_tokenizer_or_architecture_is_named(tmp_path):
         predict(tmp_path, tiny.texts(2))
 
 
-# ---- columns ----
-
-
 def test_columns_are_found_by_type_and_usual_names():
     features = Features(headline=Value("string"), topic=ClassLabel(names=["a"]), photo=Image())
     dataset = Dataset.from_dict({"headline": ["x"], "topic": [0], "photo": [None]}, features=features)
@@ -190,9 +186,6 @@ def test_wanted_columns_must_exist():
         find_label_column(dataset, "target")
     with pytest.raises(ValueError, match="0 of them are of type Image. Name the image column"):
         find_image_column(dataset)
-
-
-# ---- ONNX ----
 
 
 def test_a_model_in_onnx_answers_on_prepared_rows_like_the_original(tmp_path):

@@ -39,8 +39,7 @@ def same(first, second):
 def test_values_are_converted():
     found = made(ids=[10, 11, 12, 13], label_names=[0, 1, 2])
     assert (found.logits.dtype, found.labels.dtype, found.mask.dtype) == (np.float32, np.int64, np.bool_)
-    assert found.ids.tolist() == ["10", "11", "12", "13"]
-    assert found.label_names == ("0", "1", "2")
+    assert (found.ids.tolist(), found.label_names) == (["10", "11", "12", "13"], ("0", "1", "2"))
     assert found.mask.all()
     assert len(found) == 4
 
