@@ -67,8 +67,10 @@ def test_the_chosen_file_has_a_ring_and_the_limit_is_a_line():
 
 
 def test_intervals_are_drawn_whole():
+    from matplotlib.collections import LineCollection
+
     panel = plot_frontier(POINTS[:1]).axes[0]
-    (bars,) = [one for container in panel.containers for one in container.lines[2]]
+    (bars,) = [one for one in panel.collections if isinstance(one, LineCollection)]
     (segment,) = bars.get_segments()
     assert segment[:, 1].tolist() == pytest.approx([100 * end for end in POINTS[0].mismatch_rate_interval])
 

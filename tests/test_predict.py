@@ -11,7 +11,7 @@ from transformers import ViTImageProcessorPil
 from hf_compalign import audit, predict
 from hf_compalign.compress.export import export_graph
 from hf_compalign.data import find_image_column, find_label_column, find_text_columns, label_names
-from hf_compalign.measure.predictions import Columns, ask
+from hf_compalign.measure.predictions import Columns, ask, reader_of
 from hf_compalign.models import OnnxModel
 
 pytestmark = pytest.mark.numeric
@@ -141,7 +141,8 @@ def test_bad_data_is_refused(dataset, message):
 
 def test_rows_are_asked_again_of_a_model_that_changed():
     model, settings = tiny.bert(**NAMED), {"processing_class": tokenizer(), "batch_size": 2}
-    asked = ask(model, reviews(), **settings)
+    reader = reader_of(model, reviews(), processing_class=settings["processing_class"])
+    asked = ask(reader, reviews(), columns=None, batch_size=2)
     first = asked.answers
     with torch.no_grad():
         model.classifier.bias += 1

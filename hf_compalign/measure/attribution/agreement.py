@@ -16,16 +16,7 @@ from hf_compalign.measure.attribution.options import AttributionOptions
 from hf_compalign.measure.attribution.pair import Explained, Pair, opened_pair
 from hf_compalign.measure.attribution.record import SIMILARITIES, AttributionAgreement, Explanation, SimilarityRow
 from hf_compalign.measure.attribution.similarity import similarities
-from hf_compalign.measure.predictions import (
-    Columns,
-    Predictions,
-    Reader,
-    is_raw,
-    predict,
-    raw_marks,
-    row_ids,
-    same_items,
-)
+from hf_compalign.measure.predictions import Columns, Predictions, Reader, ids_of, is_raw, predict, same_items
 from hf_compalign.measure.statistics import mean_estimate
 from hf_compalign.models import evaluating
 
@@ -71,7 +62,7 @@ def attribution_agreement(
         predictions: of both models on just these rows; by default both predict here.
         processing_class: the tokenizer or image processor of both; by default those saved beside the models. Without
             one, prepared texts show padding and special tokens only by the ids in the config.
-        columns: which columns of a raw dataset hold what.
+        columns: where to find what in a raw dataset.
         options: method, numbers of items and seed.
 
     Returns:
@@ -86,10 +77,8 @@ def attribution_agreement(
         reference, candidate, dataset, processing_class=processing_class, columns=columns, options=options
     )
     with evaluating(pair.reference.network, pair.candidate.network):
-        ours, theirs = predictions or (
-            _answers(pair.reference, dataset, columns),
-            _answers(pair.candidate, dataset, columns),
-        )
+        sides = pair.reference, pair.candidate
+        ours, theirs = predictions or (_answers(side, dataset, columns) for side in sides)
         _check_rows(ours, dataset, pair)
         same = same_items(ours, [theirs])
         answers = [model.predicted for model in same.models]
@@ -113,14 +102,8 @@ def explain(
 ) -> list[Explanation]:
     """What both models look at in every row of a dataset, as in `attribution_agreement`.
 
-    Args:
-        reference: the model to preserve.
-        candidate: the model to compare with it.
-        dataset: the rows to explain, all of them.
-        targets: the reference's class to explain in each row; by default its answer.
-        processing_class: as for `attribution_agreement`.
-        columns: which columns of a raw dataset hold what.
-        options: method and seed; the numbers of items do not matter here.
+    ``targets`` are the reference's class to explain in each row, by default its answer. The numbers of items in the
+    options do not matter here.
 
     Raises:
         ValueError: as `attribution_agreement`, or targets that are not one class of the reference for each row.
@@ -145,17 +128,17 @@ def _answers(side: Reader, dataset: Dataset, columns: Columns | None) -> Predict
 
 
 def _check_rows(predictions: Predictions, dataset: Dataset, pair: Pair) -> None:
-    got = f"{len(predictions)} items" if len(predictions) != len(dataset) else ""
     task = pair.reference.task
-    if not got and is_raw(dataset, task):
-        marks = raw_marks(dataset, task, pair.columns)
-        if not np.array_equal(predictions.ids, row_ids(dataset, pair.columns.id, marks)):
-            got = "those of other rows, or in another order"
-    if got:
-        raise ValueError(
-            f"predictions must be those of the {len(dataset)} rows of the dataset, in its order. Got {got}. Predict "
-            "with both models on this dataset, or leave them out."
-        )
+    if len(predictions) != len(dataset):
+        got = f"{len(predictions)} items"
+    elif is_raw(dataset, task) and predictions.ids.tolist() != ids_of(dataset, task, pair.columns).tolist():
+        got = "those of other rows, or in another order"
+    else:
+        return
+    raise ValueError(
+        f"predictions must be those of the {len(dataset)} rows of the dataset, in its order. Got {got}. Predict "
+        "with both models on this dataset, or leave them out."
+    )
 
 
 def _sampled(
@@ -207,8 +190,7 @@ def _alike(ours: Attribution, theirs: Attribution | None, top_k: int) -> dict[st
 
 def _delta(who: str, found: list[Attribution], n_steps: int) -> float:
     """Mean absolute gap between the sum of the scores and the difference of logits that they explain."""
-    gap = float(np.mean([abs(one.delta) for one in found]))
-    explained = float(np.mean([abs(one.difference) for one in found]))
+    gap, explained = np.abs([(one.delta, one.difference) for one in found]).mean(axis=0).tolist()
     if gap > _MOST_GAP * explained:
         logger.warning(
             "The attributions of the %s add up to the logit only within %.2g, of %.2g on average: %d steps are few, or "

@@ -21,10 +21,8 @@ from hf_compalign.measure.attribution.options import INTEGRATED, OCCLUSION, Attr
 from hf_compalign.models import is_quantized
 from hf_compalign.tasks import logits_of
 
-# Along a side of the grid over an image, as a page can show.
-MOST_CELLS = 16
-# As a share of the standard deviation of the input: the noise in place of another baseline.
-NOISE = 0.1
+MOST_CELLS = 16  # along a side of the grid over an image, as a page can show
+NOISE = 0.1  # in place of another baseline, as a share of the standard deviation of the input
 
 
 @dataclass(frozen=True)
@@ -134,17 +132,11 @@ class Attributor:
         """Scores in the shape of the values, and the delta and difference of each row."""
         from captum.attr import InputXGradient, IntegratedGradients, Saliency
 
-        about = {"target": batch.targets, "additional_forward_args": others}
+        about: dict[str, Any] = {"target": batch.targets, "additional_forward_args": others}
         if self.method in INTEGRATED:
             rows = max(self.options.batch_size, len(values))
-            found, deltas = IntegratedGradients(answer).attribute(
-                values,
-                start,
-                n_steps=self.options.n_steps,
-                internal_batch_size=rows,
-                return_convergence_delta=True,
-                **about,
-            )
+            about |= {"n_steps": self.options.n_steps, "internal_batch_size": rows, "return_convergence_delta": True}
+            found, deltas = IntegratedGradients(answer).attribute(values, start, **about)
             found = found.detach()
             return found, deltas.tolist(), (found.flatten(1).sum(1) - deltas).tolist()
         simple = Saliency(answer) if self.method == "saliency" else InputXGradient(answer)
@@ -158,13 +150,9 @@ class Attributor:
         from captum.attr import Occlusion
 
         window = (pixels.shape[1], *cell)
+        at_once = max(1, self.options.batch_size // len(pixels))
         found = Occlusion(answer).attribute(
-            pixels,
-            window,
-            window,
-            start,
-            target=targets,
-            perturbations_per_eval=max(1, self.options.batch_size // len(pixels)),
+            pixels, window, window, start, target=targets, perturbations_per_eval=at_once
         )
         return found[:, 0, :: cell[0], :: cell[1]]  # alike within a cell
 
@@ -199,9 +187,7 @@ def cell_size(config: Any, size: Sequence[int]) -> tuple[int, int]:
     >>> cell_size(ViTConfig(patch_size=16), (224, 224)), cell_size(ViTConfig(patch_size=14), (518, 518))
     ((16, 16), (42, 42))
 
-    Args:
-        config: of the model; without a ``patch_size`` a patch is a pixel.
-        size: height and width of the image.
+    ``size`` is the height and width of the image. Without a ``patch_size`` in the config a patch is a pixel.
     """
     patch = getattr(config, "patch_size", None) or 1
     patches = (patch, patch) if isinstance(patch, int) else tuple(patch)[-2:]
@@ -233,5 +219,4 @@ def randomized(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
 
 
 def _numbers(scores: Tensor) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = scores.detach().double().cpu().numpy()
-    return found
+    return np.asarray(scores.detach().double().cpu())

@@ -50,9 +50,8 @@ class AttributionOptions:
     def __post_init__(self) -> None:
         least = {"n_items": 1, "n_mismatches": 0, "top_k": 1, "n_steps": 1, "batch_size": 1, "seed": 0}
         for name, smallest in least.items():
-            value = getattr(self, name)
-            if value < smallest:
-                raise ValueError(f"{name} must be at least {smallest}. Got {value}.")
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be at least {smallest}. Got {getattr(self, name)}.")
 
     def method_for(self, kind: str) -> str:
         """The method for "text" or "image"; a ValueError if it is for the other."""
@@ -84,8 +83,7 @@ def check_explainable(model: nn.Module, method: str) -> None:
 def _blocked_layer(model: nn.Module) -> str | None:
     """A quantized layer whose output has no gradient by its input: the layers tell, whatever library made them."""
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.Linear) and is_quantized(layer.weight):
-            weight = layer.weight
+        if isinstance(layer, nn.Linear) and is_quantized(weight := layer.weight):
             with torch.enable_grad():
                 read = torch.ones(1, weight.shape[1], dtype=weight.dtype, device=weight.device, requires_grad=True)
                 answer = F.linear(read, weight).sum()

@@ -1,7 +1,7 @@
 """Two models explained on the same rows, for the same target: the reference's answer."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -74,10 +73,10 @@ class Pair:
         )
         lengths = _check_same_tokens(ours, theirs) if self.kind == TEXT else [0] * len(rows)
         order = sorted(range(len(rows)), key=lambda place: (place >= n_bounded, lengths[place]))
-        parts = _parts(order, n_bounded, self.options.batch_size)
-        wanted = np.asarray(targets)
-        places = self._target_places()
-        makers = self._attributors()
+        # No batch has some of the first rows and some of the others.
+        halves, size = (order[:n_bounded], order[n_bounded:]), self.options.batch_size
+        parts = [half[start : start + size] for half in halves for start in range(0, len(half), size)]
+        wanted, places, makers = np.asarray(targets), self._target_places(), self._attributors()
         for part in tqdm(parts, desc="Explaining", leave=False):
             numbers = [rows[place] for place in part]
             first = self._batch(self.reference, ours, part, wanted[part], numbers)
@@ -114,19 +113,19 @@ class Pair:
     def _batch(
         self, side: Reader, prepared: Dataset, part: list[int], targets: NDArray[np.int64], rows: list[int]
     ) -> Batch:
-        known = input_names(side.network)
-        columns = prepared[part]
+        known, device = input_names(side.network), side.network.device
+        columns = {name: values for name, values in prepared[part].items() if name in known}
         values = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        inputs = default_collator(side.processing_class)(
-            [{name: row[name] for name in row if name in known} for row in values]
-        )
-        device = side.network.device
+        inputs = default_collator(side.processing_class)(values)
         placed = {name: value.to(device) for name, value in inputs.items() if name in known}
         asked = torch.as_tensor(targets, device=device)
         if self.kind == IMAGE:
             return Batch(placed, asked, rows)
         special, blanks = _special_ids(side)
-        return Batch(placed, asked, rows, _content(placed, special), *blanks)
+        ids = placed["input_ids"]
+        is_special = torch.isin(ids, torch.tensor(special, dtype=ids.dtype, device=device))
+        content = ~is_special & placed.get("attention_mask", torch.ones_like(ids)).bool()
+        return Batch(placed, asked, rows, content, *blanks)
 
     def _tokens(self, batch: Batch) -> list[tuple[str, ...]]:
         if batch.content is None:
@@ -159,12 +158,10 @@ def opened_pair(
     """Two models opened to explain them on a dataset, if the method can."""
     check_installed()
     options = options or AttributionOptions()
-    if len(dataset) == 0:
-        raise ValueError("The dataset is empty. Give it at least one row.")
-    both = reference, candidate
-    for model in both:
+    for model in (reference, candidate):
         _check_is_model(model)
-    sides = [reader_of(model, dataset, processing_class=processing_class, device=options.device) for model in both]
+    how = {"processing_class": processing_class, "device": options.device}
+    sides = [reader_of(model, dataset, **how) for model in (reference, candidate)]
     kinds = [IMAGE if side.task.model_input == "pixel_values" else TEXT for side in sides]
     if kinds[0] != kinds[1]:
         raise ValueError(
@@ -200,12 +197,6 @@ def _check_same_tokens(ours: Dataset, theirs: Dataset) -> list[int]:
     return [len(row) for row in first]
 
 
-def _parts(order: list[int], n_first: int, size: int) -> list[list[int]]:
-    """Batches of places, none with some of the first and some of the others."""
-    halves = (order[:n_first], order[n_first:])
-    return [half[start : start + size] for half in halves for start in range(0, len(half), size)]
-
-
 def _special_ids(side: Reader) -> tuple[list[int], tuple[int | None, int | None]]:
     """The tokens that stand for no part of a text; and two baselines: padding, and the mask or unknown token."""
     processor = side.processing_class
@@ -223,13 +214,6 @@ def _known(side: Reader, token: Any) -> int | None:
     """The token, if the model has an embedding of it: a tokenizer may number more than it was resized for."""
     n_known = getattr(side.network.get_input_embeddings(), "num_embeddings", math.inf)
     return token if isinstance(token, int) and 0 <= token < n_known else None
-
-
-def _content(inputs: Mapping[str, Tensor], special: list[int]) -> Tensor:
-    """[B, L] of bool: the tokens that are neither special nor padding."""
-    ids = inputs["input_ids"]
-    is_special = torch.isin(ids, torch.tensor(special, dtype=ids.dtype, device=ids.device))
-    return ~is_special & inputs.get("attention_mask", torch.ones_like(ids)).bool()
 
 
 def _scaled(scores: NDArray[np.float64]) -> tuple[float, ...]:

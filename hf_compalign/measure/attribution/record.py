@@ -37,9 +37,8 @@ class Explanation:
         target: the explained class: the reference's answer.
         tokens: of a text, without special tokens and padding; empty for an image.
         shape: of an image, the rows and columns of the grid; None for a text.
-        reference: the reference's score of each token or cell of the grid (row by row), the largest of them 1
-            or -1, rounded to 4 decimals; all 0 where nothing is seen. Similarities are taken before the rounding.
-        candidate: the same of the candidate.
+        reference: its score of each token or cell of the grid (row by row), the largest of them 1 or -1, rounded to 4
+            decimals; all 0 where nothing is seen. Similarities are taken before the rounding.
     """
 
     kind: str
@@ -57,8 +56,7 @@ class SimilarityRow:
     Attributes:
         similarity: one of `SIMILARITIES`.
         all: over the sample of all items.
-        agreeing: over the items that both models answer alike.
-        mismatches: over the others.
+        agreeing: over the items that both models answer alike; ``mismatches`` over the others.
         floor: of an unrelated model: the reference against `FLOOR`.
         ceiling: what the method allows: the reference against `CEILING`.
     """
@@ -78,14 +76,10 @@ class AttributionAgreement:
     Attributes:
         method: one of `METHODS`.
         n_items: items in the sample of all items.
-        n_agreeing: explained items that both models answer alike.
-        n_mismatches: explained items that they answer differently.
-        seed: of the sample.
+        n_agreeing: explained items that both models answer alike; ``n_mismatches`` differently.
         top_k: how many of the largest scores "top_k_overlap" compares.
         convergence_delta_reference: mean absolute gap between the sum of the attributions and the difference of the
             logits that they explain; nan where the method promises no such sum.
-        convergence_delta_candidate: the same of the candidate.
-        rows: one for each similarity.
     """
 
     method: str

@@ -97,13 +97,12 @@ def similarities(a: ArrayLike, b: ArrayLike, *, top_k: int = 5) -> dict[str, flo
     if not np.isfinite(raw).all():
         return dict.fromkeys(SIMILARITIES, math.nan)
     first, second = map(_unit, raw)
-    found = (
-        cosine(first, second),
-        spearman(first, second),
-        top_k_overlap(first, second, top_k),
-        weighted_jaccard(first, second),
-    )
-    return dict(zip(SIMILARITIES, found, strict=True))
+    return {
+        "cosine": cosine(first, second),
+        "spearman": spearman(first, second),
+        "top_k_overlap": top_k_overlap(first, second, top_k),
+        "weighted_jaccard": weighted_jaccard(first, second),
+    }
 
 
 def _both(a: ArrayLike, b: ArrayLike) -> tuple[Scores, Scores]:

@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 from hf_compalign.measure.attribution import AttributionOptions, attribution_agreement, opened_pair
 from hf_compalign.measure.audit.comparing import checked_limits, compared
 from hf_compalign.measure.audit.contents import with_attribution, with_contents
-from hf_compalign.measure.audit.opened import Opened, groups_of_items, opened_sides, row_ids_of, task_in
+from hf_compalign.measure.audit.opened import Opened, groups_of_items, opened_sides, task_in
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.audit.record import Audit, CostRow
 from hf_compalign.measure.footprint import footprint, footprint_section, latencies_on, machine_name, timing_device
 from hf_compalign.measure.groups import Membership, attributes_of
-from hf_compalign.measure.predictions import Columns, Predictions, is_raw
+from hf_compalign.measure.predictions import Columns, Predictions, ids_of, is_raw
 from hf_compalign.models import FileModel
 
 _TIMED_BATCH = 8
@@ -82,32 +82,30 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
     models = [side for name, side in sides.items() if name != "floor" and isinstance(side, Opened)]
     pair = (models[0], models[1]) if len(models) == 2 else None
     _refuse_what_is_missing(pair, dataset, attribution, options)
+    explained: dict[str, Any] = {}
     if pair is not None and attribution is not None:
-        opened_pair(**_explained(pair, attribution))  # refuses what has no explanation before any model runs
+        explained = {"reference": pair[0].network, "candidate": pair[1].network, "dataset": dataset}
+        explained |= {"processing_class": options.processing_class, "columns": options.columns, "options": attribution}
+        opened_pair(**explained)  # refuses what has no explanation before any model runs
     answers = {name: side if isinstance(side, Predictions) else side.answers() for name, side in sides.items()}
     if dataset is None:
         members = groups_of_items(attributes, None, answers["reference"])
         return compared(answers, groups=members, limits=limits, options=options)
     task = task_in(sides, dataset, columns)
-    ids = row_ids_of(sides, answers, dataset, task=task, columns=columns)
+    # The name of each row: as a model that was just asked has it, or worked out anew.
+    asked = [answers[name].ids for name, side in sides.items() if isinstance(side, Opened)]
+    ids = (asked[0] if asked else ids_of(dataset, task, columns)).tolist()
     members = groups_of_items(attributes, ids, answers["reference"])
     found = compared(answers, groups=members, limits=limits, options=options)
     if options.contents and is_raw(dataset, task):
         found = with_contents(found, dataset, ids=ids, task=task, columns=columns)
-    return found if pair is None else _of_models(found, pair, attribution)
-
-
-def _explained(pair: tuple[Opened, Opened], attribution: AttributionOptions) -> dict[str, Any]:
-    """Both models and how to explain them, as arguments."""
-    reference, candidate = pair
-    return {
-        "reference": reference.network,
-        "candidate": candidate.network,
-        "dataset": reference.dataset,
-        "processing_class": reference.options.processing_class,
-        "columns": reference.options.columns,
-        "options": attribution,
-    }
+    if pair is not None:
+        found = _with_costs(found, pair)
+    if explained:
+        both = answers["reference"], answers["candidate"]
+        agreement, explanations = attribution_agreement(predictions=both, **explained)
+        found = with_attribution(found, agreement, explanations if options.contents else {})
+    return found
 
 
 def _refuse_what_is_missing(
@@ -126,16 +124,6 @@ def _refuse_what_is_missing(
             )
 
 
-def _of_models(found: Audit, pair: tuple[Opened, Opened], attribution: AttributionOptions | None) -> Audit:
-    """With what takes the models themselves: what they cost, and what they look at."""
-    found = _with_costs(found, pair)
-    if attribution is None:
-        return found
-    both = found.predictions["reference"], found.predictions["candidate"]
-    agreement, explanations = attribution_agreement(predictions=both, **_explained(pair, attribution))
-    return with_attribution(found, agreement, explanations if pair[0].options.contents else {})
-
-
 def _with_costs(found: Audit, pair: tuple[Opened, Opened]) -> Audit:
     """With the bytes of both models, and their latencies if these are wanted."""
     reference, candidate = pair
@@ -143,22 +131,12 @@ def _with_costs(found: Audit, pair: tuple[Opened, Opened]) -> Audit:
     latencies = None
     if reference.options.latency:
         device = timing_device(files=any(isinstance(side.network, FileModel) for side in pair))
-        timed = latencies_on(
-            reference.dataset,
-            {
-                name: (side.network, side.processor)
-                for name, side in (("reference", reference), ("candidate", candidate))
-            },
-            columns=reference.options.columns,
-            batch_sizes=(_TIMED_BATCH,),
-            device=device,
-        )
-        latencies = timed["reference"][_TIMED_BATCH], timed["candidate"][_TIMED_BATCH]
-        found = replace(
-            found,
-            latency_ms=(latencies[0].median_ms, latencies[1].median_ms),
-            machine=f"{machine_name(device)}, batches of {_TIMED_BATCH}",
-        )
+        models = {str(place): (side.network, side.processor) for place, side in enumerate(pair)}
+        columns, batches = reference.options.columns, (_TIMED_BATCH,)
+        timed = latencies_on(reference.dataset, models, columns=columns, batch_sizes=batches, device=device)
+        latencies = timed["0"][_TIMED_BATCH], timed["1"][_TIMED_BATCH]
+        machine = f"{machine_name(device)}, batches of {_TIMED_BATCH}"
+        found = replace(found, latency_ms=(latencies[0].median_ms, latencies[1].median_ms), machine=machine)
     rows = footprint_section(*sizes, latencies=latencies).tables[0].rows
     costs = tuple(CostRow(*map(str, row)) for row in rows)
     return replace(found, costs=costs, size_bytes=(sizes[0].size_bytes, sizes[1].size_bytes))

@@ -20,7 +20,7 @@ from hf_compalign.measure.audit.opened import answers_of, groups_of_items
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.audit.record import Audit
 from hf_compalign.measure.groups import Membership, attributes_of
-from hf_compalign.measure.predictions import Asked, Columns, Predictions, ask
+from hf_compalign.measure.predictions import Asked, Columns, Predictions, ask, reader_of
 from hf_compalign.models import evaluating, random_state_kept
 from hf_compalign.opening import model_fingerprint
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The Trainer looks for its metric_for_best_model under this beginning, and trackers make a section of it.
-_EVALUATION = "eval"
-_MOST_ITEMS = 100
 _LOGGED = ("mismatch_rate", "mismatch_rate_upper_bound", "agreement", "cie", "cie_u", "nfr", "accuracy_change", "kl")
 
 
@@ -59,8 +56,7 @@ class AuditCallback(TrainerCallback):
         reference: the model to preserve: its `Predictions` on the dataset or an .npz file of them; or a model, a path
             or a Hub id, which predicts once, before training.
         dataset: what both are asked: raw texts or images, or prepared rows.
-        groups: as for `hf_compalign.audit`.
-        limits: as for `hf_compalign.audit`.
+        groups: as for `hf_compalign.audit`, like ``limits``.
         options: as for `hf_compalign.audit`, by default with ``max_items=100``. Without a ``processing_class`` there
             the model has the Trainer's, and the reference the one beside its path, or the Trainer's.
         prefix: the beginning of the names, after ``eval_``; another one for each callback of a Trainer.
@@ -71,7 +67,6 @@ class AuditCallback(TrainerCallback):
 
     Attributes:
         latest: the whole `Audit` of the last evaluation, on the first process alone.
-        options: of the audits.
     """
 
     def __init__(
@@ -86,13 +81,14 @@ class AuditCallback(TrainerCallback):
     ) -> None:
         if not prefix:
             raise ValueError("prefix must be the beginning of a name, such as 'audit'. Got ''.")
-        self.options = options or AuditOptions(max_items=_MOST_ITEMS)
+        self.options = options or AuditOptions(max_items=100)
         self.limits = checked_limits(limits or {}, grouped=groups is not None or bool(self.options.bins))
         self.latest: Audit | None = None
         self._reference = reference
         self._dataset = dataset
         self._groups = groups
-        self._names = f"{_EVALUATION}_{prefix}_"
+        # The Trainer looks for its metric_for_best_model under "eval_", and trackers make a section of it.
+        self._names = f"eval_{prefix}_"
         self._handler: CallbackHandler | None = None
         self._asked: Asked | None = None
         self._attributes: dict[str, Membership] = {}
@@ -101,8 +97,7 @@ class AuditCallback(TrainerCallback):
     def attach(self, trainer: "Trainer") -> "AuditCallback":
         """Let the trackers of a Trainer see the numbers; the callback becomes one of its callbacks if it is not yet.
 
-        Args:
-            trainer: not needed for an `AlignedDistillationTrainer`, which attaches its callbacks.
+        An `AlignedDistillationTrainer` attaches its callbacks itself.
         """
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
@@ -164,11 +159,14 @@ class AuditCallback(TrainerCallback):
             asking = replace(options, batch_size=batch_size, processing_class=its)
             self._reference = answers_of(self._reference, self._dataset, asking)
         if self._asked is None:
-            self._asked = ask(
-                model, self._dataset, processing_class=own, columns=options.columns, batch_size=batch_size
-            )
+            reader = reader_of(model, self._dataset, processing_class=own)
+            self._asked = ask(reader, self._dataset, columns=options.columns, batch_size=batch_size)
             found = self._asked.answers
-            self._attributes = self._grouped(self._reference, found)
+            # Columns are read once, not at every evaluation.
+            text = (options.columns or Columns()).text
+            attributes = attributes_of(self._groups, options.bins, self._dataset, text=text)
+            of_rows = any(one.of_rows for one in attributes.values())
+            self._attributes = groups_of_items(attributes, found.ids.tolist() if of_rows else None, self._reference)
         else:
             found = self._asked.again(model)
         return audit(
@@ -180,20 +178,12 @@ class AuditCallback(TrainerCallback):
             options=replace(options, bins=()),
         )
 
-    def _grouped(self, reference: Predictions, found: Predictions) -> dict[str, Membership]:
-        """Attribute -> the groups of each item: columns are read once, not at every evaluation."""
-        columns = self.options.columns or Columns()
-        attributes = attributes_of(self._groups, self.options.bins, self._dataset, text=columns.text)
-        of_rows = any(one.of_rows for one in attributes.values())
-        return groups_of_items(attributes, found.ids.tolist() if of_rows else None, reference)
-
 
 def _logged(found: Audit) -> dict[str, float]:
     """The numbers for the log, without those that need missing labels or groups."""
     gaps = [gap.mismatch_gap for gap in found.gaps if not math.isnan(gap.mismatch_gap)]
-    numbers = {name: float(found.metrics[name]) for name in _LOGGED} | {
-        "group_mismatch_gap": max(gaps, default=math.nan)
-    }
+    numbers = {name: float(found.metrics[name]) for name in _LOGGED}
+    numbers["group_mismatch_gap"] = max(gaps, default=math.nan)
     if found.limits:
         numbers["passed"] = float(found.passed)
     return {name: value for name, value in numbers.items() if not math.isnan(value)}

@@ -12,6 +12,7 @@ from hf_compalign._formats import change, count, interval, p_words, percent, plu
 from hf_compalign._tables import Name, Table, as_text
 from hf_compalign.measure.predictions import Predictions, same_items
 from hf_compalign.measure.statistics import (
+    Array,
     Cells,
     Estimate,
     check_classes,
@@ -23,22 +24,17 @@ from hf_compalign.measure.statistics import (
     wilson_interval,
 )
 
-Array = NDArray[Any]
-
 
 @dataclass(frozen=True)
 class CandidateRow:
     """One candidate against the reference.
 
     Attributes:
-        name: the candidate's.
         n: items compared, the same ones for all candidates.
-        mismatches: answers that changed, CIE.
-        mismatch_rate: mismatches / n.
+        mismatches: answers that changed, CIE; out of n.
         mismatch_rate_interval: 95 %, Wilson's, as ``nfr_interval``.
         n_labelled: items with a known label; all that follows is of these, its rates nan without any.
-        cie_u: right answers that were lost.
-        nfr: cie_u / n_labelled.
+        cie_u: right answers that were lost; ``nfr`` is their share.
         accuracy_change: the candidate's accuracy minus the reference's.
     """
 
@@ -82,12 +78,9 @@ class PairRow:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The result of `compare_candidates`; ``print`` shows it as a table.
+    """The result of `compare_candidates`: the candidates in the order given, and every two of them.
 
-    Attributes:
-        reference: the model compared with all of them.
-        rows: one per candidate, in the order given.
-        pairs: every two candidates.
+    ``print`` shows it as a table.
     """
 
     reference: str
@@ -127,11 +120,8 @@ def compare_candidates(
     >>> found.pairs[0].cie_ratio.value, found.pairs[0].p_value
     (6.0, 0.0625)
 
-    Args:
-        reference: predictions of the model to preserve.
-        candidates: name -> predictions of a model that should answer like it, paired by id and by class name.
-        n_resamples: draws of the items for the interval of each ratio.
-        seed: of the draws, the same for each pair.
+    ``candidates`` is name -> predictions of a model, paired by id and by class name. The interval of each ratio takes
+    ``n_resamples`` draws of the items, with one seed for all pairs.
 
     Raises:
         ValueError: no candidate, other items, labels or inputs than the reference's, or nothing to compare.
@@ -166,10 +156,7 @@ def pruning_identified_exemplars(
     >>> pruning_identified_exemplars([[0, 1], [0, 1], [1, 1]], [[0, 0], [1, 0], [0, 0]], 2)
     array([False,  True])
 
-    Args:
-        references: answers of R models, int [R, N].
-        candidates: answers of M models, int [M, N].
-        n_classes: how many classes there are.
+    ``references`` are the answers of R models, int [R, N], ``candidates`` those of M models, int [M, N].
 
     Raises:
         ValueError: not integers, not the same items on both sides, no model on a side, or an answer not in

@@ -5,7 +5,7 @@ import math
 import platform
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 from hf_compalign._extras import installed_versions
 from hf_compalign.measure.audit.items import changed_items
@@ -34,21 +34,10 @@ _PACKAGES = ("hf_compalign", "numpy", "scipy", "torch", "transformers")
 _RATES = ("mismatch_rate", "nfr", "flip_rate", "pfr")
 
 
-class _GroupLimit(NamedTuple):
-    """What a limit on groups judges: fields of a `Gap`; and what it needs, in words and as the size of a `GroupRow`."""
-
-    estimate: str
-    bound: str
-    items: str
-    size: str
-    groups: str
-
-
+# What a limit on groups judges: two fields of a `Gap`; and what it needs: the size of a `GroupRow`, and in words.
 _OF_GROUPS = {
-    "group_mismatch_gap": _GroupLimit("mismatch_gap", "upper_bound", "items", "n", ", two of one attribute"),
-    "worst_group_accuracy_drop": _GroupLimit(
-        "worst_group_accuracy_drop", "drop_upper_bound", "labeled items", "n_labelled", ""
-    ),
+    "group_mismatch_gap": ("mismatch_gap", "upper_bound", "n", "items", ", two of one attribute"),
+    "worst_group_accuracy_drop": ("worst_group_accuracy_drop", "drop_upper_bound", "n_labelled", "labeled items", ""),
 }
 
 
@@ -75,6 +64,7 @@ def compared(
     metrics = _metrics(both, cells, scores)
     if len(counted) < len(reference):
         memberships = {name: [of[item] for item in counted.tolist()] for name, of in memberships.items()}
+    versions = {"python": platform.python_version()} | dict.fromkeys(_PACKAGES, "unknown")
     judged = GroupOptions(min_group_size=options.min_group_size)
     grouped = audit_groups(*both, memberships, n_classes=len(names), options=judged)
     items = changed_items(reference.ids[counted], both, scores, memberships, most=options.max_items)
@@ -100,7 +90,7 @@ def compared(
         reference=ModelInfo(reference.model, reference.model_fingerprint),
         candidate=ModelInfo(candidate.model, candidate.model_fingerprint),
         data_fingerprint=reference.data_fingerprint or candidate.data_fingerprint,
-        versions=_versions(),
+        versions=versions | installed_versions(_PACKAGES),
         predictions=dict(answers),
     )
 
@@ -122,11 +112,6 @@ def _metrics(answers: tuple[Array, Array, Array], cells: Cells, scores: ItemScor
         "probability_loyalty": 1 - float(scores.js_distance.mean()),
         "logit_error": float(scores.logit_error.mean()),
     }
-
-
-def _versions() -> dict[str, str]:
-    known = {"python": platform.python_version()} | installed_versions(_PACKAGES)
-    return dict.fromkeys(("python", *_PACKAGES), "unknown") | known
 
 
 def _rerun(floor: Predictions, paired: SameItems) -> Predictions:
@@ -181,23 +166,23 @@ def _verdict(name: str, limit: float, metrics: Mapping[str, Any], grouped: Group
 
 def _group_verdict(name: str, limit: float, grouped: GroupAudit) -> Verdict:
     """On the largest gap of any attribute and the largest upper bound; names the attributes without one."""
-    kind = _OF_GROUPS[name]
-    bounds = {gap.attribute: getattr(gap, kind.bound) for gap in grouped.gaps}
+    value, upper_bound, size, items, which = _OF_GROUPS[name]
+    bounds = {gap.attribute: getattr(gap, upper_bound) for gap in grouped.gaps}
     judged = [gap for gap in grouped.gaps if not math.isnan(bounds[gap.attribute])]
     if not judged:
-        largest = max((getattr(row, kind.size) for row in grouped.rows), default=0)
+        largest = max((getattr(row, size) for row in grouped.rows), default=0)
         if grouped.rows and not largest:
             raise _unlabeled(name)
         raise ValueError(
-            f"The limit {name} needs groups of at least {grouped.min_group_size} {kind.items}{kind.groups}, and there "
-            f"are none: the largest group has {largest}. Give more {kind.items}, larger groups, or a smaller "
+            f"The limit {name} needs groups of at least {grouped.min_group_size} {items}{which}, and there "
+            f"are none: the largest group has {largest}. Give more {items}, larger groups, or a smaller "
             "min_group_size."
         )
     bound = max(bounds[gap.attribute] for gap in judged)
     return Verdict(
         name=name,
         limit=limit,
-        value=max(getattr(gap, kind.estimate) for gap in judged),
+        value=max(getattr(gap, value) for gap in judged),
         upper_bound=bound,
         passed=bound <= limit,
         not_judged=tuple(attribute for attribute, bound in bounds.items() if math.isnan(bound)),

@@ -24,12 +24,8 @@ def with_contents(
 ) -> Audit:
     """The audit with the texts or thumbnails of its changed items: it is then as private as the dataset.
 
-    Args:
-        found: an audit of predictions on this dataset. Its first `MOST_THUMBNAILS` items get a thumbnail.
-        dataset: raw texts or images.
-        ids: the name of each row in the predictions.
-        task: of the models.
-        columns: which columns of the dataset hold what.
+    The audit is one of predictions on this raw dataset, and ``ids`` are the names of its rows in them. The first
+    `MOST_THUMBNAILS` images get a thumbnail.
 
     Raises:
         ValueError: other rows, or a column that is not there.
@@ -59,11 +55,7 @@ def with_contents(
 def with_attribution(found: Audit, agreement: AttributionAgreement, explanations: Mapping[str, Explanation]) -> Audit:
     """The audit with what `attribution_agreement` returned for its two models: as private as the dataset for texts.
 
-    Args:
-        found: an audit of the same two models on the same rows.
-        agreement: of both models.
-        explanations: of items by their ids. The audit keeps those of its changed items. Without any, it holds nothing
-            more of the dataset.
+    It keeps the explanations, by id, of its changed items. Without any, it holds nothing more of the dataset.
     """
     items = tuple(replace(item, explanation=explanations.get(item.id)) for item in found.items)
     return replace(found, attribution=agreement, items=items)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.attribution import Explanation
-from hf_compalign.measure.statistics import ItemScores
+from hf_compalign.measure.statistics import Array, ItemScores
 
 # What became of an item, the most harmful first.
 CHANGES = ("lost", "different_wrong", "unlabelled", "gained")
@@ -23,10 +23,8 @@ class ChangedItem:
         cell: "lost", "gained" or "different_wrong" as in `hf_compalign.measure.statistics.Cells`; "unlabelled" where
             no label is known.
         label: the right class; None when unknown.
-        reference: the reference's answer.
-        candidate: the candidate's answer.
-        reference_confidence: the reference's probability of its own answer.
-        candidate_confidence: the candidate's probability of its own answer.
+        reference: its answer, as ``candidate``.
+        reference_confidence: its probability of its own answer, as ``candidate_confidence``.
         reference_margin: the reference's probability of its answer minus that of its second best.
         kl: KL(reference || candidate), in nats.
         groups: as "attribute: group".
@@ -52,7 +50,7 @@ class ChangedItem:
 
 def changed_items(
     ids: NDArray[np.str_],
-    answers: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    answers: tuple[Array, Array, Array],
     scores: ItemScores,
     groups: Mapping[str, list[tuple[str, ...]]],
     *,
@@ -60,8 +58,7 @@ def changed_items(
 ) -> tuple[ChangedItem, ...]:
     """Up to ``most`` changed items of N: lost right answers first, and the surest first among them.
 
-    ``answers`` are those of the reference and the candidate, and the labels; ``groups`` is attribute -> the groups of
-    each item.
+    ``answers`` end with the labels; ``groups`` is attribute -> the groups of each item.
     """
     reference, candidate, labels = answers
     changed = np.flatnonzero(reference != candidate)

@@ -11,12 +11,10 @@ from transformers import PreTrainedModel
 from hf_compalign.labels import label_order, names_of
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.groups import Attribute, Membership
-from hf_compalign.measure.predictions import Columns, Predictions, ids_of, predict
+from hf_compalign.measure.predictions import Columns, Predictions, predict
 from hf_compalign.models import default_device
-from hf_compalign.opening import Model, load_model, processor_of
+from hf_compalign.opening import load_model, processor_of
 from hf_compalign.tasks import TASKS, Task, task_of
-
-_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Opened:
             self.dataset,
             processing_class=self.processor,
             columns=self.options.columns,
-            batch_size=self.options.batch_size or _BATCH_SIZE,
+            batch_size=self.options.batch_size or 32,
             device=None if self.path is None else default_device(self.network),
         )
 
@@ -59,8 +57,15 @@ def opened_sides(given: Mapping[str, Any], dataset: Dataset | None, options: Aud
                 "dataset=test); or give Predictions alone."
             )
         else:
-            sides[name] = _opened(one, dataset, options)
-    first, *others = map(_label_names, sides.values())
+            network, processor = load_model(one), options.processing_class
+            path = one if isinstance(one, str | Path) else None
+            if processor is None and path is not None:
+                processor = processor_of(path, task_of(network))
+            sides[name] = Opened(path, network, processor, dataset, options)
+    first, *others = (
+        side.label_names if isinstance(side, Predictions) else names_of(side.network.config.id2label)
+        for side in sides.values()
+    )
     for names in others:
         label_order(first, names)
     return sides
@@ -76,18 +81,6 @@ def _word_for(one: Any) -> str:
     return repr(str(one)) if isinstance(one, str | Path) else "predictions" if isinstance(one, Predictions) else "model"
 
 
-def _opened(given: Model, dataset: Dataset, options: AuditOptions) -> Opened:
-    network, processor = load_model(given), options.processing_class
-    path = given if isinstance(given, str | Path) else None
-    if processor is None and path is not None:
-        processor = processor_of(path, task_of(network))
-    return Opened(path, network, processor, dataset, options)
-
-
-def _label_names(side: Side) -> tuple[str, ...]:
-    return side.label_names if isinstance(side, Predictions) else names_of(side.network.config.id2label)
-
-
 def task_in(sides: Mapping[str, Side], dataset: Dataset, columns: Columns) -> Task:
     """The task of a model, or without one what the rows hold."""
     for side in sides.values():
@@ -99,15 +92,6 @@ def task_in(sides: Mapping[str, Side], dataset: Dataset, columns: Columns) -> Ta
     images = any(isinstance(feature, Image) for feature in (dataset.features or {}).values())
     of_images = columns.image is not None or (images and columns.text is None)
     return next(task for task in TASKS if (task.model_input == "pixel_values") == of_images)
-
-
-def row_ids_of(
-    sides: Mapping[str, Side], answers: Mapping[str, Predictions], dataset: Dataset, *, task: Task, columns: Columns
-) -> list[str]:
-    """The name of each row of the dataset: as a model that was just asked has it, or worked out anew."""
-    asked = [answers[name] for name, side in sides.items() if isinstance(side, Opened)]
-    ids: list[str] = (asked[0].ids if asked else ids_of(dataset, task, columns)).tolist()
-    return ids
 
 
 def groups_of_items(

@@ -38,11 +38,8 @@ class Verdict:
     """One limit: it is kept when the one-sided 95 % upper bound, not just the observed value, is within it.
 
     Attributes:
-        name: of the rate or gap.
-        limit: the largest acceptable value.
+        limit: the largest acceptable value of the rate or gap of this ``name``.
         value: what was observed.
-        upper_bound: one-sided, of 95 % confidence.
-        passed: whether that bound is within the limit.
         not_judged: attributes whose groups are too small or too few for this limit.
     """
 
@@ -95,15 +92,9 @@ class Audit:
             can be limited ``<rate>_upper_bound`` -> one-sided 95 % Clopper-Pearson. What needs labels is nan
             without them.
         per_class: one row per class of the labels; empty without labels.
-        groups: one row per group.
-        limits: the verdict on each limit.
-        label_names: names of the classes.
-        reference: the model to preserve.
-        candidate: the model compared with it.
         data_fingerprint: the inputs both were asked; empty when unknown.
         versions: of Python and the libraries involved.
         calibration: of both models, and the change; None without labels.
-        frequencies: how often each class is predicted, and whether that changed.
         class_bias: how unevenly the errors of the classes changed; None without labels.
         margins: mismatches by how sure the reference was.
         group_rates: selection rate, TPR and FPR of every group and class.
@@ -178,7 +169,7 @@ class Audit:
             )
         read = {name: value for name, value in stored.items() if name != "predictions"}
         try:
-            metrics = {name: _mapped(value, _nan_for_null) for name, value in stored["metrics"].items()}
+            metrics = _mapped(dict(stored["metrics"]), lambda leaf: math.nan if leaf is None else leaf)
             return built(cls, read | {"metrics": metrics})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"It is a damaged audit ({type(error).__name__}: {error}). Audit again.") from error
@@ -270,15 +261,8 @@ def _compact(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:  # few rows hold a nan, and looking for one takes longer than writing
-        return json.dumps(_mapped(value, _null_for_nan), ensure_ascii=False, allow_nan=False)
-
-
-def _null_for_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _nan_for_null(value: Any) -> Any:
-    return math.nan if value is None else value
+        strict = _mapped(value, lambda leaf: None if isinstance(leaf, float) and math.isnan(leaf) else leaf)
+        return json.dumps(strict, ensure_ascii=False, allow_nan=False)
 
 
 def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:

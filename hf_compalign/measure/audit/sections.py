@@ -46,7 +46,6 @@ _DISTANCES = {
     "logit_error": "mean squared difference of the logits",
 }
 _CALIBRATION = {"ece": "calibration error (ECE)", "brier": "Brier score", "nll": "negative log-likelihood (nats)"}
-_COSTS = {"what": "costs", "reference": "reference", "candidate": "candidate", "ratio": "ratio"}
 _SIMILARITIES = {
     "all": "all",
     "agreeing": "same answer",
@@ -60,10 +59,14 @@ Row = Mapping[str, Any]
 
 def sections_of(found: Row) -> list[Section]:
     """The sections of an audit that have something to show, from its ``to_dict()``."""
-    made = [answers(found), limits(found), rerun(found["floor"], found), costs(found), classes(found), *groups(found)]
-    made += [calibration(found["calibration"]), margins(found["margins"]), frequencies(found)]
-    made.append(attribution(found["attribution"]))
+    made = [answers(found), limits(found), *_if_any(rerun, found["floor"], found), costs(found)]
+    made += [classes(found), *groups(found), *_if_any(calibration, found["calibration"])]
+    made += [*_if_any(margins, found["margins"]), frequencies(found), *_if_any(attribution, found["attribution"])]
     return [section for section in made if section.notes or section.shown(2)]
+
+
+def _if_any(section: Callable[..., Section], part: Any, *others: Row) -> list[Section]:
+    return [section(part, *others)] if part else []
 
 
 def answers(found: Row) -> Section:
@@ -101,10 +104,8 @@ def _bound(found: Row, name: str) -> str:
     return percent(found[bound]) if (bound := f"{name}_upper_bound") in found else ""
 
 
-def rerun(floor: Row | None, found: Row) -> Section:
+def rerun(floor: Row, found: Row) -> Section:
     """The seed floor."""
-    if not floor:
-        return Section("rerun", "")
     mine, its = ((percent(one["mismatch_rate"]), interval(one["mismatch_rate_interval"])) for one in (found, floor))
     difference = floor["difference"]
     rows = (
@@ -118,15 +119,14 @@ def rerun(floor: Row | None, found: Row) -> Section:
 
 def costs(found: Row) -> Section:
     """What both models cost."""
-    table = Table.of("Size and latency", found["costs"], [(title, key, str) for key, title in _COSTS.items()])
+    columns = [("costs", "what", str), *((side, side, str) for side in ("reference", "candidate", "ratio"))]
+    table = Table.of("Size and latency", found["costs"], columns)
     notes = (("Timed on ", Name(found["machine"]), "."),) if found["machine"] and found["costs"] else ()
     return Section("costs", "Size and latency", (table,), notes)
 
 
-def calibration(shift: Row | None) -> Section:
+def calibration(shift: Row) -> Section:
     """Whether confidence means what it did."""
-    if not shift:
-        return Section("calibration", "")
     before, after = shift["reference"], shift["candidate"]
     four, signed = partial(decimals, digits=4), partial(decimals, digits=4, signed=True)
     rows = [
@@ -180,8 +180,6 @@ def _bin(one: Row) -> tuple[str, str, str]:
 
 def margins(rows: Sequence[Row]) -> Section:
     """Where answers flip: how sure the reference was."""
-    if not rows:
-        return Section("margins", "")
 
     def ends(row: Row) -> str:
         return f"{row['low']:.3f} to {row['high']:.3f}"
@@ -196,10 +194,8 @@ def margins(rows: Sequence[Row]) -> Section:
     return Section("margins", "Where answers change", (table,), lead=(lead,))
 
 
-def attribution(found: Row | None) -> Section:
+def attribution(found: Row) -> Section:
     """Whether both models look at the same parts of the inputs."""
-    if not found:
-        return Section("attribution", "")
     rows = [
         (similarity_title(row["similarity"], found["top_k"]), *(_estimate(row[kind]) for kind in _SIMILARITIES))
         for row in found["rows"]

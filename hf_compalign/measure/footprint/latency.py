@@ -22,17 +22,12 @@ class Latency:
 
 
 def interleaved_latency_ms(
-    candidates: Mapping[str, tuple[nn.Module, Mapping[str, Any]]],
-    *,
-    n_warmup: int = 3,
-    n_runs: int = 20,
+    candidates: Mapping[str, tuple[nn.Module, Mapping[str, Any]]], *, n_warmup: int = 3, n_runs: int = 20
 ) -> dict[str, Latency]:
     """Time several models side by side: one pass of each in turn, so that a busy moment slows them all.
 
-    Args:
-        candidates: name -> (model or `FileModel`, keyword arguments of its forward pass, on any device).
-        n_warmup: untimed rounds first.
-        n_runs: timed rounds.
+    ``candidates`` is name -> (model or `FileModel`, keyword arguments of its forward pass, on any device). The
+    ``n_warmup`` rounds before the ``n_runs`` timed ones do not count.
 
     Raises:
         ValueError: n_runs < 1 or n_warmup < 0.

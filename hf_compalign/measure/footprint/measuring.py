@@ -19,9 +19,6 @@ from hf_compalign.opening import load_model
 
 _WEIGHTS = "model.safetensors"
 _QUANTIZED_WEIGHTS = "model.quanto.safetensors"
-# gzip's default. Level 9 saves 1 % more of a sparse model and takes ten times as long.
-_ZLIB_LEVEL = 6
-_CHUNK_BYTES = 1 << 20
 # Other attention runs in kernels that torch's counter does not see.
 _COUNTED_ATTENTION = (None, "eager", "sdpa")
 
@@ -35,8 +32,7 @@ class Footprint:
 
     Attributes:
         parameters: how many numbers it holds, tied ones once; of an ONNX or OpenVINO file, its weights without scales
-            and zero points.
-        nonzero_parameters: how many of them are not 0.
+            and zero points. ``nonzero_parameters`` of them are not 0.
         semi_structured_parameters: how many are in linear layers with the 2:4 pattern: of each four weights in a row,
             at most two are not 0. On NVIDIA GPUs from Ampere on, torch has kernels for it, after
             `torch.sparse.to_sparse_semi_structured`. Elsewhere these zeros save nothing. 0 for a file.
@@ -47,10 +43,8 @@ class Footprint:
             and convolutions in one forward pass, with padding and products by 0, divided by the batch size. None
             without inputs, and where torch cannot count them: for a file, for weights quantized by a library, or if
             the attention is neither "eager" nor "sdpa".
-        latency: of one forward pass of the whole batch; None without inputs.
-        batch_size: items in the batch; None without inputs.
+        latency: of one forward pass of the whole batch; None without inputs, as ``batch_size``.
         threads: CPU threads that torch used.
-        device: where the model was.
     """
 
     parameters: int
@@ -85,11 +79,9 @@ def footprint(
             bytes; or an .onnx or OpenVINO .xml file.
         where: of a loaded module, the folder or Hub id with the weight files that give the bytes.
         inputs: keyword arguments of one forward pass, on any device. Without them, no FLOPs are counted and nothing is
-            timed. To compare the times of two models, use
-            `hf_compalign.measure.footprint.interleaved_latency_ms`.
+            timed. To compare the times of two models, use `interleaved_latency_ms`.
         compressed: also run zlib over the weights, which takes about 3 s per 100 MB.
-        n_warmup: untimed passes first.
-        n_runs: timed passes.
+        n_warmup: untimed passes before the ``n_runs`` timed ones.
 
     Raises:
         ValueError: n_runs < 1 or n_warmup < 0, no input is a tensor, or there is no supported model at the path.
@@ -167,12 +159,13 @@ def _chunks(tensors: Iterable[Tensor], files: Iterable[Path] | None) -> Iterator
         return
     for file in files:
         with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
+            while chunk := stream.read(1 << 20):
                 yield chunk
 
 
 def _after_zlib(chunks: Iterable[Any]) -> int:
-    packer = zlib.compressobj(_ZLIB_LEVEL)
+    # gzip's default level. Level 9 saves 1 % more of a sparse model and takes ten times as long.
+    packer = zlib.compressobj(6)
     return sum(len(packer.compress(chunk)) for chunk in chunks) + len(packer.flush())
 
 

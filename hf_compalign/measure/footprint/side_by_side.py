@@ -26,15 +26,14 @@ def latencies_on(
 ) -> dict[str, dict[int, Latency]]:
     """Name -> batch size -> latency of one pass on the first rows; for each batch size, all models in turn.
 
-    Args:
-        dataset: raw or prepared.
-        models: name -> (model, its tokenizer or image processor).
-        columns: where to find what in a raw dataset.
-        batch_sizes: how many of the first rows make a batch.
-        n_runs: timed passes of each.
-        device: where all of them run. A given module on another device stays there, and a copy is timed.
+    ``models`` is name -> (model, its tokenizer or image processor). All run on the ``device``. A given module on
+    another device stays there, and a copy is timed.
     """
-    networks = {name: _on_device(model, device) for name, (model, _) in models.items()}
+    networks = {}
+    for name, (model, _) in models.items():
+        network = load_model(model)
+        elsewhere = isinstance(model, nn.Module) and device_of(network).type != device.type
+        networks[name] = (copy.deepcopy(network) if elsewhere else network).to(device)
     found: dict[str, dict[int, Latency]] = {name: {} for name in models}
     for size in batch_sizes:
         batches = {
@@ -63,10 +62,3 @@ def first_batch(
     known = input_names(network)
     inputs = [{name: row[name] for name in row if name in known} for row in rows]
     return dict(default_collator(reader.processing_class)(inputs))
-
-
-def _on_device(model: Model, device: torch.device) -> PreTrainedModel:
-    network = load_model(model)
-    if isinstance(model, nn.Module) and device_of(network).type != device.type:
-        network = copy.deepcopy(network)
-    return network.to(device)

@@ -19,11 +19,9 @@ def footprint_table(
 ) -> str:
     """What both models cost, with the ratios candidate / reference, and what the zeros are worth.
 
-    Args:
-        reference: of the original.
-        candidate: of the compressed model, counted on the same inputs.
-        latencies: of both from one call of `hf_compalign.measure.footprint.interleaved_latency_ms`. Without them there
-            is no ratio of times: two models timed at two moments cannot be compared.
+    Both must be counted on the same inputs. The ``latencies`` are those of one call of
+    `hf_compalign.measure.footprint.interleaved_latency_ms`. Without them there is no ratio of times: two models timed
+    at two moments cannot be compared.
     """
     found = footprint_section(reference, candidate, latencies=latencies)
     return "\n".join([*map(as_text, found.tables), "", *map(plain, found.notes)]).rstrip()

@@ -2,38 +2,23 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_compalign.measure.groups.table import COUNTS, GroupTable
-from hf_compalign.measure.statistics import divided, estimate, upper_bound
+from hf_compalign.measure.groups.table import COUNTS, MODELS, GroupTable
+from hf_compalign.measure.statistics import Array, divided, estimate, upper_bound
 
-Array = NDArray[Any]
-Counts = Mapping[str, Array]  # name of COUNTS -> [..., G]
+Counts = Mapping[str, Array]  # name of COUNTS -> [G], or [R, G] if drawn
 
 _BOUND_LEVEL = 0.95  # one-sided; the end of the two-sided interval of level 2 * 0.95 - 1
 _MOST_WEIGHTS = 5_000_000  # drawn at a time: 40 MB
-_MANY_SETS = 1_000  # of groups that items are in: with more, permutations are fewer
-
-
-@dataclass(frozen=True)
-class ResampledGaps:
-    """The gaps between groups with one-sided 95 % upper bounds; nan where there is none."""
-
-    mismatch_gap: float
-    mismatch_bound: float
-    nfr_gap: float
-    accuracy_drop: float
-    drop_bound: float
 
 
 def resampled_gaps(
     table: GroupTable, counts: Counts, *, judged: Array, labeled: Array, n_resamples: int, seed: int
-) -> ResampledGaps:
-    """The gaps over the judged groups, and over those with enough labels for what needs labels.
+) -> dict[str, float]:
+    """Fields of a `Gap`: over the judged groups, and over those with enough labels for what needs labels.
 
     The draws are those of the Bayesian bootstrap: each item gets a weight from the unit exponential, so no group
     is ever empty. An item of several groups has the same weight in each. There are no two-sided intervals: the largest
@@ -52,14 +37,14 @@ def resampled_gaps(
     inside = np.flatnonzero(np.isin(judged, labeled))
     known = {name: values[:, inside] for name, values in drawn.items()}
     own, own_known = ({name: values[places] for name, values in counts.items()} for places in (judged, labeled))
-    gap, drop = float(_gap(own, "mismatches", "n")), float(_drop(own_known))
-    return ResampledGaps(
-        mismatch_gap=gap,
-        mismatch_bound=_gap_bound(gap, drawn, extra),
-        nfr_gap=float(_gap(own_known, "lost", "n_labelled")),
-        accuracy_drop=drop,
-        drop_bound=_drop_bound(drop, own_known, known, extra[:, inside]),
-    )
+    gap, drop = _gap(own, "mismatches", "n"), _drop(own_known)
+    return {
+        "mismatch_gap": gap,
+        "upper_bound": _gap_bound(gap, drawn, extra),
+        "nfr_gap": _gap(own_known, "lost", "n_labelled"),
+        "worst_group_accuracy_drop": drop,
+        "drop_upper_bound": _drop_bound(drop, own_known, known, extra[:, inside]),
+    }
 
 
 def permutation_p_value(table: GroupTable, *, judged: Array, seed: int) -> float:
@@ -78,7 +63,7 @@ def permutation_p_value(table: GroupTable, *, judged: Array, seed: int) -> float
     n_patterns = table.members.shape[0]
     n = np.bincount(table.pattern, weights=table.count, minlength=n_patterns)[concerned].astype(np.int64)
     k = np.bincount(table.pattern, weights=table.count * table.mismatched, minlength=n_patterns)[concerned]
-    n_permutations = 10_000 if len(concerned) <= _MANY_SETS else 1_000
+    n_permutations = 10_000 if len(concerned) <= 1_000 else 1_000
     generator = np.random.default_rng(seed)
     few = int(min(k.sum(), n.sum() - k.sum())) < 20 * len(n)  # faster to deal one by one than set by set
     dealt = generator.multivariate_hypergeometric(
@@ -122,21 +107,16 @@ def _drawn(
     return {name: np.concatenate(parts) for name, parts in sums.items()}, extra
 
 
-def _gap(counts: Counts, numerator: str, denominator: str) -> NDArray[np.float64]:
-    """Largest rate - smallest [...] of the groups [..., G]; nan with fewer than two groups."""
-    if counts[denominator].shape[-1] < 2:
-        return np.full(counts[denominator].shape[:-1], np.nan)
+def _gap(counts: Counts, numerator: str, denominator: str) -> float:
+    """Largest rate of a group - smallest; nan with fewer than two groups."""
     rates = divided(counts[numerator], counts[denominator])
-    return np.asarray(rates.max(axis=-1) - rates.min(axis=-1))
+    return float(rates.max() - rates.min()) if len(rates) > 1 else math.nan
 
 
-def _drop(counts: Counts) -> NDArray[np.float64]:
+def _drop(counts: Counts) -> float:
     """Accuracy of the reference in its worst group - that of the candidate in its own; nan without groups."""
-    if not counts["n"].shape[-1]:
-        return np.full(counts["n"].shape[:-1], np.nan)
-    rates = (divided(counts[name], counts["n_labelled"]) for name in ("right_reference", "right_candidate"))
-    worst_reference, worst_candidate = (rate.min(axis=-1) for rate in rates)
-    return np.asarray(worst_reference - worst_candidate)
+    reference, candidate = (divided(counts[f"right_{model}"], counts["n_labelled"]) for model in MODELS)
+    return float(reference.min() - candidate.min()) if len(reference) else math.nan
 
 
 def _gap_bound(value: float, drawn: Counts, extra: Array) -> float:

@@ -19,6 +19,7 @@ from hf_compalign.measure.statistics import (
     CLASS_COUNTS,
     PARITY,
     RATES,
+    Array,
     check_classes,
     divided,
     holm,
@@ -30,7 +31,6 @@ from hf_compalign.measure.statistics import (
     wilson_interval,
 )
 
-Array = NDArray[Any]
 _BY_CLASS = tuple(f"{name}_{model}" for model in MODELS for name in CLASS_COUNTS)
 
 
@@ -61,18 +61,14 @@ class GroupOptions:
 
 @dataclass(frozen=True, eq=False)
 class _Groups:
-    """What is counted of one attribute.
-
-    ``counts`` is `COUNTS` -> [G]. ``rates`` is model -> one-vs-rest rate -> [G, C], and ``out_of`` the number of items
-    behind each rate, [G, C]. ``occurs`` says which classes occur in which group, bool [G, C].
-    """
+    """What is counted of one attribute."""
 
     attribute: str
     table: GroupTable
-    counts: dict[str, Array]
-    rates: dict[str, dict[str, Array]]
-    out_of: dict[str, Array]
-    occurs: NDArray[np.bool_]
+    counts: dict[str, Array]  # name of `COUNTS` -> [G]
+    rates: dict[str, dict[str, Array]]  # model -> one-vs-rest rate -> [G, C]
+    out_of: dict[str, Array]  # rate -> items behind it [G, C]
+    occurs: NDArray[np.bool_]  # which classes occur in which group [G, C]
 
 
 def audit_groups(
@@ -93,13 +89,8 @@ def audit_groups(
     >>> found.gaps[0].mismatch_gap, found.gaps[0].highest
     (0.5, 'a')
 
-    Args:
-        reference: answers of the model to preserve, int [N].
-        candidate: answers of the model that should answer like it, int [N].
-        labels: the right answers, -100 where unknown, int [N].
-        groups: attribute -> the groups of each item, as `normalized_groups` gives them.
-        n_classes: answers and labels are in [0, n_classes).
-        options: how groups are judged.
+    Answers and labels are int [N], in [0, n_classes), a label also -100 where it is unknown. ``groups`` is attribute ->
+    the groups of each item, as `normalized_groups` gives them.
 
     Raises:
         ValueError: not integers of one shape [N], or an answer or a label that is no class.
@@ -108,16 +99,16 @@ def audit_groups(
     chosen = options or GroupOptions()
     r, c, y = paired(reference, candidate, labels)
     check_classes(n_classes, reference=r, candidate=c, labels=y)
-    rows: list[GroupRow] = []
-    rates: list[GroupRates] = []
-    gaps = []
-    for attribute, membership in groups.items():
-        table, margins = counted((r, c, y), membership, n_classes=n_classes)
-        found = _by_group(attribute, table, margins, n_classes)
-        rows += _rows(found, chosen.min_group_size)
-        rates += _class_rates(found)
-        gaps.append(_gap(found, chosen))
-    return GroupAudit(tuple(rows), tuple(rates), tuple(gaps), chosen.min_group_size)
+    found = [
+        _by_group(attribute, *counted((r, c, y), membership, n_classes=n_classes), n_classes)
+        for attribute, membership in groups.items()
+    ]
+    return GroupAudit(
+        rows=tuple(row for one in found for row in _rows(one, chosen.min_group_size)),
+        rates=tuple(rates for one in found for rates in _class_rates(one)),
+        gaps=tuple(_gap(one, chosen) for one in found),
+        min_group_size=chosen.min_group_size,
+    )
 
 
 def _by_group(attribute: str, table: GroupTable, margins: ClassMargins, n_classes: int) -> _Groups:
@@ -139,11 +130,9 @@ def _by_group(attribute: str, table: GroupTable, margins: ClassMargins, n_classe
     own, of_classes = np.split(found, [sizes[0]], axis=1)
     blocks = dict(zip(_BY_CLASS, of_classes.reshape(-1, len(_BY_CLASS), n_classes).swapaxes(0, 1), strict=True))
     counts = dict(zip(COUNTS, own.T, strict=True))
-    rates = {}
-    for model in MODELS:
-        classes = {name: blocks[f"{name}_{model}"] for name in CLASS_COUNTS}
-        rates[model] = one_vs_rest(counts["n"], counts["n_labelled"], classes)
-    out_of = rate_sizes(counts["n"], counts["n_labelled"], blocks["positives_reference"])
+    sized = counts["n"], counts["n_labelled"]
+    rates = {model: one_vs_rest(*sized, {name: blocks[f"{name}_{model}"] for name in CLASS_COUNTS}) for model in MODELS}
+    out_of = rate_sizes(*sized, blocks["positives_reference"])
     occurs = blocks["positives_reference"] + blocks["selected_reference"] + blocks["selected_candidate"] > 0
     return _Groups(attribute, table, counts, rates, out_of, occurs)
 
@@ -207,19 +196,15 @@ def _gap(found: _Groups, options: GroupOptions) -> Gap:
     return Gap(
         attribute=found.attribute,
         n_groups=len(judged),
-        mismatch_gap=drawn.mismatch_gap,
         highest=_extreme(names[judged], mismatched, np.argmax)[0],
         lowest=_extreme(names[judged], mismatched, np.argmin)[0],
         p_value=permutation_p_value(table, judged=judged, seed=seed),
-        upper_bound=drawn.mismatch_bound,
-        nfr_gap=drawn.nfr_gap,
         worst_group_accuracy_reference=lowest["reference"][1],
         worst_group_reference=lowest["reference"][0],
         worst_group_accuracy_candidate=lowest["candidate"][1],
         worst_group_candidate=lowest["candidate"][0],
-        worst_group_accuracy_drop=drawn.accuracy_drop,
-        drop_upper_bound=drawn.drop_bound,
         fairness=_fairness(found, options),
+        **drawn,
     )
 
 
@@ -244,12 +229,7 @@ def _fairness(found: _Groups, options: GroupOptions) -> tuple[FairnessRow, ...]:
         if len(occurring) > options.most_classes:
             where = [np.flatnonzero(of == most)[:1] for of, most in ((reference, worst), (candidate, other_worst))]
             kept = np.unique(np.concatenate(where))
-        rows.append(_fairness_row(measure, None, worst, other_worst, int(skipped[occurring].sum())))
-        for label in kept.tolist():
-            both = float(reference[label]), float(candidate[label])
-            rows.append(_fairness_row(measure, label, *both, int(skipped[label])))
+        entries = [(None, worst, other_worst, int(skipped[occurring].sum()))]
+        entries += zip(kept.tolist(), *(of[kept].tolist() for of in (reference, candidate, skipped)), strict=True)
+        rows += [FairnessRow(measure, label, old, new, new - old, int(n)) for label, old, new, n in entries]
     return tuple(rows)
-
-
-def _fairness_row(measure: str, label: int | None, reference: float, candidate: float, n_skipped: int) -> FairnessRow:
-    return FairnessRow(measure, label, reference, candidate, candidate - reference, n_skipped)

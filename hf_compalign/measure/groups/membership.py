@@ -33,11 +33,8 @@ def group_membership(
     >>> group_membership(posts, lambda row: "targeted" if row["targets"] else None)
     [('targeted',), ()]
 
-    Args:
-        dataset: the rows.
-        by: a column of texts, whole numbers, truth values, classes (their names become the groups) or lists of
-            these; a tuple of columns to cross; or a function of the row. A null, an empty list or the class -1 means
-            no group.
+    ``by`` is a column of texts, whole numbers, truth values, classes (their names become the groups) or lists of these;
+    a tuple of columns to cross; or a function of the row. A null, an empty list or the class -1 means no group.
 
     Raises:
         ValueError: there is no such column, it holds something else, or the function returns something else.
@@ -60,11 +57,9 @@ def number_bins(values: ArrayLike, *, edges: Sequence[float] | None = None, n_bi
     >>> number_bins([3, 5, 8, 40], edges=[5, 20])
     [('below 5',), ('5 to below 20',), ('5 to below 20',), ('20 or more',)]
 
-    Args:
-        values: numbers [N].
-        edges: where one bin ends and the next begins, ascending.
-        n_bins: bins of about equal size where there are no edges, named by the smallest and the largest number inside.
-            Equal numbers stay together, so there may be fewer.
+    One bin of the numbers [N] ends and the next begins at each of the ascending ``edges``. Without edges there are
+    ``n_bins`` of about equal size, named by the smallest and the largest number inside. Equal numbers stay together, so
+    there may be fewer.
 
     Raises:
         ValueError: values are not numbers [N], edges do not ascend, or n_bins is not positive.

@@ -90,14 +90,11 @@ class Gap:
         mismatch_gap: largest mismatch rate of a group - smallest. As the largest of several differences it is too
             large on average, and has no interval: ``p_value`` tells whether it is more than chance, ``upper_bound``
             how large it may be.
-        highest: the group with the largest mismatch rate; empty when there is none.
-        lowest: the group with the smallest.
+        highest: the group with the largest mismatch rate, ``lowest`` with the smallest; empty when there is none.
         p_value: permutation test of a gap as large, see `hf_compalign.measure.groups.gaps.permutation_p_value`.
         upper_bound: of the mismatch gap, one-sided 95 %, see `hf_compalign.measure.groups.gaps.resampled_gaps`.
-        nfr_gap: largest negative flip rate - smallest.
-        worst_group_accuracy_reference: accuracy of the reference in ``worst_group_reference``, where it is lowest.
-        worst_group_accuracy_candidate: that of the candidate in ``worst_group_candidate``, where its is lowest.
-        worst_group_accuracy_drop: the first - the second; above 0 is worse.
+        worst_group_accuracy_reference: accuracy in ``worst_group_reference``, where it is lowest.
+        worst_group_accuracy_drop: that of the reference - that of the candidate; above 0 is worse.
         drop_upper_bound: of the drop, one-sided 95 %.
         fairness: of each measure the worst over the classes, and then class by class those that occur as an answer or
             a label. Of more than 100 (see ``GroupOptions``) only the reference's worst and the candidate's.

@@ -1,18 +1,17 @@
 """Items with the same groups and the same outcome in one row with a count: what the statistics of groups read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.statistics import class_counts
+from hf_compalign.measure.statistics import Array, class_counts
 
-Array = NDArray[Any]
 COUNTS = ("n", "mismatches", "n_labelled", "lost", "right_reference", "right_candidate")
 MODELS = ("reference", "candidate")
 _BITS = 1 << np.arange(len(COUNTS))
@@ -21,16 +20,8 @@ _BITS = 1 << np.arange(len(COUNTS))
 def answer_flags(reference: Array, candidate: Array, labels: Array) -> NDArray[np.bool_]:
     """Whether each item counts among each of `COUNTS`, bool [N, 6]; what needs a label is False without one."""
     known = labels != IGNORED
-    right_reference, right_candidate = known & (reference == labels), known & (candidate == labels)
-    columns: Mapping[str, Array] = {
-        "n": np.ones(len(labels), dtype=bool),
-        "mismatches": reference != candidate,
-        "n_labelled": known,
-        "lost": right_reference & ~right_candidate,
-        "right_reference": right_reference,
-        "right_candidate": right_candidate,
-    }
-    return np.stack([columns[name] for name in COUNTS], axis=1)
+    before, after = known & (reference == labels), known & (candidate == labels)
+    return np.stack([np.ones_like(known), reference != candidate, known, before & ~after, before, after], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,17 +40,12 @@ class GroupTable:
         return np.asarray(self.flags[:, COUNTS.index("mismatches")])
 
 
-@dataclass(frozen=True, eq=False)
-class ClassMargins:
-    """Counts of the items of each group and class, in a row for each of the M pairs that occur.
-
-    ``columns`` are each of `COUNTS` over the items with this label, and ``<name>_<model>`` for each of `CLASS_COUNTS`
-    and each model.
-    """
+class ClassMargins(NamedTuple):
+    """Counts of the items of each group and class, in a row for each of the M pairs that occur."""
 
     group: NDArray[np.int64]
     label: NDArray[np.int64]  # n_classes for the items without a label
-    columns: dict[str, NDArray[np.int64]]
+    columns: dict[str, NDArray[np.int64]]  # of the items with this label `COUNTS`; for each model also `CLASS_COUNTS`
 
 
 def counted(

@@ -25,7 +25,7 @@ from hf_compalign.data import (
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.measure.predictions.predictions import Predictions
-from hf_compalign.measure.predictions.reader import is_raw, reader_of
+from hf_compalign.measure.predictions.reader import Reader, is_raw, reader_of
 from hf_compalign.models import Collator, default_collator, evaluating, forward_logits, input_names
 from hf_compalign.opening import model_fingerprint
 from hf_compalign.tasks import Task, task_of
@@ -73,45 +73,25 @@ def predict(
     Raises:
         ValueError: the dataset is empty, its columns are ambiguous, or its labels are not the model's.
     """
-    return ask(
-        model,
-        dataset,
-        processing_class=processing_class,
-        data_collator=data_collator,
-        columns=columns,
-        batch_size=batch_size,
-        device=device,
-    ).answers
+    reader = reader_of(model, dataset, processing_class=processing_class, device=device)
+    return ask(reader, dataset, collate=data_collator, columns=columns, batch_size=batch_size).answers
 
 
 def ask(
-    model: PreTrainedModel | str | Path,
-    dataset: Dataset,
-    *,
-    processing_class: Any = None,
-    data_collator: Collator | None = None,
-    columns: Columns | None = None,
-    batch_size: int = 32,
-    device: str | torch.device | None = None,
+    reader: Reader, dataset: Dataset, *, collate: Collator | None = None, columns: Columns | None, batch_size: int
 ) -> Asked:
     """As `predict`, but keep what it takes to ask the same rows again."""
-    columns = columns or Columns()
-    if len(dataset) == 0:
-        raise ValueError("The dataset is empty. Give it at least one row.")
-    reader = reader_of(model, dataset, processing_class=processing_class, device=device)
-    network = reader.network
+    columns, network = columns or Columns(), reader.network
     names = names_of(network.config.id2label)
     label_column = find_label_column(dataset, columns.label)
-    labels = np.full(len(dataset), IGNORED)
-    if label_column is not None:
-        labels = label_ids(dataset, label_column, names)
+    labels = np.full(len(dataset), IGNORED) if label_column is None else label_ids(dataset, label_column, names)
     # Two models may prepare the same text or image differently, so hash the raw rows where there are any.
     raw = is_raw(dataset, reader.task)
     raw_hashes = raw_marks(dataset, reader.task, columns) if raw else []
     dataset = reader.prepared(dataset, text=columns.text, image=columns.image)
-    collate = data_collator or default_collator(reader.processing_class)
-    logits, marks = _run(network, dataset, collate, batch_size, marked=not raw)
-    marks = raw_hashes if raw else marks
+    collate = collate or default_collator(reader.processing_class)
+    logits, own_hashes = _run(network, dataset, collate, batch_size, marked=not raw)
+    marks = raw_hashes if raw else own_hashes
     answers = Predictions(
         logits=logits,
         labels=labels,

@@ -40,25 +40,23 @@ class Reader:
 
 
 def reader_of(
-    model: Model,
-    dataset: Dataset,
-    *,
-    processing_class: Any = None,
-    device: str | torch.device | None = None,
+    model: Model, dataset: Dataset, *, processing_class: Any = None, device: str | torch.device | None = None
 ) -> Reader:
     """Open a model for the rows of a dataset; the arguments are those of `hf_compalign.predict`.
 
     Raises:
-        ValueError: there is no model, its head is not supported, or raw rows have no tokenizer or image processor.
+        ValueError: there are no rows or no model, its head is not supported, or raw rows have no tokenizer or image
+            processor.
     """
+    if len(dataset) == 0:
+        raise ValueError("The dataset is empty. Give it at least one row.")
     network = load_model(model)
     opened = isinstance(model, str | Path)
     if device is None and opened:
         device = default_device(network)
     if device is not None:
         network = network.to(device)
-    task = task_of(network)
-    where = name_of(model)
+    task, where = task_of(network), name_of(model)
     raw = is_raw(dataset, task)
     if processing_class is None and (raw or opened):
         try:

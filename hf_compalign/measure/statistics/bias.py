@@ -30,13 +30,10 @@ class ClassBiasRow:
 
 @dataclass(frozen=True)
 class ClassBias:
-    """The classes, and two numbers for how unequally they changed.
+    """The classes, and two numbers for how unequally they changed, both nan without a class.
 
-    Attributes:
-        rows: one per class.
-        cev: combined error variance, in percent squared; nan without a class.
-        sde: symmetric distance error, in percent; nan without a class.
-        n_skipped: classes left out of both, since one of their changes is undefined.
+    ``cev`` is the combined error variance in percent squared, ``sde`` the symmetric distance error in percent. They
+    leave out ``n_skipped`` classes, since one of their changes is undefined.
     """
 
     rows: tuple[ClassBiasRow, ...]
@@ -72,15 +69,10 @@ def class_bias(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_
     columns = np.stack([before, after, changes], axis=1).reshape(6, n_classes)  # as in ClassBiasRow
     rows = tuple(ClassBiasRow(label, *values) for label, values in enumerate(columns.T.tolist()))
     defined = changes[:, ~np.isnan(changes).any(axis=0)]
-    n_defined = defined.shape[1]
-    if not n_defined:
+    if not defined.size:
         return ClassBias(rows, math.nan, math.nan, n_classes)
-    return ClassBias(
-        rows=rows,
-        cev=float(defined.var(axis=1).mean()),
-        sde=float(np.abs(defined[0] - defined[1]).mean() / math.sqrt(2)),
-        n_skipped=n_classes - n_defined,
-    )
+    cev, sde = defined.var(axis=1).mean(), np.abs(defined[0] - defined[1]).mean() / math.sqrt(2)
+    return ClassBias(rows, float(cev), float(sde), n_skipped=n_classes - defined.shape[1])
 
 
 def _error_rates(predicted: Array, labels: Array, n_classes: int) -> Array:

@@ -68,12 +68,7 @@ def resampled_counts(counts: ArrayLike, *, n_resamples: int = 1000, seed: int = 
 
 
 def resampled_sums(
-    values: ArrayLike,
-    cells: ArrayLike | None = None,
-    *,
-    n_cells: int = 1,
-    n_resamples: int = 1000,
-    seed: int = 0,
+    values: ArrayLike, cells: ArrayLike | None = None, *, n_cells: int = 1, n_resamples: int = 1000, seed: int = 0
 ) -> NDArray[np.float64]:
     """Sums of the values [N, K] over N drawn items, by cell: float64 [n_resamples, n_cells, K].
 

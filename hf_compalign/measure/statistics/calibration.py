@@ -4,7 +4,6 @@ A calibrated model is right on four in five of the answers that it gives with pr
 https://huggingface.co/papers/1706.04599.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,8 @@ from hf_compalign.measure.statistics.comparison import paired
 from hf_compalign.measure.statistics.intervals import rate
 from hf_compalign.measure.statistics.probabilities import ItemScores
 from hf_compalign.measure.statistics.rates import Array
+
+_ERRORS = ("ece", "brier", "nll")
 
 
 @dataclass(frozen=True)
@@ -92,43 +93,29 @@ def calibration_shift(
     if n_bins < 1:
         raise ValueError(f"n_bins must be at least 1. Got {n_bins}. 15 is usual.")
     known = y != IGNORED
-    models = tuple(
-        _Answers(predicted[known] == y[known], confidence[known], brier[known], nll[known], n_bins)
-        for predicted, confidence, brier, nll in (
-            (r, scores.reference_confidence, scores.reference_brier, scores.reference_nll),
-            (c, scores.candidate_confidence, scores.candidate_brier, scores.candidate_nll),
-        )
-    )
-    reference, candidate = (model.calibration() for model in models)
-    changes = _changes(*models, n_resamples=n_resamples, seed=seed)
-    return CalibrationShift(
-        n=int(known.sum()),
-        n_bins=n_bins,
-        reference=reference,
-        candidate=candidate,
-        ece_change=estimate(candidate.ece - reference.ece, changes[0]),
-        brier_change=estimate(candidate.brier - reference.brier, changes[1]),
-        nll_change=estimate(_difference(candidate.nll, reference.nll), changes[2]),
-    )
+    models = []
+    for side, predicted in (("reference", r), ("candidate", c)):
+        columns = (getattr(scores, f"{side}_{name}")[known] for name in ("confidence", *_ERRORS[1:]))
+        models.append(_Answers(n_bins, predicted[known] == y[known], *columns))
+    before, after = (model.calibration() for model in models)
+    draws = _changes(*models, n_resamples=n_resamples, seed=seed)
+    changes = (_difference(getattr(after, name), getattr(before, name)) for name in _ERRORS)
+    return CalibrationShift(int(known.sum()), n_bins, before, after, *map(estimate, changes, draws))
 
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
     """One model's answers to the labeled items, arrays of shape [n]."""
 
+    n_bins: int
     right: Array
     confidence: Array
     brier: Array
     nll: Array
-    n_bins: int
 
     @property
     def bins(self) -> Array:
-        return np.searchsorted(self.edges[1:-1], self.confidence, side="left")
-
-    @property
-    def edges(self) -> Array:
-        return np.linspace(0, 1, self.n_bins + 1)
+        return np.searchsorted(np.linspace(0, 1, self.n_bins + 1)[1:-1], self.confidence, side="left")
 
     @property
     def excess(self) -> Array:
@@ -136,23 +123,18 @@ class _Answers:
         return self.confidence - self.right
 
     def calibration(self) -> Calibration:
-        bins = self.bins
-        counts, confidence, right = (
-            np.bincount(bins, weights=weights, minlength=self.n_bins).tolist()
-            for weights in (None, self.confidence, self.right)
+        counts, confidence, right, excess = (
+            np.bincount(self.bins, weights=weights, minlength=self.n_bins)
+            for weights in (None, self.confidence, self.right, self.excess)
         )
-        n = len(bins)
-        total = np.abs(np.bincount(bins, weights=self.excess, minlength=self.n_bins)).sum()
-        rows = zip(self.edges[:-1].tolist(), self.edges[1:].tolist(), counts, confidence, right, strict=True)
-        return Calibration(
-            ece=float(total / n) if n else math.nan,
-            brier=float(self.brier.mean()) if n else math.nan,
-            nll=float(self.nll.mean()) if n else math.nan,
-            bins=tuple(
-                ReliabilityBin(low, high, k, confidence=rate(sure, k), accuracy=rate(hits, k))
-                for low, high, k, sure, hits in rows
-            ),
+        n, edges = len(self.right), np.linspace(0, 1, self.n_bins + 1)
+        rows = np.column_stack([edges[:-1], edges[1:], confidence, right]).tolist()
+        bins = (
+            ReliabilityBin(low, high, k, rate(sure, k), rate(hits, k))
+            for k, (low, high, sure, hits) in zip(counts.tolist(), rows, strict=True)
         )
+        ece, brier, nll = (rate(float(error.sum()), n) for error in (np.abs(excess), self.brier, self.nll))
+        return Calibration(ece, brier, nll, tuple(bins))
 
 
 def _changes(reference: _Answers, candidate: _Answers, *, n_resamples: int, seed: int) -> Array:

@@ -50,15 +50,10 @@ class Cells:
             ValueError: not integers of one shape [N].
         """
         r, c, y = paired(reference, candidate, labels)
-        known = y != IGNORED
-        r_right, c_right, same = (r == y) & known, (c == y) & known, (r == c) & known
-        return cls(
-            both_right=int((r_right & c_right).sum()),
-            lost=int((r_right & ~c_right).sum()),
-            gained=int((c_right & ~r_right).sum()),
-            same_wrong=int((same & ~r_right).sum()),
-            different_wrong=int((known & ~same & ~r_right & ~c_right).sum()),
-        )
+        before, after, same = r == y, c == y, r == c
+        # In the order of the fields.
+        kinds = (before & after, before & ~after, after & ~before, same & ~before, ~(same | before | after))
+        return cls(*(int((kind & (y != IGNORED)).sum()) for kind in kinds))
 
     @property
     def n(self) -> int:

@@ -21,10 +21,8 @@ class SeedFloor:
 
     Attributes:
         model: the re-run, for people.
-        n: items compared.
-        mismatches: items that the re-run answers differently from the reference.
-        mismatch_rate: mismatches / n.
-        mismatch_rate_interval: its 95 % Wilson interval.
+        mismatches: of the n items, those that the re-run answers differently from the reference.
+        mismatch_rate_interval: the 95 % Wilson interval of mismatches / n.
         difference: the candidate's mismatch rate minus the re-run's, with a paired 95 % bootstrap interval.
         p_value: exact and paired, of equal mismatch rates; see `closer_p_value`.
     """

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 
-def rate(k: int, n: int) -> float:
+def rate(k: float, n: int) -> float:
     """k / n; nan where n is 0.
 
     >>> rate(1, 4), rate(0, 0)

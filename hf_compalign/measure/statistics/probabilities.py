@@ -56,13 +56,10 @@ class ItemScores:
         js_distance: Jensen-Shannon distance in base 2, in [0, 1]; 1 - its mean is the probability loyalty
             (https://huggingface.co/papers/2109.03228).
         logit_error: mean over the classes of the squared difference of the raw logits.
-        reference_confidence: the reference's largest probability.
-        candidate_confidence: the candidate's largest probability.
-        reference_margin: the reference's largest probability minus its second, in [0, 1].
-        reference_nll: -log of the reference's probability of the label; nan where the label is unknown.
-        candidate_nll: the same for the candidate.
-        reference_brier: sum_c (p_c - 1[c = label])^2 for the reference, in [0, 2]; nan where the label is unknown.
-        candidate_brier: the same for the candidate.
+        reference_confidence: the largest probability; as all that follows, of one model.
+        reference_margin: the largest probability minus the second, in [0, 1].
+        reference_nll: -log of the probability of the label; nan where the label is unknown.
+        reference_brier: sum_c (p_c - 1[c = label])^2, in [0, 2]; nan where the label is unknown.
     """
 
     kl: _Floats

@@ -27,8 +27,7 @@ class Frequencies:
     """How often two models give each class, and three tests of whether that changed.
 
     Attributes:
-        reference: the reference's answers per class, n_classes counts.
-        candidate: the candidate's.
+        reference: its answers per class, n_classes counts.
         stuart_maxwell: equal frequencies, on paired items: the test of this question.
         bowker: symmetry, on paired items: as many items go from each class to each other one as come back.
             Asymmetric changes can cancel out in the frequencies.

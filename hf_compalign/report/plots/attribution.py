@@ -41,5 +41,4 @@ def plot_attribution(audit: AuditLike) -> "Figure":
         panel.axvline(0, color=style.MUTED, linewidth=0.8)
         panel.set_xlim(min(panel.get_xlim()[0], -0.02), 1.02)
         style.tidy(panel, grid="x")
-        style.legend(figure)
     return figure

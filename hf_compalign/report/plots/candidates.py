@@ -12,23 +12,15 @@ if TYPE_CHECKING:
 
 _COSTS = {"size_bytes": ("size (MB)", 1e-6), "latency_ms": ("latency (ms)", 1.0)}
 
-_KINDS = {
-    "passed": (style.KEPT, "within the limits"),
-    "failed": (style.BEYOND, "not shown to be within the limits"),
-    "none": (style.UNLIMITED, "no limit was set"),
-}
-
 Records = Mapping[str, Mapping[str, Any]]
 
 
 def plot_candidates(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> "Figure":
     """The mismatch rates of several candidates with 95 % intervals, by name and against size and latency.
 
-    The order is the given one: the first is number 1 in every panel. Size and latency have a panel if any audit knows
-    them, with the reference's as a line; below it stands which candidates lack it.
-
-    Args:
-        audits: of the candidates, each an `Audit` or its ``to_dict()``; by name, or named after their models.
+    Each is an `Audit` or its ``to_dict()``, by name, or else named after its model. The order is the given one: the
+    first is number 1 in every panel. Size and latency have a panel if any audit knows them, with the reference's as
+    a line; below it stands which candidates lack it.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -47,7 +39,6 @@ def plot_candidates(audits: Sequence[AuditLike] | Mapping[str, AuditLike]) -> "F
             style.tidy(panel, grid="both")
         if others:
             others[0].set_ylabel("answered differently (%)", fontsize=style.SMALL_TEXT)
-        style.legend(figure)
     return figure
 
 
@@ -68,19 +59,17 @@ def _panels(figure: "Figure", n_rows: int, n_costs: int) -> list[Any]:
     if not n_costs:
         return [figure.subplots()]
     grid = figure.add_gridspec(2, n_costs, height_ratios=(style.rows_height(n_rows), 2.4))
-    panels = [figure.add_subplot(grid[0, :])]
-    for column in range(n_costs):
-        panels.append(figure.add_subplot(grid[1, column], sharey=panels[1] if column else None))
-    return panels
+    named, first = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, 0])
+    return [named, first, *(figure.add_subplot(grid[1, column], sharey=first) for column in range(1, n_costs))]
 
 
 def _kind(record: Mapping[str, Any]) -> tuple[dict[str, str], str]:
     """The look of a candidate, and what it means."""
-    return _KINDS["none" if not record["limits"] else "passed" if record["passed"] else "failed"]
+    return style.LIMITS["none" if not record["limits"] else "passed" if record["passed"] else "failed"]
 
 
 def _draw_names(panel: Any, records: Records) -> None:
-    for look, label in _KINDS.values():
+    for look, label in style.LIMITS.values():
         part = {row: mismatches(one) for row, one in enumerate(records.values()) if _kind(one)[1] == label}
         style.draw_dots(panel, [*part.values()], rows=[*part], look=look, label=label)
     style.name_rows(panel, [f"{place}. {name}" for place, name in enumerate(records, start=1)])

@@ -36,7 +36,7 @@ def plot_cells(audit: AuditLike) -> "Figure":
     counts, title = _counted(record_of(audit))
     changed = [name for name in counts if name in _CHANGED]
     same = [name for name in counts if name not in _CHANGED]
-    with style.drawing(1.4 + 0.38 * len(counts)) as figure:
+    with style.drawing(1.4 + 0.38 * len(counts), columns=0) as figure:
         panel = figure.subplots()
         panel.set_title(title, loc="left", fontsize=10)
         panel.set_axis_off()
@@ -47,9 +47,8 @@ def plot_cells(audit: AuditLike) -> "Figure":
         enlarged = _widths(counts, changed)
         if enlarged:
             start = 1 - sum(widths[name] for name in enlarged)
-            panel.fill(
-                [start, 1, 1, 0], [_WHOLE, _WHOLE, _ENLARGED + 0.55, _ENLARGED + 0.55], color=style.FAINT, linewidth=0
-            )
+            heights = [_WHOLE, _WHOLE, _ENLARGED + 0.55, _ENLARGED + 0.55]
+            panel.fill([start, 1, 1, 0], heights, color=style.FAINT, linewidth=0)
             _draw_bar(panel, enlarged, _ENLARGED)
         _draw_table(panel, counts)
     return figure
@@ -93,9 +92,6 @@ def _draw_table(panel: Any, counts: Mapping[str, int]) -> None:
     for row, (name, n) in enumerate(counts.items()):
         place = _TABLE - 0.4 * row
         panel.barh(place, 0.045, height=0.24, **_look(name))
-        for x, text, side in (
-            (0.065, _LOOKS[name][0], "left"),
-            (0.72, count(n), "right"),
-            (0.88, percent(n / total), "right"),
-        ):
+        cells = (0.065, _LOOKS[name][0], "left"), (0.72, count(n), "right"), (0.88, percent(n / total), "right")
+        for x, text, side in cells:
             panel.text(x, place, text, va="center", ha=side, fontsize=style.SMALL_TEXT)

@@ -24,7 +24,7 @@ def plot_reliability(audit: AuditLike) -> "Figure":
     """
     missing = "This audit has no calibration, since no item has a label. Predict on a dataset with labels."
     shift = section(record_of(audit), "calibration", missing)
-    with style.drawing(5.2) as figure:
+    with style.drawing(5.2, columns=1) as figure:
         curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         curve.plot([0, 100], [0, 100], color=style.MUTED, linestyle=":", linewidth=1, label="as often right as it says")
         for side, look in _SIDES.items():
@@ -38,7 +38,6 @@ def plot_reliability(audit: AuditLike) -> "Figure":
         counts.set_xlim(-2, 102)
         for panel in (curve, counts):
             style.tidy(panel, grid="both")
-        style.legend(figure, columns=1)
     return figure
 
 
@@ -79,7 +78,7 @@ def plot_margins(audit: AuditLike) -> "Figure":
     record = record_of(audit)
     missing = "This audit has no margins. Audit the logits of the two models again, with this version."
     rows = section(record, "margins", missing)
-    with style.drawing(3.6) as figure:
+    with style.drawing(3.6, columns=3) as figure:
         panel = figure.subplots()
         places = range(len(rows))
         rates, ends = zip(*map(mismatches, rows), strict=True)
@@ -98,7 +97,6 @@ def plot_margins(audit: AuditLike) -> "Figure":
         panel.set_ylabel("answered differently (%)", fontsize=style.SMALL_TEXT)
         panel.set_ylim(bottom=0)
         style.tidy(panel, grid="y")
-        style.legend(figure, columns=3)
     return figure
 
 

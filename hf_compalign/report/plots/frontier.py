@@ -56,7 +56,7 @@ def plot_frontier(
     The panel of the latency shows the largest timed batch, and is there only if a file was timed.
 
     Args:
-        points: the files.
+        points: the measured files.
         chosen: the layers in float of the chosen file, which gets a ring.
         limit: on the mismatch rate, as a share; a line. A file keeps it if its upper bound is within it.
         torch_latency: batch size -> latency of the torch model; a line.
@@ -83,32 +83,23 @@ def plot_frontier(
                 panels[1].annotate("torch", (x, 0.97), rotation=90, **where)
             panels[1].set_xlabel(f"median latency of a batch of {batch} (ms)")
         for panel in panels:
-            _finish(panel, limit)
-        style.legend(figure)
+            if limit is not None:
+                label = f"limit {100 * limit:.3g} %, of the upper bound"
+                panel.axhline(100 * limit, color=style.MUTED, linestyle="--", linewidth=1, label=label)
+            panel.set_ylim(bottom=0)
+            panel.margins(x=0.1)
+            panel.grid(color=style.FAINT)
     return figure
 
 
-def _finish(panel: Any, limit: float | None) -> None:
-    if limit is not None:
-        label = f"limit {100 * limit:.3g} %, of the upper bound"
-        panel.axhline(100 * limit, color=style.MUTED, linestyle="--", linewidth=1, label=label)
-    panel.set_ylim(bottom=0)
-    panel.margins(x=0.1)
-    panel.grid(color=style.FAINT)
-
-
 def _draw(panel: Any, points: Sequence[Plotted], where: Callable[[Plotted], float], chosen: Any) -> None:
-    for passed, look, label in (
-        (True, style.KEPT, "within the limits"),
-        (False, style.BEYOND, "not shown to be within the limits"),
-    ):
-        shown = [point for point in points if point.passed == passed]
+    for kind in ("passed", "failed"):
+        look, label = style.LIMITS[kind]
+        shown = [point for point in points if point.passed == (kind == "passed")]
         if shown:
             places, rates = [where(point) for point in shown], [100 * point.mismatch_rate for point in shown]
-            low = [100 * (point.mismatch_rate - point.mismatch_rate_interval[0]) for point in shown]
-            high = [100 * (point.mismatch_rate_interval[1] - point.mismatch_rate) for point in shown]
-            bars = {"fmt": "none", "ecolor": look["color"], "linewidth": 1.3}
-            panel.errorbar(places, rates, yerr=(low, high), **bars)
+            low, high = zip(*((100 * end for end in point.mismatch_rate_interval) for point in shown), strict=True)
+            panel.vlines(places, low, high, look["color"], linewidth=1.3)
             panel.scatter(places, rates, s=48, zorder=3, clip_on=False, label=label, **look)
     best = undominated(points)
     for point in points:

@@ -15,8 +15,6 @@ from hf_compalign.report.plots.records import AuditLike, Dot, mismatches, number
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MISMATCHES = {"color": style.BLUE, "marker": "o"}
-_LOST = {"color": style.VERMILION, "marker": "D"}
 _APART = 0.17  # of a row, between the middle and each of the two rates
 _SIGNIFICANT = 0.05
 _LETTER = 0.078  # inches, of small text
@@ -39,7 +37,6 @@ def plot_classes(audit: AuditLike) -> "Figure":
         _draw(panel, rows, [f"{style.shown(row['name'])} (n = {row['n']:,})" for row in rows])
         _overall(panel, record)
         _finish(panel, "% of the class's items", _left_out(found, "classes with items"))
-        style.legend(figure)
     return figure
 
 
@@ -50,9 +47,7 @@ def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
     verdict, are hollow. A star marks a group that mismatches at another rate than the items outside it, by Fisher's
     exact test with Holm's correction.
 
-    Args:
-        audit: an `Audit`, or its ``to_dict()``.
-        attribute: the one to show, such as "target"; by default all, one below the other.
+    The figure shows one attribute, such as "target", or all, one below the other.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -73,7 +68,6 @@ def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
             title = _wrapped([style.shown(name), *_gap(gaps.get(name))], names)
             panel.set_title(title, loc="left", fontsize=style.SMALL_TEXT, parse_math=False)
             _finish(panel, "% of the group's items", *_notes(rows, found, record["min_group_size"]))
-        style.legend(figure)
     return figure
 
 
@@ -96,8 +90,8 @@ def _draw(panel: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
     """Two dots on each row: mismatches above, lost right answers below."""
     hollow = [bool(row.get("small")) for row in rows]
     for dot, look, side, label in (
-        (mismatches, _MISMATCHES, -_APART, "answered differently (mismatch rate)"),
-        (_lost, _LOST, _APART, "right before, wrong now (NFR)"),
+        (mismatches, {"color": style.BLUE, "marker": "o"}, -_APART, "answered differently (mismatch rate)"),
+        (_lost, {"color": style.VERMILION, "marker": "D"}, _APART, "right before, wrong now (NFR)"),
     ):
         places = [place + side for place in range(len(rows))]
         style.draw_dots(panel, [*map(dot, rows)], rows=places, look=look, label=label, hollow=hollow)

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
 GRAY = "#999999"
-KEPT = {"color": BLUE, "marker": "o"}
-BEYOND = {"color": VERMILION, "marker": "X"}
-UNLIMITED = {"color": GREEN, "marker": "D"}
+# What became of the limits: look and label.
+LIMITS = {
+    "passed": ({"color": BLUE, "marker": "o"}, "within the limits"),
+    "failed": ({"color": VERMILION, "marker": "X"}, "not shown to be within the limits"),
+    "none": ({"color": GREEN, "marker": "D"}, "no limit was set"),
+}
 INK = "black"
 MUTED = (0.0, 0.0, 0.0, 0.6)
 FAINT = (0.0, 0.0, 0.0, 0.15)
@@ -30,13 +33,10 @@ WIDTH = 6.4  # inches
 MOST_ROWS = 25
 SMALL_TEXT = 9
 
-_NO_TEXT = ("Cn", "Co")  # what no font has
-_ROW_HEIGHT = 0.27
-
 
 @contextmanager
-def drawing(height: float, *, width: float = WIDTH) -> Iterator["Figure"]:
-    """An empty figure, in inches, that looks the same whatever style the session has set.
+def drawing(height: float, *, width: float = WIDTH, columns: int = 2) -> Iterator["Figure"]:
+    """An empty figure, in inches, that looks the same whatever style the session has set, and in the end gets a legend.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -46,7 +46,10 @@ def drawing(height: float, *, width: float = WIDTH) -> Iterator["Figure"]:
         from matplotlib.figure import Figure
 
     with style.context("default"):
-        yield Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        if columns:
+            _draw_legend(figure, columns)
 
 
 def shown(name: object, *, most: int = 32) -> str:
@@ -56,12 +59,13 @@ def shown(name: object, *, most: int = 32) -> str:
     'two lines[U+202E]'
     """
     line = one_line(name, most=most)
-    return "".join("\ufffd" if unicodedata.category(letter) in _NO_TEXT else letter for letter in line)
+    no_font_has = ("Cn", "Co")
+    return "".join("\ufffd" if unicodedata.category(letter) in no_font_has else letter for letter in line)
 
 
 def rows_height(n_rows: int) -> float:
     """Inches for so many named rows."""
-    return _ROW_HEIGHT * max(n_rows, 2)
+    return 0.27 * max(n_rows, 2)
 
 
 def name_rows(panel: Any, names: Sequence[str]) -> None:
@@ -104,8 +108,8 @@ def tidy(panel: Any, *, grid: str) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def legend(figure: "Figure", *, columns: int = 2) -> None:
-    """Draw one legend above all panels, with each label once."""
+def _draw_legend(figure: "Figure", columns: int) -> None:
+    """One above all panels, with each label once."""
     found: dict[str, Any] = {}
     for panel in figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
