@@ -53,19 +53,12 @@ class Repository:
 
 @dataclass
 class Hub:
-    """What the server holds.
-
-    Attributes:
-        url: where it answers.
-        repositories: by id.
-        large_files: what came over LFS, by its SHA-256.
-        requests: method and path of each request.
-    """
+    """What the server holds, and where it answers."""
 
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
-    large_files: dict[str, bytes] = field(default_factory=dict)
-    requests: list[tuple[str, str]] = field(default_factory=list)
+    large_files: dict[str, bytes] = field(default_factory=dict)  # what came over LFS, by its SHA-256
+    requests: list[tuple[str, str]] = field(default_factory=list)  # method and path
 
     def commits(self, repo_id: str, branch: str = "main") -> list[Commit]:
         """Those of clients."""

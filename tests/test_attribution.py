@@ -75,6 +75,12 @@ def agreed(reference, candidate, dataset=None, *, predictions=None, **settings):
     return attribution_agreement(reference, candidate, dataset or sentences(), predictions=predictions, **reading)
 
 
+def explained(rows):
+    """What one model of raw texts is explained by."""
+    model = tiny.bert(n_labels=2)
+    return explain(model, model, rows, processing_class=tokenizer(), options=options())
+
+
 def similarity_of(agreement, name="cosine"):
     return next(row for row in agreement.rows if row.similarity == name)
 
@@ -126,8 +132,7 @@ def linear_image():
 
 @pytest.mark.parametrize("method", METHODS["text"])
 def test_a_linear_model_of_embeddings_by_hand(method):
-    model = linear_text()
-    ids = torch.tensor([[2, 5, 7, 3], [2, 6, 3, 0]])
+    model, ids = linear_text(), torch.tensor([[2, 5, 7, 3], [2, 6, 3, 0]])
     content = torch.tensor([[False, True, True, False], [False, True, False, False]])
     targets = torch.tensor([1, 2])
     batch = Batch({"input_ids": ids, "attention_mask": (ids != 0).long()}, targets, [0, 1], content, pad_id=0)
@@ -144,8 +149,7 @@ def test_a_linear_model_of_embeddings_by_hand(method):
 
 @pytest.mark.parametrize("method", METHODS["image"])
 def test_a_linear_model_of_pixels_by_hand(method):
-    model = linear_image()
-    pixels = torch.randn(3, 2, 6, 8)
+    model, pixels = linear_image(), torch.randn(3, 2, 6, 8)
     targets = torch.tensor([0, 2, 1])
     batch = Batch({"pixel_values": pixels}, targets, [0, 1, 2])
     found = Attributor(model, method, options(batch_size=6)).explain(batch)
@@ -172,8 +176,7 @@ def test_layer_integrated_gradients_are_those_of_captum():
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert"])
 def test_the_scores_of_a_text_add_up_to_the_difference_of_the_logits(name):
     model = zoo.build(name).double()
-    inputs = zoo.inputs(model)
-    targets = torch.arange(5) % 3
+    inputs, targets = zoo.inputs(model), torch.arange(5) % 3
     content = inputs["attention_mask"].bool()
     content[:, 0] = False  # as a special token would be
     batch = Batch(inputs, targets, range(5), content, pad_id=4)
@@ -196,8 +199,7 @@ def test_the_scores_of_a_text_add_up_to_the_difference_of_the_logits(name):
 @pytest.mark.parametrize("name", ["vit", "beit"])
 def test_the_scores_of_an_image_add_up_to_the_difference_of_the_logits(name):
     model = zoo.build(name).double()
-    pixels = zoo.inputs(model)["pixel_values"].double()
-    targets = torch.arange(5) % 3
+    pixels, targets = zoo.inputs(model)["pixel_values"].double(), torch.arange(5) % 3
     attributor = Attributor(model, "integrated_gradients", options(n_steps=200, batch_size=500))
     found = attributor.explain(Batch({"pixel_values": pixels}, targets, range(5)))
     with torch.no_grad():
@@ -206,8 +208,7 @@ def test_the_scores_of_an_image_add_up_to_the_difference_of_the_logits(name):
 
 
 def test_occlusion_is_the_fall_of_the_logit():
-    model = tiny.vit().eval()
-    pixels = torch.randn(2, 1, 8, 8)
+    model, pixels = tiny.vit().eval(), torch.randn(2, 1, 8, 8)
     batch = Batch({"pixel_values": pixels}, torch.tensor([1, 0]), [0, 1])
     found = Attributor(model, "occlusion", options(batch_size=8)).explain(batch)
     hidden = pixels.clone()
@@ -320,35 +321,31 @@ def test_masked_items_are_not_drawn():
 
 
 def test_labels_are_matched_by_name():
-    names = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
-    moved = {"id2label": {0: "c", 1: "a", 2: "b"}, "label2id": {"c": 0, "a": 1, "b": 2}}
-    reference, candidate = tiny.bert(**names), tiny.bert(**moved)
+    reference, candidate, other = (
+        tiny.bert(id2label=dict(enumerate(names)), label2id={name: index for index, name in enumerate(names)})
+        for names in ("abc", "cab", "xyz")
+    )
     with torch.no_grad():
         candidate.classifier.weight.copy_(reference.classifier.weight[[2, 0, 1]])
     found, _ = agreed(reference, candidate, tiny.texts(labels=False))
     assert found.n_mismatches == 0
     assert similarity_of(found).all.value == pytest.approx(1)
-    other = tiny.bert(id2label={0: "x", 1: "y", 2: "z"}, label2id={"x": 0, "y": 1, "z": 2})
     with pytest.raises(ValueError, match="must answer with the same labels"):
         attribution_agreement(reference, other, tiny.texts())
 
 
 def test_special_tokens_are_left_out_and_unknown_words_are_not():
-    model = tiny.bert(n_labels=2)
-    found = explain(model, model, sentences(), processing_class=tokenizer(), options=options())
-    assert [one.tokens for one in found] == [
-        tuple(word if word in WORDS else "[UNK]" for word in text.split()) for text in SENTENCES
-    ]
+    found = explained(sentences())
+    expected = [tuple(word if word in WORDS else "[UNK]" for word in text.split()) for text in SENTENCES]
+    assert [one.tokens for one in found] == expected
     assert all(len(one.tokens) == len(one.reference) == len(one.candidate) for one in found)
     assert all(max(map(abs, one.reference)) == 1 for one in found)
     assert {(one.kind, one.shape) for one in found} == {("text", None)}
 
 
 def test_pairs_of_texts():
-    model = tiny.bert(n_labels=2)
     pairs = Dataset.from_dict({"premise": ["good film", "a"], "hypothesis": ["bad", "the book"]})
-    found = explain(model, model, pairs, processing_class=tokenizer(), options=options())
-    assert [one.tokens for one in found] == [("good", "film", "bad"), ("a", "the", "book")]
+    assert [one.tokens for one in explained(pairs)] == [("good", "film", "bad"), ("a", "the", "book")]
 
 
 def test_an_empty_text_says_nothing():
@@ -393,18 +390,15 @@ def test_neither_padding_nor_the_batch_size_changes_a_score(method):
 def test_folders_bring_their_own_tokenizers(tmp_path):
     tiny.bert(n_labels=2).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    found = explain(tmp_path, str(tmp_path), sentences(), options=options())
-    model = tiny.bert(n_labels=2)
-    assert found == explain(model, model, sentences(), processing_class=tokenizer(), options=options())
+    assert explain(tmp_path, str(tmp_path), sentences(), options=options()) == explained(sentences())
 
 
 def test_random_weights_keep_words_and_vectors():
     model = tiny.bert()
     own = dict(model.named_parameters())
     found = randomized(model, seed=0)
-    assert {*own} - {*found} == {
-        name for name, one in own.items() if one.ndim == 1 or one is model.get_input_embeddings().weight
-    }
+    words = model.get_input_embeddings().weight
+    assert {*own} - {*found} == {name for name, one in own.items() if one.ndim == 1 or one is words}
     name = "bert.encoder.layer.0.intermediate.dense.weight"
     assert found[name].square().mean() == pytest.approx(own[name].square().mean().item(), rel=0.2)
     assert abs(torch.corrcoef(torch.stack([found[name].flatten(), own[name].flatten()]))[0, 1]) < 0.2
@@ -414,8 +408,7 @@ def test_random_weights_keep_words_and_vectors():
 
 
 def test_the_other_baseline_of_a_text_is_the_mask_token():
-    model = linear_text()
-    ids = torch.tensor([[2, 5, 7, 3]])
+    model, ids = linear_text(), torch.tensor([[2, 5, 7, 3]])
     content = torch.tensor([[False, True, True, False]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     words, weight = model.words.weight.detach(), model.weight.detach()
@@ -427,8 +420,7 @@ def test_the_other_baseline_of_a_text_is_the_mask_token():
 
 def test_a_mask_token_that_the_model_does_not_know_is_no_baseline():
     """A tokenizer that is not given one may number one beyond the model's embeddings."""
-    small = tiny.bert(n_labels=2, vocab_size=len(SPECIAL + WORDS))
-    grown = tokenizer()
+    small, grown = tiny.bert(n_labels=2, vocab_size=len(SPECIAL + WORDS)), tokenizer()
     grown.add_special_tokens({"mask_token": "[BLANK]"})
     assert grown.mask_token_id == small.config.vocab_size
     found, _ = attribution_agreement(small, small, sentences(), processing_class=grown, options=options())
@@ -441,8 +433,7 @@ def test_a_padding_token_that_the_model_does_not_know_is_no_baseline(method):
     torch.manual_seed(0)
     shape = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 32, "bos_token_id": None, "eos_token_id": None}
     config = GPT2Config(vocab_size=len(SPECIAL + WORDS), num_labels=2, **shape)
-    model = GPT2ForSequenceClassification(config)
-    grown = tokenizer()
+    model, grown = GPT2ForSequenceClassification(config), tokenizer()
     grown.add_special_tokens({"pad_token": "[FILL]"})
     model.config.pad_token_id = grown.pad_token_id
     assert grown.pad_token_id == config.vocab_size
@@ -453,27 +444,9 @@ def test_a_padding_token_that_the_model_does_not_know_is_no_baseline(method):
     assert [len(one.tokens) for one in explain(model, model, prepared, options=options(method=method))] == [5, 5]
 
 
-class OtherConfig(PreTrainedConfig):
-    """Its vocabulary has another name."""
-
-    model_type = "other"
-
-    def __init__(self, n_words=11, **settings):
-        super().__init__(**settings)
-        self.n_words = n_words
-
-
-class OtherForSequenceClassification(LinearForSequenceClassification):
-    config_class = OtherConfig
-
-    def __init__(self, config):
-        config.vocab_size = config.n_words
-        super().__init__(config)
-        del config.vocab_size
-
-
 def test_a_config_need_not_tell_the_size_of_the_vocabulary():
-    model = OtherForSequenceClassification(OtherConfig(num_labels=2)).eval()
+    model = linear_text()
+    model.config = PreTrainedConfig(num_labels=3)
     assert not hasattr(model.config, "vocab_size")
     found, _ = agreed(model, model)
     assert similarity_of(found).all.value == pytest.approx(1)
@@ -490,8 +463,7 @@ def test_a_method_without_a_baseline_needs_no_token_for_it(method):
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
 def test_the_other_baseline_of_an_image_is_its_mean_color(method):
-    model = linear_image()
-    pixels = torch.randn(1, 2, 6, 8)
+    model, pixels = linear_image(), torch.randn(1, 2, 6, 8)
     batch = Batch({"pixel_values": pixels}, torch.tensor([1]), [0])
     found = Attributor(model, method, options(), varied=True).explain(batch)[0]
     per_pixel = model.weight.detach()[1] * (pixels - pixels.mean((2, 3), keepdim=True))[0]
@@ -500,8 +472,7 @@ def test_the_other_baseline_of_an_image_is_its_mean_color(method):
 
 def test_models_of_other_architectures_that_read_the_same_tokens():
     config = DistilBertConfig(vocab_size=40, dim=8, n_layers=1, n_heads=2, hidden_dim=8, num_labels=2)
-    student = DistilBertForSequenceClassification(config)
-    found, explanations = agreed(tiny.bert(n_labels=2), student)
+    found, explanations = agreed(tiny.bert(n_labels=2), DistilBertForSequenceClassification(config))
     assert found.n_items == len(explanations) == 6
     assert similarity_of(found).all.value < 1
 
@@ -518,8 +489,7 @@ def test_a_shrunk_model_that_lost_nothing_that_matters():
 
 
 def test_a_pruned_and_a_fake_quantized_model():
-    reference = tiny.bert()
-    pruned, quantized = tiny.bert(), tiny.bert()
+    reference, pruned, quantized = (tiny.bert() for _ in range(3))
     prune_(pruned, sparsity=0.8)
     scheme = scheme_of("onnxruntime-w8a8")
     prepare_(quantized, scheme, [*quantizable_layers(quantized, scheme)])
@@ -568,16 +538,14 @@ def test_nothing_of_the_models_changes():
     reference.bert.encoder.eval()
     candidate.classifier.weight.requires_grad_(False)
     candidate.classifier.bias.grad = torch.ones(3)
-    before = {name: value.clone() for name, value in reference.state_dict().items()}
     state = torch.get_rng_state()
-    for method in METHODS["text"]:
-        with torch.no_grad():
+    with torch.no_grad(), tiny.unchanged(reference, config=False):
+        for method in METHODS["text"]:
             agreed(reference, candidate, tiny.texts(), method=method)
     assert torch.equal(torch.get_rng_state(), state)
     assert reference.training
     assert not reference.bert.encoder.training
     assert candidate.training
-    assert all(torch.equal(value, before[name]) for name, value in reference.state_dict().items())
     assert all(one.requires_grad and one.grad is None for one in reference.parameters())
     assert not candidate.classifier.weight.requires_grad
     assert candidate.classifier.bias.grad.tolist() == [1, 1, 1]
@@ -623,14 +591,11 @@ def test_bad_options_are_refused(name, least):
         AttributionOptions(**{name: least - 1})
 
 
-def test_a_method_must_be_one_for_the_task():
+def test_methods_and_models_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="for texts must be one of layer_integrated_gradients, saliency, input_x_grad"):
         explain(tiny.bert(), tiny.bert(), tiny.texts(), options=options(method="occlusion"))
     with pytest.raises(ValueError, match="for images must be one of .*occlusion. Got 'lime'"):
         explain(tiny.vit(), tiny.vit(), tiny.images(), options=options(method="lime"))
-
-
-def test_models_that_cannot_be_compared_are_refused():
     with pytest.raises(ValueError, match="same questions. Got text-classification and image-classification"):
         opened_pair(tiny.bert(), tiny.vit(), tiny.texts(), processing_class=tokenizer())
     with pytest.raises(ValueError, match="The dataset is empty"):
@@ -655,16 +620,13 @@ def test_models_that_read_images_in_other_sizes_are_refused(tmp_path):
         agreed(tmp_path / "8", tmp_path / "12", dataset)
 
 
-def test_predictions_of_other_texts_are_refused():
+def test_predictions_and_targets_must_be_those_of_the_rows():
     model, dataset = tiny.bert(), sentences()
     answers = predict(model, dataset.select([1, 0, 2, 3, 4, 5]), processing_class=tokenizer())
-    given = {"processing_class": tokenizer(), "options": options()}
     with pytest.raises(ValueError, match="in its order. Got those of other rows, or in another order"):
-        attribution_agreement(model, model, dataset, predictions=(answers, answers), **given)
+        agreed(model, model, predictions=(answers, answers))
+    dataset = tiny.texts(6)
 
-
-def test_predictions_and_targets_must_be_those_of_the_rows():
-    model, dataset = tiny.bert(), tiny.texts(6)
     answers = predict(model, dataset.select(range(5)))
     with pytest.raises(ValueError, match="predictions must be those of the 6 rows of the dataset, in its order. Got 5"):
         attribution_agreement(model, model, dataset, predictions=(answers, answers))

@@ -80,8 +80,7 @@ def test_the_largest_gap_of_any_attribute_is_logged(tmp_path):
 
 
 def test_what_needs_labels_groups_or_limits_is_left_out_without(tmp_path):
-    rows = tiny.texts(8, labels=False)
-    metrics = trainer(tmp_path, AuditCallback(tiny.bert(seed=1), rows)).evaluate()
+    metrics = trainer(tmp_path, AuditCallback(tiny.bert(seed=1), tiny.texts(8, labels=False))).evaluate()
     found = {name for name in metrics if name.startswith("eval_audit_")}
     assert found == {f"eval_audit_{name}" for name in WITHOUT_LABELS}
     assert (metrics["eval_audit_mismatch_rate"], metrics["eval_audit_agreement"]) == (0.0, 1.0)
@@ -158,9 +157,8 @@ def test_numbers_go_to_no_line_of_another_step():
 def test_columns_say_the_groups_and_contents_are_kept_on_demand(tmp_path):
     rows = shipping.raw_texts(30).add_column("half", ["a", "b"] * 15)
     options = AuditOptions(processing_class=shipping.tokenizer(), bins=["words"], min_group_size=5, contents=True)
-    turned = predict(
-        tiny.bert(seed=1, **shipping.NAMED), rows.select(range(30)[::-1]), processing_class=shipping.tokenizer()
-    )
+    backwards = rows.select(range(30)[::-1])
+    turned = predict(tiny.bert(seed=1, **shipping.NAMED), backwards, processing_class=shipping.tokenizer())
     callback = AuditCallback(turned, rows, groups="half", options=options, limits={"group_mismatch_gap": 1.0})
     run = trainer(tmp_path, callback, model=tiny.bert(seed=2, **shipping.NAMED))
     run.evaluate()
@@ -209,8 +207,7 @@ def test_every_part_of_the_models_keeps_its_mode(tmp_path):
         one.bert.embeddings.eval()
     modes = [[module.training for module in one.modules()] for one in (model, reference)]
     run = trainer(tmp_path, model=model)
-    callback = AuditCallback(reference, ROWS)
-    callback.on_evaluate(run.args, run.state, run.control, model=model, metrics={})
+    AuditCallback(reference, ROWS).on_evaluate(run.args, run.state, run.control, model=model, metrics={})
     assert [[module.training for module in one.modules()] for one in (model, reference)] == modes
 
 
@@ -249,16 +246,15 @@ class Counting(BertTokenizer):
 def test_the_rows_are_prepared_once(tmp_path):
     rows = shipping.raw_texts(30)
     tokenizer = Counting(vocab=shipping.tokenizer().get_vocab(), model_max_length=32)
-    callback = AuditCallback(
-        tiny.bert(seed=1, **shipping.NAMED), rows, options=AuditOptions(processing_class=tokenizer)
-    )
+    reference = tiny.bert(seed=1, **shipping.NAMED)
+    callback = AuditCallback(reference, rows, options=AuditOptions(processing_class=tokenizer))
     run = trainer(tmp_path, callback, model=tiny.bert(seed=2, **shipping.NAMED), eval_strategy="steps", eval_steps=2)
     Counting.n_texts = 0
     run.train()
     assert Counting.n_texts == 2 * len(rows)  # for the reference and for the model, not for each of 6 evaluations
     assert len(audits_in(run.state.log_history)) == 6
-    models = tiny.bert(seed=1, **shipping.NAMED), run.model
-    found, latest = audit(*(predict(one, rows, processing_class=tokenizer) for one in models)), callback.latest
+    models, latest = (reference, run.model), callback.latest
+    found = audit(*(predict(one, rows, processing_class=tokenizer) for one in models))
     assert {item.id for item in latest.items} == {item.id for item in found.items} != set()
     for name in ("cells", "data_fingerprint", "candidate"):
         assert getattr(latest, name) == getattr(found, name)
@@ -322,10 +318,14 @@ def test_what_no_audit_can_do_is_refused_before_any_step(tmp_path, settings, mes
     assert run.state.global_step == 0
 
 
-def test_predictions_of_other_rows_are_refused_before_any_step(tmp_path):
+def test_predictions_of_other_rows_and_a_model_in_parts_are_refused_before_any_step(tmp_path):
     other = predict(tiny.bert(seed=1), tiny.texts(8))
     with pytest.raises(ValueError, match="Both predictions must cover the same items"):
         trainer(tmp_path, AuditCallback(other, ROWS)).train()
+    run = trainer(tmp_path)
+    args = SimpleNamespace(deepspeed_plugin=object())
+    with pytest.raises(ValueError, match="AuditCallback runs the whole model on one process, and FSDP and DeepSpeed"):
+        AuditCallback(tiny.bert(seed=1), ROWS).on_train_begin(args, run.state, run.control, model=run.model)
 
 
 @pytest.mark.parametrize(
@@ -339,10 +339,3 @@ def test_predictions_of_other_rows_are_refused_before_any_step(tmp_path):
 def test_what_cannot_be_meant_is_refused_at_once(settings, message):
     with pytest.raises(ValueError, match=message):
         AuditCallback(tiny.bert(seed=1), ROWS, **settings)
-
-
-def test_a_model_in_parts_is_refused(tmp_path):
-    run = trainer(tmp_path)
-    args = SimpleNamespace(deepspeed_plugin=object())
-    with pytest.raises(ValueError, match="AuditCallback runs the whole model on one process, and FSDP and DeepSpeed"):
-        AuditCallback(tiny.bert(seed=1), ROWS).on_train_begin(args, run.state, run.control, model=run.model)

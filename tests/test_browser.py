@@ -144,9 +144,8 @@ def test_hostile_text_is_shown_and_runs_nowhere(opened, width):
 def test_a_hostile_name_can_be_linked_to(opened):
     page = opened("hostile", f"#item={quote(report_data.HOSTILE[1])}")
     expect(page.locator(".marked .id bdi")).to_have_text(report_data.HOSTILE[1])
-    page = opened(
-        "hostile", f"#item={quote('<img src=x onerror=window.hacked=1>')}&q=%00&sort=constructor&label=toString"
-    )
+    missing = quote("<img src=x onerror=window.hacked=1>")
+    page = opened("hostile", f"#item={missing}&q=%00&sort=constructor&label=toString")
     expect(status(page)).to_contain_text("There is no item <img src=x onerror=window.hacked=1> here.")
     assert page.evaluate("window.hacked") is None
 
@@ -188,9 +187,8 @@ def test_a_click_on_a_header_sorts(page, audits):
     for direction, wanted in (("descending", divergences), ("ascending", divergences[::-1])):
         header.get_by_role("button").click()
         assert header.get_attribute("aria-sort") == direction
-        assert [float(text) for text in column(page, "kl")] == pytest.approx(
-            [float(text) for text in wanted[:PAGE]], abs=6e-4
-        )
+        shown = [float(text) for text in column(page, "kl")]
+        assert shown == pytest.approx([float(text) for text in wanted[:PAGE]], abs=6e-4)
     header.get_by_role("button").click()
     assert header.get_attribute("aria-sort") == "none"
     assert column(page, "item") == before
@@ -238,9 +236,7 @@ def test_a_filter_ends_with_its_address_and_takes_the_highlight_along(opened, au
     page.go_back()
     expect(status(page)).to_have_text("Items 1 to 25 of 78")
     expect(choice(page, "Label")).to_have_value("")
-
-
-def test_an_address_that_is_no_text_is_no_error(opened):
+    # An address that is no text is no error.
     page = opened("text", "#%zz")
     page.evaluate("location.hash = '#%zy'")
     page.evaluate("location.hash = '#classes'")
@@ -287,8 +283,7 @@ def test_items_with_an_explanation_can_be_asked_for(page, audits):
 
 
 def test_on_a_phone_a_chart_says_that_it_scrolls_and_takes_the_focus(opened):
-    page = opened("text", viewport={"width": 390, "height": 800})
-    chart = page.locator(".chart").first
+    chart = opened("text", viewport={"width": 390, "height": 800}).locator(".chart").first
     assert chart.evaluate("(one) => one.scrollWidth > one.clientWidth")
     chart.focus()
     expect(chart).to_be_focused()
@@ -296,16 +291,8 @@ def test_on_a_phone_a_chart_says_that_it_scrolls_and_takes_the_focus(opened):
     assert opened("text", viewport={"width": 1280, "height": 800}).locator(".chart[tabindex]").count() == 0
 
 
-def test_images_have_a_legend_of_their_own_and_no_scores_to_show(opened):
-    page = opened("image")
-    assert page.get_by_label("every score").count() == 0
-    assert "orange with a slash against it" in page.locator(".legend").inner_text()
-    assert "underlined" not in page.locator(".legend").inner_text()
-
-
 def test_a_long_name_of_a_class_does_not_break(opened):
-    page = opened("long")
-    for cell in page.locator("#rows td.reference bdi").all()[:5]:
+    for cell in opened("long").locator("#rows td.reference bdi").all()[:5]:
         assert cell.evaluate("(one) => one.getClientRects().length") == 1
 
 
@@ -331,8 +318,7 @@ def test_the_tokens_of_both_models_stand_side_by_side_with_their_scores(page, au
     names = audits["text"]["label_names"]
     for side, panel in zip(("reference", "candidate"), panels.all(), strict=True):
         assert panel.locator(".side").inner_text() == f"{side.capitalize()}, which answers {names[item[side]]}"
-        scores = item["explanation"][side]
-        tokens = panel.locator(".token")
+        scores, tokens = item["explanation"][side], panel.locator(".token")
         assert tokens.count() == len(scores)
         top = max(range(len(scores)), key=lambda place: abs(scores[place]))
         assert re.search("p5|n5", tokens.nth(top).get_attribute("class"))
@@ -345,8 +331,11 @@ def test_the_tokens_of_both_models_stand_side_by_side_with_their_scores(page, au
     assert "+" in page.evaluate(shown)
 
 
-def test_a_heat_map_lies_on_its_image(opened, audits):
+def test_a_heat_map_lies_on_its_image_and_has_a_legend_of_its_own_and_no_scores_to_show(opened, audits):
     page = opened("image")
+    assert page.get_by_label("every score").count() == 0
+    assert "orange with a slash against it" in page.locator(".legend").inner_text()
+    assert "underlined" not in page.locator(".legend").inner_text()
     item = next(item for item in audits["image"]["items"] if item["explanation"])
     heat = page.locator("#rows .heat").first
     assert heat.get_attribute("role") == "img"
@@ -371,8 +360,7 @@ def test_the_keyboard_is_enough(page):
     filters = ["cell", "label", "reference", "candidate", "group", "explained", "scores"]
     assert stops == [*filters, "Clear", "Item", "What changed", "Label", "Reference", "Sure (reference)"]
     page.keyboard.press("Enter")
-    header = page.locator("th.reference_confidence")
-    assert header.get_attribute("aria-sort") == "descending"
+    assert page.locator("th.reference_confidence").get_attribute("aria-sort") == "descending"
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
@@ -404,8 +392,7 @@ def test_the_theme_is_chosen_and_kept(opened):
 
 
 def test_a_sandboxed_frame_without_storage_and_history_is_enough(opened):
-    page = opened("framed")
-    frame = page.frame_locator("#frame")
+    frame = opened("framed").frame_locator("#frame")
     frame.get_by_role("button", name="Theme").click()
     frame.get_by_text("See the items that changed").click()
     choice(frame, "What changed").select_option("gained")

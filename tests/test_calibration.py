@@ -39,8 +39,7 @@ def test_every_form_gives_the_same_batches():
 
 
 def test_what_is_no_tensor_is_left_out():
-    dataset = tiny.texts(4).add_column("text", ["a"] * 4)
-    (batch,) = calibration_batches(dataset, tiny.bert())
+    (batch,) = calibration_batches(tiny.texts(4).add_column("text", ["a"] * 4), tiny.bert())
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
     (batch,) = calibration_batches([batch | {"text": ["a"] * 4}], tiny.bert())
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
@@ -107,11 +106,8 @@ def test_rows_of_the_training_data_are_evenly_spaced():
     batches = training_batches(loader(dataset, batch_size=7, shuffle=True), model)
     assert random_states() == states
     assert [len(batch["input_ids"]) for batch in batches] == [32] * 16
-    rows = torch.cat([batch["input_ids"] for batch in batches]).tolist()
-    assert rows == dataset["input_ids"][::3]
-
-
-def test_all_rows_of_few_training_data():
+    assert torch.cat([batch["input_ids"] for batch in batches]).tolist() == dataset["input_ids"][::3]
+    # Of few data all rows are taken.
     batches = training_batches(loader(tiny.texts(40), batch_size=40), tiny.bert())
     assert [len(batch["input_ids"]) for batch in batches] == [32, 8]
     assert torch.cat([batch["labels"] for batch in batches]).tolist() == tiny.texts(40)["labels"]
@@ -122,8 +118,7 @@ def test_random_transforms_give_the_same_values_and_no_other_random_number_chang
         noise = np.random.normal(size=(len(rows["labels"]), 1, 8, 8)) + random.random() + torch.randn(1).item()
         return rows | {"pixel_values": list(noise.astype(np.float32))}
 
-    dataset = tiny.images(10).with_transform(noisy)
-    model = tiny.vit()
+    dataset, model = tiny.images(10).with_transform(noisy), tiny.vit()
     states = random_states()
     first = training_batches(loader(dataset, batch_size=4), model)
     assert random_states() == states
@@ -160,20 +155,16 @@ def batch_for(model, **columns):
 
 
 def test_the_models_own_loss_for_labels():
-    model = zoo.build("bert")
-    labels = torch.tensor([0, 1, 2, 0, 1])
+    model, labels = zoo.build("bert"), torch.tensor([0, 1, 2, 0, 1])
     batch = batch_for(model, labels=labels, teacher_logits=torch.zeros(5, 3))
-    expected = F.cross_entropy(model(**zoo.inputs(model)).logits, labels)
-    torch.testing.assert_close(own_loss(model, batch), expected)
+    torch.testing.assert_close(own_loss(model, batch), F.cross_entropy(model(**zoo.inputs(model)).logits, labels))
     assert model.config.problem_type is None
     assert run_model(model, batch).get("loss") is None
 
 
-@pytest.mark.parametrize(
-    ("name", "head"), [("vit", ""), ("bert", "ForTokenClassification"), ("bert", "ForMultipleChoice")]
-)
-def test_without_labels_its_own_predictions(name, head):
-    model = zoo.build(name, **({"head": head} if head else {}))
+@pytest.mark.parametrize("head", [None, "ForTokenClassification", "ForMultipleChoice"])
+def test_without_labels_its_own_predictions(head):
+    model = zoo.build("bert" if head else "vit", head=head)
     batch = zoo.inputs(model)
     logits = model(**batch).logits
     if head == "ForTokenClassification":

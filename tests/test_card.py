@@ -124,13 +124,11 @@ def test_the_files_stand_side_by_side(tmp_path):
     ],
 )
 def test_transformers_js_is_told_the_file(tmp_path, stem, options):
-    files = {f"onnx/{stem}.onnx": Measured(compared(), 0.75)}
-    assert f"{{ {options} }}" in written(tmp_path, files=files)[1]
+    assert f"{{ {options} }}" in written(tmp_path, files={f"onnx/{stem}.onnx": Measured(compared(), 0.75)})[1]
 
 
 def test_images_are_loaded_as_images(tmp_path):
-    files = {"onnx/model.onnx": Measured(compared(), 0.75)}
-    _, body = written(tmp_path, task="image-classification", files=files)
+    _, body = written(tmp_path, task="image-classification", files={"onnx/model.onnx": Measured(compared(), 0.75)})
     assert "pip install onnxruntime transformers pillow`" in body
     assert "AutoImageProcessor" in body
     assert "AutoTokenizer" not in body
@@ -188,14 +186,11 @@ def test_the_card_says_what_the_model_costs_and_what_zeros_are_worth(tmp_path):
     assert "zeros make the model neither smaller nor faster" in body
 
 
-def test_without_footprints_the_card_claims_nothing_about_costs(tmp_path):
-    assert "cost" not in written(tmp_path)[1]
-
-
-def test_latencies_without_footprints_are_refused(tmp_path):
+def test_without_footprints_the_card_claims_nothing_about_costs_and_takes_no_latencies(tmp_path):
     with pytest.raises(ValueError, match="latencies beside the footprints. Got no footprints: give both, or neither"):
         written(tmp_path, latencies=(Latency(1.0, 1.0, 1.0),) * 2)
     assert list(tmp_path.iterdir()) == []
+    assert "cost" not in written(tmp_path)[1]
 
 
 def test_without_labels_the_card_claims_nothing_about_accuracy(tmp_path):
@@ -222,10 +217,8 @@ def test_the_card_sums_up_what_else_was_audited(tmp_path):
     rerun[40:50] = (rerun[40:50] + 1) % 3
     sides = [predictions(some, labels=labels) for some in (answers, changed, rerun)]
     found = audit(*sides[:2], groups={"a|b": ["<i>x</i>"] * 40 + ["y"] * 40}, floor=sides[2])
-    nowhere = Estimate(math.nan, math.nan, math.nan)
-    cosine = SimilarityRow(
-        "cosine", Estimate(0.9, 0.85, 0.95), nowhere, nowhere, Estimate(0.1, 0, 0), Estimate(1, 0, 0)
-    )
+    none = Estimate(math.nan, math.nan, math.nan)
+    cosine = SimilarityRow("cosine", Estimate(0.9, 0.85, 0.95), none, none, Estimate(0.1, 0, 0), Estimate(1, 0, 0))
     agreement = AttributionAgreement("saliency", 10, 8, 2, 0, 5, math.nan, math.nan, (cosine,))
     _, body = written(tmp_path, dataclasses.replace(found, attribution=agreement))
     shift, (gap,) = found.calibration, found.gaps
@@ -242,14 +235,11 @@ def test_the_card_sums_up_what_else_was_audited(tmp_path):
     assert f"| cosine | {similar}" in body
 
 
-def test_the_report_is_linked_if_it_is_there(tmp_path):
+def test_the_report_is_linked_if_it_is_there_and_a_missing_folder_refused(tmp_path):
     with pytest.raises(ValueError, match=r"There is no report 'report.html' in .* Write it with write_report first"):
         written(tmp_path, report="report.html")
     (tmp_path / "report.html").write_text("<p>")
     assert "[the full report](report.html)" in written(tmp_path, report="report.html")[1]
-
-
-def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere.* Save the model first"):
         write_model_card(tmp_path / "nowhere", compared(), details=DETAILS)
 

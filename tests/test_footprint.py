@@ -55,8 +55,7 @@ def test_pruned_weights_are_zero_but_not_smaller():
     with torch.no_grad():
         model.middle.weight.copy_(torch.tensor([[0.0, 1.0], [2.0, 0.0]]).repeat(2, 2))
     found = footprint(model, inputs={"ids": IDS}, n_runs=1)
-    assert (found.parameters, found.nonzero_parameters) == (60, 60 - 8)
-    assert found.size_bytes == before.size_bytes
+    assert (found.parameters, found.nonzero_parameters, found.size_bytes) == (60, 60 - 8, before.size_bytes)
     assert found.flops_per_item == before.flops_per_item
 
 
@@ -138,8 +137,7 @@ def test_zeros_save_bytes_under_zlib_only():
 def test_a_path_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="No model could be loaded from .*nowhere"):
         footprint(tmp_path / "nowhere")
-    model = tiny.bert()
-    model.save_pretrained(tmp_path)
+    tiny.bert().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="could not be read .* Of a pytorch_model.bin, which is a pickle, make safe"):
         footprint(tmp_path)
@@ -171,10 +169,8 @@ def test_weights_that_a_library_quantized_are_weighed_as_they_are(tmp_path, sche
     summary = quantize_(model, scheme)
     scales = sum(buffer.nbytes for name, buffer in model.named_buffers() if name.endswith("_scale"))  # of activations
     saved = dense.size_bytes - (summary.sizes_bytes[0] - summary.sizes_bytes[1]) + scales
-    inputs = {"input_ids": torch.ones(2, 5, dtype=torch.long)}
-    found = footprint(model, inputs=inputs, compressed=True, n_runs=1)
-    assert (found.parameters, found.flops_per_item) == (dense.parameters, None)
-    assert found.size_bytes == saved
+    found = footprint(model, inputs={"input_ids": torch.ones(2, 5, dtype=torch.long)}, compressed=True, n_runs=1)
+    assert (found.parameters, found.flops_per_item, found.size_bytes) == (dense.parameters, None, saved)
     assert 0.8 * dense.nonzero_parameters < found.nonzero_parameters <= dense.nonzero_parameters
     assert found.compressed_size_bytes < saved
     model.save_pretrained(tmp_path)
@@ -206,13 +202,11 @@ def test_the_flops_of_bert_are_those_of_its_matrix_products(attention, batch_siz
     assert found.flops_per_item == _encoder_flops(5) + pooler
 
 
-def test_the_flops_of_vit_hold_its_convolution():
+def test_the_flops_of_vit_hold_its_convolution_and_those_of_a_fused_layer_its_products():
     # 4 patches of 4 x 4 pixels and the class token.
     found = footprint(tiny.vit(), inputs={"pixel_values": torch.zeros(2, 1, 8, 8)}, n_runs=1)
     assert found.flops_per_item == _encoder_flops(5) + 4 * 2 * 16 * 16
-
-
-def test_a_fused_encoder_layer_is_counted_and_stays_fused():
+    # A fused encoder layer is counted and stays fused.
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     found = footprint(layer, inputs={"src": torch.zeros(2, 5, 16)}, n_runs=1)
     assert found.flops_per_item == _encoder_flops(5, layers=1, n_labels=0)
@@ -334,9 +328,7 @@ def test_a_footprint_is_plain_data():
     found = footprint(Tied(), inputs={"ids": IDS}, n_runs=1)
     written = json.loads(json.dumps(dataclasses.asdict(found)))
     assert Footprint(**written | {"latency": Latency(**written["latency"])}) == found
-
-
-def test_a_model_without_weights_has_a_table():
+    # So is that of a model without weights, which has a table.
     nothing = footprint(nn.Identity())
     assert nothing.parameters == nothing.size_bytes == 0
     assert footprint_table(nothing, nothing).split("\n")[1].split() == ["parameters", "0", "0"]

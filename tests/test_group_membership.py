@@ -95,8 +95,7 @@ def test_quantile_bins_part_the_numbers_in_their_order(values, n_bins):
     n, counted = sum(map(len, inside.values())), 0
     for low, _ in ranges:
         # the i-th bin begins when at least i / n_bins of the numbers are below it
-        below = sum(value < low for members in inside.values() for value in members)
-        assert below == counted
+        assert sum(value < low for members in inside.values() for value in members) == counted
         counted += sum(len(members) for members in inside.values() if min(members) == low)
     if n and len({v for v in values if v is not None}) == n:
         assert max(map(len, inside.values())) <= -(-n // n_bins)  # all different: no bin is larger than its share
@@ -105,8 +104,7 @@ def test_quantile_bins_part_the_numbers_in_their_order(values, n_bins):
 def test_quantile_bins_are_those_of_pandas_where_shares_are_even():
     values = np.random.default_rng(0).permutation(400) / 7
     ours = number_bins(values, n_bins=8)
-    theirs = pd.qcut(values, 8)
-    pairs = {(group[0], str(interval)) for group, interval in zip(ours, theirs, strict=True)}
+    pairs = {(group[0], str(interval)) for group, interval in zip(ours, pd.qcut(values, 8), strict=True)}
     assert len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs}) == 8
 
 

@@ -50,10 +50,19 @@ def test_layers_that_read_the_same_are_one_group():
 
 
 def test_a_layer_that_runs_twice():
-    model = twice(tiny.bert())
-    groups = in_order(model, zoo.prunable_layers(model), tiny.batch(tiny.texts(6)))
+    model, batch = twice(tiny.bert()), tiny.batch(tiny.texts(6))
+    layers = zoo.prunable_layers(model)
+    groups = in_order(model, layers, batch)
     assert [len(group.names) for group in groups] == [3, 1, 1, 1]
     assert {group.n_calls for group in groups} == {2}
+    layer = model.bert.encoder.layer[0].intermediate.dense
+    rows = rows_into(model, layer, batch, n_calls=2)
+    assert rows.shape == (2 * 6 * 6, 16)
+    assert torch.equal(rows[:36], rows_into(model, layer, batch, n_calls=1))
+    assert not torch.equal(rows[:36], rows[36:])
+    for name, layer in layers.items():
+        norms = rows_into(model, layer, batch, n_calls=2).norm(dim=0)
+        torch.testing.assert_close(input_norms(model, {name: layer}, [batch])[name], norms)
 
 
 def test_a_layer_that_does_not_run_is_refused_by_name():
@@ -92,16 +101,6 @@ def test_what_comes_after_does_not_run():
     assert ran == [0]
 
 
-def test_rows_of_a_layer_that_runs_twice():
-    model = twice(tiny.bert())
-    layer = model.bert.encoder.layer[0].intermediate.dense
-    batch = tiny.batch(tiny.texts(6))
-    rows = rows_into(model, layer, batch, n_calls=2)
-    assert rows.shape == (2 * 6 * 6, 16)
-    assert torch.equal(rows[:36], rows_into(model, layer, batch, n_calls=1))
-    assert not torch.equal(rows[:36], rows[36:])
-
-
 def test_rows_of_choices_and_of_images():
     model = zoo.build("bert", head="ForMultipleChoice")
     batch = zoo.inputs(model)
@@ -118,8 +117,7 @@ def test_modes_and_hooks_are_what_they_were():
     model.bert.embeddings.eval()
     modes = [module.training for module in model.modules()]
     layers, batch = zoo.prunable_layers(model), tiny.batch(tiny.texts(6))
-    groups = in_order(model, layers, batch)
-    norms = input_norms(model, layers, [batch])
+    groups, norms = in_order(model, layers, batch), input_norms(model, layers, [batch])
     rows = rows_into(model, layers[groups[2].names[0]], batch, n_calls=1)
     gradients = weight_gradients(model, layers, batch, own_loss)
     assert [module.training for module in model.modules()] == modes
@@ -142,14 +140,6 @@ def test_norms_against_a_loop():
                     squares += token**2
         np.testing.assert_allclose(norms[name], np.sqrt(squares), rtol=1e-5)
         assert norms[name].dtype == torch.float32
-
-
-def test_norms_count_every_call():
-    model = twice(tiny.bert())
-    batch = tiny.batch(tiny.texts(6))
-    for name, layer in zoo.prunable_layers(model).items():
-        rows = rows_into(model, layer, batch, n_calls=2)
-        torch.testing.assert_close(input_norms(model, {name: layer}, [batch])[name], rows.norm(dim=0))
 
 
 def test_inputs_that_are_nan_are_refused():
@@ -215,10 +205,8 @@ def test_gradients_under_autocast_and_in_half_precision():
         with torch.autocast("cpu", torch.bfloat16):
             return own_loss(model, batch)
 
-    for gradients in (
-        weight_gradients(model, layers, batch, mixed),
-        weight_gradients(model.bfloat16(), layers, batch, own_loss),
-    ):
+    under_autocast = weight_gradients(model, layers, batch, mixed)
+    for gradients in (under_autocast, weight_gradients(model.bfloat16(), layers, batch, own_loss)):
         for name, gradient in gradients.items():
             assert gradient.dtype == torch.float32
             assert torch.cosine_similarity(gradient.flatten(), expected[name].flatten(), dim=0) > 0.95

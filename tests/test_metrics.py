@@ -57,6 +57,9 @@ def test_numbers_by_hand(mismatch):
     assert found == FOUND
     assert {type(value) for value in found.values()} == {int, float}
     assert mismatch.keep_in_memory  # nothing is written to the cache
+    same = mismatch.compute(**SAME)
+    assert (same["cie"], same["agreement"], same["nfr"], same["accuracy_change"]) == (0, 1, 0, 0)
+    assert math.isnan(same["bec"])
 
 
 @pytest.mark.parametrize(
@@ -70,19 +73,12 @@ def test_they_are_loaded_by_path(name):
 
 
 def test_numbers_are_those_of_the_comparison(mismatch):
-    generator = np.random.default_rng(0)
-    teacher, student, labels = generator.integers(0, 3, (3, 100))
+    teacher, student, labels = np.random.default_rng(0).integers(0, 3, (3, 100))
     found = mismatch.compute(predictions=student, references=labels, teacher_predictions=teacher)
     cells = Cells.count(teacher, student, labels)
     assert found["mismatch_rate"] == cells.churn
     assert (found["accuracy"], found["teacher_accuracy"]) == (cells.accuracy_candidate, cells.accuracy_reference)
     assert (found["nfr"], found["bec"]) == (cells.nfr, cells.bec)
-
-
-def test_a_model_against_itself(mismatch):
-    found = mismatch.compute(**SAME)
-    assert (found["cie"], found["agreement"], found["nfr"], found["accuracy_change"]) == (0, 1, 0, 0)
-    assert math.isnan(found["bec"])
 
 
 def test_probabilities_add_divergences(mismatch):
@@ -114,8 +110,7 @@ def test_combined_with_itself_and_with_a_metric_without_a_teacher(mismatch, tmp_
     assert evaluate.combine({"mismatch": mismatch}).compute(**INPUTS) == FOUND
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "toy.py").write_text(TOY)
-    toy = evaluate.load(str(tmp_path / "toy"), keep_in_memory=True)
-    both = evaluate.combine([mismatch, toy])
+    both = evaluate.combine([mismatch, evaluate.load(str(tmp_path / "toy"), keep_in_memory=True)])
     both.add_batch(**INPUTS)
     assert both.compute() == FOUND | {"n": 6}
 
@@ -183,10 +178,7 @@ def test_logits_that_do_not_fit_are_refused(shift):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (
-            [[0.5, 0.5], [math.nan, 0.5]],
-            "teacher_probabilities must be numbers. 1 of 2 rows have NaN, the first is row 1",
-        ),
+        ([[1.0, 0], [math.nan, 1]], "teacher_probabilities must be numbers. 1 of 2 rows have NaN, the first is row 1"),
         ([[0.5, 0.5], [0.5, 0.6]], "rows of teacher_probabilities .* Row 1 sums to 1.1, its smallest is 0.5"),
         ([[-0.5, 1.5], [0.5, 0.5]], "Row 0 sums to 1, its smallest is -0.5. Take the softmax of logits first"),
         ([[0.5, 0.5], [1.0]], "teacher_probabilities must have as many classes in each of their rows"),
@@ -248,9 +240,7 @@ def test_calibration_of_certain_models(calibration):
     found = calibration.compute(references=[0, 1], probabilities=certain, teacher_probabilities=[[0.5, 0.5]] * 2)
     assert (found["ece"], found["brier"], found["nll"], found["nll_change"]) == (0.5, 1, math.inf, math.inf)
     assert found["teacher_nll"] == pytest.approx(math.log(2))
-
-
-def test_a_label_without_a_column_is_refused(calibration):
+    # A label without a column is refused.
     with pytest.raises(ValueError, match=r"labels must be in \[0, 2\), or -100 where unknown. Got 2"):
         calibration.compute(references=[2], probabilities=[[0.5, 0.5]], teacher_probabilities=[[0.5, 0.5]])
 
@@ -280,21 +270,14 @@ def test_bias_counts_the_classes_that_occur_or_are_named(bias):
 
 def test_all_of_them_combined_in_batches(mismatch, shift, calibration, bias):
     p, q, labels = tables(30)
-    inputs = {
-        "predictions": q.argmax(axis=1),
-        "references": labels,
-        "teacher_predictions": p.argmax(axis=1),
-        "probabilities": q,
-        "teacher_probabilities": p,
-    }
+    answers = {"predictions": q.argmax(axis=1), "references": labels, "teacher_predictions": p.argmax(axis=1)}
+    probabilities = {"probabilities": q, "teacher_probabilities": p}
     combined = evaluate.combine([mismatch, shift, calibration, bias])
     for rows in (slice(0, 20), slice(20, 30)):
-        combined.add_batch(**{name: values[rows] for name, values in inputs.items()})
+        combined.add_batch(**{name: values[rows] for name, values in (answers | probabilities).items()})
     found = combined.compute()
-    answers = {name: inputs[name] for name in INPUTS}
-    rows = {name: inputs[name] for name in ("probabilities", "teacher_probabilities")}
-    expected = mismatch.compute(**answers) | shift.compute(**rows)
-    expected |= calibration.compute(references=labels, **rows) | bias.compute(**answers)
+    expected = mismatch.compute(**answers) | shift.compute(**probabilities)
+    expected |= calibration.compute(references=labels, **probabilities) | bias.compute(**answers)
     assert found == expected
 
 
@@ -320,9 +303,8 @@ def test_agreement_by_hand(agreement):
 def test_agreement_is_the_mean_of_the_similarities(agreement):
     rng = np.random.default_rng(0)
     student, teacher = ([rng.normal(size=n).tolist() for n in range(6, 14)] for _ in range(2))
-    found = agreement.compute(
-        predictions=[0] * 8, teacher_predictions=[0] * 8, attributions=student, teacher_attributions=teacher
-    )
+    answers = {"predictions": [0] * 8, "teacher_predictions": [0] * 8}
+    found = agreement.compute(**answers, attributions=student, teacher_attributions=teacher)
     each = [similarities(*pair) for pair in zip(student, teacher, strict=True)]
     for name in SIMILARITIES:
         assert found[name] == found[f"{name}_agreeing"] == pytest.approx(np.mean([one[name] for one in each]))
@@ -345,9 +327,8 @@ def test_agreement_combined_with_the_mismatches(mismatch, agreement):
 
 
 def test_agreement_leaves_out_what_is_not_defined(agreement):
-    found = agreement.compute(
-        predictions=[0, 0], teacher_predictions=[0, 0], attributions=[[], [1.0, 2.0]], teacher_attributions=[[], [1, 2]]
-    )
+    answers = {"predictions": [0, 0], "teacher_predictions": [0, 0]}
+    found = agreement.compute(**answers, attributions=[[], [1.0, 2.0]], teacher_attributions=[[], [1, 2]])
     assert found["cosine"] == pytest.approx(1)
     assert math.isnan(found["top_k_overlap"])  # no example has more than 5 scores
 
@@ -355,9 +336,8 @@ def test_agreement_leaves_out_what_is_not_defined(agreement):
 def test_bad_attributions_are_refused(agreement):
     with pytest.raises(ValueError, match=r"inputs are missing: \['teacher_attributions'\]"):
         agreement.compute(**{name: values for name, values in EXPLAINED.items() if name != "teacher_attributions"})
+    one = {"predictions": [0], "teacher_predictions": [0], "attributions": [[1.0]]}
     with pytest.raises(ValueError, match=r"equally many scores. Got the shapes \[2\] and \[1\]"):
-        agreement.compute(
-            predictions=[0], teacher_predictions=[0], attributions=[[1.0]], teacher_attributions=[[1.0, 2.0]]
-        )
+        agreement.compute(**one, teacher_attributions=[[1.0, 2.0]])
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         agreement.compute(**EXPLAINED, top_k=0)

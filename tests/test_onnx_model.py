@@ -44,9 +44,7 @@ def text_config(**changes):
     return BertConfig(**({"num_labels": 2, "architectures": ["BertForSequenceClassification"]} | changes))
 
 
-def handmade(
-    folder, name="model.onnx", *, config=None, output="logits", kind=TensorProto.INT64, shape=("b", 2), **inputs
-):
+def handmade(folder, name="model.onnx", *, config=None, out="logits", kind=TensorProto.INT64, shape=("b", 2), **inputs):
     """A file that another tool could have made: the logits are the sum of each item's first input, times 1 and 2."""
     inputs = inputs or {"input_ids": ("b", "n")}
     values = [helper.make_tensor_value_info(name, kind, dims) for name, dims in inputs.items()]
@@ -57,12 +55,12 @@ def handmade(
             helper.make_node("ReduceSum", ["flat", "axes"], ["sum"], keepdims=1),
             helper.make_node("MatMul", ["sum", "weights"], ["out"]),
             *(helper.make_node("Identity", [value.name], [f"{value.name}_seen"]) for value in values),
-            helper.make_node("Identity", ["out"], [output]),
+            helper.make_node("Identity", ["out"], [out]),
         ],
         "handmade",
         values,
         [
-            helper.make_tensor_value_info(output, TensorProto.FLOAT, shape),
+            helper.make_tensor_value_info(out, TensorProto.FLOAT, shape),
             *(helper.make_tensor_value_info(f"{name}_seen", kind, dims) for name, dims in inputs.items()),
         ],
         [numpy_helper.from_array(np.float32([[1, 2]]), "weights"), numpy_helper.from_array(np.array([1]), "axes")],
@@ -169,8 +167,7 @@ def test_weights_beside_the_file_count(path, tmp_path):
 
 
 def test_parameters_are_those_of_the_model(place, path):
-    model = load_model(place / "torch")
-    n = sum(parameter.numel() for parameter in model.parameters())
+    n = sum(parameter.numel() for parameter in load_model(place / "torch").parameters())
     assert OnnxModel(path).count_parameters() == (n, n)
     n_all, n_nonzero = OnnxModel(path.parent / "model_int8.onnx").count_parameters()
     assert n_all == n
@@ -189,28 +186,22 @@ def test_what_a_file_needs_and_a_model_may_lack_is_filled_in(tmp_path):
     assert OnnxModel(mask)(input_ids=ids)["logits"].tolist() == [[3, 6], [3, 6]]
 
 
-@pytest.mark.parametrize("kind", [TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT16])
-def test_inputs_are_converted_to_the_declared_types(tmp_path, kind):
-    path = handmade(tmp_path, kind=kind)
-    assert OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))["logits"].tolist() == [[3, 6]]
+KINDS = [{"kind": kind} for kind in (TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT16)]
 
 
-def test_a_mask_of_bools_is_taken(tmp_path):
+@pytest.mark.parametrize("made", [*KINDS, {"out": "output_0"}])
+def test_inputs_are_converted_to_the_declared_types_and_the_first_output_is_the_logits(tmp_path, made):
+    assert OnnxModel(handmade(tmp_path, **made))(input_ids=torch.tensor([[1, 2]]))["logits"].tolist() == [[3, 6]]
+
+
+def test_a_mask_of_bools_and_a_fixed_batch_are_taken(tmp_path):
     path = handmade(tmp_path, kind=TensorProto.BOOL, attention_mask=("b", "n"), input_ids=("b", "n"))
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
     logits = OnnxModel(path)(input_ids=torch.ones(2, 3, dtype=torch.long), attention_mask=mask)["logits"]
     assert logits.tolist() == [[2, 4], [1, 2]]
-
-
-def test_the_first_output_stands_in_for_the_logits(tmp_path):
-    path = handmade(tmp_path, output="output_0")
-    assert OnnxModel(path)(input_ids=torch.tensor([[1, 2]]))["logits"].tolist() == [[3, 6]]
-
-
-def test_a_fixed_batch_is_filled_up(tmp_path):
+    # A fixed batch is filled up.
     path = handmade(tmp_path, input_ids=(2, "n"), shape=(2, 2))
-    logits = OnnxModel(path)(input_ids=torch.arange(5)[:, None])["logits"]
-    assert logits[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert OnnxModel(path)(input_ids=torch.arange(5)[:, None])["logits"][:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_shapes_and_values_that_the_file_cannot_take_are_refused(tmp_path, path):
@@ -250,12 +241,10 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
 
 
 def test_other_inputs_are_refused(tmp_path):
-    path = handmade(tmp_path, input_features=("b", "n"))
-    with pytest.raises(ValueError, match="must take inputs among input_ids, .*It takes input_features. Export a class"):
-        OnnxModel(path)
-    path = handmade(tmp_path, attention_mask=("b", "n"))
-    with pytest.raises(ValueError, match="It takes attention_mask"):
-        OnnxModel(path)
+    for name in ("input_features", "attention_mask"):
+        path = handmade(tmp_path, **{name: ("b", "n")})
+        with pytest.raises(ValueError, match=f"must take inputs among input_ids, .*It takes {name}. Export a class"):
+            OnnxModel(path)
 
 
 def test_inputs_that_the_file_does_not_take_are_refused(path):

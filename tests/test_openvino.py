@@ -37,14 +37,11 @@ def _traced_once(tmp_path_factory):
 def saved(tmp_path_factory):
     """A model's folder with a tokenizer, the float file exported from it, and its INT8 file."""
     folder = tmp_path_factory.mktemp("openvino")
-    model = without_equal_tensors(tiny.bert(**NAMED))
-    model.save_pretrained(folder / "model")
+    without_equal_tensors(tiny.bert(**NAMED)).save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
     found = export_openvino(folder / "model", folder / "float")
-    found_int8 = export_openvino(
-        folder / "model", folder / "int8", quantize="static", calibration=TEXTS, exclude=["*layer.0.attention*"]
-    )
-    return folder, found, found_int8
+    int8 = {"quantize": "static", "calibration": TEXTS, "exclude": ["*layer.0.attention*"]}
+    return folder, found, export_openvino(folder / "model", folder / "int8", **int8)
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +130,7 @@ def test_a_shrunk_and_pruned_model_is_exported_as_it_is(tmp_path):
     model = tiny.bert()
     shrink_(model, ffn=0.5, heads=0.5)
     prune_(model, 0.5)
-    found = export_openvino(model, tmp_path / "openvino")
-    file = OpenVinoModel(found.path)
+    file = OpenVinoModel(export_openvino(model, tmp_path / "openvino").path)
     assert file.config.compression == model.config.compression
     assert audit(predict(model, TEXTS), predict(file, TEXTS)).metrics["mismatch_rate"] == 0
 
@@ -149,8 +145,7 @@ def test_it_computes_in_float32_with_the_threads_of_torch(saved, monkeypatch):
 
 
 def test_what_a_caller_may_leave_out_is_filled_in(saved):
-    model = OpenVinoModel(saved[1].path)
-    ids = torch.tensor([[5, 6, 7], [1, 2, 3]])
+    model, ids = OpenVinoModel(saved[1].path), torch.tensor([[5, 6, 7], [1, 2, 3]])
     full = model(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids))
     assert torch.equal(model(input_ids=ids.int())["logits"], full["logits"])
     assert model.input_names == ("input_ids", "attention_mask", "token_type_ids")
@@ -158,10 +153,8 @@ def test_what_a_caller_may_leave_out_is_filled_in(saved):
 
 def test_parameters_are_those_of_the_model(saved, images):
     folder, found, found_int8 = saved
-    for model, path, path_int8 in (
-        (load_model(folder / "model"), found.path, found_int8.path),
-        (images[0], images[1].path, images[2].path),
-    ):
+    of_texts = load_model(folder / "model"), found.path, found_int8.path
+    for model, path, path_int8 in (of_texts, (images[0], images[1].path, images[2].path)):
         n = sum(parameter.numel() for parameter in model.parameters())
         assert OpenVinoModel(path).count_parameters() == (n, n)
         n_all, n_nonzero = OpenVinoModel(path_int8).count_parameters()
@@ -175,8 +168,7 @@ def test_zeros_are_counted(saved, tmp_path):
     with torch.no_grad():
         model.bert.pooler.dense.weight[:2] = 0
     n = sum(parameter.numel() for parameter in model.parameters())
-    file = OpenVinoModel(export_openvino(model, tmp_path / "openvino").path)
-    assert file.count_parameters() == (n, n - 2 * 16)
+    assert OpenVinoModel(export_openvino(model, tmp_path / "openvino").path).count_parameters() == (n, n - 2 * 16)
 
 
 def test_size_and_fingerprint_are_of_both_files(saved, tmp_path):
@@ -286,16 +278,13 @@ def test_a_file_that_is_no_model_is_refused(saved, tmp_path):
         OpenVinoModel(path)
 
 
-def test_only_the_cpu_is_known(saved):
+def test_devices_and_inputs_that_the_file_does_not_take_are_refused(saved, images):
     model = OpenVinoModel(saved[1].path)
     with pytest.raises(ValueError, match="OpenVINO files run on the CPU here. Got the device cuda"):
         model.to("cuda")
     assert model.to("cpu").device == torch.device("cpu")
-
-
-def test_inputs_that_the_file_does_not_take_are_refused(saved, images):
     with pytest.raises(ValueError, match="openvino_model.xml takes input_ids, .* needs input_ids. Got pixel_values"):
-        OpenVinoModel(saved[1].path)(pixel_values=torch.zeros(1))
+        model(pixel_values=torch.zeros(1))
     with pytest.raises(ValueError, match=r"OpenVINO cannot run openvino_model.xml on pixel_values \[1, 1, 8, 9\]"):
         OpenVinoModel(images[1].path)(pixel_values=torch.zeros(1, 1, 8, 9))
 

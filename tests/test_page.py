@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import report_data
 from commands import call
+from plotted import point
 
 from hf_compalign._tables import Name
 from hf_compalign.measure.attribution import CEILING, FLOOR
@@ -101,9 +101,8 @@ def test_every_part_of_an_audit_has_its_section_in_the_contents(page):
     ids = [attributes["id"] for attributes in page.all("section")]
     assert ids == SECTIONS
     links = [attributes["href"] for attributes in page.all("a")]
-    assert [link for link in links if link.startswith("#") and "=" not in link][1 : len(ids) + 1] == [
-        f"#{name}" for name in ids
-    ]
+    to_parts = [link for link in links if link.startswith("#") and "=" not in link]
+    assert to_parts[1 : len(ids) + 1] == [f"#{name}" for name in ids]
 
 
 def test_the_verdict_says_what_fails_and_by_how_much(found, page):
@@ -112,9 +111,8 @@ def test_the_verdict_says_what_fails_and_by_how_much(found, page):
     assert 'class="verdict failed"' in page.html
     assert f"The candidate answers {1200 - found['cie']:,} of 1,200 items like the reference" in page.words
     assert "Not shown to be within the limit on nfr." in page.words
-    words = (
-        f"nfr is {100 * failed['value']:.2f} %, its upper bound {100 * failed['upper_bound']:.2f} %, the limit 3.00 %."
-    )
+    value, bound = 100 * failed["value"], 100 * failed["upper_bound"]
+    words = f"nfr is {value:.2f} %, its upper bound {bound:.2f} %, the limit 3.00 %."
     assert words in page.words.replace("\xa0", " ")
 
 
@@ -170,16 +168,14 @@ def test_a_gain_is_no_negative_drop(found, drop, bound, change, worst):
     assert table.rows[0][1:4] == ("2.10 points", "at most 3.40 points", "0.012")
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "words"), [(0.9, "under-confident"), (0.7, "over-confident"), (0.8, "as sure as")]
-)
-def test_it_is_said_whether_a_candidate_is_too_sure_or_not_sure_enough(found, accuracy, words):
+@pytest.mark.parametrize(("accuracy", "said"), [(0.9, "under-confident"), (0.7, "over-confident"), (0.8, "as sure as")])
+def test_it_is_said_whether_a_candidate_is_too_sure_or_not_sure_enough(found, accuracy, said):
     bins = [{"n": 0, "confidence": None, "accuracy": None}, {"n": 5, "confidence": 0.8, "accuracy": accuracy}]
     bins = [one | {"low": 0.0, "high": 1.0} for one in bins]
     sides = {side: found["calibration"][side] | {"bins": bins} for side in ("reference", "candidate")}
     [note] = section(found | {"calibration": found["calibration"] | sides}, "calibration").notes
     both = f"mean confidence 80.00 %, accuracy {100 * accuracy:.2f} %."
-    assert re.search(f"On average the candidate is {words}.*: {both}", note)
+    assert re.search(f"On average the candidate is {said}.*: {both}", note)
 
 
 def test_the_interval_of_a_single_item_is_not_shown(found):
@@ -240,8 +236,7 @@ def test_classes_and_groups_come_in_the_order_of_harm_and_lead_to_their_items(fo
     assert names == sorted(lows, key=lows.get, reverse=True)
     links = {attributes["href"] for attributes in page.all("a")}
     assert {"#label=0", "#candidate=2", "#group=target%3A+women"} <= links
-    groups = page.rows_of("Groups, most harmed first")
-    assert "few (small)" in [row[0] for row in groups]
+    assert "few (small)" in [row[0] for row in page.rows_of("Groups, most harmed first")]
     assert "1 group of fewer than 30 items: shown, marked as small, and in no gap and no verdict." in page.words
 
 
@@ -266,10 +261,8 @@ def test_several_audits_are_set_side_by_side_without_their_folders(page):
 @pytest.mark.parametrize("what", ["inputs", "reference"])
 def test_audits_of_other_inputs_or_another_reference_are_not_set_side_by_side(what):
     def marked(mark):
-        other = (
-            {"data_fingerprint": mark} if what == "inputs" else {"reference": {"model": "x", "model_fingerprint": mark}}
-        )
-        return report_data.same_audit() | other
+        reference = {"reference": {"model": "x", "model_fingerprint": mark}}
+        return report_data.same_audit() | ({"data_fingerprint": mark} if what == "inputs" else reference)
 
     first, unknown, other = (marked(mark) for mark in ("dddd", "", "eeee"))
     assert "Candidates" in render([first, unknown])
@@ -278,27 +271,21 @@ def test_audits_of_other_inputs_or_another_reference_are_not_set_side_by_side(wh
 
 
 def test_a_frontier_has_a_row_for_each_file():
-    points = [
-        SimpleNamespace(
-            **{"kept": ("layer",) * size, "n": 200, "mismatch_rate": rate, "mismatch_rate_interval": (0.0, 0.2)},
-            **{"size_bytes": size * 10**6, "latency": {}, "passed": True},
-        )
-        for size, rate in ((3, 0.06), (1, 0.1), (2, 0.05), (4, 0.07))
-    ]
-    page = Page(render([report_data.same_audit()], frontier=points, chosen=("layer",) * 3))
-    rows = page.rows_of("Files")
-    assert [(row[0], row[-1]) for row in rows] == [
+    points = [point(n, mismatches, n * 10**6, limit=0.5) for n, mismatches in ((3, 12), (1, 20), (2, 10), (4, 14))]
+    page = Page(render([report_data.same_audit()], frontier=points, chosen=points[0].kept))
+    assert [(row[0], row[-1]) for row in page.rows_of("Files")] == [
         *(("1 layer", "undominated"), ("2 layers", "undominated"), ("3 layers", "chosen"), ("4 layers", ""))
     ]
     assert "4 files as the repair measured them, on 200 items; a frontier does not say of which model" in page.words
     assert "<summary>Files, the smallest first</summary>" in page.html
 
 
-def test_a_frontier_of_other_items_is_refused():
-    point = SimpleNamespace(kept=(), n=872)
+def test_no_audit_and_a_frontier_of_other_items_are_refused():
+    with pytest.raises(ValueError, match="There is nothing to report. Give at least one audit."):
+        render([])
     message = "The frontier was measured on 872 items, and no audit here is of as many: 200. Give the frontier of"
     with pytest.raises(ValueError, match=message):
-        render([report_data.same_audit()], frontier=[point])
+        render([report_data.same_audit()], frontier=[SimpleNamespace(kept=(), n=872)])
 
 
 def test_what_is_not_known_is_left_out_and_what_brings_it_is_named(bare):
@@ -393,16 +380,11 @@ def test_templates_in_the_text_are_text(hostile_pages):
 
 def test_the_data_keep_every_text_and_cannot_end_their_element(hostile_pages):
     hostile = hostile_pages[0]
-    block = hostile.raw["script"][0]
-    assert not set("<>&\u2028\u2029") & set(block)
+    assert not set("<>&\u2028\u2029") & set(hostile.raw["script"][0])
     texts = [item["texts"][0] for item in hostile.data["items"][: len(report_data.HOSTILE)]]
     assert texts[:10] == list(report_data.HOSTILE[:10])
     assert texts[13:] == list(report_data.HOSTILE[13:])
-
-
-def test_controls_and_direction_changes_are_made_visible(hostile_pages):
-    hostile = hostile_pages[0]
-    texts = [item["texts"][0] for item in hostile.data["items"]]
+    # Controls and changes of direction are made visible.
     assert texts[10] == "left [U+202E] right [U+202C] [U+2066] isolate"
     assert texts[11] == "zero [U+0000] one [U+001B] two [U+200B] three [U+2028] four"
     assert texts[12] == "half [U+D83D] a pair"
@@ -442,8 +424,7 @@ def test_numbers_that_json_does_not_know_are_null():
 def test_tokens_are_put_together_as_words(tokens, spaced):
     scores = [0.5, -2.0, math.nan, 1.0][: len(tokens)]
     shared = {"kind": "text", "target": 0, "tokens": tokens, "shape": None}
-    explanation = shared | {"reference": scores, "candidate": scores}
-    [item] = item_rows({"items": [ITEMS[0] | {"explanation": explanation}]})
+    [item] = item_rows({"items": [ITEMS[0] | {"explanation": shared | {"reference": scores, "candidate": scores}}]})
     assert item["explanation"]["tokens"] == spaced
     assert item["explanation"]["reference"] == [0.5, -1.0, 0.0, 1.0][: len(tokens)]
 
@@ -453,17 +434,6 @@ def test_the_file_is_the_page_and_the_same_every_time(found, tmp_path):
     path = write_report(tmp_path / "made" / "report.html", [small], title="Mine")
     assert path.read_text(encoding="utf-8") == render([small], title="Mine")
     assert "<title>Mine</title>" in path.read_text(encoding="utf-8")
-
-
-def test_a_page_needs_an_audit():
-    with pytest.raises(ValueError, match="There is nothing to report. Give at least one audit."):
-        render([])
-
-
-def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"A figure needs .* pip install 'hf-compalign\[report\]'"):
-        render([report_data.same_audit()])
 
 
 def audited(*answers, **options):
@@ -478,16 +448,13 @@ def saved(tmp_path):
     return tmp_path / "audit.json"
 
 
-def test_the_page_of_the_command_stands_beside_its_audit(saved):
+def test_the_page_of_the_command_stands_beside_its_audit_or_where_it_is_told(saved, tmp_path):
     result = call("report", saved, "--title", "By hand")
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(saved.with_suffix(".html"))
     page = Page(saved.with_suffix(".html").read_text(encoding="utf-8"))
     assert "<title>By hand</title>" in page.html
     assert len(page.data["items"]) == 2
-
-
-def test_the_command_sets_several_audits_side_by_side(saved, tmp_path):
     result = call("report", saved, saved, "--output", tmp_path / "deep" / "page.html")
     assert result.exit_code == 0, result.output
     assert len(Page((tmp_path / "deep" / "page.html").read_text(encoding="utf-8")).rows_of("Candidates")) == 2

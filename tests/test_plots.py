@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import report_data
 from plotted import HOSTILE, POINTS, class_row, estimate, figures, point, record
 
 from hf_compalign.measure.attribution import CEILING, FLOOR
@@ -13,7 +14,7 @@ from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import wilson_interval
-from hf_compalign.report.page import inline_svg
+from hf_compalign.report.page import inline_svg, render
 from hf_compalign.report.plots import (
     plot_attribution,
     plot_candidates,
@@ -61,9 +62,8 @@ def test_the_chosen_file_has_a_ring_and_the_limit_is_a_line():
     figure = plot_frontier(POINTS, chosen=POINTS[1].kept, limit=0.05)
     for panel, x in zip(figure.axes, (50.0, 11.0), strict=True):
         assert offsets(panel, "chosen") == [(x, 2.0)]
-        assert [tuple(line.get_ydata()) for line in panel.lines if line.get_label().startswith("limit 5 %")] == [
-            (5.0, 5.0)
-        ]
+        limits = [line for line in panel.lines if line.get_label().startswith("limit 5 %")]
+        assert [tuple(line.get_ydata()) for line in limits] == [(5.0, 5.0)]
 
 
 def test_intervals_are_drawn_whole():
@@ -77,10 +77,8 @@ def test_intervals_are_drawn_whole():
 
 def test_files_that_others_beat_bear_no_number_unless_chosen():
     beaten = point(3, 9, 60_000_000)
-    texts = [
-        [text.get_text() for text in plot_frontier([*POINTS, beaten], chosen=kept).axes[0].texts]
-        for kept in (None, beaten.kept)
-    ]
+    drawn = [plot_frontier([*POINTS, beaten], chosen=kept) for kept in (None, beaten.kept)]
+    texts = [[text.get_text() for text in figure.axes[0].texts] for figure in drawn]
     assert texts == [["0", "2", "4"], ["0", "2", "4", "3"]]
 
 
@@ -116,6 +114,7 @@ def percents(interval):
 
 
 GAP = "largest gap 6.0 points (with 95 % confidence at most 9.0),\npermutation p = 0.002"
+EMPTY = dict.fromkeys(("both_right", "lost", "gained", "same_wrong", "different_wrong"), 0)
 MISMATCHES, LOST = "answered differently (mismatch rate)", "right before, wrong now (NFR)"
 
 
@@ -139,8 +138,7 @@ def test_the_cells_fill_a_bar_by_their_shares_and_the_changed_ones_a_second_and_
         assert parts[0][1] == 0.0
         assert parts[-1][1] + parts[-1][2] == pytest.approx(1.0)
     texts = [text.get_text() for text in panel.texts]
-    rows = [texts[start : start + 3] for start in range(0, len(texts), 3)]
-    assert rows == [
+    assert [texts[start : start + 3] for start in range(0, len(texts), 3)] == [
         ["both right", "900", "90.00 %"],
         ["both wrong, same answer", "64", "6.40 %"],
         ["lost: right before, wrong now", "17", "1.70 %"],
@@ -151,16 +149,13 @@ def test_the_cells_fill_a_bar_by_their_shares_and_the_changed_ones_a_second_and_
 
 
 def test_the_cells_of_a_model_against_itself_have_no_second_bar():
-    cells = {"both_right": 5, "lost": 0, "gained": 0, "same_wrong": 0, "different_wrong": 0}
-    (panel,) = plot_cells(record(n=8, cie=0, cells=cells)).axes
+    (panel,) = plot_cells(record(n=8, cie=0, cells=EMPTY | {"both_right": 5})).axes
     assert bars(panel, 2.0) == [("both_right", 0.0, 1.0)]
     assert bars(panel, 0.75) == []
     assert panel.get_title(loc="left") == "5 labeled items of 8: 0 answered differently (0.00 %)"
 
 
-@pytest.mark.parametrize(
-    "cells", [None, {"both_right": 0, "lost": 1, "gained": 0, "same_wrong": 0, "different_wrong": 0}]
-)
+@pytest.mark.parametrize("cells", [None, EMPTY | {"lost": 1}])
 def test_one_item_is_one_item(cells):
     (panel,) = plot_cells(record(n=1, cie=1, cells=cells)).axes
     assert panel.get_title(loc="left") == "1 item: 1 answered differently (100.00 %)"
@@ -168,10 +163,8 @@ def test_one_item_is_one_item(cells):
 
 def test_without_labels_there_are_two_cells():
     (panel,) = plot_cells(record(cells=None)).axes
-    assert bars(panel, 2.0) == [
-        ("same_answer", 0.0, pytest.approx(0.964)),
-        ("different_answer", pytest.approx(0.964), pytest.approx(0.036)),
-    ]
+    same, different = pytest.approx(0.964), pytest.approx(0.036)
+    assert bars(panel, 2.0) == [("same_answer", 0.0, same), ("different_answer", same, different)]
 
 
 def test_classes_are_sorted_by_what_is_sure_of_their_harm_and_have_both_intervals():
@@ -189,13 +182,10 @@ def test_classes_are_sorted_by_what_is_sure_of_their_harm_and_have_both_interval
     assert "mismatch rate of all items: 3.60 %" in legend_of(figure)
 
 
-def test_a_class_of_two_items_does_not_lead():
+def test_the_most_harmed_of_many_classes_are_shown_and_one_of_two_items_does_not_lead():
     rows = [class_row(0, "tiny", 2, 1, 1), class_row(1, "many", 1000, 300, 100)]
     (panel,) = plot_classes(record(per_class=rows)).axes
     assert names(panel) == ["many (n = 1,000)", "tiny (n = 2)"]
-
-
-def test_of_a_thousand_classes_the_most_harmed_are_shown_and_the_others_counted():
     rows = [class_row(label, f"c{label}", 1000, label // 2, 0) for label in range(1000)]
     (panel,) = plot_classes(record(per_class=rows)).axes
     assert (names(panel)[::24], len(names(panel))) == (["c998 (n = 1,000)", "c974 (n = 1,000)"], 25)
@@ -230,10 +220,7 @@ def test_small_groups_are_hollow_and_it_is_said_why():
 def test_long_names_push_no_title_out_of_the_figure_and_no_marker_at_0_onto_a_name():
     found = record()
     for row in found["groups"]:
-        row |= {
-            "attribute": "W" * 5 + "a long attribute of many letters",
-            "group": row["group"] + " of a long name" * 3,
-        }
+        row |= {"attribute": "WWWWWa long attribute of many letters", "group": row["group"] + " of a long name" * 3}
     found["gaps"][0]["attribute"] = found["groups"][0]["attribute"]
     found["groups"][0] |= {"mismatch_rate": 0.0}
     figure = plot_groups(found)
@@ -253,8 +240,7 @@ def test_reliability_is_drawn_where_there_are_items():
     assert list(reference.get_xdata()) == list(candidate.get_xdata()) == [37.5, 62.5, 87.5]
     assert list(reference.get_ydata()) == pytest.approx([40.0, 100 * 19 / 30, 100 * 52 / 60])
     assert list(candidate.get_ydata()) == pytest.approx([30.0, 100 * 16 / 30, 100 * 46 / 60])
-    first = curve.collections[0].get_segments()[0]
-    assert first[:, 1].tolist() == percents(wilson_interval(4, 10))
+    assert curve.collections[0].get_segments()[0][:, 1].tolist() == percents(wilson_interval(4, 10))
     assert [patch.get_height() for patch in counts.patches] == [0, 10, 30, 60] * 2
     assert "candidate: calibration error (ECE) 5.00 %, change +3.00 points (+1.00 to +5.00)" in legend_of(figure)
 
@@ -269,8 +255,7 @@ def test_margins_are_bars_with_the_edges_told_apart():
 
 
 def test_attributions_stand_between_their_floor_and_their_ceiling():
-    figure = plot_attribution(record())
-    (panel,) = figure.axes
+    (panel,) = plot_attribution(record()).axes
     assert names(panel) == ["cosine", "Spearman", "top-5 overlap", "weighted Jaccard"]
     assert dots(panel, "same answer (30 items)") == [0.8] * 4
     assert dots(panel, "different answers (9 items)") == [0.4] * 4
@@ -278,8 +263,7 @@ def test_attributions_stand_between_their_floor_and_their_ceiling():
     assert dots(panel, "ceiling") == [0.95] * 4
     assert lines(panel)[0] == pytest.approx((0.78, 0.82))
     assert len(lines(panel)) == 16
-    words = " ".join(panel.get_xlabel().split())
-    assert words.endswith(f"floor: {FLOOR} ceiling: {CEILING}")
+    assert " ".join(panel.get_xlabel().split()).endswith(f"floor: {FLOOR} ceiling: {CEILING}")
 
 
 @pytest.mark.parametrize("name", ["{top_k.__class__}", "{nothing}", "$x$"])
@@ -308,8 +292,7 @@ def candidate(name, mismatches, **other):
 def test_candidates_are_numbered_as_they_are_given():
     judged = {"limits": [{}], "passed": False}
     others = candidate("int8", 10, latency_ms=None, limits=[{}]), candidate("free", 20)
-    figure = plot_candidates([candidate("ce", 50, **judged), *others])
-    named, size, latency = figure.axes
+    named, size, latency = plot_candidates([candidate("ce", 50, **judged), *others]).axes
     assert names(named) == ["1. ce", "2. int8", "3. free"]
     assert dots(named, "within the limits") == [1.0]
     assert dots(named, BEYOND) == [5.0]
@@ -323,14 +306,11 @@ def test_candidates_are_numbered_as_they_are_given():
     assert [tuple(line.get_xdata()) for line in latency.lines] == [(20.0, 20.0)]
 
 
-def test_candidates_without_costs_have_names_and_rates_only():
+def test_candidates_without_costs_have_rates_and_names_that_are_told_apart():
     unknown = {"size_bytes": None, "latency_ms": None}
     figure = plot_candidates({"b": candidate("x", 50, **unknown), "a": candidate("x", 10, **unknown)})
     assert [names(panel) for panel in figure.axes] == [["1. b", "2. a"]]
     assert legend_of(figure) == {"no limit was set"}
-
-
-def test_candidates_of_one_name_are_told_apart():
     (panel, *_) = plot_candidates([candidate("x", 50), candidate("x", 10), candidate("", 20)]).axes
     assert names(panel) == ["1. x (1)", "2. x (2)", "3. unnamed"]
 
@@ -348,8 +328,7 @@ def test_names_are_drawn_as_they_are_but_on_one_line(recwarn):
         drawn += [label for panel in figure.axes for label in (*names(panel), panel.get_title(loc="left"))]
     assert f"{expected} (n = 400)" in drawn
     assert f"{expected} (n = 500)" in drawn
-    titles = [" ".join(title.split()) for title in drawn]
-    assert f"{expected} {' '.join(GAP.split())}" in titles
+    assert f"{expected} {' '.join(GAP.split())}" in [" ".join(title.split()) for title in drawn]
     assert f"1. {expected} (1)" in drawn
     assert not recwarn.list
 
@@ -444,5 +423,6 @@ def test_what_audit_returns_is_drawn(settings, recwarn):
 
 def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"A figure needs .* pip install 'hf-compalign\[report\]'"):
-        plot_frontier(POINTS)
+    for drawn, of in ((plot_frontier, POINTS), (render, [report_data.same_audit()])):
+        with pytest.raises(ImportError, match=r"A figure needs .* pip install 'hf-compalign\[report\]'"):
+            drawn(of)

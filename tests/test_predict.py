@@ -26,8 +26,7 @@ def logits_one_by_one(model, texts):
 def test_raw_texts_are_tokenized_and_padded():
     model = tiny.bert(**NAMED)
     found = predict(model, reviews(), processing_class=tokenizer(), batch_size=2)
-    expected = logits_one_by_one(model, reviews()["text"])
-    assert tiny.distance(found.logits, expected) < tiny.ROUNDING
+    assert tiny.distance(found.logits, logits_one_by_one(model, reviews()["text"])) < tiny.ROUNDING
     assert (found.labels.tolist(), found.label_names) == ([1, 0, 1, 0, 0], ("neg", "pos"))
     assert not model.training
 
@@ -58,8 +57,7 @@ def test_models_that_tokenize_differently_still_pair_by_the_text():
     shifted.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     reference = predict(tiny.bert(**NAMED), reviews(), processing_class=tokenizer())
     shuffled = reviews().select([4, 2, 0, 1, 3])
-    candidate = predict(tiny.bert(seed=1, **NAMED), shuffled, processing_class=shifted)
-    assert audit(reference, candidate).n == 5
+    assert audit(reference, predict(tiny.bert(seed=1, **NAMED), shuffled, processing_class=shifted)).n == 5
 
 
 def test_pairs_of_texts():
@@ -93,18 +91,14 @@ def test_prepared_rows_pair_in_any_order():
     assert tiny.distance(candidate.aligned_to(reference).logits, expected.logits) < tiny.ROUNDING
 
 
-def test_equal_rows_get_names_of_their_own():
+def test_an_id_column_names_the_rows_when_it_can_and_equal_rows_get_names_of_their_own():
     found = predict(tiny.bert(), tiny.texts(3).select([0, 0, 1]))
     assert found.ids[1] == f"{found.ids[0]}#2"
-
-
-def test_an_id_column_names_the_rows_when_it_can():
     dataset = reviews(idx=[5, 6, 7, 8, 9], group=["x"] * 5)
     model = tiny.bert(**NAMED)
     assert predict(model, dataset, processing_class=tokenizer()).ids.tolist() == ["5", "6", "7", "8", "9"]
     # Test sets of the Hub often carry idx = -1 everywhere.
-    useless = reviews(idx=[-1] * 5)
-    assert len(set(predict(model, useless, processing_class=tokenizer()).ids)) == 5
+    assert len(set(predict(model, reviews(idx=[-1] * 5), processing_class=tokenizer()).ids)) == 5
     with pytest.raises(ValueError, match="The id column 'group' names several rows alike"):
         predict(model, dataset, processing_class=tokenizer(), columns=Columns(id="group"))
     with pytest.raises(ValueError, match="There is no column 'nope'"):
@@ -113,13 +107,11 @@ def test_an_id_column_names_the_rows_when_it_can():
 
 def test_labels_follow_the_models_order_of_names():
     features = Features(text=Value("string"), label=ClassLabel(names=["pos", "neg"]))
-    dataset = Dataset.from_dict({"text": ["good", "bad", "film"], "label": [0, 1, -1]}, features=features)
-    model = tiny.bert(**NAMED)
-    assert predict(model, dataset, processing_class=tokenizer()).labels.tolist() == [1, 0, -100]
+    by_id = Dataset.from_dict({"text": ["good", "bad", "film"], "label": [0, 1, -1]}, features=features)
     by_name = Dataset.from_dict({"text": ["good", "bad"], "label": ["POS", "neg"]})
-    assert predict(model, by_name, processing_class=tokenizer()).labels.tolist() == [1, 0]
-    unlabeled = dataset.remove_columns("label")
-    assert predict(model, unlabeled, processing_class=tokenizer()).labels.tolist() == [-100] * 3
+    unlabeled = by_id.remove_columns("label")
+    for dataset, expected in ((by_id, [1, 0, -100]), (by_name, [1, 0]), (unlabeled, [-100] * 3)):
+        assert predict(tiny.bert(**NAMED), dataset, processing_class=tokenizer()).labels.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -127,7 +119,7 @@ def test_labels_follow_the_models_order_of_names():
     [
         (reviews().select([]), "The dataset is empty"),
         (
-            Dataset.from_dict({"x": ["a"], "y": ["b"]}),
+            Dataset.from_list([{"x": "a", "y": "b"}]),
             "Cannot tell which columns hold the text. Got the columns 'x', 'y'",
         ),
         (reviews().remove_columns("label").add_column("label", ["pos", "neg", "so", "so", "la"]), "Got la, so"),
@@ -151,8 +143,7 @@ def test_rows_are_asked_again_of_a_model_that_changed():
     assert (again.logits != first.logits).all()
     assert again.model_fingerprint == expected.model_fingerprint != first.model_fingerprint
     assert again.data_fingerprint == expected.data_fingerprint
-    assert again.ids.tolist() == expected.ids.tolist()
-    assert again.labels.tolist() == expected.labels.tolist()
+    assert (again.ids.tolist(), again.labels.tolist()) == (expected.ids.tolist(), expected.labels.tolist())
 
 
 def test_a_missing_tokenizer_or_architecture_is_named(tmp_path):
