@@ -6,8 +6,6 @@ from .predicting import Asked as Asked
 from .predicting import ask as ask
 from .predicting import ids_of as ids_of
 from .predicting import predict as predict
-from .predicting import raw_marks as raw_marks
-from .predicting import row_ids as row_ids
 from .predictions import FORMAT_VERSION as FORMAT_VERSION
 from .predictions import Predictions as Predictions
 from .reader import Reader as Reader
