@@ -158,17 +158,14 @@ def _agreement(found: list[Explained], changed: NDArray[np.bool_], n_sample: int
         name: [_alike(one.reference, getattr(one, name), options.top_k) for one in found]
         for name in ("candidate", "floor", "ceiling")
     }
+    # The columns of a SimilarityRow: whose attributions, of which items.
+    columns = [("candidate", items) for items in (sampled, sampled & ~changed, changed)]
+    columns += [("floor", sampled), ("ceiling", sampled)]
     rows = []
     for similarity in SIMILARITIES:
         values = {name: np.array([one[similarity] for one in items]) for name, items in versus.items()}
-        groups = (
-            values["candidate"][sampled],
-            values["candidate"][sampled & ~changed],
-            values["candidate"][changed],
-            values["floor"][sampled],
-            values["ceiling"][sampled],
-        )
-        rows.append(SimilarityRow(similarity, *(mean_estimate(group, seed=options.seed) for group in groups)))
+        means = (mean_estimate(values[name][items], seed=options.seed) for name, items in columns)
+        rows.append(SimilarityRow(similarity, *means))
     return AttributionAgreement(
         method=options.method_for(pair.kind),
         n_items=n_sample,

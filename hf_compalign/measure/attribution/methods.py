@@ -64,10 +64,17 @@ class Attributor:
 
     def explain(self, batch: Batch) -> list[Attribution]:
         """The attribution of each row."""
-        return self._of_images(batch) if batch.content is None else self._of_texts(batch, batch.content)
+        if batch.content is None:
+            grid, deltas, differences = self._of_images(batch)
+            shape, rows = (grid.shape[1], grid.shape[2]), [*grid.flatten(1)]
+        else:
+            scores, deltas, differences = self._of_texts(batch, batch.content)
+            shape, rows = None, [row[kept] for row, kept in zip(scores, batch.content, strict=True)]
+        numbers = (np.asarray(row.detach().double().cpu()) for row in rows)
+        return [Attribution(row, shape, *about) for row, *about in zip(numbers, deltas, differences, strict=True)]
 
-    def _of_texts(self, batch: Batch, content: Tensor) -> list[Attribution]:
-        """Scores of the word embeddings, summed over their features."""
+    def _of_texts(self, batch: Batch, content: Tensor) -> tuple[Tensor, list[float], list[float]]:
+        """Scores [B, L] of the word embeddings, summed over their features."""
         embedding = self.model.get_input_embeddings()  # type: ignore[operator]
         with torch.no_grad():
             values = start = embedding(batch.inputs["input_ids"]).detach()
@@ -84,11 +91,7 @@ class Attributor:
         if self.varied:
             values = self._noised(values, batch.rows, content)
         found, deltas, differences = self._attributed(answer, values, start, batch, tuple(batch.inputs.values()))
-        scores = found.sum(-1)
-        return [
-            Attribution(_numbers(row[kept]), None, *explained)
-            for row, kept, *explained in zip(scores, content, deltas, differences, strict=True)
-        ]
+        return found.sum(-1), deltas, differences
 
     def _blank(self, embedding: Any, batch: Batch) -> Tensor:
         """What stands for no word, [H]."""
@@ -97,8 +100,8 @@ class Attributor:
             return embedding(torch.tensor(token, device=batch.targets.device))
         return embedding.weight.detach().float().mean(0).to(embedding.weight.dtype) * float(self.varied)
 
-    def _of_images(self, batch: Batch) -> list[Attribution]:
-        """Scores of the pixels, summed over the channels and pixels of each cell."""
+    def _of_images(self, batch: Batch) -> tuple[Tensor, list[float], list[float]]:
+        """Scores [B, rows, columns] of the pixels, summed over the channels and pixels of each cell."""
         pixels = batch.inputs["pixel_values"]
         start = torch.zeros_like(pixels)
         if self.varied:
@@ -111,15 +114,10 @@ class Attributor:
         cell = cell_size(self.model.config, pixels.shape[-2:])
         if self.method == OCCLUSION:
             grid = self._occluded(answer, pixels, start, batch.targets, cell)
-            deltas = differences = [math.nan] * len(grid)
-        else:
-            found, deltas, differences = self._attributed(answer, pixels, start, batch)
-            grid = F.avg_pool2d(found.sum(1, keepdim=True), cell, ceil_mode=True, divisor_override=1)[:, 0]
-        shape = (grid.shape[1], grid.shape[2])
-        return [
-            Attribution(_numbers(row.flatten()), shape, *explained)
-            for row, *explained in zip(grid, deltas, differences, strict=True)
-        ]
+            return grid, *([math.nan] * len(grid),) * 2
+        found, deltas, differences = self._attributed(answer, pixels, start, batch)
+        grid = F.avg_pool2d(found.sum(1, keepdim=True), cell, ceil_mode=True, divisor_override=1)[:, 0]
+        return grid, deltas, differences
 
     def _attributed(
         self,
@@ -216,7 +214,3 @@ def randomized(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
         for name, one in named.items()
         if one.ndim > 1 and not any(one is word for word in words)
     }
-
-
-def _numbers(scores: Tensor) -> NDArray[np.float64]:
-    return np.asarray(scores.detach().double().cpu())

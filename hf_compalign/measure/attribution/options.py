@@ -30,7 +30,6 @@ class AttributionOptions:
             which count for the mismatches alone.
         top_k: how many of the largest scores "top_k_overlap" compares.
         n_steps: points of the integral of (layer) integrated gradients.
-        batch_size: rows at a time.
         seed: of the sample, the random weights and the noise.
         device: where both models run; by default where given modules are, and a GPU if there is one for loaded ones.
 

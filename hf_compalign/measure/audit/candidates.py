@@ -57,8 +57,7 @@ class PairRow:
 
     Attributes:
         cie_ratio: CIE(first) / CIE(second): above 1 the second keeps more of the reference's answers.
-        p_value: exact and paired, of equal mismatch rates, from the items on which only one of the two differs from
-            the reference.
+        p_value: of equal mismatch rates, as `closer_p_value`.
         p_adjusted: the same, adjusted by Holm for the number of pairs.
     """
 

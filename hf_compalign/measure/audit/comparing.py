@@ -62,8 +62,7 @@ def compared(
     scores = ItemScores.of(reference.logits, candidate.logits, paired.labels, rows=counted)
     cells = Cells.count(*both)
     metrics = _metrics(both, cells, scores)
-    if len(counted) < len(reference):
-        memberships = {name: [of[item] for item in counted.tolist()] for name, of in memberships.items()}
+    memberships = {name: [of[item] for item in counted.tolist()] for name, of in memberships.items()}
     versions = {"python": platform.python_version()} | dict.fromkeys(_PACKAGES, "unknown")
     judged = GroupOptions(min_group_size=options.min_group_size)
     grouped = audit_groups(*both, memberships, n_classes=len(names), options=judged)

@@ -50,28 +50,25 @@ def attributes_of(
     """
     from hf_compalign.data import existing_column
 
+    given = {} if groups is None else groups
+    named = [*given.items()] if isinstance(given, Mapping) else [(DEFAULT_ATTRIBUTE, given)]
     if dataset is None:
         if bins:
             raise ValueError(f"bins are made of columns of a dataset. Got {', '.join(bins)}. Give dataset= too.")
-        return {name: Attribute(given, of_rows=False) for name, given in _by_attribute(groups)}
+        return {name: Attribute(given, of_rows=False) for name, given in named}
     if _is_column(groups, dataset):
         groups = [groups]
-    if not isinstance(groups, list) or not _are_columns(groups, dataset):
-        return _with_bins(_by_attribute(groups), bins, dataset, text)
-    try:
-        for name in _names_in(groups):
-            existing_column(dataset.column_names, str(name))
-    except ValueError as error:
-        raise ValueError(
-            f"groups must have one entry per item: {len(dataset)} of them; or be columns. Got {len(groups)}. {error}"
-        ) from error
-    return _with_bins([(" x ".join(_names_in([by])), by) for by in groups], bins, dataset, text)
-
-
-def _by_attribute(groups: Membership | Mapping[str, Membership] | None) -> list[tuple[str, Any]]:
-    if groups is None:
-        return []
-    return [*groups.items()] if isinstance(groups, Mapping) else [(DEFAULT_ATTRIBUTE, groups)]
+    if isinstance(groups, list) and _are_columns(groups, dataset):
+        try:
+            for name in _names_in(groups):
+                existing_column(dataset.column_names, str(name))
+        except ValueError as error:
+            raise ValueError(
+                f"groups must have one entry per item: {len(dataset)} of them; or be columns. Got {len(groups)}. "
+                f"{error}"
+            ) from error
+        named = [(" x ".join(_names_in([by])), by) for by in groups]
+    return _with_bins(named, bins, dataset, text)
 
 
 def _are_columns(entries: Sequence[Any], dataset: "Dataset") -> bool:

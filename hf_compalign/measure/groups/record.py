@@ -13,7 +13,6 @@ class GroupRow:
         small: fewer items than the minimum, so nothing is concluded.
         mismatch_rate_interval: 95 % Wilson interval, as ``nfr_interval``.
         lost: items that only the reference has right; ``nfr`` is their share.
-        accuracy_change: candidate - reference.
         p_value: Fisher's exact test, two-sided, that mismatches are as frequent in the group as among all other items.
         p_adjusted: by Holm's method, over the groups of the attribute that are not small; nan for a small one.
     """

@@ -17,7 +17,7 @@ MODELS = ("reference", "candidate")
 _BITS = 1 << np.arange(len(COUNTS))
 
 
-def answer_flags(reference: Array, candidate: Array, labels: Array) -> NDArray[np.bool_]:
+def _answer_flags(reference: Array, candidate: Array, labels: Array) -> NDArray[np.bool_]:
     """Whether each item counts among each of `COUNTS`, bool [N, 6]; what needs a label is False without one."""
     known = labels != IGNORED
     before, after = known & (reference == labels), known & (candidate == labels)
@@ -31,7 +31,7 @@ class GroupTable:
     names: tuple[str, ...]  # the G groups, in the order of their first item
     members: sparse.csr_array  # the P different sets of groups that items are in, 0 or 1 [P, G]
     pattern: NDArray[np.int64]  # the set of each row [T]
-    flags: NDArray[np.bool_]  # `answer_flags` [T, 6]
+    flags: NDArray[np.bool_]  # `_answer_flags` [T, 6]
     count: NDArray[np.int64]  # items [T]
 
     @property
@@ -58,7 +58,7 @@ def counted(
     ends = np.cumsum([0, *(len(names) for names in patterns)])
     inside = np.array([places[name] for names in patterns for name in names], dtype=np.int64)
     members = sparse.csr_array((np.ones(len(inside)), inside, ends), shape=(len(patterns), len(places)))
-    flags = answer_flags(*answers)
+    flags = _answer_flags(*answers)
     # One number tells all of a row: sorting numbers is far cheaper than sorting rows.
     keys, count = np.unique(pattern * (1 << len(COUNTS)) + flags @ _BITS, return_counts=True)
     which, codes = np.divmod(keys, 1 << len(COUNTS))

@@ -10,7 +10,6 @@ class Columns:
 
     Attributes:
         text: the text column, or the two of a pair.
-        image: the image column.
         label: the column of right answers.
         id: the column that names each row; by default `id`, `idx` or `guid`, else a hash of its text or image.
     """

@@ -64,7 +64,6 @@ def predict(
         processing_class: the tokenizer or image processor; by default the one saved beside the model.
         data_collator: how rows become a batch; by default as in the Trainer.
         columns: where to find what in a raw dataset.
-        batch_size: rows at a time.
         device: where to run; by default a given module stays where it is, and a loaded model takes a GPU if any.
 
     Returns:
@@ -87,7 +86,7 @@ def ask(
     labels = np.full(len(dataset), IGNORED) if label_column is None else label_ids(dataset, label_column, names)
     # Two models may prepare the same text or image differently, so hash the raw rows where there are any.
     raw = is_raw(dataset, reader.task)
-    raw_hashes = raw_marks(dataset, reader.task, columns) if raw else []
+    raw_hashes = _raw_marks(dataset, reader.task, columns) if raw else []
     dataset = reader.prepared(dataset, text=columns.text, image=columns.image)
     collate = collate or default_collator(reader.processing_class)
     logits, own_hashes = _run(network, dataset, collate, batch_size, marked=not raw)
@@ -95,7 +94,7 @@ def ask(
     answers = Predictions(
         logits=logits,
         labels=labels,
-        ids=row_ids(dataset, columns.id, marks),
+        ids=_row_ids(dataset, columns.id, marks),
         label_names=names,
         model=reader.where,
         model_fingerprint=model_fingerprint(network),
@@ -126,11 +125,11 @@ def ids_of(dataset: Dataset, task: Task, columns: Columns) -> np.ndarray:
     """The names [N] that `predict` gives the rows."""
     main = task.model_input
     raw = is_raw(dataset, task)
-    marks = raw_marks(dataset, task, columns) if raw else [row_fingerprint({main: row[main]}) for row in dataset]
-    return row_ids(dataset, columns.id, marks)
+    marks = _raw_marks(dataset, task, columns) if raw else [row_fingerprint({main: row[main]}) for row in dataset]
+    return _row_ids(dataset, columns.id, marks)
 
 
-def raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
+def _raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
     """A hash of the text or image in each row of a raw dataset."""
     rows: Iterable[Mapping[str, Any]]
     if task.model_input == "pixel_values":
@@ -142,7 +141,7 @@ def raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
     return [row_fingerprint(row) for row in rows]
 
 
-def row_ids(dataset: Dataset, wanted: str | None, marks: Sequence[str]) -> np.ndarray:
+def _row_ids(dataset: Dataset, wanted: str | None, marks: Sequence[str]) -> np.ndarray:
     """Names [N] of the rows: from an id column if it is unique, else their hashes, numbered where two are equal."""
     names = ID_COLUMNS if wanted is None else [existing_column(dataset.column_names, wanted)]
     for name in names:
