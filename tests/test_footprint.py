@@ -139,13 +139,9 @@ def test_a_path_without_a_model_is_refused(tmp_path):
         footprint(tmp_path / "nowhere")
     tiny.bert().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-<<<<<<< HEAD
     with pytest.raises(
         ValueError, match="could not be read .* A pytorch_model.bin is a pickle: if you trust it, make safe"
     ):
-=======
-    with pytest.raises(ValueError, match="could not be read .* A pytorch_model.bin is a pickle: if you trust it, make safe"):
->>>>>>> x2
         footprint(tmp_path)
 
 
