@@ -50,7 +50,7 @@ BATCH = 32
 
 
 def random_logits(n: int, classes: int, labels: Any, noise: float) -> Any:
-    """Half floats [n, classes] that favour the label; two calls differ by noise, more where it is larger."""
+    """Half floats [n, classes] that favor the label; two calls differ by noise, more where it is larger."""
     found = np.empty((n, classes), dtype=np.float16)
     noises = np.random.default_rng(1 + int(100 * noise))
     for start in range(0, n, ROWS):

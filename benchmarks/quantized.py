@@ -3,10 +3,10 @@
 python benchmarks/quantized.py --checkpoint MINILM --data SST2 --output OUT [--length 128] [--runs 60] [--epochs 2]
     [--only NAME] [--only_latency]
 
-MiniLM, fine-tuned on SST-2, as fp32 in torch and in ONNX Runtime; as INT8 by dynamic and by static quantisation; as
+MiniLM, fine-tuned on SST-2, as fp32 in torch and in ONNX Runtime; as INT8 by dynamic and by static quantization; as
 INT8 after training with the arithmetic of ONNX Runtime's INT8 ("onnxruntime-w8a8"), aligned with the original's logits
-on the training sentences and unlabelled phrases; the same with half of the neurons removed first; and, without
-training, with the layers in float that `repair_onnx` chose on 2,000 unlabelled phrases, so that the upper bound of
+on the training sentences and unlabeled phrases; the same with half of the neurons removed first; and, without
+training, with the layers in float that `repair_onnx` chose on 2,000 unlabeled phrases, so that the upper bound of
 their mismatches is within 1 %. Every row is the file that ships, asked through ONNX Runtime: the 872 validation
 sentences, and 5,000 phrases that nothing was trained or chosen on. At the end all are timed in turn, one pass each, on
 all cores that torch takes by default: leave them to it. --only makes one trained model and ends, so that two cores can
@@ -34,7 +34,7 @@ from hf_compalign import (
     repair_onnx,
     shrink_,
 )
-from hf_compalign.data import mix_unlabelled
+from hf_compalign.data import mix_unlabeled
 from hf_compalign.opening import load_model
 from hf_compalign.ship import Frontier
 from hf_compalign.ship.repair import RepairOptions
@@ -109,7 +109,7 @@ class Models:
         if not (folder / "config.json").is_file():
             model = load_compressed(self._start(way))
             data = self.data
-            rows = mix_unlabelled(data.train, data.transfer, seed=0).select(range(self.epochs * len(data.train)))
+            rows = mix_unlabeled(data.train, data.transfer, seed=0).select(range(self.epochs * len(data.train)))
             rows = cache_teacher_logits(rows, self.original, data_collator=data.collator, batch_size=64)
             sst2.train(
                 model,
@@ -163,7 +163,7 @@ def main() -> None:
     parser = sst2.parser(__doc__)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--runs", type=int, default=60)
-    parser.add_argument("--epochs", type=int, default=2, help="of 6,920 rows, two thirds of them unlabelled")
+    parser.add_argument("--epochs", type=int, default=2, help="of 6,920 rows, two thirds of them unlabeled")
     parser.add_argument("--only", choices=[name for name, way in ROWS.items() if way.trained])
     parser.add_argument("--only_latency", action="store_true")
     options = parser.parse_args()

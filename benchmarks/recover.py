@@ -27,7 +27,7 @@ from hf_compalign import (
     prune_,
 )
 from hf_compalign.compress import prunable_weights, sparsity_of
-from hf_compalign.data import mix_unlabelled
+from hf_compalign.data import mix_unlabeled
 from hf_compalign.measure.statistics import cie_ratio
 
 CALIBRATION_ROWS = 1024
@@ -50,7 +50,7 @@ class Recovery:
         if loss == "CE":
             return self.data.train
         transfer = loss == "aligned, transfer"
-        rows = mix_unlabelled(self.data.train, self.data.transfer, seed=0) if transfer else self.data.train
+        rows = mix_unlabeled(self.data.train, self.data.transfer, seed=0) if transfer else self.data.train
         return cache_teacher_logits(rows, self.original, data_collator=self.data.collator, batch_size=64)
 
     def pruned(self, score: str, sparsity: float, seed: int) -> tuple[PreTrainedModel, float]:

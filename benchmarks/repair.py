@@ -2,7 +2,7 @@
 
 python benchmarks/repair.py --data CIFAR10 --output OUT [--epochs 13] [--runs 60]
 
-A small ViT is trained on 20,000 images of CIFAR-10 (no pretrained one is at hand), exported in float, and quantised
+A small ViT is trained on 20,000 images of CIFAR-10 (no pretrained one is at hand), exported in float, and quantized
 four ways: by ONNX Runtime's own quantize_static with all its defaults; by `export_onnx`, static and dynamic; and by
 `repair_onnx`, static, with a limit that the plain static file misses. The limit is fixed by a rule before the search:
 half of the plain file's upper bound on the mismatch rate, to 0.1 %. The search sees the first 2,000 test images. All

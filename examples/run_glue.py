@@ -41,7 +41,7 @@ from hf_compalign.data import (
     find_label_column,
     find_text_columns,
     load_file,
-    mix_unlabelled,
+    mix_unlabeled,
     sample,
     tokenized,
     with_label_ids,
@@ -145,12 +145,12 @@ class Texts:
         with self.args.main_process_first(desc="tokenizing"):
             return tokenized(dataset, self.tokenizer, self.columns)
 
-    def labelled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
+    def labeled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
         """Tokenized texts, and labels as the ids of a model with these label names."""
         dataset = dataset.select_columns([*self.columns, self.label_column])
         return self.tokenized(with_label_ids(dataset, self.label_column, names))
 
-    def unlabelled(self, path: str) -> Dataset:
+    def unlabeled(self, path: str) -> Dataset:
         """The tokenized texts of a file, which may call its columns otherwise than the training data."""
         dataset = load_file(path)
         same = set(self.columns) <= set(dataset.column_names)
@@ -203,13 +203,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             auto_class=AutoModelForSequenceClassification,
             names=names,
             recipe={"data": data.source, "rows": data.max_train_samples, "max_seq_length": data.max_seq_length},
-            train_dataset=texts.labelled(raw["train"], names),
+            train_dataset=texts.labeled(raw["train"], names),
             data_collator=texts.collator,
             processing_class=texts.tokenizer,
         )
     original = load_model(teacher)
 
-    # The student, and what it is trained on: labelled texts, and others that only the teacher answers.
+    # The student, and what it is trained on: labeled texts, and others that only the teacher answers.
     student = load_for_labels(
         AutoModelForSequenceClassification,
         models.student_name_or_path or teacher,
@@ -217,9 +217,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         ignore_mismatched_sizes=models.ignore_mismatched_sizes,
     )
     names = names_of(student.config.id2label)
-    splits = {split: texts.labelled(raw[split], names) for split in ("train", "validation") if split in raw}
+    splits = {split: texts.labeled(raw[split], names) for split in ("train", "validation") if split in raw}
     if data.transfer_file is not None:
-        splits["train"] = mix_unlabelled(splits["train"], texts.unlabelled(data.transfer_file), seed=args.seed)
+        splits["train"] = mix_unlabeled(splits["train"], texts.unlabeled(data.transfer_file), seed=args.seed)
     if data.cache_teacher:
         with args.main_process_first(desc="caching the teacher's logits"):
             options = {"student_labels": names, "data_collator": texts.collator, "batch_size": args.eval_batch_size}

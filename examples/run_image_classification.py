@@ -44,7 +44,7 @@ from hf_compalign.data import (
     find_image_column,
     find_label_column,
     load_file,
-    mix_unlabelled,
+    mix_unlabeled,
     sample,
     with_label_ids,
     with_pixels,
@@ -146,12 +146,12 @@ class Images:
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
         self.trained = augmented(self.processor) if data.train_augmentation else self.processor
 
-    def labelled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
+    def labeled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
         """The images, and labels as the ids of a model with these label names."""
         dataset = dataset.select_columns([self.image_column, self.label_column])
         return with_label_ids(dataset, self.label_column, names)
 
-    def unlabelled(self, path: str) -> Dataset:
+    def unlabeled(self, path: str) -> Dataset:
         """The images of a folder or file, which may call its column otherwise than the training data."""
         dataset = load_file(path)
         found = self.image_column if self.image_column in dataset.column_names else find_image_column(dataset)
@@ -224,13 +224,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             auto_class=AutoModelForImageClassification,
             names=names,
             recipe={"data": data.source, "rows": data.max_train_samples, "augmented": data.train_augmentation},
-            train_dataset=images.pixels(images.labelled(raw["train"], names), training=True),
+            train_dataset=images.pixels(images.labeled(raw["train"], names), training=True),
             data_collator=default_data_collator,
             processing_class=images.processor,
         )
     original = load_model(teacher)
 
-    # The student, and what it is trained on: labelled images, and others that only the teacher answers.
+    # The student, and what it is trained on: labeled images, and others that only the teacher answers.
     student = load_for_labels(
         AutoModelForImageClassification,
         models.student_name_or_path or teacher,
@@ -238,9 +238,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         ignore_mismatched_sizes=models.ignore_mismatched_sizes,
     )
     names = names_of(student.config.id2label)
-    train, evaluated = (images.labelled(raw[split], names) for split in ("train", "validation"))
+    train, evaluated = (images.labeled(raw[split], names) for split in ("train", "validation"))
     if data.transfer_file is not None:
-        train = mix_unlabelled(train, images.unlabelled(data.transfer_file), seed=args.seed)
+        train = mix_unlabeled(train, images.unlabeled(data.transfer_file), seed=args.seed)
     splits = {"train": images.pixels(train, training=True), "validation": images.pixels(evaluated, training=False)}
     if data.cache_teacher:
         with args.main_process_first(desc="caching the teacher's logits"):

@@ -25,7 +25,7 @@ class Items:
     mask: Tensor
 
     @property
-    def labelled(self) -> Tensor:
+    def labeled(self) -> Tensor:
         """The items whose label is known, [...] of bool."""
         return self.mask & (self.labels != IGNORED)
 

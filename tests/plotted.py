@@ -51,7 +51,7 @@ def class_row(label, name, n, mismatches, lost):
 
 
 def group_row(attribute, group, n, mismatches, lost, *, p=1.0):
-    about = {"attribute": attribute, "group": group, "n_labelled": n, "small": n < 30, "p_value": p, "p_adjusted": p}
+    about = {"attribute": attribute, "group": group, "n_labeled": n, "small": n < 30, "p_value": p, "p_adjusted": p}
     return about | rates(n, mismatches, lost) | {"nfr_interval": list(wilson_interval(lost, n))}
 
 
@@ -84,7 +84,7 @@ def record(**other):
     similarity = {"all": estimate(0.7), "agreeing": estimate(0.8), "mismatches": estimate(0.4)}
     found = {
         "n": 1000,
-        "n_labelled": 1000,
+        "n_labeled": 1000,
         "cie": 36,
         "cells": {"both_right": 900, "lost": 17, "gained": 9, "same_wrong": 64, "different_wrong": 10},
         "mismatch_rate": 0.036,

@@ -12,6 +12,20 @@ from transformers import BertTokenizer, PreTrainedModel
 from hf_compalign import shrink_
 from hf_compalign.compress.export import export_graph, quantize_graph
 
+# The files of an artifact with two ONNX files.
+SENT = {
+    "README.md",
+    "audit.json",
+    "config.json",
+    "model.safetensors",
+    "onnx/model.audit.json",
+    "onnx/model.onnx",
+    "onnx/model_int8.audit.json",
+    "onnx/model_int8.onnx",
+    "report.html",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 _WORDS = [f"w{index}" for index in range(tiny.VOCABULARY - 4)]
 NAMES = ("red", "green", "blue")
 NAMED = {"id2label": dict(enumerate(NAMES)), "label2id": {name: index for index, name in enumerate(NAMES)}}  # a config

@@ -58,7 +58,7 @@ def random_pair(n=200, seed=0, n_changed=9):
 
 def test_numbers_of_a_small_audit():
     found = audit(REFERENCE, CANDIDATE)
-    assert (found.n, found.n_labelled) == (6, 5)
+    assert (found.n, found.n_labeled) == (6, 5)
     assert found.cells == Cells(1, 1, 1, 1, 1)
     numbers = found.to_dict()["metrics"]
     assert (numbers["cie"], numbers["cie_u"]) == (4, 1)
@@ -107,7 +107,7 @@ def test_masked_items_do_not_count():
     mask = np.array([True, False, True, True, True, True])
     other = np.array([True, True, True, True, True, False])
     found = audit(dataclasses.replace(REFERENCE, mask=mask), dataclasses.replace(CANDIDATE, mask=other))
-    assert (found.n, found.n_labelled) == (4, 4)
+    assert (found.n, found.n_labeled) == (4, 4)
     assert found.cells == Cells(1, 0, 1, 1, 1)
 
 
@@ -131,7 +131,7 @@ def test_masked_items_leave_the_logits_where_they_are():
 def test_labels_of_either_side_count():
     bare = UNLABELED[0]
     assert audit(bare, CANDIDATE).cells == audit(REFERENCE, CANDIDATE).cells
-    assert audit(CANDIDATE, bare).n_labelled == 5
+    assert audit(CANDIDATE, bare).n_labeled == 5
 
 
 def test_without_labels_only_the_answers_are_compared():
@@ -139,7 +139,7 @@ def test_without_labels_only_the_answers_are_compared():
     numbers = found.to_dict()["metrics"]
     assert found.cells is None
     assert found.per_class == ()
-    assert (found.n_labelled, numbers["cie"], numbers["mismatch_rate"]) == (0, 4, 4 / 6)
+    assert (found.n_labeled, numbers["cie"], numbers["mismatch_rate"]) == (0, 4, 4 / 6)
     for name in ("nfr", "cie_u", "btc", "accuracy_reference", "accuracy_change", "mcnemar_p", "nfr_upper_bound"):
         assert math.isnan(numbers[name]), name
     assert all(math.isnan(end) for end in numbers["nfr_interval"])
@@ -156,9 +156,9 @@ def test_classes_are_those_of_the_comparison():
 
 def test_groups():
     first, second = audit(REFERENCE, CANDIDATE, groups=["b", "b", "a", "a", None, "a"]).groups
-    assert (first.group, first.n, first.n_labelled, first.mismatches) == ("b", 2, 2, 1)
+    assert (first.group, first.n, first.n_labeled, first.mismatches) == ("b", 2, 2, 1)
     assert (first.mismatch_rate, first.nfr) == (0.5, 0.5)
-    assert (second.group, second.n, second.n_labelled, second.mismatches) == ("a", 3, 2, 2)
+    assert (second.group, second.n, second.n_labeled, second.mismatches) == ("a", 3, 2, 2)
     assert (second.mismatch_rate, second.nfr, second.nfr_interval[0]) == (2 / 3, 0, 0)
     masked = dataclasses.replace(REFERENCE, mask=np.array([False, True, True, True, True, True]))
     found = audit(masked, CANDIDATE, groups=["a", "b", "a", "a", "a", "a"])
@@ -259,7 +259,7 @@ def test_changed_items_come_with_the_most_harmful_first():
     assert [(item.id, item.cell) for item in found.items] == [
         ("item 1", "lost"),
         ("item 4", "different_wrong"),
-        ("item 5", "unlabelled"),
+        ("item 5", "unlabeled"),
         ("item 2", "gained"),
     ]
     lost, _, bare, _ = found.items
@@ -419,7 +419,7 @@ def test_the_file_is_strict_json(tmp_path):
         ('{"n": 3}', "is JSON, but not that of an audit"),
         (
             '{"kind":"hf_compalign.audit", "format_version":1, "n":3}',
-            "audit without n_labelled.*version 1. Audit again",
+            "audit without n_labeled.*version 1. Audit again",
         ),
         ('{"kind": "hf_compalign.audit"}', "is damaged: its format version is None. Write it again with Audit.save"),
         (f'{{"kind": "hf_compalign.audit", "format_version": {FORMAT_VERSION + 1}}}', r"version 4.*up to 3. Upgrade"),

@@ -50,7 +50,7 @@ def test_rows_are_those_of_the_comparison(several):
     assert tuple(row.name for row in found.rows) == NAMES
     for row in found.rows:
         cells = Cells.count(answers["reference"], answers[row.name], labels)
-        assert (row.n, row.n_labelled) == (N, cells.n)
+        assert (row.n, row.n_labeled) == (N, cells.n)
         assert row.mismatches == (answers["reference"] != answers[row.name]).sum()
         assert row.mismatch_rate == row.mismatches / N
         assert row.mismatch_rate_interval == wilson_interval(row.mismatches, N)
@@ -95,7 +95,7 @@ def test_a_reference_without_labels_takes_them_from_the_candidates():
     found = compare_candidates(
         reference, {"x": answering([0, 1, 1], labels=nothing), "y": answering([0, 1, 0], labels=[0, 1, -100])}
     )
-    assert [(row.n_labelled, row.accuracy) for row in found.rows] == [(2, 1), (2, 1)]
+    assert [(row.n_labeled, row.accuracy) for row in found.rows] == [(2, 1), (2, 1)]
     with pytest.raises(ValueError, match="The same item must have the same label on both sides. 1 of 2 differ"):
         compare_candidates(
             reference, {"x": answering([0, 1, 1], labels=[0, 1, -100]), "y": answering([0, 1, 0], labels=[0, 2, -100])}
@@ -106,7 +106,7 @@ def test_without_labels_there_are_mismatches_only():
     nothing = [-100, -100]
     found = compare_candidates(answering([0, 1], labels=nothing), {"x": answering([0, 0], labels=nothing)})
     (row,) = found.rows
-    assert (row.mismatches, row.n_labelled, row.cie_u) == (1, 0, 0)
+    assert (row.mismatches, row.n_labeled, row.cie_u) == (1, 0, 0)
     assert all(map(math.isnan, (row.nfr, *row.nfr_interval, row.accuracy, row.accuracy_change)))
     assert found.pairs == ()
     assert str(found).splitlines()[2].split()[-3:] == ["-", "-", "-"]

@@ -91,7 +91,7 @@ def test_texts_are_audited_by_their_named_columns(tmp_path):
     for seed, name in enumerate(("one", "two")):
         tiny.bert(seed=seed).save_pretrained(tmp_path / name)
     found = found_by("audit", tmp_path / "one", tmp_path / "two", "--dataset", tmp_path / "rows.jsonl")
-    assert found["n_labelled"] == 12
+    assert found["n_labeled"] == 12
 
 
 # ---- two files of predictions ----

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 import zoo
-from transformers import AutoModelForSequenceClassification, Trainer, TrainerState
+from transformers import AutoModelForSequenceClassification, TrainerState
 
 from hf_compalign.compress import load_compressed, prunable_weights, sparsity_of
 from hf_compalign.compress.callbacks import (
@@ -32,13 +32,7 @@ def model(*, seed=2, **config):
 
 
 def trainer(folder, *callbacks, student=None, **settings):
-    """12 optimizer steps."""
-    return Trainer(
-        model() if student is None else student,
-        tiny.arguments(folder, **settings),
-        train_dataset=tiny.texts(),
-        callbacks=list(callbacks),
-    )
+    return tiny.trainer(folder, model() if student is None else student, *callbacks, **settings)
 
 
 def trained(folder, *callbacks, resume=None, **settings):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from hf_compalign.data import class_names, label_ids, load_file, mix_unlabelled, sample, with_label_ids
+from hf_compalign.data import class_names, label_ids, load_file, mix_unlabeled, sample, with_label_ids
 from hf_compalign.labels import IGNORED
 
 
@@ -114,15 +114,15 @@ def test_mixing_keeps_every_row_with_its_label():
     features = Features({"text": Value("string"), "labels": ClassLabel(names=["a", "b"])})
     train = Dataset.from_dict({"text": ["t0", "t1", "t2"], "labels": [0, 1, 1]}, features=features)
     extra = Dataset.from_dict({"label": [1.5, 2.5], "text": ["u0", "u1"]})
-    mixed = mix_unlabelled(train, extra, seed=3)
+    mixed = mix_unlabeled(train, extra, seed=3)
     rows = dict(zip(mixed["text"], mixed["labels"], strict=True))
     assert rows == {"t0": 0, "t1": 1, "t2": 1, "u0": -100, "u1": -100}
-    assert mixed.to_dict() == mix_unlabelled(train, extra, seed=3).to_dict()
-    orders = {tuple(mix_unlabelled(train, extra, seed=seed)["text"]) for seed in range(5)}
+    assert mixed.to_dict() == mix_unlabeled(train, extra, seed=3).to_dict()
+    orders = {tuple(mix_unlabeled(train, extra, seed=seed)["text"]) for seed in range(5)}
     assert len(orders) > 1
 
 
 def test_mixing_needs_the_same_inputs():
     train = Dataset.from_dict({"premise": ["p"], "hypothesis": ["h"], "labels": [0]})
     with pytest.raises(ValueError, match="Got premise; missing: hypothesis. Rename its columns"):
-        mix_unlabelled(train, Dataset.from_dict({"premise": ["q"]}), seed=0)
+        mix_unlabeled(train, Dataset.from_dict({"premise": ["q"]}), seed=0)

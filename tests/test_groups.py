@@ -71,10 +71,10 @@ def measures(gap, label):
 def test_numbers_by_hand():
     found = audited(REFERENCE, CANDIDATE, LABELS, GROUPS, n_classes=2, min_group_size=4)
     a, b = found.rows
-    assert (a.attribute, a.group, a.n, a.n_labelled, a.small) == ("group", "a", 4, 4, False)
+    assert (a.attribute, a.group, a.n, a.n_labeled, a.small) == ("group", "a", 4, 4, False)
     assert (a.mismatches, a.mismatch_rate, a.lost, a.nfr) == (2, 0.5, 2, 0.5)
     assert (a.accuracy_reference, a.accuracy_candidate, a.accuracy_change) == (1.0, 0.5, -0.5)
-    assert (b.group, b.n, b.n_labelled, b.mismatches, b.lost) == ("b", 4, 3, 1, 1)
+    assert (b.group, b.n, b.n_labeled, b.mismatches, b.lost) == ("b", 4, 3, 1, 1)
     assert (b.accuracy_reference, b.accuracy_candidate, b.nfr) == (2 / 3, 1 / 3, 1 / 3)
     rates = {(row.group, row.label): row for row in found.rates}
     assert (rates["a", 1].selection_rate_reference, rates["a", 1].selection_rate_candidate) == (0.5, 0.5)
@@ -105,7 +105,7 @@ def test_every_group_is_its_items_alone():
         own = members(groups, row.group)
         r, c, y = reference[own], candidate[own], labels[own]
         cells = Cells.count(r, c, y)
-        assert (row.n, row.n_labelled, row.lost) == (own.sum(), cells.n, cells.lost)
+        assert (row.n, row.n_labeled, row.lost) == (own.sum(), cells.n, cells.lost)
         assert (row.mismatches, row.mismatch_rate) == ((r != c).sum(), (r != c).mean())
         assert row.mismatch_rate_interval == wilson_interval(row.mismatches, row.n)
         assert (row.nfr, row.nfr_interval) == (cells.nfr, wilson_interval(cells.lost, cells.n))
@@ -427,7 +427,7 @@ def test_identities(data):
     assert len(found.rates) == len(occurring)
     (gap,) = found.gaps
     judged = [row for row in found.rows if not row.small]
-    labeled = [row for row in judged if row.n_labelled >= 3]
+    labeled = [row for row in judged if row.n_labeled >= 3]
     assert gap.n_groups == len(judged)
     mismatch_rates, nfrs = [row.mismatch_rate for row in judged], [row.nfr for row in labeled]
     for found_gap, rates in ((gap.mismatch_gap, mismatch_rates), (gap.nfr_gap, nfrs)):
@@ -482,11 +482,11 @@ def test_degenerate_inputs_are_defined_or_nan(reference, candidate, labels, grou
     (gap,) = found.gaps
     assert len(found.rows) == len({name for of in groups if of for name in of})
     n_judged = sum(row.n >= 2 for row in found.rows)
-    n_labelled = sum(row.n_labelled >= 2 for row in found.rows)
+    n_labeled = sum(row.n_labeled >= 2 for row in found.rows)
     assert gap.n_groups == n_judged
     assert math.isnan(gap.mismatch_gap) == math.isnan(gap.upper_bound) == (n_judged < 2)
-    assert math.isnan(gap.nfr_gap) == (n_labelled < 2)
-    assert math.isnan(gap.worst_group_accuracy_drop) == math.isnan(gap.drop_upper_bound) == (n_labelled < 1)
+    assert math.isnan(gap.nfr_gap) == (n_labeled < 2)
+    assert math.isnan(gap.worst_group_accuracy_drop) == math.isnan(gap.drop_upper_bound) == (n_labeled < 1)
     assert all(row.p_value == 1 for row in found.rows if row.n == len(labels))
     if n_judged == 2:
         assert (gap.mismatch_gap, gap.p_value) == (0, 1)

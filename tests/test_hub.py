@@ -17,19 +17,6 @@ from hf_compalign.measure.predictions import predict
 from hf_compalign.report.card import CardDetails
 from hf_compalign.ship import ArtifactDetails, audit_name, checked_files, push_to_hub, save_artifact
 
-SENT = {
-    "README.md",
-    "audit.json",
-    "config.json",
-    "model.safetensors",
-    "onnx/model.audit.json",
-    "onnx/model.onnx",
-    "onnx/model_int8.audit.json",
-    "onnx/model_int8.onnx",
-    "report.html",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
 OF_THE_HUB = {".gitattributes"}
 
 
@@ -65,8 +52,8 @@ def pushed(artifact):
 def test_one_commit_takes_everything(pushed, artifact):
     hub, found = pushed
     (commit,) = hub.commits("tester/small")
-    assert set(commit.files) == SENT | OF_THE_HUB
-    for name in SENT:
+    assert set(commit.files) == shipping.SENT | OF_THE_HUB
+    for name in shipping.SENT:
         assert commit.files[name] == (artifact / name).read_bytes()
     assert commit.message == "Ship it"
     assert found["push"] == {"url": f"{hub.url}/tester/small/commit/{commit.oid}", "oid": commit.oid}
@@ -77,7 +64,7 @@ def test_one_commit_takes_everything(pushed, artifact):
 def test_what_comes_back_is_the_same_model(pushed, artifact):
     _, found = pushed
     fetched = found["fetch"]
-    assert set(fetched["files"]) == SENT | OF_THE_HUB
+    assert set(fetched["files"]) == shipping.SENT | OF_THE_HUB
     for name in ("model", "onnx"):
         first, second = fetched[name]["fingerprints"]
         assert first == second
@@ -104,7 +91,7 @@ def test_pushing_the_same_again_makes_no_commit(pushed):
 def test_a_branch_holds_only_what_the_folder_holds(pushed):
     hub, _ = pushed
     first, second = hub.repositories["tester/small"].branches["float"]
-    assert set(first.files) == SENT | OF_THE_HUB
+    assert set(first.files) == shipping.SENT | OF_THE_HUB
     assert set(first.files) - set(second.files) == {"onnx/model_int8.onnx", "onnx/model_int8.audit.json"}
     assert set(second.files) <= set(first.files)
 
@@ -162,7 +149,7 @@ def test_what_a_training_leaves_behind_is_not_sent(copied):
         (copied / name).parent.mkdir(exist_ok=True)
         (copied / name).write_text("not for others")
     (copied / "frontier.png").write_bytes(b"an image of the card")
-    assert set(checked_files(copied)) == SENT | {"frontier.png"}
+    assert set(checked_files(copied)) == shipping.SENT | {"frontier.png"}
 
 
 def test_the_fetched_files_are_audited_like_the_local_ones(artifact):

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from quantized import LIBRARIES, ONNX, take_away
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from hf_compalign import AlignedDistillationTrainer, PruningCallback, cache_teacher_logits
 from hf_compalign.compress import load_compressed, prunable_weights
@@ -28,14 +28,7 @@ def model(*, seed=2, **config):
 
 
 def trainer(folder, *callbacks, student=None, **settings):
-    """12 optimizer steps."""
-    return Trainer(
-        model() if student is None else student,
-        tiny.arguments(folder, **settings),
-        train_dataset=tiny.texts(),
-        eval_dataset=tiny.texts(10, seed=5),
-        callbacks=list(callbacks),
-    )
+    return tiny.trainer(folder, model() if student is None else student, *callbacks, **settings)
 
 
 def logits(network):
@@ -150,19 +143,11 @@ def test_layers_can_be_chosen_and_frozen(tmp_path):
 def test_calibration_looks_at_the_given_data_and_leaves_the_training_alone(tmp_path):
     """The batches, and the random numbers of dropout, are those of a training without the callback."""
 
-    class Batches(Trainer):
-        seen: list
-
-        def training_step(self, network, inputs, *args, **kwargs):
-            self.seen.append((inputs["input_ids"].clone(), torch.get_rng_state()))
-            return super().training_step(network, inputs, *args, **kwargs)
-
     given = [tiny.batch(tiny.texts(8, seed=9, labels=False))]
     callbacks = [QuantizationCallback("quanto-w8a8", begin=0.25, calibration=one) for one in (None, given)]
     runs = []
     for own in ([], *([callback] for callback in callbacks), [QuantizationCallback("torchao-w8a8", begin=0.5)]):
-        run = Batches(model(dropout=0.1), tiny.arguments(tmp_path), train_dataset=tiny.texts(), callbacks=own)
-        run.seen = []
+        run = tiny.Batches(model(dropout=0.1), tiny.arguments(tmp_path), train_dataset=tiny.texts(), callbacks=own)
         run.train()
         runs.append(run)
     for other in runs[1:]:

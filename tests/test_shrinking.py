@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 import zoo
-from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from hf_compalign import AlignedDistillationTrainer
 from hf_compalign.compress import load_compressed
@@ -24,14 +24,7 @@ def model(*, seed=2, **config):
 
 
 def trainer(folder, *callbacks, student=None, **settings):
-    """12 optimizer steps; the schedule ends at the 6th."""
-    return Trainer(
-        model() if student is None else student,
-        tiny.arguments(folder, **settings),
-        train_dataset=tiny.texts(),
-        eval_dataset=tiny.texts(10, seed=5),
-        callbacks=list(callbacks),
-    )
+    return tiny.trainer(folder, model() if student is None else student, *callbacks, **settings)
 
 
 def trained(folder, *callbacks, resume=None, **settings):
@@ -216,17 +209,11 @@ def test_without_training_it_is_what_shrink_does(tmp_path):
 def test_calibration_leaves_the_training_alone(tmp_path):
     """The batches, and the random numbers of dropout, are those of a training without the callback."""
 
-    class Batches(Trainer):
-        seen: list
-
-        def training_step(self, model, inputs, *args, **kwargs):
-            self.seen.append((inputs["input_ids"].clone(), torch.get_rng_state()))
-            return super().training_step(model, inputs, *args, **kwargs)
-
     runs = []
     for callbacks in ([], [ShrinkCallback(heads=0.25, n_layers=1)], [ShrinkCallback(ffn=0.5, score="magnitude")]):
-        run = Batches(model(dropout=0.1), tiny.arguments(tmp_path), train_dataset=tiny.texts(), callbacks=callbacks)
-        run.seen = []
+        run = tiny.Batches(
+            model(dropout=0.1), tiny.arguments(tmp_path), train_dataset=tiny.texts(), callbacks=callbacks
+        )
         run.train()
         runs.append(run.seen)
     for other in runs[1:]:

@@ -39,11 +39,11 @@ def test_items_of_a_classifier():
     items = one_per_example(torch.zeros(3, 2, dtype=torch.bfloat16), torch.tensor([1, -100, 0]))
     assert items.logits.dtype == torch.float32
     assert items.mask.tolist() == [True, True, True]
-    assert items.labelled.tolist() == [True, False, True]
+    assert items.labeled.tolist() == [True, False, True]
     assert one_per_example(torch.zeros(2, 2), torch.tensor([[1], [0]])).labels.tolist() == [1, 0]
     assert one_per_example(torch.zeros(2, 2), None).labels.tolist() == [-100, -100]
     items = Items(torch.zeros(2, 2), torch.tensor([1, 1]), torch.tensor([True, False]))
-    assert items.labelled.tolist() == [True, False]
+    assert items.labeled.tolist() == [True, False]
 
 
 def test_logits_of_outputs_and_of_tuples():

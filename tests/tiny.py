@@ -13,6 +13,7 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     PreTrainedTokenizerFast,
+    Trainer,
     TrainerCallback,
     TrainingArguments,
     ViTConfig,
@@ -112,6 +113,20 @@ def arguments(folder: Any, **settings: Any) -> TrainingArguments:
         quiet[f"{event}_strategy"] = "steps" if f"{event}_steps" in settings else "no"
     steps = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 2}
     return TrainingArguments(output_dir=str(folder), **(quiet | steps | {"learning_rate": 1e-3} | settings))
+
+
+def trainer(folder: Any, model: torch.nn.Module, *callbacks: Any, **settings: Any) -> Trainer:
+    """A stock Trainer of 12 optimizer steps on texts, with others to evaluate on."""
+    data = {"train_dataset": texts(), "eval_dataset": texts(10, seed=5)}
+    return Trainer(model, arguments(folder, **settings), callbacks=list(callbacks), **data)
+
+
+class Batches(Trainer):
+    """Notes the inputs of every training step, and the random state before it."""
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.seen = [*getattr(self, "seen", []), (inputs["input_ids"].clone(), torch.get_rng_state())]
+        return super().training_step(model, inputs, *args, **kwargs)
 
 
 class Watch(TrainerCallback):

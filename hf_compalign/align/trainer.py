@@ -162,7 +162,7 @@ class AlignedDistillationTrainer(Trainer):
             return own
         smoothing = self.args.label_smoothing_factor
         values = task_loss(items.logits, None, items.labels, label_smoothing=smoothing)
-        return masked_mean(values, items.labelled, count)
+        return masked_mean(values, items.labeled, count)
 
     def _teacher_logits(self, inputs: Mapping[str, Any], *, training: bool) -> Tensor | None:
         """[B, C]: from the batch's column, else from the live teacher; None in an evaluation that has neither."""

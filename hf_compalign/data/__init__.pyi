@@ -14,6 +14,6 @@ from .rows import BUILDERS as BUILDERS
 from .rows import class_names as class_names
 from .rows import label_ids as label_ids
 from .rows import load_file as load_file
-from .rows import mix_unlabelled as mix_unlabelled
+from .rows import mix_unlabeled as mix_unlabeled
 from .rows import sample as sample
 from .rows import with_label_ids as with_label_ids

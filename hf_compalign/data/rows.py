@@ -93,29 +93,29 @@ def with_label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> Datas
     return dataset.remove_columns([column]).add_column(LABELS, ids.tolist())
 
 
-def mix_unlabelled(dataset: Dataset, unlabelled: Dataset, *, seed: int) -> Dataset:
+def mix_unlabeled(dataset: Dataset, unlabeled: Dataset, *, seed: int) -> Dataset:
     """Both datasets' rows, shuffled. Rows of the second get the label `IGNORED`: there, only the teacher teaches.
 
     Args:
         dataset: input columns and the column `labels`.
-        unlabelled: at least the same input columns; the others are dropped.
+        unlabeled: at least the same input columns; the others are dropped.
         seed: of the shuffle.
 
     Raises:
         ValueError: an input column is missing.
     """
     inputs = [name for name in dataset.column_names if name != LABELS]
-    missing = [name for name in inputs if name not in unlabelled.column_names]
+    missing = [name for name in inputs if name not in unlabeled.column_names]
     if missing:
         raise ValueError(
             "The unlabeled data must have the input columns of the labeled data. Got "
-            f"{', '.join(unlabelled.column_names)}; missing: {', '.join(missing)}. Rename its columns."
+            f"{', '.join(unlabeled.column_names)}; missing: {', '.join(missing)}. Rename its columns."
         )
     # A ClassLabel refuses -100.
-    labelled = dataset.cast_column(LABELS, Value("int64"))
-    features = labelled.features
-    extra = unlabelled.select_columns(inputs).add_column(LABELS, [IGNORED] * len(unlabelled)).cast(features)
-    return concatenate_datasets([labelled, extra]).shuffle(seed=seed)
+    labeled = dataset.cast_column(LABELS, Value("int64"))
+    features = labeled.features
+    extra = unlabeled.select_columns(inputs).add_column(LABELS, [IGNORED] * len(unlabeled)).cast(features)
+    return concatenate_datasets([labeled, extra]).shuffle(seed=seed)
 
 
 def _values(dataset: Dataset, column: str) -> np.ndarray:

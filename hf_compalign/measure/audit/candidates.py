@@ -33,7 +33,7 @@ class CandidateRow:
         n: items compared, the same ones for all candidates.
         mismatches: answers that changed, CIE; out of n.
         mismatch_rate_interval: 95 %, Wilson's, as ``nfr_interval``.
-        n_labelled: items with a known label; all that follows is of these, its rates nan without any.
+        n_labeled: items with a known label; all that follows is of these, its rates nan without any.
         cie_u: right answers that were lost; ``nfr`` is their share.
         accuracy_change: the candidate's accuracy minus the reference's.
     """
@@ -43,7 +43,7 @@ class CandidateRow:
     mismatches: int
     mismatch_rate: float
     mismatch_rate_interval: tuple[float, float]
-    n_labelled: int
+    n_labeled: int
     cie_u: int
     nfr: float
     nfr_interval: tuple[float, float]
@@ -192,7 +192,7 @@ def _row(name: str, reference: Array, predicted: Array, labels: Array) -> Candid
         mismatches=mismatches,
         mismatch_rate=rate(mismatches, n),
         mismatch_rate_interval=wilson_interval(mismatches, n),
-        n_labelled=cells.n,
+        n_labeled=cells.n,
         cie_u=cells.lost,
         nfr=cells.nfr,
         nfr_interval=wilson_interval(cells.lost, cells.n),

@@ -37,7 +37,7 @@ _RATES = ("mismatch_rate", "nfr", "flip_rate", "pfr")
 # What a limit on groups judges: two fields of a `Gap`; and what it needs: the size of a `GroupRow`, and in words.
 _OF_GROUPS = {
     "group_mismatch_gap": ("mismatch_gap", "upper_bound", "n", "items", ", two of one attribute"),
-    "worst_group_accuracy_drop": ("worst_group_accuracy_drop", "drop_upper_bound", "n_labelled", "labeled items", ""),
+    "worst_group_accuracy_drop": ("worst_group_accuracy_drop", "drop_upper_bound", "n_labeled", "labeled items", ""),
 }
 
 
@@ -69,7 +69,7 @@ def compared(
     items = changed_items(reference.ids[counted], both, scores, memberships, most=options.max_items)
     return Audit(
         n=len(counted),
-        n_labelled=cells.n,
+        n_labeled=cells.n,
         cells=cells if cells.n else None,
         metrics=metrics,
         per_class=tuple(per_class(*both, len(names))) if cells.n else (),

@@ -11,7 +11,7 @@ from hf_compalign.measure.attribution import Explanation
 from hf_compalign.measure.statistics import Array, ItemScores
 
 # What became of an item, the most harmful first.
-CHANGES = ("lost", "different_wrong", "unlabelled", "gained")
+CHANGES = ("lost", "different_wrong", "unlabeled", "gained")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ChangedItem:
 
     Attributes:
         id: its name in both predictions.
-        cell: "lost", "gained" or "different_wrong" as in `hf_compalign.measure.statistics.Cells`; "unlabelled" where
+        cell: "lost", "gained" or "different_wrong" as in `hf_compalign.measure.statistics.Cells`; "unlabeled" where
             no label is known.
         label: the right class; None when unknown.
         reference: its answer, as ``candidate``.
@@ -64,7 +64,7 @@ def changed_items(
     changed = np.flatnonzero(reference != candidate)
     kinds = np.select(
         [labels == IGNORED, reference == labels, candidate == labels],
-        [CHANGES.index(name) for name in ("unlabelled", "lost", "gained")],
+        [CHANGES.index(name) for name in ("unlabeled", "lost", "gained")],
         CHANGES.index("different_wrong"),
     )
     order = np.lexsort((changed, -scores.reference_confidence[changed], kinds[changed]))

@@ -86,7 +86,7 @@ class Audit:
 
     Attributes:
         n: items compared.
-        n_labelled: those of them with a known label.
+        n_labeled: those of them with a known label.
         cells: the five cells over the labeled items; None without any.
         metrics: name -> number; ``<rate>_interval`` -> its two-sided 95 % Wilson interval; for the rates that
             can be limited ``<rate>_upper_bound`` -> one-sided 95 % Clopper-Pearson. What needs labels is nan
@@ -112,7 +112,7 @@ class Audit:
     """
 
     n: int
-    n_labelled: int
+    n_labeled: int
     cells: Cells | None
     metrics: dict[str, Any]
     per_class: tuple[ClassRow, ...]

@@ -27,7 +27,7 @@ def outcome(found: Row) -> Outcome:
     n, cie, limits = found["n"], found["cie"], found["limits"]
     alike = f"{count(n - cie)} of {plural(n, 'item')}"
     happened = f"The candidate answers {alike} like the reference and {count(cie)} differently."
-    if found["n_labelled"]:
+    if found["n_labeled"]:
         lost, gained = found["cells"]["lost"], found["cells"]["gained"]
         happened += f" {_turned(lost, 'right', 'wrong')}, {_turned(gained, 'wrong', 'right')}."
     if not limits:

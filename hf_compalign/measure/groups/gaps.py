@@ -41,7 +41,7 @@ def resampled_gaps(
     return {
         "mismatch_gap": gap,
         "upper_bound": _gap_bound(gap, drawn, extra),
-        "nfr_gap": _gap(own_known, "lost", "n_labelled"),
+        "nfr_gap": _gap(own_known, "lost", "n_labeled"),
         "worst_group_accuracy_drop": drop,
         "drop_upper_bound": _drop_bound(drop, own_known, known, extra[:, inside]),
     }
@@ -115,7 +115,7 @@ def _gap(counts: Counts, numerator: str, denominator: str) -> float:
 
 def _drop(counts: Counts) -> float:
     """Accuracy of the reference in its worst group - that of the candidate in its own; nan without groups."""
-    reference, candidate = (divided(counts[f"right_{model}"], counts["n_labelled"]) for model in MODELS)
+    reference, candidate = (divided(counts[f"right_{model}"], counts["n_labeled"]) for model in MODELS)
     return float(reference.min() - candidate.min()) if len(reference) else math.nan
 
 
@@ -134,13 +134,13 @@ def _drop_bound(value: float, counts: Counts, drawn: Counts, extra: Array) -> fl
     if math.isnan(value):
         return math.nan
     missed = 0.01  # the risk of leaving out the candidate's worst group; the drop has the rest of the 5 %
-    right, n = counts["right_candidate"].tolist(), counts["n_labelled"].tolist()
+    right, n = counts["right_candidate"].tolist(), counts["n_labeled"].tolist()
     # A group whose accuracy is surely above the smallest upper bound is not the worst one. Half of the risk is that the
     # lower bound of the worst group fails. No other group matters, so each has that half in full. The other half is
     # that an upper bound fails. The smallest one holds for the worst accuracy if all hold, so the groups share it.
     lowest = np.array([1 - upper_bound(of - k, of, 1 - missed / 2) for k, of in zip(right, n, strict=True)])
     highest = min(upper_bound(k, of, 1 - missed / 2 / len(n)) for k, of in zip(right, n, strict=True))
     # The extra item is one that the reference has right and the candidate wrong.
-    drops = divided(drawn["right_reference"] + extra - drawn["right_candidate"], drawn["n_labelled"] + extra)
+    drops = divided(drawn["right_reference"] + extra - drawn["right_candidate"], drawn["n_labeled"] + extra)
     largest = drops[:, lowest <= highest].max(axis=1)
     return max(value, estimate(value, largest, level=2 * (_BOUND_LEVEL + missed) - 1).high)

@@ -130,7 +130,7 @@ def _by_group(attribute: str, table: GroupTable, margins: ClassMargins, n_classe
     own, of_classes = np.split(found, [sizes[0]], axis=1)
     blocks = dict(zip(_BY_CLASS, of_classes.reshape(-1, len(_BY_CLASS), n_classes).swapaxes(0, 1), strict=True))
     counts = dict(zip(COUNTS, own.T, strict=True))
-    sized = counts["n"], counts["n_labelled"]
+    sized = counts["n"], counts["n_labeled"]
     rates = {model: one_vs_rest(*sized, {name: blocks[f"{name}_{model}"] for name in CLASS_COUNTS}) for model in MODELS}
     out_of = rate_sizes(*sized, blocks["positives_reference"])
     occurs = blocks["positives_reference"] + blocks["selected_reference"] + blocks["selected_candidate"] > 0
@@ -154,21 +154,21 @@ def _rows(found: _Groups, min_group_size: int) -> list[GroupRow]:
             attribute=found.attribute,
             group=group,
             n=n,
-            n_labelled=n_labelled,
+            n_labeled=n_labeled,
             small=n < min_group_size,
             mismatches=mismatches,
             mismatch_rate=rate(mismatches, n),
             mismatch_rate_interval=wilson_interval(mismatches, n),
             lost=lost,
-            nfr=rate(lost, n_labelled),
-            nfr_interval=wilson_interval(lost, n_labelled),
-            accuracy_reference=rate(before, n_labelled),
-            accuracy_candidate=rate(after, n_labelled),
-            accuracy_change=rate(after - before, n_labelled),
+            nfr=rate(lost, n_labeled),
+            nfr_interval=wilson_interval(lost, n_labeled),
+            accuracy_reference=rate(before, n_labeled),
+            accuracy_candidate=rate(after, n_labeled),
+            accuracy_change=rate(after - before, n_labeled),
             p_value=p_value,
             p_adjusted=p_adjusted,
         )
-        for group, n, mismatches, n_labelled, lost, before, after, p_value, p_adjusted in zip(
+        for group, n, mismatches, n_labeled, lost, before, after, p_value, p_adjusted in zip(
             found.table.names, *counts, p_values.tolist(), adjusted.tolist(), strict=True
         )
     ]
@@ -187,11 +187,11 @@ def _class_rates(found: _Groups) -> list[GroupRates]:
 def _gap(found: _Groups, options: GroupOptions) -> Gap:
     table, counts, seed = found.table, found.counts, options.seed
     judged = np.flatnonzero(counts["n"] >= options.min_group_size)
-    labeled = np.flatnonzero(counts["n_labelled"] >= options.min_group_size)
+    labeled = np.flatnonzero(counts["n_labeled"] >= options.min_group_size)
     drawn = resampled_gaps(table, counts, judged=judged, labeled=labeled, n_resamples=options.n_resamples, seed=seed)
     names = np.array(table.names, dtype=object)
     mismatched = divided(counts["mismatches"], counts["n"])[judged]
-    right = {model: divided(counts[f"right_{model}"], counts["n_labelled"])[labeled] for model in MODELS}
+    right = {model: divided(counts[f"right_{model}"], counts["n_labeled"])[labeled] for model in MODELS}
     lowest = {model: _extreme(names[labeled], rates, np.argmin) for model, rates in right.items()}
     return Gap(
         attribute=found.attribute,

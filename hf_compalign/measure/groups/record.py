@@ -7,7 +7,7 @@ MIN_GROUP_SIZE = 30
 
 @dataclass(frozen=True)
 class GroupRow:
-    """The items of one group: mismatches out of all ``n``, what needs labels out of the ``n_labelled``.
+    """The items of one group: mismatches out of all ``n``, what needs labels out of the ``n_labeled``.
 
     Attributes:
         small: fewer items than the minimum, so nothing is concluded.
@@ -20,7 +20,7 @@ class GroupRow:
     attribute: str
     group: str
     n: int
-    n_labelled: int
+    n_labeled: int
     small: bool
     mismatches: int
     mismatch_rate: float

@@ -12,7 +12,7 @@ from scipy import sparse
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.statistics import Array, class_counts
 
-COUNTS = ("n", "mismatches", "n_labelled", "lost", "right_reference", "right_candidate")
+COUNTS = ("n", "mismatches", "n_labeled", "lost", "right_reference", "right_candidate")
 MODELS = ("reference", "candidate")
 _BITS = 1 << np.arange(len(COUNTS))
 

@@ -155,8 +155,8 @@ def alignment_metrics(reference: ArrayLike, candidate: ArrayLike, labels: ArrayL
         "agreement": rate(*found["agreement"]),
         "kl": float(kl.mean()) if kl.size else math.nan,
     }
-    lost, n_labelled = found["nfr"]
-    return metrics | {"cie_u": float(lost)} if n_labelled else metrics
+    lost, n_labeled = found["nfr"]
+    return metrics | {"cie_u": float(lost)} if n_labeled else metrics
 
 
 @dataclass(frozen=True)

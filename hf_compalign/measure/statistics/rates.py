@@ -35,19 +35,19 @@ def class_counts(
     }
 
 
-def one_vs_rest(n: Array, n_labelled: Array, classes: Mapping[str, Array]) -> dict[str, NDArray[np.float64]]:
+def one_vs_rest(n: Array, n_labeled: Array, classes: Mapping[str, Array]) -> dict[str, NDArray[np.float64]]:
     """Each of `RATES` [G, C], from the groups' items [G], labeled items [G] and `CLASS_COUNTS` [G, C]."""
-    out_of = rate_sizes(n, n_labelled, classes["positives"])
+    out_of = rate_sizes(n, n_labeled, classes["positives"])
     numerators = ("selected", "true_positives", "false_positives")
     return {name: divided(classes[of], out_of[name]) for name, of in zip(RATES, numerators, strict=True)}
 
 
-def rate_sizes(n: Array, n_labelled: Array, positives: Array) -> dict[str, Array]:
+def rate_sizes(n: Array, n_labeled: Array, positives: Array) -> dict[str, Array]:
     """The denominators [G, C] of `RATES`, from the groups' items [G], labeled items [G] and positives [G, C]."""
     return {
         "selection_rate": np.broadcast_to(n[:, np.newaxis], positives.shape),
         "tpr": positives,
-        "fpr": n_labelled[:, np.newaxis] - positives,
+        "fpr": n_labeled[:, np.newaxis] - positives,
     }
 
 

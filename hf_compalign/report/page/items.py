@@ -13,7 +13,7 @@ from hf_compalign._tables import Table
 CELLS = {
     "lost": "right, now wrong",
     "different_wrong": "wrong, now otherwise",
-    "unlabelled": "no label",
+    "unlabeled": "no label",
     "gained": "wrong, now right",
 }
 _IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")

@@ -11,7 +11,7 @@ from hf_compalign.measure.statistics import SeedFloor
 Figure = tuple[str, str, str]  # what it is, its value, and a note to read it by
 # Key of an audit -> what is missing without it, and the options of the command that bring it.
 _MISSING = {
-    "n_labelled": ("Right and wrong, classes and calibration", "--label-column COLUMN"),
+    "n_labeled": ("Right and wrong, classes and calibration", "--label-column COLUMN"),
     "limits": ("A verdict", "--limit mismatch_rate=0.02"),
     "groups": ("Groups and fairness", "--groups COLUMN or --bins COLUMN"),
     "floor": ("Whether a re-run would differ as much", "--floor MODEL"),
@@ -43,7 +43,7 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
     """The numbers that matter most, of those that are known."""
     shown = [("Same answer", percent(found["agreement"]), f"95 %: {interval(found['agreement_interval'])}")]
     if found["cells"]:
-        share = f"{percent(found['nfr'])} of {plural(found['n_labelled'], 'item')}"
+        share = f"{percent(found['nfr'])} of {plural(found['n_labeled'], 'item')}"
         lost = f"{share}; 95 %: {interval(found['nfr_interval'])}"
         shown.append(("Right, now wrong", count(found["cells"]["lost"]), lost))
         moved = f"before: {percent(found['accuracy_reference'])}; change {change(found['accuracy_change'])}"
