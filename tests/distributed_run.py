@@ -91,3 +91,4 @@ if __name__ == "__main__":
     }
     if results["aligned"]["fixed"]["writes"]:
         (output / "results.json").write_text(json.dumps(results))
+    dist.destroy_process_group()  # its threads abort a process that ends before them
