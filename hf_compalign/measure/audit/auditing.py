@@ -39,7 +39,7 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
     when the one-sided 95 % upper bound (Clopper-Pearson of a rate, bootstrap of a gap) is within it: too few items
     never pass. McNemar's test is reported but certifies nothing, as it is blind to flips that cancel out.
 
-    >>> from hf_compalign.measure.predictions.predictions import Predictions
+    >>> from hf_compalign.measure.predictions import Predictions
     >>> ids, names = [str(i) for i in range(200)], ["no", "yes"]
     >>> model = Predictions([[1.0, 0.0]] * 200, [0] * 200, ids, names)
     >>> audit(model, model, limits={"mismatch_rate": 0.02}).passed
