@@ -16,10 +16,10 @@ from transformers.trainer_callback import ExportableState
 import hf_compalign
 from hf_compalign import _compat
 from hf_compalign.align import AlignedDistillationTrainer
-from hf_compalign.compress.export import calibrate_graph, export_graph, graph_layers, quantize_graph, sample_inputs
+from hf_compalign.compress.export import calibrate_graph, export_graph, graph_layers, quantize_graph
 from hf_compalign.compress.quantize import FakeQuantizedLinear, quantize_
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_units
-from hf_compalign.models import OnnxModel
+from hf_compalign.models import OnnxModel, sample_inputs
 
 ROOT = Path(hf_compalign.__file__).parent
 

@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from hf_compalign import audit, load_compressed, predict, prune_, shrink_
-from hf_compalign.compress.export import Export, export_onnx, sample_inputs
+from hf_compalign.compress.export import Export, export_onnx
 from hf_compalign.compress.quantize import quantize_
-from hf_compalign.models import OnnxModel
+from hf_compalign.models import OnnxModel, sample_inputs
 
 TEXTS = tiny.texts(20, length=9)
 

@@ -22,10 +22,9 @@ from hf_compalign.compress.export import (
     opset_of,
     output_layers,
     quantize_graph,
-    sample_inputs,
 )
 from hf_compalign.compress.export import graph as onnx_graph
-from hf_compalign.models import OnnxModel
+from hf_compalign.models import OnnxModel, sample_inputs
 
 MODELS = {"bert": lambda: tiny.bert().eval(), "vit": lambda: tiny.vit().eval()}
 MODELS |= {"deberta": lambda: zoo.build("deberta-v2-shared-key", num_hidden_layers=1)}

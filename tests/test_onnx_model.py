@@ -12,8 +12,8 @@ from tiny import NAMED, reviews, tokenizer, without_equal_tensors
 from transformers import BertConfig, ViTConfig
 
 from hf_compalign import audit, predict
-from hf_compalign.compress.export import export_graph, output_layers, quantize_graph, sample_inputs
-from hf_compalign.models import OnnxModel, default_device, input_names, load_processor
+from hf_compalign.compress.export import export_graph, output_layers, quantize_graph
+from hf_compalign.models import OnnxModel, default_device, input_names, load_processor, sample_inputs
 from hf_compalign.opening import load_model, model_fingerprint
 from hf_compalign.tasks import task_of
 

@@ -12,12 +12,12 @@ from tiny import NAMED, reviews, tokenizer, without_equal_tensors
 from traced import traced_once
 
 from hf_compalign import audit, load_compressed, predict, prune_, shrink_
-from hf_compalign.compress.export import export_openvino, sample_inputs
+from hf_compalign.compress.export import export_openvino
 from hf_compalign.compress.export import onnx as export
 from hf_compalign.compress.export import openvino as openvino_export
 from hf_compalign.compress.quantize import quantize_
 from hf_compalign.measure.footprint import footprint, interleaved_latency_ms
-from hf_compalign.models import OpenVinoModel
+from hf_compalign.models import OpenVinoModel, sample_inputs
 from hf_compalign.opening import load_model, model_fingerprint
 
 openvino = pytest.importorskip("openvino")

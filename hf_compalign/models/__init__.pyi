@@ -17,5 +17,7 @@ from .running import default_collator as default_collator
 from .running import forward_logits as forward_logits
 from .running import input_names as input_names
 from .running import known_inputs as known_inputs
+from .samples import image_size as image_size
+from .samples import sample_inputs as sample_inputs
 from .tensors import is_quantized as is_quantized
 from .tensors import plain_tensors as plain_tensors

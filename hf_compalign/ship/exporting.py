@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hf_compalign._formats import decimals
 from hf_compalign._tables import Table
 from hf_compalign.compress import load_compressed
-from hf_compalign.compress.export import Export, check_not_exported, export_onnx, export_openvino, sample_inputs
+from hf_compalign.compress.export import Export, check_not_exported, export_onnx, export_openvino
 from hf_compalign.data import find_image_column, find_label_column, find_text_columns, label_ids
 from hf_compalign.labels import names_of
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
@@ -26,7 +26,7 @@ from hf_compalign.measure.footprint import (
     timing_device,
 )
 from hf_compalign.measure.predictions import Columns, Predictions
-from hf_compalign.models import check_prepared, load_processor
+from hf_compalign.models import check_prepared, load_processor, sample_inputs
 from hf_compalign.opening import load_model, processor_of
 from hf_compalign.ship.frontier import Frontier, frontier_table
 from hf_compalign.ship.reference import reference_answers

@@ -9,7 +9,6 @@ from .graph import graph_layers as graph_layers
 from .graph import opset_of as opset_of
 from .graph import output_layers as output_layers
 from .graph import quantize_graph as quantize_graph
-from .inputs import sample_inputs as sample_inputs
 from .onnx import INT8_NAME as INT8_NAME
 from .onnx import export_onnx as export_onnx
 from .onnx import plain_model as plain_model

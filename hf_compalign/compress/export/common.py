@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from hf_compalign.compress.export.checks import check_model, check_neighbors, check_not_exported
 from hf_compalign.compress.export.graph import float_copy, output_layers
-from hf_compalign.compress.export.inputs import sample_inputs
 from hf_compalign.compress.loading import load_compressed
-from hf_compalign.models import FileModel, load_processor, random_state_kept
+from hf_compalign.models import FileModel, load_processor, random_state_kept, sample_inputs
 from hf_compalign.tasks import logits_of, task_of
 
 FLOAT_NAME = "model.onnx"

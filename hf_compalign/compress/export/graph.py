@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from hf_compalign._compat import exported_graph
 from hf_compalign._extras import needs_extra
-from hf_compalign.compress.export.inputs import image_size, sample_inputs
 from hf_compalign.compress.export.names import tidy_
-from hf_compalign.models import random_state_kept
+from hf_compalign.models import image_size, random_state_kept, sample_inputs
 
 MODES = ("dynamic", "static")
 # Operators to quantize, and which of their inputs is the weight. Dynamically quantized convolutions are slower than
