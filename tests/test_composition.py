@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 import zoo
-from transformers import AutoModelForSequenceClassification, TrainerState
+from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback, TrainerState
 
 from hf_compalign.compress import load_compressed, prunable_weights, sparsity_of
 from hf_compalign.compress.callbacks import (
@@ -236,10 +236,66 @@ def test_shrinking_pruning_and_quantizing_in_one_training(tmp_path, scheme, capl
     logged = whole.state.log_history[-2]
     assert logged["sparsity"] == pytest.approx(0.5, abs=1e-3)
     assert logged["quantized_layers"] == len(quantization_of(whole.model).layers) + 6
-    for step in (3, 7, 8, 11):
+    for step in (3, 7, 8, 11, 12):
         resumed = run(str(step), resume=str(tmp_path / "whole" / f"checkpoint-{step}"))
         assert torch.equal(answers(resumed.model), answers(whole.model))
         assert resumed.model.config.compression == whole.model.config.compression
+
+
+# ---- unfinished is not best ----
+
+
+def falling(folder, *callbacks, resume=None, **settings):
+    """A training that is evaluated and saved at each of its 12 steps, and whose score falls every time."""
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
+    run = trainer(folder, *callbacks, eval_steps=1, save_steps=1, **(best | settings))
+    run.compute_metrics = lambda _: {"score": -run.state.global_step}
+    run.train(resume_from_checkpoint=resume)
+    return run
+
+
+@pytest.mark.parametrize(
+    "callbacks",
+    [
+        lambda: [EarlyStoppingCallback(1), PruningCallback(0.5)],
+        lambda: [ShrinkCallback(ffn=0.5, score="magnitude"), EarlyStoppingCallback(1)],
+        lambda: [EarlyStoppingCallback(1), QuantizationCallback("onnxruntime-w8a8", begin=0.5)],
+        lambda: [
+            QuantizationCallback("onnxruntime-w8a8", begin=0.4),
+            ShrinkCallback(**SHRINK),
+            EarlyStoppingCallback(1),
+            PruningCallback(0.5, begin=0.4, end=0.5),
+        ],
+    ],
+)
+def test_patience_and_the_best_model_count_from_the_final_stage(tmp_path, callbacks):
+    for resume in (None, str(tmp_path / "checkpoint-4")):
+        run = falling(tmp_path, *callbacks(), resume=resume, eval_on_start=resume is not None)
+        assert (run.state.global_step, run.state.best_global_step) == (7, 6)
+
+
+@pytest.mark.parametrize(
+    ("callback", "unfinished"),
+    [
+        (ShrinkCallback(ffn=0.5, schedule="linear", every=1, score="magnitude"), lambda network: widths(network)[0][1]),
+        (PruningCallback(0.5, schedule="linear", every=1), lambda network: sparsity_of(prunable_weights(network))),
+    ],
+)
+def test_a_training_that_is_stopped_goes_back_to_no_unfinished_checkpoint(tmp_path, callback, unfinished):
+    run = falling(tmp_path, callback, tiny.Stop(4))
+    assert run.state.best_model_checkpoint is None
+    assert unfinished(run.model) == pytest.approx(unfinished(load_compressed(tmp_path / "checkpoint-4")), abs=1e-3)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_training_that_had_ended_ends_in_the_same_model_when_it_is_resumed(tmp_path, order):
+    def model_of(resume):
+        callbacks = [ShrinkCallback(**SHRINK), QuantizationCallback("quanto-w8a8", begin=0.5)]
+        return trained(tmp_path, *callbacks[::order], resume=resume, save_steps=12).model
+
+    first, again = model_of(None), model_of(True)
+    assert torch.equal(answers(again), answers(first))
+    assert again.config.compression == first.config.compression
 
 
 # ---- the order ----

@@ -170,11 +170,12 @@ def test_resume_equals_uninterrupted(tmp_path, scheme):
 
     whole = run("whole", 3)
     whole.train()
-    for step in (3, 6, 9):
+    for step in (3, 6, 9, 12):
         resumed = run(str(step), 12)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
-        last, expected = (tmp_path / folder / "checkpoint-12" for folder in (str(step), "whole"))
-        assert (last / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+        if step < 12:
+            last, expected = (tmp_path / folder / "checkpoint-12" for folder in (str(step), "whole"))
+            assert (last / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
         assert torch.equal(logits(resumed.model), logits(whole.model))
         assert resumed.model.config.compression == whole.model.config.compression
 

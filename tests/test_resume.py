@@ -39,7 +39,7 @@ def trained(folder, *, resume=None, **settings):
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_resume_equals_uninterrupted(tmp_path, weighting):
     whole = trained(tmp_path / "whole", weighting=weighting)
-    for step in (1, 3, 6):
+    for step in (1, 3, 6, 8):
         # Another process, another output folder: only the checkpoint is left of the first run.
         copy = tmp_path / f"moved-{step}"
         shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", copy)
