@@ -102,6 +102,8 @@ def add_to_log(state: "TrainerState", numbers: Mapping[str, float]) -> None:
 def forget_best(state: "TrainerState") -> None:
     """Start the search for the best model again: the models so far were not fully compressed.
 
+    EarlyStoppingCallback starts again too: it counts from the best model on.
+
     Why: `load_best_model_at_end` takes any checkpoint. The Trainer starts with None here.
     Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
     Ends: when it can be told which checkpoints count.

@@ -277,14 +277,14 @@ def test_patience_and_the_best_model_count_from_the_final_stage(tmp_path, callba
 @pytest.mark.parametrize(
     ("callback", "unfinished"),
     [
-        (ShrinkCallback(ffn=0.5, schedule="linear", every=1, score="magnitude"), lambda network: widths(network)[0][1]),
-        (PruningCallback(0.5, schedule="linear", every=1), lambda network: sparsity_of(prunable_weights(network))),
+        (ShrinkCallback(ffn=0.5, schedule="linear", every=1, score="magnitude"), lambda left: left.num_parameters()),
+        (PruningCallback(0.5, schedule="linear", every=1), lambda left: sparsity_of(prunable_weights(left))),
     ],
 )
 def test_a_training_that_is_stopped_goes_back_to_no_unfinished_checkpoint(tmp_path, callback, unfinished):
     run = falling(tmp_path, callback, tiny.Stop(4))
     assert run.state.best_model_checkpoint is None
-    assert unfinished(run.model) == pytest.approx(unfinished(load_compressed(tmp_path / "checkpoint-4")), abs=1e-3)
+    assert unfinished(run.model) == unfinished(load_compressed(tmp_path / "checkpoint-4"))
 
 
 @pytest.mark.parametrize("order", [1, -1])

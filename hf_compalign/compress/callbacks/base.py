@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hf_compalign._compat import add_to_log, stored_states
+from hf_compalign._compat import add_to_log, forget_best, stored_states
 from hf_compalign._trainer import changes
 from hf_compalign.compress.calibration import Batch, calibration_batches, training_batches
 from hf_compalign.compress.callbacks.timing import Timing
@@ -33,6 +33,19 @@ class CompressionCallback(TrainerCallback, ExportableState):
         """The numbers that stand beside the training loss."""
         raise NotImplementedError
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Let the evaluation that follows be the first that counts, up to the step after which all is done.
+
+        Without a best model, the patience of an EarlyStoppingCallback starts again.
+        """
+        if state.global_step <= self.timing.final_step:
+            forget_best(state)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Let no checkpoint be the best model before all is done, also where the training is stopped there."""
+        if state.global_step < self.timing.final_step:
+            forget_best(state)
+
     def on_log(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Put what is achieved beside the training loss."""
         logs = kwargs["logs"]
@@ -52,6 +65,8 @@ class CompressionCallback(TrainerCallback, ExportableState):
         self.timing = self.timing.over(state.max_steps)
         if saved is not None:
             self.timing.check_resumed(saved["span"])
+            if state.global_step < self.timing.final_step:
+                forget_best(state)
         return saved
 
     def _saved(self, state: TrainerState) -> dict[str, Any]:

@@ -38,6 +38,10 @@ class Quantizes(Compresses, Protocol):
 
     scheme: Scheme
 
+    def prepare_if_due(self, model: nn.Module, state: TrainerState) -> None:
+        """Called before units are cut out, when the layers still have the names that they were found by."""
+        ...
+
     def after_cut(self) -> None:
         """Called when the model has its final sizes."""
         ...
@@ -95,6 +99,14 @@ def join_quantizing(model: nn.Module, state: TrainerState, callback: Quantizes) 
         )
     run.quantizing = weakref.ref(callback)
     _check_scheme(run)
+
+
+def before_cut(model: nn.Module, state: TrainerState) -> None:
+    """Let a callback that quantizes do what must come first."""
+    run = _RUNS.get(model)
+    quantizing = None if run is None else run.quantizing()
+    if quantizing is not None:
+        quantizing.prepare_if_due(model, state)
 
 
 def leave(model: nn.Module, callback: Compresses) -> None:

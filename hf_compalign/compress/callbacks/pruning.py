@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 
-from hf_compalign._compat import forget_best
 from hf_compalign.compress.calibration import Loss
 from hf_compalign.compress.callbacks.base import CompressionCallback
 from hf_compalign.compress.callbacks.order import join_pruning, leave
@@ -48,7 +47,7 @@ class PruningCallback(CompressionCallback):
 
     The masks are computed from the weights' scores, kept outside the model, and applied in place after every optimizer
     step. Every checkpoint is thus an ordinary one with zeros in it, and resumes exactly.
-    `load_best_model_at_end` only considers checkpoints that have the final sparsity. The achieved sparsity is logged.
+    `load_best_model_at_end` and early stopping only look at what has the final sparsity. The achieved sparsity is logged.
     Several processes, with DDP or FSDP version 2, prune the same weights as one.
 
     Args:
@@ -145,8 +144,6 @@ class PruningCallback(CompressionCallback):
         if self.timing.updates_at(step):
             self._update(step)
             self._apply()
-            if step == self.timing.final_step:
-                forget_best(state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Say so when training ended before the final sparsity."""

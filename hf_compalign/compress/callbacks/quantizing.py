@@ -9,7 +9,6 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import TrainerState, TrainingArguments
 
-from hf_compalign._compat import forget_best
 from hf_compalign._trainer import of_first_process
 from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.callbacks.base import CompressionCallback
@@ -101,20 +100,19 @@ class QuantizationCallback(CompressionCallback):
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Prepare the model where that comes first; the other callbacks have begun by now."""
-        if self._prepared is None and state.global_step >= self.timing.final_step:
-            self._prepare(kwargs["model"])
+        self.prepare_if_due(kwargs["model"], state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Prepare the model when it is time; the other callbacks have changed its weights by now."""
+        super().on_step_end(args, state, control, **kwargs)
         if self._prepared is not None:
             self._silence(kwargs["model"])
-        elif state.global_step == self.timing.final_step:
-            self._prepare(kwargs["model"])
-            forget_best(state)
+        self.prepare_if_due(kwargs["model"], state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Convert the model, when it has been cut; say so when training ended before it was prepared."""
         model = kwargs["model"]
+        self.prepare_if_due(model, state)
         if self._prepared is None:
             leave(model, self)
             logger.warning(
@@ -127,6 +125,14 @@ class QuantizationCallback(CompressionCallback):
         self._ended = weakref.ref(model)
         if shrinking_of(model) is None:
             self.after_cut()
+
+    def prepare_if_due(self, model: nn.Module, state: TrainerState) -> None:
+        """Prepare the model, unless it is or that comes later.
+
+        A run that is resumed where its training had ended has no step to do it at.
+        """
+        if self._prepared is None and state.global_step >= self.timing.final_step:
+            self._prepare(model)
 
     def after_cut(self) -> None:
         """Convert the model, if its training has ended: it has the sizes that it keeps."""

@@ -4,18 +4,15 @@ import logging
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
 
-from hf_compalign._compat import forget_best
 from hf_compalign._trainer import of_first_process
 from hf_compalign.compress.calibration import Batch, Loss
 from hf_compalign.compress.callbacks.base import CompressionCallback
-from hf_compalign.compress.callbacks.order import join_shrinking, leave
+from hf_compalign.compress.callbacks.order import before_cut, join_shrinking, leave
 from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed
 from hf_compalign.compress.callbacks.schedules import Schedule
 from hf_compalign.compress.callbacks.timing import Timing
@@ -145,14 +142,12 @@ class ShrinkCallback(CompressionCallback):
         self._present.apply()
         if self.timing.updates_at(step):
             self._update(step)
-            if step == self.timing.final_step:
-                forget_best(state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Cut the model, unless it is in shards; say so when training ended before all was removed."""
         model = kwargs["model"]
         self._loss = None  # that of an aligned trainer is for its own training
-        self._end(args, state, model)
+        self._end(state, model)
         leave(model, self)
 
     def silence(self) -> None:
@@ -167,7 +162,7 @@ class ShrinkCallback(CompressionCallback):
             raise RuntimeError("The Trainer did not call on_train_begin.")
         return self._removal
 
-    def _end(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+    def _end(self, state: TrainerState, model: nn.Module) -> None:
         removal = self._present
         if state.global_step < self.timing.final_step:
             logger.warning(
@@ -176,8 +171,6 @@ class ShrinkCallback(CompressionCallback):
                 self.timing.final_step,
                 ", ".join(f"{name} = {value:.3g}" for name, value in self._achieved().items()),
             )
-            if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-                self._go_back(removal, state.best_model_checkpoint)
         if not removal.started:
             return
         if in_shards(model):
@@ -186,6 +179,7 @@ class ShrinkCallback(CompressionCallback):
                 "saves is cut by hf_compalign.load_compressed(folder)."
             )
             return
+        before_cut(model, state)
         removal.cut()
         self._finished = weakref.ref(model)
 
@@ -248,8 +242,3 @@ class ShrinkCallback(CompressionCallback):
     def _progress(self) -> dict[str, Any]:
         """What is left, and where it goes."""
         return {"goal": self._goal and self._goal.to_dict(), "plan": self._removal and self._removal.to_list()}
-
-    def _go_back(self, removal: Removal, checkpoint: str) -> None:
-        """Go back to what was left in an earlier checkpoint, whose weights the Trainer has loaded."""
-        saved = self._saved(TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)))
-        removal.take(removal.plan_of(saved["plan"]))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from hf_compalign.compress.callbacks.schedules import Schedule, resolve_schedule
@@ -64,7 +65,7 @@ class Timing:
         # The same share again would change nothing.
         return step == begin or self.share_at(step) != self.share_at(before)
 
-    @property
+    @cached_property
     def final_step(self) -> int:
         """The first step after which all is done."""
         begin, end = self.span
