@@ -1,20 +1,17 @@
 """Files are whole or not there; fingerprints tell contents apart."""
 
 import os
-import platform
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
 
-from hf_compalign._files import atomic_path, staged_folder, write_text_atomic
+from hf_compalign._files import atomic_path, staging_prefix, write_text_atomic
 from hf_compalign.data import combined_fingerprint, row_fingerprint
 from hf_compalign.opening import model_fingerprint
+
+NOBODY = 2**22 + 1  # no process of Linux has such a number
 
 
 def write_half(where):
@@ -30,6 +27,24 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_half(atomic_path(path))
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_link_stays_one_and_leads_to_the_new_file(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "file")
+    for text in ("new", "newer"):
+        write_text_atomic(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "elsewhere" / "file").read_text() == text
+
+
+def test_what_a_killed_write_left_is_removed_by_the_next(tmp_path):
+    for pid in (NOBODY, os.getpid()):
+        (tmp_path / f"{staging_prefix(tmp_path / 'file')}{pid}.x.tmp").write_text("half")
+    (tmp_path / f"{staging_prefix(tmp_path / 'other')}{NOBODY}.x.tmp").write_text("half")
+    write_text_atomic(tmp_path / "file", "new")
+    # What a process writes that is alive stays, and what belongs to another file.
+    assert [str(NOBODY) in path.name for path in sorted(tmp_path.glob(".*"))] == [False, True]
 
 
 def test_models_are_told_apart_by_their_weights():
@@ -58,102 +73,3 @@ def test_rows_hash_by_content_not_by_container():
 
 def test_combined_fingerprints_do_not_depend_on_order():
     assert combined_fingerprint(["a", "b"]) == combined_fingerprint(["b", "a"]) != combined_fingerprint(["a"])
-
-
-def test_a_staged_folder_appears_as_a_whole(tmp_path):
-    with staged_folder(tmp_path / "new") as work:
-        (work / "onnx").mkdir()
-        (work / "onnx" / "model.onnx").write_text("graph")
-        assert not (tmp_path / "new").exists()
-    assert (tmp_path / "new" / "onnx" / "model.onnx").read_text() == "graph"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
-
-
-def test_a_staged_folder_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match="killed"):
-        write_half(staged_folder(tmp_path / "new"))
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_holds_something_is_overwritten_on_demand_only(tmp_path):
-    (tmp_path / "a").write_text("old")
-    (tmp_path / "b").write_text("mine")
-    with pytest.raises(ValueError, match=r"is not empty: it holds a, b.*--overwrite"), staged_folder(tmp_path):
-        pass
-    with staged_folder(tmp_path, overwrite=True) as work:
-        (work / "a").write_text("new")
-    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {"a": "new", "b": "mine"}
-    with pytest.raises(ValueError, match="is a file"), staged_folder(tmp_path / "a"):
-        pass
-
-
-def write_and_list(folder, **options):
-    """What lies in the folder while something is staged for it."""
-    with staged_folder(folder, **options) as work:
-        (work / "onnx").mkdir()
-        (work / "onnx" / "model.onnx").write_text("graph")
-        return sorted(
-            path.name for path in folder.resolve().rglob("*") if path.is_file() and not path.is_relative_to(work)
-        )
-
-
-def test_a_folder_on_another_file_system_is_written_as_a_whole(tmp_path):
-    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == tmp_path.stat().st_dev:
-        pytest.skip("needs a second file system at /dev/shm")
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
-        for name in ("there", "not yet there"):
-            target = Path(elsewhere, name)
-            link = tmp_path / name
-            link.symlink_to(target)
-            if name == "there":
-                target.mkdir()
-            assert write_and_list(link) == []
-            assert [path.relative_to(target).as_posix() for path in target.rglob("*")] == ["onnx", "onnx/model.onnx"]
-        assert sorted(os.listdir(elsewhere)) == ["not yet there", "there"]
-
-
-def test_a_folder_that_exists_needs_nothing_of_the_one_above(tmp_path):
-    """As where the folder alone is mounted, and what is above cannot be written."""
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-    with staged_folder(folder) as work:
-        assert os.listdir(tmp_path) == ["mounted"]
-        assert work.name.startswith(".")
-        (work / "a").write_text("new")
-    assert os.listdir(folder) == ["a"]
-
-
-def killed(folder):
-    """Leave a staging folder behind, as a process does that is killed."""
-    code = (
-        "import os, sys; from hf_compalign._files import staged_folder\n"
-        "with staged_folder(sys.argv[1], overwrite=True) as work:\n"
-        "    (work / 'half').write_text('')\n"
-        "    print(work, flush=True)\n"
-        "    os._exit(9)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 9, done.stderr
-    left = Path(done.stdout.strip())
-    assert (left / "half").is_file()
-    return left
-
-
-def test_what_a_killed_process_left_is_no_content_and_is_removed(tmp_path):
-    folder = tmp_path / "out"
-    beside = killed(folder)
-    folder.mkdir()
-    inside = killed(folder)
-    assert (beside.exists(), inside.parent) == (False, folder)  # the second removed what the first had left
-    of_another_folder = killed(tmp_path / "out.put")
-    with staged_folder(folder) as work:
-        assert not inside.exists()
-        # What a live process works in stays, and so does that of another machine, which nobody here can ask.
-        (folder / work.name.replace(platform.node(), "elsewhere")).mkdir()
-        assert write_and_list(folder) == []
-        assert work.is_dir()
-        (work / "a").write_text("new")
-    assert of_another_folder.is_dir()
-    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == ["a", "onnx"]
-    (elsewhere,) = (path.name for path in folder.iterdir() if path.name.startswith("."))
-    assert "elsewhere" in elsewhere
