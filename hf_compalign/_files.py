@@ -1,4 +1,4 @@
-"""Write files and folders that are either whole or not there."""
+"""Write files that are either whole or not there, and read records."""
 
 import glob
 import json
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_STAGED = ".tmp"
-# What a repair says of its file lies beside it, and goes when the file is replaced.
+# How the names of what is being written end, and of a folder that is being replaced.
+STAGED, ASIDE = ".tmp", ".old"
 AUDIT_NAME, FRONTIER_NAME, PLOT_NAME = "audit.json", "frontier.json", "frontier.png"
 
 
@@ -20,22 +20,73 @@ AUDIT_NAME, FRONTIER_NAME, PLOT_NAME = "audit.json", "frontier.json", "frontier.
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it if the block succeeds and removed otherwise.
 
-    A killed process leaves the old file or none, never half of one.
+    A killed process leaves the old file or none, never half of one, and what else it leaves the next call removes. A
+    link stays one, and leads to the new file.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    remove_unfinished(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{staging_prefix(path)}{os.getpid()}.", suffix=STAGED)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         # mkstemp makes private files; a result gets the user's usual permissions.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+        temporary.chmod(usual_mode(0o666))
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def usual_mode(mode: int) -> int:
+    """The permissions that the user's new files get."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return mode & ~umask
+
+
+def staging_prefix(path: Path) -> str:
+    """How the names begin of what this machine is writing for a path; the number of the process follows."""
+    return f".{path.name}.{platform.node()}-"
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes of this machine left of a path; a folder that they had put aside comes back."""
+    prefix = staging_prefix(path)
+    for home in (path, path.parent):
+        for left in home.glob(f"{glob.escape(prefix)}*"):
+            pid = left.name.removeprefix(prefix).partition(".")[0]
+            if left.suffix not in (STAGED, ASIDE) or not pid.isdecimal() or _is_alive(int(pid)):
+                continue
+            if left.suffix == ASIDE and not path.exists():
+                left.rename(path)
+            else:
+                remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is still there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl+C
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OverflowError, PermissionError):  # another user's process, or the number of none
+        pass
+    return True
+
+
+def repair_records(folder: str | Path) -> tuple[str, ...]:
+    """What a repair said of its file, to go when that is replaced; without a frontier, an audit is not a repair's."""
+    return (FRONTIER_NAME, PLOT_NAME, AUDIT_NAME) if (Path(folder) / FRONTIER_NAME).is_file() else ()
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
@@ -79,71 +130,3 @@ def read_record(path: str | Path, *, kind: str, version: int, writer: str) -> di
             "hf_compalign."
         )
     return stored
-
-
-def remove_repair_records(folder: str | Path) -> None:
-    """Remove what a repair said of its file; without a frontier, an audit is not a repair's."""
-    if (Path(folder) / FRONTIER_NAME).is_file():
-        for name in (FRONTIER_NAME, PLOT_NAME, AUDIT_NAME):
-            (Path(folder) / name).unlink(missing_ok=True)
-
-
-@contextmanager
-def staged_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A new folder to write into. Its files move to ``folder`` if the block succeeds.
-
-    A killed process leaves the folder as it was, and a hidden one that the next call removes. ``overwrite`` replaces
-    files of the same name and keeps all others.
-
-    Raises:
-        ValueError: the folder is a file, or is not empty without ``overwrite``.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file. Give a folder.")
-    real = folder.resolve()
-    hidden = f".{real.name}."
-    entries = os.listdir(real) if real.exists() else []
-    held = sorted(name for name in entries if not (name.startswith(hidden) and name.endswith(_STAGED)))
-    if held and not overwrite:
-        raise ValueError(
-            f"The folder {folder} is not empty: it holds {', '.join(held[:3])}{' ...' if len(held) > 3 else ''}. Give "
-            "another folder, or say overwrite=True (--overwrite) to replace files of the same name."
-        )
-    real.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f"{hidden}{platform.node()}-"
-    _remove_unfinished(real, prefix)
-    # Files move only within a file system, and the folder may be mounted on its own.
-    home = real if real.exists() else real.parent
-    work = Path(tempfile.mkdtemp(dir=home, prefix=f"{prefix}{os.getpid()}.", suffix=_STAGED))
-    try:
-        yield work
-        real.mkdir(exist_ok=True)
-        for made in sorted(work.rglob("*")):
-            if made.is_file():
-                target = real / made.relative_to(work)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(made, target)
-    finally:
-        shutil.rmtree(work)
-
-
-def _remove_unfinished(folder: Path, prefix: str) -> None:
-    """Remove what killed processes of this machine left in the folder or beside it."""
-    for home in (folder, folder.parent):
-        for left in home.glob(f"{glob.escape(prefix)}*{_STAGED}"):
-            pid = left.name.removeprefix(prefix).partition(".")[0]
-            if left.is_dir() and pid.isdecimal() and not _is_alive(int(pid)):
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # where signal 0 is Ctrl+C
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's process
-        pass
-    return True

@@ -1,13 +1,13 @@
 """The whole demo: all runs, and the folder with its README.md that they leave behind."""
 
 import shlex
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_compalign._files import read_record, staged_folder, write_record
+from hf_compalign._files import read_record, write_record
+from hf_compalign._folders import staged_folder
 from hf_compalign._tables import Table, as_markdown
 from hf_compalign.demo.results import FORMAT_VERSION, KIND, summarize
 from hf_compalign.demo.run import Progress, Settings, run_once
@@ -60,7 +60,7 @@ def run_demo(
         raise ValueError(f"sparsity must be between 0 and 1. Got {settings.sparsity}.{hint}")
     output = Path(output)
     former = _former_entries(output)
-    with staged_folder(output, overwrite=overwrite or bool(former)) as work:
+    with staged_folder(output, overwrite=overwrite or bool(former), dropped=former) as work:
         runs = []
         for seed in range(seeds):
             folder = work if seeds == 1 else work / f"seed-{seed}"
@@ -70,19 +70,16 @@ def run_demo(
         (work / "README.md").write_text(_readme(results, output), encoding="utf-8")
         results["files"] = sorted([*(entry.name for entry in work.iterdir()), RESULTS])
         write_record(work / RESULTS, results)
-        for entry in former:
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
     return results
 
 
-def _former_entries(output: Path) -> list[Path]:
-    """The entries that a former demo left in the folder."""
+def _former_entries(output: Path) -> list[str]:
+    """The names of what a former demo left in the folder."""
     try:
         found = read_record(output / RESULTS, kind=KIND, version=FORMAT_VERSION, writer="hf-compalign demo")
     except (OSError, ValueError):
         return []
-    # Plain names only, so that nothing outside the folder is ever removed.
-    return [output / name for name in found["files"] if Path(name).name == name]
+    return list(found["files"])
 
 
 def _prefixed(progress: Progress | None, prefix: str) -> Progress:

@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from hf_compalign._files import staged_folder
+from hf_compalign._folders import staged_folder
 from hf_compalign._tables import as_text
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.footprint import Latency, footprint, latencies_on, machine_name, timing_device
@@ -120,7 +120,7 @@ def save_artifact(
     checked_limits(details.limits)
     variants = _variants(onnx)
     _refuse_leftovers(Path(folder), variants)
-    with staged_folder(folder, overwrite=overwrite) as work:
+    with staged_folder(folder, overwrite=overwrite, dropped=[REPORT]) as work:
         compressed = _torch_model(model)
         processor = _write_model(compressed, work, details.processing_class)
         _copy_variants(variants, work, compressed.config)
@@ -153,8 +153,6 @@ def save_artifact(
         card = with_what_was_done(replace(card, files=files, machine=machine), compressed)
         report = _report(work, files)
         write_model_card(work, audits[weights], details=replace(card, report=report))
-    if report is None:
-        (Path(folder) / REPORT).unlink(missing_ok=True)
     return Artifact(Path(folder), files, machine)
 
 

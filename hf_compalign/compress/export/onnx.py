@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from hf_compalign._files import remove_repair_records, staged_folder
+from hf_compalign._files import repair_records
+from hf_compalign._folders import staged_folder
 from hf_compalign.compress.calibration import calibration_batches
 from hf_compalign.compress.export.checks import check_options, check_something_left
 from hf_compalign.compress.export.common import (
@@ -69,7 +70,9 @@ def export_onnx(
     model, processing_class = opened_model(model, processing_class, folder=folder, name=name)
     simulated = _simulated_layers(model, quantize, exclude)
     batches = None if calibration is None else calibration_batches(calibration, model)
-    with staged_folder(folder, overwrite=overwrite) as stage, tempfile.TemporaryDirectory() as scratch:
+    stale = () if quantize is None else repair_records(folder)
+    staged = staged_folder(folder, overwrite=overwrite, dropped=stale)
+    with staged as stage, tempfile.TemporaryDirectory() as scratch:
         path = stage / name
         source = path if quantize is None else Path(scratch) / FLOAT_NAME
         plain = plain_model(model)
@@ -85,12 +88,9 @@ def export_onnx(
             quantize_graph(source, path, mode=quantize, keep_float=kept, ranges=ranges)
             file = OnnxModel(path, config=config)
             difference = checked_difference(model, file, exact=False)
-        found = summary(
+        return summary(
             file, folder, quantize=quantize, layers=layers, kept=kept, difference=difference, opset=opset_of(path)
         )
-    if quantize is not None:
-        remove_repair_records(folder)
-    return found
 
 
 def _simulated_layers(model: nn.Module, quantize: str | None, exclude: Sequence[str] | None) -> tuple[str, ...] | None:

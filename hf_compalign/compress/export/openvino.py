@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from hf_compalign._extras import needs_extra
-from hf_compalign._files import staged_folder
+from hf_compalign._folders import staged_folder
 from hf_compalign.compress.calibration import calibration_batches
 from hf_compalign.compress.export.checks import check_options, check_something_left
 from hf_compalign.compress.export.common import (

@@ -11,7 +11,8 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_compalign._files import AUDIT_NAME, FRONTIER_NAME, PLOT_NAME, staged_folder
+from hf_compalign._files import AUDIT_NAME, FRONTIER_NAME, PLOT_NAME
+from hf_compalign._folders import staged_folder
 from hf_compalign.compress import load_compressed
 from hf_compalign.compress.export import INT8_NAME, Export, check_neighbors, check_not_exported
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits

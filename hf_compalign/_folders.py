@@ -1,0 +1,135 @@
+"""Write folders that appear as a whole, in place of the old one."""
+
+import ctypes
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hf_compalign._files import ASIDE, STAGED, remove, remove_unfinished, staging_prefix, usual_mode
+
+# Of Linux: paths are relative to the working directory, and the two names change places.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@contextmanager
+def staged_folder(folder: str | Path, *, overwrite: bool = False, dropped: Collection[str] = ()) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of ``folder`` if the block succeeds.
+
+    A killed process leaves the old folder or the new one, and perhaps a hidden one beside it that the next call
+    removes. A folder that cannot be renamed gets its files one by one: a mount, or where this process works.
+
+    Args:
+        folder: where; a link stays one, and leads to the new folder.
+        overwrite: replace files of the same name in a folder that holds something, and keep all others.
+        dropped: names in the old folder that go.
+
+    Raises:
+        ValueError: the folder is a file, or is not empty without ``overwrite``.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file. Give a folder.")
+    real = folder.resolve()
+    real.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(real)
+    held = sorted(name for name in (os.listdir(real) if real.exists() else ()) if not _is_staged(name, real))
+    if held and not overwrite:
+        raise ValueError(
+            f"The folder {folder} is not empty: it holds {', '.join(held[:3])}{' ...' if len(held) > 3 else ''}. Give "
+            "another folder, or say overwrite=True (--overwrite) to replace files of the same name."
+        )
+    home = real if _is_fixed(real) else real.parent
+    work = Path(tempfile.mkdtemp(dir=home, prefix=f"{staging_prefix(real)}{os.getpid()}.", suffix=STAGED))
+    work.chmod(usual_mode(0o777))
+    try:
+        yield work
+        if home == real or not _exchanged(work, real, dropped):
+            _fill(work, real, dropped)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_staged(name: str, folder: Path) -> bool:
+    return name.startswith(f".{folder.name}.") and name.endswith((STAGED, ASIDE))
+
+
+def _is_fixed(folder: Path) -> bool:
+    """Whether the folder cannot be renamed, or must not: whoever works in it would be left in the old one."""
+    if not folder.exists():
+        return False
+    if os.path.ismount(folder) or not os.access(folder.parent, os.W_OK | os.X_OK):
+        return True
+    with suppress(FileNotFoundError):  # the working directory may be gone
+        return Path.cwd().is_relative_to(folder)
+    return False
+
+
+def _exchanged(work: Path, folder: Path, dropped: Collection[str]) -> bool:
+    """Put one folder in the place of another, with what that one keeps; whether the system let it."""
+    with suppress(OSError):
+        if not folder.exists():
+            work.rename(folder)
+            return True
+        _keep(folder, work, dropped)
+        if not _swap(work, folder):
+            _rename_both(work, folder)
+        return True
+    return False
+
+
+def _keep(old: Path, new: Path, dropped: Collection[str]) -> None:
+    """Give the new folder what only the old one holds."""
+
+    def replaced(where: str, names: list[str]) -> set[str]:
+        within = new / Path(where).relative_to(old)
+        found = {name for name in names if os.path.lexists(within / name)}
+        both = {name for name in found if (within / name).is_dir() and (Path(where) / name).is_dir()}
+        gone = {name for name in names if name in dropped or _is_staged(name, old)} if within == new else set()
+        return (found - both) | gone
+
+    shutil.copytree(old, new, symlinks=True, ignore=replaced, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under a second name; a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; whether the system could."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+def _rename_both(work: Path, folder: Path) -> None:
+    """Put one folder in the place of another in two steps; after a kill between them, the next call puts it back."""
+    aside = work.with_suffix(ASIDE)
+    folder.rename(aside)
+    try:
+        work.rename(folder)
+    except OSError:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _fill(work: Path, folder: Path, dropped: Collection[str]) -> None:
+    """Move the files one by one."""
+    folder.mkdir(exist_ok=True)
+    gone = {*dropped} - {*os.listdir(work)}
+    for made in sorted(work.rglob("*")):
+        if made.is_file():
+            target = folder / made.relative_to(work)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made.replace(target)
+    for name in gone & {*os.listdir(folder)}:
+        remove(folder / name)
