@@ -53,6 +53,9 @@ def test_a_sample_is_always_the_same_and_not_the_head():
         (labeled([1, 0], ["no", "yes"]), ("no", "yes")),
         (labeled(["yes", "no", "yes"]), ("no", "yes")),
         (labeled([0, 2]), ("LABEL_0", "LABEL_1", "LABEL_2")),
+        (labeled([0.0, 1.0, None]), ("LABEL_0", "LABEL_1")),
+        (labeled([True, False]), ("LABEL_0", "LABEL_1")),
+        (labeled(["may", "May", None]), ("May", "may")),
     ],
 )
 def test_the_names_of_classes(dataset, names):
@@ -69,6 +72,15 @@ def test_the_names_of_classes(dataset, names):
         (labeled([1, 0, -1], ["no", "yes"]), ("LABEL_0", "LABEL_1"), [1, 0, -100]),
         (labeled([1, -100]), ("a", "b"), [1, -100]),
         (labeled(np.array([1, 0], dtype=np.int8)), ("a", "b"), [1, 0]),
+        # pandas makes floats of integers with a gap.
+        (labeled([1.0, float("nan"), 0.0, None, -1.0]), ("a", "b"), [1, -100, 0, -100, -100]),
+        (labeled([True, False, None]), ("a", "b"), [1, 0, -100]),
+        (labeled([[1], [0]]), ("a", "b"), [1, 0]),
+        # Some of the model's classes, and classes that differ in case alone.
+        (labeled([0, 1], ["c", "a"]), ("a", "b", "c"), [2, 0]),
+        (labeled([0, 1, 2, 1], ["a", "b", "A"]), ("A", "a", "b"), [1, 2, 0, 2]),
+        (labeled(["A", "a", "b"]), ("A", "a", "B"), [0, 1, 2]),
+        (labeled([1, 0], ["LABEL_1", "LABEL_0"]), ("LABEL_0", "LABEL_1"), [0, 1]),
     ],
 )
 def test_labels_become_the_ids_of_the_model(dataset, names, ids):
@@ -102,12 +114,35 @@ def test_a_label_that_is_not_known_is_ignored(column):
             ["no", "yess"],
             "classes of column 'label' must be .* Got no, yess against the model's no, yes. Name ",
         ),
+        (["YES", "Yes"], None, r"must be names of the model's labels \(no, yes\). Got YES, Yes"),
+        ([0], ["no", "maybe"], "Got no, maybe against the model's no, yes"),
+        ([0], ["a", "b", "c"], "Got a, b, c against the model's no, yes"),
         ([0.5], None, "must be class ids or names. Got float.* a regression is not supported"),
+        ([float("inf")], None, "must be class ids or names. Got float"),
+        ([[0, 1]], None, "must be class ids or names. Got list"),
+        ([0, 2], None, r"must lie in \[0, 2\), or be -100 or -1 where unknown. Got 2 in column 'label'"),
+        ([0, -2], None, "Got -2 in column 'label'"),
+        ([2**63], None, f"Got {2**63} in column 'label'"),
     ],
 )
 def test_labels_of_another_task_are_refused(values, names, message):
     with pytest.raises(ValueError, match=message):
         label_ids(labeled(values, names), "label", ("no", "yes"))
+
+
+def test_classes_of_a_model_without_names_are_trusted_by_position_and_that_is_said_once(caplog):
+    model, rows = ("LABEL_0", "LABEL_1", "LABEL_2"), labeled([1, 0], ["first", "second"])
+    for _ in range(2):
+        assert label_ids(rows, "label", model).tolist() == [1, 0]
+    (said,) = caplog.messages
+    assert said.startswith("Only one of the model and the dataset has names for its labels, so they are matched by pos")
+    with pytest.raises(ValueError, match="Got a, b, c, d against the model's LABEL_0, LABEL_1, LABEL_2"):
+        label_ids(labeled([0], [*"abcd"]), "label", model)
+
+
+def test_a_column_without_a_known_label_names_no_classes():
+    with pytest.raises(ValueError, match="column 'label' holds no known label"):
+        class_names(labeled([-1, -1]), "label")
 
 
 def test_mixing_keeps_every_row_with_its_label():
