@@ -122,7 +122,7 @@ def test_a_label_that_is_not_known_is_ignored(column):
         ([[0, 1]], None, "must be class ids or names. Got list"),
         ([0, 2], None, r"must lie in \[0, 2\), or be -100 or -1 where unknown. Got 2 in column 'label'"),
         ([0, -2], None, "Got -2 in column 'label'"),
-        ([2**63], None, f"Got {2**63} in column 'label'"),
+        (np.array([2**63], dtype=np.uint64), None, f"Got {2**63} in column 'label'"),
     ],
 )
 def test_labels_of_another_task_are_refused(values, names, message):

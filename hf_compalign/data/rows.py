@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetsError
 
 from hf_compalign.data.columns import label_names
-from hf_compalign.labels import IGNORED, label_order
+from hf_compalign.labels import IGNORED, LabelReader, plain_labels
 
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 LABELS = "labels"
@@ -43,48 +44,26 @@ def class_names(dataset: Dataset, column: str) -> tuple[str, ...]:
     """The class names of a label column, or else `LABEL_0` up to the largest id.
 
     Raises:
-        ValueError: the labels are neither names nor class ids.
+        ValueError: the labels are neither names nor class ids, or none is known.
     """
     names = label_names(dataset, column)
     if names is not None:
         return names
-    values = _values(dataset, column)
-    if values.dtype.kind in "OU":
-        return tuple(sorted({str(value) for value in values if value is not None}))
-    return tuple(f"LABEL_{index}" for index in range(int(values.max()) + 1))
+    known = {label for label in plain_labels(_values(dataset, column), column=column) if label is not None}
+    if not known:
+        raise ValueError(f"The column {column!r} holds no known label, so it names no classes. Name another column.")
+    if any(isinstance(label, str) for label in known):
+        return tuple(sorted(known))
+    return tuple(f"LABEL_{index}" for index in range(max(known) + 1))
 
 
 def label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> np.ndarray:
-    """The labels as ids of a model with these label names, int64 [N], `IGNORED` where unknown.
-
-    Where both sides have names, names are matched.
+    """The labels as ids of a model with these label names, int64 [N], `IGNORED` where unknown; see `LabelReader`.
 
     Raises:
         ValueError: the labels are not the model's, or neither names nor class ids.
     """
-    values = _values(dataset, column)
-    theirs = label_names(dataset, column)
-    if values.dtype.kind in "OU":
-        by_name = {name.casefold(): index for index, name in enumerate(names)}
-        unknown = sorted({value for value in values if value is not None and value.casefold() not in by_name})
-        if unknown:
-            raise ValueError(
-                f"The labels in column {column!r} must be names of the model's labels ({', '.join(names)}). Got "
-                f"{', '.join(unknown[:5])}. Name another label column, or use a model for this task."
-            )
-        return np.array([IGNORED if value is None else by_name[value.casefold()] for value in values])
-    try:
-        order = None if theirs is None else label_order(names, theirs)
-    except ValueError as error:
-        raise ValueError(
-            f"The classes of column {column!r} must be the model's labels. Got {', '.join(theirs or ())} against the "
-            f"model's {', '.join(names)}. Name another label column. Or, if they mean the same, rename the classes of "
-            "the dataset or the model's id2label."
-        ) from error
-    known = values >= 0
-    if order is not None:
-        values = np.argsort(order)[np.where(known, values, 0)]
-    return np.where(known, values, IGNORED)
+    return LabelReader(names, label_names(dataset, column), column=column).ids(_values(dataset, column))
 
 
 def with_label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> Dataset:
@@ -118,15 +97,5 @@ def mix_unlabeled(dataset: Dataset, unlabeled: Dataset, *, seed: int) -> Dataset
     return concatenate_datasets([labeled, extra]).shuffle(seed=seed)
 
 
-def _values(dataset: Dataset, column: str) -> np.ndarray:
-    """Class ids with `IGNORED`, or names with None, where the label is unknown: [N]."""
-    found = dataset.with_format(None).select_columns([column])[:][column]
-    kinds = {type(value) for value in found if value is not None}
-    if kinds <= {int}:
-        return np.array([IGNORED if value is None else value for value in found], dtype=np.int64)
-    if kinds == {str}:
-        return np.array(found, dtype=object)
-    raise ValueError(
-        f"The labels in column {column!r} must be class ids or names. Got "
-        f"{', '.join(sorted(kind.__name__ for kind in kinds))}. Name the label column; a regression is not supported."
-    )
+def _values(dataset: Dataset, column: str) -> list[Any]:
+    return list(dataset.with_format(None).select_columns([column])[:][column])

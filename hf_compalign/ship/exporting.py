@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
@@ -194,10 +193,7 @@ def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, colu
     task = task_of(network)
     label = find_label_column(rows, columns.label)
     if label is not None:
-        names = names_of(network.config.id2label)
-        labels = label_ids(rows, label, names)
-        # They refuse labels that the model does not have.
-        Predictions(np.zeros((len(labels), len(names)), np.float32), labels, np.arange(len(labels)).astype(str), names)
+        label_ids(rows, label, names_of(network.config.id2label))
     if task.model_input in rows.column_names:
         check_prepared(rows, network)
         return
