@@ -7,9 +7,10 @@ import pytest
 import tiny
 import torch
 from datasets import DatasetDict, concatenate_datasets
+from transformers import AutoModelForSequenceClassification
 
 from hf_compalign import cache_teacher_logits
-from hf_compalign.align import LiveTeacher, check_cached_logits, check_distinct, without_fingerprints
+from hf_compalign.align import LiveTeacher, check_cached_logits, check_distinct, load_for_labels, without_fingerprints
 from hf_compalign.models import default_collator
 
 pytestmark = pytest.mark.numeric
@@ -133,6 +134,18 @@ def test_another_label_order_is_refused_and_can_be_asked_for():
     right = cache_teacher_logits(tiny.texts(), teacher, student_labels=["a", "b", "c"])
     check_cached_logits(right, student)
     np.testing.assert_array_equal(np.array(right["teacher_logits"]), np.array(wrong["teacher_logits"])[:, [1, 2, 0]])
+    check_cached_logits(right, tiny.bert(id2label={0: "A", 1: "B", 2: "C"}))
+    with pytest.raises(ValueError, match="another label order than the student's"):
+        cased = cache_teacher_logits(tiny.texts(1), teacher=tiny.bert(seed=1, id2label={0: "a", 1: "A", 2: "b"}))
+        check_cached_logits(cased, tiny.bert(id2label={0: "A", 1: "a", 2: "b"}))
+
+
+def test_a_model_for_labels_keeps_its_own_order_where_it_knows_them(tmp_path):
+    tiny.bert(id2label={0: "A", 1: "a", 2: "b"}).save_pretrained(tmp_path)
+    for names, expected in ((["B", "a", "A"], "Aab"), (["a", "A", "c"], "aAc"), (["x", "a", "b"], "xab")):
+        found = load_for_labels(AutoModelForSequenceClassification, tmp_path, names).config
+        assert "".join(found.id2label.values()) == expected
+        assert found.label2id is None or found.label2id == {name: index for index, name in found.id2label.items()}
 
 
 @pytest.mark.parametrize(
