@@ -13,7 +13,7 @@ from hf_compalign._files import write_text_atomic
 from hf_compalign._trainer import changes, flag
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.trainer import AlignedDistillationTrainer
-from hf_compalign.labels import names_of
+from hf_compalign.labels import names_of, places
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ def load_for_labels(
         ignore_mismatched_sizes: start with a new head where the model has one for other labels.
     """
     config = AutoConfig.from_pretrained(str(path))
-    own = [name.casefold() for name in names_of(config.id2label)]
-    if sorted(own) != sorted(name.casefold() for name in names):
+    own = names_of(config.id2label)
+    if len(own) != len(names) or None in places(names, own):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
     return auto_class.from_pretrained(str(path), config=config, ignore_mismatched_sizes=ignore_mismatched_sizes)

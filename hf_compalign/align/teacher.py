@@ -1,5 +1,6 @@
 """The frozen original: run beside the student, or read from a column of logits that was filled once."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -190,7 +191,9 @@ def trusts_positions(student_labels: Sequence[str], teacher_labels: Sequence[str
 def _order_mark(names: Sequence[str]) -> str:
     if are_placeholders(names):
         return _ANY_ORDER
-    return row_fingerprint({"names": [name.casefold() for name in names]})[: DIGITS // 2]
+    spellings = Counter(name.casefold() for name in names)
+    known_as = [fold if spellings[fold := name.casefold()] == 1 else name for name in names]
+    return row_fingerprint({"names": known_as})[: DIGITS // 2]
 
 
 def _check_logits(logits: Any, n_labels: int, split: str, index: int) -> None:
