@@ -98,6 +98,32 @@ def test_nothing_to_resume_from(tmp_path):
         trained(tmp_path, resume=True)
 
 
+def test_what_cannot_be_resumed_is_called_by_its_name(tmp_path):
+    build(tmp_path, save_steps=4, save_only_model=True).train()
+    (tmp_path / "saved").mkdir()
+    tiny.bert().save_pretrained(tmp_path / "saved")
+    checkpoint = tmp_path / "checkpoint-4"
+    for where, message in (
+        (checkpoint, "checkpoint-4 has no optimizer.pt: it was saved with save_only_model=True, or .* load the model"),
+        (tmp_path / "nowhere", "There is no checkpoint .*nowhere"),
+        (checkpoint / "config.json", "There is no checkpoint .*config.json"),
+        (tmp_path, "is not a checkpoint: it has no trainer_state.json. It holds checkpoint-4, checkpoint-8"),
+        (tmp_path / "saved", "is not a checkpoint: it has no trainer_state.json. To start from its weights"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trained(tmp_path / "other", resume=str(where))
+
+
+def test_movement_is_not_resumed_without_what_it_has_learned(tmp_path):
+    def run(folder):
+        callback = PruningCallback(0.6, score="movement", every=1)
+        return tiny.trainer(folder, tiny.bert(seed=2), callback, save_steps=4, save_only_model=True)
+
+    run(tmp_path).train()
+    with pytest.raises(ValueError, match="The checkpoint does not hold what score='movement' has learned"):
+        run(tmp_path / "other").train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
 def test_another_recipe_is_refused(tmp_path):
     build(tmp_path).train()
     checkpoint = str(tmp_path / "checkpoint-3")

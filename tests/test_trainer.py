@@ -5,6 +5,7 @@ import inspect
 import math
 
 import numpy as np
+import optuna
 import pytest
 import tiny
 import torch
@@ -142,6 +143,15 @@ def test_the_gate_reaches_the_loss(tmp_path):
     assert tiny.distance(loss_of(trainer, dataset), expected) < tiny.ROUNDING
 
 
+def test_noise_on_the_embeddings_is_added_with_dropout_on_and_off(tmp_path):
+    for alignment in (None, AlignmentArguments(student_dropout=True)):
+        noisy, still = (
+            tiny.flat(trained(tmp_path, alignment=alignment, settings={"max_steps": 2, **more}).model)
+            for more in ({"neftune_noise_alpha": 50.0}, {})
+        )
+        assert not torch.equal(noisy, still)
+
+
 def test_student_dropout_is_off_unless_asked_for(tmp_path):
     dataset = tiny.texts(8)
     for on in (False, True):
@@ -230,8 +240,8 @@ def test_every_term_is_logged_as_a_mean_over_the_interval(tmp_path):
     assert log["loss"] == pytest.approx(parts, rel=1e-5)
 
 
-@pytest.mark.parametrize("logging", ["steps", "no"])
-def test_nan_logits_stop_training_and_name_step_and_term(tmp_path, logging):
+@pytest.mark.parametrize(("value", "logging"), [(math.nan, "steps"), (math.nan, "no"), (1e30, "steps")])
+def test_logits_that_are_nan_or_far_too_large_stop_training_and_name_step_and_term(tmp_path, value, logging):
     dataset = cache_teacher_logits(tiny.texts(16), tiny.bert(seed=1))
     settings = {"logging_strategy": logging, "logging_steps": 3}
     trainer = build(tmp_path, teacher=None, dataset=dataset, settings=settings)
@@ -241,11 +251,11 @@ def test_nan_logits_stop_training_and_name_step_and_term(tmp_path, logging):
     def broken(rows):
         batch = own(rows)
         if next(batches) == 1:
-            batch["teacher_logits"][0, 0] = math.nan
+            batch["teacher_logits"][0, 0] = value
         return batch
 
     trainer.data_collator = broken
-    with pytest.raises(FloatingPointError, match=r"became nan: .*logits \(step 2\)"):
+    with pytest.raises(FloatingPointError, match=r"became nan or infinite: .*logits \(step 2\)"):
         trainer.train()
 
 
@@ -477,6 +487,61 @@ def test_hyperparameter_search_starts_every_trial_afresh(tmp_path):
     assert weightings[0] == weightings[1]
 
 
+def test_a_search_without_an_objective_is_for_the_fewest_mismatches(tmp_path):
+    teacher = tiny.bert(seed=1)
+
+    def student(trial):
+        made = copy.deepcopy(teacher)
+        if trial is not None and trial.suggest_categorical("seed", [1, 2]) == 2:  # answers the opposite
+            made.classifier.weight.data.neg_()
+            made.classifier.bias.data.neg_()
+        return made
+
+    def search(evaluated, **options):
+        trainer = AlignedDistillationTrainer(
+            None,
+            tiny.arguments(tmp_path, max_steps=1, learning_rate=1e-9, eval_steps=1),
+            teacher=options.pop("teacher", teacher),
+            alignment=options.pop("alignment", None),
+            model_init=student,
+            train_dataset=tiny.texts(8),
+            eval_dataset=evaluated,
+            compute_metrics=lambda _: {"score": 1.0},
+        )
+        return trainer.hyperparameter_search(
+            hp_space=lambda trial: {"seed": trial.suggest_categorical("seed", [1, 2])},
+            sampler=optuna.samplers.GridSampler({"seed": [1, 2]}),
+            n_trials=2,
+            **options,
+        )
+
+    rows = tiny.texts(8, seed=3)
+    for evaluated in (rows, {"one": rows, "two": tiny.texts(4, seed=5)}):
+        best = search(evaluated)
+        assert (best.hyperparameters, best.objective) == ({"seed": 1}, 0.0)
+    # The objective and its direction are one thing: neither is taken without the other.
+    for direction in ("maximize", ["minimize", "maximize"]):
+        with pytest.raises(ValueError, match="is to be minimized. Got direction=.* give compute_objective="):
+            search(rows, direction=direction)
+    assert search(rows, direction="maximize", compute_objective=lambda metrics: metrics["eval_cie"]).objective > 0
+    # Without a teacher it is the Trainer's own: the sum of the user's metrics.
+    assert search(rows, direction="maximize", teacher=None, alignment=PLAIN).objective == 1.0
+
+
+@pytest.mark.parametrize(("seed", "said"), [(1, False), (2, True)])
+def test_a_teacher_that_is_far_behind_is_said_once(tmp_path, caplog, seed, said):
+    student = tiny.bert(seed=2)
+    rows = tiny.texts(40, labels=False)
+    rows = rows.add_column("labels", logits(tiny.bert(seed=seed), rows).argmax(-1).tolist())
+    for alignment, counts in ((None, True), (PLAIN, False)):
+        caplog.clear()
+        trainer = build(tmp_path, student=student, alignment=alignment, eval_dataset=rows)
+        trainer.evaluate()
+        trainer.evaluate()
+        warnings = [record for record in caplog.records if "far ahead of its teacher" in record.message]
+        assert len(warnings) == (said and counts)
+
+
 def test_learned_weights_are_trained_and_the_teacher_is_not(tmp_path):
     teacher = tiny.bert(seed=1)
     before = tiny.flat(teacher).clone()
@@ -545,6 +610,11 @@ def test_bad_input_is_refused_before_training(tmp_path):
             },
         ),
     ]
+    no_task = AlignmentArguments(task_weight=0.0)
+    cases += [
+        ("label_smoothing_factor.* task_weight 0", {"settings": {"label_smoothing_factor": 0.1}, "alignment": no_task}),
+        ("compute_loss_func.* task_weight 0", {"compute_loss_func": F.cross_entropy, "alignment": no_task}),
+    ]
     for message, settings in cases:
         with pytest.raises(ValueError, match=message):
             build(tmp_path, **settings)
@@ -555,6 +625,13 @@ def test_learned_weights_are_refused_where_they_would_not_be_trained(tmp_path, m
     trainer = build(tmp_path, alignment=AlignmentArguments(weighting="uncertainty"))
     monkeypatch.setattr(trainer, strategy, True)
     with pytest.raises(ValueError, match="keeps its weights outside the model, which DeepSpeed and FSDP do not"):
+        check_setup(trainer)
+
+
+def test_a_mean_for_each_process_is_refused(tmp_path, monkeypatch):
+    trainer = build(tmp_path, settings={"average_tokens_across_devices": False})
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    with pytest.raises(ValueError, match="average_tokens_across_devices=False would be ignored"):
         check_setup(trainer)
 
 
