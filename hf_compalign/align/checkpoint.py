@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 
 from hf_compalign._trainer import changes
@@ -17,7 +18,7 @@ def last_complete_checkpoint(output_dir: str) -> str:
     folders = sort_checkpoints(output_dir=output_dir)
     for folder in reversed(folders):
         # The Trainer writes this file last.
-        state = Path(folder) / "trainer_state.json"
+        state = Path(folder) / TRAINER_STATE_NAME
         try:
             json.loads(state.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -27,6 +28,25 @@ def last_complete_checkpoint(output_dir: str) -> str:
     raise ValueError(
         f"No complete checkpoint found in {output_dir!r}. To begin again, train without resume_from_checkpoint."
     )
+
+
+def check_is_checkpoint(folder: Path) -> None:
+    """Refuse what no run can go on from, by what is missing there."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"There is no checkpoint {folder}. Give the folder of one, or True for the last one in output_dir."
+        )
+    from_weights = "To start from its weights, load the model from it and train without resume_from_checkpoint."
+    if not (folder / TRAINER_STATE_NAME).exists():
+        held = [Path(one).name for one in sort_checkpoints(output_dir=str(folder))]
+        way = f"It holds {', '.join(held)}: give one of them." if held else from_weights
+        raise ValueError(f"{folder} is not a checkpoint: it has no {TRAINER_STATE_NAME}. {way}")
+    # FSDP and DeepSpeed write folders.
+    if not any(any(folder.glob(pattern)) for pattern in ("optimizer*", "global_step*")):
+        raise ValueError(
+            f"The checkpoint {folder} has no optimizer.pt: it was saved with save_only_model=True, or the file was "
+            f"removed. No run can go on from it. {from_weights}"
+        )
 
 
 def read_alignment_state(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -35,12 +35,32 @@ def check_setup(trainer: Any) -> None:
                 "weighting='uncertainty' keeps its weights outside the model, which DeepSpeed and FSDP do not "
                 "optimize. Use DDP, or another weighting."
             )
+    _check_ignored(trainer)
     # With several evaluation datasets their names stand before the metric's.
     metric = args.metric_for_best_model or ""
     if f"_{metric}".endswith(tuple(f"_{name}" for name in LOWER_IS_BETTER)) and args.greater_is_better:
         # TrainingArguments takes every metric that does not end in "loss" for one to maximize.
         logger.warning("%s is better when it is lower: setting greater_is_better=False.", metric)
         args.greater_is_better = False
+
+
+def _check_ignored(trainer: Any) -> None:
+    """Refuse options of the Trainer that would have no effect on this loss."""
+    args = trainer.args
+    for name, given in (
+        ("label_smoothing_factor", args.label_smoothing_factor > 0),
+        ("compute_loss_func", trainer.compute_loss_func is not None),
+    ):
+        if given and not trainer.alignment.task_weight:
+            raise ValueError(
+                f"{name} would be ignored: it is about the labels' term, which has task_weight 0. Set task_weight "
+                f"above 0, or leave {name} out."
+            )
+    if args.world_size > 1 and not args.average_tokens_across_devices:
+        raise ValueError(
+            "average_tokens_across_devices=False would be ignored: each term is averaged over the items of all "
+            "processes. Leave it out."
+        )
 
 
 def check_student_and_teacher(student: PreTrainedModel, teacher: PreTrainedModel) -> None:

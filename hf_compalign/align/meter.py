@@ -9,18 +9,18 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class TermMeter:
-    """Sums of the terms, named in the order of `add`, and of their weights; and where each term was nan first."""
+    """Sums of the terms, named in the order of `add`, and of their weights; and where each broke."""
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.names = tuple(names)
-        self._first_nan = torch.full((len(self.names),), -1, device=device)
+        self._first_broken = torch.full((len(self.names),), -1, device=device)
         self._sums = torch.zeros(2, len(self.names), device=device)
         self._steps = 0
 
     def add(self, losses: Tensor, weights: Tensor, *, step: int) -> None:
         """Take in one optimizer step's losses [K], already detached, and weights [K]."""
-        unseen = torch.isnan(losses) & (self._first_nan < 0)
-        self._first_nan = torch.where(unseen, torch.full_like(self._first_nan, step), self._first_nan)
+        unseen = ~torch.isfinite(losses) & (self._first_broken < 0)
+        self._first_broken = torch.where(unseen, torch.full_like(self._first_broken, step), self._first_broken)
         self._sums += torch.stack([losses, weights.detach()])
         self._steps += 1
 
@@ -34,21 +34,22 @@ class TermMeter:
         entries = {f"{name}_loss": value for name, value in zip(self.names, losses, strict=True)}
         return entries | {f"{name}_weight": value for name, value in zip(self.names, weights, strict=True)}
 
-    def raise_if_nan(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Stop when a term was nan since training began, on whichever process."""
+    def raise_if_broken(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Stop when a term was nan or infinite since training began, on whichever process."""
         # Averaged over processes, a -1 everywhere stays -1; all processes stop together or none does.
-        if (reduce(self._first_nan.float()) == -1).all():
+        if (reduce(self._first_broken.float()) == -1).all():
             return
-        seen = zip(self.names, self._first_nan.tolist(), strict=True)
+        seen = zip(self.names, self._first_broken.tolist(), strict=True)
         found = ", ".join(f"{name} (step {step})" for name, step in seen if step >= 0) or "on another process"
         raise FloatingPointError(
-            f"The loss became nan: {found}. A nan in agreement, logits or kl but not in task comes from the teacher's "
-            "logits; otherwise the student diverged: lower the learning rate, or use bf16 or float32 for fp16."
+            f"The loss became nan or infinite: {found}. In agreement, logits or kl but not in task, it comes from the "
+            "teacher's logits; otherwise the student diverged: lower the learning rate, or use bf16 or float32 for "
+            "fp16."
         )
 
 
-class NanGuard(TrainerCallback):
-    """Stops a training whose loss became nan, before a log line, an evaluation or a checkpoint is made of it.
+class LossGuard(TrainerCallback):
+    """Stops a training whose loss became nan or infinite, before a log line, an evaluation or a checkpoint is made.
 
     The check asks the device, so it is not called at every step.
     """

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -16,16 +15,17 @@ from transformers.utils import logging
 
 from hf_compalign._compat import loss_is_scaled, prepared
 from hf_compalign._files import write_text_atomic
+from hf_compalign.align.agreement import Agreement
 from hf_compalign.align.arguments import AlignmentArguments
-from hf_compalign.align.checkpoint import last_complete_checkpoint, read_alignment_state
+from hf_compalign.align.checkpoint import check_is_checkpoint, last_complete_checkpoint, read_alignment_state
 from hf_compalign.align.checks import check_datasets, check_setup, check_student_and_teacher
 from hf_compalign.align.dropout import switch_dropout_off
-from hf_compalign.align.losses import kl_loss, masked_mean, task_loss
-from hf_compalign.align.meter import NanGuard, TermMeter
+from hf_compalign.align.losses import masked_mean, task_loss
+from hf_compalign.align.meter import LossGuard, TermMeter
+from hf_compalign.align.search import fewest_mismatches
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, without_fingerprints
 from hf_compalign.align.weighting import load_json_state, state_as_json
 from hf_compalign.labels import IGNORED, names_of
-from hf_compalign.measure.statistics import alignment_metrics
 from hf_compalign.models import input_names
 from hf_compalign.opening import load_model
 from hf_compalign.tasks import Items, logits_of, task_of
@@ -78,7 +78,7 @@ class AlignedDistillationTrainer(Trainer):
     ) -> None:
         self.alignment = alignment or AlignmentArguments()
         super().__init__(model, args, *further, **trainer)
-        self.add_callback(NanGuard(self._raise_if_nan))
+        self.add_callback(LossGuard(self._raise_if_broken))
         # What reports comes last, so that it sees what other callbacks (the sparsity, say) put into a log line.
         reports = tuple(get_reporting_integration_callbacks(self.args.report_to))
         self.callback_handler.callbacks.sort(key=lambda callback: isinstance(callback, reports))
@@ -104,7 +104,7 @@ class AlignedDistillationTrainer(Trainer):
         self.eval_dataset = without_fingerprints(self.eval_dataset)
         self._terms = self.alignment.terms()
         self._reset_weighting()
-        self._pairs: list[np.ndarray] = []
+        self._agreement = Agreement()
 
     # ---- the loss ----
 
@@ -240,21 +240,18 @@ class AlignedDistillationTrainer(Trainer):
             logs |= self._meter.averages(self._mean_over_processes)
         super().log(logs, start_time)
 
-    def _raise_if_nan(self) -> None:
-        self._meter.raise_if_nan(self._mean_over_processes)
+    def _raise_if_broken(self) -> None:
+        self._meter.raise_if_broken(self._mean_over_processes)
 
     # ---- agreement with the teacher, in evaluate() and predict() ----
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's loop, with the agreement of student and teacher added to its metrics."""
-        self._pairs = []
+        self._agreement.begin()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self._pairs:
-            reference, candidate, labels, kl = np.concatenate(self._pairs).T
-            found = alignment_metrics(reference.astype(int), candidate.astype(int), labels.astype(int), kl)
-            for name, value in found.items():
-                # A metric of the user's own with that name stays what it was.
-                output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
+        for name, value in self._agreement.metrics(aligns=self.alignment.needs_teacher).items():
+            # A metric of the user's own with that name stays what it was.
+            output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
         return output
 
     def prediction_step(
@@ -272,17 +269,9 @@ class AlignedDistillationTrainer(Trainer):
         batch = inputs if labels is None else {**inputs, LOGITS_COLUMN: teacher}
         loss, logits, gathered_labels = super().prediction_step(model, batch, False, ignore_keys)
         student = logits[0] if isinstance(logits, tuple) else logits
-        self._pairs.append(self._answers(self.task.items(student, labels), teacher))
-        return (loss, None, None) if prediction_loss_only else (loss, logits, gathered_labels)
-
-    def _answers(self, items: Items, teacher: Tensor) -> np.ndarray:
-        """[N, 4]: the predictions of teacher and student, the label, the divergence; of all processes' examples."""
-        kl = kl_loss(items.logits, teacher, items.labels)
-        columns = [teacher.argmax(-1), items.logits.argmax(-1), items.labels, kl]
-        answers = torch.stack([column.double() for column in columns], dim=-1)
         # The Trainer's own gathering drops the examples that fill up the last batch of a distributed evaluation.
-        gathered: np.ndarray = self.gather_function(answers[items.mask]).cpu().numpy()
-        return gathered
+        self._agreement.add(self.task.items(student, labels), teacher, self.gather_function)
+        return (loss, None, None) if prediction_loss_only else (loss, logits, gathered_labels)
 
     # ---- what surrounds the loop ----
 
@@ -301,19 +290,38 @@ class AlignedDistillationTrainer(Trainer):
 
         Raises:
             ValueError: the checkpoint was made with another alignment, or without any.
-            FloatingPointError: a loss term became nan: which, and at which step.
+            FloatingPointError: a loss term became nan or infinite: which, and at which step.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
+            check_is_checkpoint(Path(resume_from_checkpoint))
             self._read_state(resume_from_checkpoint)
         for callback in self.callback_handler.callbacks:
             # A compression may choose by what this loss depends on.
             if hasattr(callback, "use_loss"):
                 callback.use_loss(lambda model, batch: self.compute_loss(model, prepared(self, dict(batch))))
         output = super().train(resume_from_checkpoint, *args, **kwargs)
-        self._raise_if_nan()
+        self._raise_if_broken()
         return output
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: Any = "minimize",
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Search as the Trainer does; without an objective, for the fewest mismatches where there is a teacher.
+
+        Raises:
+            ValueError: there is no objective, and its direction is another.
+        """
+        if compute_objective is None and (self._live is not None or self._cached_fingerprint is not None):
+            compute_objective = fewest_mismatches(self.eval_dataset, direction)
+        return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction, *args, **kwargs)
 
     def _recipe(self) -> dict[str, Any]:
         teacher = self._cached_fingerprint if self._live is None else self._live.fingerprint

@@ -29,6 +29,7 @@ from hf_compalign.compress.quantize import check_not_converted, drop_stale_recor
 from hf_compalign.compress.select import prunable_weights
 from hf_compalign.compress.sharding import (
     anywhere,
+    in_shards,
     is_sharded,
     laid_out_like,
     refuse_unsupported,
@@ -47,7 +48,7 @@ class PruningCallback(CompressionCallback):
 
     The masks are computed from the weights' scores, kept outside the model, and applied in place after every optimizer
     step. Every checkpoint is thus an ordinary one with zeros in it, and resumes exactly.
-    `load_best_model_at_end` and early stopping only look at what has the final sparsity. The achieved sparsity is logged.
+    `load_best_model_at_end` and early stopping only look at what has the final sparsity. The achieved one is logged.
     Several processes, with DDP or FSDP version 2, prune the same weights as one.
 
     Args:
@@ -178,6 +179,12 @@ class PruningCallback(CompressionCallback):
             _check_trained(self._weights)
             # Beside the optimizer's moments, and so saved and resumed with them, in the layout of the weights.
             stored = {name: optimizer.state.get(weight, {}).get(MOVEMENT) for name, weight in self._weights.items()}
+            if resumed and not in_shards(self._model) and not any(one is not None for one in stored.values()):
+                raise ValueError(
+                    "The checkpoint does not hold what score='movement' has learned, which is kept with the optimizer, "
+                    "so no run can resume from it. Save without save_only_model=True; to prune the model that is "
+                    "there, load it and train without resume_from_checkpoint."
+                )
             learned = {
                 name: _learned_so_far(weight, stored[name], resumed=resumed) for name, weight in self._weights.items()
             }
