@@ -1,8 +1,11 @@
-"""What holds for every test: no network, none of the user's caches, one thread, no progress bars."""
+"""What holds for every test: no network, none of the user's caches, one thread, no progress bars, little collected."""
 
+import gc
 import os
 import shutil
 import tempfile
+
+import pytest
 
 _HF_HOME = tempfile.mkdtemp(prefix="hf-compalign-tests-")
 
@@ -18,6 +21,13 @@ os.environ |= {
 }
 for _library in ("HUB", "DATASETS", "EVALUATE", "METRICS", "MODULES"):
     os.environ.pop(f"HF_{_library}_CACHE", None)  # it would win over HF_HOME
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays_is_not_garbage():
+    """The Trainer collects garbage often, and would look through all imported libraries each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure():
