@@ -44,3 +44,6 @@ from .rates import rate_sizes as rate_sizes
 from .symmetry import Frequencies as Frequencies
 from .symmetry import TestResult as TestResult
 from .symmetry import predicted_frequencies as predicted_frequencies
+from .task_scores import SCORES as SCORES
+from .task_scores import task_score_changes as task_score_changes
+from .task_scores import task_scores as task_scores

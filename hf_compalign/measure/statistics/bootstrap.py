@@ -49,7 +49,9 @@ def estimate(value: float, draws: ArrayLike, *, level: float = 0.95) -> Estimate
     return Estimate(float(value), float(low), float(high))
 
 
-def resampled_counts(counts: ArrayLike, *, n_resamples: int = 1000, seed: int = 0) -> NDArray[np.int64]:
+def resampled_counts(
+    counts: ArrayLike, *, n_resamples: int = 1000, seed: int | tuple[int, ...] = 0
+) -> NDArray[np.int64]:
     """Redraw the counts [K] of N items by kind: int64 [n_resamples, K], each row with the sum N.
 
     Where an item matters only through its kind, this is a draw of N items, at a cost that does not grow with N.
