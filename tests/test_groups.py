@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from hf_compalign.measure.groups import GroupAudit, GroupOptions, audit_groups, normalized_groups
+from hf_compalign.measure.groups import GroupAudit, GroupOptions, audit_groups, normalized_groups, number_bins
 from hf_compalign.measure.statistics import Cells, upper_bound, wilson_interval
 
 # items 0 to 3 are in a, 3 to 6 in b, 7 in neither
@@ -238,39 +238,53 @@ def test_p_values_are_those_of_scipy_and_statsmodels():
     assert all(math.isnan(row.p_adjusted) for row in rows if row.small)
 
 
-def brute_force_p_value(differs, groups, names):
+def brute_force_p_value(differs, groups, names, statistic):
     """Over every way to deal the mismatches to the items that are in a group."""
     inside = [item for item, of in enumerate(groups) if set(of) & set(names)]
     own = [[item for item in inside if name in groups[item]] for name in names]
 
-    def gap(mismatched):
-        rates = [len(mismatched & set(items)) / len(items) for items in own]
-        return max(rates) - min(rates)
+    def value(mismatched):
+        counts = np.array([[len(mismatched & set(items)), len(items)] for items in own])
+        return statistic(*counts.T, len(mismatched) / len(inside))
 
-    observed = gap({item for item in inside if differs[item]})
-    dealt = [gap(set(some)) for some in combinations(inside, int(sum(differs[item] for item in inside)))]
-    return np.mean([one >= observed - 1e-12 for one in dealt])
+    observed = value({item for item in inside if differs[item]})
+    dealt = [value(set(some)) for some in combinations(inside, int(sum(differs[item] for item in inside)))]
+    return np.mean([one >= observed - 1e-9 for one in dealt])
+
+
+def pearson(k, n, rate):
+    """Chi-squared of groups that do not overlap, by scipy."""
+    return scipy.stats.chi2_contingency([k, n - k], correction=False).statistic if 0 < rate < 1 else 0.0
+
+
+def weighted(k, n, rate):
+    return sum(n * (k / n - rate) ** 2)
+
+
+def spread(k, n, rate):
+    return max(k / n) - min(k / n)
 
 
 @pytest.mark.parametrize(
-    "groups",
+    ("groups", "statistic"),
     [
-        [("a",)] * 5 + [("b",)] * 7,
-        [("a",)] * 4 + [("a", "b")] * 2 + [("b",)] * 3 + [("c",)] * 3,
-        [("a", "b")] * 3 + [("b", "a")] + [("b",)] * 3 + [()] * 2 + [("a", "tiny")] * 2 + [()],
+        ([("a",)] * 5 + [("b",)] * 7, pearson),
+        ([("a",)] * 5 + [("b",)] * 4 + [("c",)] * 3, pearson),
+        ([("a",)] * 4 + [("a", "b")] * 2 + [("b",)] * 3 + [("c",)] * 3, weighted),
+        ([("a", "b")] * 3 + [("b", "a")] + [("b",)] * 3 + [()] * 2 + [("a", "tiny")] * 2 + [()], weighted),
     ],
 )
-def test_the_permutation_test_is_that_of_brute_force(groups):
+def test_the_permutation_tests_are_those_of_brute_force(groups, statistic):
     reference = np.zeros(12, dtype=int)
     for mismatched in ([0, 1, 2], [0, 8], [4, 5, 6, 7], [11], []):
         candidate = np.isin(np.arange(12), mismatched).astype(int)
         gap = gap_of(reference, candidate, reference, groups, min_group_size=3, n_resamples=1)
         names = [name for name, n in Counter(name for of in groups for name in of).items() if n >= 3]
-        expected = brute_force_p_value(candidate, groups, names)
-        assert gap.p_value == pytest.approx(expected, abs=0.02)  # 4 standard errors of 10,000 permutations
+        expected = [brute_force_p_value(candidate, groups, names, one) for one in (statistic, spread)]
+        assert [gap.p_value, gap.range_p_value] == pytest.approx(expected, abs=0.02)  # 4 standard errors of 10,000
 
 
-def test_the_permutation_test_of_two_large_groups_is_exact():
+def test_the_permutation_tests_of_two_large_groups_are_exact():
     # so many mismatches that they are dealt by group, not one by one
     n_a, n_b, k_a, k_b = 300, 200, 100, 50
     candidate = np.concatenate([np.arange(n_a) < k_a, np.arange(n_b) < k_b]).astype(int)
@@ -280,6 +294,23 @@ def test_the_permutation_test_of_two_large_groups_is_exact():
     gaps = np.abs(in_a / n_a - (k_a + k_b - in_a) / n_b)
     chances = scipy.stats.hypergeom.pmf(in_a, n_a + n_b, k_a + k_b, n_a)
     assert gap.p_value == pytest.approx(chances[gaps >= gap.mismatch_gap - 1e-12].sum(), abs=0.01)
+    assert gap.range_p_value == gap.p_value  # of two groups both are the same test
+
+
+def test_a_small_group_does_not_hide_a_difference_between_large_ones():
+    found = {"p_value": 0, "range_p_value": 0, "chi-squared": 0}
+    generator, names = np.random.default_rng(0), np.repeat(["a", "b", "small"], [2000, 2000, 30])
+    reference = np.zeros(len(names), dtype=int)
+    for seed in range(20):
+        candidate = (generator.random(len(names)) < np.repeat([0.03, 0.06, 0.045], [2000, 2000, 30])).astype(int)
+        gap = gap_of(reference, candidate, reference, names.tolist(), n_resamples=1, seed=seed)
+        counts = [[(candidate[names == name] == answer).sum() for name in ("a", "b", "small")] for answer in (0, 1)]
+        found["chi-squared"] += scipy.stats.chi2_contingency(counts).pvalue < 0.05
+        for name in ("p_value", "range_p_value"):
+            found[name] += getattr(gap, name) < 0.05
+    assert found["p_value"] >= 19
+    assert abs(found["p_value"] - found["chi-squared"]) <= 1
+    assert found["range_p_value"] <= 8  # which is why it is not the test of all groups
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
@@ -326,6 +357,92 @@ def share_held(rates_lost, *, sizes, accuracy, truth, name, samples=60):
     return held / samples
 
 
+def census(seed=0):
+    """Answers like those on a census: two large groups, and three with ever fewer positives."""
+    generator = np.random.default_rng(seed)
+    groups = np.repeat(["large", "other", "few yes", "no yes", "small"], [600, 400, 100, 50, 10])
+    labels = (generator.random(len(groups)) < np.repeat([0.3, 0.2, 0.1, 0, 0.5], [600, 400, 100, 50, 10])).astype(int)
+    reference = np.where(generator.random(len(groups)) < 0.2, 1 - labels, labels)
+    candidate = np.where(generator.random(len(groups)) < 0.1, 1 - reference, reference)
+    return reference, candidate, labels, groups.tolist()
+
+
+def test_fairness_measures_name_whom_they_leave_out_and_give_the_value_over_all_groups():
+    reference, candidate, labels, groups = census()
+    gap = gap_of(reference, candidate, labels, groups)
+    worst, of_yes = measures(gap, None), measures(gap, 1)
+    own = np.array(groups)
+    positives = {name: int(labels[own == name].sum()) for name in dict.fromkeys(groups)}
+    assert 0 < positives["few yes"] < 30 == len(labels[own == "no yes"]) - 20
+    assert worst["demographic_parity_difference"].left_out == of_yes["demographic_parity_ratio"].left_out == ("small",)
+    few = ("few yes", "no yes", "small")
+    for measure in ("equal_opportunity_difference", "equalized_odds_difference", "equalized_odds_ratio"):
+        assert worst[measure].left_out == of_yes[measure].left_out == few
+    row = of_yes["equal_opportunity_difference"]
+    for model, answers in (("reference", reference), ("candidate", candidate)):
+        tprs = {name: (answers[(labels == 1) & (own == name)] == 1).mean() for name, n in positives.items() if n}
+        assert getattr(row, model) == pytest.approx(abs(tprs["large"] - tprs["other"]))
+        assert getattr(row, f"{model}_all_groups") == pytest.approx(max(tprs.values()) - min(tprs.values()))
+        assert getattr(row, model) < getattr(row, f"{model}_all_groups")
+    for row in gap_of(*simulated(), min_group_size=1).fairness:  # no one is left out, so the values are the same
+        assert (row.left_out, row.n_skipped) == ((), 0)
+        assert (row.reference_all_groups, row.candidate_all_groups) == (row.reference, row.candidate)
+
+
+def test_the_bounds_on_a_difference_are_those_of_its_rates():
+    # selection rates 80 and 40 of 200 of two groups
+    answers = np.repeat([1, 0, 1, 0], [80, 120, 40, 160])
+    gap = gap_of(answers, answers, answers, ["a"] * 200 + ["b"] * 200, n_resamples=20_000)
+    row = measures(gap, None)["demographic_parity_difference"]
+    generator = np.random.default_rng(3)
+    high, low = generator.beta(81, 120, 200_000), generator.beta(40, 161, 200_000)
+    expected = np.quantile(high - low, 0.95)
+    assert expected - 0.003 <= row.upper_bound <= expected + 0.02  # the other class is the same difference
+    risk = 0.05 / 2 / 4  # two ends of two rates of two classes
+    ends = [scipy.stats.beta.ppf(at, *of) for at, of in ((risk, (80, 121)), (1 - risk, (41, 160)))]
+    assert row.lower_bound == pytest.approx(ends[0] - ends[1])
+    assert math.isnan(measures(gap, 1)["demographic_parity_difference"].upper_bound)
+    assert math.isnan(measures(gap, None)["demographic_parity_ratio"].upper_bound)
+    assert gap.lower_bound == 0 == gap.mismatch_gap
+
+
+def test_bounds_of_fairness_differences_hold_in_at_least_so_many_samples():
+    generator, names = np.random.default_rng(0), ["a"] * 80 + ["b"] * 60 + ["c"] * 60
+    rates = {"a": 0.9, "b": 0.7, "c": 0.8}
+    held = {"upper": 0, "lower": 0}
+    for seed in range(40):
+        labels = np.arange(200) % 2
+        right = generator.random(200) < np.array([rates[name] for name in names])
+        answers = np.where(right, labels, 1 - labels)
+        row = measures(gap_of(answers, answers, labels, names, n_resamples=200, seed=seed), None)
+        held["upper"] += row["equal_opportunity_difference"].upper_bound >= 0.2
+        held["lower"] += row["equal_opportunity_difference"].lower_bound <= 0.2
+    assert min(held.values()) >= 36
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_lower_bounds_are_below_the_values(overlapping):
+    reference, candidate, labels, groups = simulated(n=2000, overlapping=overlapping)
+    gap = gap_of(reference, candidate, labels, groups)
+    assert 0 < gap.lower_bound < gap.mismatch_gap < gap.upper_bound
+    assert gap.drop_lower_bound < gap.worst_group_accuracy_drop < gap.drop_upper_bound
+    for row in gap.fairness:
+        if row.label is None and row.measure.endswith("difference"):
+            assert 0 <= row.lower_bound <= row.candidate <= row.upper_bound
+
+
+def test_items_in_no_group_are_counted_and_bins_come_in_the_order_of_their_numbers():
+    lengths = [12.5, 3, 30, 100, 2, None, 40]
+    answers = [0] * len(lengths)
+    found = audited(answers, answers, answers, number_bins(lengths, edges=[5, 20, 50]), n_classes=1)
+    assert [row.group for row in found.rows] == ["below 5", "5 to below 20", "20 to below 50", "50 or more"]
+    assert (found.gaps[0].n_ungrouped, found.gaps[0].in_order) == (1, True)
+    assert {type(row.group) for row in found.rows} == {str}
+    plain = audited(answers, answers, answers, [None, "b", "a", "b", [], None, "a"], n_classes=1)
+    assert [row.group for row in plain.rows] == ["b", "a"]
+    assert (plain.gaps[0].n_ungrouped, plain.gaps[0].in_order) == (3, False)
+
+
 def test_bounds_hold_in_at_least_so_many_samples():
     # 95 % of all samples: fewer than 90 % of 60 are a matter of 3 in 100
     gap = share_held([0.02, 0.1], sizes=[40, 80], accuracy=1, truth=0.08, name="upper_bound")
@@ -364,8 +481,11 @@ def test_small_groups_are_shown_and_left_out_of_every_verdict():
     after = audited(reference, candidate, labels, more, n_classes=2)
     assert [row for row in after.rows if row.group != "tiny"] == list(before.rows)
     assert [row.small for row in after.rows if row.group == "tiny"] == [True]
-    # draws are dealt to other sets of groups, everything else is the same
-    assert after.gaps[0].fairness == before.gaps[0].fairness
+    # draws are dealt to other sets of groups, everything else that is judged is the same
+    judged = ("measure", "label", "reference", "candidate", "change", "n_skipped")
+    rows = [[[getattr(row, name) for name in judged] for row in one.gaps[0].fairness] for one in (before, after)]
+    assert rows[0] == rows[1]
+    assert {row.left_out for row in after.gaps[0].fairness} == {("tiny",)}
     same = ("n_groups", "mismatch_gap", "highest", "lowest", "worst_group_accuracy_candidate", "worst_group_reference")
     for name in same:
         assert getattr(after.gaps[0], name) == getattr(before.gaps[0], name)
@@ -399,7 +519,7 @@ def test_the_seed_decides_the_draws():
 def test_draws_in_blocks_are_the_draws(monkeypatch):
     inputs = simulated(overlapping=True, unknown=0.1)
     whole = audited(*inputs, n_classes=2, n_resamples=100)
-    monkeypatch.setattr("hf_compalign.measure.groups.gaps._MOST_WEIGHTS", 200)
+    monkeypatch.setattr("hf_compalign.measure.groups.gaps.MOST_WEIGHTS", 200)
     np.testing.assert_equal(asdict(audited(*inputs, n_classes=2, n_resamples=100)), asdict(whole))
 
 
@@ -435,7 +555,8 @@ def test_identities(data):
             assert math.isnan(found_gap)
         else:
             assert found_gap == pytest.approx(max(rates) - min(rates))
-    assert math.isnan(gap.p_value) == math.isnan(gap.upper_bound) == (len(judged) < 2)
+    assert math.isnan(gap.p_value) == math.isnan(gap.range_p_value) == math.isnan(gap.upper_bound) == (len(judged) < 2)
+    assert gap.n_ungrouped == sum(not of for of in groups)
     assert math.isnan(gap.drop_upper_bound) == (not labeled)
     assert (gap.worst_group_reference == "") == (not labeled)
     for row in gap.fairness:

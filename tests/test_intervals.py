@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from hf_compalign.measure.statistics import check_level, holm, mcnemar, rate, upper_bound, wilson_interval
+from hf_compalign.measure.statistics import check_level, exact_bounds, holm, mcnemar, rate, upper_bound, wilson_interval
 
 COUNTS = [(0, 1), (1, 1), (0, 50), (3, 50), (25, 50), (50, 50), (36, 1821)]
 
@@ -32,6 +32,9 @@ def test_interval_and_bound_are_those_of_scipy_and_statsmodels(k, n, level):
     assert upper_bound(k, n, level) == pytest.approx(expected, abs=1e-9)
     exact = scipy.stats.binomtest(k, n, alternative="less").proportion_ci(level, method="exact").high
     assert upper_bound(k, n, level) == pytest.approx(exact, abs=1e-9)
+    lowest = scipy.stats.binomtest(k, n, alternative="greater").proportion_ci(level, method="exact").low
+    both = exact_bounds([k], [n], level)
+    assert [one.item() for one in both] == pytest.approx([lowest, exact], abs=1e-9)
 
 
 @settings(deadline=None)
