@@ -1,6 +1,6 @@
 from .columns import Attribute as Attribute
 from .columns import attributes_of as attributes_of
-from .measures import GroupOptions as GroupOptions
+from .fairness import DIFFERENCES as DIFFERENCES
 from .measures import audit_groups as audit_groups
 from .membership import DEFAULT_ATTRIBUTE as DEFAULT_ATTRIBUTE
 from .membership import Membership as Membership
@@ -8,6 +8,7 @@ from .membership import group_membership as group_membership
 from .membership import normalized_groups as normalized_groups
 from .membership import number_bins as number_bins
 from .membership import text_length as text_length
+from .options import GroupOptions as GroupOptions
 from .record import MIN_GROUP_SIZE as MIN_GROUP_SIZE
 from .record import Gap as Gap
 from .record import GroupAudit as GroupAudit

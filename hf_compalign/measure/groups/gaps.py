@@ -1,18 +1,18 @@
-"""How far groups lie apart, and how sure that is: resampled gaps with upper bounds, a permutation test."""
+"""How far groups lie apart, and how sure that is: gaps with bounds, permutation tests."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_compalign.measure.groups.table import COUNTS, MODELS, GroupTable
-from hf_compalign.measure.statistics import Array, divided, estimate, upper_bound
+from hf_compalign.measure.statistics import Array, divided, estimate, exact_bounds
 
 Counts = Mapping[str, Array]  # name of COUNTS -> [G], or [R, G] if drawn
 
-_BOUND_LEVEL = 0.95  # one-sided; the end of the two-sided interval of level 2 * 0.95 - 1
-_MOST_WEIGHTS = 5_000_000  # drawn at a time: 40 MB
+BOUND_LEVEL = 0.95  # one-sided; the end of the two-sided interval of level 2 * 0.95 - 1
+MOST_WEIGHTS = 5_000_000  # drawn at a time: 40 MB
 
 
 def resampled_gaps(
@@ -31,6 +31,9 @@ def resampled_gaps(
     gap, as no draw of their items shows one. The worst accuracy drops by no more than that of the candidate's worst
     group. So the bound on it is the largest drop of any group that may be the candidate's worst.
 
+    The lower bounds are not drawn, as percentiles of draws would lie too high: see `gap_lower_bound`. That on the drop
+    is the lowest accuracy that any group of the reference may have - the lowest upper bound of the candidate's groups.
+
     ``counts`` is name of `COUNTS` -> [G]; ``judged`` and ``labeled``, some of them, are numbers of groups.
     """
     drawn, extra = _drawn(table, judged, n_resamples=n_resamples, seed=seed)
@@ -41,21 +44,28 @@ def resampled_gaps(
     return {
         "mismatch_gap": gap,
         "upper_bound": _gap_bound(gap, drawn, extra),
+        "lower_bound": gap_lower_bound([(own["mismatches"], own["n"])]),
         "nfr_gap": _gap(own_known, "lost", "n_labeled"),
         "worst_group_accuracy_drop": drop,
         "drop_upper_bound": _drop_bound(drop, own_known, known, extra[:, inside]),
+        "drop_lower_bound": _drop_lower_bound(own_known),
     }
 
 
-def permutation_p_value(table: GroupTable, *, judged: Array, seed: int) -> float:
-    """How often mismatches that fall on any item by chance give a gap as large; nan for one group.
+def permutation_p_values(table: GroupTable, *, judged: Array, seed: int) -> tuple[float, float]:
+    """How often mismatches that fall on any item by chance differ as much between groups; nan for one group.
 
-    (1 + permutations with a gap of at least the observed one) / (1 + permutations). Each permutation deals the
-    mismatches anew among the items of the judged groups. There are 10,000 permutations, or 1,000 where items are in
-    more than 1,000 different sets of groups.
+    The first value is of all judged groups, each with the weight of its size: the sum over them of
+    n_g (rate_g - rate)^2 with the rate of all their items. For groups that do not overlap it is Pearson's chi-squared, up
+    to a factor that no permutation changes. The second is of the gap, the largest rate - the smallest. A small group,
+    whose rate chance alone moves far, hides a difference between large groups from it, and not from the first.
+
+    (1 + permutations with at least the observed value) / (1 + permutations). Each permutation deals the mismatches anew
+    among the items of the judged groups. There are 10,000 permutations, or 1,000 where items are in more than 1,000
+    different sets of groups.
     """
     if len(judged) < 2:
-        return math.nan
+        return math.nan, math.nan
     # Items in the same groups are interchangeable. So a permutation of the mismatches draws, without replacement, how
     # many of them fall on each set of groups. n items are in each set, k of them mismatch.
     members = table.members[:, judged]
@@ -70,11 +80,17 @@ def permutation_p_value(table: GroupTable, *, judged: Array, seed: int) -> float
         n, int(k.sum()), size=n_permutations, method="count" if few else "marginals"
     )
     inside = members[concerned]
-    rates = np.vstack([k, dealt]) @ inside / (n @ inside)
-    gaps = rates.max(axis=1) - rates.min(axis=1)
-    as_large = gaps[1:] >= gaps[0] - 1e-12  # equal rates may differ in their last bit
-    # By chance alone the observed deal is one more permutation. Without it p could be 0, which is too small.
-    return float((1 + as_large.sum()) / (1 + n_permutations))
+    sizes = n @ inside
+    rates = np.vstack([k, dealt]) @ inside / sizes
+    weighted = (rates - k.sum() / n.sum()) ** 2 @ sizes
+    return _chance(weighted), _chance(rates.max(axis=1) - rates.min(axis=1))
+
+
+def _chance(values: Array) -> float:
+    """The share of values at least as large as the first, the observed one."""
+    # By chance alone the observed deal is one more permutation. Without it p could be 0, which is too small. Equal
+    # values may differ in their last bits.
+    return float((values >= values[0] * (1 - 1e-9) - 1e-12).mean())
 
 
 def exact_p_values(table: GroupTable, counts: Counts) -> NDArray[np.float64]:
@@ -88,6 +104,29 @@ def exact_p_values(table: GroupTable, counts: Counts) -> NDArray[np.float64]:
     return np.array([stats.fisher_exact(cells).pvalue for cells in tables], dtype=np.float64)[place.ravel()]
 
 
+def gap_lower_bound(rates: Sequence[tuple[Array, Array]]) -> float:
+    """One-sided 95 % lower bound of the largest gap of any of these sets of rates; nan without a set of two.
+
+    Each set has a row of counts and one of how many they are out of, [G]. Every rate has an exact (Clopper-Pearson)
+    interval, and all of them hold together in at least 95 % of the samples: each has its part of the 5 %. Then the gap
+    of a set is at least its highest lower end - its lowest upper end.
+    """
+    sets = [counts for counts in rates if len(counts[0]) > 1]
+    if not sets:
+        return math.nan
+    risk = (1 - BOUND_LEVEL) / 2 / sum(len(k) for k, _ in sets)
+    ends = (exact_bounds(k, n, 1 - risk) for k, n in sets)
+    return max(0.0, *(float(low.max() - high.min()) for low, high in ends))
+
+
+def _drop_lower_bound(counts: Counts) -> float:
+    if not len(counts["n_labeled"]):
+        return math.nan
+    level = 1 - (1 - BOUND_LEVEL) / 2 / len(counts["n_labeled"])
+    before, after = (exact_bounds(counts[f"right_{model}"], counts["n_labeled"], level) for model in MODELS)
+    return float(before[0].min() - after[1].min())
+
+
 def _drawn(
     table: GroupTable, columns: Array, *, n_resamples: int, seed: int
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
@@ -98,7 +137,7 @@ def _drawn(
     generator = np.random.default_rng(seed)
     extra = generator.standard_exponential((n_resamples, len(columns)))
     sums: dict[str, list[Array]] = {name: [] for name in COUNTS}
-    step = max(1, _MOST_WEIGHTS // max(1, len(count)))
+    step = max(1, MOST_WEIGHTS // max(1, len(count)))
     for start in range(0, n_resamples, step):
         # Of the exponential weights of a row's n items only the sum matters, and that is Gamma(n).
         weights = generator.standard_gamma(count, size=(min(step, n_resamples - start), len(count)))
@@ -126,7 +165,7 @@ def _gap_bound(value: float, drawn: Counts, extra: Array) -> float:
     # are the Clopper-Pearson bounds of one rate.
     high = divided(drawn["mismatches"] + extra, drawn["n"] + extra)
     low = divided(drawn["mismatches"], drawn["n"] + extra)
-    return max(value, estimate(value, high.max(axis=1) - low.min(axis=1), level=2 * _BOUND_LEVEL - 1).high)
+    return max(value, estimate(value, high.max(axis=1) - low.min(axis=1), level=2 * BOUND_LEVEL - 1).high)
 
 
 def _drop_bound(value: float, counts: Counts, drawn: Counts, extra: Array) -> float:
@@ -134,13 +173,13 @@ def _drop_bound(value: float, counts: Counts, drawn: Counts, extra: Array) -> fl
     if math.isnan(value):
         return math.nan
     missed = 0.01  # the risk of leaving out the candidate's worst group; the drop has the rest of the 5 %
-    right, n = counts["right_candidate"].tolist(), counts["n_labeled"].tolist()
+    right, n = counts["right_candidate"], counts["n_labeled"]
     # A group whose accuracy is surely above the smallest upper bound is not the worst one. Half of the risk is that the
     # lower bound of the worst group fails. No other group matters, so each has that half in full. The other half is
     # that an upper bound fails. The smallest one holds for the worst accuracy if all hold, so the groups share it.
-    lowest = np.array([1 - upper_bound(of - k, of, 1 - missed / 2) for k, of in zip(right, n, strict=True)])
-    highest = min(upper_bound(k, of, 1 - missed / 2 / len(n)) for k, of in zip(right, n, strict=True))
+    lowest, _ = exact_bounds(right, n, 1 - missed / 2)
+    highest = exact_bounds(right, n, 1 - missed / 2 / len(n))[1].min()
     # The extra item is one that the reference has right and the candidate wrong.
     drops = divided(drawn["right_reference"] + extra - drawn["right_candidate"], drawn["n_labeled"] + extra)
     largest = drops[:, lowest <= highest].max(axis=1)
-    return max(value, estimate(value, largest, level=2 * (_BOUND_LEVEL + missed) - 1).high)
+    return max(value, estimate(value, largest, level=2 * (BOUND_LEVEL + missed) - 1).high)

@@ -4,20 +4,28 @@ Groups may overlap: an item counts in each of its groups. Nothing is concluded f
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hf_compalign._extras import needs_extra
-from hf_compalign.measure.groups.gaps import exact_p_values, permutation_p_value, resampled_gaps
-from hf_compalign.measure.groups.record import MIN_GROUP_SIZE, FairnessRow, Gap, GroupAudit, GroupRates, GroupRow
-from hf_compalign.measure.groups.table import COUNTS, MODELS, ClassMargins, GroupTable, counted
+from hf_compalign.measure.groups.fairness import fairness
+from hf_compalign.measure.groups.gaps import exact_p_values, permutation_p_values, resampled_gaps
+from hf_compalign.measure.groups.options import GroupOptions
+from hf_compalign.measure.groups.record import Gap, GroupAudit, GroupRates, GroupRow
+from hf_compalign.measure.groups.table import (
+    COUNTS,
+    MODELS,
+    AnswerTable,
+    ClassMargins,
+    CountedGroups,
+    GroupTable,
+    counted,
+)
 from hf_compalign.measure.statistics import (
     CLASS_COUNTS,
-    PARITY,
     RATES,
     Array,
     check_classes,
@@ -25,50 +33,12 @@ from hf_compalign.measure.statistics import (
     holm,
     one_vs_rest,
     paired,
-    parity,
     rate,
     rate_sizes,
     wilson_interval,
 )
 
 _BY_CLASS = tuple(f"{name}_{model}" for model in MODELS for name in CLASS_COUNTS)
-
-
-@dataclass(frozen=True)
-class GroupOptions:
-    """How groups are judged.
-
-    Attributes:
-        min_group_size: nothing is concluded from a group of fewer items, nor from a rate of a class out of fewer.
-        n_resamples: draws for the intervals and bounds.
-        seed: of the draws and the permutations, the same for every attribute.
-        most_classes: with more classes than this, fairness measures name only the worst.
-
-    Raises:
-        ValueError: min_group_size or n_resamples is below 1, or most_classes below 0.
-    """
-
-    min_group_size: int = MIN_GROUP_SIZE
-    n_resamples: int = 1000
-    seed: int = 0
-    most_classes: int = 100
-
-    def __post_init__(self) -> None:
-        for name, least in (("min_group_size", 1), ("n_resamples", 1), ("most_classes", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}. Got {getattr(self, name)}.")
-
-
-@dataclass(frozen=True, eq=False)
-class _Groups:
-    """What is counted of one attribute."""
-
-    attribute: str
-    table: GroupTable
-    counts: dict[str, Array]  # name of `COUNTS` -> [G]
-    rates: dict[str, dict[str, Array]]  # model -> one-vs-rest rate -> [G, C]
-    out_of: dict[str, Array]  # rate -> items behind it [G, C]
-    occurs: NDArray[np.bool_]  # which classes occur in which group [G, C]
 
 
 def audit_groups(
@@ -111,7 +81,9 @@ def audit_groups(
     )
 
 
-def _by_group(attribute: str, table: GroupTable, margins: ClassMargins, n_classes: int) -> _Groups:
+def _by_group(
+    attribute: str, table: GroupTable, answers: AnswerTable, margins: ClassMargins, n_classes: int
+) -> CountedGroups:
     with needs_extra("fairness", what="The audit of groups"):
         from fairlearn.metrics import MetricFrame
 
@@ -134,7 +106,7 @@ def _by_group(attribute: str, table: GroupTable, margins: ClassMargins, n_classe
     rates = {model: one_vs_rest(*sized, {name: blocks[f"{name}_{model}"] for name in CLASS_COUNTS}) for model in MODELS}
     out_of = rate_sizes(*sized, blocks["positives_reference"])
     occurs = blocks["positives_reference"] + blocks["selected_reference"] + blocks["selected_candidate"] > 0
-    return _Groups(attribute, table, counts, rates, out_of, occurs)
+    return CountedGroups(attribute, table, answers, counts, rates, out_of, occurs)
 
 
 def _group_counts(labels: ArrayLike, _: ArrayLike, *, n_classes: int, **columns: ArrayLike) -> Array:
@@ -145,7 +117,7 @@ def _group_counts(labels: ArrayLike, _: ArrayLike, *, n_classes: int, **columns:
     return np.concatenate([[np.sum(columns[name]) for name in COUNTS], by_class[:, :n_classes].ravel()])
 
 
-def _rows(found: _Groups, min_group_size: int) -> list[GroupRow]:
+def _rows(found: CountedGroups, min_group_size: int) -> list[GroupRow]:
     p_values = exact_p_values(found.table, found.counts)
     adjusted = holm(np.where(found.counts["n"] < min_group_size, np.nan, p_values))
     counts = (found.counts[name].tolist() for name in COUNTS)
@@ -174,7 +146,7 @@ def _rows(found: _Groups, min_group_size: int) -> list[GroupRow]:
     ]
 
 
-def _class_rates(found: _Groups) -> list[GroupRates]:
+def _class_rates(found: CountedGroups) -> list[GroupRates]:
     names = [f"{measure}_{model}" for measure in RATES for model in MODELS]
     values = np.stack([found.rates[model][measure] for measure in RATES for model in MODELS], axis=-1)
     places = zip(*(place.tolist() for place in np.nonzero(found.occurs)), strict=True)
@@ -184,7 +156,7 @@ def _class_rates(found: _Groups) -> list[GroupRates]:
     ]
 
 
-def _gap(found: _Groups, options: GroupOptions) -> Gap:
+def _gap(found: CountedGroups, options: GroupOptions) -> Gap:
     table, counts, seed = found.table, found.counts, options.seed
     judged = np.flatnonzero(counts["n"] >= options.min_group_size)
     labeled = np.flatnonzero(counts["n_labeled"] >= options.min_group_size)
@@ -193,17 +165,21 @@ def _gap(found: _Groups, options: GroupOptions) -> Gap:
     mismatched = divided(counts["mismatches"], counts["n"])[judged]
     right = {model: divided(counts[f"right_{model}"], counts["n_labeled"])[labeled] for model in MODELS}
     lowest = {model: _extreme(names[labeled], rates, np.argmin) for model, rates in right.items()}
+    p_value, range_p_value = permutation_p_values(table, judged=judged, seed=seed)
     return Gap(
         attribute=found.attribute,
         n_groups=len(judged),
+        n_ungrouped=table.n_ungrouped,
+        in_order=table.in_order,
         highest=_extreme(names[judged], mismatched, np.argmax)[0],
         lowest=_extreme(names[judged], mismatched, np.argmin)[0],
-        p_value=permutation_p_value(table, judged=judged, seed=seed),
+        p_value=p_value,
+        range_p_value=range_p_value,
         worst_group_accuracy_reference=lowest["reference"][1],
         worst_group_reference=lowest["reference"][0],
         worst_group_accuracy_candidate=lowest["candidate"][1],
         worst_group_candidate=lowest["candidate"][0],
-        fairness=_fairness(found, options),
+        fairness=fairness(found, options),
         **drawn,
     )
 
@@ -214,22 +190,3 @@ def _extreme(names: Array, values: Array, place: Callable[[Array], Any]) -> tupl
         return "", np.nan
     where = int(place(values))
     return str(names[where]), float(values[where])
-
-
-def _fairness(found: _Groups, options: GroupOptions) -> tuple[FairnessRow, ...]:
-    comparable = {name: out_of >= options.min_group_size for name, out_of in found.out_of.items()}
-    enough = {name: groups.sum(axis=0) > 1 for name, groups in comparable.items()}
-    occurring = np.flatnonzero(found.occurs.any(axis=0))
-    models = [parity(found.rates[model], comparable) for model in MODELS]
-    rows = []
-    for measure, needed in PARITY.items():
-        skipped = ~np.all([enough[name] for name in needed], axis=0)
-        (worst, reference), (other_worst, candidate) = (model[measure] for model in models)
-        kept = occurring
-        if len(occurring) > options.most_classes:
-            where = [np.flatnonzero(of == most)[:1] for of, most in ((reference, worst), (candidate, other_worst))]
-            kept = np.unique(np.concatenate(where))
-        entries = [(None, worst, other_worst, int(skipped[occurring].sum()))]
-        entries += zip(kept.tolist(), *(of[kept].tolist() for of in (reference, candidate, skipped)), strict=True)
-        rows += [FairnessRow(measure, label, old, new, new - old, int(n)) for label, old, new, n in entries]
-    return tuple(rows)

@@ -19,6 +19,18 @@ Membership: TypeAlias = Sequence[str | Sequence[str] | None]
 DEFAULT_ATTRIBUTE = "group"
 
 
+class Bin(str):
+    """A group that is a bin of a number; ``place`` is its place among the bins, the lowest numbers first."""
+
+    place: int
+
+    def __new__(cls, name: str, place: int) -> "Bin":
+        """The name of a bin, which is equal to the same text."""
+        made = super().__new__(cls, name)
+        made.place = place
+        return made
+
+
 def group_membership(
     dataset: "Dataset", by: str | tuple[str, ...] | Callable[[dict[str, Any]], str | Sequence[str] | None]
 ) -> list[tuple[str, ...]]:
@@ -59,7 +71,7 @@ def number_bins(values: ArrayLike, *, edges: Sequence[float] | None = None, n_bi
 
     One bin of the numbers [N] ends and the next begins at each of the ascending ``edges``. Without edges there are
     ``n_bins`` of about equal size, named by the smallest and the largest number inside. Equal numbers stay together, so
-    there may be fewer.
+    there may be fewer. An audit shows bins in the order of their numbers.
 
     Raises:
         ValueError: values are not numbers [N], edges do not ascend, or n_bins is not positive.
@@ -74,7 +86,7 @@ def number_bins(values: ArrayLike, *, edges: Sequence[float] | None = None, n_bi
         raise ValueError(f"edges must be numbers that ascend, at least one. Got {list(edges)}.")
     texts = _texts_of(cuts.tolist())
     inner = [f"{low} to below {high}" for low, high in pairwise(texts)]
-    names = [f"below {texts[0]}", *inner, f"{texts[-1]} or more"]
+    names = [Bin(name, place) for place, name in enumerate([f"below {texts[0]}", *inner, f"{texts[-1]} or more"])]
     places = np.searchsorted(cuts, numbers, side="right").tolist()
     return [() if np.isnan(value) else (names[place],) for value, place in zip(numbers, places, strict=True)]
 
@@ -142,8 +154,13 @@ def _checked(membership: Membership, what: str) -> list[tuple[str, ...]]:
                     f"{what} must be a text, a list of texts, or None for an item in no group. "
                     f"Got {_shown(entry)} for item {item}."
                 ) from None
-            found.append(seen.setdefault(key, tuple(dict.fromkeys(map(str, names)))))
+            found.append(seen.setdefault(key, tuple(dict.fromkeys(map(_own_text, names)))))
     return found
+
+
+def _own_text(name: str) -> str:
+    """The plain text of a name, whatever kind of text numpy made of it; a bin stays one."""
+    return name if isinstance(name, Bin) else str(name)
 
 
 def _column(dataset: "Dataset", name: str) -> list[tuple[str, ...]]:
@@ -194,7 +211,7 @@ def _quantile_bins(numbers: NDArray[np.float64], n_bins: int) -> list[tuple[str,
     members = [numbers[known & (places == place)] for place in filled]
     ends = iter(_texts_of([float(end) for inside in members for end in (inside.min(), inside.max())]))
     names = [low if low == high else f"{low} to {high}" for low, high in zip(ends, ends, strict=True)]
-    name_of = dict(zip(filled.tolist(), names, strict=True))
+    name_of = {place: Bin(name, place) for place, name in zip(filled.tolist(), names, strict=True)}
     return [(name_of[place],) if there else () for place, there in zip(places.tolist(), known.tolist(), strict=True)]
 
 

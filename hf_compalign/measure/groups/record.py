@@ -67,6 +67,12 @@ class FairnessRow:
         reference: nan where the class is left out, as ``candidate``.
         change: candidate - reference: above 0 is worse for a difference, below 0 for a ratio.
         n_skipped: how many classes are left out, of those that occur.
+        left_out: the groups that take no part, for want of items behind a rate; of the worst, for any class.
+        reference_all_groups: the measure over all groups, however few items are behind a rate; as
+            ``candidate_all_groups``.
+        lower_bound: of the candidate's worst difference, one-sided 95 %, see
+            `hf_compalign.measure.groups.gaps.gap_lower_bound`; nan of a ratio or a class, as ``upper_bound``.
+        upper_bound: the same from draws, see `hf_compalign.measure.groups.gaps.resampled_gaps`.
     """
 
     measure: str
@@ -74,7 +80,12 @@ class FairnessRow:
     reference: float
     candidate: float
     change: float
-    n_skipped: int = 0
+    n_skipped: int
+    left_out: tuple[str, ...]
+    reference_all_groups: float
+    candidate_all_groups: float
+    lower_bound: float
+    upper_bound: float
 
 
 @dataclass(frozen=True)
@@ -86,25 +97,34 @@ class Gap:
 
     Attributes:
         n_groups: groups that are not small.
+        n_ungrouped: items in no group.
+        in_order: whether the groups are bins of a number, which come in the order of their values.
         mismatch_gap: largest mismatch rate of a group - smallest. As the largest of several differences it is too
-            large on average, and has no interval: ``p_value`` tells whether it is more than chance, ``upper_bound``
-            how large it may be.
+            large on average, and has no interval: the p-values tell whether it is more than chance, the bounds how
+            large it may be.
         highest: the group with the largest mismatch rate, ``lowest`` with the smallest; empty when there is none.
-        p_value: permutation test of a gap as large, see `hf_compalign.measure.groups.gaps.permutation_p_value`.
-        upper_bound: of the mismatch gap, one-sided 95 %, see `hf_compalign.measure.groups.gaps.resampled_gaps`.
+        p_value: permutation test of equal mismatch rates, each group with the weight of its size, see
+            `hf_compalign.measure.groups.gaps.permutation_p_values`.
+        range_p_value: that of a gap as large, which a small group makes blind to all others.
+        lower_bound: of the mismatch gap, one-sided 95 %, see `hf_compalign.measure.groups.gaps.gap_lower_bound`.
+        upper_bound: the same from draws, see `hf_compalign.measure.groups.gaps.resampled_gaps`.
         worst_group_accuracy_reference: accuracy in ``worst_group_reference``, where it is lowest.
         worst_group_accuracy_drop: that of the reference - that of the candidate; above 0 is worse.
-        drop_upper_bound: of the drop, one-sided 95 %.
+        drop_lower_bound: of the drop, one-sided 95 %, as ``drop_upper_bound``.
         fairness: of each measure the worst over the classes, and then class by class those that occur as an answer or
             a label. Of more than 100 (see ``GroupOptions``) only the reference's worst and the candidate's.
     """
 
     attribute: str
     n_groups: int
+    n_ungrouped: int
+    in_order: bool
     mismatch_gap: float
     highest: str
     lowest: str
     p_value: float
+    range_p_value: float
+    lower_bound: float
     upper_bound: float
     nfr_gap: float
     worst_group_accuracy_reference: float
@@ -112,6 +132,7 @@ class Gap:
     worst_group_accuracy_candidate: float
     worst_group_candidate: str
     worst_group_accuracy_drop: float
+    drop_lower_bound: float
     drop_upper_bound: float
     fairness: tuple[FairnessRow, ...]
 

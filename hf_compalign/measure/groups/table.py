@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from hf_compalign.labels import IGNORED
+from hf_compalign.measure.groups.membership import Bin
 from hf_compalign.measure.statistics import Array, class_counts
 
 COUNTS = ("n", "mismatches", "n_labeled", "lost", "right_reference", "right_candidate")
@@ -28,16 +30,41 @@ def _answer_flags(reference: Array, candidate: Array, labels: Array) -> NDArray[
 class GroupTable:
     """The items of one attribute in T rows, each with its count: the items of a row are alike in all that matters."""
 
-    names: tuple[str, ...]  # the G groups, in the order of their first item
+    names: tuple[str, ...]  # the G groups, in the order of their first item, or bins in that of their values
+    in_order: bool  # whether they are bins
     members: sparse.csr_array  # the P different sets of groups that items are in, 0 or 1 [P, G]
     pattern: NDArray[np.int64]  # the set of each row [T]
     flags: NDArray[np.bool_]  # `_answer_flags` [T, 6]
     count: NDArray[np.int64]  # items [T]
 
     @property
+    def n_ungrouped(self) -> int:
+        """Items in no group."""
+        return int(self.count[self.members.sum(axis=1)[self.pattern] == 0].sum())
+
+    @property
     def mismatched(self) -> NDArray[np.bool_]:
         """Whether the answers of a row differ, bool [T]."""
         return np.asarray(self.flags[:, COUNTS.index("mismatches")])
+
+
+class AnswerTable(NamedTuple):
+    """The items by their set of groups, label and the candidate's answer: a row for each of the T that occur."""
+
+    pattern: NDArray[np.int64]
+    label: NDArray[np.int64]  # n_classes where unknown
+    answer: NDArray[np.int64]
+    labeled: NDArray[np.bool_]
+    count: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, pattern: Array, answer: Array, labels: Array, n_classes: int) -> "AnswerTable":
+        """Count the items of these arrays [N]."""
+        label = np.where(labels == IGNORED, n_classes, labels)
+        keys, count = np.unique((pattern * (n_classes + 1) + label) * n_classes + answer, return_counts=True)
+        rest, answers = np.divmod(keys, n_classes)
+        patterns, found = np.divmod(rest, n_classes + 1)
+        return cls(patterns, found, answers, found < n_classes, count)
 
 
 class ClassMargins(NamedTuple):
@@ -48,13 +75,30 @@ class ClassMargins(NamedTuple):
     columns: dict[str, NDArray[np.int64]]  # of the items with this label `COUNTS`; for each model also `CLASS_COUNTS`
 
 
+@dataclass(frozen=True, eq=False)
+class CountedGroups:
+    """What is counted of one attribute."""
+
+    attribute: str
+    table: GroupTable
+    answers: AnswerTable
+    counts: dict[str, Array]  # name of `COUNTS` -> [G]
+    rates: dict[str, dict[str, Array]]  # model -> one-vs-rest rate -> [G, C]
+    out_of: dict[str, Array]  # rate -> items behind it [G, C]
+    occurs: NDArray[np.bool_]  # which classes occur in which group [G, C]
+
+
 def counted(
     answers: tuple[Array, Array, Array], groups: Sequence[tuple[str, ...]], *, n_classes: int
-) -> tuple[GroupTable, ClassMargins]:
+) -> tuple[GroupTable, AnswerTable, ClassMargins]:
     """Count the items of the answers (reference, candidate, labels), int [N] each, in [0, n_classes) or -100."""
     patterns: dict[tuple[str, ...], int] = {}
     pattern = np.array([patterns.setdefault(names, len(patterns)) for names in groups], dtype=np.int64)
-    places = {name: place for place, name in enumerate(dict.fromkeys(chain.from_iterable(patterns)))}
+    names = [*dict.fromkeys(chain.from_iterable(patterns))]
+    in_order = bool(names) and all(isinstance(name, Bin) for name in names)
+    if in_order:
+        names.sort(key=attrgetter("place"))
+    places = {name: place for place, name in enumerate(names)}
     ends = np.cumsum([0, *(len(names) for names in patterns)])
     inside = np.array([places[name] for names in patterns for name in names], dtype=np.int64)
     members = sparse.csr_array((np.ones(len(inside)), inside, ends), shape=(len(patterns), len(places)))
@@ -62,10 +106,12 @@ def counted(
     # One number tells all of a row: sorting numbers is far cheaper than sorting rows.
     keys, count = np.unique(pattern * (1 << len(COUNTS)) + flags @ _BITS, return_counts=True)
     which, codes = np.divmod(keys, 1 << len(COUNTS))
-    table = GroupTable(tuple(places), members, which, (codes[:, np.newaxis] & _BITS) > 0, count)
+    flagged = (codes[:, np.newaxis] & _BITS) > 0
+    table = GroupTable(tuple(map(str, names)), in_order, members, which, flagged, count)
     pairs = members[pattern].tocoo()
     own = tuple(values[pairs.row] for values in answers)
-    return table, _margins(own, flags[pairs.row], pairs.col.astype(np.int64), shape=(len(places), n_classes + 1))
+    margins = _margins(own, flags[pairs.row], pairs.col.astype(np.int64), shape=(len(places), n_classes + 1))
+    return table, AnswerTable.of(pattern, answers[1], answers[2], n_classes), margins
 
 
 def _margins(

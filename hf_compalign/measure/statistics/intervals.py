@@ -54,7 +54,25 @@ def upper_bound(k: int, n: int, level: float = 0.95) -> float:
     _check(k, n, level)
     if n == 0:
         return math.nan
-    return 1.0 if k == n else float(special.betaincinv(k + 1, n - k, level))
+    return float(exact_bounds(k, n, level)[1])
+
+
+def exact_bounds(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """One-sided Clopper-Pearson lower and upper bounds of proportions k / n [...]; 0 and 1 for n = 0.
+
+    >>> low, high = exact_bounds([0, 5], [10, 10])
+    >>> low.round(4), high.round(4)
+    (array([0.    , 0.2224]), array([0.2589, 0.7776]))
+
+    Raises:
+        ValueError: the level is not in (0, 1).
+    """
+    check_level(level)
+    hits, misses = np.asarray(k), np.asarray(n) - np.asarray(k)
+    with np.errstate(invalid="ignore"):
+        low = np.where(hits > 0, special.betaincinv(np.maximum(hits, 1), misses + 1, 1 - level), 0.0)
+        high = np.where(misses > 0, special.betaincinv(hits + 1, np.maximum(misses, 1), level), 1.0)
+    return low, high
 
 
 def mcnemar(lost: int, gained: int) -> float:

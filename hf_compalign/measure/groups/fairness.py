@@ -1,0 +1,127 @@
+"""The fairness measures of both models, whom they leave out, and how large the candidate's may be."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from hf_compalign.measure.groups.gaps import BOUND_LEVEL, MOST_WEIGHTS, gap_lower_bound
+from hf_compalign.measure.groups.options import GroupOptions
+from hf_compalign.measure.groups.record import FairnessRow
+from hf_compalign.measure.groups.table import MODELS, CountedGroups
+from hf_compalign.measure.statistics import PARITY, RATES, Array, estimate, parity
+
+DIFFERENCES = tuple(measure for measure in PARITY if measure.endswith("difference"))
+
+Masks = Mapping[str, NDArray[np.bool_]]  # rate -> which groups count for which class [G, C]
+
+
+def fairness(found: CountedGroups, options: GroupOptions) -> tuple[FairnessRow, ...]:
+    """Each measure as the worst over the classes, then class by class."""
+    comparable = {name: out_of >= options.min_group_size for name, out_of in found.out_of.items()}
+    there = {name: out_of > 0 for name, out_of in found.out_of.items()}
+    occurring = np.flatnonzero(found.occurs.any(axis=0))
+    reference, candidate = (parity(found.rates[model], comparable) for model in MODELS)
+    everyone = [parity(found.rates[model], there) for model in MODELS]
+    bounds = _bounds(found, comparable, {name: candidate[name][0] for name in DIFFERENCES}, options)
+    rows = []
+    for measure, needed in PARITY.items():
+        (worst, before), (other_worst, after) = reference[measure], candidate[measure]
+        skipped = np.any([comparable[name].sum(axis=0) < 2 for name in needed], axis=0)
+        out = ~np.all([comparable[name] for name in needed], axis=0)
+        kept = occurring
+        if len(occurring) > options.most_classes:
+            where = [np.flatnonzero(of == most)[:1] for of, most in ((before, worst), (after, other_worst))]
+            kept = np.unique(np.concatenate(where))
+        all_groups = [model[measure] for model in everyone]
+        of_worst = (worst, other_worst, int(skipped[occurring].sum()), out[:, occurring].any(axis=1))
+        entries = [(None, *of_worst, *(value for value, _ in all_groups))]
+        columns = (before[kept], after[kept], skipped[kept], out[:, kept].T, *(of[kept] for _, of in all_groups))
+        entries += zip(kept.tolist(), *columns, strict=True)
+        for label, old, new, n, left_out, *values in entries:
+            lower, upper = bounds[measure] if label is None and measure in bounds else (math.nan, math.nan)
+            names = tuple(name for name, is_out in zip(found.table.names, left_out, strict=True) if is_out)
+            numbers = (float(number) for number in (old, new, new - old))
+            rows.append(FairnessRow(measure, label, *numbers, int(n), names, *map(float, values), lower, upper))
+    return tuple(rows)
+
+
+def _bounds(
+    found: CountedGroups, comparable: Masks, values: Mapping[str, float], options: GroupOptions
+) -> dict[str, tuple[float, float]]:
+    """One-sided 95 % lower and upper bounds of the candidate's differences, the worst over the classes."""
+    enough = {name: groups.sum(axis=0) > 1 for name, groups in comparable.items()}
+    drawn = _drawn_gaps(found, comparable, enough, options)
+    sets: dict[str, list[tuple[Array, Array]]] = {name: [] for name in RATES}
+    for name in RATES:
+        for label in np.flatnonzero(enough[name]):
+            n = found.out_of[name][comparable[name][:, label], label]
+            sets[name].append((np.rint(found.rates["candidate"][name][comparable[name][:, label], label] * n), n))
+    bounds = {}
+    for measure, value in values.items():
+        upper = math.nan
+        if not math.isnan(value):
+            largest = np.max([drawn[name] for name in PARITY[measure]], axis=0)
+            upper = max(value, estimate(value, largest, level=2 * BOUND_LEVEL - 1).high)
+        bounds[measure] = gap_lower_bound([one for name in PARITY[measure] for one in sets[name]]), upper
+    return bounds
+
+
+def _drawn_gaps(
+    found: CountedGroups, comparable: Masks, enough: Masks, options: GroupOptions
+) -> dict[str, NDArray[np.float64]]:
+    """Rate -> draws [R] of the candidate's largest gap of any class; -inf without a class of two groups.
+
+    As for `resampled_gaps`, each item has a weight from the unit exponential, and each group one item more that counts
+    against the model: for a class it adds to the highest rate, and to what the lowest is out of.
+    """
+    classes = np.flatnonzero(np.any([*enough.values()], axis=0))
+    members, sums = _sums(found, classes)
+    n_groups, n_cells = members.shape[1], members.shape[0]
+    generator = np.random.default_rng(options.seed)
+    parts: dict[str, list[Array]] = {name: [] for name in RATES}
+    step = max(1, MOST_WEIGHTS // max(1, n_cells + n_groups * len(classes)))
+    for start in range(0, options.n_resamples, step):
+        n_draws = min(step, options.n_resamples - start)
+        weights = generator.standard_gamma(found.answers.count, size=(n_draws, n_cells))
+        extra = generator.standard_exponential((n_draws, n_groups, 1))
+        shape = (n_draws, n_groups, len(classes))
+        selected, labeled_selected, positives, hits = ((weights @ of).reshape(shape) for of in sums)
+        n = (weights @ members)[..., np.newaxis]
+        labeled = ((weights * found.answers.labeled) @ members)[..., np.newaxis]
+        counts = {"selection_rate": (selected, n), "tpr": (hits, positives)}
+        counts["fpr"] = (labeled_selected - hits, labeled - positives)
+        for name, (k, out_of) in counts.items():
+            taken = comparable[name][:, classes]
+            high = np.where(taken, (k + extra) / (out_of + extra), -np.inf).max(axis=1, initial=-np.inf)
+            low = np.where(taken, k / (out_of + extra), np.inf).min(axis=1, initial=np.inf)
+            gaps = np.where(enough[name][classes], high - low, -np.inf)
+            parts[name].append(gaps.max(axis=1, initial=-np.inf))
+    return {name: np.concatenate(drawn) for name, drawn in parts.items()}
+
+
+def _sums(found: CountedGroups, classes: Array) -> tuple[sparse.csr_array, list[sparse.csr_array]]:
+    """The groups of each kind of item [T, G], and what adds kinds up by group and class [T, G * classes].
+
+    The latter are for items by their answer, labeled items by their answer, items by their label, and right answers.
+    """
+    answers = found.answers
+    members = found.table.members[answers.pattern]
+    pairs = members.tocoo()
+    place = np.full(found.occurs.shape[1] + 1, -1)
+    place[classes] = np.arange(len(classes))
+    sums = []
+    for kinds, counted in (
+        (answers.answer, np.ones_like(answers.labeled)),
+        (answers.answer, answers.labeled),
+        (answers.label, answers.labeled),
+        (answers.label, answers.label == answers.answer),
+    ):
+        columns = place[kinds][pairs.row]
+        kept = counted[pairs.row] & (columns >= 0)
+        cells = pairs.col[kept] * len(classes) + columns[kept]
+        shape = (members.shape[0], members.shape[1] * len(classes))
+        sums.append(sparse.csr_array((np.ones(len(cells)), (pairs.row[kept], cells)), shape=shape))
+    return members, sums
