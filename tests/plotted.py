@@ -43,6 +43,7 @@ def rates(n, mismatches, lost):
         "mismatch_rate_interval": list(wilson_interval(mismatches, n)),
         "lost": lost,
         "nfr": rate(lost, n),
+        "nfr_interval": list(wilson_interval(lost, n)),
     }
 
 
@@ -52,7 +53,7 @@ def class_row(label, name, n, mismatches, lost):
 
 def group_row(attribute, group, n, mismatches, lost, *, p=1.0):
     about = {"attribute": attribute, "group": group, "n_labeled": n, "small": n < 30, "p_value": p, "p_adjusted": p}
-    return about | rates(n, mismatches, lost) | {"nfr_interval": list(wilson_interval(lost, n))}
+    return about | rates(n, mismatches, lost)
 
 
 def bins(shift):
@@ -93,7 +94,9 @@ def record(**other):
         "limits": [],
         "per_class": classes,
         "groups": groups,
-        "gaps": [{"attribute": "target", "mismatch_gap": 0.06, "upper_bound": 0.09, "p_value": 0.002}],
+        "gaps": [
+            {"attribute": "target", "in_order": False, "mismatch_gap": 0.06, "upper_bound": 0.09, "p_value": 0.002}
+        ],
         "min_group_size": 30,
         "calibration": {
             "n": 100,
@@ -115,7 +118,7 @@ def record(**other):
         },
         "candidate": {"model": "pruned", "model_fingerprint": ""},
         "size_bytes": [90_000_000, 45_000_000],
-        "latency_ms": [20.0, 12.0],
+        "latency": [{"median_ms": ms, "low_ms": ms - 1, "high_ms": ms + 1} for ms in (20.0, 12.0)],
     }
     return copy.deepcopy(found | other)
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from hf_compalign.measure.attribution import SIMILARITIES, AttributionAgreement, Explanation, SimilarityRow
 from hf_compalign.measure.audit import AuditOptions, CostRow, audit, metrics_beside_fields
+from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import Estimate
 
@@ -65,7 +66,7 @@ def made_audit(*, n=4000, n_classes=3, n_items=300, limits=True, seed=0, name="p
         items=tuple(_asked(item, place, rng) for place, item in enumerate(found.items)),
         attribution=_attribution(),
         size_bytes=(437_000_000, int(437e6 / (1 + quality))),
-        latency_ms=(41.2, 30.5 / quality),
+        latency=(Latency(41.2, 40.1, 42.9), Latency(30.5 / quality, 29.9 / quality, 31.4 / quality)),
         machine="2 CPU cores",
         costs=(CostRow("parameters", "109,483,778", "66,955,010", "0.61"),),
     )
@@ -163,4 +164,4 @@ def limit(audit, name, limit):
     """The verdict on another limit."""
     value, bound = audit[name], audit[f"{name}_upper_bound"]
     row = {"name": name, "limit": limit, "value": value, "upper_bound": bound, "passed": bound <= limit}
-    return row | {"not_judged": []}
+    return row | {"not_judged": [], "attribute": "", "lower_bound": audit[f"{name}_interval"][0]}

@@ -15,6 +15,7 @@ import scipy.stats
 from rich.console import Console
 from scipy.special import softmax
 
+from hf_compalign._visible import one_line
 from hf_compalign.cli import audit as command
 from hf_compalign.measure.attribution import Explanation
 from hf_compalign.measure.audit import FORMAT_VERSION, Audit, AuditOptions, audit, sampled
@@ -238,6 +239,84 @@ def test_a_verdict_names_the_attributes_that_it_could_not_judge():
     assert nfr.not_judged == ()
 
 
+def test_a_limit_on_groups_names_the_attribute_that_decides_it():
+    sides, groups = grouped_pair()
+    both = {"half": ["x", "y"] * 150, "third": [*groups[:-5], *["few"] * 5]}
+    for limit, words in ((0.02, "exceeded"), (0.15, "not shown to be within"), (0.9, "within")):
+        found = audit(*sides, groups=both, limits={"group_mismatch_gap": limit})
+        (verdict,) = found.limits
+        assert (verdict.attribute, verdict.words, verdict.left_out) == ("third", words, ("third: few",))
+        assert (verdict.lower_bound, verdict.upper_bound) == (found.gaps[1].lower_bound, found.gaps[1].upper_bound)
+        assert f"{words}; left out as too small: third: few\n" in str(found)
+        assert verdict.passed or f"{words} the limit on group_mismatch_gap of third." in str(found)
+
+
+def test_fairness_measures_take_limits():
+    generator = np.random.default_rng(0)
+    labels, groups = generator.integers(0, 2, 600), ["a"] * 300 + ["b"] * 300
+    answers = np.where(generator.random(600) < np.repeat([0.05, 0.3], 300), 1 - labels, labels)
+    sides = answering(labels, labels), answering(answers, labels)
+    names = ("demographic_parity_difference", "equal_opportunity_difference", "equalized_odds_difference")
+    found = audit(*sides, groups=groups, limits=dict.fromkeys(names, 0.3))
+    for verdict in found.limits:
+        (row,) = (row for row in found.gaps[0].fairness if row.measure == verdict.name and row.label is None)
+        assert (verdict.value, verdict.upper_bound, verdict.lower_bound) == (
+            *(row.candidate, row.upper_bound, row.lower_bound),
+        )
+        assert verdict.passed is (row.upper_bound <= 0.3)
+    assert [verdict.passed for verdict in found.limits] == [True, False, False]
+    assert audit(*sides, groups=groups, limits={names[1]: 0.01}).limits[0].words == "exceeded"
+    with pytest.raises(ValueError, match="equal_opportunity_difference needs labels"):
+        audit(*unlabeled(*sides), groups=groups, limits={names[1]: 0.1})
+    assert audit(*unlabeled(*sides), groups=groups, limits={names[0]: 0.5}).passed
+    message = "equalized_odds_difference needs groups of at least 400 labeled items of a class and of others, two of"
+    with pytest.raises(ValueError, match=message):
+        audit(*sides, groups=groups, limits={names[2]: 0.1}, options=AuditOptions(min_group_size=400))
+    with pytest.raises(ValueError, match="no limit 'demographic_parity_ratio'.*Did you mean 'demographic_parity_diff"):
+        audit(*sides, groups=groups, limits={"demographic_parity_ratio": 0.8})
+
+
+def test_a_text_says_who_is_left_out_of_fairness_measures_and_of_all_groups():
+    generator = np.random.default_rng(1)
+    groups = [None] * 23 + ["a"] * 100 + ["b"] * 77 + ["rare"] * 40
+    labels = np.where(np.array(groups) == "rare", 0, generator.integers(0, 2, 240))
+    answers = np.where(generator.random(240) < 0.2, 1 - labels, labels)
+    text = str(audit(answering(labels, labels), answering(answers, labels), groups=groups))
+    assert "\n23 items are in no group." in text
+    left_out = (
+        "Fewer than 30 items behind a rate, so left out of the equal opportunity difference and the equalized odds"
+    )
+    assert f"{left_out} difference and the equalized odds ratio: rare." in " ".join(text.split())
+    assert re.search(r"\nequal opportunity difference +0.000 +[0-9.]+ .* 0 +1 +0.000 +[0-9.]+\n", text)
+
+
+def test_the_scores_of_the_task_stand_beside_each_other():
+    labels = np.arange(100) % 2
+    sides = [
+        Predictions(np.eye(2)[given], labels, np.arange(100).astype(str), ("no", "yes"))
+        for given in (labels, np.where(np.arange(100) < 20, 1, labels))
+    ]
+    found = audit(*sides)
+    numbers = found.metrics
+    # class 1: 50 right, 10 taken for it, none missed
+    assert (numbers["f1_reference"], numbers["f1_candidate"]) == (1, pytest.approx(100 / 110))
+    assert numbers["mcc_change"] == pytest.approx(numbers["mcc_candidate"] - numbers["mcc_reference"])
+    assert numbers["accuracy_change"] == pytest.approx(-0.1)
+    for name in ("accuracy", "f1", "mcc"):
+        low, high = numbers[f"{name}_change_interval"]
+        assert low < numbers[f"{name}_change"] < high
+        assert found.to_pandas().loc[f"{name}_change", ["low", "high"]].tolist() == [low, high]
+    lines = str(found).splitlines()
+    start = next(row for row, line in enumerate(lines) if line.startswith("score "))
+    assert [line.split("  ")[0] for line in lines[start + 1 : start + 4]] == [
+        "accuracy",
+        "F1 of yes",
+        "Matthews' correlation (MCC)",
+    ]
+    assert "F1 (macro)" in str(audit(REFERENCE, CANDIDATE))
+    assert "score " not in str(audit(*UNLABELED))
+
+
 def test_the_floor_is_another_training():
     reference, candidate = random_pair(n_changed=3)
     rerun = random_pair(n_changed=40)[1]
@@ -345,7 +424,10 @@ def test_one_limit_out_of_two_fails():
     ("limits", "message"),
     [
         ({"missmatch_rate": 0.1}, r"no limit 'missmatch_rate'. Allowed: mismatch_rate, nfr.*Did you mean 'mismatch"),
-        ({"kl": 1}, r"no limit 'kl'. Allowed: mismatch_rate, nfr, flip_rate, pfr, .*_gap, worst_group_accuracy_drop.$"),
+        (
+            {"kl": 1},
+            r"no limit 'kl'. Allowed: mismatch_rate, nfr, flip_rate, pfr, .*_gap, worst.*_drop, demogr.*_difference.$",
+        ),
         ({"nfr": 2}, r"The limit nfr must be in \[0, 1\]. Got 2. Did you mean 0.02\?"),
         ({"nfr": "5%"}, r"The limit nfr must be a number in \[0, 1\]. Got '5%'.$"),
         (["nfr"], r"limits must be a dict of names and numbers, such as {'mismatch_rate': 0.02}. Got \['nfr'\]"),
@@ -422,7 +504,7 @@ def test_the_file_is_strict_json(tmp_path):
             "audit without n_labeled.*version 1. Audit again",
         ),
         ('{"kind": "hf_compalign.audit"}', "is damaged: its format version is None. Write it again with Audit.save"),
-        (f'{{"kind": "hf_compalign.audit", "format_version": {FORMAT_VERSION + 1}}}', r"version 4.*up to 3. Upgrade"),
+        (f'{{"kind": "hf_compalign.audit", "format_version": {FORMAT_VERSION + 1}}}', r"version 5.*up to 4. Upgrade"),
     ],
 )
 def test_what_is_not_an_audit_is_refused(tmp_path, text, message):
@@ -462,11 +544,11 @@ def test_the_report_says_it_in_words():
 def test_the_report_says_exceeded_only_of_what_the_items_show():
     reference, candidate = random_pair(n_changed=3)  # 1.5 % observed, 0.5 to 4.3 % shown
     text = str(audit(reference, candidate, limits={"mismatch_rate": 0.004, "flip_rate": 0.009, "nfr": 0.5}))
-    assert "NOT PASSED: not shown to be within the limit on mismatch_rate, flip_rate." in text
+    assert "NOT PASSED: exceeded the limit on mismatch_rate; not shown to be within the limit on flip_rate." in text
     lines = {line.split()[0]: line for line in text.splitlines() if line}
     assert lines["mismatch_rate"].endswith("exceeded")
-    assert lines["flip_rate"].endswith("0.90 %    1.00 %            3.11 %  not shown to be kept")
-    assert lines["nfr"].endswith("kept")
+    assert lines["flip_rate"].endswith("0.90 %    1.00 %            3.11 %  not shown to be within")
+    assert lines["nfr"].endswith("  within")
     assert "PASSED: shown to be within every limit." in str(audit(reference, reference, limits={"nfr": 0.1}))
 
 
@@ -477,7 +559,7 @@ def test_the_report_has_no_unknown_number_and_no_signed_zero():
     assert not re.search(r"[+-]0[.]?0* ", text)
     assert "none: no item is in a group.\n" in text
     assert re.search(r"\nmismatch rate, gap +0.00 points +at most [0-9.]+ points +1 +x - x\n", text)
-    assert re.search("\ngroup_mismatch_gap .* not shown to be kept; not judged: none\n", text)
+    assert re.search("\ngroup_mismatch_gap of a .* not shown to be within; not judged: none\n", text)
     assert "nan" not in str(audit(*unlabeled(*same), groups=["x", "y"] * 100))
 
 
@@ -515,7 +597,8 @@ def test_names_from_the_data_neither_steer_a_terminal_nor_wreck_the_tables():
     ]
     judged = AuditOptions(min_group_size=1)
     found = audit(*sides, groups={HOSTILE[0]: [*HOSTILE, None]}, options=judged, limits={"nfr": 0.9})
-    harmless = audit(REFERENCE, CANDIDATE, groups={"x": ["a", "b", "c", "d", "e", None]}, options=judged)
+    as_long = ["x" * len(one_line(name)) + str(place) for place, name in enumerate(HOSTILE)]
+    harmless = audit(REFERENCE, CANDIDATE, groups={"x": [*as_long, None]}, options=judged)
     for text in (str(found), found._repr_html_()):
         assert not {*text} & {*"\x1b\x07\x9b\u202e\r"}
         assert "w" * 500 not in text

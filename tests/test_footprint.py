@@ -258,13 +258,13 @@ def test_the_median_and_the_quartiles_leave_out_the_warm_up(monkeypatch):
 
 def test_models_take_turns():
     order = []
-    models = {name: nn.Identity() for name in "ab"}
+    models = {name: nn.Identity() for name in "abc"}
     for name, model in models.items():
         model.register_forward_hook(lambda *_, name=name: order.append(name))
     candidates = {name: (model, {"input": torch.zeros(1)}) for name, model in models.items()}
     found = interleaved_latency_ms(candidates, n_warmup=1, n_runs=2)
-    assert "".join(order) == "ababab"
-    assert list(found) == ["a", "b"]
+    assert "".join(order) == "abcbcacab"  # another one first in each round
+    assert list(found) == ["a", "b", "c"]
 
 
 def test_timing_nothing_is_refused():

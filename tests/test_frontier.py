@@ -72,9 +72,9 @@ def test_rows_show_the_files_by_size_and_mark_the_chosen_one(frontier):
     table = frontier_table(frontier)
     assert [list(table.columns), *table.rows] == [
         ["in float", "mismatches", "mismatch_rate bound", "MB", "ms, batch 1", "ms, batch 8", ""],
-        ["torch", "", "", "", "6.0", "-", ""],
-        ["0 layers", "9 of 200", "7.72 %", "25.0", "2.0", "9.0", ""],
-        ["2 layers", "4 of 200", "4.52 %", "50.0", "3.0", "-", "<- chosen"],
+        ["torch", "", "", "", "6.0 (5.0 to 7.0)", "-", ""],
+        ["0 layers", "9 of 200", "7.72 %", "25.0", "2.0 (1.0 to 3.0)", "9.0 (8.0 to 10.0)", ""],
+        ["2 layers", "4 of 200", "4.52 %", "50.0", "3.0 (2.0 to 4.0)", "-", "<- chosen"],
         ["4 layers", "0 of 200", "1.49 %", "100.0", "-", "-", ""],
     ]
 
