@@ -36,6 +36,7 @@ class Table:
     left_out: int = 0  # rows beyond those
     items: Sequence[Mapping[str, Any]] = ()  # per row, a filter for its changed items; empty where it has none
     words: tuple[int, ...] = ()
+    rest: str = ""  # what the rows beyond those shown are, such as "less harmed"
     depth: int = 0  # 0: wherever an audit is shown; 1: not on a model card; 2: only on a page
 
     @classmethod

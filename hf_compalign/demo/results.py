@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_compalign._formats import decimals, megabytes, percent
 from hf_compalign.demo.run import MODELS, RECIPES, Run, Settings, audit_students
+from hf_compalign.measure.footprint import Latency, quartiles, wide_spread
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import Estimate, cie_ratio
 
@@ -120,9 +121,13 @@ def _model_rows(results: Mapping[str, Any]) -> Rows:
             count = f"{found['cie']} ({percent(found['mismatch_rate'], digits=1)})"
             against = [count, f"{100 * low:.1f} to {100 * high:.1f}", str(found["cie_u"]), decimals(found["kl"])]
         costs = [decimals(found["nonzero_parameters"], digits=0), megabytes(found["size_bytes"])]
-        costs.append(decimals(found["latency_ms"], digits=1))
+        costs.append(quartiles(_latency(found), digits=1))
         rows.append([_TITLES[name], percent(found["accuracy"], digits=1), *against, *costs])
     return rows
+
+
+def _latency(found: Mapping[str, Any]) -> Latency:
+    return Latency(found["latency_ms"], found["latency_ms_low"], found["latency_ms_high"])
 
 
 def _seed_rows(results: Mapping[str, Any]) -> Rows:
@@ -147,11 +152,12 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         f"{settings['compression_steps']} optimizer steps, the same seed; only the loss differs.",
         "The pruned weights are zeros in ordinary dense files. So these models are not smaller, and a difference in "
         "latency is noise: sparsity pays only with a format and kernels of its own.",
-        f"Latency: median of {settings['timed_passes']} passes of a batch of {settings['timed_images']} images, the "
-        f"three models in turn; device {results['device']}, CPU threads: {results['threads']}.",
+        f"Latency: median and quartiles of {settings['timed_passes']} passes of a batch of {settings['timed_images']} "
+        f"images, the three models in turn; device {results['device']}, CPU threads: {results['threads']}.",
         "The interval of the ratio is a paired bootstrap over the images, for the models trained here. "
         + ("Other seeds differ: try --seeds 3." if n_runs == 1 else "The rows of the seeds show how much runs differ."),
     ]
+    notes += filter(None, [wide_spread({_TITLES[name]: _latency(results[name]) for name in MODELS})])
     return notes if n_runs == 1 else [*notes, "What a model costs is the mean of the runs."]
 
 

@@ -283,8 +283,8 @@ def _report(work: Path, files: Mapping[str, Measured]) -> str | None:
 def _with_costs(found: Audit, original: Measured, one: Measured) -> Audit:
     """The audit of a file, with its size and latency beside those of the original."""
     batch = max(original.latencies.keys() & one.latencies, default=None)
-    times = None if batch is None else (original.latencies[batch].median_ms, one.latencies[batch].median_ms)
+    times = None if batch is None else (original.latencies[batch], one.latencies[batch])
     sizes = None
     if original.size_bytes is not None and one.size_bytes is not None:
         sizes = (original.size_bytes, one.size_bytes)
-    return replace(found, size_bytes=sizes, latency_ms=times)
+    return replace(found, size_bytes=sizes, latency=times)

@@ -22,6 +22,7 @@ from hf_compalign.measure.footprint import (
     interleaved_latency_ms,
     latencies_on,
     machine_name,
+    quartiles,
     timing_device,
 )
 from hf_compalign.measure.predictions import Columns, Predictions
@@ -103,11 +104,10 @@ class AuditedExport:
         if self.frontier is not None:
             return frontier_table(self.frontier)
         sizes = {"torch": self.torch_bytes, self.export.path.name: self.export.size_bytes}
-        numbers = {
-            name: (sizes[name] / 1e6, *(latency[size].median_ms for size in TIMED))
+        rows = [
+            (name, decimals(sizes[name] / 1e6, digits=1), *(quartiles(latency[size], digits=1) for size in TIMED))
             for name, latency in self.latency.items()
-        }
-        rows = [(name, *(decimals(value, digits=1) for value in values)) for name, values in numbers.items()]
+        ]
         return Table("Files", ("", "MB", *(f"ms, batch {size}" for size in TIMED)), rows)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_compalign._files import read_record, write_record
-from hf_compalign._formats import decimals, percent, plural
+from hf_compalign._formats import UNKNOWN, decimals, percent, plural
 from hf_compalign._records import built
 from hf_compalign._tables import Table
 from hf_compalign.measure.audit import Audit, Verdict
-from hf_compalign.measure.footprint import Latency
+from hf_compalign.measure.footprint import Latency, quartiles
 from hf_compalign.measure.statistics import undominated
 
 FORMAT_VERSION = 1
@@ -148,16 +148,16 @@ def frontier_table(frontier: Frontier) -> Table:
     timed = [*frontier.baselines.values(), *(point.latency for point in points)]
     sizes = sorted({size for latency in timed for size in latency})
 
-    def medians(latency: Mapping[int, Latency]) -> list[str]:
-        return [decimals(latency[size].median_ms if size in latency else None, digits=1) for size in sizes]
+    def times_of(latency: Mapping[int, Latency]) -> list[str]:
+        return [quartiles(latency[size], digits=1) if size in latency else UNKNOWN for size in sizes]
 
     bounds, times = (f"{limit.name} bound" for limit in limits), (f"ms, batch {size}" for size in sizes)
     columns = ("in float", "mismatches", *bounds, "MB", *times, "")
     unknown = [""] * (len(limits) + 2)
-    rows = [[name, *unknown, *medians(latency), ""] for name, latency in frontier.baselines.items()]
+    rows = [[name, *unknown, *times_of(latency), ""] for name, latency in frontier.baselines.items()]
     for point in points:
         row = [plural(len(point.kept), "layer"), f"{point.mismatches} of {point.n}"]
         row += [percent(limit.upper_bound) for limit in point.limits]
-        row += [decimals(point.size_bytes / 1e6, digits=1), *medians(point.latency)]
+        row += [decimals(point.size_bytes / 1e6, digits=1), *times_of(point.latency)]
         rows.append([*row, _CHOSEN if point.kept == frontier.chosen else ""])
     return Table("Files", columns, rows, words=(len(columns) - 1,))

@@ -56,9 +56,10 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
             For several attributes a dict of any of these by their names. Needs fairlearn:
             ``pip install 'hf-compalign[fairness]'``.
         limits: the largest acceptable ``mismatch_rate``, ``nfr``, ``flip_rate`` or ``pfr``; with groups also
-            ``group_mismatch_gap`` (the largest gap between the mismatch rates of two groups) and
-            ``worst_group_accuracy_drop`` (of the accuracy of the worst group, from reference to candidate). Each is
-            in [0, 1].
+            ``group_mismatch_gap`` (the largest gap between the mismatch rates of two groups),
+            ``worst_group_accuracy_drop`` (of the accuracy of the worst group, from reference to candidate), and the
+            candidate's own ``demographic_parity_difference``, ``equal_opportunity_difference`` or
+            ``equalized_odds_difference`` (the worst over the classes). Each is in [0, 1].
         floor: another uncompressed training, such as one from another seed: a model or predictions. It shows how often
             two models differ without any compression.
         attribution: also compare what both models look at, as `hf_compalign.attribution_agreement` does.
@@ -136,7 +137,7 @@ def _with_costs(found: Audit, pair: tuple[Opened, Opened]) -> Audit:
         timed = latencies_on(reference.dataset, models, columns=columns, batch_sizes=batches, device=device)
         latencies = timed["0"][_TIMED_BATCH], timed["1"][_TIMED_BATCH]
         machine = f"{machine_name(device)}, batches of {_TIMED_BATCH}"
-        found = replace(found, latency_ms=(latencies[0].median_ms, latencies[1].median_ms), machine=machine)
+        found = replace(found, latency=latencies, machine=machine)
     rows = footprint_section(*sizes, latencies=latencies).tables[0].rows
     costs = tuple(CostRow(*map(str, row)) for row in rows)
     return replace(found, costs=costs, size_bytes=(sizes[0].size_bytes, sizes[1].size_bytes))

@@ -5,13 +5,14 @@ import math
 import platform
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from hf_compalign._extras import installed_versions
 from hf_compalign.measure.audit.items import changed_items
 from hf_compalign.measure.audit.options import AuditOptions
-from hf_compalign.measure.audit.record import Audit, ModelInfo, Verdict
-from hf_compalign.measure.groups import GroupAudit, GroupOptions, Membership, audit_groups, normalized_groups
+from hf_compalign.measure.audit.record import Audit, ModelInfo
+from hf_compalign.measure.audit.verdict import Verdict
+from hf_compalign.measure.groups import Gap, GroupAudit, GroupOptions, Membership, audit_groups, normalized_groups
 from hf_compalign.measure.predictions import Predictions, SameItems, asked_the_same, same_items
 from hf_compalign.measure.statistics import (
     Array,
@@ -19,6 +20,7 @@ from hf_compalign.measure.statistics import (
     ItemScores,
     calibration_shift,
     class_bias,
+    exact_bounds,
     mcnemar,
     mismatches_by_margin,
     per_class,
@@ -26,6 +28,8 @@ from hf_compalign.measure.statistics import (
     proportions,
     rate,
     seed_floor,
+    task_score_changes,
+    task_scores,
     upper_bound,
     wilson_interval,
 )
@@ -34,10 +38,23 @@ _PACKAGES = ("hf_compalign", "numpy", "scipy", "torch", "transformers")
 _RATES = ("mismatch_rate", "nfr", "flip_rate", "pfr")
 
 
-# What a limit on groups judges: two fields of a `Gap`; and what it needs: the size of a `GroupRow`, and in words.
+class _OfGroups(NamedTuple):
+    """What a limit judges of one attribute."""
+
+    attribute: str
+    value: float
+    lower_bound: float
+    upper_bound: float
+    left_out: tuple[str, ...]
+
+
+# What a limit on groups needs: the size of a `GroupRow`, and in words.
 _OF_GROUPS = {
-    "group_mismatch_gap": ("mismatch_gap", "upper_bound", "n", "items", ", two of one attribute"),
-    "worst_group_accuracy_drop": ("worst_group_accuracy_drop", "drop_upper_bound", "n_labeled", "labeled items", ""),
+    "group_mismatch_gap": ("n", "items", ", two of one attribute"),
+    "worst_group_accuracy_drop": ("n_labeled", "labeled items", ""),
+    "demographic_parity_difference": ("n", "items", ", two of one attribute"),
+    "equal_opportunity_difference": ("n_labeled", "labeled items", " of a class, two of one attribute"),
+    "equalized_odds_difference": ("n_labeled", "labeled items", " of a class and of others, two of one attribute"),
 }
 
 
@@ -61,9 +78,9 @@ def compared(
     both = reference.predicted[counted], candidate.predicted[counted], paired.labels[counted]
     scores = ItemScores.of(reference.logits, candidate.logits, paired.labels, rows=counted)
     cells = Cells.count(*both)
-    metrics = _metrics(both, cells, scores)
+    shares = proportions(*both)
+    metrics = _metrics(shares, cells, scores) | _task_metrics(both, len(names))
     memberships = {name: [of[item] for item in counted.tolist()] for name, of in memberships.items()}
-    versions = {"python": platform.python_version()} | dict.fromkeys(_PACKAGES, "unknown")
     judged = GroupOptions(min_group_size=options.min_group_size)
     grouped = audit_groups(*both, memberships, n_classes=len(names), options=judged)
     items = changed_items(reference.ids[counted], both, scores, memberships, most=options.max_items)
@@ -84,33 +101,48 @@ def compared(
         floor=None if rerun is None else seed_floor(*both[:2], rerun.predicted[counted], model=rerun.model),
         items=items,
         n_items_left_out=metrics["cie"] - len(items),
-        limits=tuple(_verdict(name, limit, metrics, grouped) for name, limit in limits.items()),
+        limits=tuple(_verdict(name, limit, shares, grouped) for name, limit in limits.items()),
         label_names=names,
         reference=ModelInfo(reference.model, reference.model_fingerprint),
         candidate=ModelInfo(candidate.model, candidate.model_fingerprint),
         data_fingerprint=reference.data_fingerprint or candidate.data_fingerprint,
-        versions=versions | installed_versions(_PACKAGES),
+        versions=_versions(),
         predictions=dict(answers),
     )
 
 
-def _metrics(answers: tuple[Array, Array, Array], cells: Cells, scores: ItemScores) -> dict[str, Any]:
-    found = proportions(*answers)
+def _versions() -> dict[str, str]:
+    unknown = dict.fromkeys(_PACKAGES, "unknown")
+    return {"python": platform.python_version()} | unknown | installed_versions(_PACKAGES)
+
+
+def _metrics(shares: Mapping[str, tuple[int, int]], cells: Cells, scores: ItemScores) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
-    for name, (k, n) in found.items():
+    for name, (k, n) in shares.items():
         metrics[name] = rate(k, n)
         metrics[f"{name}_interval"] = list(wilson_interval(k, n))
         if name in _RATES:
             metrics[f"{name}_upper_bound"] = upper_bound(k, n)
     return metrics | {
-        "cie": found["mismatch_rate"][0],
+        "cie": shares["mismatch_rate"][0],
         "cie_u": cells.lost if cells.n else math.nan,
-        "accuracy_change": cells.accuracy_change,
         "mcnemar_p": mcnemar(cells.lost, cells.gained) if cells.n else math.nan,
         "kl": float(scores.kl.mean()),
         "probability_loyalty": 1 - float(scores.js_distance.mean()),
         "logit_error": float(scores.logit_error.mean()),
     }
+
+
+def _task_metrics(answers: tuple[Array, Array, Array], n_classes: int) -> dict[str, Any]:
+    """What the task is scored by: of both models, and the change."""
+    metrics: dict[str, Any] = {
+        f"{name}_{side}": score
+        for side, predicted in zip(("reference", "candidate"), answers, strict=False)
+        for name, score in task_scores(predicted, answers[2], n_classes).items()
+    }
+    for name, moved in task_score_changes(*answers, n_classes).items():
+        metrics |= {f"{name}_change": moved.value, f"{name}_change_interval": [moved.low, moved.high]}
+    return metrics
 
 
 def _rerun(floor: Predictions, paired: SameItems) -> Predictions:
@@ -154,20 +186,21 @@ def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dic
     return {name: float(limit) for name, limit in limits.items()}
 
 
-def _verdict(name: str, limit: float, metrics: Mapping[str, Any], grouped: GroupAudit) -> Verdict:
+def _verdict(name: str, limit: float, shares: Mapping[str, tuple[int, int]], grouped: GroupAudit) -> Verdict:
     if name in _OF_GROUPS:
         return _group_verdict(name, limit, grouped)
-    bound = metrics[f"{name}_upper_bound"]
-    if math.isnan(bound):
+    k, n = shares[name]
+    if not n:
         raise _unlabeled(name)
-    return Verdict(name=name, limit=limit, value=metrics[name], upper_bound=bound, passed=bound <= limit)
+    lower, upper = (float(bound) for bound in exact_bounds(k, n))
+    return Verdict(name, limit, rate(k, n), upper, upper <= limit, lower_bound=lower)
 
 
 def _group_verdict(name: str, limit: float, grouped: GroupAudit) -> Verdict:
-    """On the largest gap of any attribute and the largest upper bound; names the attributes without one."""
-    value, upper_bound, size, items, which = _OF_GROUPS[name]
-    bounds = {gap.attribute: getattr(gap, upper_bound) for gap in grouped.gaps}
-    judged = [gap for gap in grouped.gaps if not math.isnan(bounds[gap.attribute])]
+    """On the attribute with the largest upper bound, of those beyond the limit if any; names those without one."""
+    size, items, which = _OF_GROUPS[name]
+    found = [_of_groups(name, gap, grouped) for gap in grouped.gaps]
+    judged = [one for one in found if not math.isnan(one.upper_bound)]
     if not judged:
         largest = max((getattr(row, size) for row in grouped.rows), default=0)
         if grouped.rows and not largest:
@@ -177,15 +210,31 @@ def _group_verdict(name: str, limit: float, grouped: GroupAudit) -> Verdict:
             f"are none: the largest group has {largest}. Give more {items}, larger groups, or a smaller "
             "min_group_size."
         )
-    bound = max(bounds[gap.attribute] for gap in judged)
+    worst = max(judged, key=lambda one: (one.lower_bound > limit, one.upper_bound))
     return Verdict(
         name=name,
         limit=limit,
-        value=max(getattr(gap, value) for gap in judged),
-        upper_bound=bound,
-        passed=bound <= limit,
-        not_judged=tuple(attribute for attribute, bound in bounds.items() if math.isnan(bound)),
+        value=worst.value,
+        upper_bound=worst.upper_bound,
+        passed=worst.upper_bound <= limit,
+        not_judged=tuple(one.attribute for one in found if math.isnan(one.upper_bound)),
+        lower_bound=worst.lower_bound,
+        attribute=worst.attribute,
+        left_out=tuple(f"{one.attribute}: {group}" for one in judged for group in one.left_out),
     )
+
+
+def _of_groups(name: str, gap: Gap, grouped: GroupAudit) -> _OfGroups:
+    row = next((row for row in gap.fairness if row.measure == name and row.label is None), None)
+    if row is not None:
+        return _OfGroups(gap.attribute, row.candidate, row.lower_bound, row.upper_bound, row.left_out)
+    size, least = _OF_GROUPS[name][0], grouped.min_group_size
+    rows = (row for row in grouped.rows if row.attribute == gap.attribute)
+    small = tuple(row.group for row in rows if getattr(row, size) < least)
+    if name == "group_mismatch_gap":
+        return _OfGroups(gap.attribute, gap.mismatch_gap, gap.lower_bound, gap.upper_bound, small)
+    drop = gap.worst_group_accuracy_drop
+    return _OfGroups(gap.attribute, drop, gap.drop_lower_bound, gap.drop_upper_bound, small)
 
 
 def _unlabeled(name: str) -> ValueError:

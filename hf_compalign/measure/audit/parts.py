@@ -20,20 +20,34 @@ MISMATCHES: tuple[Column, ...] = (
     ("rate", "mismatch_rate", percent),
     ("95 % interval", "mismatch_rate_interval", interval),
 )
-_RATES: tuple[Column, ...] = (*MISMATCHES, ("NFR", "nfr", percent))
+_RATES: tuple[Column, ...] = (*MISMATCHES, ("NFR", "nfr", percent), ("95 % interval", "nfr_interval", interval))
+_HARMED = "less harmed"
 
 
 def harmful_first(rows: Iterable[Row]) -> list[Row]:
-    """Rows of classes or groups by the lower end of the rate's interval: a class of two items does not lead.
+    """Rows of classes or groups by what they lost: the lower end of the NFR's interval, so that no two items lead.
 
-    Rows without items come last.
+    Then come those without labels, by the mismatch rate's, and last those without items.
     """
 
-    def harm(row: Row) -> tuple[float, float]:
-        low, rate = row["mismatch_rate_interval"][0], row["mismatch_rate"]
-        return (low, rate) if is_known(low) else (-math.inf, -math.inf)
+    def harm(row: Row) -> tuple[float, ...]:
+        return tuple(
+            number if is_known(number) else -math.inf
+            for rate in ("nfr", "mismatch_rate")
+            for number in (row[f"{rate}_interval"][0], row[rate])
+        )
 
     return sorted(rows, key=harm, reverse=True)
+
+
+def groups_in_order(found: Row, attribute: str) -> list[Row]:
+    """The groups of an attribute as all outputs show them: bins by their values, others the most harmed first."""
+    rows = [row for row in found["groups"] if row["attribute"] == attribute]
+    return rows if _are_bins(found, attribute) else harmful_first(rows)
+
+
+def _are_bins(found: Row, attribute: str) -> bool:
+    return any(gap["in_order"] for gap in found["gaps"] if gap["attribute"] == attribute)
 
 
 def class_name(names: Sequence[str], index: int | None) -> Name:
@@ -53,8 +67,8 @@ def classes(found: Row) -> Section:
     rows = [row for row in harmful_first(found["per_class"]) if row["n"]]
     columns: list[Column] = [("class", "name", Name), *_RATES, *_both("recall", "recall_")]
     items = [{"label": row["label"]} for row in rows]
-    tables = [Table.of("Classes of the labels, most harmed first", rows, columns, items=items, depth=1)]
-    lead = "Items by their label. The classes with the highest lower end of the mismatch rate's interval come first."
+    tables = [Table.of("Classes of the labels, most harmed first", rows, columns, items=items, rest=_HARMED, depth=1)]
+    lead = "Items by their label. The classes with the highest lower end of the NFR's interval come first."
     empty = len(found["per_class"]) - len(rows)
     notes = [f"{plural(empty, 'class', 'classes')} without a labeled item left out."] if empty else []
     if bias := found["class_bias"] if rows else None:
@@ -111,32 +125,42 @@ def groups(found: Row) -> list[Section]:
 
 
 def _attribute(found: Row, attribute: str, key: str) -> Section:
-    rows, rates, gaps = (
-        [row for row in found[table] if row["attribute"] == attribute] for table in ("groups", "group_rates", "gaps")
-    )
-    if not rows:
+    rates, gaps = ([row for row in found[table] if row["attribute"] == attribute] for table in ("group_rates", "gaps"))
+    if not any(row["attribute"] == attribute for row in found["groups"]):
         return Section(key, ("Groups: ", Name(attribute)), notes=((Name(attribute), ": no item is in a group."),))
-    tables, notes = [_group_table(attribute, harmful_first(rows))], []
+    tables, notes = [_group_table(found, attribute)], _counted(found, attribute)
     for gap in gaps:
         tables += [_gap_table(gap), *_fairness(gap["fairness"], found["label_names"])]
-    if not any(gap["n_groups"] > 1 for gap in gaps):
-        notes.append("There are not two groups large enough to compare.")
-    if small := sum(row["small"] for row in rows):
-        few = f"{plural(small, 'group')} of fewer than {found['min_group_size']} items"
-        notes.append(f"{few}: shown, marked as small, and in no gap and no verdict.")
+        notes += _whom_fairness_leaves_out(gap["fairness"], found["min_group_size"])
     tables.append(_rates_table(rates, found["label_names"]))
     return Section(key, ("Groups: ", Name(attribute)), tuple(tables), tuple(notes))
 
 
-def _group_table(attribute: str, rows: Sequence[Row]) -> Table:
+def _counted(found: Row, attribute: str) -> list[Words]:
+    """How many items and groups the numbers of an attribute are not about."""
+    notes: list[Words] = []
+    gaps = [gap for gap in found["gaps"] if gap["attribute"] == attribute]
+    if none := sum(gap["n_ungrouped"] for gap in gaps):
+        notes.append(f"{plural(none, 'item')} {'is' if none == 1 else 'are'} in no group.")
+    if not any(gap["n_groups"] > 1 for gap in gaps):
+        notes.append("There are not two groups large enough to compare.")
+    if small := sum(row["small"] for row in found["groups"] if row["attribute"] == attribute):
+        few = f"{plural(small, 'group')} of fewer than {found['min_group_size']} items"
+        notes.append(f"{few}: shown, marked as small, and in no gap and no verdict.")
+    return notes
+
+
+def _group_table(found: Row, attribute: str) -> Table:
     def name(row: Row) -> Words:
         return (Name(row["group"]), " (small)") if row["small"] else Name(row["group"])
 
-    sure: Column = ("95 % interval", "nfr_interval", interval)
-    columns: list[Column] = [(Name(attribute), None, name), *_RATES, sure, *_both("accuracy", "accuracy_")]
-    title = "Groups, most harmed first; p: whether answers change more or less often than outside the group"
+    rows, are_bins = groups_in_order(found, attribute), _are_bins(found, attribute)
+    columns: list[Column] = [(Name(attribute), None, name), *_RATES, *_both("accuracy", "accuracy_")]
+    order = "in the order of their values" if are_bins else "most harmed first"
+    title = f"Groups, {order}; p: whether answers change more or less often than outside the group"
     items = [{"group": f"{attribute}: {row['group']}"} for row in rows]
-    return Table.of(title, rows, [*columns, ("p (Holm)", "p_adjusted", p_value)], items=items, depth=1)
+    columns.append(("p (Holm)", "p_adjusted", p_value))
+    return Table.of(title, rows, columns, items=items, rest="" if are_bins else _HARMED, depth=1)
 
 
 def _gap_table(gap: Row) -> Table:
@@ -146,9 +170,11 @@ def _gap_table(gap: Row) -> Table:
     # A drop is a change below 0, so that a gain is not called a negative drop.
     worst_words = f"at worst {change(-most_drop)}" if is_known(most_drop) else "-"
     between = (Name(gap["highest"]), " - ", Name(gap["lowest"]))
+    p, p_of_gap = (p_value(gap[key]) for key in ("p_value", "range_p_value"))
     rows: list[tuple[Words, ...]] = []
     if is_known(gap["mismatch_gap"]):
-        rows.append(("mismatch rate, gap", points(gap["mismatch_gap"]), most_words, p_value(gap["p_value"]), between))
+        rows.append(("mismatch rates, all groups by size", "", "", p, ""))
+        rows.append(("mismatch rate, gap", points(gap["mismatch_gap"]), most_words, p_of_gap, between))
     if is_known(gap["nfr_gap"]):
         rows.append(("NFR, gap", points(gap["nfr_gap"]), "", "", ""))
     if is_known(drop):
@@ -162,19 +188,48 @@ def _gap_table(gap: Row) -> Table:
 
 def _fairness(rows: Sequence[Row], names: Sequence[str]) -> list[Table]:
     """The worst over all classes, and class by class."""
-
-    def title(measure: str) -> str:
-        return measure.replace("_", " ")
-
     moved: Column = ("change", "change", partial(decimals, signed=True))
-    measures: list[Column] = [*_both("", "", decimals), moved, ("classes left out", "n_skipped", count)]
-    worst: list[Column] = [("fairness (worst class)", "measure", title), *measures]
-    each: list[Column] = [("fairness", "measure", title), ("class", "label", partial(class_name, names)), *measures]
+    measures: list[Column] = [*_both("", "", decimals), moved]
+    over_all: list[Column] = [
+        ("all groups: before", "reference_all_groups", decimals),
+        ("after", "candidate_all_groups", decimals),
+    ]
+    counts: list[Column] = [("classes left out", "n_skipped", count), ("groups left out", "left_out", _count_of)]
+    bound: Column = ("after, at most", "upper_bound", decimals)
+    worst: list[Column] = [("fairness (worst class)", "measure", _measure), *measures, bound, *counts, *over_all]
+    each: list[Column] = [("fairness", "measure", _measure), ("class", "label", partial(class_name, names)), *measures]
+    each += [*over_all, ("groups left out", "left_out", _listed)]
     of_all = [row for row in rows if row["label"] is None]
     of_one = [row for row in rows if row["label"] is not None]
     return [
         Table.of("Fairness of the answers", of_all, worst, depth=1),
-        Table.of("Fairness of the answers, class by class", of_one, each, words=(1,), depth=2),
+        Table.of("Fairness of the answers, class by class", of_one, each, words=(1, len(each) - 1), depth=2),
+    ]
+
+
+def _measure(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _count_of(groups: Sequence[str]) -> str:
+    return count(len(groups))
+
+
+def _listed(groups: Sequence[str], most: int = 10) -> Words:
+    """Names of groups, the first of many."""
+    names = [part for group in groups[:most] for part in (", ", Name(group))][1:]
+    return (*names, f" and {count(len(groups) - most)} more") if len(groups) > most else tuple(names)
+
+
+def _whom_fairness_leaves_out(rows: Sequence[Row], least: int) -> list[Words]:
+    """The groups that each measure leaves out for any class, those of measures with the same groups together."""
+    measures: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        if row["label"] is None and row["left_out"]:
+            measures.setdefault(tuple(row["left_out"]), []).append(_measure(row["measure"]))
+    return [
+        (f"Fewer than {least} items behind a rate, so left out of the {' and the '.join(names)}: ", *_listed(out), ".")
+        for out, names in measures.items()
     ]
 
 

@@ -13,6 +13,8 @@ from hf_compalign._records import built, plain
 from hf_compalign.measure.attribution import AttributionAgreement
 from hf_compalign.measure.audit.items import ChangedItem
 from hf_compalign.measure.audit.text import describe, describe_html
+from hf_compalign.measure.audit.verdict import Verdict
+from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.groups import Gap, GroupRates, GroupRow
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import (
@@ -28,27 +30,9 @@ from hf_compalign.measure.statistics import (
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _KIND = "hf_compalign.audit"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One limit: it is kept when the one-sided 95 % upper bound, not just the observed value, is within it.
-
-    Attributes:
-        limit: the largest acceptable value of the rate or gap of this ``name``.
-        value: what was observed.
-        not_judged: attributes whose groups are too small or too few for this limit.
-    """
-
-    name: str
-    limit: float
-    value: float
-    upper_bound: float
-    passed: bool
-    not_judged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,8 +73,9 @@ class Audit:
         n_labeled: those of them with a known label.
         cells: the five cells over the labeled items; None without any.
         metrics: name -> number; ``<rate>_interval`` -> its two-sided 95 % Wilson interval; for the rates that
-            can be limited ``<rate>_upper_bound`` -> one-sided 95 % Clopper-Pearson. What needs labels is nan
-            without them.
+            can be limited ``<rate>_upper_bound`` -> one-sided 95 % Clopper-Pearson. ``accuracy``, ``f1`` and ``mcc``,
+            as `hf_compalign.measure.statistics.task_scores` gives them, end in ``_reference``, ``_candidate`` and
+            ``_change``, the change with a bootstrap interval. What needs labels is nan without them.
         per_class: one row per class of the labels; empty without labels.
         data_fingerprint: the inputs both were asked; empty when unknown.
         versions: of Python and the libraries involved.
@@ -106,7 +91,7 @@ class Audit:
         n_items_left_out: how many more there are.
         costs: of both models; empty unless measured.
         size_bytes: of the reference's and the candidate's weights; None when unknown.
-        latency_ms: of the reference and the candidate, timed side by side; None when unknown.
+        latency: of the reference and the candidate, timed side by side; None when unknown.
         machine: where they were timed.
         predictions: of "reference", "candidate" and perhaps "floor"; not in `to_dict`, and empty in a loaded audit.
     """
@@ -136,7 +121,7 @@ class Audit:
     attribution: AttributionAgreement | None = None
     costs: tuple[CostRow, ...] = ()
     size_bytes: tuple[int, int] | None = None
-    latency_ms: tuple[float, float] | None = None
+    latency: tuple[Latency, Latency] | None = None
     machine: str = ""
     predictions: Mapping[str, Predictions] = field(default_factory=dict, compare=False, repr=False)
 

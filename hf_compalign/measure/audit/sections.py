@@ -16,10 +16,12 @@ from hf_compalign._formats import (
     plural,
     short_name,
 )
-from hf_compalign._tables import Name, Section, Table
+from hf_compalign._records import built
+from hf_compalign._tables import Name, Section, Table, Words
 from hf_compalign.measure.attribution import CEILING, FLOOR, similarity_title
 from hf_compalign.measure.audit.parts import MISMATCHES, classes, frequencies, groups
 from hf_compalign.measure.audit.verdict import limits
+from hf_compalign.measure.footprint import Latency, wide_spread
 from hf_compalign.measure.statistics import Cells
 
 RATES = {
@@ -55,6 +57,7 @@ _SIMILARITIES = {
 }
 
 Row = Mapping[str, Any]
+Form = Callable[[Any], str]
 
 
 def sections_of(found: Row) -> list[Section]:
@@ -84,7 +87,6 @@ def answers(found: Row) -> Section:
     ]
     notes = []
     if is_known(found["mcnemar_p"]):
-        rates.append(("accuracy, change", "", change(found["accuracy_change"]), "", ""))
         notes.append(
             f"McNemar's test of the accuracy: {p_words(found['mcnemar_p'])}. It says nothing about answers that "
             "change and cancel out."
@@ -93,11 +95,37 @@ def answers(found: Row) -> Section:
     items = [(title, count(k), percent(k / sum(cells.values()))) for title, k in cells.items()]
     tables = (
         Table("Rates", ("answers", "items", "rate", "95 % interval", "95 % upper bound"), rates),
+        Table("Scores of the task", ("score", "before", "after", "change", "95 % interval"), task_scores(found)),
         Table("Probabilities", ("distance of the probabilities", "mean"), moved),
         Table("What became of the items", ("reference and candidate", "items", "share"), items, depth=2),
     )
-    lead = "The intervals are Wilson's, the upper bounds one-sided: of the rates that may have a limit."
+    lead = (
+        "The intervals are Wilson's, of a change in a score bootstrapped. The upper bounds are one-sided: of the rates "
+        "that may have a limit."
+    )
     return Section("answers", "What became of the answers", tables, tuple(notes), (lead,))
+
+
+def task_scores(found: Row) -> list[tuple[Words, ...]]:
+    """What the task is scored by, of both models, and the change: a row for each score that is known."""
+    names = found["label_names"]
+    of_f1 = ("F1 of ", Name(names[1])) if len(names) == 2 else "F1 (macro)"
+    titles: dict[str, tuple[Words, Form, Form]] = {
+        "accuracy": ("accuracy", percent, change),
+        "f1": (of_f1, percent, change),
+        "mcc": ("Matthews' correlation (MCC)", decimals, partial(decimals, signed=True)),
+    }
+    return [
+        (
+            title,
+            form(found[f"{key}_reference"]),
+            form(found[f"{key}_candidate"]),
+            moved(found[f"{key}_change"]),
+            interval(found[f"{key}_change_interval"], moved),
+        )
+        for key, (title, form, moved) in titles.items()
+        if is_known(found[f"{key}_reference"]) or is_known(found[f"{key}_candidate"])
+    ]
 
 
 def _bound(found: Row, name: str) -> str:
@@ -121,8 +149,12 @@ def costs(found: Row) -> Section:
     """What both models cost."""
     columns = [("costs", "what", str), *((side, side, str) for side in ("reference", "candidate", "ratio"))]
     table = Table.of("Size and latency", found["costs"], columns)
-    notes = (("Timed on ", Name(found["machine"]), "."),) if found["machine"] and found["costs"] else ()
-    return Section("costs", "Size and latency", (table,), notes)
+    notes: list[Words] = []
+    if found["costs"]:
+        notes += [("Timed on ", Name(found["machine"]), ".")] if found["machine"] else []
+        timed = zip(("reference", "candidate"), found["latency"] or (), strict=False)
+        notes += filter(None, [wide_spread({side: built(Latency, one) for side, one in timed})])
+    return Section("costs", "Size and latency", (table,), tuple(notes))
 
 
 def calibration(shift: Row) -> Section:

@@ -48,7 +48,8 @@ def _parts(section: Section, shown: Callable[[Table], str], sentence: Callable[[
     parts, notes = [], [sentence(plain(note)) for note in section.notes]
     for table in section.shown(_DEPTH):
         left_out = table.left_out + len(table.rows[MOST_ROWS:])
-        more = [sentence(f"{count(left_out)} more, less harmed, are in the JSON and on the page.")] if left_out else []
+        rest = f", {table.rest}," if table.rest else ""
+        more = [sentence(f"{count(left_out)} more{rest} are in the JSON and on the page.")] if left_out else []
         parts.append("\n".join([shown(table), *more, *notes]))
         notes = []
     return [*parts, *notes]

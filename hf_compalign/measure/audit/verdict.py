@@ -1,15 +1,57 @@
 """The verdict of an audit in words: what changed, and whether the limits are kept."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from hf_compalign._formats import count, is_known, percent, plural
+from hf_compalign._formats import count, percent, plural
+from hf_compalign._records import built
 from hf_compalign._tables import Beyond, Column, Kept, Section, Table
 from hf_compalign._visible import one_line
 
+WITHIN, UNSHOWN, EXCEEDED = "within", "not shown to be within", "exceeded"
+
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One limit: it is kept when the one-sided 95 % upper bound, not just the observed value, is within it.
+
+    Attributes:
+        limit: the largest acceptable value of the rate or gap of this ``name``.
+        value: what was observed.
+        not_judged: attributes whose groups are too small or too few for this limit.
+        lower_bound: one-sided, 95 %: the limit is exceeded when this is beyond it.
+        attribute: whose groups decide it, where there are several: the one with the largest upper bound.
+        left_out: the groups of the judged attributes that are too small for it, as "attribute: group".
+    """
+
+    name: str
+    limit: float
+    value: float
+    upper_bound: float
+    passed: bool
+    not_judged: tuple[str, ...] = ()
+    lower_bound: float = 0.0
+    attribute: str = ""
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the true value is shown to be beyond the limit."""
+        return self.lower_bound > self.limit
+
+    @property
+    def words(self) -> str:
+        """One of three: the items show that it is kept, or that it is not, or neither.
+
+        >>> Verdict("nfr", 0.02, 0.03, 0.05, passed=False, lower_bound=0.01).words
+        'not shown to be within'
+        >>> Verdict("nfr", 0.02, 0.03, 0.05, passed=False, lower_bound=0.021).words
+        'exceeded'
+        """
+        return WITHIN if self.passed else EXCEEDED if self.exceeded else UNSHOWN
 
 
 @dataclass(frozen=True)
@@ -32,10 +74,14 @@ def outcome(found: Row) -> Outcome:
         happened += f" {_turned(lost, 'right', 'wrong')}, {_turned(gained, 'wrong', 'right')}."
     if not limits:
         return Outcome("none", "No limit set", happened, "no limit was set, so this is no verdict.")
-    failed = ", ".join(row["name"] for row in limits if not row["passed"])
+    failed = [(built(Verdict, row).words, named(row)) for row in limits if not row["passed"]]
     if failed:
-        words = f"not shown to be within the limit on {failed}{_unjudged(limits)}."
-        return Outcome("failed", "Not passed", happened, words)
+        words = "; ".join(
+            f"{of} the limit on {', '.join(name for word, name in failed if word == of)}"
+            for of in (EXCEEDED, UNSHOWN)
+            if of in dict(failed)
+        )
+        return Outcome("failed", "Not passed", happened, f"{words}{_unjudged(limits)}.")
     return Outcome("passed", "Passed", happened, f"shown to be within every limit{_unjudged(limits)}.")
 
 
@@ -54,35 +100,49 @@ def _unjudged(limits: Iterable[Row]) -> str:
     return f"; not judged: {', '.join(names)}" if names else ""
 
 
-def judged(limit: Row, found: Row) -> str:
-    """What came of one limit of an audit, in words.
+def judged(limit: Row) -> str:
+    """What came of one limit, and of whom it does not speak."""
+    verdict = built(Verdict, limit)
+    words = f"{verdict.words}{_left_out(verdict.left_out)}{_unjudged([limit])}"
+    return Kept(words) if verdict.passed else Beyond(words)
 
-    It is exceeded when the rate's whole two-sided interval lies above it. Otherwise the rate may well be within it,
-    whatever was observed. A gap between groups has no such interval.
 
-    >>> limit = {"name": "nfr", "limit": 0.02, "value": 0.03, "passed": False, "not_judged": []}
-    >>> judged(limit, {"nfr_interval": [0.01, 0.05]}), judged(limit, {"nfr_interval": [0.021, 0.05]})
-    ('not shown to be kept', 'exceeded')
+def judged_together(limits: Sequence[Verdict]) -> str:
+    """What came of several limits in a word or two: the worst of them."""
+    worst = min(limits, key=lambda verdict: (not verdict.exceeded, verdict.passed))
+    return Kept(worst.words) if worst.passed else Beyond(worst.words)
+
+
+def named(limit: Row) -> str:
+    """A limit by its name, and the attribute whose groups decide it.
+
+    >>> named({"name": "group_mismatch_gap", "attribute": "age"}), named({"name": "nfr", "attribute": ""})
+    ('group_mismatch_gap of age', 'nfr')
     """
-    if limit["passed"]:
-        return Kept(f"kept{_unjudged([limit])}")
-    low = found.get(f"{limit['name']}_interval", (None,))[0]
-    exceeded = is_known(low) and low > limit["limit"]
-    return Beyond(f"{'exceeded' if exceeded else 'not shown to be kept'}{_unjudged([limit])}")
+    attribute = one_line(limit["attribute"])
+    return f"{limit['name']} of {attribute}" if attribute else str(limit["name"])
+
+
+def _left_out(groups: Sequence[str], most: int = 3) -> str:
+    if not groups:
+        return ""
+    names = ", ".join(map(one_line, groups[:most]))
+    more = f" and {count(len(groups) - most)} more" if len(groups) > most else ""
+    return f"; left out as too small: {names}{more}"
 
 
 def limits(found: Row) -> Section:
     """Each limit, and whether it is kept."""
     columns: tuple[Column, ...] = (
-        ("limit on", "name", str),
+        ("limit on", None, named),
         ("at most", "limit", percent),
         ("observed", "value", percent),
         ("95 % upper bound", "upper_bound", percent),
-        ("verdict", None, partial(judged, found=found)),
+        ("verdict", None, judged),
     )
     table = Table.of("Limits", found["limits"], columns, words=(4,))
     lead = (
         "A limit is kept when the one-sided 95 % upper bound is within it: too few items never pass. It is exceeded "
-        "when the whole interval of the rate lies above it. Between the two nothing is shown."
+        "when the one-sided 95 % lower bound is beyond it. Between the two nothing is shown."
     )
     return Section("limits", "Limits", (table,), lead=(lead,))

@@ -1,9 +1,11 @@
-from .latency import Latency as Latency
 from .latency import interleaved_latency_ms as interleaved_latency_ms
 from .machine import machine_name as machine_name
 from .machine import timing_device as timing_device
 from .measuring import Footprint as Footprint
 from .measuring import footprint as footprint
+from .record import Latency as Latency
+from .record import quartiles as quartiles
+from .record import wide_spread as wide_spread
 from .side_by_side import first_batch as first_batch
 from .side_by_side import latencies_on as latencies_on
 from .text import footprint_section as footprint_section

@@ -2,29 +2,22 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from hf_compalign.measure.footprint.record import Latency
 from hf_compalign.models import device_of, evaluating, is_quantized, on_device
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Median and quartiles of one forward pass, in milliseconds."""
-
-    median_ms: float
-    low_ms: float
-    high_ms: float
 
 
 def interleaved_latency_ms(
     candidates: Mapping[str, tuple[nn.Module, Mapping[str, Any]]], *, n_warmup: int = 3, n_runs: int = 20
 ) -> dict[str, Latency]:
     """Time several models side by side: one pass of each in turn, so that a busy moment slows them all.
+
+    The order moves on by one model from round to round, so that each comes first as often.
 
     ``candidates`` is name -> (model or `FileModel`, keyword arguments of its forward pass, on any device). The
     ``n_warmup`` rounds before the ``n_runs`` timed ones do not count.
@@ -38,13 +31,14 @@ def interleaved_latency_ms(
         )
     placed = {name: (model, on_device(inputs, device_of(model))) for name, (model, inputs) in candidates.items()}
     times_ms: dict[str, list[float]] = {name: [] for name in placed}
-    models = [model for model, _ in placed.values()]
+    names, models = [*placed], [model for model, _ in placed.values()]
     # optimum-quanto's int4 weights do not work in inference mode.
     plain = not any(is_quantized(parameter) for model in models for parameter in model.parameters())
     with evaluating(*models), torch.no_grad(), torch.inference_mode(plain):
         for turn in range(n_warmup + n_runs):
-            for name, (model, inputs) in placed.items():
-                elapsed_ms = _time_ms(model, inputs)
+            first = turn % max(1, len(placed))
+            for name in (*names[first:], *names[:first]):
+                elapsed_ms = _time_ms(*placed[name])
                 if turn >= n_warmup:
                     times_ms[name].append(elapsed_ms)
     return {name: Latency(*np.percentile(times, [50, 25, 75]).tolist()) for name, times in times_ms.items()}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import CONFIG_NAME
 
 from hf_compalign._compat import attention_of
-from hf_compalign.measure.footprint.latency import Latency, interleaved_latency_ms
+from hf_compalign.measure.footprint.latency import interleaved_latency_ms
+from hf_compalign.measure.footprint.record import Latency
 from hf_compalign.models import FileModel, count_flops, device_of, is_quantized, on_device, plain_tensors
 from hf_compalign.opening import load_model
 

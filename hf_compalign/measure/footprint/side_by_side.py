@@ -9,7 +9,8 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_compalign.measure.footprint.latency import Latency, interleaved_latency_ms
+from hf_compalign.measure.footprint.latency import interleaved_latency_ms
+from hf_compalign.measure.footprint.record import Latency
 from hf_compalign.measure.predictions import Columns, reader_of
 from hf_compalign.models import default_collator, device_of, input_names
 from hf_compalign.opening import Model, load_model

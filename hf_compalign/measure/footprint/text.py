@@ -2,8 +2,8 @@
 
 from hf_compalign._formats import decimals, percent, plural, ratio
 from hf_compalign._tables import Section, Table, as_text, plain
-from hf_compalign.measure.footprint.latency import Latency
 from hf_compalign.measure.footprint.measuring import Footprint
+from hf_compalign.measure.footprint.record import Latency, quartiles, wide_spread
 
 _NUMBERS = {
     "parameters": "parameters",
@@ -43,7 +43,7 @@ def footprint_section(
     both = latencies or (reference.latency, candidate.latency)
     if both[0] and both[1]:
         times = ratio(both[0].median_ms, both[1].median_ms) if latencies else ""
-        rows.append(("latency (ms)", _quartiles(both[0]), _quartiles(both[1]), times))
+        rows.append(("latency (ms)", quartiles(both[0]), quartiles(both[1]), times))
         how = ", both models in turn."
         if not latencies:
             how = (
@@ -51,6 +51,7 @@ def footprint_section(
                 "there is no ratio: interleaved_latency_ms does that."
             )
         notes.append(f"Latency: median and quartiles of one forward pass{how}")
+        notes += filter(None, [wide_spread({sides[0]: both[0], sides[1]: both[1]})])
     table = Table("Costs", ("costs", *sides, "ratio"), rows)
     return Section("costs", "Size and latency", (table,), (*notes, *_about_zeros(candidate)))
 
@@ -77,10 +78,6 @@ def _about_zeros(candidate: Footprint) -> list[str]:
 
 def _share(n: int, footprint: Footprint) -> str:
     return percent(n / max(footprint.parameters, 1), digits=0)
-
-
-def _quartiles(latency: Latency) -> str:
-    return f"{latency.median_ms:.2f} ({latency.low_ms:.2f} to {latency.high_ms:.2f})"
 
 
 def _conditions(footprint: Footprint) -> str:

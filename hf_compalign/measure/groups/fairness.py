@@ -1,7 +1,8 @@
 """The fairness measures of both models, whom they leave out, and how large the candidate's may be."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,14 @@ from hf_compalign.measure.statistics import PARITY, RATES, Array, estimate, pari
 
 DIFFERENCES = tuple(measure for measure in PARITY if measure.endswith("difference"))
 
+_NO_BOUNDS = (math.nan, math.nan)
+
 Masks = Mapping[str, NDArray[np.bool_]]  # rate -> which groups count for which class [G, C]
+
+
+class _LeftOut(NamedTuple):
+    n_classes: int
+    groups: tuple[str, ...]
 
 
 def fairness(found: CountedGroups, options: GroupOptions) -> tuple[FairnessRow, ...]:
@@ -28,24 +36,46 @@ def fairness(found: CountedGroups, options: GroupOptions) -> tuple[FairnessRow, 
     bounds = _bounds(found, comparable, {name: candidate[name][0] for name in DIFFERENCES}, options)
     rows = []
     for measure, needed in PARITY.items():
-        (worst, before), (other_worst, after) = reference[measure], candidate[measure]
+        columns = [reference[measure], candidate[measure], *(model[measure] for model in everyone)]
         skipped = np.any([comparable[name].sum(axis=0) < 2 for name in needed], axis=0)
         out = ~np.all([comparable[name] for name in needed], axis=0)
         kept = occurring
         if len(occurring) > options.most_classes:
-            where = [np.flatnonzero(of == most)[:1] for of, most in ((before, worst), (after, other_worst))]
+            where = [np.flatnonzero(of == most)[:1] for most, of in columns[:2]]
             kept = np.unique(np.concatenate(where))
-        all_groups = [model[measure] for model in everyone]
-        of_worst = (worst, other_worst, int(skipped[occurring].sum()), out[:, occurring].any(axis=1))
-        entries = [(None, *of_worst, *(value for value, _ in all_groups))]
-        columns = (before[kept], after[kept], skipped[kept], out[:, kept].T, *(of[kept] for _, of in all_groups))
-        entries += zip(kept.tolist(), *columns, strict=True)
-        for label, old, new, n, left_out, *values in entries:
-            lower, upper = bounds[measure] if label is None and measure in bounds else (math.nan, math.nan)
-            names = tuple(name for name, is_out in zip(found.table.names, left_out, strict=True) if is_out)
-            numbers = (float(number) for number in (old, new, new - old))
-            rows.append(FairnessRow(measure, label, *numbers, int(n), names, *map(float, values), lower, upper))
+        worst = [of for of, _ in columns]
+        of_worst = _LeftOut(int(skipped[occurring].sum()), _names(found, out[:, occurring].any(axis=1)))
+        rows.append(_row((measure, None), worst, of_worst, bounds.get(measure, _NO_BOUNDS)))
+        for label in kept.tolist():
+            of_class = _LeftOut(int(skipped[label]), _names(found, out[:, label]))
+            rows.append(_row((measure, label), [of[label] for _, of in columns], of_class))
     return tuple(rows)
+
+
+def _row(
+    what: tuple[str, int | None],
+    values: Sequence[Any],
+    left_out: _LeftOut,
+    bounds: tuple[float, float] = _NO_BOUNDS,
+) -> FairnessRow:
+    """From the values of both models over the groups that count, and over all."""
+    before, after, before_all, after_all = map(float, values)
+    return FairnessRow(
+        *what,
+        reference=before,
+        candidate=after,
+        change=after - before,
+        n_skipped=left_out.n_classes,
+        left_out=left_out.groups,
+        reference_all_groups=before_all,
+        candidate_all_groups=after_all,
+        lower_bound=bounds[0],
+        upper_bound=bounds[1],
+    )
+
+
+def _names(found: CountedGroups, which: Array) -> tuple[str, ...]:
+    return tuple(found.table.names[place] for place in np.flatnonzero(which).tolist())
 
 
 def _bounds(

@@ -56,9 +56,9 @@ def permutation_p_values(table: GroupTable, *, judged: Array, seed: int) -> tupl
     """How often mismatches that fall on any item by chance differ as much between groups; nan for one group.
 
     The first value is of all judged groups, each with the weight of its size: the sum over them of
-    n_g (rate_g - rate)^2 with the rate of all their items. For groups that do not overlap it is Pearson's chi-squared, up
-    to a factor that no permutation changes. The second is of the gap, the largest rate - the smallest. A small group,
-    whose rate chance alone moves far, hides a difference between large groups from it, and not from the first.
+    n_g (rate_g - rate)^2 with the rate of all their items. For groups that do not overlap it is Pearson's chi-squared,
+    up to a factor that no permutation changes. The second is of the gap, the largest rate - the smallest. A small
+    group, whose rate chance alone moves far, hides a difference between large groups from it, and not from the first.
 
     (1 + permutations with at least the observed value) / (1 + permutations). Each permutation deals the mismatches anew
     among the items of the judged groups. There are 10,000 permutations, or 1,000 where items are in more than 1,000

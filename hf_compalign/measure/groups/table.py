@@ -48,7 +48,8 @@ class GroupTable:
         return np.asarray(self.flags[:, COUNTS.index("mismatches")])
 
 
-class AnswerTable(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class AnswerTable:
     """The items by their set of groups, label and the candidate's answer: a row for each of the T that occur."""
 
     pattern: NDArray[np.int64]

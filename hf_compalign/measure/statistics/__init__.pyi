@@ -42,9 +42,9 @@ from .rates import divided as divided
 from .rates import one_vs_rest as one_vs_rest
 from .rates import parity as parity
 from .rates import rate_sizes as rate_sizes
+from .scoring import SCORES as SCORES
+from .scoring import task_score_changes as task_score_changes
+from .scoring import task_scores as task_scores
 from .symmetry import Frequencies as Frequencies
 from .symmetry import TestResult as TestResult
 from .symmetry import predicted_frequencies as predicted_frequencies
-from .task_scores import SCORES as SCORES
-from .task_scores import task_score_changes as task_score_changes
-from .task_scores import task_scores as task_scores

@@ -163,7 +163,7 @@ def alignment_metrics(reference: ArrayLike, candidate: ArrayLike, labels: ArrayL
 class ClassRow:
     """The ``n`` items labeled with one class; every rate is out of these n.
 
-    ``mismatch_rate_interval`` is the 95 % Wilson interval, ``lost`` and ``gained`` are those of `Cells`.
+    ``mismatch_rate_interval`` and ``nfr_interval`` are 95 % Wilson intervals, ``lost`` and ``gained`` those of `Cells`.
     """
 
     label: int
@@ -174,6 +174,7 @@ class ClassRow:
     lost: int
     gained: int
     nfr: float
+    nfr_interval: tuple[float, float]
     recall_reference: float
     recall_candidate: float
 
@@ -199,6 +200,7 @@ def per_class(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_c
             lost=lost,
             gained=gained,
             nfr=rate(lost, n),
+            nfr_interval=wilson_interval(lost, n),
             recall_reference=rate(r_hits, n),
             recall_candidate=rate(c_hits, n),
         )

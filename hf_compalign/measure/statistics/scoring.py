@@ -46,11 +46,13 @@ def task_score_changes(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Each of `task_scores` of the candidate minus that of the reference, int [N] each, with its paired bootstrap interval.
+    """Each of `task_scores` of the candidate minus that of the reference, with its paired bootstrap interval.
 
     >>> found = task_score_changes([1, 0, 1, 0], [1, 0, 0, 0], [1, 0, 1, 0], 2)
     >>> {name: round(change.value, 2) for name, change in found.items()}
     {'accuracy': -0.25, 'f1': -0.33, 'mcc': -0.42}
+
+    Answers and labels are int [N] each.
 
     Raises:
         ValueError: as `task_scores`, or fewer than one resample.
@@ -71,7 +73,7 @@ def task_score_changes(
         of_block = resampled_counts(counts, n_resamples=rows.stop - rows.start, seed=(seed, rows.start))
         return changes(of_block)
 
-    blocks = row_blocks(n_resamples, len(kinds) + n_classes, block_size=1 << 20)
+    blocks = row_blocks(n_resamples, len(kinds) + n_classes, block_size=1 << 16)
     draws = np.concatenate(each_block(block, blocks)) if blocks else np.empty((0, len(SCORES)))
     found = zip(SCORES, changes(counts), draws.T, strict=True)
     return {name: estimate(value, drawn) for name, value, drawn in found}

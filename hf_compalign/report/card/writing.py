@@ -13,8 +13,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from hf_compalign._files import write_text_atomic
 from hf_compalign._formats import count, interval, megabytes, percent
 from hf_compalign._tables import Section, Table, as_markdown, escaped
-from hf_compalign.measure.audit import Audit, metrics_beside_fields, sections_of
-from hf_compalign.measure.footprint import Footprint, Latency, footprint_section
+from hf_compalign.measure.audit import Audit, judged_together, metrics_beside_fields, sections_of
+from hf_compalign.measure.footprint import Footprint, Latency, footprint_section, quartiles, wide_spread
 
 TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md"
 TAGS = ("hf_compalign", "model-compression")
@@ -23,6 +23,8 @@ ORIGINAL = "original"  # the model that was compressed, among the files
 # The metrics of the audit that go into the card's model-index, with their names on the Hub.
 INDEXED = {
     "accuracy_candidate": ("accuracy", "Accuracy"),
+    "f1_candidate": ("f1", "F1"),
+    "mcc_candidate": ("matthews_correlation", "Matthews correlation"),
     "agreement": ("agreement", "Agreement with the original"),
     "mismatch_rate": ("mismatch_rate", "Mismatch rate against the original"),
     "nfr": ("nfr", "Negative flip rate against the original"),
@@ -127,6 +129,7 @@ def write_card(
         found=_findings(audit),
         costs=_costs(details),
         files_table=files_table(details.files),
+        wide_spread=_wide_spread(details.files),
         onnx_files=_onnx_files(details.files),
         js_options=_js_options(details.files),
         scheme=scheme,
@@ -214,6 +217,11 @@ def files_table(files: Mapping[str, Measured]) -> Table:
     return Table("Files", [column[0] for column in known], list(cells))
 
 
+def _wide_spread(files: Mapping[str, Measured]) -> str:
+    timed = {name: [time for time in one.latencies.values() if time.is_wide] for name, one in files.items()}
+    return wide_spread({name: wide[0] for name, wide in timed.items() if wide})
+
+
 def _file_cells(measured: Measured, batch_sizes: Sequence[int]) -> tuple[str, ...]:
     audit, size = measured.audit, measured.size_bytes
     differs = rate = limits = ""
@@ -221,13 +229,13 @@ def _file_cells(measured: Measured, batch_sizes: Sequence[int]) -> tuple[str, ..
         numbers = audit.metrics
         differs = f"{count(numbers['cie'])} of {count(audit.n)}"
         rate = f"{percent(numbers['mismatch_rate'])} ({interval(numbers['mismatch_rate_interval'])})"
-        limits = ("kept" if audit.passed else "not shown to be kept") if audit.limits else ""
+        limits = judged_together(audit.limits) if audit.limits else ""
     times = [measured.latencies.get(batch_size) for batch_size in batch_sizes]
     return (
         "" if math.isnan(measured.accuracy) else percent(measured.accuracy),
         *(differs, rate, limits),
         "" if size is None else megabytes(size),
-        *("" if time is None else f"{time.median_ms:.2f}" for time in times),
+        *("" if time is None else quartiles(time) for time in times),
     )
 
 

@@ -4,7 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hf_compalign._formats import UNKNOWN, count, distinct, interval, megabytes, percent, plural, short_name
+from hf_compalign._records import built
 from hf_compalign._tables import Beyond, Kept, Name, Section, Table, plain
+from hf_compalign.measure.audit import judged_together
+from hf_compalign.measure.footprint import Latency, quartiles
 from hf_compalign.measure.statistics import undominated
 from hf_compalign.report import plots
 from hf_compalign.report.page.svg import inline_svg
@@ -29,7 +32,7 @@ def chart(section: Section, found: Record) -> str:
         return inline_svg(plot(found), label=label)
     if section.key.startswith("groups-") and section.tables:
         attribute = section.title[-1]
-        label = f"Mismatch rate and NFR of each group of {attribute} with its interval, most harmed first"
+        label = f"Mismatch rate and NFR of each group of {attribute} with its interval, in the order of the table"
         return inline_svg(plots.plot_groups(found, attribute=attribute), label=label)
     return ""
 
@@ -47,7 +50,7 @@ def candidates(audits: Sequence[Record]) -> tuple[Section, str]:
         ("NFR", "nfr", percent),
         ("accuracy", "accuracy_candidate", percent),
         ("MB", "size_bytes", lambda both: megabytes(both[1]) if both else UNKNOWN),
-        ("ms", "latency_ms", lambda both: f"{both[1]:.2f}" if both else UNKNOWN),
+        ("ms (quartiles)", "latency", lambda both: quartiles(built(Latency, both[1])) if both else UNKNOWN),
         ("verdict", None, _verdict),
     )
     table = Table.of("Candidates", [{"name": name} | dict(one) for name, one in named.items()], columns, words=(9,))
@@ -90,7 +93,7 @@ def frontier(
             megabytes(file.size_bytes),
             percent(file.mismatch_rate),
             interval(file.mismatch_rate_interval),
-            Kept("kept") if file.passed else Beyond("not shown to be kept"),
+            judged_together(file.limits),
             "chosen" if file.kept == chosen else "undominated" if file in best else "",
         )
         for file in sorted(files, key=lambda one: one.size_bytes)

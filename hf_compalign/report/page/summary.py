@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hf_compalign._formats import change, count, interval, is_known, megabytes, number, percent, plural, ratio
+from hf_compalign._formats import change, count, interval, is_known, megabytes, percent, plural, ratio
 from hf_compalign._records import built
-from hf_compalign.measure.audit import Outcome, outcome
+from hf_compalign.measure.audit import Outcome, named, outcome
+from hf_compalign.measure.footprint import Latency, quartiles
 from hf_compalign.measure.statistics import SeedFloor
 
 Figure = tuple[str, str, str]  # what it is, its value, and a note to read it by
@@ -16,7 +17,7 @@ _MISSING = {
     "groups": ("Groups and fairness", "--groups COLUMN or --bins COLUMN"),
     "floor": ("Whether a re-run would differ as much", "--floor MODEL"),
     "attribution": ("What both models look at", "--attribution default"),
-    "latency_ms": ("Latency", "--latency"),
+    "latency": ("Latency", "--latency"),
 }
 
 
@@ -36,7 +37,7 @@ def verdict(found: Mapping[str, Any]) -> tuple[Outcome, tuple[str, ...]]:
 
 def _failure(row: Mapping[str, Any]) -> str:
     value, bound, limit = (percent(row[key]) for key in ("value", "upper_bound", "limit"))
-    return f"{row['name']} is {value}, its upper bound {bound}, the limit {limit}"
+    return f"{named(row)} is {value}, its upper bound {bound}, the limit {limit}"
 
 
 def figures(found: Mapping[str, Any]) -> list[Figure]:
@@ -51,11 +52,14 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
     if floor := found["floor"]:
         note = f"{floor_words(floor)}, which changes {percent(floor['mismatch_rate'])}"
         shown.append(("Changes against a re-run", change(floor["difference"]["value"]), note))
-    for what, key, form, unit in (("Size", "size_bytes", megabytes, "MB"), ("Latency", "latency_ms", number, "ms")):
-        if found[key]:
-            before, after = found[key]
-            times = f"; ratio {ratio(before, after)}" if before else ""
-            shown.append((what, f"{form(after)} {unit}", f"before: {form(before)} {unit}{times}"))
+    if found["size_bytes"]:
+        before, after = found["size_bytes"]
+        times = f"; ratio {ratio(before, after)}" if before else ""
+        shown.append(("Size", f"{megabytes(after)} MB", f"before: {megabytes(before)} MB{times}"))
+    if found["latency"]:
+        first, second = (built(Latency, one) for one in found["latency"])
+        times = f"; ratio {ratio(first.median_ms, second.median_ms)}"
+        shown.append(("Latency", f"{quartiles(second)} ms", f"before: {quartiles(first)} ms{times}"))
     return shown
 
 

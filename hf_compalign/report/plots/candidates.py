@@ -10,7 +10,7 @@ from hf_compalign.report.plots.records import AuditLike, mismatches, number, rec
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COSTS = {"size_bytes": ("size (MB)", 1e-6), "latency_ms": ("latency (ms)", 1.0)}
+_COSTS = {"size_bytes": ("size (MB)", 1e-6), "latency": ("latency (ms)", 1.0)}
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -78,12 +78,17 @@ def _draw_names(panel: Any, records: Records) -> None:
     style.tidy(panel, grid="x")
 
 
+def _cost(one: Any) -> float:
+    """Bytes, or the median of a latency."""
+    return number(one["median_ms"] if isinstance(one, Mapping) else one)
+
+
 def _draw_cost(panel: Any, records: Records, cost: str) -> None:
     scale, references = _COSTS[cost][1], set()
     for place, record in enumerate(records.values(), start=1):
         if not record.get(cost):
             continue
-        reference, x = (scale * number(value) for value in record[cost])
+        reference, x = (scale * _cost(one) for one in record[cost])
         references.add(reference)
         rate, (low, high) = mismatches(record)
         look, _ = _kind(record)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hf_compalign.measure.audit import Verdict
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.statistics import undominated
 from hf_compalign.report.plots import style
@@ -41,6 +42,10 @@ class Plotted(Protocol):
     @property
     def passed(self) -> bool:
         """Whether every limit is kept."""
+
+    @property
+    def limits(self) -> Sequence[Verdict]:
+        """The verdict on each limit."""
 
 
 def plot_frontier(

@@ -1,14 +1,13 @@
-"""Rates of classes and of groups, one row each, the most harmed first."""
+"""Rates of classes and of groups, one row each, the most harmed first; of bins by their values."""
 
 import difflib
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_compalign._formats import percent
-from hf_compalign.measure.audit import harmful_first
-from hf_compalign.measure.statistics import wilson_interval
+from hf_compalign._formats import p_words, percent
+from hf_compalign.measure.audit import groups_in_order, harmful_first
 from hf_compalign.report.plots import style
 from hf_compalign.report.plots.records import AuditLike, Dot, mismatches, number, percents, record_of, section
 
@@ -25,8 +24,8 @@ Row = Mapping[str, Any]
 def plot_classes(audit: AuditLike) -> "Figure":
     """Mismatch rate and NFR of each class of the labels, with 95 % Wilson intervals.
 
-    The classes come in the order of the lower end of the mismatch rate's interval, the highest first, so that a class
-    of two items does not lead. The figure shows the first 25.
+    The classes come in the order of the lower end of the NFR's interval, the highest first, so that a class of two
+    items does not lead. The figure shows the first 25.
     """
     record = record_of(audit)
     missing = "This audit has no classes, since no item has a label. Predict on a dataset with labels."
@@ -36,16 +35,16 @@ def plot_classes(audit: AuditLike) -> "Figure":
         panel = figure.subplots()
         _draw(panel, rows, [f"{style.shown(row['name'])} (n = {row['n']:,})" for row in rows])
         _overall(panel, record)
-        _finish(panel, "% of the class's items", _left_out(found, "classes with items"))
+        _finish(panel, "% of the class's items", _left_out(found, "classes with items", "the least harmed"))
     return figure
 
 
 def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
     """Mismatch rate and NFR of each group, with 95 % Wilson intervals, and the largest gap between two groups.
 
-    Within an attribute the groups come in the order of `plot_classes`, the first 25. Small groups, which are out of the
-    verdict, are hollow. A star marks a group that mismatches at another rate than the items outside it, by Fisher's
-    exact test with Holm's correction.
+    Within an attribute the groups come in the order of `plot_classes`, bins in that of their values, the first 25.
+    Small groups, which are out of the verdict, are hollow. A star marks a group that mismatches at another rate than
+    the items outside it, by Fisher's exact test with Holm's correction.
 
     The figure shows one attribute, such as "target", or all, one below the other.
 
@@ -54,14 +53,14 @@ def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
         ValueError: the audit has no groups, or none of that attribute.
     """
     record = record_of(audit)
-    groups = section(record, "groups", "This audit has no groups. Give groups= to audit.")
-    by_attribute = _by_attribute(groups, attribute)
+    section(record, "groups", "This audit has no groups. Give groups= to audit.")
+    by_attribute = _by_attribute(record, attribute)
     heights = [style.rows_height(min(len(rows), style.MOST_ROWS)) for rows in by_attribute.values()]
     gaps = {gap["attribute"]: gap for gap in record["gaps"]}
     with style.drawing(1.0 + sum(heights) + 0.9 * len(heights)) as figure:
         panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         for panel, (name, found) in zip(panels, by_attribute.items(), strict=True):
-            rows = harmful_first(found)[: style.MOST_ROWS]
+            rows = found[: style.MOST_ROWS]
             names = [_group_name(row) for row in rows]
             _draw(panel, rows, names)
             _overall(panel, record)
@@ -71,10 +70,9 @@ def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
     return figure
 
 
-def _by_attribute(groups: Iterable[Row], wanted: str | None) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for row in groups:
-        found.setdefault(row["attribute"], []).append(row)
+def _by_attribute(record: Row, wanted: str | None) -> dict[str, list[Row]]:
+    attributes = dict.fromkeys(row["attribute"] for row in record["groups"])
+    found = {attribute: groups_in_order(record, attribute) for attribute in attributes}
     if wanted is None:
         return found
     if wanted not in found:
@@ -99,9 +97,7 @@ def _draw(panel: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
 
 
 def _lost(row: Row) -> Dot:
-    """The NFR. An audit lacks the interval of a class's, which is out of all items of the class."""
-    interval = row["nfr_interval"] if "nfr_interval" in row else wilson_interval(row["lost"], row["n"])
-    return percents(row["nfr"], interval)
+    return percents(row["nfr"], row["nfr_interval"])
 
 
 def _overall(panel: Any, record: Row) -> None:
@@ -116,9 +112,9 @@ def _finish(panel: Any, x_label: str, *notes: str) -> None:
     style.tidy(panel, grid="x")
 
 
-def _left_out(found: Sequence[Row], of: str) -> str:
+def _left_out(found: Sequence[Row], of: str, which: str) -> str:
     left_out = len(found) - style.MOST_ROWS
-    return f"{left_out:,} of {len(found):,} {of} are left out: the least harmed" if left_out > 0 else ""
+    return f"{left_out:,} of {len(found):,} {of} are left out: {which}" if left_out > 0 else ""
 
 
 def _group_name(row: Row) -> str:
@@ -132,7 +128,7 @@ def _notes(rows: Sequence[Row], found: Sequence[Row], min_group_size: int) -> li
     return [
         f"hollow: fewer than {min_group_size} items, out of the verdict" if hollow else "",
         f"* unlike the items outside the group (Fisher, Holm: p < {_SIGNIFICANT})" if starred else "",
-        _left_out(found, "groups"),
+        _left_out(found, "groups", "the last of the table"),
     ]
 
 
@@ -146,10 +142,10 @@ def _gap(gap: Row | None) -> list[str]:
     """The largest gap in words, where there are two groups to have one."""
     if gap is None:
         return []
-    value, bound, p = (number(gap[name]) for name in ("mismatch_gap", "upper_bound", "p_value"))
+    value, bound = (number(gap[name]) for name in ("mismatch_gap", "upper_bound"))
     if math.isnan(value):
         return []
     words = f"largest gap {100 * value:.1f} points"
     if not math.isnan(bound):
         words += f" (with 95 % confidence at most {100 * bound:.1f})"
-    return [words if math.isnan(p) else f"{words}, permutation p = {p:.2g}"]
+    return [f"{words}; permutation test of all groups, by size: {p_words(gap['p_value'])}"]
