@@ -203,7 +203,7 @@ def test_a_folder_that_holds_something_is_refused(place, tmp_path, monkeypatch, 
         ("texts", "images.parquet", [], "Cannot tell which columns hold the text"),
         ("images", "reviews.csv", [], "Cannot tell which column holds the images"),
         ("images", "images.parquet", ["--label-column", "nope"], "There is no column 'nope'"),
-        ("texts", "wrong.csv", [], "Labels must lie in [0, 3), or be -100 or -1 where unknown. Got 7 in column 'label'"),
+        ("texts", "wrong.csv", [], "Labels must lie in [0, 3), or be -100 or -1 where unknown. Got 7"),
     ],
 )
 def test_data_are_checked_before_the_export(place, tmp_path, monkeypatch, model, data, options, message):
