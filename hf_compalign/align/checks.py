@@ -3,12 +3,11 @@
 import logging
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, check_cached_logits, check_distinct, trusts_positions
-from hf_compalign.data import find_label_column
+from hf_compalign.data import LABEL_COLUMNS, label_ids
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.tasks import task_of
 
@@ -117,25 +116,15 @@ def check_datasets(trainer: Any, teacher: LiveTeacher | None) -> str | None:
 
 
 def _check_labels(trainer: Any, dataset: Dataset, split: str) -> None:
-    own = trainer.label_names[0]
-    column = own if own in dataset.column_names else find_label_column(dataset)
-    labels = None if column is None else np.asarray(dataset.select_columns([column]).with_format("numpy")[:][column])
-    if labels is not None and labels.dtype.kind not in "iu":
+    columns = [trainer.label_names[0], *LABEL_COLUMNS]
+    column = next((name for name in columns if name in dataset.column_names), None)
+    try:
+        labels: Any = [] if column is None else label_ids(dataset, column, names_of(trainer.model.config.id2label))
+    except ValueError as error:
         if dataset.format["type"] == "custom":
-            return  # the transform may well turn them into numbers
-        raise ValueError(
-            f"The labels of the {split} dataset must be whole numbers. Got {labels.dtype} in column {column!r}. "
-            "Map them to the ids of the model's config.label2id."
-        )
-    known = np.array([]) if labels is None else labels[labels != IGNORED]
-    n_labels = trainer.model.config.num_labels
-    wrong = known[(known < 0) | (known >= n_labels)]
-    if wrong.size:
-        raise ValueError(
-            f"The labels of the {split} dataset must lie in [0, {n_labels}), or be {IGNORED} where unknown. "
-            f"Got {int(wrong[0])} in column {column!r}. Set num_labels= when loading the model, or fix the column."
-        )
-    if split == "train" and not known.size and not trainer.alignment.needs_teacher:
+            return  # the transform may well make other labels of them
+        raise ValueError(f"The {split} dataset does not fit the model. {error}") from error
+    if split == "train" and all(label == IGNORED for label in labels) and not trainer.alignment.needs_teacher:
         raise ValueError(
             f"The train dataset has no labels (columns: {', '.join(dataset.column_names)}), and the task term is the "
             "only one in use. Add a label column, name it with TrainingArguments(label_names=[...]), or train on "

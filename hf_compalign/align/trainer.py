@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
@@ -20,6 +20,7 @@ from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checkpoint import check_is_checkpoint, last_complete_checkpoint, read_alignment_state
 from hf_compalign.align.checks import check_datasets, check_setup, check_student_and_teacher
 from hf_compalign.align.dropout import switch_dropout_off
+from hf_compalign.align.labeled import LabeledTrainer
 from hf_compalign.align.losses import masked_mean, task_loss
 from hf_compalign.align.meter import LossGuard, TermMeter
 from hf_compalign.align.search import fewest_mismatches
@@ -35,12 +36,13 @@ STATE_FILE = "alignment.json"
 logger = logging.get_logger(__name__)
 
 
-class AlignedDistillationTrainer(Trainer):
+class AlignedDistillationTrainer(LabeledTrainer):
     """A `Trainer` that also trains the student to keep the answers of a frozen teacher.
 
     Everything a `Trainer` takes can be given, by position too, and works as it does there. The loss is the weighted sum
     of the terms of `AlignmentArguments`, each averaged over its own items: an item whose label is -100, and every item
-    of a dataset without labels, takes part in the teacher's terms alone. `evaluate` and `predict` add mismatch_rate,
+    of a dataset without labels, takes part in the teacher's terms alone. Class names are matched with the student's, as
+    in `hf_compalign.predict`; a data_collator gets the student's ids. `evaluate` and `predict` add mismatch_rate,
     cie, cie_u, agreement and kl against the teacher; the loss they report has the weights of the arguments, also where
     the training adapts them. https://huggingface.co/papers/2012.01604
 
@@ -61,9 +63,6 @@ class AlignedDistillationTrainer(Trainer):
         ValueError: something that cannot work, with what to change; before any training.
     """
 
-    label_names: list[str]
-    train_dataset: Any
-    eval_dataset: Any
     _signature_columns: list[str] | None
     _counts: Tensor | None  # of the optimizer step
 

@@ -8,7 +8,15 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from hf_compalign.models import default_collator, device_of, input_names, known_inputs, on_device, random_state_kept
+from hf_compalign.models import (
+    default_collator,
+    device_of,
+    input_names,
+    known_inputs,
+    labeled_loader,
+    on_device,
+    random_state_kept,
+)
 
 Batch = Mapping[str, Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -19,16 +27,20 @@ ROWS = 512
 BATCH_SIZE = 32
 
 
-def calibration_batches(calibration: Iterable[Any], model: nn.Module) -> list[dict[str, Tensor]]:
+def calibration_batches(
+    calibration: Iterable[Any], model: nn.Module, *, labeled: bool = False
+) -> list[dict[str, Tensor]]:
     """The batches of the calibration data, checked, each with the tensors that are there.
 
     Args:
         calibration: a DataLoader or another iterable of batches as the model takes them; or a `datasets.Dataset` of
             rows that can be stacked. A few hundred rows do.
         model: the model that will be run on them.
+        labeled: whether labels will be needed; then those of a dataset are matched with the model's by name.
 
     Raises:
-        ValueError: there is no batch, one lacks the model's input, or holds NaN or infinite values.
+        ValueError: there is no batch, one lacks the model's input, or holds NaN or infinite values; or the labels that
+            will be needed are not the model's.
     """
     if isinstance(calibration, Dataset):
         calibration = DataLoader(calibration, batch_size=BATCH_SIZE, collate_fn=_stacked)
@@ -37,6 +49,8 @@ def calibration_batches(calibration: Iterable[Any], model: nn.Module) -> list[di
             "calibration must be a DataLoader, a list of batches or a datasets.Dataset. Got "
             f"{type(calibration).__name__}."
         )
+    if labeled and isinstance(calibration, DataLoader):
+        calibration = labeled_loader(calibration, model)
     # A loader that shuffles gives the same rows at every call, and a training's own random numbers go on as before.
     with random_state_kept(seed=0):
         batches = [_checked(batch, model) for batch in calibration]

@@ -76,7 +76,7 @@ def mix_unlabeled(dataset: Dataset, unlabeled: Dataset, *, seed: int) -> Dataset
     """Both datasets' rows, shuffled. Rows of the second get the label `IGNORED`: there, only the teacher teaches.
 
     Args:
-        dataset: input columns and the column `labels`.
+        dataset: input columns and the column `labels` of the model's ids, as by `with_label_ids`.
         unlabeled: at least the same input columns; the others are dropped.
         seed: of the shuffle.
 

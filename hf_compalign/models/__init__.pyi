@@ -6,6 +6,8 @@ from .file import OPENVINO as OPENVINO
 from .file import FileModel as FileModel
 from .file import exported_files as exported_files
 from .flops import count_flops as count_flops
+from .labeling import labeled_collator as labeled_collator
+from .labeling import labeled_loader as labeled_loader
 from .modes import evaluating as evaluating
 from .modes import random_state_kept as random_state_kept
 from .onnx import OnnxModel as OnnxModel

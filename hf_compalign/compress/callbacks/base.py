@@ -91,4 +91,5 @@ class CompressionCallback(TrainerCallback, ExportableState):
         """The calibration data: what the user gave, or else some of the training data."""
         if self._calibration is None:
             return [*training_batches(loader, model)]
-        return [*calibration_batches(self._calibration, model)]
+        labeled = getattr(self, "score", None) == "taylor"
+        return [*calibration_batches(self._calibration, model, labeled=labeled)]

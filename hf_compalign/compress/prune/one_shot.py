@@ -145,7 +145,7 @@ def prune_(  # noqa: PLR0913 - what to prune, how and by which data
     check_not_converted(model, "pruned")
     weights = prunable_weights(model, include=include, exclude=exclude)
     check_weights(model, weights, method)
-    batches = [] if calibration is None else calibration_batches(calibration, model)
+    batches = [] if calibration is None else calibration_batches(calibration, model, labeled=score == "taylor")
     prune_weights_(model, weights, sparsity, method=method, evidence=Evidence(batches, loss))
     drop_stale_record_(model)
     zeros = {name: round(sparsity_of({name: weight}) * weight.numel()) for name, weight in weights.items()}

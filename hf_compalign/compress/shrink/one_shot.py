@@ -98,7 +98,7 @@ def shrink_(  # noqa: PLR0913 - each option of the budget is one of the public v
     _check_options(budget, score, has_data=calibration is not None, reconstruct=reconstruct, has_loss=loss is not None)
     check_not_converted(model, "shrunk")
     before = _counts(model)
-    batches = [] if calibration is None else calibration_batches(calibration, model)
+    batches = [] if calibration is None else calibration_batches(calibration, model, labeled=score == "taylor")
     scores = unit_scores(model, batches, score=score, loss=loss)
     plan = plan_for(model, scores, budget, inputs=batches[0] if batches else None)
     corrected = _corrected_copy(model, plan, batches) if reconstruct else None

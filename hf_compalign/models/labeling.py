@@ -1,0 +1,103 @@
+"""Batches whose labels are the model's ids, from the rows of any dataset."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+from torch.utils.data import DataLoader
+
+from hf_compalign.data import LABEL_COLUMNS, label_names
+from hf_compalign.labels import LabelReader, names_of
+from hf_compalign.models.modes import random_state_kept
+from hf_compalign.models.running import Collator
+from hf_compalign.tasks import task_of
+
+
+@dataclass(frozen=True)
+class LabeledCollator:
+    """A collator that gets rows with the model's ids in place of their labels.
+
+    Attributes:
+        collate: rows -> a batch.
+        columns: the names of a label column; the first that a row has is read.
+        reader: what reads it.
+        reads_names: whether labels may be names; else rows with names are passed on as they are.
+    """
+
+    collate: Collator
+    columns: tuple[str, ...]
+    reader: LabelReader
+    reads_names: bool
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+        """The batch of some rows."""
+        first = rows[0] if rows and isinstance(rows[0], Mapping) else {}
+        column = next((name for name in self.columns if name in first), None)
+        if column is None or (isinstance(first[column], str) and not self.reads_names):
+            return self.collate(rows)
+        ids = self.reader.ids([row[column] for row in rows]).tolist()
+        return self.collate([{**row, column: label} for row, label in zip(rows, ids, strict=True)])
+
+
+def labeled_collator(collate: Collator, dataset: Any, model: Any, *, column: str = "labels") -> LabeledCollator:
+    """The collator for the rows of a dataset, whose labels become the model's ids; see `LabelReader`.
+
+    Args:
+        collate: rows -> a batch.
+        dataset: of any kind. Only that of `datasets` says which names its ids stand for.
+        model: a classifier.
+        column: what the label column is called, if not as usual.
+
+    Raises:
+        ValueError: the dataset's classes are not the model's.
+    """
+    names = names_of(model.config.id2label)
+    columns = tuple(dict.fromkeys([column, *LABEL_COLUMNS]))
+    if not isinstance(dataset, Dataset | IterableDataset):
+        return LabeledCollator(collate, columns, LabelReader(names), reads_names=False)
+    # A transform makes the rows, perhaps with labels of its own.
+    transformed = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+    given = _row(dataset, 0) if transformed and len(dataset) else dataset.column_names or ()
+    found = next((name for name in columns if name in given), column)
+    reader = LabelReader(names, label_names(dataset, found), column=found)
+    if transformed and _renumbers(dataset, found, reader):
+        reader = LabelReader(names, column=found)
+    return LabeledCollator(collate, columns, reader, reads_names=True)
+
+
+def labeled_loader(loader: DataLoader[Any], model: Any) -> DataLoader[Any]:
+    """The same batches with the model's ids for labels, if the model is a classifier and the dataset one of `datasets`.
+
+    Raises:
+        ValueError: the dataset's classes are not the model's.
+    """
+    # What accelerate has prepared leaves the batches to the loader inside.
+    loader = getattr(loader, "base_dataloader", loader)
+    if isinstance(loader.collate_fn, LabeledCollator) or not isinstance(loader.dataset, Dataset | IterableDataset):
+        return loader
+    try:
+        task_of(model)
+    except ValueError:
+        return loader
+    labeled = copy.copy(loader)
+    labeled.collate_fn = labeled_collator(loader.collate_fn, loader.dataset, model)
+    return labeled
+
+
+def _renumbers(dataset: Dataset, column: str, reader: LabelReader) -> bool:
+    """Whether the dataset's transform makes the labels, as far as a row tells that the reader would change."""
+    if label_names(dataset, column) is None:
+        return False
+    labels = np.array(dataset.with_format(None)[column][:])
+    moved = np.flatnonzero(reader.ids(labels) != labels)
+    return moved.size > 0 and _row(dataset, int(moved[0]))[column] != labels[moved[0]]
+
+
+def _row(dataset: Dataset, index: int) -> dict[str, Any]:
+    # The training draws the same random numbers as without this look.
+    with random_state_kept():
+        row: dict[str, Any] = dataset[index]
+    return row
