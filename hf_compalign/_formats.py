@@ -49,12 +49,15 @@ def change(difference: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """A number with four significant digits.
+    """A number with four significant digits, or as a whole one where it has more of them.
 
-    >>> number(0.0123456), number(None)
-    ('0.01235', '-')
+    >>> number(0.0123456), number(165012.4), number(None)
+    ('0.01235', '165,012', '-')
     """
-    return f"{value:.4g}" if is_known(value) else UNKNOWN
+    if not is_known(value):
+        return UNKNOWN
+    short = f"{value:.4g}"
+    return f"{value:,.0f}" if abs(float(short)) >= 1000 else short
 
 
 def count(value: int) -> str:
@@ -80,9 +83,18 @@ def megabytes(size_bytes: Any) -> str:
     return decimals(None if size_bytes is None else size_bytes / 1e6, digits=2)
 
 
+def milliseconds(value: Any) -> str:
+    """A time, without its unit.
+
+    >>> milliseconds(14.7)
+    '14.70'
+    """
+    return decimals(value, digits=2)
+
+
 def ratio(before: float, after: float) -> str:
     """after / before; empty where there was nothing before."""
-    return f"{after / before:.2f}" if before else ""
+    return decimals(after / before, digits=2) if before else ""
 
 
 def interval(ends: Sequence[Any], form: Callable[[Any], str] = percent) -> str:
@@ -99,18 +111,18 @@ def p_value(value: Any) -> str:
     """A p-value, or that it is very small.
 
     >>> p_value(0.03124), p_value(1e-9)
-    ('0.0312', '< 0.0001')
+    ('0.0312', '< 0.001')
     """
     if not is_known(value):
         return UNKNOWN
-    return "< 0.0001" if value < 1e-4 else f"{value:.3g}"
+    return "< 0.001" if value < 1e-3 else f"{value:.3g}"
 
 
 def p_words(value: Any) -> str:
     """A p-value within a sentence.
 
     >>> p_words(0.03124), p_words(1e-9)
-    ('p = 0.0312', 'p < 0.0001')
+    ('p = 0.0312', 'p < 0.001')
     """
     text = p_value(value)
     return f"p {text}" if text.startswith("<") else f"p = {text}"

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from hf_compalign._files import write_text_atomic
-from hf_compalign._formats import UNKNOWN, short_name
+from hf_compalign._formats import UNKNOWN, count, short_name
 from hf_compalign._tables import Beyond, Kept, Name, Section, Words
 from hf_compalign._visible import cleaned
 from hf_compalign.measure.audit import class_name, sections_of
@@ -189,5 +189,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["written"] = written
+    environment.filters |= {"written": written, "count": count}
     return environment

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_compalign._formats import decimals, percent
+from hf_compalign._formats import count, decimals, percent, plural
 from hf_compalign.measure.statistics import wilson_interval
 from hf_compalign.report.plots import style
 from hf_compalign.report.plots.records import AuditLike, estimate, mismatches, number, record_of, section
@@ -33,7 +33,7 @@ def plot_reliability(audit: AuditLike) -> "Figure":
         curve.set_ylabel("accuracy (%), 95 % interval", fontsize=style.SMALL_TEXT)
         curve.set_ylim(-2, 102)
         counts.set_ylabel("items (%)", fontsize=style.SMALL_TEXT)
-        what = f"confidence (%) in {shift['n_bins']} bins of equal width, {shift['n']:,} labeled items"
+        what = f"confidence (%) in {shift['n_bins']} bins of equal width, {plural(shift['n'], 'labeled item')}"
         counts.set_xlabel(what, fontsize=style.SMALL_TEXT)
         counts.set_xlim(-2, 102)
         for panel in (curve, counts):
@@ -92,7 +92,7 @@ def plot_margins(audit: AuditLike) -> "Figure":
         edges = [number(row["low"]) for row in rows] + [number(rows[-1]["high"])]
         panel.set_xticks([place - 0.5 for place in range(len(edges))], _distinct(edges), fontsize=style.SMALL_TEXT - 1)
         n = sorted({row["n"] for row in rows})
-        each = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}"
+        each = count(n[0]) if len(n) == 1 else f"{count(n[0])} to {count(n[-1])}"
         panel.set_xlabel(f"the reference's margin: top probability minus second; {each} items a bar", fontsize=9)
         panel.set_ylabel("answered differently (%)", fontsize=style.SMALL_TEXT)
         panel.set_ylim(bottom=0)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hf_compalign._formats import count
 from hf_compalign.measure.audit import Verdict
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.statistics import undominated
@@ -77,7 +78,7 @@ def plot_frontier(
         panels = figure.subplots(1, 1 if batch is None else 2, sharey=True, squeeze=False)[0]
         _draw(panels[0], points, lambda point: point.size_bytes / 1e6, chosen)
         panels[0].set_xlabel("size of the file (MB)")
-        panels[0].set_ylabel(f"answers unlike the reference's (% of {points[0].n:,})")
+        panels[0].set_ylabel(f"answers unlike the reference's (% of {count(points[0].n)})")
         if batch is not None:
             timed = [point for point in points if batch in point.latency]
             _draw(panels[1], timed, lambda point: point.latency[batch].median_ms, chosen)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_compalign._formats import p_words, percent
+from hf_compalign._formats import count, p_words, percent
 from hf_compalign.measure.audit import groups_in_order, harmful_first
 from hf_compalign.report.plots import style
 from hf_compalign.report.plots.records import AuditLike, Dot, mismatches, number, percents, record_of, section
@@ -33,7 +33,7 @@ def plot_classes(audit: AuditLike) -> "Figure":
     rows = harmful_first(found)[: style.MOST_ROWS]
     with style.drawing(1.5 + style.rows_height(len(rows))) as figure:
         panel = figure.subplots()
-        _draw(panel, rows, [f"{style.shown(row['name'])} (n = {row['n']:,})" for row in rows])
+        _draw(panel, rows, [f"{style.shown(row['name'])} (n = {count(row['n'])})" for row in rows])
         _overall(panel, record)
         _finish(panel, "% of the class's items", _left_out(found, "classes with items", "the least harmed"))
     return figure
@@ -114,12 +114,12 @@ def _finish(panel: Any, x_label: str, *notes: str) -> None:
 
 def _left_out(found: Sequence[Row], of: str, which: str) -> str:
     left_out = len(found) - style.MOST_ROWS
-    return f"{left_out:,} of {len(found):,} {of} are left out: {which}" if left_out > 0 else ""
+    return f"{count(left_out)} of {count(len(found))} {of} are left out: {which}" if left_out > 0 else ""
 
 
 def _group_name(row: Row) -> str:
     star = " *" if number(row["p_adjusted"]) < _SIGNIFICANT else ""
-    return f"{style.shown(row['group'])} (n = {row['n']:,}){star}"
+    return f"{style.shown(row['group'])} (n = {count(row['n'])}){star}"
 
 
 def _notes(rows: Sequence[Row], found: Sequence[Row], min_group_size: int) -> list[str]:

@@ -37,6 +37,7 @@
 
   const className = (index) => data.names[index] ?? String(index);
   const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(1)}\u00a0%`);
+  const count = (n) => n.toLocaleString("en");
   const signed = (score) => `${score < 0 ? "−" : "+"}${Math.abs(score).toFixed(2)}`;
   const valuesOf = (item, filter) => {
     if (filter === "group") return item.groups;
@@ -188,10 +189,10 @@
     const start = (state.page - 1) * PAGE;
     const here = shown.slice(start, start + PAGE);
     byId("rows").replaceChildren(...here.flatMap(rowsOf));
-    const all = shown.length === items.length ? "" : ` that match, of ${items.length.toLocaleString("en")} in all`;
+    const all = shown.length === items.length ? "" : ` that match, of ${count(items.length)} in all`;
     byId("count").textContent = shown.length
-      ? `Items ${start + 1} to ${start + here.length} of ${shown.length.toLocaleString("en")}${all}`
-      : `No item matches, of ${items.length.toLocaleString("en")} in all`;
+      ? `Items ${count(start + 1)} to ${count(start + here.length)} of ${count(shown.length)}${all}`
+      : `No item matches, of ${count(items.length)} in all`;
     byId("page").textContent = `Page ${state.page} of ${pages}`;
     byId("pages").hidden = pages === 1;
     byId("previous").disabled = state.page === 1;
@@ -349,9 +350,9 @@
       for (const item of items) {
         for (const value of valuesOf(item, filter)) counts.set(value, 1 + (counts.get(value) ?? 0));
       }
-      const named = [...counts].map(([value, count]) => [nameOf(filter, value), value, count]);
+      const named = [...counts].map(([value, n]) => [nameOf(filter, value), value, n]);
       if (filter !== "cell") named.sort(([a], [b]) => collator.compare(a, b));
-      for (const [name, value, count] of named) place.append(make("option", { value }, `${name} (${count})`));
+      for (const [name, value, n] of named) place.append(make("option", { value }, `${name} (${count(n)})`));
     }
   }
 
