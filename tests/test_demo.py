@@ -1,5 +1,6 @@
 """The demo with a tiny model and few steps: what it writes is complete, right, repeatable and harms no other file."""
 
+import io
 import json
 import math
 import platform
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import tiny
 from datasets import load_dataset
+from rich.console import Console
 from sklearn.datasets import load_digits as sklearn_digits
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from hf_compalign.cli import app
+from hf_compalign.cli.screen import progress_bars
 from hf_compalign.demo import Settings, conclusion, load_digits, prepared, run_demo
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.predictions import Predictions, predict
@@ -126,6 +129,17 @@ def test_progress_reaches_the_end_of_every_stage(made):
     last = {stage: (done, total) for stage, done, total in seen}
     assert [total for _, total in last.values()] == [30, 6, 6, 3]
     assert all(done == total for done, total in last.values())
+
+
+@pytest.mark.parametrize("prefix", ["", "Seed 10: "])
+def test_bars_leave_the_last_column_of_the_screen_free(prefix):
+    # A terminal that goes to the next line as soon as a line is full keeps a copy of every bar that fills it.
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with progress_bars(console) as show:
+        show(f"{prefix}Training the reference", 600, 600)
+        show(f"{prefix}Pruning, aligned with the reference", 300, 300)
+    written = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", console.file.getvalue())
+    assert {len(line) for line in re.split("[\r\n]+", written) if "600/600" in line} == {79}
 
 
 def test_several_seeds_are_pooled(two_seeds):
