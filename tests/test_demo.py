@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits as sklearn_digits
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from hf_compalign._tables import Table, as_text
 from hf_compalign.cli import app
 from hf_compalign.cli.screen import progress_bars
 from hf_compalign.demo import Settings, conclusion, load_digits, prepared, run_demo
@@ -67,9 +68,10 @@ def test_screen_readme_and_json_tell_the_same(two_seeds, monkeypatch):
     monkeypatch.setattr("hf_compalign.demo.run_demo", lambda *_, **__: results)
     readme = (folder / "README.md").read_text()
     screen = CliRunner().invoke(app, ["demo", "--output", str(folder)]).stdout
-    by_model, by_seed = results["tables"]
-    assert [len(by_model), len(by_seed)] == [1 + len(MODELS), 1 + 2]
-    for row in (*by_model, *by_seed):
+    assert [len(rows) for rows in results["tables"]] == [1 + len(MODELS), 1 + len(MODELS), 1 + 2]
+    for header, *rows in results["tables"]:
+        assert max(map(len, as_text(Table("", header, rows)).splitlines())) < 80
+    for row in (row for rows in results["tables"] for row in rows):
         assert f"| {' | '.join(row)} |" in readme
         assert re.search(r"\s+".join(map(re.escape, row)), screen)
     for text in (results["conclusion"], *results["notes"]):
