@@ -83,15 +83,6 @@ def megabytes(size_bytes: Any) -> str:
     return decimals(None if size_bytes is None else size_bytes / 1e6, digits=2)
 
 
-def milliseconds(value: Any) -> str:
-    """A time, without its unit.
-
-    >>> milliseconds(14.7)
-    '14.70'
-    """
-    return decimals(value, digits=2)
-
-
 def ratio(before: float, after: float) -> str:
     """after / before; empty where there was nothing before."""
     return decimals(after / before, digits=2) if before else ""

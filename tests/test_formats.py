@@ -5,8 +5,9 @@ import math
 import pytest
 import report_data
 
-from hf_compalign._formats import milliseconds, number, p_value, p_words
+from hf_compalign._formats import number, p_value, p_words
 from hf_compalign.measure.audit import describe
+from hf_compalign.measure.footprint import Latency, quartiles
 from hf_compalign.report.page import render
 
 
@@ -34,8 +35,8 @@ def test_a_p_value_is_a_decimal_or_very_small(value, text):
     assert p_words(value) == (f"p {text}" if "<" in text else f"p = {text}")
 
 
-def test_milliseconds_have_two_decimals():
-    assert [milliseconds(value) for value in (20.3, 1234.567, None)] == ["20.30", "1,234.57", "-"]
+def test_a_median_has_its_quartiles_and_commas_too():
+    assert quartiles(Latency(1234.567, 1200, 1300.1)) == "1,234.57 (1,200.00 to 1,300.10)"
 
 
 def test_no_text_and_no_page_writes_a_large_number_without_commas_or_as_a_power():

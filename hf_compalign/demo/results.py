@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_compalign._formats import decimals, megabytes, percent
+from hf_compalign._formats import count, decimals, megabytes, percent
 from hf_compalign.demo.run import MODELS, RECIPES, Run, Settings, audit_students
 from hf_compalign.measure.footprint import Latency, quartiles, wide_spread
 from hf_compalign.measure.predictions import Predictions
@@ -37,7 +37,7 @@ def summarize(runs: Sequence[Run], settings: Settings, *, seconds: float) -> dic
         "versions": runs[0].audits["ce"].versions,
         "runs": [_numbers(run) | {"seed": run.seed} for run in runs],
     }
-    tables = [_model_rows(results), *([_seed_rows(results)] if len(runs) > 1 else [])]
+    tables = [_answer_rows(results), _cost_rows(results), *([_seed_rows(results)] if len(runs) > 1 else [])]
     return results | {"tables": tables, "notes": _notes(results)}
 
 
@@ -95,8 +95,8 @@ def conclusion(n: int, ce: int, aligned: int, ratio: Estimate) -> str:
         ratio: ce / aligned, with its interval.
     """
     facts = (
-        f"Against the reference, the model recovered with CE alone answers {ce} of {n} images differently, "
-        f"the aligned one {aligned}."
+        f"Against the reference, the model recovered with CE alone answers {count(ce)} of {count(n)} images "
+        f"differently, the aligned one {count(aligned)}."
     )
     if ce == aligned == 0:
         return f"{facts} There is nothing to compare: prune more, with a higher --sparsity."
@@ -111,18 +111,26 @@ def conclusion(n: int, ce: int, aligned: int, ratio: Estimate) -> str:
     return f"{facts} {ratio_text}, which includes 1: this does not show a difference."
 
 
-def _model_rows(results: Mapping[str, Any]) -> Rows:
-    rows = [["", "accuracy", "mismatches", "95 % CI", "CIE-U", "KL", "non-zero", "MB", "ms"]]
+def _answer_rows(results: Mapping[str, Any]) -> Rows:
+    rows = [["", "accuracy", "mismatches", "95 % CI", "CIE-U", "KL"]]
     for name in MODELS:
         found = results[name]
         against = ["-"] * 4
         if name != "reference":
             low, high = found["mismatch_rate_interval"]
-            count = f"{found['cie']} ({percent(found['mismatch_rate'], digits=1)})"
-            against = [count, f"{100 * low:.1f} to {100 * high:.1f}", str(found["cie_u"]), decimals(found["kl"])]
-        costs = [decimals(found["nonzero_parameters"], digits=0), megabytes(found["size_bytes"])]
-        costs.append(quartiles(_latency(found), digits=1))
-        rows.append([_TITLES[name], percent(found["accuracy"], digits=1), *against, *costs])
+            mismatches = f"{count(found['cie'])} ({percent(found['mismatch_rate'], digits=1)})"
+            ends = f"{100 * low:.1f} to {100 * high:.1f}"
+            against = [mismatches, ends, count(found["cie_u"]), decimals(found["kl"])]
+        rows.append([_TITLES[name], percent(found["accuracy"], digits=1), *against])
+    return rows
+
+
+def _cost_rows(results: Mapping[str, Any]) -> Rows:
+    rows = [["", "parameters that are not 0", "MB", "ms (quartiles)"]]
+    for name in MODELS:
+        found = results[name]
+        parameters = decimals(found["nonzero_parameters"], digits=0)
+        rows.append([_TITLES[name], parameters, megabytes(found["size_bytes"]), quartiles(_latency(found))])
     return rows
 
 
@@ -134,7 +142,7 @@ def _seed_rows(results: Mapping[str, Any]) -> Rows:
     rows = [["seed", "accuracy", "mismatches: CE alone", "aligned", "CIE ratio", "95 % CI"]]
     for run in results["runs"]:
         ratio, low, high = (decimals(end, digits=2) for end in (run["cie_ratio"], *run["cie_ratio_interval"]))
-        counts = [f"{run[name]['cie']} of {run['n']}" for name in RECIPES]
+        counts = [f"{count(run[name]['cie'])} of {count(run['n'])}" for name in RECIPES]
         rows.append(
             [str(run["seed"]), percent(run["accuracy_reference"], digits=1), *counts, ratio, f"{low} to {high}"]
         )
@@ -146,7 +154,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     settings, n_runs = results["settings"], len(results["seeds"])
     notes = [
         "Mismatches, CIE-U (mismatches that the reference had right) and KL (nats) are against the reference, on "
-        f"{results['n']} test images that no model was trained on"
+        f"{count(results['n'])} test images that no model was trained on"
         + (f", those of {n_runs} runs together." if n_runs > 1 else "."),
         f"Both students: {100 * settings['sparsity']:g} % of the weights pruned by magnitude, "
         f"{settings['compression_steps']} optimizer steps, the same seed; only the loss differs.",

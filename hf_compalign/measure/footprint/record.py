@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hf_compalign._formats import decimals
+
 WIDE = 0.25
 
 
@@ -26,7 +28,8 @@ def quartiles(latency: Latency, digits: int = 2) -> str:
     >>> quartiles(Latency(7.0, 6.5, 8.25))
     '7.00 (6.50 to 8.25)'
     """
-    return f"{latency.median_ms:.{digits}f} ({latency.low_ms:.{digits}f} to {latency.high_ms:.{digits}f})"
+    median, low, high = (decimals(ms, digits=digits) for ms in (latency.median_ms, latency.low_ms, latency.high_ms))
+    return f"{median} ({low} to {high})"
 
 
 def wide_spread(latencies: Mapping[str, Latency]) -> str:
