@@ -37,6 +37,7 @@ from hf_compalign.compress.callbacks import SCHEDULES
 from hf_compalign.compress.prune import check_sparsity, compute_masks, magnitude
 from hf_compalign.data import find_label_column, find_text_columns, load_file, tokenized, with_label_ids
 from hf_compalign.labels import IGNORED, names_of
+from hf_compalign.models import position_limit
 
 TERMS = {"task": task_loss, "agreement": agreement_loss, "logits": logits_loss}
 
@@ -172,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if label is None:
             raise ValueError(f"Name the label column with label_column_name: one of {', '.join(rows.column_names)}.")
         rows = with_label_ids(rows.select_columns([*texts, label]), label, names_of(teacher.config.id2label))
-        return tokenized(rows, tokenizer, texts).remove_columns(list(texts))
+        return tokenized(rows, tokenizer, texts, longest=position_limit(teacher)).remove_columns(list(texts))
 
     with accelerator.main_process_first():  # the others read what it has computed
         train_rows, validation_rows = prepared(args.train_file), prepared(args.validation_file)

@@ -35,9 +35,11 @@ def load_model(model: Model) -> "PreTrainedModel":
             folder with one such file, in it or in its onnx/ or openvino/, and no weights of PyTorch; or a Hub id.
 
     Raises:
-        ValueError: there is no model, there are several files, or its head is not supported.
+        ValueError: this is no model, there is none, there are several files, or its head is not supported.
     """
     if not isinstance(model, nn.Module):
+        if not isinstance(model, str | Path):
+            raise ValueError(f"A model is a module, a path or a Hub id. Got {type(model).__name__}.")
         model = _opened(model)
     task_of(model)
     return model

@@ -22,6 +22,7 @@ MOST_LINES_OF_A_FUNCTION = 40  # without its signature and docstring
 HELPERS = {
     "labels",
     "tasks",
+    "_checks",
     "_compat",
     "_extras",
     "_files",

@@ -12,10 +12,19 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_compalign._checks import check_whole
 from hf_compalign._compat import dataset_fingerprint
-from hf_compalign.data import DIGITS, combined_fingerprint, row_fingerprint
+from hf_compalign.data import DIGITS, combined_fingerprint, naming_rows, row_fingerprint
 from hf_compalign.labels import are_placeholders, label_order, names_of
-from hf_compalign.models import Collator, check_prepared, default_collator, default_device, forward_logits, input_names
+from hf_compalign.models import (
+    Collator,
+    check_prepared,
+    checked_device,
+    default_collator,
+    default_device,
+    forward_logits,
+    input_names,
+)
 from hf_compalign.opening import load_model, model_fingerprint
 from hf_compalign.tasks import task_of
 
@@ -85,6 +94,7 @@ def cache_teacher_logits(
         ValueError: the dataset is empty or not prepared, is an iterable one, or the labels do not match.
     """
     splits = dataset if isinstance(dataset, dict) else {"": dataset}
+    check_whole("batch_size", batch_size, least=1)
     for split in splits.values():
         if not isinstance(split, Dataset):
             raise ValueError(
@@ -93,7 +103,7 @@ def cache_teacher_logits(
             )
     model = load_model(teacher)
     live = LiveTeacher(model, student_labels or names_of(model.config.id2label))
-    live.to(torch.device(device or default_device(model) or "cpu"))
+    live.to(checked_device(device or default_device(model) or "cpu"))
     collate = data_collator or default_collator(processing_class)
     filled = {name: _filled(split, live, collate, batch_size) for name, split in splits.items()}
     return DatasetDict(filled) if isinstance(dataset, dict) else filled[""]
@@ -113,14 +123,15 @@ def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_siz
         return {LOGITS_COLUMN: teacher.logits(collate(inputs)).cpu().numpy(), FINGERPRINT_COLUMN: marks}
 
     stale = [name for name in (LOGITS_COLUMN, FINGERPRINT_COLUMN) if name in dataset.column_names]
-    return dataset.remove_columns(stale).map(
-        answer,
-        batched=True,
-        batch_size=batch_size,
-        # Hashing the teacher inside the function would take longer than running it.
-        new_fingerprint=combined_fingerprint([dataset_fingerprint(dataset), prefix]),
-        desc="Teacher logits",
-    )
+    with naming_rows(dataset):
+        return dataset.remove_columns(stale).map(
+            answer,
+            batched=True,
+            batch_size=batch_size,
+            # Hashing the teacher inside the function would take longer than running it.
+            new_fingerprint=combined_fingerprint([dataset_fingerprint(dataset), prefix]),
+            desc="Teacher logits",
+        )
 
 
 def check_cached_logits(

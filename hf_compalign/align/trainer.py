@@ -27,7 +27,7 @@ from hf_compalign.align.search import fewest_mismatches
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, without_fingerprints
 from hf_compalign.align.weighting import load_json_state, state_as_json
 from hf_compalign.labels import IGNORED, names_of
-from hf_compalign.models import input_names
+from hf_compalign.models import explaining_tokens, input_names
 from hf_compalign.opening import load_model
 from hf_compalign.tasks import Items, logits_of, task_of
 
@@ -121,7 +121,8 @@ class AlignedDistillationTrainer(LabeledTrainer):
         given, inputs = inputs, dict(inputs)
         labels = inputs.pop(self.label_names[0], None)
         teacher = self._teacher_logits(inputs, training=training) if self.alignment.needs_teacher else None
-        outputs = model(**self._of_student(inputs))
+        with explaining_tokens(self.model, inputs):
+            outputs = model(**self._of_student(inputs))
         items = self.task.items(logits_of(outputs), labels)
         counts = None if num_items_in_batch is None else self._counts if training else self._counted([given])
         losses = self._losses(outputs, items, teacher, counts)

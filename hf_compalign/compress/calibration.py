@@ -16,6 +16,7 @@ from hf_compalign.models import (
     labeled_loader,
     on_device,
     random_state_kept,
+    token_problem,
 )
 
 Batch = Mapping[str, Tensor]
@@ -39,8 +40,8 @@ def calibration_batches(
         labeled: whether labels will be needed; then those of a dataset are matched with the model's by name.
 
     Raises:
-        ValueError: there is no batch, one lacks the model's input, or holds NaN or infinite values; or the labels that
-            will be needed are not the model's.
+        ValueError: there is no batch, one lacks the model's input, holds NaN or infinite values, or tokens that the
+            model cannot take; or the labels that will be needed are not the model's.
     """
     if isinstance(calibration, Dataset):
         calibration = DataLoader(calibration, batch_size=BATCH_SIZE, collate_fn=_stacked)
@@ -80,6 +81,9 @@ def _checked(batch: Any, model: nn.Module) -> dict[str, Tensor]:
             f"{needed!r} among them. Got {got or type(batch).__name__}. Tokenize the texts, or turn the images into "
             "pixel values, and collate them as for training."
         )
+    problem = token_problem(model, tensors)
+    if problem is not None:
+        raise ValueError(f"The model cannot take the calibration data. {problem}")
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"The calibration data hold NaN or infinite values in {name!r}. Remove those rows.")

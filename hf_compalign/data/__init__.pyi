@@ -1,3 +1,4 @@
+from .checks import check_rows as check_rows
 from .columns import ID_COLUMNS as ID_COLUMNS
 from .columns import LABEL_COLUMNS as LABEL_COLUMNS
 from .columns import existing_column as existing_column
@@ -5,11 +6,17 @@ from .columns import find_image_column as find_image_column
 from .columns import find_label_column as find_label_column
 from .columns import find_text_columns as find_text_columns
 from .columns import label_names as label_names
-from .columns import tokenized as tokenized
-from .columns import with_pixels as with_pixels
 from .fingerprint import DIGITS as DIGITS
 from .fingerprint import combined_fingerprint as combined_fingerprint
 from .fingerprint import row_fingerprint as row_fingerprint
+from .inputs import check_filled as check_filled
+from .inputs import check_texts as check_texts
+from .inputs import image_files as image_files
+from .inputs import image_of as image_of
+from .inputs import naming_rows as naming_rows
+from .inputs import rows_at as rows_at
+from .inputs import tokenized as tokenized
+from .inputs import with_pixels as with_pixels
 from .rows import BUILDERS as BUILDERS
 from .rows import class_names as class_names
 from .rows import label_ids as label_ids

@@ -1,8 +1,7 @@
-"""Find the input and label columns of a dataset, and turn them into model inputs."""
+"""Find the input and label columns of a dataset."""
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from datasets import ClassLabel, Dataset, Image, Value
 
@@ -83,26 +82,6 @@ def label_names(dataset: Dataset, column: str | None) -> tuple[str, ...] | None:
     """The class names of a label column, if the dataset has them."""
     feature = (dataset.features or {}).get(column)
     return tuple(feature.names) if isinstance(feature, ClassLabel) else None
-
-
-def tokenized(dataset: Dataset, tokenizer: Any, columns: Sequence[str]) -> Dataset:
-    """Add the tokenizer's columns, truncated to the model's length but not yet padded."""
-
-    def tokenize(batch: Mapping[str, list[Any]]) -> Any:
-        return tokenizer(*(batch[column] for column in columns), truncation=True)
-
-    return dataset.map(tokenize, batched=True, desc="Tokenizing")
-
-
-def with_pixels(dataset: Dataset, processor: Any, column: str) -> Dataset:
-    """Replace the image by ``pixel_values`` on access, so that nothing is stored twice."""
-
-    def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        images = [image.convert("RGB") for image in batch.pop(column)]
-        batch["pixel_values"] = list(processor(images, return_tensors="np")["pixel_values"])
-        return batch
-
-    return dataset.with_transform(to_pixels)
 
 
 def existing_column(columns: Sequence[str], wanted: str) -> str:

@@ -1,3 +1,4 @@
+from .devices import checked_device as checked_device
 from .devices import default_device as default_device
 from .devices import device_of as device_of
 from .devices import on_device as on_device
@@ -6,6 +7,8 @@ from .file import OPENVINO as OPENVINO
 from .file import FileModel as FileModel
 from .file import exported_files as exported_files
 from .flops import count_flops as count_flops
+from .images import image_channels as image_channels
+from .images import image_size as image_size
 from .labeling import labeled_collator as labeled_collator
 from .labeling import labeled_loader as labeled_loader
 from .modes import evaluating as evaluating
@@ -19,7 +22,9 @@ from .running import default_collator as default_collator
 from .running import forward_logits as forward_logits
 from .running import input_names as input_names
 from .running import known_inputs as known_inputs
-from .samples import image_size as image_size
 from .samples import sample_inputs as sample_inputs
 from .tensors import is_quantized as is_quantized
 from .tensors import plain_tensors as plain_tensors
+from .tokens import explaining_tokens as explaining_tokens
+from .tokens import position_limit as position_limit
+from .tokens import token_problem as token_problem

@@ -20,6 +20,19 @@ def default_device(model: nn.Module) -> str | None:
     return "cuda" if on_gpu else None
 
 
+def checked_device(device: str | torch.device) -> torch.device:
+    """The device.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ValueError(f"There is no device {device!r} here. Use one of {', '.join(there)}. ({error})") from error
+
+
 def on_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The inputs with their tensors moved."""
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}

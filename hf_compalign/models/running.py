@@ -9,8 +9,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_compalign.data import LABEL_COLUMNS
+from hf_compalign.data import LABEL_COLUMNS, check_filled, check_rows, naming_rows
 from hf_compalign.models.devices import device_of, on_device
+from hf_compalign.models.tokens import check_tokens, explaining_tokens
 from hf_compalign.tasks import logits_of, task_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def default_collator(processing_class: Any = None) -> Collator:
     """As in the Trainer: padding by the tokenizer if there is one, else stacking."""
     from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-    if isinstance(processing_class, PreTrainedTokenizerBase):
+    if isinstance(processing_class, PreTrainedTokenizerBase) and processing_class.pad_token is not None:
         return DataCollatorWithPadding(processing_class)
     return _stack
 
@@ -57,24 +58,29 @@ def _stack(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
     except ValueError as error:
         raise ValueError(
             "The rows cannot be stacked into a batch, since they differ in length or shape. Pass processing_class=, "
-            f"the tokenizer that pads them, or a data_collator=. ({error})"
+            "the tokenizer that pads them (with a pad_token, such as tokenizer.pad_token = tokenizer.eos_token), or a "
+            f"data_collator=. ({error})"
         ) from error
 
 
 def forward_logits(model: "PreTrainedModel", batch: Mapping[str, Any]) -> Tensor:
     """Logits [..., C] in float32 for a batch, without gradients and in the model's present mode."""
-    with torch.no_grad():
-        return logits_of(model(**known_inputs(model, batch))).float()
+    inputs = known_inputs(model, batch)
+    with torch.no_grad(), explaining_tokens(model, inputs):
+        return logits_of(model(**inputs)).float()
 
 
 def check_prepared(dataset: Dataset, model: "PreTrainedModel") -> None:
-    """Raise a ValueError if a dataset is empty or lacks the model's inputs."""
-    if len(dataset) == 0:
-        raise ValueError("The dataset is empty. Give it at least one row.")
+    """Raise a ValueError if a dataset is empty, lacks the model's inputs, or has a row that the model cannot take."""
+    check_rows(dataset)
     needed = task_of(model).model_input
-    columns = list(dataset[0])
+    with naming_rows(dataset):
+        columns = list(dataset[0])
     if needed not in columns:
         raise ValueError(
             f"The dataset must hold the model's inputs. Got the columns {', '.join(columns)}; "
             f"{type(model).__name__} needs {needed!r}. Tokenize the texts, or turn the images into pixel values, first."
         )
+    if dataset.format["type"] != "custom":
+        check_filled(dataset, needed)
+        check_tokens(dataset, model)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_compalign.models.images import image_channels, image_size
+
 # The height and width of images where the config names none.
 _IMAGE_SIZE = 224
 
@@ -17,8 +19,8 @@ def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = 7) -> dic
     generator = torch.Generator().manual_seed(0)
     if model.main_input_name == "pixel_values":
         height, width = image_size(model) or (_IMAGE_SIZE, _IMAGE_SIZE)
-        n_channels = _of_images(config, "num_channels") or 3
-        return {"pixel_values": torch.randn(n_items, n_channels, height, width, generator=generator).to(device)}
+        shape = n_items, image_channels(model), height, width
+        return {"pixel_values": torch.randn(*shape, generator=generator).to(device)}
     # Some models start to count positions above 0.
     positions = getattr(config, "max_position_embeddings", length * 2)
     length = min(length, max(3, positions // 2, positions - 8))
@@ -32,14 +34,3 @@ def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = 7) -> dic
     if getattr(config, "type_vocab_size", 0) > 1 and "token_type_ids" in signature(type(model).forward).parameters:
         inputs["token_type_ids"] = torch.zeros_like(ids)
     return {name: value.to(device) for name, value in inputs.items()}
-
-
-def image_size(model: nn.Module) -> tuple[int, int] | None:
-    """Height and width of the images, as far as the config says."""
-    size = _of_images(model.config, "image_size")
-    return None if not size else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _of_images(config: Any, name: str) -> Any:
-    """An entry of the config, or of its part for images."""
-    return getattr(config, name, None) or getattr(getattr(config, "vision_config", None), name, None)

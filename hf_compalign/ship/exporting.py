@@ -12,12 +12,19 @@ from hf_compalign._formats import decimals
 from hf_compalign._tables import Table
 from hf_compalign.compress import load_compressed
 from hf_compalign.compress.export import Export, check_not_exported, export_onnx, export_openvino
-from hf_compalign.data import find_image_column, find_label_column, find_text_columns, label_ids
+from hf_compalign.data import (
+    check_rows,
+    check_texts,
+    find_image_column,
+    find_label_column,
+    find_text_columns,
+    image_files,
+    label_ids,
+)
 from hf_compalign.labels import names_of
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.footprint import (
     Latency,
-    first_batch,
     footprint,
     interleaved_latency_ms,
     latencies_on,
@@ -25,7 +32,7 @@ from hf_compalign.measure.footprint import (
     quartiles,
     timing_device,
 )
-from hf_compalign.measure.predictions import Columns, Predictions
+from hf_compalign.measure.predictions import Columns, Predictions, reader_of
 from hf_compalign.models import check_prepared, load_processor, sample_inputs
 from hf_compalign.opening import load_model, processor_of
 from hf_compalign.ship.frontier import Frontier, frontier_table
@@ -190,6 +197,7 @@ def _check(file_format: str, dataset: Dataset | None, limits: Mapping[str, float
 
 def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, columns: Columns) -> None:
     """What `predict` would refuse too, but before the export."""
+    check_rows(rows)
     task = task_of(network)
     label = find_label_column(rows, columns.label)
     if label is not None:
@@ -198,9 +206,9 @@ def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, colu
         check_prepared(rows, network)
         return
     if task.model_input == "pixel_values":
-        find_image_column(rows, columns.image)
+        image_files(rows, find_image_column(rows, columns.image))
     else:
-        find_text_columns(rows, columns.text)
+        check_texts(rows, find_text_columns(rows, columns.text))
     load_processor(model, task)
 
 
@@ -208,10 +216,10 @@ def _calibration(network: PreTrainedModel, processor: Any, options: ExportOption
     rows = options.calibration
     if rows is None:
         return None
+    reader, columns = reader_of(network, rows, processing_class=processor), options.columns or Columns()
+    prepared = reader.prepared(rows, text=columns.text, image=columns.image)
     starts = range(0, len(rows), _CALIBRATION_BATCH)
-    parts = [rows.select(range(start, min(start + _CALIBRATION_BATCH, len(rows)))) for start in starts]
-    reading = {"processing_class": processor, "columns": options.columns}
-    return [first_batch(network, part, size=len(part), **reading) for part in parts]
+    return [dict(reader.batch(prepared, range(start, min(start + _CALIBRATION_BATCH, len(rows))))) for start in starts]
 
 
 def _timed(models: dict[str, Any], dataset: Dataset | None, asking: AuditOptions) -> dict[str, dict[int, Latency]]:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hf_compalign._checks import check_whole
 from hf_compalign.models import FileModel, is_quantized
 
 TEXT, IMAGE = "text", "image"
@@ -49,8 +50,7 @@ class AttributionOptions:
     def __post_init__(self) -> None:
         least = {"n_items": 1, "n_mismatches": 0, "top_k": 1, "n_steps": 1, "batch_size": 1, "seed": 0}
         for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name} must be at least {smallest}. Got {getattr(self, name)}.")
+            check_whole(name, getattr(self, name), least=smallest)
 
     def method_for(self, kind: str) -> str:
         """The method for "text" or "image"; a ValueError if it is for the other."""

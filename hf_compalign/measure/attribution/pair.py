@@ -18,7 +18,7 @@ from hf_compalign.measure.attribution.methods import Attribution, Attributor, Ba
 from hf_compalign.measure.attribution.options import IMAGE, TEXT, AttributionOptions, check_explainable
 from hf_compalign.measure.attribution.record import DECIMALS, Explanation
 from hf_compalign.measure.predictions import Columns, Predictions, Reader, reader_of
-from hf_compalign.models import default_collator, input_names
+from hf_compalign.models import input_names
 
 # The special tokens in a config, for want of a tokenizer.
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
@@ -114,10 +114,7 @@ class Pair:
         self, side: Reader, prepared: Dataset, part: list[int], targets: NDArray[np.int64], rows: list[int]
     ) -> Batch:
         known, device = input_names(side.network), side.network.device
-        columns = {name: values for name, values in prepared[part].items() if name in known}
-        values = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        inputs = default_collator(side.processing_class)(values)
-        placed = {name: value.to(device) for name, value in inputs.items() if name in known}
+        placed = {name: value.to(device) for name, value in side.batch(prepared, part).items() if name in known}
         asked = torch.as_tensor(targets, device=device)
         if self.kind == IMAGE:
             return Batch(placed, asked, rows)

@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from hf_compalign.data import check_rows
 from hf_compalign.measure.attribution import AttributionOptions, attribution_agreement, opened_pair
 from hf_compalign.measure.audit.comparing import checked_limits, compared
 from hf_compalign.measure.audit.contents import with_attribution, with_contents
@@ -76,6 +77,8 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
     """
     options = options or AuditOptions()
     columns = options.columns or Columns()
+    if dataset is not None:
+        check_rows(dataset)
     limits = checked_limits(limits or {}, grouped=groups is not None or bool(options.bins))
     attributes = attributes_of(groups, options.bins, dataset, text=columns.text)
     given = {"reference": reference, "candidate": candidate} | ({} if floor is None else {"floor": floor})

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from hf_compalign._compat import add_to_log
 from hf_compalign._trainer import of_first_process
+from hf_compalign.data import check_rows
 from hf_compalign.measure.audit.auditing import audit
 from hf_compalign.measure.audit.comparing import checked_limits
 from hf_compalign.measure.audit.opened import answers_of, groups_of_items
@@ -62,8 +63,8 @@ class AuditCallback(TrainerCallback):
         prefix: the beginning of the names, after ``eval_``; another one for each callback of a Trainer.
 
     Raises:
-        ValueError: a limit or prefix that cannot be; before training: whatever `predict` and `hf_compalign.audit`
-            refuse, or a model in shards.
+        ValueError: a limit, dataset or prefix that cannot be; before training: whatever `predict` and
+            `hf_compalign.audit` refuse, or a model in shards.
 
     Attributes:
         latest: the whole `Audit` of the last evaluation, on the first process alone.
@@ -81,6 +82,7 @@ class AuditCallback(TrainerCallback):
     ) -> None:
         if not prefix:
             raise ValueError("prefix must be the beginning of a name, such as 'audit'. Got ''.")
+        check_rows(dataset)
         self.options = options or AuditOptions(max_items=100)
         self.limits = checked_limits(limits or {}, grouped=groups is not None or bool(self.options.bins))
         self.latest: Audit | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_compalign.data import find_image_column, find_text_columns
+from hf_compalign.data import find_image_column, find_text_columns, image_files, image_of
 from hf_compalign.measure.attribution import AttributionAgreement, Explanation
 from hf_compalign.measure.audit.record import Audit
 from hf_compalign.measure.predictions import Columns
@@ -44,6 +44,7 @@ def with_contents(
     names = (find_image_column(dataset, columns.image),) if of_images else find_text_columns(dataset, columns.text)
     # Other columns may be large, or hold images that would be decoded.
     rows = dataset.select_columns(list(names)).select([place[item.id] for item in shown])
+    rows = image_files(rows, *names) if of_images else rows
     items = []
     for item, row in zip(shown, rows, strict=True):
         asked = [row[name] for name in names]
@@ -67,7 +68,7 @@ def _shortened(text: str | None) -> str:
 
 
 def _thumbnail(image: Any) -> str:
-    small = image.convert("RGB")
+    small = image_of(image)
     small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     buffer = io.BytesIO()
     small.save(buffer, "PNG")

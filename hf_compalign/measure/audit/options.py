@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hf_compalign._checks import check_whole
 from hf_compalign.measure.groups import MIN_GROUP_SIZE
 
 if TYPE_CHECKING:
@@ -45,5 +46,5 @@ class AuditOptions:
             )
         for name in ("min_group_size", "batch_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1. Got {value}.")
+            if value is not None:
+                check_whole(name, value, least=1)

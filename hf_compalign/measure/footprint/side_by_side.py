@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hf_compalign.measure.footprint.latency import interleaved_latency_ms
 from hf_compalign.measure.footprint.record import Latency
 from hf_compalign.measure.predictions import Columns, reader_of
-from hf_compalign.models import default_collator, device_of, input_names
+from hf_compalign.models import device_of
 from hf_compalign.opening import Model, load_model
 
 
@@ -60,6 +60,4 @@ def first_batch(
     rows = dataset.select([index % len(dataset) for index in range(size)])
     reader = reader_of(network, rows, processing_class=processing_class)
     rows = reader.prepared(rows, text=columns.text, image=columns.image)
-    known = input_names(network)
-    inputs = [{name: row[name] for name in row if name in known} for row in rows]
-    return dict(default_collator(reader.processing_class)(inputs))
+    return dict(reader.batch(rows, range(size)))

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from hf_compalign._checks import check_whole
 from hf_compalign.data import (
     ID_COLUMNS,
     combined_fingerprint,
@@ -19,8 +20,10 @@ from hf_compalign.data import (
     find_image_column,
     find_label_column,
     find_text_columns,
+    image_files,
     label_ids,
     row_fingerprint,
+    rows_at,
 )
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.predictions.columns import Columns
@@ -70,7 +73,8 @@ def predict(
         Logits [N, C], the labels in the model's order of label names, and a name for each row.
 
     Raises:
-        ValueError: the dataset is empty, its columns are ambiguous, or its labels are not the model's.
+        ValueError: the dataset is empty or none of `datasets`, its columns are ambiguous, a row cannot become the
+            model's input, or the labels are not the model's; a batch size or device that cannot be.
     """
     reader = reader_of(model, dataset, processing_class=processing_class, device=device)
     return ask(reader, dataset, collate=data_collator, columns=columns, batch_size=batch_size).answers
@@ -82,6 +86,7 @@ def ask(
     """As `predict`, but keep what it takes to ask the same rows again."""
     columns, network = columns or Columns(), reader.network
     names = names_of(network.config.id2label)
+    check_whole("batch_size", batch_size, least=1)
     label_column = find_label_column(dataset, columns.label)
     labels = np.full(len(dataset), IGNORED) if label_column is None else label_ids(dataset, label_column, names)
     # Two models may prepare the same text or image differently, so hash the raw rows where there are any.
@@ -113,8 +118,7 @@ def _run(
     marks: list[str] = []
     with evaluating(model):
         for start in tqdm(range(0, len(dataset), batch_size), desc="Predicting", leave=False):
-            batch = {name: values for name, values in dataset[start : start + batch_size].items() if name in known}
-            inputs = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            inputs = rows_at(dataset, range(start, min(start + batch_size, len(dataset))), known)
             if marked:
                 marks.extend(row_fingerprint({main: row[main]}) for row in inputs)
             logits.append(forward_logits(model, collate(inputs)).cpu().numpy())
@@ -134,7 +138,7 @@ def _raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
     rows: Iterable[Mapping[str, Any]]
     if task.model_input == "pixel_values":
         column = find_image_column(dataset, columns.image)
-        files = dataset.select_columns([column]).cast_column(column, Image(decode=False))
+        files = image_files(dataset.select_columns([column]), column)
         rows = ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
     else:
         rows = dataset.select_columns(list(find_text_columns(dataset, columns.text)))

@@ -1,16 +1,25 @@
 """Open a model with the tokenizer or image processor that reads its rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_compalign.data import find_image_column, find_text_columns, tokenized, with_pixels
-from hf_compalign.models import check_prepared, default_device, load_processor
+from hf_compalign.data import check_rows, find_image_column, find_text_columns, rows_at, tokenized, with_pixels
+from hf_compalign.models import (
+    check_prepared,
+    checked_device,
+    default_collator,
+    default_device,
+    image_channels,
+    input_names,
+    load_processor,
+    position_limit,
+)
 from hf_compalign.opening import Model, load_model, name_of
 from hf_compalign.tasks import Task, task_of
 
@@ -28,15 +37,25 @@ class Reader:
         """Turn raw rows into the model's inputs, truncated but not yet padded; leave prepared rows alone.
 
         Raises:
-            ValueError: the columns are ambiguous, or the dataset lacks the model's inputs.
+            ValueError: the columns are ambiguous, the dataset lacks the model's inputs, or a row cannot become one.
         """
         if is_raw(dataset, self.task):
-            if self.task.model_input == "pixel_values":
-                dataset = with_pixels(dataset, self.processing_class, find_image_column(dataset, image))
+            of_images, processor = self.task.model_input == "pixel_values", self.processing_class
+            if isinstance(processor, PreTrainedTokenizerBase) == of_images:
+                kind = "an image processor" if of_images else "a tokenizer"
+                raise ValueError(f"{type(self.network).__name__} needs {kind}. Got {type(processor).__name__}.")
+            if of_images:
+                column, n_channels = find_image_column(dataset, image), image_channels(self.network)
+                dataset = with_pixels(dataset, processor, column, n_channels=n_channels)
             else:
-                dataset = tokenized(dataset, self.processing_class, find_text_columns(dataset, text))
+                columns, longest = find_text_columns(dataset, text), position_limit(self.network)
+                dataset = tokenized(dataset, processor, columns, longest=longest)
         check_prepared(dataset, self.network)
         return dataset
+
+    def batch(self, prepared: Dataset, places: Sequence[int]) -> Mapping[str, Any]:
+        """These rows of a prepared dataset as one batch of the model's inputs."""
+        return default_collator(self.processing_class)(rows_at(prepared, places, input_names(self.network)))
 
 
 def reader_of(
@@ -45,17 +64,16 @@ def reader_of(
     """Open a model for the rows of a dataset; the arguments are those of `hf_compalign.predict`.
 
     Raises:
-        ValueError: there are no rows or no model, its head is not supported, or raw rows have no tokenizer or image
-            processor.
+        ValueError: there are no rows, no model or no such device, the head is not supported, or raw rows have no
+            tokenizer or image processor.
     """
-    if len(dataset) == 0:
-        raise ValueError("The dataset is empty. Give it at least one row.")
+    check_rows(dataset)
     network = load_model(model)
     opened = isinstance(model, str | Path)
     if device is None and opened:
         device = default_device(network)
     if device is not None:
-        network = network.to(device)
+        network = network.to(checked_device(device))
     task, where = task_of(network), name_of(model)
     raw = is_raw(dataset, task)
     if processing_class is None and (raw or opened):

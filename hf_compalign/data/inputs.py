@@ -1,0 +1,209 @@
+"""Rows become a model's inputs. A row that cannot is refused, with its column and its number."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Image, Value
+
+from hf_compalign._formats import plural
+
+logger = logging.getLogger(__name__)
+
+# From here on transformers takes a tokenizer's model_max_length for none.
+_NO_LIMIT = 1e20
+# The mode of Pillow for so many channels.
+_MODES = {1: "L", 3: "RGB"}
+_WHITE = 255
+
+
+class RowError(ValueError):
+    """A row cannot be read; `naming_rows` says which."""
+
+
+def tokenized(dataset: Dataset, tokenizer: Any, columns: Sequence[str], *, longest: int | None = None) -> Dataset:
+    """Add the tokenizer's columns, truncated but not yet padded.
+
+    Args:
+        dataset: with texts in the columns.
+        tokenizer: which truncates to its own ``model_max_length``.
+        columns: the text column, or the two of a pair.
+        longest: how many tokens the model takes, if that is limited; see `hf_compalign.models.position_limit`.
+
+    Raises:
+        ValueError: a column holds no texts, or a row has none.
+    """
+    check_texts(dataset, columns)
+    limit = min(tokenizer.model_max_length, longest or _NO_LIMIT)
+    cut: dict[str, Any] = {"truncation": True, "max_length": limit} if limit < _NO_LIMIT else {}
+
+    def tokenize(batch: Mapping[str, list[Any]]) -> Any:
+        return tokenizer(*(batch[column] for column in columns), **cut)
+
+    rows = dataset.with_format(None).map(tokenize, batched=True, desc="Tokenizing")
+    if limit < tokenizer.model_max_length:
+        ids = rows.with_format("arrow")[:]["input_ids"]
+        full = sum(np.count_nonzero(chunk.value_lengths().to_numpy() == limit) for chunk in ids.chunks)
+        if full:
+            logger.warning(
+                "%d of %d texts fill all %d positions of the model: longer ones are cut there, since the tokenizer's "
+                "model_max_length is larger.",
+                full,
+                len(rows),
+                limit,
+            )
+    return rows
+
+
+def with_pixels(dataset: Dataset, processor: Any, column: str, *, n_channels: int = 3) -> Dataset:
+    """Replace the image by ``pixel_values`` on access, so that nothing is stored twice.
+
+    Args:
+        dataset: with images in the column, or what `image_files` makes images of.
+        processor: the image processor.
+        column: of the images.
+        n_channels: that the model takes: with 1 images become grey, with 3 RGB.
+
+    Raises:
+        ValueError: the column holds no images, or a row has none; on access: an image cannot be read.
+    """
+    if n_channels not in _MODES:
+        raise ValueError(
+            f"Images have 1 or 3 channels here, and the model takes {n_channels}. Give a dataset with its inputs, the "
+            "column pixel_values."
+        )
+
+    def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        images = [image_of(value, mode=_MODES[n_channels]) for value in batch.pop(column)]
+        try:
+            pixels = processor(images, return_tensors="np")["pixel_values"]
+            if pixels.shape[1] != n_channels:
+                raise ValueError(f"It makes {pixels.shape[1]} channels.")
+        except ValueError as error:
+            raise ValueError(
+                f"The image processor does not fit a model that takes images of {plural(n_channels, 'channel')}. Use "
+                f"the one saved beside the model. ({error})"
+            ) from error
+        batch["pixel_values"] = list(pixels)
+        return batch
+
+    return image_files(dataset, column).with_transform(to_pixels)
+
+
+def image_files(dataset: Dataset, column: str) -> Dataset:
+    """The dataset with the column's images as files, not decoded: as they are, or made of paths or of arrays.
+
+    Raises:
+        ValueError: the column holds nothing of that kind, or a row has no image.
+    """
+    check_filled(dataset, column)
+    feature = dataset.features[column]
+    try:
+        if not isinstance(feature, Image):
+            _check_bytes(dataset, column)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the numbers become bytes
+            return dataset.with_format(None).cast_column(column, Image(decode=False))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"The column {column!r} holds no images. Got {feature}. Images are files, paths of files, or arrays of "
+            f"whole numbers from 0 to 255, height x width or height x width x 3. ({error})"
+        ) from error
+
+
+def image_of(value: Any, *, mode: str = "RGB") -> Any:
+    """The image in a row of `image_files`, as Pillow has it in that mode.
+
+    Raises:
+        RowError: it cannot be read, or its numbers do not fit into 8 bits.
+    """
+    try:
+        return _in_8_bits(Image().decode_example(value)).convert(mode)
+    except ImportError:
+        raise
+    # Pillow and its decoders raise anything on files that are damaged.
+    except Exception as error:
+        file = f" {value['path']!r}" if value["path"] else ""
+        raise RowError(f"The image{file} cannot be read. Repair it, or leave its row out. ({error})") from error
+
+
+@contextmanager
+def naming_rows(dataset: Dataset) -> Iterator[None]:
+    """Say which row of the dataset it is that cannot be read.
+
+    Raises:
+        ValueError: with the number of the row.
+    """
+    try:
+        yield
+    except RowError:
+        # A transform does not know the numbers of the rows that it is given.
+        for row in range(len(dataset)):
+            try:
+                dataset[row]
+            except RowError as error:
+                raise ValueError(f"Row {row}: {error}") from error
+        raise
+
+
+def rows_at(dataset: Dataset, places: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """These rows of a dataset, with those of the columns that it has.
+
+    Raises:
+        ValueError: a row cannot be read; says which.
+    """
+    with naming_rows(dataset):
+        batch = dataset[places]
+    kept = {name: values for name, values in batch.items() if name in columns}
+    return [dict(zip(kept, row, strict=True)) for row in zip(*kept.values(), strict=True)]
+
+
+def check_filled(dataset: Dataset, column: str) -> None:
+    """Raise a ValueError that names the first row without anything in the column."""
+    if not dataset.data.column(column).null_count:
+        return
+    values = dataset.select_columns([column]).with_format("arrow")[:][column]
+    if values.null_count:
+        row = values.is_null().index(True).as_py()
+        raise ValueError(
+            f"Row {row} has nothing in the column {column!r}: None, as have {values.null_count} of {len(values)} rows. "
+            f"Leave such rows out (dataset.filter(lambda row: row[{column!r}] is not None)), or fill them."
+        )
+
+
+def check_texts(dataset: Dataset, columns: Sequence[str]) -> None:
+    """Raise a ValueError that names the first column without texts, or row without a text."""
+    for column in columns:
+        check_filled(dataset, column)
+        feature = dataset.features[column]
+        if not isinstance(feature, Value) or feature.dtype not in ("string", "large_string"):
+            raise ValueError(
+                f"The column {column!r} must hold texts. Got {feature}. Name another text column, or make texts of it: "
+                f"dataset.cast_column({column!r}, Value('string'))."
+            )
+
+
+def _check_bytes(dataset: Dataset, column: str) -> None:
+    """Refuse numbers that `datasets` would wrap around to make bytes of them."""
+    for chunk in dataset.data.column(column).chunks:
+        values = getattr(chunk, "storage", chunk)  # of an Array2D or Array3D
+        while hasattr(values.type, "value_type"):
+            values = values.flatten()
+        numbers = values.to_numpy(zero_copy_only=False)
+        if numbers.dtype.kind in "iu" and not 0 <= numbers.min(initial=0) <= numbers.max(initial=0) <= _WHITE:
+            raise ValueError(f"Its numbers go from {numbers.min()} to {numbers.max()}.")
+
+
+def _in_8_bits(image: Any) -> Any:
+    """The image with numbers from 0 to 255: Pillow's `convert` would clip larger ones to white."""
+    # Pillow 10 reads a PNG of 16 bits as one of 32.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5)
+    if image.mode in ("I", "F"):
+        low, high = image.getextrema()
+        if image.mode == "F" or low < 0 or high > _WHITE:
+            raise ValueError(f"Its pixels go from {low:g} to {high:g}: scale them to 0 to 255, in 8 bits.")
+    return image
