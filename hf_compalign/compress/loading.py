@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_compalign._compat import become, built_with
+from hf_compalign.compress.adapters import refuse_adapters_in
 from hf_compalign.compress.quantize import Quantization, convert_, load_quantized, requantize_
 from hf_compalign.compress.record import QUANTIZATION, check_record, entry_of, malformed, shrink_of
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, cut_units, layers_of, zero_units_plan
@@ -120,6 +121,7 @@ def _check_unchanged(where: str, quantization: Quantization, kwargs: Mapping[str
 
 
 def _config(where: str, options: Mapping[str, Any]) -> Any:
+    refuse_adapters_in(where, options)
     try:
         return transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:

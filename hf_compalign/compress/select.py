@@ -7,6 +7,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from hf_compalign.compress.adapters import refuse_adapters
+
 # The layers that make the answer, and those that read the input (an image model's patches are a convolution). BERT's
 # pooler belongs to the head: it is as good as new before fine-tuning, and its small weights would all go first.
 LEFT_OUT = ("*classifier", "classifier.*", "head.*", "*pooler*", "score", "logits_proj", "qa_outputs", "*embeddings*")
@@ -45,6 +47,7 @@ def select_layers(
 
     `include` is as in `fnmatch`, and None takes all but those that the purpose leaves out; `exclude` comes after that.
     """
+    refuse_adapters(model)
     named_like = f"Its layers are named like: {', '.join(_samples(list(layers)))}."
     for pattern in (*(include or ()), *(exclude or ())):
         if not any(_matches(name, [pattern]) for name in layers):

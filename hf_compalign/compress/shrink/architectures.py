@@ -6,6 +6,8 @@ from typing import Any
 import transformers
 from torch import nn
 
+from hf_compalign.compress.adapters import refuse_adapters
+
 
 @dataclass(frozen=True)
 class SharedBias:
@@ -177,6 +179,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
 def architecture_of(model: nn.Module) -> Architecture:
     """The row of the table that fits the model."""
+    refuse_adapters(model)
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     kind = type(model).__name__
