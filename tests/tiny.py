@@ -21,6 +21,7 @@ from transformers import (
 )
 
 VOCABULARY = 40
+WORDS = ["[PAD]", "[UNK]", "bad", "good", "film", "book", "the", "a"]  # of `reviews`
 NAMED = {"id2label": {0: "neg", 1: "pos"}, "label2id": {"neg": 0, "pos": 1}, "n_labels": 2}
 
 # Two kernels, two shapes of a layer or two places in memory add the same float32 terms in another order, and each sum
@@ -79,10 +80,10 @@ def texts(
     return Dataset.from_dict(columns)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Words of `reviews`, separated by spaces."""
-    words = ["[PAD]", "[UNK]", "bad", "good", "film", "book", "the", "a"]
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+def tokenizer(*words: str) -> PreTrainedTokenizerFast:
+    """The words given, or those of `reviews`, separated by spaces."""
+    vocabulary = {word: index for index, word in enumerate(words or WORDS)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32)
 
