@@ -7,6 +7,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, check_cached_logits, check_distinct, trusts_positions
+from hf_compalign.align.vocabulary import check_same_tokens, vocabulary_mark, vocabulary_of
 from hf_compalign.data import LABEL_COLUMNS, label_ids
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.tasks import task_of
@@ -62,8 +63,9 @@ def _check_ignored(trainer: Any) -> None:
         )
 
 
-def check_student_and_teacher(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+def check_student_and_teacher(trainer: Any, teacher: PreTrainedModel) -> None:
     """Refuse two models that cannot answer the same question with the same labels."""
+    student: PreTrainedModel = trainer.model
     check_distinct(teacher, student)
     ours, theirs = task_of(student), task_of(teacher)
     if ours != theirs:
@@ -71,12 +73,7 @@ def check_student_and_teacher(student: PreTrainedModel, teacher: PreTrainedModel
             f"Teacher and student must do the same task. Got {theirs.name} and {ours.name}. "
             "Use the original of this student as its teacher."
         )
-    vocabularies = [getattr(model.config, "vocab_size", None) for model in (student, teacher)]
-    if vocabularies[0] != vocabularies[1]:
-        raise ValueError(
-            f"Teacher and student must share a tokenizer. Got vocabularies of {vocabularies[1]} and "
-            f"{vocabularies[0]} tokens. Use the original of this student as its teacher."
-        )
+    check_same_tokens(student, teacher, trainer.processing_class, trainer.data_collator)
     names = names_of(student.config.id2label), names_of(teacher.config.id2label)
     if trusts_positions(*names):
         logger.warning(
@@ -101,7 +98,16 @@ def check_datasets(trainer: Any, teacher: LiveTeacher | None) -> str | None:
         columns = getattr(dataset, "column_names", None) or ()
         if LOGITS_COLUMN in columns and isinstance(dataset, Dataset):
             own = None if teacher is None else teacher.fingerprint
-            found.add(check_cached_logits(dataset, trainer.model, teacher_fingerprint=own, split=split))
+            tokens = vocabulary_of(trainer.model, trainer.processing_class, trainer.data_collator)
+            found.add(
+                check_cached_logits(
+                    dataset,
+                    trainer.model,
+                    teacher_fingerprint=own,
+                    vocabulary=vocabulary_mark(tokens),
+                    split=split,
+                )
+            )
         elif trainer.alignment.needs_teacher and teacher is None and isinstance(dataset, Dataset):
             raise ValueError(
                 f"The loss has terms with a teacher, but there is none for the {split} dataset. Pass teacher=, or fill "

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_compalign._checks import check_whole
 from hf_compalign._compat import dataset_fingerprint
+from hf_compalign.align.vocabulary import ANY_VOCABULARY, check_vocabularies, vocabulary_mark, vocabulary_of
 from hf_compalign.data import DIGITS, combined_fingerprint, naming_rows, row_fingerprint
 from hf_compalign.labels import are_placeholders, label_order, names_of
 from hf_compalign.models import (
@@ -82,7 +83,7 @@ def cache_teacher_logits(
         dataset: tokenized texts or pixel values, as the Trainer takes them; a `DatasetDict` is filled split by split.
         teacher: a module, a local folder or a Hub id.
         student_labels: the student's label names, when its order differs from the teacher's.
-        processing_class: the tokenizer, to pad with.
+        processing_class: the tokenizer that made the rows, to pad with and to compare with the teacher's.
         data_collator: in place of the default one, as in the Trainer.
         batch_size: rows at a time.
         device: where to run the teacher; by default a GPU if there is one.
@@ -91,7 +92,8 @@ def cache_teacher_logits(
         The dataset with the two columns added: logits as C float32 each.
 
     Raises:
-        ValueError: the dataset is empty or not prepared, is an iterable one, or the labels do not match.
+        ValueError: the dataset is empty or not prepared, is an iterable one, or the labels or the tokenizers do not
+            match.
     """
     splits = dataset if isinstance(dataset, dict) else {"": dataset}
     check_whole("batch_size", batch_size, least=1)
@@ -104,15 +106,19 @@ def cache_teacher_logits(
     model = load_model(teacher)
     live = LiveTeacher(model, student_labels or names_of(model.config.id2label))
     live.to(checked_device(device or default_device(model) or "cpu"))
+    theirs, ours = vocabulary_of(model), vocabulary_of(model, processing_class, data_collator)
+    if theirs is not None and ours is not None:
+        check_vocabularies(ours, theirs)
+    tokens = vocabulary_mark(ours)
     collate = data_collator or default_collator(processing_class)
-    filled = {name: _filled(split, live, collate, batch_size) for name, split in splits.items()}
+    filled = {name: _filled(split, live, collate, batch_size, tokens) for name, split in splits.items()}
     return DatasetDict(filled) if isinstance(dataset, dict) else filled[""]
 
 
-def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_size: int) -> Dataset:
+def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_size: int, tokens: str) -> Dataset:
     check_prepared(dataset, teacher.model)
     columns, main = input_names(teacher.model), task_of(teacher.model).model_input
-    prefix = f"{teacher.fingerprint}-{_order_mark(teacher.student_labels)}"
+    prefix = f"{teacher.fingerprint}-{_order_mark(teacher.student_labels)}-{tokens}"
 
     def answer(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
@@ -135,9 +141,16 @@ def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_siz
 
 
 def check_cached_logits(
-    dataset: Dataset, student: PreTrainedModel, *, teacher_fingerprint: str | None = None, split: str = "train"
+    dataset: Dataset,
+    student: PreTrainedModel,
+    *,
+    teacher_fingerprint: str | None = None,
+    vocabulary: str = ANY_VOCABULARY,
+    split: str = "train",
 ) -> str:
     """Refuse cached logits that do not belong to these rows, this student or the teacher at hand, if there is one.
+
+    ``vocabulary`` is that of the rows, by `vocabulary_mark`.
 
     The fingerprint of the teacher that answered is returned.
     """
@@ -153,7 +166,8 @@ def check_cached_logits(
     for index in np.unique(np.linspace(0, len(dataset) - 1, CHECKED_ROWS).astype(int)).tolist():
         row = dataset[index]
         _check_logits(row[LOGITS_COLUMN], len(names), split, index)
-        teacher, order, inputs = str(row[FINGERPRINT_COLUMN]).split("-")
+        # Caches of earlier versions do not say which tokenizer made the rows.
+        teacher, order, *tokens, inputs = str(row[FINGERPRINT_COLUMN]).split("-")
         if inputs != row_fingerprint({main: row[main]}):
             raise ValueError(
                 f"The cached teacher logits of the {split} dataset are stale: the inputs of row {index} are not those "
@@ -164,6 +178,12 @@ def check_cached_logits(
             raise ValueError(
                 f"The cached teacher logits of the {split} dataset are in another label order than the student's "
                 f"({', '.join(names)}). Run cache_teacher_logits again with student_labels= in that order."
+            )
+        if tokens and ANY_VOCABULARY not in (*tokens, vocabulary) and tokens != [vocabulary]:
+            raise ValueError(
+                f"The cached teacher logits of the {split} dataset are of another tokenizer than the student's. Use "
+                "the original of this student as its teacher, and run cache_teacher_logits again with "
+                "processing_class=."
             )
         found.add(teacher)
     if len(found) > 1 or (teacher_fingerprint is not None and found != {teacher_fingerprint}):

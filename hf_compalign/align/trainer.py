@@ -93,7 +93,7 @@ class AlignedDistillationTrainer(LabeledTrainer):
         self._live: LiveTeacher | None = None
         self._for_teacher_alone = {LOGITS_COLUMN}
         if self.teacher is not None:
-            check_student_and_teacher(self.model, self.teacher)
+            check_student_and_teacher(self, self.teacher)
             self._live = LiveTeacher(self.teacher, names_of(self.model.config.id2label))
             self._live.to(self.args.device)
             # DistilBERT, say, takes no token_type_ids, and its teacher BERT needs them for pairs.
