@@ -76,3 +76,18 @@ def test_what_cannot_be_compared_is_said_and_other_sizes_are_refused(tmp_path, c
     assert not caplog.messages
     with pytest.raises(ValueError, match="Got vocabularies of 9 and 8 tokens, and no tokenizer .* save_pretrained"):
         build(tmp_path, saved(tmp_path / "padded", vocab_size=9))
+
+
+def test_a_teacher_with_fewer_positions_than_the_student_is_refused(tmp_path):
+    def pair(ours, theirs, **given):
+        student, teacher = (tiny.bert(max_position_embeddings=n, **SIZES) for n in (ours, theirs))
+        AlignedDistillationTrainer(student, tiny.arguments(tmp_path), teacher=teacher, train_dataset=ready(), **given)
+
+    with pytest.raises(
+        ValueError, match="The teacher takes texts of up to 16 tokens, the student of 24.* max_length=16"
+    ):
+        pair(24, 16)
+    pair(16, 24)
+    short = tokenizer()
+    short.model_max_length = 16
+    pair(24, 16, processing_class=short)
