@@ -1,6 +1,7 @@
 """What cannot work is refused when the trainer is built, with the reason and the way out."""
 
 import logging
+from math import inf
 from typing import Any
 
 from datasets import Dataset
@@ -10,6 +11,7 @@ from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, check_cached_
 from hf_compalign.align.vocabulary import check_same_tokens, vocabulary_mark, vocabulary_of
 from hf_compalign.data import LABEL_COLUMNS, label_ids
 from hf_compalign.labels import IGNORED, names_of
+from hf_compalign.models import position_limit
 from hf_compalign.tasks import task_of
 
 logger = logging.getLogger(__name__)
@@ -74,12 +76,25 @@ def check_student_and_teacher(trainer: Any, teacher: PreTrainedModel) -> None:
             "Use the original of this student as its teacher."
         )
     check_same_tokens(student, teacher, trainer.processing_class, trainer.data_collator)
+    _check_positions(student, teacher, longest=getattr(trainer.processing_class, "model_max_length", inf))
     names = names_of(student.config.id2label), names_of(teacher.config.id2label)
     if trusts_positions(*names):
         logger.warning(
             "Only one of teacher and student has label names, so they are matched by position: teacher %s, student %s.",
             list(names[1]),
             list(names[0]),
+        )
+
+
+def _check_positions(student: PreTrainedModel, teacher: PreTrainedModel, *, longest: float) -> None:
+    """Refuse a teacher that cannot read all that the student and its tokenizer can."""
+    ours, theirs = (position_limit(model) or inf for model in (student, teacher))
+    if theirs < min(ours, longest):
+        own = "any number" if ours == inf else ours
+        raise ValueError(
+            f"The teacher takes texts of up to {theirs} tokens, the student of {own}, so longer ones would fail in "
+            f"the teacher. Take a teacher with as many positions, or tokenize with truncation=True, "
+            f"max_length={theirs}, and give the tokenizer with model_max_length={theirs} as processing_class=."
         )
 
 
