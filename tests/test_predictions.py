@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import struct
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -138,6 +140,23 @@ def test_other_files_of_numpy_are_refused(tmp_path):
             Predictions.load(tmp_path / name)
     np.savez(tmp_path / "x.npz", logits=np.zeros((2, 2)), labels=np.zeros(2))
     with pytest.raises(ValueError, match="not one of predictions: it lacks about, ids, mask"):
+        Predictions.load(tmp_path / "x.npz")
+
+
+def test_sizes_are_checked_before_memory_is_taken(tmp_path):
+    made().save(tmp_path / "x.npz")
+    good = (tmp_path / "x.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "x.npz") as archive:
+        size = archive.getinfo("logits.npy").file_size
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (tmp_path / "x.npz").write_bytes(good.replace(struct.pack("<L", size), struct.pack("<L", 2**31)))
+    with pytest.raises(ValueError, match=r"x.npz is not an .*: \w+.npy cannot be 2,147,483,648 bytes in a file of"):
+        Predictions.load(tmp_path / "x.npz")
+    members["logits.npy"] = members["logits.npy"].replace(b"(4, 3), }            ", b"(4, 3000000000000), }")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"logits.npy does not hold what it says, an array \[4, 3000000000000\] of f"):
         Predictions.load(tmp_path / "x.npz")
 
 

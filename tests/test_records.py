@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import pytest
@@ -26,6 +27,8 @@ class Outer:
     about: dict[str, str]
     scores: tuple[float, ...] = ()
     names: tuple[str, ...] = field(default=())
+    sizes: Mapping[int, float] = field(default_factory=dict)
+    good: bool = True
 
 
 FULL = Outer(
@@ -60,8 +63,36 @@ def test_null_is_nan_in_a_float_and_none_elsewhere():
 
 def test_more_than_the_fields_is_left_aside_and_less_is_an_error():
     assert built(Inner, {"value": 1.0, "name": "x", "words": "y"}) == Inner(1.0, "x")
-    with pytest.raises(KeyError, match="name"):
+    with pytest.raises(ValueError, match="^It lacks name"):
         built(Inner, {"value": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"n": 1.5}, "^n must be a whole number. Got 1.5."),
+        ({"n": True}, "^n must be a whole number. Got True."),
+        ({"n": 10**30}, "^n must be a whole number. Got one too long."),
+        ({"pair": [1]}, "^pair must be a list of 2. Got "),
+        ({"pair": [1, None]}, "^pair.1 must be a text. Got None."),
+        ({"rows": "none"}, "^rows must be a list. Got 'none'."),
+        ({"rows": [plain(FULL.one), 3]}, "^rows.1 must be an object. Got 3."),
+        ({"one": {"name": "z", "value": True}}, "^one.value must be a number. Got True."),
+        ({"ends": [0.0, math.inf]}, "^ends.1 must be a number. Got inf."),
+        ({"ends": [0.0, 10**400]}, "^ends.1 must be a number. Got one too long."),
+        ({"about": {"python": 3}}, "^about.python must be a text. Got 3."),
+        ({"sizes": {"x": 1.0}}, "^sizes.x must be a whole number. Got 'x'."),
+        ({"sizes": {"8": "x"}}, "^sizes.8 must be a number. Got 'x'."),
+        ({"good": 1}, "^good must be true or false. Got 1."),
+    ],
+)
+def test_what_is_of_another_type_is_an_error_that_says_where(damage, message):
+    with pytest.raises(ValueError, match=message):
+        built(Outer, plain(FULL) | damage)
+
+
+def test_whole_numbers_are_names_again():
+    assert built(Outer, json.loads(json.dumps(plain(FULL) | {"sizes": {8: 1.5}}))).sizes == {8: 1.5}
 
 
 def test_scores_are_floats_and_null_is_nan_among_them():

@@ -1,0 +1,167 @@
+"""Damaged files are refused in words, with their path; whatever is damaged in them, nothing else is raised.
+
+More damages, and a line on what became of them: ``DAMAGES=2000 pytest -s tests/test_damaged.py``.
+"""
+
+import copy
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from plotted import point
+
+from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.footprint import Latency
+from hf_compalign.measure.predictions import Predictions
+from hf_compalign.ship import Frontier, Sensitivity, frontier_table
+
+DAMAGES = int(os.environ.get("DAMAGES", "60"))
+VALUES = [None, True, -1, 0, 7, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x", "..", [], [1], [[]], {}]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file: what writes one into a folder and returns its path, and what reads it."""
+
+    write: Callable[[Path], Path]
+    read: Callable[[Path], Any]
+
+
+def write_predictions(folder):
+    rng = np.random.default_rng(0)
+    ids = [str(index) for index in range(50)]
+    Predictions(rng.normal(size=(50, 3)), np.arange(50) % 3, ids, list("abc")).save(folder / "file.npz")
+    return folder / "file.npz"
+
+
+def write_audit(folder):
+    rng = np.random.default_rng(0)
+    ids, labels, logits = [str(index) for index in range(60)], rng.integers(0, 2, 60), rng.normal(size=(60, 2))
+    models = [
+        Predictions(logits + noise * rng.normal(size=(60, 2)), labels, ids, ["no", "yes"]) for noise in (0, 0.5, 0.2)
+    ]
+    found = audit(*models[:2], groups=["a", "b"] * 30, floor=models[2], limits={"mismatch_rate": 0.5})
+    found.save(folder / "audit.json")
+    return folder / "audit.json"
+
+
+def read_audit(path):
+    found = Audit.load(path)
+    found.to_pandas("per_class")
+    return str(found), found.to_json()
+
+
+def write_frontier(folder):
+    baselines = {"torch": {1: Latency(6.0, 5.0, 7.0)}}
+    points = (point(0, 9, 25_000_000, b1=2.0), point(4, 0, 100_000_000))
+    tried = (Sensitivity(("layer.0",), 50, 3, 0.25, 90_000_000),)
+    Frontier(points, points[1].kept, "KEPT", tried, baselines, "a CPU").save(folder / "frontier.json")
+    return folder / "frontier.json"
+
+
+KINDS = {
+    "predictions": Kind(write_predictions, Predictions.load),
+    "audit": Kind(write_audit, read_audit),
+    "frontier": Kind(write_frontier, lambda path: frontier_table(Frontier.load(path))),
+}
+
+
+def bits(good, draw):
+    """A flipped bit, a lost end, a run of zeros, or bytes in the wrong place."""
+    bad = bytearray(good)
+    place = draw.randrange(len(bad))
+    how = draw.randrange(4)
+    if how == 0:
+        bad[place] ^= 1 << draw.randrange(8)
+    elif how == 1:
+        del bad[place:]
+    elif how == 2:
+        bad[place : place + 20] = bytes(20)
+    else:
+        bad[place:place] = draw.randbytes(8)
+    return bytes(bad)
+
+
+def places(node, path=()):
+    """The way to every value of a JSON, but of lists only to the first and the last."""
+    keys = node if isinstance(node, dict) else {0, len(node) - 1} if isinstance(node, list) and node else ()
+    for key in keys:
+        yield (*path, key)
+        yield from places(node[key], (*path, key))
+
+
+def values(good, draw):
+    """One value of a JSON is missing, twice there, or another."""
+    bad = json.loads(good)
+    *way, last = draw.choice(list(places(bad)))
+    node = bad
+    for key in way:
+        node = node[key]
+    how = draw.randrange(8)
+    if how == 0:
+        del node[last]
+    elif how == 1 and isinstance(last, str):
+        twice = json.dumps({last: node[last]})[1:-1]
+        node[last] = "@"
+        return json.dumps(bad).replace(f'{json.dumps(last)}: "@"', f"{twice}, {twice}", 1).encode()
+    elif how == 2:
+        node[last] = "@"
+        return json.dumps(bad).replace('"@"', "[" * 100_000, 1).encode()
+    else:
+        node[last] = copy.deepcopy(draw.choice(VALUES))
+    return json.dumps(bad).encode()
+
+
+def arrays(good, draw):
+    """An array of an .npz is of another type or shape."""
+    import io
+
+    with np.load(io.BytesIO(good)) as archive:
+        bad = dict(archive)
+    name = draw.choice(sorted(bad))
+    changes = [
+        lambda array: array[:-1] if array.ndim else array.reshape(1),
+        lambda array: array.astype("U")[..., None],
+        lambda array: np.zeros((3, 0)),
+        lambda array: np.full(array.shape, np.inf),
+        lambda array: np.array("[" * 100_000),
+        lambda array: np.full(array.shape, 2**40),
+        lambda array: np.full(max(array.size, 1), 0x7FFFFFFF, dtype=np.uint32).view("U1").reshape(array.shape or 1),
+        lambda array: array.view(np.uint8) if array.ndim else np.array('{"format_version": 1}'),
+    ]
+    bad[name] = draw.choice(changes)(bad[name])
+    file = io.BytesIO()
+    np.savez_compressed(file, **bad)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_damaged_file_is_read_or_refused_in_words(kind, tmp_path):
+    path = KINDS[kind].write(tmp_path)
+    good = path.read_bytes()
+    KINDS[kind].read(path)
+    ways = [bits, values] if path.suffix == ".json" else [bits, arrays] if path.suffix == ".npz" else [bits]
+    became, unnamed = Counter(), []
+    for seed in range(DAMAGES):
+        draw = random.Random(seed)
+        way = ways[seed % len(ways)]
+        path.write_bytes(way(good, draw))
+        try:
+            KINDS[kind].read(path)
+            became["read"] += 1
+        except ValueError as error:
+            became["refused"] += 1
+            unnamed += [] if path.name in str(error) else [f"damage {seed}: {error}"]
+        except Exception as error:
+            raise AssertionError(f"damage {seed} ({way.__name__})") from error
+    assert not unnamed, "the message does not name the file"
+    assert became["refused"] > 0
+    print(f"\n{kind}: {became['refused']} of {DAMAGES} damaged files refused, {became['read']} read")
