@@ -6,11 +6,12 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+_Kind = TypeVar("_Kind")
 # How the names of what is being written end, and of a folder that is being replaced.
 STAGED, ASIDE = ".tmp", ".old"
 AUDIT_NAME, FRONTIER_NAME, PLOT_NAME = "audit.json", "frontier.json", "frontier.png"
@@ -100,33 +101,73 @@ def write_record(path: str | Path, found: dict[str, Any]) -> None:
     write_text_atomic(path, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_record(path: str | Path, *, kind: str, version: int, writer: str) -> dict[str, Any]:
+def read_text(path: str | Path) -> str:
+    """A UTF-8 text file; a ValueError with its path if it is another."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file: {error}") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds; a ValueError with its path if it is not JSON, or nested beyond measure."""
+    text = read_text(path)
+    try:
+        return parsed(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+
+
+def parsed(text: str) -> Any:
+    """The value of a JSON text; a ValueError if it is not JSON, says a thing twice, or is nested beyond measure."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Of two values of one name, nobody knows which was meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is in it twice.")
+    return found
+
+
+def read_record(path: str | Path, build: Callable[[Any], _Kind], *, kind: str, version: int, writer: str) -> _Kind:
     """Read what `write_record` wrote.
 
     Args:
         path: the file.
+        build: makes the record of a dict, or raises a ValueError.
         kind: the ``kind`` it must name, such as "hf_compalign.audit".
         version: the newest ``format_version`` that can be read.
         writer: what writes such files, for the message.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, of another kind, or from a newer version of this library.
+        ValueError: it is not JSON, of another kind, damaged, or from a newer version of this library.
     """
-    try:
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    stored = read_json(path)
     if not isinstance(stored, dict) or stored.get("kind") != kind:
         name = kind.rpartition(".")[2]
         article = "an" if name[0] in "aeiou" else "a"
         raise ValueError(f"{path} is JSON, but not that of {article} {name}. Write it with {writer}.")
     written = stored.get("format_version")
-    if not isinstance(written, int):
-        raise ValueError(f"{path} is damaged: its format version is {written!r}. Write it again with {writer}.")
+    if type(written) is not int:
+        raise ValueError(f"{path} is damaged: its format version is {written!r:.80}. Write it again with {writer}.")
     if written > version:
         raise ValueError(
             f"{path} has format version {written}, and this version of hf_compalign reads up to {version}. Upgrade "
             "hf_compalign."
         )
-    return stored
+    return built_from(path, build, stored, again=f"Write it again with {writer}.")
+
+
+def built_from(path: str | Path, build: Callable[[Any], _Kind], stored: Any, *, again: str) -> _Kind:
+    """What ``build`` makes of a file's contents; a ValueError with the path and what to do ``again`` if it refuses."""
+    try:
+        return build(stored)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read. {error} {again}") from error

@@ -3,11 +3,14 @@
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hf_compalign._files import read_record, write_record
 from hf_compalign._folders import staged_folder
+from hf_compalign._records import built
 from hf_compalign._tables import Table, as_markdown
 from hf_compalign.demo.results import FORMAT_VERSION, KIND, summarize
 from hf_compalign.demo.run import Progress, Settings, run_once
@@ -73,13 +76,22 @@ def run_demo(
     return results
 
 
-def _former_entries(output: Path) -> list[str]:
+@dataclass(frozen=True)
+class _Former:
+    """What a folder's results.json says of the demo that wrote it."""
+
+    files: tuple[str, ...]
+
+
+def _former_entries(output: Path) -> tuple[str, ...]:
     """The names of what a former demo left in the folder."""
     try:
-        found = read_record(output / RESULTS, kind=KIND, version=FORMAT_VERSION, writer="hf-compalign demo")
+        found = read_record(
+            output / RESULTS, partial(built, _Former), kind=KIND, version=FORMAT_VERSION, writer="hf-compalign demo"
+        )
     except (OSError, ValueError):
-        return []
-    return list(found["files"])
+        return ()
+    return found.files
 
 
 def _prefixed(progress: Progress | None, prefix: str) -> Progress:

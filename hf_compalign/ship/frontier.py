@@ -1,7 +1,8 @@
 """The files that a repair measured: how often each differs from the reference, how large and how fast it is."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,10 @@ class Frontier:
     baselines: Mapping[str, Mapping[int, Latency]] = field(default_factory=dict)
     machine: str = ""
 
+    def __post_init__(self) -> None:
+        if self.chosen not in [point.kept for point in self.points]:
+            raise ValueError("chosen must name the layers that one of the points keeps.")
+
     @property
     def chosen_point(self) -> Point:
         """The file that was chosen."""
@@ -131,15 +136,8 @@ class Frontier:
             FileNotFoundError: there is no such file.
             ValueError: it is not the JSON of a frontier, or a newer version of this library wrote it.
         """
-        stored = read_record(path, kind=_KIND, version=FORMAT_VERSION, writer="Frontier.save")
-        found = built(cls, stored)
-        points = tuple(replace(point, latency=_latencies(point.latency)) for point in found.points)
-        baselines = {name: _latencies(rows) for name, rows in found.baselines.items()}
-        return replace(found, points=points, baselines=baselines)
-
-
-def _latencies(stored: Mapping[Any, Any]) -> dict[int, Latency]:
-    return {int(batch_size): built(Latency, row) for batch_size, row in stored.items()}
+        build = partial(built, cls)
+        return read_record(path, build, kind=_KIND, version=FORMAT_VERSION, writer="Frontier.save")
 
 
 def frontier_table(frontier: Frontier) -> Table:

@@ -12,6 +12,7 @@ from hf_compalign._files import read_record, write_text_atomic
 from hf_compalign._records import built, plain
 from hf_compalign.measure.attribution import AttributionAgreement
 from hf_compalign.measure.audit.items import ChangedItem
+from hf_compalign.measure.audit.stored import check_consistent, read_metrics
 from hf_compalign.measure.audit.text import describe, describe_html
 from hf_compalign.measure.audit.verdict import Verdict
 from hf_compalign.measure.footprint import Latency
@@ -144,7 +145,7 @@ class Audit:
         """An audit from its `to_dict`, also with null for nan.
 
         Raises:
-            ValueError: something is missing or of another kind.
+            ValueError: something is missing, of another kind, or contradicts the rest.
         """
         missing = [one.name for one in fields(Audit) if one.name != "predictions" and one.name not in stored]
         if missing:
@@ -154,10 +155,11 @@ class Audit:
             )
         read = {name: value for name, value in stored.items() if name != "predictions"}
         try:
-            metrics = _mapped(dict(stored["metrics"]), lambda leaf: math.nan if leaf is None else leaf)
-            return built(cls, read | {"metrics": metrics})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"It is a damaged audit ({type(error).__name__}: {error}). Audit again.") from error
+            found = built(cls, read | {"metrics": read_metrics(stored["metrics"])})
+            check_consistent(found)
+        except ValueError as error:
+            raise ValueError(f"It is a damaged audit: {error} Audit again.") from error
+        return found
 
     def to_json(self) -> str:
         """`to_dict` as strict JSON, with null for nan; one line for each metric, row or part."""
@@ -197,11 +199,7 @@ class Audit:
             FileNotFoundError: there is no such file.
             ValueError: it is not the JSON of an audit, or another version of this library wrote it.
         """
-        stored = read_record(path, kind=_KIND, version=FORMAT_VERSION, writer="Audit.save")
-        try:
-            return cls.from_dict(stored)
-        except ValueError as error:
-            raise ValueError(f"{path} cannot be read. {error}") from error
+        return read_record(path, cls.from_dict, kind=_KIND, version=FORMAT_VERSION, writer="Audit.save")
 
     def __str__(self) -> str:
         return describe(self._shown())

@@ -1,7 +1,6 @@
 """What one model answered, item by item."""
 
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from hf_compalign._files import atomic_path
+from hf_compalign._files import atomic_path, built_from, parsed
+from hf_compalign._records import built
 from hf_compalign.labels import IGNORED, label_order
+from hf_compalign.measure.predictions.npz import read_npz
 from hf_compalign.measure.statistics import each_block, row_blocks
 
 FORMAT_VERSION = 1
-_ARRAYS = ("logits", "labels", "ids", "mask")
+# The arrays of a file, and what they are of: kinds of numpy's types.
+_ARRAYS = {"logits": "f", "labels": "i", "ids": "U", "mask": "b"}
 _TEXTS = ("model", "model_fingerprint", "data_fingerprint")
 
 
@@ -201,30 +203,39 @@ class Predictions:
             FileNotFoundError: there is no such file.
             ValueError: it is not an .npz of predictions, or a newer version of this library wrote it.
         """
-        stored = _read_npz(Path(path))
+        stored = read_npz(Path(path), ("about", *_ARRAYS))
         missing = [name for name in ("about", *_ARRAYS) if name not in stored]
         if missing:
             raise ValueError(
                 f"{path} is an .npz file but not one of predictions: it lacks {', '.join(missing)}. Write it with "
                 "Predictions.save."
             )
-        about = json.loads(str(stored.pop("about")))
-        if about["format_version"] > FORMAT_VERSION:
+        return built_from(path, cls._from_stored, stored, again="Write it again with Predictions.save.")
+
+    @classmethod
+    def _from_stored(cls, stored: dict[str, NDArray[Any]]) -> "Predictions":
+        about = built(_About, parsed(str(stored.pop("about"))))
+        if about.format_version > FORMAT_VERSION:
             raise ValueError(
-                f"{path} has format version {about['format_version']}, and this version of hf_compalign "
-                f"reads up to {FORMAT_VERSION}. Upgrade hf_compalign."
+                f"It has format version {about.format_version}, and this version of hf_compalign reads up to "
+                f"{FORMAT_VERSION}. Upgrade hf_compalign."
             )
-        values = about | stored
-        return cls(**{name: values[name] for name in (*_ARRAYS, "label_names", *_TEXTS)})
+        for name, kinds in _ARRAYS.items():
+            if stored[name].dtype.kind not in kinds:
+                raise ValueError(f"{name} cannot be numbers of {stored[name].dtype}.")
+        texts = {name: getattr(about, name) for name in ("label_names", *_TEXTS)}
+        return cls(**stored, **texts)  # type: ignore[arg-type]  # the texts are no arrays
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    # np.load makes an array of a .npy file, which is no context manager.
-    except (zipfile.BadZipFile, AttributeError, TypeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not an .npz file of predictions: {error}") from error
+@dataclass(frozen=True)
+class _About:
+    """What a file says of its arrays."""
+
+    format_version: int
+    label_names: tuple[str, ...]
+    model: str
+    model_fingerprint: str
+    data_fingerprint: str
 
 
 def _examples(ids: list[str]) -> str:
