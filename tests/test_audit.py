@@ -18,7 +18,9 @@ from scipy.special import softmax
 from hf_compalign._visible import one_line
 from hf_compalign.cli import audit as command
 from hf_compalign.measure.attribution import Explanation
-from hf_compalign.measure.audit import FORMAT_VERSION, Audit, AuditOptions, audit, sampled
+from hf_compalign.measure.audit import FORMAT_VERSION, Audit, AuditOptions, CostRow, audit, sampled
+from hf_compalign.measure.footprint import Latency
+from hf_compalign.measure.groups import number_bins
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import Cells, per_class
 
@@ -237,6 +239,33 @@ def test_a_verdict_names_the_attributes_that_it_could_not_judge():
     assert (gap.passed, gap.not_judged) == (True, ("single", "all"))  # one group has no gap
     assert (drop.passed, drop.not_judged) == (True, ("single",))
     assert nfr.not_judged == ()
+
+
+def listed_in(text, attribute):
+    """The first cells of the three rows of a table of classes or groups."""
+    table = next(part for part in text.split("\n\n") if re.match(rf"{attribute} +n +mismatches", part))
+    return [line.split("  ")[0] for line in table.splitlines()[1:4]]
+
+
+def test_groups_and_classes_come_by_what_they_lost_and_bins_by_their_values():
+    labels = np.repeat([0, 1, 2], 100)
+    before, after = labels.copy(), labels.copy()
+    before[:50], after[:30] = 1, 2  # of class 0 half was wrong, and 30 are wrong in another way now
+    after[100:110] = 2  # ten of class 1 are lost
+    sides, groups = (answering(before, labels), answering(after, labels)), np.array(["a", "b", "c"])[labels].tolist()
+    text = str(audit(*sides, groups={"letter": groups, "size": number_bins(200 - labels)}))
+    assert listed_in(text, "class") == ["neutral", "negative", "positive"]
+    assert listed_in(text, "letter") == ["b", "a", "c"]
+    assert listed_in(text, "size") == ["198", "199", "200"]
+    assert listed_in(str(audit(*unlabeled(*sides), groups={"letter": groups})), "letter") == ["a", "b", "c"]
+
+
+def test_a_wide_spread_of_a_latency_is_said():
+    quiet, busy = Latency(10, 9.5, 10.5), Latency(10, 5, 14.7)
+    found = dataclasses.replace(audit(REFERENCE, CANDIDATE), costs=(CostRow("latency (ms)", "10", "10", "1.00"),))
+    assert "trusted" not in str(dataclasses.replace(found, latency=(quiet, quiet)))
+    text = " ".join(str(dataclasses.replace(found, latency=(quiet, busy))).split())
+    assert "Not to be trusted: the quartiles of candidate are more than a quarter of the median apart." in text
 
 
 def test_a_limit_on_groups_names_the_attribute_that_decides_it():
@@ -536,6 +565,7 @@ def test_the_report_says_it_in_words():
     assert "No limit was set" in text
     for shown in ("66.67 %", "KL divergence", "\nnegative ", "2 classes without a labeled item left out."):
         assert shown in text
+    assert "Left out of CEV and SDE, without errors of both kinds before: negative, neutral, positive." in text
     assert text.endswith("reference: bert (aaaa)\ncandidate: small bert")
     assert "  g " in text or "\ng " in text
     assert all(line == line.rstrip() for line in text.splitlines())

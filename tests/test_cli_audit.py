@@ -38,6 +38,7 @@ def full(place):
     options += ["--min-group-size", 5, *EXPLAINED, "--floor", place / "rerun"]
     options += ["--output", place / "audit.json", "--report", place / "audit.html", "--save-predictions", place / "npz"]
     options += ["--limit", "group_mismatch_gap=1", "--limit", "worst_group_accuracy_drop=1"]
+    options += ["--limit", "demographic_parity_difference=1", "--limit", "equal_opportunity_difference=1"]
     result = audited(place, *options)
     assert result.exit_code == 0, result.output
     return result, Audit.load(place / "audit.json")
@@ -52,6 +53,10 @@ def test_groups_of_columns_crossed_columns_and_bins(full, place):
     labels = shipping.raw_texts(N)["label"]
     assert sizes["target x label", "b, red"] == sum(labels[row] == 0 for row in range(0, N, 5))
     assert sizes["size", "0 to 14"] == 15
+    assert [gap.in_order for gap in found.gaps] == [False, False, True, True]
+    sized = [int(group.split()[0]) for attribute, group in sizes if attribute == "size"]
+    assert sized == sorted(sized)
+    assert len(sized) == 4
     assert sum(n for (attribute, _), n in sizes.items() if attribute == "words") == N
     assert found.min_group_size == 5
 

@@ -152,12 +152,15 @@ def check_output(output, *, sparsity, n):
     numbers, _, _ = indexed(output)
     assert numbers == {
         "accuracy": saved["accuracy_candidate"],
+        "f1": saved["f1_candidate"],
+        "matthews_correlation": saved["mcc_candidate"],
         "agreement": saved["agreement"],
         "mismatch_rate": saved["mismatch_rate"],
         "nfr": saved["nfr"],
     }
     # The Trainer's own evaluation saw the same two models.
-    assert stored(output, "eval_results.json")["eval_accuracy"] == pytest.approx(saved["accuracy_candidate"])
+    for name in ("accuracy", "f1", "mcc"):
+        assert stored(output, "eval_results.json")[f"eval_{name}"] == pytest.approx(saved[f"{name}_candidate"])
     assert stored(output, "eval_results.json")["eval_mismatch_rate"] == pytest.approx(saved["mismatch_rate"])
     return model
 

@@ -46,7 +46,15 @@ def test_numbers_are_plain_and_those_of_the_audit_of_groups(metric, inputs):
     audit = audit_groups(*answers, normalized_groups(inputs["groups"], 200), n_classes=2)
     (gap,) = audit.gaps
     assert (found["n_groups"], found["groups"]) == (2, [row.group for row in audit.rows])
-    assert (found["mismatch_gap"], found["mismatch_gap_p"]) == (gap.mismatch_gap, gap.p_value)
+    assert (found["mismatch_gap"], found["mismatch_gap_p"]) == (gap.mismatch_gap, gap.range_p_value)
+    assert (found["mismatch_p"], found["n_ungrouped"]) == (gap.p_value, 0)
+    for row in gap.fairness:
+        if row.label is None:
+            names = (f"{row.measure}_all_groups", f"teacher_{row.measure}_all_groups", f"{row.measure}_upper_bound")
+            values = (row.candidate_all_groups, row.reference_all_groups, row.upper_bound)
+            assert same([found[name] for name in names], list(values))
+            assert found[f"{row.measure}_left_out"] == list(row.left_out)
+    assert found["demographic_parity_difference_left_out"] == [row.group for row in audit.rows if row.small] == ["c"]
     assert found["mismatch_gap_upper_bound"] == gap.upper_bound > found["mismatch_gap"]
     assert found["worst_group_accuracy_drop_upper_bound"] == gap.drop_upper_bound
     assert same(found["group_p_adjusted"], [row.p_adjusted for row in audit.rows])
