@@ -47,6 +47,7 @@ from hf_compalign.data import (
     with_label_ids,
 )
 from hf_compalign.labels import names_of
+from hf_compalign.measure.statistics import task_scores
 from hf_compalign.opening import load_model
 from hf_compalign.report.card import CardDetails, changed_options
 from hf_compalign.ship import write_model_card
@@ -161,9 +162,10 @@ class Texts:
         return self.tokenized(dataset.select_columns(list(found)).rename_columns(names))
 
 
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """What the Trainer reports beside the agreement with the teacher."""
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+def scores(prediction: EvalPrediction) -> dict[str, float]:
+    """What the Trainer reports beside the agreement with the teacher: accuracy, F1 and Matthews' correlation."""
+    logits = prediction.predictions
+    return task_scores(logits.argmax(-1), prediction.label_ids, logits.shape[-1])
 
 
 def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Dataset) -> Audit:
@@ -234,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_dataset=splits.get("validation"),
         data_collator=texts.collator,
         processing_class=texts.tokenizer,
-        compute_metrics=accuracy,
+        compute_metrics=scores,
         callbacks=compression.callbacks(),
     )
     resume = args.resume_from_checkpoint

@@ -50,6 +50,7 @@ from hf_compalign.data import (
     with_pixels,
 )
 from hf_compalign.labels import names_of
+from hf_compalign.measure.statistics import task_scores
 from hf_compalign.opening import load_model
 from hf_compalign.report.card import CardDetails, changed_options
 from hf_compalign.ship import write_model_card
@@ -179,9 +180,10 @@ def flip_and_crop(image: Image.Image) -> Image.Image:
     return ImageOps.mirror(crop) if random.random() < 0.5 else crop
 
 
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """What the Trainer reports beside the agreement with the teacher."""
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+def scores(prediction: EvalPrediction) -> dict[str, float]:
+    """What the Trainer reports beside the agreement with the teacher: accuracy, F1 and Matthews' correlation."""
+    logits = prediction.predictions
+    return task_scores(logits.argmax(-1), prediction.label_ids, logits.shape[-1])
 
 
 def audit_saved(args: TrainingArguments, teacher: str, images: Images, dataset: Dataset) -> Audit:
@@ -256,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_dataset=splits["validation"],
         data_collator=default_data_collator,
         processing_class=images.processor,
-        compute_metrics=accuracy,
+        compute_metrics=scores,
         callbacks=compression.callbacks(),
     )
     resume = args.resume_from_checkpoint

@@ -81,10 +81,11 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
     """Compare a compressed model with its original, item by item.
 
     Give two models and a --dataset, or two .npz files of Predictions. Columns are found by their types and usual
-    names. Limits: mismatch_rate, nfr, pfr, flip_rate; with groups group_mismatch_gap, worst_group_accuracy_drop. Each
-    is judged on its upper bound of 95 % confidence. --output and --report hold the texts or thumbnails of the changed
-    items, and with --attribution what both models look at in them, unless --no-contents is given. The exit code is 0
-    within all limits, 1 beyond a limit, 2 for bad input, and 3 for a failure of the program.
+    names. Limits: mismatch_rate, nfr, pfr, flip_rate; with groups group_mismatch_gap, worst_group_accuracy_drop,
+    demographic_parity_difference, equal_opportunity_difference, equalized_odds_difference. Each is judged on its upper
+    bound of 95 % confidence. --output and --report hold the texts or thumbnails of the changed items, and with
+    --attribution what both models look at in them, unless --no-contents is given. The exit code is 0 within all limits,
+    1 beyond a limit, 2 for bad input, and 3 for a failure of the program.
     """
     console = stderr()
     with clear_errors(console):

@@ -70,15 +70,25 @@ def classes(found: Row) -> Section:
     tables = [Table.of("Classes of the labels, most harmed first", rows, columns, items=items, rest=_HARMED, depth=1)]
     lead = "Items by their label. The classes with the highest lower end of the NFR's interval come first."
     empty = len(found["per_class"]) - len(rows)
-    notes = [f"{plural(empty, 'class', 'classes')} without a labeled item left out."] if empty else []
+    notes: list[Words] = [f"{plural(empty, 'class', 'classes')} without a labeled item left out."] if empty else []
     if bias := found["class_bias"] if rows else None:
-        skipped = f"; left out, without errors before: {count(bias['n_skipped'])}" if bias["n_skipped"] else ""
-        notes.append(
-            f"How unevenly the errors of the classes changed: CEV {number(bias['cev'])}, SDE {number(bias['sde'])} "
-            f"(0 is evenly; from changes in percent{skipped})."
-        )
+        notes += _unevenly(bias, found["label_names"])
         tables.append(_bias_table(bias["rows"], found["label_names"]))
     return Section("classes", "Classes", tuple(tables), tuple(notes), (lead,))
+
+
+def _unevenly(bias: Row, names: Sequence[str]) -> list[Words]:
+    """CEV and SDE, and the classes that they leave out."""
+    notes: list[Words] = []
+    if is_known(bias["cev"]):
+        cev, sde = number(bias["cev"]), number(bias["sde"])
+        found = f"How unevenly the errors of the classes changed: CEV {cev}, SDE {sde}"
+        notes.append(f"{found} (0 is evenly; from changes in percent).")
+    if bias["n_skipped"]:
+        changes = ((row["label"], row["fpr_change"], row["fnr_change"]) for row in bias["rows"])
+        skipped = [class_name(names, label) for label, *moved in changes if not all(map(is_known, moved))]
+        notes.append(("Left out of CEV and SDE, without errors of both kinds before: ", *_listed(skipped), "."))
+    return notes
 
 
 def _bias_table(rows: Sequence[Row], names: Sequence[str]) -> Table:

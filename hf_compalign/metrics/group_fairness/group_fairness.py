@@ -35,10 +35,12 @@ Args:
     label: optional, the class of the fairness measures; by default the worst over the classes.
     n_classes: optional, how many classes there are; by default up to the largest one that occurs.
 Returns:
-    n_groups; mismatch_gap, mismatch_gap_p and mismatch_gap_upper_bound; nfr_gap; worst_group_accuracy,
-    teacher_worst_group_accuracy, worst_group_accuracy_drop and worst_group_accuracy_drop_upper_bound; for each
-    fairness measure its value, teacher_<measure> and <measure>_change; and per group, as lists, groups, group_n,
-    group_mismatch_rate, group_nfr, group_accuracy, teacher_group_accuracy and group_p_adjusted.
+    n_groups, n_ungrouped; mismatch_p; mismatch_gap, mismatch_gap_p and mismatch_gap_upper_bound; nfr_gap;
+    worst_group_accuracy, teacher_worst_group_accuracy, worst_group_accuracy_drop and
+    worst_group_accuracy_drop_upper_bound; for each fairness measure its value, teacher_<measure>, <measure>_change,
+    <measure>_upper_bound, <measure>_all_groups, teacher_<measure>_all_groups and, as a list, <measure>_left_out; and
+    per group, as lists, groups, group_n, group_mismatch_rate, group_nfr, group_accuracy, teacher_group_accuracy and
+    group_p_adjusted.
 """
 
 _CITATION = """
@@ -49,6 +51,17 @@ _CITATION = """
   year = {2016}
 }
 """
+
+
+# The name of each number of a fairness measure, and the field of a `FairnessRow`.
+_OF_MEASURE = {
+    "{}": "candidate",
+    "teacher_{}": "reference",
+    "{}_change": "change",
+    "{}_upper_bound": "upper_bound",
+    "{}_all_groups": "candidate_all_groups",
+    "teacher_{}_all_groups": "reference_all_groups",
+}
 
 
 class GroupFairness(evaluate.Metric):
@@ -110,8 +123,10 @@ class GroupFairness(evaluate.Metric):
 def _of_gap(gap: Gap) -> dict[str, float]:
     return {
         "n_groups": gap.n_groups,
+        "n_ungrouped": gap.n_ungrouped,
+        "mismatch_p": gap.p_value,
         "mismatch_gap": gap.mismatch_gap,
-        "mismatch_gap_p": gap.p_value,
+        "mismatch_gap_p": gap.range_p_value,
         "mismatch_gap_upper_bound": gap.upper_bound,
         "nfr_gap": gap.nfr_gap,
         "worst_group_accuracy": gap.worst_group_accuracy_candidate,
@@ -121,14 +136,14 @@ def _of_gap(gap: Gap) -> dict[str, float]:
     }
 
 
-def _of_measures(gap: Gap, label: int | None) -> dict[str, float]:
-    found = {}
+def _of_measures(gap: Gap, label: int | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     rows = {row.measure: row for row in gap.fairness if row.label == label}
     for measure in PARITY:
         row = rows.get(measure)  # None for a class that does not occur
-        found[measure] = row.candidate if row else math.nan
-        found[f"teacher_{measure}"] = row.reference if row else math.nan
-        found[f"{measure}_change"] = row.change if row else math.nan
+        for name, field in _OF_MEASURE.items():
+            found[name.format(measure)] = getattr(row, field) if row else math.nan
+        found[f"{measure}_left_out"] = list(row.left_out) if row else []
     return found
 
 
