@@ -105,6 +105,38 @@ def test_an_id_column_names_the_rows_when_it_can_and_equal_rows_get_names_of_the
         predict(model, dataset, processing_class=tokenizer(), columns=Columns(id="nope"))
 
 
+@pytest.mark.parametrize(
+    ("column", "ids"),
+    [
+        ([float(2**24 + index) for index in range(5)], [str(2**24 + index) for index in range(5)]),
+        ([0.1, 0.5, 1.0, 1e6, -3.0], ["0.1", "0.5", "1", "1000000", "-3"]),
+        (["a", "1", "1.0", "None", "nan"], ["a", "1", "1.0", "None", "nan"]),
+    ],
+)
+def test_ids_name_rows_as_they_are_and_whole_floats_as_integers(column, ids):
+    rows, named = reviews(number=column), Columns(id="number")
+    assert predict(tiny.bert(**NAMED), rows, processing_class=tokenizer(), columns=named).ids.tolist() == ids
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_row_without_an_id_is_named_or_the_column_passed_over(missing):
+    settings = {"processing_class": tokenizer()}
+    rows = reviews(idx=[1.0, 2.0, missing, 4.0, 5.0])
+    assert len(predict(tiny.bert(**NAMED), rows, **settings).ids[0]) == 16
+    with pytest.raises(ValueError, match="The id column 'idx' is empty in row 2"):
+        predict(tiny.bert(**NAMED), rows, **settings, columns=Columns(id="idx"))
+
+
+def test_equal_rows_with_other_labels_in_another_order_need_a_column_of_ids():
+    rows = tiny.texts(2, labels=False).select([0, 0, 1]).add_column("number", [7, 8, 9])
+    rows = rows.add_column("labels", [0, 1, 2])
+    other = rows.select([1, 0, 2])
+    with pytest.raises(ValueError, match=r"2 of 3 differ.* Some rows are equal.* columns=Columns\(id=...\)"):
+        predict(tiny.bert(), other).aligned_to(predict(tiny.bert(), rows))
+    named = Columns(id="number")
+    assert audit(*(predict(tiny.bert(), each, columns=named) for each in (rows, other))).metrics["cie"] == 0
+
+
 def test_labels_follow_the_models_order_of_names():
     features = Features(text=Value("string"), label=ClassLabel(names=["pos", "neg"]))
     by_id = Dataset.from_dict({"text": ["good", "bad", "film"], "label": [0, 1, -1]}, features=features)
