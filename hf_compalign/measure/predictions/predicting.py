@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +151,22 @@ def _row_ids(dataset: Dataset, wanted: str | None, marks: Sequence[str]) -> np.n
     names = ID_COLUMNS if wanted is None else [existing_column(dataset.column_names, wanted)]
     for name in names:
         if name in dataset.column_names:
-            values = np.asarray(dataset.select_columns([name]).with_format("numpy")[:][name]).astype(str)
-            if len(np.unique(values)) == len(values):
-                return values
+            found = [_id(value) for value in dataset.with_format(None).select_columns([name])[:][name]]
+            if None not in found and len(set(found)) == len(found):
+                return np.array(found)
             if wanted:
-                raise ValueError(f"The id column {wanted!r} names several rows alike. Name another, or none.")
+                problem = f"is empty in row {found.index(None)}" if None in found else "names several rows alike"
+                raise ValueError(f"The id column {wanted!r} {problem}. Name another, or none.")
     seen: Counter[str] = Counter()
     ids = []
     for mark in marks:
         seen[mark] += 1
         ids.append(mark if seen[mark] == 1 else f"{mark}#{seen[mark]}")
     return np.array(ids)
+
+
+def _id(value: Any) -> str | None:
+    """The name that an id column gives a row; a whole number is the same as a float, which a csv with gaps makes it."""
+    if isinstance(value, float):
+        return None if isnan(value) else str(int(value) if value.is_integer() else value)
+    return None if value is None else str(value)

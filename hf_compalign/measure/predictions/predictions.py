@@ -1,6 +1,7 @@
 """What one model answered, item by item."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,12 @@ from hf_compalign.measure.statistics import each_block, row_blocks
 FORMAT_VERSION = 1
 # The arrays of a file, and what they are of: kinds of numpy's types.
 _ARRAYS = {"logits": "f", "labels": "i", "ids": "U", "mask": "b"}
+# The hash of a row that equals others.
+_NUMBERED = re.compile(r"[0-9a-f]+#\d+")
+_EQUAL_ROWS = (
+    "Some rows are equal, and nothing but their order tells which is which. Name a column of ids with "
+    "columns=Columns(id=...), --id-column on the command line, or predict both on the same dataset."
+)
 _TEXTS = ("model", "model_fingerprint", "data_fingerprint")
 
 
@@ -138,7 +145,8 @@ class Predictions:
     def aligned_to(self, reference: "Predictions") -> "Predictions":
         """Put the items and label columns into the reference's order.
 
-        Ids pair the items, and label names the columns. The order of neither dataset nor ``id2label`` matters.
+        Ids pair the items, and label names the columns. The order of neither dataset nor ``id2label`` matters; but only
+        a column of ids tells equal rows apart.
 
         Raises:
             ValueError: the items or label names differ, or known labels contradict each other.
@@ -149,10 +157,11 @@ class Predictions:
         known = (moved.labels != IGNORED) & (reference.labels != IGNORED)
         contradicting = known & (moved.labels != reference.labels)
         if contradicting.any():
+            order = any(_NUMBERED.fullmatch(name) for name in moved.ids[contradicting].tolist())
             raise ValueError(
                 f"The same item must have the same label on both sides. {contradicting.sum()} of "
                 f"{known.sum()} differ, the first is id {moved._first_id(contradicting)}. "
-                "Predict both on the same dataset."
+                + (_EQUAL_ROWS if order else "Predict both on the same dataset.")
             )
         return moved
 
