@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 import zoo
+from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
 from hf_compalign.compress import own_loss, prunable_weights
 from hf_compalign.compress.prune import (
@@ -127,6 +128,14 @@ def test_modes_and_hooks_are_what_they_were():
     assert torch.equal(rows, rows_into(model, layers[name], batch, n_calls=1))
     assert torch.equal(norms[name], input_norms(model, layers, [batch])[name])
     assert torch.equal(gradients[name], weight_gradients(model, layers, batch, own_loss)[name])
+
+
+def test_labels_count_where_the_model_makes_no_loss_of_them():
+    sizes = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 12, "num_hidden_layers": 1}
+    model = DeiTForImageClassificationWithTeacher(DeiTConfig(**sizes, num_labels=3)).eval()
+    batch = {"pixel_values": torch.randn(4, 1, 8, 8), "labels": torch.tensor([0, 2, 1, -100])}
+    expected = torch.nn.functional.cross_entropy(model(batch["pixel_values"]).logits[:3], batch["labels"][:3])
+    assert own_loss(model, batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_norms_against_a_loop():

@@ -6,7 +6,7 @@ import tiny
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from tiny import NAMED, reviews, tokenizer
-from transformers import ViTImageProcessorPil
+from transformers import Siglip2Config, Siglip2ForImageClassification, Siglip2ImageProcessorPil, ViTImageProcessorPil
 
 from hf_compalign import audit, predict
 from hf_compalign.compress.export import export_graph
@@ -81,6 +81,20 @@ def test_raw_images_are_processed_and_told_apart_by_their_bytes():
     assert tiny.distance(found.logits, expected) < tiny.ROUNDING
     assert len(set(found.ids)) == 3
     assert found.labels.tolist() == [0, 1, 1]
+
+
+def test_a_model_gets_all_that_its_processor_makes_of_an_image():
+    """Siglip2 reads patches, with a mask and the shapes of the images."""
+    pixels = [np.full((8 * rows, 16, 3), 40 * rows, dtype=np.uint8) for rows in (1, 2, 4)]
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Siglip2Config(vision_config=sizes | {"patch_size": 8, "num_patches": 16}, num_labels=3)
+    model = Siglip2ForImageClassification(config).eval()
+    processor = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
+    dataset = Dataset.from_dict({"picture": pixels}, features=Features(picture=Image()))
+    found = predict(model, dataset, processing_class=processor)
+    with torch.no_grad():
+        expected = model(**processor([np.array(row["picture"]) for row in dataset], return_tensors="pt")).logits
+    assert tiny.distance(found.logits, expected) < tiny.ROUNDING
 
 
 def test_prepared_rows_pair_in_any_order():

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 import torch
-from transformers import BertForMaskedLM, BertForTokenClassification
+from transformers import BertForMaskedLM, BertForTokenClassification, DeiTConfig, DeiTForImageClassificationWithTeacher
 
 from hf_compalign.tasks import Items, logits_of, one_per_example, task_of
 
@@ -13,7 +13,8 @@ def test_the_task_is_the_head_of_the_class_or_a_base_class():
         pass
 
     assert task_of(tiny.bert()).name == task_of(Custom(tiny.bert().config)).name == "text-classification"
-    assert task_of(tiny.vit()).name == "image-classification"
+    distilled = DeiTForImageClassificationWithTeacher(DeiTConfig(hidden_size=12, num_hidden_layers=1))
+    assert task_of(tiny.vit()).name == task_of(distilled).name == "image-classification"
 
 
 @pytest.mark.parametrize("cls", [BertForTokenClassification, BertForMaskedLM])
@@ -33,6 +34,13 @@ def test_other_heads_are_refused_with_the_list(cls):
 def test_other_problems_are_refused(config, got):
     with pytest.raises(ValueError, match=f"Got {got}.*supported is single_label_classification"):
         task_of(tiny.bert(**config))
+
+
+def test_a_config_without_names_of_classes_is_refused():
+    model = tiny.bert()
+    model.config.id2label = None  # as PvtConfig(num_labels=3) has it
+    with pytest.raises(ValueError, match="BertForSequenceClassification names no classes: id2label is None. Set"):
+        task_of(model)
 
 
 def test_items_of_a_classifier():

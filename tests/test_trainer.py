@@ -15,6 +15,8 @@ from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
     EarlyStoppingCallback,
+    ReformerConfig,
+    ReformerForSequenceClassification,
     Trainer,
     default_data_collator,
 )
@@ -160,6 +162,22 @@ def test_student_dropout_is_off_unless_asked_for(tmp_path):
         losses = {trainer.compute_loss(student.train(), tiny.batch(dataset)).item() for _ in range(3)}
         assert (len(losses) > 1) == on
         assert student.config.hidden_dropout_prob == 0.5
+
+
+def test_a_reversible_model_trains_without_dropout(tmp_path):
+    """Reformer's layers refuse to run backward in evaluation mode."""
+    sizes = {"hidden_size": 16, "attention_head_size": 8, "num_attention_heads": 2, "feed_forward_size": 16}
+    lengths = {"axial_pos_shape": [8, 4], "axial_pos_embds_dim": [8, 8], "local_attn_chunk_length": 8}
+    config = ReformerConfig(
+        attn_layers=["local"], vocab_size=40, num_labels=3, max_position_embeddings=32, **sizes, **lengths
+    )
+    student, teacher = ReformerForSequenceClassification(config), ReformerForSequenceClassification(config)
+    dataset = tiny.texts(8, length=8)
+    trainer = build(tmp_path, student=student, teacher=teacher, dataset=dataset)
+    losses = [trainer.compute_loss(student.train(), tiny.batch(dataset)) for _ in range(2)]
+    losses[0].backward()
+    assert losses[0].item() == losses[1].item()
+    assert all(parameter.grad is not None for parameter in student.classifier.parameters())
 
 
 def test_label_smoothing_and_an_own_loss_function_are_the_task_term(tmp_path):
