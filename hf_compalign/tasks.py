@@ -46,7 +46,7 @@ class Task:
 
     Attributes:
         name: the Hub's pipeline tag.
-        head: how the names of the model classes end.
+        head: what the names of the model classes hold, such as DeiTForImageClassificationWithTeacher.
         auto_class: the class of `transformers` that loads such a model.
         model_input: the model's main input, a column of a prepared dataset.
         problem_types: the supported values of ``config.problem_type``.
@@ -84,13 +84,19 @@ def task_of(model: Any) -> Task:
         ValueError: the head, its problem type or its number of labels is not supported.
     """
     names = getattr(model, "architectures", None) or [cls.__name__ for cls in type(model).__mro__]
-    task = next((task for name in names for task in TASKS if name.endswith(task.head)), None)
+    task = next((task for name in names for task in TASKS if task.head in name), None)
     if task is None:
         supported = ", ".join(f"{task.head} ({task.name})" for task in TASKS)
         raise ValueError(
-            f"{names[0]} has a head that is not supported. Supported are model classes ending in: {supported}."
+            f"{names[0]} has a head that is not supported. Supported are model classes with one of these in their "
+            f"names: {supported}."
         )
     config = model.config
+    if not config.id2label:
+        raise ValueError(
+            f"The config of {names[0]} names no classes: id2label is {config.id2label}. Set config.id2label to "
+            "{0: 'LABEL_0', 1: ...}, with a name for each logit."
+        )
     problem_type = getattr(config, "problem_type", None)
     if problem_type not in task.problem_types or config.num_labels < 2:
         got = problem_type or f"num_labels={config.num_labels}, which is a regression"

@@ -14,9 +14,9 @@ def switch_dropout_off(model: nn.Module) -> None:
     ([False, True], True)
     """
     for module in model.modules():
-        # Gradient checkpointing is on in training mode only, batch norms learn their statistics and embeddings get
-        # their noise there; the model itself keeps saying that it trains.
-        noisy = hasattr(module, "neftune_noise_alpha")
-        keeps = noisy or isinstance(module, _BATCH_NORMS) or getattr(module, "gradient_checkpointing", False)
+        # Gradient checkpointing is on in training mode only, batch norms learn their statistics, embeddings get their
+        # noise and reversible layers (Reformer) run backward there; the model itself keeps saying that it trains.
+        marked = any(hasattr(module, name) for name in ("neftune_noise_alpha", "backward_pass"))
+        keeps = marked or isinstance(module, _BATCH_NORMS) or getattr(module, "gradient_checkpointing", False)
         if module is not model and not keeps:
             module.training = False

@@ -124,7 +124,7 @@ def token_rows(values: Tensor, batch: Batch) -> Tensor:
 
 
 def own_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's loss for the labels; without labels, the cross-entropy of its own predictions."""
+    """The model's loss for the labels, or else their cross-entropy; without labels, that of its own predictions."""
     known = (*input_names(model), "labels", "start_positions", "end_positions")
     config: Any = model.config
     problem_type = config.problem_type
@@ -142,7 +142,9 @@ def own_loss(model: nn.Module, batch: Batch) -> Tensor:
             "a batch."
         )
     logits = token_rows(logits, batch)
-    return F.cross_entropy(logits, logits.detach().argmax(-1))
+    # A distilled DeiT takes labels and gives no loss.
+    labels = batch.get("labels", logits.detach().argmax(-1)).to(logits.device)
+    return F.cross_entropy(logits, labels)
 
 
 def loss_of(model: nn.Module, batch: Batch, loss: Loss) -> Tensor:

@@ -59,7 +59,9 @@ def tokenized(dataset: Dataset, tokenizer: Any, columns: Sequence[str], *, longe
 
 
 def with_pixels(dataset: Dataset, processor: Any, column: str, *, n_channels: int = 3) -> Dataset:
-    """Replace the image by ``pixel_values`` on access, so that nothing is stored twice.
+    """Replace the image by what the processor makes of it, on access, so that nothing is stored twice.
+
+    That is ``pixel_values`` and, for models that read patches (Siglip2), their mask and shapes.
 
     Args:
         dataset: with images in the column, or what `image_files` makes images of.
@@ -79,16 +81,16 @@ def with_pixels(dataset: Dataset, processor: Any, column: str, *, n_channels: in
     def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         images = [image_of(value, mode=_MODES[n_channels]) for value in batch.pop(column)]
         try:
-            pixels = processor(images, return_tensors="np")["pixel_values"]
-            if pixels.shape[1] != n_channels:
+            inputs = processor(images, return_tensors="np")
+            pixels = inputs["pixel_values"]
+            if pixels.ndim == 4 and pixels.shape[1] != n_channels:
                 raise ValueError(f"It makes {pixels.shape[1]} channels.")
         except ValueError as error:
             raise ValueError(
                 f"The image processor does not fit a model that takes images of {plural(n_channels, 'channel')}. Use "
                 f"the one saved beside the model. ({error})"
             ) from error
-        batch["pixel_values"] = list(pixels)
-        return batch
+        return batch | {name: list(values) for name, values in inputs.items()}
 
     return image_files(dataset, column).with_transform(to_pixels)
 
