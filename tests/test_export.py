@@ -10,8 +10,12 @@ import tiny
 import torch
 from tiny import NAMED, reviews, tokenizer
 from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
     BigBirdConfig,
     BigBirdForSequenceClassification,
+    CanineConfig,
+    CanineForSequenceClassification,
     ResNetConfig,
     ResNetForImageClassification,
     SiglipConfig,
@@ -180,6 +184,26 @@ def test_what_a_model_does_with_long_texts_is_checked_and_the_model_not_changed(
     assert export_onnx(big_bird("original_full"), tmp_path / "onnx").max_logit_difference < 1e-4
 
 
+def test_an_encoder_decoder_is_exported(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    sizes |= {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "vocab_size": 40, "init_std": 0.5}
+    model = BartForSequenceClassification(BartConfig(**sizes, max_position_embeddings=64, num_labels=3)).eval()
+    file = OnnxModel(export_onnx(model, tmp_path / "onnx").path)
+    ids = torch.tensor([[0, 5, 9, 12, 2, 1, 1], [0, 7, 30, 6, 21, 8, 2]])
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=(ids != 1).long()).logits
+    assert tiny.distance(file(input_ids=ids, attention_mask=ids != 1)["logits"], expected) < tiny.ROUNDING
+
+
+def test_a_model_of_characters_is_refused_with_what_to_do(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = CanineForSequenceClassification(CanineConfig(**sizes, num_hash_buckets=64, num_hash_functions=2))
+    with pytest.raises(ValueError, match=r"Canine\w+ cannot be .* made-up inputs \(input_ids \[2, 7\],.*torchao-w8"):
+        export_onnx(model, tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def resnet():
     torch.manual_seed(0)
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
@@ -295,6 +319,17 @@ def test_a_file_that_does_not_answer_alike_is_not_delivered(tmp_path):
     Counting.__name__ = "CountingForSequenceClassification"
     with pytest.raises(ValueError, match="does not answer like the model: the logits differ by up to"):
         export_onnx(model, tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_fails_on_other_inputs_is_not_delivered(tmp_path, monkeypatch):
+    def run(file, feeds):
+        raise RuntimeError("Unsqueeze")
+
+    monkeypatch.setattr(OnnxModel, "_run", run)
+    message = r"does not answer like the model: it fails on other inputs. .*Unsqueeze.*torchao-w8"
+    with pytest.raises(ValueError, match=message):
+        export_onnx(tiny.bert(), tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 
 
