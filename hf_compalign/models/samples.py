@@ -10,6 +10,8 @@ from hf_compalign.models.images import image_channels, image_size
 
 # The height and width of images where the config names none.
 _IMAGE_SIZE = 224
+# How many tokens a model has whose config names no number: CANINE reads characters by their code points.
+_CHARACTERS = 256
 
 
 def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = 7) -> dict[str, Tensor]:
@@ -24,10 +26,15 @@ def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = 7) -> dic
     # Some models start to count positions above 0.
     positions = getattr(config, "max_position_embeddings", length * 2)
     length = min(length, max(3, positions // 2, positions - 8))
-    ids = torch.randint(0, config.vocab_size, (n_items, length), generator=generator)
+    ids = torch.randint(0, getattr(config, "vocab_size", _CHARACTERS), (n_items, length), generator=generator)
     mask = torch.ones_like(ids)
     mask[1:, -2:] = 0
-    padding = getattr(config, "pad_token_id", None)
+    # Encoder-decoders answer at the end-of-text token, which each text must have once, at its end.
+    padding, end = (getattr(config, name, None) for name in ("pad_token_id", "eos_token_id"))
+    special = [token for token in (padding, end) if isinstance(token, int)]
+    ids[torch.isin(ids, torch.tensor(special, dtype=ids.dtype))] = next(one for one in range(3) if one not in special)
+    if isinstance(end, int):
+        ids[torch.arange(n_items), mask.sum(1) - 1] = end
     if padding is not None:
         ids[mask == 0] = padding
     inputs = {"input_ids": ids, "attention_mask": mask}

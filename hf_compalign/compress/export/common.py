@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_compalign.compress.export.checks import check_model, check_neighbors, check_not_exported
-from hf_compalign.compress.export.graph import float_copy, output_layers
+from hf_compalign.compress.export.graph import NO_FILE, float_copy, output_layers
 from hf_compalign.compress.loading import load_compressed
 from hf_compalign.models import FileModel, load_processor, random_state_kept, sample_inputs
 from hf_compalign.tasks import logits_of, task_of
@@ -141,7 +141,8 @@ def checked_difference(model: Any, file: FileModel, *, exact: bool) -> float:
     """The largest difference of a logit between the file and the model.
 
     Raises:
-        ValueError: with ``exact``, it is more than rounding makes.
+        ValueError: the file cannot be run on other inputs than it was traced with; or, with ``exact``, the difference
+            is more than rounding makes.
     """
     differences, logits = [0.0], [0.0]
     model = float_copy(model)
@@ -149,15 +150,22 @@ def checked_difference(model: Any, file: FileModel, *, exact: bool) -> float:
         inputs = sample_inputs(model, n_items=n_items, length=length)
         with random_state_kept(), torch.no_grad():
             expected: Tensor = logits_of(model(**inputs)).float().cpu()
-        got = file(**inputs)["logits"].float()
+        try:
+            got = file(**inputs)["logits"].float()
+        except ValueError as error:
+            raise ValueError(_unlike(model, file, f"it fails on other inputs. ({error})")) from error
         # NaN differs by more than any number.
         differences.append(float((got - expected).abs().max().nan_to_num(torch.inf)))
         logits.append(float(expected.abs().max()))
     difference, largest = max(differences), max(logits)
     if exact and not difference <= _TOLERANCE * largest:
-        raise ValueError(
-            f"{file.path.name} of {type(model).__name__} does not answer like the model: the logits differ by up to "
-            f"{difference:.3g}, and the largest is {largest:.3g}. The model's forward pass depends on the values or "
-            "the length of the inputs in a way that cannot be exported. Deploy the PyTorch model."
-        )
+        how = f"the logits differ by up to {difference:.3g}, and the largest is {largest:.3g}."
+        raise ValueError(_unlike(model, file, how))
     return difference
+
+
+def _unlike(model: nn.Module, file: FileModel, how: str) -> str:
+    return (
+        f"{file.path.name} of {type(model).__name__} does not answer like the model: {how} The model's forward pass "
+        f"depends on the values or the length of the inputs in a way that cannot be exported. {NO_FILE}"
+    )

@@ -27,6 +27,10 @@ _OPERATORS = {"dynamic": ("MatMul", "Gemm", "Gather"), "static": ("MatMul", "Gem
 # A protobuf message holds at most 2 GiB; everything but the weights takes a few MB.
 _MOST_BYTES = 2_000_000_000
 _WHAT = "The export to ONNX"
+NO_FILE = (
+    "Deploy the PyTorch model: quantize_ makes it smaller by a scheme that PyTorch runs, such as 'torchao-w8'. Or "
+    "train a student of another architecture (AlignedDistillationTrainer) and export that."
+)
 
 
 def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor] | None = None) -> None:
@@ -45,7 +49,7 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
 
     Raises:
         ImportError: the extra "onnx" is not installed.
-        ValueError: the model cannot be traced, or has an operation that ONNX lacks.
+        ValueError: the model cannot be run or traced, or has an operation that ONNX lacks.
     """
     with quiet(), needs_extra("onnx", what=_WHAT):
         import onnx  # noqa: F401 - transformers.exporters would say less clearly that these are missing
@@ -62,9 +66,10 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
         plain: Any = model
         plain.set_attn_implementation("eager")  # whose graph is the simplest and fastest
         try:
+            model(**inputs)  # a model that cannot be run says more clearly why than one that is traced
             exported = OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes))
         except Exception as error:
-            raise ValueError(_failure(model, error)) from error
+            raise ValueError(_failure(model, inputs, error)) from error
     program = exported_graph(exported)
     tidy_(program)
     large = sum(tensor.const_value.nbytes for tensor in program.graph.initializers.values()) > _MOST_BYTES
@@ -256,15 +261,16 @@ def float_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).float().eval()
 
 
-def _failure(model: nn.Module, error: BaseException) -> str:
+def _failure(model: nn.Module, inputs: Mapping[str, Tensor], error: BaseException) -> str:
     """Why the export failed: the innermost error names the operation."""
     innermost = error
     while innermost.__cause__ is not None:
         innermost = innermost.__cause__
     message = " ".join(str(innermost).split())
+    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
     return (
-        f"{type(model).__name__} cannot be exported to ONNX: {type(innermost).__name__}: {message:.500}. Use a model "
-        "without this operation, or deploy the PyTorch model."
+        f"{type(model).__name__} cannot be exported to ONNX: on made-up inputs ({shapes}) it raises "
+        f"{type(innermost).__name__}: {message:.300}. {NO_FILE}"
     )
 
 
