@@ -13,16 +13,24 @@ from captum.attr import LayerIntegratedGradients
 from datasets import Dataset, Features, Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
     BertConfig,
+    CanineConfig,
+    CanineForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
+    LongformerConfig,
+    LongformerForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ViTConfig,
     ViTImageProcessorPil,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -173,21 +181,45 @@ def test_layer_integrated_gradients_are_those_of_captum():
     np.testing.assert_allclose([one.scores for one in found], expected.sum(-1).detach(), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert"])
+def bart():
+    """An encoder and a decoder, which reads the text one place later, with one table of words."""
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    sizes |= {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "scale_embedding": True, "init_std": 0.3}
+    config = BartConfig(vocab_size=40, max_position_embeddings=40, num_labels=3, eos_token_id=3, **sizes)
+    return BartForSequenceClassification(config).eval()
+
+
+def xlnet():
+    """Looks up the first tokens of all texts, then the second."""
+    sizes = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16, "initializer_range": 0.3}
+    return XLNetForSequenceClassification(XLNetConfig(vocab_size=40, num_labels=3, **sizes)).eval()
+
+
+def longformer():
+    """Pads texts of 9 tokens to 12."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = LongformerConfig(attention_window=4, vocab_size=40, num_labels=3, initializer_range=0.3, **sizes)
+    return LongformerForSequenceClassification(config).eval()
+
+
+OTHERS = {"bart": bart, "xlnet": xlnet, "longformer": longformer}
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert", *OTHERS])
 def test_the_scores_of_a_text_add_up_to_the_difference_of_the_logits(name):
-    model = zoo.build(name).double()
+    torch.manual_seed(0)
+    model = (OTHERS[name]() if name in OTHERS else zoo.build(name)).double()
     inputs, targets = zoo.inputs(model), torch.arange(5) % 3
     content = inputs["attention_mask"].bool()
     content[:, 0] = False  # as a special token would be
+    if name == "bart":
+        inputs["input_ids"][torch.arange(5), content.sum(1)] = 3  # ends the text
+        content[torch.arange(5), content.sum(1)] = False
     batch = Batch(inputs, targets, range(5), content, pad_id=4)
     found = Attributor(model, "layer_integrated_gradients", options(n_steps=200, batch_size=500)).explain(batch)
-    embedding = model.get_input_embeddings()
-    blank = torch.where(content[..., None], embedding.weight[4], embedding(inputs["input_ids"]))
-    hook = embedding.register_forward_hook(lambda *_: blank)
+    blank = torch.where(content, 4, inputs["input_ids"])
     with torch.no_grad():
-        before = model(**inputs).logits
-        hook.remove()
-        after = model(**inputs).logits
+        before, after = (model(**(inputs | {"input_ids": ids})).logits for ids in (blank, inputs["input_ids"]))
     expected = (after - before).gather(1, targets[:, None])[:, 0]
     # The head of DistilBERT has a kink, which takes many steps.
     tolerance = 0.02 if name == "distilbert" else 2e-3
@@ -216,6 +248,40 @@ def test_occlusion_is_the_fall_of_the_logit():
     with torch.no_grad():
         fall = model(pixels).logits - model(hidden).logits
     np.testing.assert_allclose([one.scores[2] for one in found], [fall[0, 1], fall[1, 0]], atol=1e-6)
+
+
+class Scrambled(LinearForSequenceClassification):
+    """Looks its words up in an order of its own."""
+
+    def forward(self, input_ids, attention_mask):
+        return super().forward(input_ids.flip(1), attention_mask)
+
+
+def canine():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    return CanineForSequenceClassification(CanineConfig(**sizes, num_hash_buckets=8, num_hash_functions=2)).eval()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (canine, "cannot explain CanineForSequenceClassification: on the first row there is .*another architecture"),
+        (lambda: Scrambled(BertConfig(vocab_size=12)), "order or form that cannot be traced back .* another archit"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused_before_all_rows_are_asked(build, message):
+    model, rows = build(), []
+    model.register_forward_hook(lambda _, __, answer: rows.append(len(answer.logits)))
+    for function in (explain, attribution_agreement):
+        with pytest.raises(ValueError, match=message):
+            function(model, model, few_words(), options=options())
+    assert sum(rows) <= 2
+
+
+def test_an_image_in_patches_has_no_grid():
+    batch = Batch({"pixel_values": torch.zeros(1, 16, 192)}, torch.tensor([0]), [0])
+    with pytest.raises(ValueError, match="reads an image as 16 x 192 numbers .* no grid over it"):
+        Attributor(tiny.vit(), "integrated_gradients", options()).explain(batch)
 
 
 def test_few_steps_are_reported(caplog):
