@@ -7,6 +7,7 @@ changes.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,18 +76,21 @@ class Attributor:
 
     def _of_texts(self, batch: Batch, content: Tensor) -> tuple[Tensor, list[float], list[float]]:
         """Scores [B, L] of the word embeddings, summed over their features."""
-        embedding = self.model.get_input_embeddings()  # type: ignore[operator]
+        tables = word_tables(self.model)
+        embedding: Any = tables[0]
         with torch.no_grad():
             values = start = embedding(batch.inputs["input_ids"]).detach()
             if self.method in INTEGRATED:
                 start = torch.where(content[..., None], self._blank(embedding, batch), values)
 
         def answer(read: Tensor, *inputs: Tensor) -> Tensor:
-            hook = embedding.register_forward_hook(lambda *_: read)
+            given = dict(zip(batch.inputs, inputs, strict=True))
+            hooks = [table.register_forward_hook(partial(_in_place, given["input_ids"], read)) for table in tables]
             try:
-                return self._logits(dict(zip(batch.inputs, inputs, strict=True)))
+                return self._logits(given)
             finally:
-                hook.remove()
+                for hook in hooks:
+                    hook.remove()
 
         if self.varied:
             values = self._noised(values, batch.rows, content)
@@ -103,6 +107,12 @@ class Attributor:
     def _of_images(self, batch: Batch) -> tuple[Tensor, list[float], list[float]]:
         """Scores [B, rows, columns] of the pixels, summed over the channels and pixels of each cell."""
         pixels = batch.inputs["pixel_values"]
+        if pixels.ndim != 4:
+            raise ValueError(
+                f"{type(self.model).__name__} reads an image as {' x '.join(map(str, pixels.shape[1:]))} numbers and "
+                "not as channels, height and width, so that there is no grid over it to explain. Leave the attribution "
+                "out, or compare models that read whole images."
+            )
         start = torch.zeros_like(pixels)
         if self.varied:
             start = start + pixels.mean((2, 3), keepdim=True)
@@ -195,6 +205,31 @@ def cell_size(config: Any, size: Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
+def word_tables(model: nn.Module) -> list[nn.Module]:
+    """The modules that look up words: an encoder and a decoder have one each, of the same weights."""
+    words: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    return [words, *(table for table in tables if table is not words and table.weight is words.weight)]
+
+
+def _in_place(ids: Tensor, read: Tensor, table: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
+    """What a table of words gives to a model, with ``read`` [B, L, H] in place of its own for the tokens [B, L].
+
+    A model looks them up as they stand, perhaps with more padding; a decoder one place later; XLNet token by token.
+    """
+    looked_up, length = args[0], ids.shape[1]
+    for shift in (0, 1) if isinstance(output, Tensor) and looked_up.ndim == 2 else ():
+        n = min(length, looked_up.shape[1] - shift)
+        if n >= length - shift and torch.equal(looked_up[:, shift : shift + n], ids[:, :n]):
+            return torch.cat([output[:, :shift], read[:, :n], output[:, shift + n :]], 1)
+    if torch.equal(looked_up, ids.T):
+        return read.transpose(0, 1)
+    raise ValueError(
+        f"{type(table).__name__} looks up words in an order or form that cannot be traced back to the tokens of the "
+        "text, so that they cannot be explained. Leave the attribution out, or compare models of another architecture."
+    )
+
+
 def randomized(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
     """Every matrix of a model but the word embeddings, drawn anew from a normal distribution of the same scale.
 
@@ -207,7 +242,7 @@ def randomized(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
     named = dict(model.named_parameters())
     if any(map(is_quantized, named.values())):
         return {}
-    words = [model.get_input_embeddings().weight] if getattr(model, "main_input_name", None) == "input_ids" else []  # type: ignore[operator]
+    words = [word_tables(model)[0].weight] if getattr(model, "main_input_name", None) == "input_ids" else []
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(one.shape, generator=generator).to(one) * one.detach().square().mean().sqrt()

@@ -92,6 +92,25 @@ class Pair:
                 scores = {name: items[index] for name, items in found.items()}
                 yield Explained(rows[place], int(wanted[place]), tokens[index], **scores)
 
+    def check_explainable(self, dataset: Dataset) -> None:
+        """Explain the first row in one step: what cannot be explained is refused before all rows are asked.
+
+        Raises:
+            ValueError: says why.
+        """
+        quick = replace(self, options=replace(self.options, n_steps=1))
+        try:
+            next(quick.explained(dataset, [0], [0]))
+        except ValueError:
+            raise
+        except Exception as error:
+            who = " or ".join({type(side.network).__name__: None for side in (self.reference, self.candidate)})
+            instead = "Use method='occlusion'" if self.kind == IMAGE else "Compare models of another architecture"
+            raise ValueError(
+                f"{self.options.method} cannot explain {who}: on the first row there is {type(error).__name__}: "
+                f"{' '.join(str(error).split()):.300}. {instead}, or leave the attribution out."
+            ) from error
+
     def _attributors(self) -> dict[str, Attributor]:
         """Field of an `Explained` -> what makes it."""
         method = self.options.method_for(self.kind)
