@@ -142,6 +142,11 @@ def test_json_holds_the_whole_audit_with_null_for_nan(files, tmp_path):
         (["--dataset", "reference.npz"], "no data file.*reference.npz"),
         (["--dataset", "broken.parquet"], "could be read from 'broken.parquet'.*not a parquet file"),
         (["--dataset", "no/such-dataset"], "No dataset could be loaded from 'no/such-dataset'"),
+        (["--dataset", ""], "No dataset could be loaded from ''"),
+        (["--dataset", "."], "No dataset could be loaded from '.'"),
+        (["--dataset", "nowhere.csv", "--output", "saved"], "saved is a folder. Give the path of a file"),
+        (["--dataset", "nowhere.csv", "--report", "rows.parquet/a.html"], "rows.parquet is no folder that can be writ"),
+        (["--dataset", "nowhere.csv", "--save-predictions", "rows.parquet"], "rows.parquet is no folder that can be"),
     ],
 )
 def test_what_cannot_be_audited_is_refused_in_one_line(place, monkeypatch, options, message):

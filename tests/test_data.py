@@ -37,6 +37,20 @@ def test_what_is_no_data_is_refused(tmp_path):
             load_file(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,label\n\xe9t\xe9,0\n", "No rows could be read from .*rows.csv'.*'utf-8' codec can't decode"),
+        ("text,label\na film,0\na, film,0\n", "No rows could be read from .*Expected 2 fields in line 3, saw 3"),
+        ("text,label\na, film,0\nb, film,0\n", "more fields than its first line has names. Put quotes around texts"),
+    ],
+)
+def test_a_csv_file_that_is_read_wrongly_is_refused(content, message, tmp_path):
+    (tmp_path / "rows.csv").write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=message):
+        load_file(tmp_path / "rows.csv")
+
+
 def test_a_sample_is_always_the_same_and_not_the_head():
     rows = labeled(list(range(50)))
     drawn = sample(rows, 10)["label"]

@@ -164,6 +164,19 @@ def test_a_tokenizer_without_padding_reads_rows_one_by_one():
         predict(model, reviews(), processing_class=bare)
 
 
+def test_one_text_column_may_be_named_without_a_list():
+    model, rows = tiny.bert(**NAMED), reviews(other=["a"] * 5)
+    found, expected = (
+        predict(model, rows, processing_class=tokenizer(), columns=Columns(text=text)) for text in ("other", ["other"])
+    )
+    np.testing.assert_array_equal(found.logits, expected.logits)
+
+
+def test_columns_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match="BertForSequenceClassification reads texts. Got 'text' as the image column"):
+        predict(tiny.bert(**NAMED), reviews(), processing_class=tokenizer(), columns=Columns(image="text"))
+
+
 def test_the_processor_must_be_one_for_the_model():
     with pytest.raises(ValueError, match="BertForSequenceClassification needs a tokenizer. Got ViTImageProcessorPil"):
         predict(tiny.bert(**NAMED), reviews(), processing_class=processor())
@@ -214,6 +227,12 @@ def test_images_get_the_channels_that_the_model_takes(mode):
         predict(model, rows, processing_class=processor(3))
     with pytest.raises(ValueError, match="Images have 1 or 3 channels here, and the model takes 4"):
         with_pixels(rows, processor(4), "image", n_channels=4)
+
+
+def test_a_dataset_says_how_its_images_are_read():
+    grey = pictures(file_of(RGB)).cast_column("image", Image(mode="L"))
+    expected = PIL.Image.fromarray(RGB).convert("L").convert("RGB")
+    np.testing.assert_array_equal(pixels(grey), processor()(expected, return_tensors="np")["pixel_values"])
 
 
 def test_paths_and_arrays_in_a_named_column_are_images(tmp_path):
