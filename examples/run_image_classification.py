@@ -18,6 +18,7 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from PIL import Image, ImageOps
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     EvalPrediction,
@@ -145,6 +146,7 @@ class Images:
         if self.label_column is None:
             raise ValueError(f"Name the label column with label_column_name: one of {', '.join(train.column_names)}.")
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
+        self.n_channels = getattr(AutoConfig.from_pretrained(checkpoint), "num_channels", 3)
         self.trained = augmented(self.processor) if data.train_augmentation else self.processor
 
     def labeled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -160,7 +162,8 @@ class Images:
 
     def pixels(self, dataset: Dataset, *, training: bool) -> Dataset:
         """The dataset with pixel values in place of the images, made on access."""
-        return with_pixels(dataset, self.trained if training else self.processor, self.image_column)
+        processor = self.trained if training else self.processor
+        return with_pixels(dataset, processor, self.image_column, n_channels=self.n_channels)
 
 
 def augmented(processor: Any) -> Callable[..., Any]:

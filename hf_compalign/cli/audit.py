@@ -91,6 +91,7 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
     with clear_errors(console):
         hush(bars=console.is_terminal)
         limits = _checked_limits(limit or [], ctx.params)
+        options.check_targets(output, report, folder=save_predictions)
         if _are_files(reference, candidate, floor, dataset=dataset):
             found = _audit_of_files(reference, candidate, floor=floor, limits=limits, given=ctx.params)
         else:

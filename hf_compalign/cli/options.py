@@ -1,6 +1,8 @@
 """Options that several commands share, and how they are read."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +42,17 @@ def parsed_limits(texts: Sequence[str]) -> dict[str, float]:
                 f"--limit must be a name and a number, such as mismatch_rate=0.02. Got {text!r}."
             ) from None
     return limits
+
+
+def check_targets(*files: Path | None, folder: Path | None = None) -> None:
+    """Refuse files and a folder that cannot be written, before anything is computed for them."""
+    for file in filter(None, files):
+        if file.is_dir():
+            raise ValueError(f"{file} is a folder. Give the path of a file.")
+    for home in (*(file.parent for file in files if file is not None), *filter(None, [folder])):
+        there = next(one for one in (home, *home.parents) if one.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise ValueError(f"{there} is no folder that can be written into. Give another path.")
 
 
 def refuse_ignored(because: str, given: Mapping[str, Any], names: Sequence[str] | None = None) -> None:

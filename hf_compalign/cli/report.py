@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from hf_compalign.cli.options import check_targets
 from hf_compalign.cli.screen import clear_errors, hush, stderr, stdout
 
 
@@ -36,6 +37,7 @@ def report(
         page = audits[0].with_suffix(".html") if output is None else output
         if page.resolve() in {path.resolve() for path in audits}:
             raise ValueError(f"The page would replace the audit {page}. Name another file with --output.")
+        check_targets(page)
         measured = None if frontier is None else Frontier.load(frontier)
         write_report(
             page,

@@ -1,6 +1,6 @@
 """The rows of the dataset that a command line names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,28 +38,35 @@ def load_rows(
         ValueError: there is no dataset, the split is not clear, or an option would have no effect.
     """
     import datasets
-    from datasets.exceptions import DatasetsError
 
     from hf_compalign.data import BUILDERS, load_file
 
     path = Path(where)
+    if path.is_file() or path.suffix in BUILDERS:
+        refuse_ignored(f"{path.name} is a single file", {"config": config, "split": split})
+        return load_file(path)
+    if any((path / name).is_file() for name in _SAVED_DATASET):
+        refuse_ignored(f"{path} is a saved dataset", {"config": config})
+        saved = _loaded(where, datasets.load_from_disk)
+        if isinstance(saved, dict):
+            return saved[_choose(list(saved), split, usual)]
+        refuse_ignored(f"{path} holds a single split", {"split": split})
+        return saved
+    splits = _loaded(where, datasets.get_dataset_split_names, config)
+    return _loaded(where, datasets.load_dataset, config, split=_choose(splits, split, usual))
+
+
+def _loaded(where: str, load: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    from datasets.exceptions import DatasetsError
+
+    from hf_compalign.data import BUILDERS
+
     try:
-        if path.is_file() or path.suffix in BUILDERS:
-            refuse_ignored(f"{path.name} is a single file", {"config": config, "split": split})
-            return load_file(path)
-        if any((path / name).is_file() for name in _SAVED_DATASET):
-            refuse_ignored(f"{path} is a saved dataset", {"config": config})
-            saved = datasets.load_from_disk(where)
-            if isinstance(saved, dict):
-                return saved[_choose(list(saved), split, usual)]
-            refuse_ignored(f"{path} holds a single split", {"split": split})
-            return saved
-        splits = datasets.get_dataset_split_names(where, config)
-        return datasets.load_dataset(where, config, split=_choose(splits, split, usual))
-    except (OSError, DatasetsError) as error:
+        return load(where, *args, **options)
+    except (OSError, ValueError, IndexError, DatasetsError) as error:  # IndexError: of an empty name
         raise ValueError(
             f"No dataset could be loaded from {where!r}: it must be a file ({', '.join(BUILDERS)}), a folder, or the "
-            f"name of a dataset on the Hub. ({error})"
+            f"name of a dataset on the Hub. ({error.__cause__ or error})"
         ) from error
 
 

@@ -78,8 +78,10 @@ def with_pixels(dataset: Dataset, processor: Any, column: str, *, n_channels: in
             "column pixel_values."
         )
 
+    stored = getattr(dataset.features[column], "mode", None)
+
     def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        images = [image_of(value, mode=_MODES[n_channels]) for value in batch.pop(column)]
+        images = [image_of(value, stored=stored, mode=_MODES[n_channels]) for value in batch.pop(column)]
         try:
             inputs = processor(images, return_tensors="np")
             pixels = inputs["pixel_values"]
@@ -116,14 +118,14 @@ def image_files(dataset: Dataset, column: str) -> Dataset:
         ) from error
 
 
-def image_of(value: Any, *, mode: str = "RGB") -> Any:
-    """The image in a row of `image_files`, as Pillow has it in that mode.
+def image_of(value: Any, *, stored: str | None = None, mode: str = "RGB") -> Any:
+    """The image in a row of `image_files` in a mode of Pillow; ``stored`` is the mode that the dataset asks for.
 
     Raises:
         RowError: it cannot be read, or its numbers do not fit into 8 bits.
     """
     try:
-        return _in_8_bits(Image().decode_example(value)).convert(mode)
+        return _in_8_bits(Image(mode=stored).decode_example(value)).convert(mode)
     except ImportError:
         raise
     # Pillow and its decoders raise anything on files that are damaged.

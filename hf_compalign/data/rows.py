@@ -13,6 +13,8 @@ from hf_compalign.labels import IGNORED, LabelReader, plain_labels
 
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 LABELS = "labels"
+# A column of the first fields of a csv file, where there are more of them than names.
+_MADE_BY_PANDAS = "__index_level_0__"
 
 
 def load_file(path: str | Path) -> Dataset:
@@ -28,9 +30,16 @@ def load_file(path: str | Path) -> Dataset:
         raise ValueError(f"{problem}: {str(path)!r}. Give a folder of images or a file: {', '.join(BUILDERS)}.")
     source = {"data_dir": str(path)} if path.is_dir() else {"data_files": str(path)}
     try:
-        return load_dataset(builder, split="train", **source)
+        rows = load_dataset(builder, split="train", **source)
     except (ValueError, OSError, DatasetsError) as error:
-        raise ValueError(f"No rows could be read from {str(path)!r}. Give it at least one. ({error})") from error
+        why = error.__cause__ or error
+        raise ValueError(f"No rows could be read from {str(path)!r}. Give it at least one. ({why})") from error
+    if builder == "csv" and _MADE_BY_PANDAS in rows.column_names:
+        raise ValueError(
+            f"The rows of {str(path)!r} have more fields than its first line has names. Put quotes around texts with "
+            "commas."
+        )
+    return rows
 
 
 def sample(dataset: Dataset, most: int | None) -> Dataset:

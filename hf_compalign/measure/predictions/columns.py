@@ -10,6 +10,7 @@ class Columns:
 
     Attributes:
         text: the text column, or the two of a pair.
+        image: the column of images, of paths of image files, or of arrays.
         label: the column of right answers.
         id: the column that names each row; by default `id`, `idx` or `guid`, else a hash of its text or image.
     """
@@ -18,3 +19,7 @@ class Columns:
     image: str | None = None
     label: str | None = None
     id: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.text, str):
+            object.__setattr__(self, "text", (self.text,))

@@ -64,7 +64,8 @@ def predict(
 
     Args:
         model: a module, a folder written by save_pretrained, a Hub id, an .onnx file or an OpenVINO .xml file.
-        dataset: raw texts or images, or already tokenized texts or pixel values.
+        dataset: raw texts or images, or already tokenized texts or pixel values. Raw texts are cut to the model's
+            positions.
         processing_class: the tokenizer or image processor; by default the one saved beside the model.
         data_collator: how rows become a batch; by default as in the Trainer.
         columns: where to find what in a raw dataset.

@@ -39,8 +39,12 @@ class Reader:
         Raises:
             ValueError: the columns are ambiguous, the dataset lacks the model's inputs, or a row cannot become one.
         """
+        of_images, processor = self.task.model_input == "pixel_values", self.processing_class
+        if image is not None and not of_images:
+            raise ValueError(
+                f"{type(self.network).__name__} reads texts. Got {image!r} as the image column: leave it out."
+            )
         if is_raw(dataset, self.task):
-            of_images, processor = self.task.model_input == "pixel_values", self.processing_class
             if isinstance(processor, PreTrainedTokenizerBase) == of_images:
                 kind = "an image processor" if of_images else "a tokenizer"
                 raise ValueError(f"{type(self.network).__name__} needs {kind}. Got {type(processor).__name__}.")
