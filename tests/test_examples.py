@@ -488,6 +488,38 @@ def test_images_from_parquet_with_a_cached_teacher_and_a_split_of_their_own(imag
     assert stored(tmp_path / "out", "audit.json")["metrics"]["accuracy_reference"] > 0.8
 
 
+class BegunError(Exception):
+    """The teacher would be fine-tuned now."""
+
+
+@pytest.mark.parametrize("script", ["run_glue", "run_image_classification"])
+def test_classes_are_those_of_all_rows_and_every_split_is_checked_first(
+    script, bert_folder, vit_folder, monkeypatch, tmp_path
+):
+    def begin(models, args, *, names, train_dataset, **_):
+        raise BegunError(*names, len(train_dataset))
+
+    def parquet(name, labels):
+        if script == "run_glue":
+            rows = texts(len(labels), seed=0).remove_columns("label")
+        else:
+            rows = Dataset.from_dict({"image": pictures(len(labels), seed=0)[0]}, Features({"image": Image()}))
+        rows.add_column("label", labels).to_parquet(tmp_path / f"{name}.parquet")
+        return tmp_path / f"{name}.parquet"
+
+    monkeypatch.setattr(import_module(script), "fine_tune_teacher", begin)
+    model = bert_folder if script == "run_glue" else vit_folder
+    train, right = parquet("train", ["no", "yes"] * 20 + ["maybe"]), parquet("right", ["maybe", "no"])
+    given = ["--model_name_or_path", model, "--train_file", train, "--max_train_samples", "4", "--output_dir", tmp_path]
+    with pytest.raises(BegunError) as begun:
+        run(script, *given, *TRAIN, "--validation_file", right)
+    assert begun.value.args == ("maybe", "no", "yes", 4)
+    wrong = parquet("wrong", ["other", "no"])
+    for flags in (["--validation_file", wrong], ["--validation_file", right, "--test_file", wrong]):
+        with pytest.raises(ValueError, match=r"names of the model's labels \(maybe, no, yes\). Got other"):
+            run(script, *given, *TRAIN, *flags)
+
+
 def test_cached_logits_of_augmented_images_are_refused(image_run, image_folders, tmp_path):
     with pytest.raises(ValueError, match="stale: the inputs of row .* preprocessing has changed or is random"):
         run_images(
