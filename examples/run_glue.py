@@ -9,7 +9,7 @@ README.md beside this file has more.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from hf_compalign.data import (
     class_names,
     find_label_column,
     find_text_columns,
+    label_ids,
     load_file,
     mix_unlabeled,
     sample,
@@ -101,7 +102,7 @@ class DataArguments:
 
 
 def load_data(data: DataArguments, args: TrainingArguments) -> dict[str, Dataset]:
-    """The splits train and, where there are such data, validation and test."""
+    """All rows of the splits train and, where there are such data, validation and test."""
     if not args.do_train or args.do_predict:
         raise ValueError(
             "Give do_train, and do_eval for the audit. To audit on test data give test_file instead of do_predict; to "
@@ -119,6 +120,11 @@ def load_data(data: DataArguments, args: TrainingArguments) -> dict[str, Dataset
         splits["test"] = load_file(data.test_file)
     if args.do_eval and splits.keys() == {"train"}:
         raise ValueError("There is nothing to evaluate on. Give validation_file or test_file, or leave do_eval out.")
+    return splits
+
+
+def sampled(splits: dict[str, Dataset], data: DataArguments) -> dict[str, Dataset]:
+    """At most so many rows of each split as the flags say."""
     most = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_eval_samples}
     return {split: sample(dataset, most[split]) for split, dataset in splits.items()}
 
@@ -150,6 +156,12 @@ class Texts:
         """Tokenized texts, and labels as the ids of a model with these label names."""
         dataset = dataset.select_columns([*self.columns, self.label_column])
         return self.tokenized(with_label_ids(dataset, self.label_column, names))
+
+    def check_labels(self, splits: Mapping[str, Dataset], names: Sequence[str]) -> None:
+        """Refuse labels that are not among these names, before hours of training."""
+        for dataset in splits.values():
+            if self.label_column in dataset.column_names:
+                label_ids(dataset, self.label_column, names)
 
     def unlabeled(self, path: str) -> Dataset:
         """The tokenized texts of a file, which may call its columns otherwise than the training data."""
@@ -191,14 +203,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     models, data, alignment, compression, args = parser.parse_args_into_dataclasses(argv)
     logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING)
-    raw = load_data(data, args)
+    whole = load_data(data, args)
     set_seed(args.seed)
 
     # The original: given, or fine-tuned with the labels alone.
-    texts = Texts(data, args, raw["train"], models.origin)
+    texts = Texts(data, args, whole["train"], models.origin)
+    raw = sampled(whole, data)
     teacher = models.teacher_name_or_path
     if teacher is None:
-        names = class_names(raw["train"], texts.label_column)
+        # A sample may lack a class.
+        names = class_names(whole["train"], texts.label_column)
+        texts.check_labels(raw, names)
         teacher = fine_tune_teacher(
             models,
             args,
@@ -219,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ignore_mismatched_sizes=models.ignore_mismatched_sizes,
     )
     names = names_of(student.config.id2label)
+    texts.check_labels(raw, names)
     splits = {split: texts.labeled(raw[split], names) for split in ("train", "validation") if split in raw}
     if data.transfer_file is not None:
         splits["train"] = mix_unlabeled(splits["train"], texts.unlabeled(data.transfer_file), seed=args.seed)

@@ -10,7 +10,7 @@ README.md beside this file has more.
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from hf_compalign.data import (
     class_names,
     find_image_column,
     find_label_column,
+    label_ids,
     load_file,
     mix_unlabeled,
     sample,
@@ -114,7 +115,7 @@ class DataArguments:
 
 
 def load_data(data: DataArguments, args: TrainingArguments) -> dict[str, Dataset]:
-    """The splits train, validation and, where there are such data, test."""
+    """All rows of the splits train, validation and, where there are such data, test."""
     if not args.do_train or args.do_predict:
         raise ValueError(
             "Give do_train, and do_eval for the audit. To audit on test data give test_file instead of do_predict; to "
@@ -132,9 +133,13 @@ def load_data(data: DataArguments, args: TrainingArguments) -> dict[str, Dataset
         splits |= {"train": parts["train"], "validation": parts["test"]}
     if data.test_file is not None:
         splits["test"] = load_file(data.test_file)
+    return {split: splits[split] for split in ("train", "validation", *(["test"] if data.test_file else []))}
+
+
+def sampled(splits: dict[str, Dataset], data: DataArguments) -> dict[str, Dataset]:
+    """At most so many rows of each split as the flags say."""
     most = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_eval_samples}
-    wanted = ("train", "validation", "test") if data.test_file else ("train", "validation")
-    return {split: sample(splits[split], most[split]) for split in wanted}
+    return {split: sample(dataset, most[split]) for split, dataset in splits.items()}
 
 
 class Images:
@@ -153,6 +158,12 @@ class Images:
         """The images, and labels as the ids of a model with these label names."""
         dataset = dataset.select_columns([self.image_column, self.label_column])
         return with_label_ids(dataset, self.label_column, names)
+
+    def check_labels(self, splits: Mapping[str, Dataset], names: Sequence[str]) -> None:
+        """Refuse labels that are not among these names, before hours of training."""
+        for dataset in splits.values():
+            if self.label_column in dataset.column_names:
+                label_ids(dataset, self.label_column, names)
 
     def unlabeled(self, path: str) -> Dataset:
         """The images of a folder or file, which may call its column otherwise than the training data."""
@@ -215,14 +226,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING)
     # The Trainer would drop the images, from which the pixel values are only made on access.
     args.remove_unused_columns = False
-    raw = load_data(data, args)
+    whole = load_data(data, args)
     set_seed(args.seed)
 
     # The original: given, or fine-tuned with the labels alone.
-    images = Images(data, raw["train"], models.origin)
+    images = Images(data, whole["train"], models.origin)
+    raw = sampled(whole, data)
     teacher = models.teacher_name_or_path
     if teacher is None:
-        names = class_names(raw["train"], images.label_column)
+        # A sample may lack a class.
+        names = class_names(whole["train"], images.label_column)
+        images.check_labels(raw, names)
         teacher = fine_tune_teacher(
             models,
             args,
@@ -243,6 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ignore_mismatched_sizes=models.ignore_mismatched_sizes,
     )
     names = names_of(student.config.id2label)
+    images.check_labels(raw, names)
     train, evaluated = (images.labeled(raw[split], names) for split in ("train", "validation"))
     if data.transfer_file is not None:
         train = mix_unlabeled(train, images.unlabeled(data.transfer_file), seed=args.seed)
