@@ -144,6 +144,14 @@ def test_a_missing_folder_and_a_bad_id_are_refused(copied, tmp_path):
         push_to_hub(copied, "a/b/c")
 
 
+def test_a_link_that_leads_out_of_the_folder_is_not_sent(copied):
+    (copied / "inside.md").symlink_to("README.md")
+    assert "inside.md" in checked_files(copied)
+    (copied / "notes.md").symlink_to(__file__)
+    with pytest.raises(ValueError, match="notes.md is a link that leads out of the folder. Put the file itself there"):
+        checked_files(copied)
+
+
 def test_what_a_training_leaves_behind_is_not_sent(copied):
     for name in ("optimizer.pt", "training_args.bin", "trainer_state.json", "runs/events", "checkpoint-9/config.json"):
         (copied / name).parent.mkdir(exist_ok=True)

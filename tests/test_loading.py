@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_compalign.compress import load_compressed
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, layers_of, mask_
+from hf_compalign.measure.footprint.measuring import _weight_files
 
 pytestmark = pytest.mark.numeric
 
@@ -255,6 +256,32 @@ def test_pickles_are_not_opened(folder):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="weights of .* could not be read into BertForSequenceClassification"):
+        load_compressed(folder)
+
+
+@pytest.mark.parametrize("named", ["weights.bin", "../other/model.safetensors", "/other/model.safetensors", "", 7])
+def test_an_index_names_safetensors_in_its_own_folder_alone(folder, named):
+    torch.save(load_file(folder / "model.safetensors"), folder / "weights.bin")
+    names = load_file(folder / "model.safetensors").keys()
+    shutil.copytree(folder, folder / "other")
+    (folder / "model.safetensors").unlink()
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, named)}))
+    for read in (load_compressed, _weight_files):
+        with pytest.raises(
+            ValueError, match=r"index.json (names '.*'. It may name nothing but safetensors|cannot be re)"
+        ):
+            read(folder)
+
+
+def test_an_index_of_another_form_and_other_weights_in_the_config_are_refused(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "adapter_model.bin")
+    change_config(folder, transformers_weights="adapter_model.bin")
+    with pytest.raises(ValueError, match="names 'adapter_model.bin' as its weights, and only safetensors are read"):
+        load_compressed(folder)
+    change_config(folder, transformers_weights="own.safetensors.index.json")
+    (folder / "own.safetensors.index.json").write_text('{"metadata": {}}')
+    with pytest.raises(ValueError, match="own.safetensors.index.json cannot be read. It lacks weight_map. Copy or"):
         load_compressed(folder)
 
 

@@ -13,7 +13,7 @@ from transformers import BertConfig, ViTConfig
 
 from hf_compalign import audit, predict
 from hf_compalign.compress.export import export_graph, output_layers, quantize_graph
-from hf_compalign.models import OnnxModel, default_device, input_names, load_processor, sample_inputs
+from hf_compalign.models import OnnxModel, beside, default_device, input_names, load_processor, sample_inputs
 from hf_compalign.opening import load_model, model_fingerprint
 from hf_compalign.tasks import task_of
 
@@ -164,6 +164,54 @@ def test_weights_beside_the_file_count(path, tmp_path):
     data[0] ^= 1
     (tmp_path / "model.onnx_data").write_bytes(data)
     assert OnnxModel(split).fingerprint != before
+
+
+def in_initializer(model, tensor):
+    model.graph.initializer.append(tensor)
+
+
+def in_attribute(model, tensor):
+    model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=tensor))
+
+
+def in_subgraph(model, tensor):
+    inner = helper.make_graph([helper.make_node("Constant", [], ["unused"], value=tensor)], "inner", [], [])
+    model.graph.node.append(helper.make_node("If", ["sum"], [], then_branch=inner, else_branch=inner))
+
+
+def in_function(model, tensor):
+    nodes = [helper.make_node("Constant", [], ["unused"], value=tensor)]
+    model.functions.append(helper.make_function("own", "unused", [], [], nodes, [helper.make_opsetid("", 17)]))
+
+
+def in_sparse_tensor(model, tensor):
+    model.graph.sparse_initializer.append(onnx.SparseTensorProto(values=tensor))
+
+
+@pytest.mark.parametrize("put", [in_initializer, in_attribute, in_subgraph, in_function, in_sparse_tensor])
+@pytest.mark.parametrize("place", ["/{}/secret", "../secret", "deep/../../secret", "link", ""])
+def test_weights_outside_of_the_folder_are_refused_used_or_not(tmp_path, put, place):
+    (tmp_path / "given").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "given" / "link").symlink_to(tmp_path / "secret")
+    model = onnx.load(handmade(tmp_path / "given"))
+    tensor = TensorProto(name="unused", data_type=1, dims=[50], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=place.format(tmp_path))
+    put(model, tensor)
+    onnx.save(model, tmp_path / "given" / "model.onnx")
+    with pytest.raises(ValueError, match=r"given/model.onnx keeps weights in '.*', which is outside of its folder"):
+        OnnxModel(tmp_path / "given" / "model.onnx", config=text_config())
+
+
+def test_links_of_the_cache_of_the_hub_are_followed(tmp_path):
+    """Where each file of a snapshot is a link to the folder that holds them all."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1" / "onnx"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for name, blob in {"model.onnx": "a", "model.onnx_data": "b"}.items():
+        (blobs / blob).touch()
+        (snapshot / name).symlink_to(blobs / blob)
+    assert beside(snapshot / "model.onnx", "model.onnx_data").samefile(blobs / "b")
 
 
 def test_parameters_are_those_of_the_model(place, path):

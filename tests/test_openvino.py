@@ -273,6 +273,10 @@ def test_a_file_that_is_no_model_is_refused(saved, tmp_path):
     path.write_text("<net")
     with pytest.raises(ValueError, match="There is no openvino_model.bin beside .*, which holds its weights"):
         OpenVinoModel(path)
+    path.with_suffix(".bin").symlink_to(__file__)
+    with pytest.raises(ValueError, match="keeps weights in 'openvino_model.bin', which is outside of its folder"):
+        OpenVinoModel(path)
+    path.with_suffix(".bin").unlink()
     path.with_suffix(".bin").touch()
     with pytest.raises(ValueError, match="openvino_model.xml is not a file that OpenVINO can open"):
         OpenVinoModel(path)
