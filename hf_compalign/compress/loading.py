@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
 from hf_compalign._compat import become, built_with
 from hf_compalign.compress.adapters import refuse_adapters_in
 from hf_compalign.compress.quantize import Quantization, convert_, load_quantized, requantize_
 from hf_compalign.compress.record import QUANTIZATION, check_record, entry_of, malformed, shrink_of
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, cut_units, layers_of, zero_units_plan
+from hf_compalign.models import shards_of
 
 # Where a model is and how to get it: for its config and for its weights.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Weights in one file, or an index of several, and the ends of these names, which follow that of a variant.
+_INDEX = ".safetensors.index.json"
+_FILES = (("model.safetensors", "safetensors"), (f"model{_INDEX}", "json"))
 # Arguments of from_pretrained that load_compressed decides itself.
 _DECIDED = (
     "config",
@@ -64,6 +67,7 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
     located = {name: value for name, value in kwargs.items() if name in _WHERE}
     config = _config(where, located)
     stock = _class(where, config)
+    _check_weights(where, config, located, kwargs.get("variant"))
     compressed = check_record(where, config)
     shrink, quantization = shrink_of(where, config), _quantization(where, config)
     cls = built_with(stock, partial(_cut_to, shrink=shrink)) if shrink is not None and shrink["cut"] else stock
@@ -102,12 +106,37 @@ def _as_config_says(where: str, what: str) -> Iterator[None]:
 def _as_files_say(where: str, cls: Any) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # whatever damaged files make transformers, torch and safetensors raise
         raise ValueError(
             f"The weights of {where!r} could not be read into {cls.__name__}: the files are missing, damaged, or not "
             "those of its config. Copy or download the whole folder again. A pytorch_model.bin is a pickle: if you "
             f"trust it, make safetensors of it first, with from_pretrained and save_pretrained. ({error})"
         ) from error
+
+
+def _check_weights(where: str, config: Any, located: Mapping[str, Any], variant: str | None) -> None:
+    """Refuse a folder that would have transformers read a pickle, or a file from elsewhere."""
+    named = getattr(config, "transformers_weights", None)
+    if named is not None and not str(named).endswith((".safetensors", _INDEX)):
+        raise ValueError(
+            f"The config of {where!r} names {named!r} as its weights, and only safetensors are read. Take "
+            "transformers_weights out of its config.json, or save the model again with save_pretrained."
+        )
+    whole, index = (name if variant is None else f"{name.removesuffix(end)}{variant}.{end}" for name, end in _FILES)
+    if named is None and _file(where, whole, located) is not None:
+        return
+    found = _file(where, index if named is None else str(named), located)
+    if found is not None and found.name.endswith(".json"):
+        shards_of(found)
+
+
+def _file(where: str, name: str, located: Mapping[str, Any]) -> Path | None:
+    try:
+        return Path(cached_file(where, name, **located))
+    except OSError:  # not there; from_pretrained says more
+        return None
 
 
 def _check_unchanged(where: str, quantization: Quantization, kwargs: Mapping[str, Any]) -> None:
@@ -124,7 +153,7 @@ def _config(where: str, options: Mapping[str, Any]) -> Any:
     refuse_adapters_in(where, options)
     try:
         return transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except Exception as error:  # whatever a damaged config makes transformers raise
         raise ValueError(
             f"No model could be loaded from {where!r}: it must be a folder written by save_pretrained or a model id "
             f"on the Hub, of an architecture that transformers knows; code from the Hub is not run. ({error})"

@@ -28,3 +28,5 @@ from .tensors import plain_tensors as plain_tensors
 from .tokens import explaining_tokens as explaining_tokens
 from .tokens import position_limit as position_limit
 from .tokens import token_problem as token_problem
+from .weights import beside as beside
+from .weights import shards_of as shards_of

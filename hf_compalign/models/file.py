@@ -67,8 +67,8 @@ class FileModel(nn.Module, ABC):
 
     Raises:
         ImportError: the extra of the runtime is not installed.
-        ValueError: there is no such file, the runtime cannot open it, it takes other inputs, there is no config, or
-            the numbers of labels and logits differ.
+        ValueError: there is no such file, it keeps weights outside of its folder, the runtime cannot open it, it takes
+            other inputs, there is no config, or the numbers of labels and logits differ.
     """
 
     suffix: ClassVar[str]
@@ -79,6 +79,11 @@ class FileModel(nn.Module, ABC):
         self.path = Path(path)
         if not self.path.is_file():
             raise ValueError(f"There is no file {self.path}. Give the path of an {self.suffix} file.")
+        for weights in self.files:
+            if not weights.is_file():
+                raise ValueError(
+                    f"There is no {weights.name} beside {self.path}, which holds its weights. Copy it there."
+                )
         self.device = torch.device("cpu")
         self._open_as_torch()
         self._inputs, outputs = self._declared()
@@ -235,7 +240,7 @@ class FileModel(nn.Module, ABC):
             if (folder / "config.json").is_file():
                 try:
                     return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-                except (OSError, ValueError, KeyError, TypeError) as error:
+                except Exception as error:  # whatever a damaged config makes transformers raise
                     raise ValueError(f"The config.json in {folder} cannot be read. ({error})") from error
         raise ValueError(
             f"There is no config.json beside {self.path} or in the folder above, so its labels are unknown. Copy that "

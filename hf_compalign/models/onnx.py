@@ -1,6 +1,6 @@
 """An ONNX file that answers like a model of transformers, through ONNX Runtime."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 
 from hf_compalign._extras import needs_extra
 from hf_compalign.models.file import Declared, FileModel
+from hf_compalign.models.weights import beside
 
 _DTYPES = {
     "tensor(int64)": np.int64,
@@ -32,16 +33,15 @@ class OnnxModel(FileModel):
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
-        """The file, and the files beside it that hold its weights."""
-        folder = self.path.parent
-        entries = [entry for one in self._graph().initializer for entry in one.external_data if entry.key == "location"]
-        return (self.path, *(folder / name for name in sorted({entry.value for entry in entries})))
+        """The file, and the files beside it that hold its weights: of all tensors in it, used or not."""
+        entries = [entry for one in _tensors(self._model()) for entry in one.external_data if entry.key == "location"]
+        return (self.path, *(beside(self.path, name) for name in sorted({entry.value for entry in entries})))
 
     def count_parameters(self) -> tuple[int, int]:
         """As `FileModel.count_parameters`; the export's names tell scales and zero points from weights."""
         with needs_extra("onnx", what=_WHAT):
             from onnx import numpy_helper
-        tensors = {one.name: one for one in self._graph().initializer}
+        tensors = {one.name: one for one in self._model().graph.initializer}
         n_all = n_nonzero = 0
         for name, tensor in tensors.items():
             if name.endswith(("_scale", "_zero_point")) or not tensor.dims:
@@ -72,7 +72,7 @@ class OnnxModel(FileModel):
         try:
             self._session = onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
         except Exception as error:
-            raise ValueError(f"{self.path} is not an ONNX file that ONNX Runtime can open. ({error})") from error
+            raise self._unreadable(error) from error
 
     def _declared(self) -> tuple[dict[str, Declared], dict[str, Declared]]:
         # ONNX Runtime itself refuses arrays of a wrong type.
@@ -85,7 +85,24 @@ class OnnxModel(FileModel):
     def _run(self, feeds: Mapping[str, Any]) -> Any:
         return self._session.run([self._output], feeds)[0]
 
-    def _graph(self) -> Any:
+    def _model(self) -> Any:
         with needs_extra("onnx", what=_WHAT):
             import onnx
-        return onnx.load(str(self.path), load_external_data=False).graph
+        try:
+            return onnx.load(str(self.path), load_external_data=False)
+        except Exception as error:  # those of protobuf
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> ValueError:
+        return ValueError(f"{self.path} is not an ONNX file that ONNX Runtime can open. ({error})")
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor in a message of ONNX: in graphs in graphs, in functions, in the attributes of operators."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if isinstance(value, Sequence) else [value]:
+                yield from _tensors(part)

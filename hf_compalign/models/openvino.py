@@ -8,6 +8,7 @@ import numpy as np
 
 from hf_compalign._extras import needs_extra
 from hf_compalign.models.file import Declared, FileModel
+from hf_compalign.models.weights import beside
 
 _WHAT = "Running an OpenVINO file"
 # By default OpenVINO computes in bfloat16 where the processor can, which changes the answers of a float32 file.
@@ -34,7 +35,7 @@ class OpenVinoModel(FileModel):
     @property
     def files(self) -> tuple[Path, ...]:
         """The file, and the one beside it that holds its weights."""
-        return self.path, self.path.with_suffix(".bin")
+        return self.path, beside(self.path, self.path.with_suffix(".bin").name)
 
     def count_parameters(self) -> tuple[int, int]:
         """As `FileModel.count_parameters`; the graph tells scales and zero points from weights."""
@@ -58,9 +59,6 @@ class OpenVinoModel(FileModel):
             import openvino
         if self.device.type != "cpu":
             raise ValueError(f"OpenVINO files run on the CPU here. Got the device {self.device}. Use 'cpu'.")
-        _, weights = self.files
-        if not weights.is_file():
-            raise ValueError(f"There is no {weights.name} beside {self.path}, which holds its weights. Copy it there.")
         settings = {**_SETTINGS, "INFERENCE_NUM_THREADS": n_threads}
         try:
             self._compiled = openvino.Core().compile_model(str(self.path), "CPU", settings)

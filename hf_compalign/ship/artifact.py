@@ -226,9 +226,11 @@ def _copy_variants(variants: Mapping[str, Path], work: Path, config: Any) -> Non
         shutil.copyfile(path, work / name)
         # The file names those beside it, which hold its weights if they exceed 2 GB.
         for part in beside:
-            target = work / ONNX / part.name
+            within = part.relative_to(path.parent)
+            target = work / ONNX / within
             if target.exists():
-                raise ValueError(f"Two ONNX files keep their weights in a {part.name}. Export one under another name.")
+                raise ValueError(f"Two ONNX files keep their weights in a {within}. Export one under another name.")
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(part, target)
 
 

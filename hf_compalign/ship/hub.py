@@ -47,7 +47,8 @@ def push_to_hub(
         The commit, with its URL.
 
     Raises:
-        ValueError: the folder lacks the card, the weights or an audit, or has weights of two kinds.
+        ValueError: the folder lacks the card, the weights or an audit, has weights of two kinds, or a link that leads
+            out of it.
         HFValidationError: the Hub allows no such id; it is a ValueError.
         HfHubHTTPError: the Hub refuses, as without a token that may write; it is an OSError.
     """
@@ -105,6 +106,10 @@ def _sent(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_file() and not any(fnmatchcase(part, pattern) for part in name.parts for pattern in NOT_SENT):
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"{path} is a link that leads out of the folder. Put the file itself there, to send it."
+                )
             yield name.as_posix(), path
 
 

@@ -1,6 +1,5 @@
 """How large and how fast a model is, measured rather than derived from how it was compressed."""
 
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from transformers import CONFIG_NAME
 from hf_compalign._compat import attention_of
 from hf_compalign.measure.footprint.latency import interleaved_latency_ms
 from hf_compalign.measure.footprint.record import Latency
-from hf_compalign.models import FileModel, count_flops, device_of, is_quantized, on_device, plain_tensors
+from hf_compalign.models import FileModel, count_flops, device_of, is_quantized, on_device, plain_tensors, shards_of
 from hf_compalign.opening import load_model
 
 _WEIGHTS = "model.safetensors"
@@ -126,8 +125,7 @@ def _weight_files(where: str | Path) -> list[Path]:
     index = folder / f"{_WEIGHTS}.index.json"
     if (folder / _WEIGHTS).is_file() or not index.is_file():
         return [folder / _WEIGHTS]
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return [folder / shard for shard in sorted(shards)]
+    return [folder / shard for shard in shards_of(index)]
 
 
 def _counted(model: nn.Module) -> tuple[int, int]:
