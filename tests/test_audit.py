@@ -229,6 +229,8 @@ def test_a_limit_on_accuracy_says_how_few_items_of_a_group_are_labeled():
     message = "needs groups of at least 30 labeled items, and there are none: the largest group has 10"
     with pytest.raises(ValueError, match=f"worst_group_accuracy_drop {message}"):
         audit(*sides, groups=["a"] * 100 + ["b"] * 100, limits={"worst_group_accuracy_drop": 0.5})
+    text = str(audit(*sides, groups=["a"] * 100 + ["b"] * 100))
+    assert "\n2 other groups of fewer than 30 labeled items: in nothing that needs labels.\n" in text
 
 
 def test_a_verdict_names_the_attributes_that_it_could_not_judge():

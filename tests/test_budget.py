@@ -12,6 +12,7 @@ from hf_compalign.compress.shrink import (
     Budget,
     CostTable,
     LayerScores,
+    costs,
     cut_,
     flops_table,
     latency_table,
@@ -212,6 +213,27 @@ def test_dropped_layers_count_towards_a_target():
     table = CostTable(0.0, 1.0, heads=((1, 0.0), (2, 1.0)), neurons=((1, 0.0), (32, 31.0)))
     plan = plan_for(model, random_importances(model), Budget(n_layers=2, target_latency=0.5), costs=table)
     assert widths(plan) == [(2, 32), (2, 32)]
+
+
+def test_a_cut_model_and_the_dense_one_come_first_in_turn(monkeypatch):
+    order = []
+
+    class Timed:
+        median = 1.0
+
+        def __init__(self, name):
+            self.name = name
+
+        def timeit(self, _):
+            order.append(self.name)
+            return self
+
+    names = iter(["cut", "dense"])
+    monkeypatch.setattr(costs, "_timer", lambda model, inputs: Timed(next(names)))
+    model = tiny.bert()
+    plan = plan_for(model, random_importances(model), Budget(heads=0.5))
+    assert costs.latency_share(model, plan, INPUTS["bert"]) == 1
+    assert order[:6] == ["cut", "dense", "dense", "cut", "cut", "dense"]
 
 
 def test_a_table_of_costs_rises_with_the_widths():
