@@ -68,8 +68,8 @@ def multiple_of(n_neurons: int) -> int:
 def latency_table(model: nn.Module, inputs: Batch) -> CostTable:
     """The milliseconds of the model's parts for these inputs, on its device and torch's present number of threads.
 
-    Whole models with cut layers are timed, each in turn with the dense one, so that a busy moment meets both and the
-    weights come from where they do in use. Takes about 400 forward passes.
+    Whole models with cut layers are timed, each in turn with the dense one and one round after the other first, so that a
+    busy moment meets both and the weights come from where they do in use. Takes about 400 forward passes.
     """
     with evaluating(model), torch.inference_mode():
         timer = _timer(model, inputs)
@@ -98,8 +98,11 @@ def _time_share(dense: nn.Module, cut: nn.Module, inputs: Batch) -> float:
     # The median of quotients, not the quotient of medians: a slow moment slows both runs of its round.
     with evaluating(dense, cut), torch.inference_mode():
         timers = [_timer(model, inputs) for model in (cut, dense)]
-        times = ([timer.timeit(1).median for timer in timers] for _ in range(ROUNDS))
-        return statistics.median(cut_time / dense_time for cut_time, dense_time in times)
+        quotients = []
+        for turn in range(ROUNDS):
+            times = {timer: timer.timeit(1).median for timer in (timers[::-1] if turn % 2 else timers)}
+            quotients.append(times[timers[0]] / times[timers[1]])
+        return statistics.median(quotients)
 
 
 def _timer(model: nn.Module, inputs: Batch) -> Timer:

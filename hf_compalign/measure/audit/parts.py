@@ -125,7 +125,8 @@ def frequencies(found: Row) -> Section:
         Table("Tests of the frequencies", ("frequencies of the classes", "statistic", "df", "p"), tests, depth=1),
         Table.of("Answers by class, the largest change first", rows, columns, items=items, depth=2),
     )
-    return Section("frequencies", "How often each class is answered", tables)
+    lead = "The tests are approximate: where few answers changed, read their p-values with care."
+    return Section("frequencies", "How often each class is answered", tables, lead=(lead,))
 
 
 def groups(found: Row) -> list[Section]:
@@ -154,9 +155,14 @@ def _counted(found: Row, attribute: str) -> list[Words]:
         notes.append(f"{plural(none, 'item')} {'is' if none == 1 else 'are'} in no group.")
     if not any(gap["n_groups"] > 1 for gap in gaps):
         notes.append("There are not two groups large enough to compare.")
-    if small := sum(row["small"] for row in found["groups"] if row["attribute"] == attribute):
-        few = f"{plural(small, 'group')} of fewer than {found['min_group_size']} items"
+    rows, least = [row for row in found["groups"] if row["attribute"] == attribute], found["min_group_size"]
+    if small := sum(row["small"] for row in rows):
+        few = f"{plural(small, 'group')} of fewer than {least} items"
         notes.append(f"{few}: shown, marked as small, and in no gap and no verdict.")
+    if unlabeled := sum(not row["small"] and row["n_labeled"] < least for row in rows) if found["n_labeled"] else 0:
+        notes.append(
+            f"{plural(unlabeled, 'other group')} of fewer than {least} labeled items: in nothing that needs labels."
+        )
     return notes
 
 
@@ -204,7 +210,7 @@ def _fairness(rows: Sequence[Row], names: Sequence[str]) -> list[Table]:
         ("all groups: before", "reference_all_groups", decimals),
         ("after", "candidate_all_groups", decimals),
     ]
-    counts: list[Column] = [("classes left out", "n_skipped", count), ("groups left out", "left_out", _count_of)]
+    counts: list[Column] = [("left out: classes", "n_skipped", count), ("groups", "left_out", _count_of)]
     bound: Column = ("after, at most", "upper_bound", decimals)
     worst: list[Column] = [("fairness (worst class)", "measure", _measure), *measures, bound, *counts, *over_all]
     each: list[Column] = [("fairness", "measure", _measure), ("class", "label", partial(class_name, names)), *measures]

@@ -5,8 +5,8 @@ from typing import Any
 
 from hf_compalign._formats import UNKNOWN, count, distinct, interval, megabytes, percent, plural, short_name
 from hf_compalign._records import built
-from hf_compalign._tables import Beyond, Kept, Name, Section, Table, plain
-from hf_compalign.measure.audit import judged_together
+from hf_compalign._tables import Name, Section, Table, plain
+from hf_compalign.measure.audit import Verdict, judged_together
 from hf_compalign.measure.footprint import Latency, quartiles
 from hf_compalign.measure.statistics import undominated
 from hf_compalign.report import plots
@@ -61,9 +61,7 @@ def candidates(audits: Sequence[Record]) -> tuple[Section, str]:
 
 
 def _verdict(found: Record) -> str:
-    if not found["limits"]:
-        return "no limit"
-    return Kept("passed") if found["passed"] else Beyond("not passed")
+    return judged_together([built(Verdict, row) for row in found["limits"]]) if found["limits"] else "no limit"
 
 
 def frontier(
