@@ -9,10 +9,11 @@ import torch
 import torch.distributed as dist
 import zoo
 from quantized import CONVERTED, LIBRARIES, ONNX, build, check_alike, needs, prepared, quantized, take_away
+from test_seen import build as build_of
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
-from transformers import BertForSequenceClassification, Trainer
+from transformers import BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification, Trainer
 
 from hf_compalign.compress import load_compressed, prunable_weights
 from hf_compalign.compress.callbacks import PruningCallback, ShrinkCallback
@@ -21,6 +22,7 @@ from hf_compalign.compress.quantize import (
     SCHEMES,
     calibrate_,
     convert_,
+    fake_quantize_,
     prepare_,
     quantizable_layers,
     quantization_of,
@@ -65,6 +67,8 @@ def test_all_linear_layers_but_the_last(kind):
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     assert set(quantizable_layers(model, scheme_of("torchao-w8"))) == linear - {last}
+    # Read without being called, and in float in the file too.
+    embeddings -= {"deberta.encoder.rel_embeddings"}
     assert set(quantizable_layers(model, ONNXRUNTIME)) == linear - {last} | embeddings
 
 
@@ -86,6 +90,49 @@ def test_patterns_choose_layers():
     ):
         with pytest.raises(ValueError, match=message):
             quantizable_layers(model, of, **patterns)
+
+
+def gpt2():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 32, "pad_token_id": 1}
+    return GPT2ForSequenceClassification(GPT2Config(**sizes, num_labels=3, initializer_range=0.2)).eval()
+
+
+def test_layers_of_gpt2_are_rounded_by_output_or_refused_by_name():
+    model = gpt2()
+    layer = model.transformer.h[0].mlp.c_fc
+    values, expected = torch.randn(5, 32), nn.Linear(32, 128)
+    expected.weight.data, expected.bias = layer.weight.detach().T.contiguous(), layer.bias
+    fake_quantize_(expected)
+    for name in ("torchao-w8", "quanto-w8a8"):
+        with (
+            untouched(model),
+            pytest.raises(ValueError, match=r"class Conv1D \(transformer.h.0.attn.c_attn and 3"),
+        ):
+            quantize_(model, name, calibration=[zoo.inputs(model)] if name.endswith("a8") else None)
+    plain = layer(values)
+    summary = quantize_(model, ONNX)
+    assert {name.rpartition(".")[2] for name in summary.layers} == {"c_attn", "c_proj", "c_fc", "wte", "wpe"}
+    assert summary.sizes_bytes[1] < 0.3 * summary.sizes_bytes[0]
+    assert tiny.distance(layer(values), expected(values)) < tiny.ROUNDING
+    assert tiny.distance(layer(values), plain) > 100 * tiny.ROUNDING
+    unprepare_(model)
+    assert torch.equal(layer(values), plain)
+
+
+def test_embeddings_of_a_models_own_and_those_that_share_a_table_are_rounded_too():
+    model, head = build_of("BartForSequenceClassification")
+    layers = quantizable_layers(model, ONNXRUNTIME)
+    shared = [name for name, layer in layers.items() if layer.weight is model.get_input_embeddings().weight]
+    assert shared == ["model.encoder.embed_tokens", "model.decoder.embed_tokens"]
+    table = model.model.encoder.embed_tokens
+    plain, ids = table(torch.tensor([3, 4])), torch.tensor([3, 4])
+    summary = quantize_(model, ONNX)
+    assert {*summary.left_out} == {*head}
+    assert 100 * tiny.ROUNDING < tiny.distance(table(ids), plain) < 0.02
+    assert copy.deepcopy(model).model.encoder.embed_tokens(ids).equal(table(ids))
+    unprepare_(model)
+    assert torch.equal(table(ids), plain)
 
 
 def test_a_layer_tied_to_the_embeddings_stays():

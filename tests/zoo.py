@@ -33,6 +33,7 @@ IMAGE = {
     "intermediate_size": 24,
     "initializer_range": 0.2,
 }
+LAYERS = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv2d)
 RELATIVE = {"relative_attention": True, "max_relative_positions": 16, "pos_att_type": ["c2p", "p2c"]}
 DEBERTA_V2 = TEXT | RELATIVE | {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "type_vocab_size": 0}
 
