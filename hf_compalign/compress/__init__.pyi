@@ -11,6 +11,8 @@ from .record import QUANTIZATION as QUANTIZATION
 from .record import SHRINK as SHRINK
 from .record import entry_of as entry_of
 from .record import write_entry as write_entry
+from .seen import seen_in as seen_in
+from .select import prunable_layers as prunable_layers
 from .select import prunable_weights as prunable_weights
 from .select import sparsity_of as sparsity_of
 from .sharding import refuse_unsupported as refuse_unsupported

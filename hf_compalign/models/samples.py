@@ -26,14 +26,15 @@ def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = 7) -> dic
     # Some models start to count positions above 0.
     positions = getattr(config, "max_position_embeddings", length * 2)
     length = min(length, max(3, positions // 2, positions - 8))
-    ids = torch.randint(0, getattr(config, "vocab_size", _CHARACTERS), (n_items, length), generator=generator)
+    n_tokens = getattr(config, "vocab_size", _CHARACTERS)
+    ids = torch.randint(0, n_tokens, (n_items, length), generator=generator)
     mask = torch.ones_like(ids)
     mask[1:, -2:] = 0
     # Encoder-decoders answer at the end-of-text token, which each text must have once, at its end.
     padding, end = (getattr(config, name, None) for name in ("pad_token_id", "eos_token_id"))
-    special = [token for token in (padding, end) if isinstance(token, int)]
+    special = [token for token in (padding, end) if isinstance(token, int) and token < n_tokens]
     ids[torch.isin(ids, torch.tensor(special, dtype=ids.dtype))] = next(one for one in range(3) if one not in special)
-    if isinstance(end, int):
+    if end in special:
         ids[torch.arange(n_items), mask.sum(1) - 1] = end
     if padding is not None:
         ids[mask == 0] = padding

@@ -2,7 +2,7 @@
 
 import copy
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hf_compalign.compress.callbacks.order import shrinking_of
 from hf_compalign.compress.prune import Evidence, Method, check_weights, prune_weights_
+from hf_compalign.compress.select import prunable_layers
 from hf_compalign.compress.shrink import ShrinkPlan, cut_
 
 
@@ -48,14 +49,10 @@ def survivors_of(
         begin += weight.numel()
     cut = copy.deepcopy(model, numbers)
     cut_(cut, plan)
-    left = {name: places for name, places in _linear_weights(cut) if not places.is_floating_point()}
+    layers: dict[str, Any] = prunable_layers(cut)
+    weights_of = {f"{name}.weight": layer.weight.detach() for name, layer in layers.items()}
+    left = {name: places for name, places in weights_of.items() if not places.is_floating_point()}
     return _located(plan, weights, left)
-
-
-def _linear_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-            yield f"{name}.weight", module.weight.detach()
 
 
 def _located(plan: ShrinkPlan, weights: Mapping[str, Tensor], left: Mapping[str, Tensor]) -> Survivors:

@@ -14,6 +14,7 @@ from .one_shot import check_not_converted as check_not_converted
 from .one_shot import drop_stale_record_ as drop_stale_record_
 from .one_shot import quantizable_layers as quantizable_layers
 from .one_shot import quantize_ as quantize_
+from .one_shot import roundable_layers as roundable_layers
 from .prepared import calibrate_ as calibrate_
 from .prepared import describe_quantization as describe_quantization
 from .prepared import prepare_ as prepare_

@@ -4,11 +4,12 @@ Rounding passes gradients through unchanged (https://huggingface.co/papers/1308.
 themselves, so no value lies outside and no gradient is cut off.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from hf_compalign._compat import become
 
@@ -87,14 +88,27 @@ class FakeQuantizedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The output in the type that the plain layer gives."""
-        levels, scale = asymmetric_levels(input)
-        weights, scales = symmetric_levels(self.weight)
-        product = F.linear(levels * _INPUT_UNIT, weights * _WEIGHT_UNIT)
-        output = product * (scale * scales.flatten() / (_INPUT_UNIT * _WEIGHT_UNIT))
-        if self.bias is not None:
-            output = output + self.bias
-        # Under autocast the product has its type already.
-        return output.to(product.dtype if torch.is_autocast_enabled(input.device.type) else input.dtype)
+        return _rounded_product(input, self.weight, self.bias)
+
+
+class FakeQuantizedConv1D(Conv1D):
+    """GPT-2's linear layer, whose weight is [in, out], that rounds likewise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output in the type that the plain layer gives."""
+        return _rounded_product(x, self.weight.T, self.bias)
+
+
+def _rounded_product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What a linear layer with a weight of [out, in] gives when both are rounded."""
+    levels, scale = asymmetric_levels(input)
+    weights, scales = symmetric_levels(weight)
+    product = F.linear(levels * _INPUT_UNIT, weights * _WEIGHT_UNIT)
+    output = product * (scale * scales.flatten() / (_INPUT_UNIT * _WEIGHT_UNIT))
+    if bias is not None:
+        output = output + bias
+    # Under autocast the product has its type already.
+    return output.to(product.dtype if torch.is_autocast_enabled(input.device.type) else input.dtype)
 
 
 class FakeQuantizedEmbedding(nn.Embedding):
@@ -106,20 +120,34 @@ class FakeQuantizedEmbedding(nn.Embedding):
         return (levels * scale).to(self.weight.dtype)
 
 
-FAKE_OF: dict[type[nn.Module], type[nn.Module]] = {
+_FAKE_OF: dict[type, type[nn.Module]] = {
     nn.Linear: FakeQuantizedLinear,
+    Conv1D: FakeQuantizedConv1D,
     nn.Embedding: FakeQuantizedEmbedding,
 }
 
 
+def fake_of(plain: type) -> type[nn.Module] | None:
+    """The class that computes what a class of layers does, but rounds; None for classes that may compute anything.
+
+    An embedding of a model's own, such as BART's, that leaves the look-up to `super().forward` finds the rounding one
+    there.
+    """
+    if plain in _FAKE_OF or not issubclass(plain, nn.Embedding) or issubclass(plain, FakeQuantizedEmbedding):
+        return _FAKE_OF.get(plain)
+    if plain.forward is nn.Embedding.forward or "super" in plain.forward.__code__.co_names:
+        _FAKE_OF[plain] = type(f"FakeQuantized{plain.__name__}", (plain, FakeQuantizedEmbedding), {})
+    return _FAKE_OF.get(plain)
+
+
 def fake_quantize_(layer: nn.Module) -> None:
-    """Make a linear layer or embedding round from now on; its parameters, hooks and names stay."""
-    become(layer, FAKE_OF[type(layer)])
+    """Make a layer whose class has one that rounds round from now on; its parameters, hooks and names stay."""
+    become(layer, cast(type, fake_of(type(layer))))
 
 
 def restore_(layer: nn.Module) -> None:
     """Undo `fake_quantize_`."""
-    become(layer, nn.Linear if isinstance(layer, nn.Linear) else nn.Embedding)
+    become(layer, type(layer).__bases__[0])
 
 
 def linear_like(layer: Any) -> nn.Linear:
@@ -144,8 +172,8 @@ def quantized_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, nn.Embedding))
-        and (isinstance(module, tuple(FAKE_OF.values())) or _is_foreign(module) or _is_foreign(module.weight))
+        if isinstance(module, (nn.Linear, Conv1D, nn.Embedding))
+        and (isinstance(module, tuple(_FAKE_OF.values())) or _is_foreign(module) or _is_foreign(module.weight))
     }
 
 

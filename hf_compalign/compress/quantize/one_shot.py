@@ -1,20 +1,22 @@
 """Quantize a model at once, without training; and choose the layers."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from hf_compalign.compress.calibration import calibration_batches
-from hf_compalign.compress.quantize.fake import quantized_layers
+from hf_compalign.compress.quantize.fake import fake_of, quantized_layers
 from hf_compalign.compress.quantize.files import convert_
 from hf_compalign.compress.quantize.prepared import calibrate_, check_groups, prepare_, unprepare_
 from hf_compalign.compress.quantize.schemes import Scheme, quantization_of, scheme_of
 from hf_compalign.compress.record import QUANTIZATION, take_own_config, write_entry
-from hf_compalign.compress.select import Purpose, select_layers, sparsity_of
+from hf_compalign.compress.seen import Seen, seen_in
+from hf_compalign.compress.select import Purpose, by_output, select_layers, sparsity_of
 from hf_compalign.compress.sharding import in_shards
 from hf_compalign.models import is_quantized, plain_tensors
 
@@ -22,17 +24,6 @@ logger = logging.getLogger(__name__)
 
 # More zeros than this share are no accident.
 _PRUNED = 0.05
-# The layers that make the logits: they are small, and their rounding errors are errors of the answer.
-_LOGITS = (
-    "classifier",
-    "classifier.out_proj",
-    "classifier.linear_out",
-    "cls_classifier",
-    "distillation_classifier",
-    "score",
-    "logits_proj",
-    "qa_outputs",
-)
 
 
 @dataclass(frozen=True)
@@ -85,8 +76,8 @@ def quantize_(
             weights stay float until the export. Pruned weights stay 0, except with optimum-quanto's int4.
         calibration: for optimum-quanto's int8 activations: batches as the model takes them, a DataLoader, or a
             `datasets.Dataset` of rows that can be stacked. A few hundred rows do.
-        include: patterns of module names (as in `fnmatch`); by default all linear layers but the last one, which makes
-            the logits. For "onnxruntime-w8a8", the embeddings too.
+        include: patterns of module names (as in `fnmatch`); by default all linear layers but those that make the
+            logits. For "onnxruntime-w8a8", the embeddings too.
         exclude: patterns of module names to leave out after that.
 
     Raises:
@@ -103,8 +94,8 @@ def quantize_(
         raise ValueError(f"calibration= would be ignored: the scheme {scheme} needs no data. Leave it out.")
     layers = quantizable_layers(model, chosen, include=include, exclude=exclude)
     batches = [] if calibration is None else calibration_batches(calibration, model)
-    before = sum(_n_bytes(layer.weight) for layer in layers.values())
-    left_out = tuple(name for name in _candidates(model, chosen) if name not in layers)
+    before = sum(_n_bytes(layer.weight) for layer in _storing(layers))
+    left_out = tuple(name for name in roundable_layers(model, chosen, seen_in(model)) if name not in layers)
     prepare_(model, chosen, list(layers))
     if chosen.calibrated:
         try:
@@ -113,7 +104,7 @@ def quantize_(
             unprepare_(model)
             raise
     convert_(model)
-    after = sum(_size_after(layer, chosen) for layer in quantized_layers(model).values())
+    after = sum(_size_after(layer, chosen) for layer in _storing(quantized_layers(model)))
     return QuantizationSummary(scheme, tuple(layers), left_out, (before, after))
 
 
@@ -131,9 +122,14 @@ def quantizable_layers(
             scheme does not fit a layer's weights.
     """
     _check_model(model)
-    kind = "linear layer or embedding" if scheme.backend == "onnxruntime" else "linear layer"
-    purpose = Purpose("quantize", kind, _LOGITS)
-    layers = select_layers(model, _candidates(model, scheme), purpose=purpose, include=include, exclude=exclude)
+    simulated = scheme.backend == "onnxruntime"
+    kind = "linear layer or embedding" if simulated else "linear layer"
+    seen = seen_in(model)
+    candidates = roundable_layers(model, scheme, seen)
+    _check_class(model, {*candidates} - {*seen.head}, scheme)
+    # The layers that make the logits are small, and their rounding errors are errors of the answer.
+    purpose = Purpose("quantize", kind, seen.head, once=not simulated)
+    layers = select_layers(model, candidates, purpose=purpose, include=include, exclude=exclude)
     check_groups(layers, scheme)
     for name, layer in layers.items():
         _check_weight(name, layer)
@@ -175,10 +171,27 @@ def _quantized_already(model: nn.Module) -> str:
     return f"{type(model).__name__} is quantized already, by {'another tool' if record is None else record.scheme}"
 
 
-def _candidates(model: nn.Module, scheme: Scheme) -> dict[str, nn.Module]:
-    """The layers of exactly these classes: subclasses may compute anything."""
-    kinds = (nn.Linear, nn.Embedding) if scheme.backend == "onnxruntime" else (nn.Linear,)
-    return {name: module for name, module in model.named_modules() if type(module) in kinds}
+def roundable_layers(model: nn.Module, scheme: Scheme, seen: Seen) -> dict[str, nn.Module]:
+    """The layers that a scheme could quantize. A file for ONNX Runtime has none of those that do not run."""
+    layers = dict(model.named_modules())
+    if scheme.backend != "onnxruntime":
+        # Exactly this class: subclasses may compute anything.
+        return {name: layer for name, layer in layers.items() if type(layer) is nn.Linear}
+    return {name: layer for name, layer in layers.items() if name in seen.run and fake_of(type(layer)) is not None}
+
+
+def _check_class(model: nn.Module, names: Collection[str], scheme: Scheme) -> None:
+    others = [name for name, layer in model.named_modules() if isinstance(layer, Conv1D)]
+    if others and not names:
+        raise ValueError(
+            f"The scheme {scheme.name} rounds layers of the class nn.Linear, and those of {type(model).__name__} are "
+            f"of the class Conv1D ({others[0]} and {len(others) - 1} more). Use the scheme onnxruntime-w8a8."
+        )
+
+
+def _storing(layers: Mapping[str, Any]) -> Collection[Any]:
+    """The layers that have weights of their own, and the first of those that share them."""
+    return {id(layer.weight): layer for layer in reversed([*layers.values()])}.values()
 
 
 def _check_model(model: nn.Module) -> None:
@@ -224,7 +237,7 @@ def _size_after(layer: Any, scheme: Scheme) -> int:
     """The bytes of a layer's weights; of one that simulates, after the export."""
     if scheme.backend != "onnxruntime":
         return _n_bytes(layer.weight)
-    n_scales = len(layer.weight) if isinstance(layer, nn.Linear) else 1
+    n_scales = 1 if isinstance(layer, nn.Embedding) else len(by_output(layer, layer.weight))
     return layer.weight.numel() + n_scales * torch.float32.itemsize
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from hf_compalign.compress.calibration import Batch, run_model
 from hf_compalign.compress.quantize import quanto, torchao
-from hf_compalign.compress.quantize.fake import FAKE_OF, fake_quantize_, put_plain_, quantized_layers, restore_
+from hf_compalign.compress.quantize.fake import fake_of, fake_quantize_, put_plain_, quantized_layers, restore_
 from hf_compalign.compress.quantize.schemes import Quantization, Scheme, quantization_of, scheme_of
 from hf_compalign.compress.record import QUANTIZATION, take_own_config, write_entry
 from hf_compalign.models import evaluating
@@ -29,7 +29,7 @@ def prepare_(model: nn.Module, scheme: Scheme, names: Sequence[str]) -> None:
         ImportError: the library is not installed.
     """
     modules = dict(model.named_modules())
-    missing = [name for name in names if type(modules.get(name)) not in FAKE_OF]
+    missing = [name for name in names if fake_of(type(modules.get(name))) is None]
     if missing:
         raise ValueError(
             f"{type(model).__name__} has no plain linear layer or embedding {missing[0]!r} ({len(missing)} of "
