@@ -1,12 +1,16 @@
 """prune_: every score reaches the sparsity and says so; what it cannot do is refused, the model untouched."""
 
+import copy
+
 import pytest
 import tiny
 import torch
 import zoo
 from datasets import Dataset
+from test_seen import build as build_of
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
+from transformers.pytorch_utils import Conv1D
 
 from hf_compalign.compress import own_loss, prunable_weights
 from hf_compalign.compress.prune import (
@@ -311,9 +315,34 @@ def test_pixels_that_are_nan_are_refused(score):
 @pytest.mark.parametrize("score", ["wanda", "taylor", "obs"])
 def test_convolutions_are_refused_by_scores_that_look_at_inputs(score):
     model, name = zoo.build("vit"), "vit.embeddings.patch_embeddings.projection"
-    message = rf"score='{score}' prunes linear layers. {name}.weight is that of a convolution.*exclude=\['{name}'\]"
+    model.vit.more = torch.nn.Conv2d(1, 4, 2)
+    message = rf"score='{score}' prunes linear layers, and not convolutions: {name}, vit.more. Take the linear layers "
+    message += rf"alone, with exclude=\['{name}', 'vit.more'\], or use the score magnitude"
     with tiny.unchanged(model), pytest.raises(ValueError, match=message):
         prune_(model, 0.5, score=score, include=["*"], calibration=tiny.images())
+    with pytest.raises(ValueError, match="not convolutions: .* No other layer is there to prune: use the score magn"):
+        prune_(model, 0.5, score=score, include=["*.projection", "vit.more"], calibration=tiny.images())
+
+
+@pytest.mark.parametrize(
+    ("score", "pattern"), [("magnitude", "row"), ("wanda", "2:4"), ("taylor", "row"), ("obs", "layer"), ("obs", "2:4")]
+)
+def test_layers_of_gpt2_are_pruned_like_linear_ones(score, pattern):
+    """Their weights are [in, out]."""
+    model, _ = build_of("GPT2ForSequenceClassification")
+    twin = copy.deepcopy(model)
+    for name, layer in model.named_modules():
+        if isinstance(layer, Conv1D):
+            linear = torch.nn.Linear(*layer.weight.shape)
+            linear.weight.data, linear.bias.data = layer.weight.detach().T.contiguous(), layer.bias.detach().clone()
+            twin.set_submodule(name, linear)
+    options = {"score": score, "pattern": pattern, **given(score, model)}
+    for one in (model, twin):
+        assert len(prune_(one, 0.5, **options).n_weights) == 4
+    for name, weight in prunable_weights(twin).items():
+        found = model.get_parameter(name).T
+        assert torch.equal(found == 0, weight == 0)
+        assert tiny.distance(found, weight) < 10 * tiny.ROUNDING
 
 
 def test_rows_that_a_pattern_does_not_divide_are_refused():
