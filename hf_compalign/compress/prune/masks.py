@@ -77,14 +77,15 @@ def check_pattern(pattern: str, sparsity: float) -> None:
 
 
 def check_shapes(weights: Mapping[str, Tensor], pattern: str) -> None:
-    """Refuse weights whose rows a pattern N:M does not divide."""
+    """Refuse weights [out, ...] whose rows a pattern N:M does not divide."""
     if pattern in PATTERNS:
         return
     _, group = kept_of(pattern)
-    for name, weight in weights.items():
-        n_inputs = weight.numel() // len(weight)
-        if n_inputs % group:
-            raise ValueError(
-                f"The pattern {pattern} needs rows of a multiple of {group} weights. {name} has {n_inputs}. Leave it "
-                f"out with exclude={[name.removesuffix('.weight')]}."
-            )
+    n_inputs = {name: weight.numel() // len(weight) for name, weight in weights.items()}
+    wrong = [name for name, n in n_inputs.items() if n % group]
+    if wrong:
+        raise ValueError(
+            f"The pattern {pattern} needs rows of a multiple of {group} weights. "
+            f"{', '.join(f'{name} has {n_inputs[name]}' for name in wrong)}. Leave out what does not fit, with "
+            f"exclude={[name.removesuffix('.weight') for name in wrong]}."
+        )

@@ -14,7 +14,7 @@ from hf_compalign.compress.prune.inputs import check_finite, check_ran, input_no
 from hf_compalign.compress.prune.masks import check_pattern, check_shapes, compute_masks
 from hf_compalign.compress.prune.second_order import prune_second_order_
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
-from hf_compalign.compress.select import prunable_weights, sparsity_of
+from hf_compalign.compress.select import by_output, prunable_weights, sparsity_of
 from hf_compalign.compress.sharding import laid_out_like, same_everywhere_, whole
 
 # Each score, and the pattern it is meant for.
@@ -163,15 +163,17 @@ def prune_weights_(
     if method.score == "obs":
         masks = prune_second_order_(model, weights, sparsity, pattern=method.pattern, batches=evidence.batches)
         return {name: laid_out_like(mask, weights[name]) for name, mask in masks.items()}
-    score_of = _score(model, weights, method, evidence)
+    layers = {name: _layer(model, name) for name in weights}
+    score_of = _score(model, weights, layers, method=method, evidence=evidence)
     masks = {}
     # Weights in shards are gathered one by one, unless all of them are ranked together.
     for names in [list(weights)] if method.pattern == "global" else [[name] for name in weights]:
         # What is pruned goes first again: it would otherwise come back where other weights have a score as low.
-        judged = {name: score_of(name).masked_fill(whole(weights[name]) == 0, -math.inf) for name in names}
+        zeros = {name: by_output(layers[name], whole(weights[name]) == 0) for name in names}
+        judged = {name: score_of(name).masked_fill(zeros[name], -math.inf) for name in names}
         part = compute_masks(judged, sparsity, pattern=method.pattern)
         same_everywhere_(part.values())
-        masks |= {name: laid_out_like(mask, weights[name]) for name, mask in part.items()}
+        masks |= {name: laid_out_like(by_output(layers[name], mask), weights[name]) for name, mask in part.items()}
     with torch.no_grad():
         for name, mask in masks.items():
             weights[name].mul_(mask)
@@ -179,21 +181,29 @@ def prune_weights_(
 
 
 def _score(
-    model: nn.Module, weights: Mapping[str, nn.Parameter], method: Method, evidence: Evidence
+    model: nn.Module,
+    weights: Mapping[str, nn.Parameter],
+    layers: Mapping[str, nn.Module],
+    *,
+    method: Method,
+    evidence: Evidence,
 ) -> Callable[[str], Tensor]:
-    """The function from a weight's name to its scores, whole."""
-    layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in weights}
+    """The function from a weight's name to its scores, whole, as [out, ...]."""
+
+    def weight(name: str) -> Tensor:
+        return by_output(layers[name], whole(weights[name]))
+
     if method.score == "magnitude":
-        return lambda name: scores.magnitude(whole(weights[name]))
+        return lambda name: scores.magnitude(weight(name))
     if method.score == "movement":
-        return lambda name: whole(evidence.learned[name])
+        return lambda name: by_output(layers[name], whole(evidence.learned[name]))
     if method.score == "wanda":
         norms = input_norms(model, layers, evidence.batches)
-        return lambda name: scores.wanda(whole(weights[name]), norms[name])
+        return lambda name: scores.wanda(weight(name), norms[name])
     totals: dict[str, Tensor] = {}
     for batch in evidence.batches:
         for name, gradient in weight_gradients(model, layers, batch, evidence.loss or own_loss).items():
-            score = scores.taylor(whole(weights[name]), gradient)
+            score = scores.taylor(weight(name), gradient)
             totals[name] = totals.get(name, 0) + score
     check_ran(layers, totals)
     for name, total in totals.items():
@@ -210,12 +220,21 @@ def check_sparsity(sparsity: float) -> None:
 
 def check_weights(model: nn.Module, weights: Mapping[str, nn.Parameter], method: Method) -> None:
     """Refuse weights that a method cannot prune."""
-    check_shapes(weights, method.pattern)
+    check_shapes({name: by_output(_layer(model, name), weight) for name, weight in weights.items()}, method.pattern)
+    convolutions = [name.removesuffix(".weight") for name, weight in weights.items() if weight.ndim != 2]
+    if method.calibrated and convolutions:
+        rest = f"Take the linear layers alone, with exclude={convolutions}, or use"
+        if len(convolutions) == len(weights):
+            rest = "No other layer is there to prune: use"
+        raise ValueError(
+            f"score={method.score!r} prunes linear layers, and not convolutions: {', '.join(convolutions)}. {rest} the "
+            "score magnitude."
+        )
     for name, weight in weights.items():
-        if method.calibrated and weight.ndim != 2:
-            raise ValueError(
-                f"score={method.score!r} prunes linear layers. {name} is that of a convolution. Leave it out with "
-                f"exclude={[name.removesuffix('.weight')]}, or use the score magnitude."
-            )
         if not bool(whole(weight.isfinite().all())):
             raise ValueError(f"The weights {name} hold NaN or infinite values. Load a sound checkpoint.")
+
+
+def _layer(model: nn.Module, weight: str) -> nn.Module:
+    """The layer of a weight, by the weight's name."""
+    return model.get_submodule(weight.removesuffix(".weight"))

@@ -9,6 +9,7 @@ https://huggingface.co/papers/2301.00774); then all remaining weights of a row a
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from transformers.utils.logging import tqdm
 from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.prune.inputs import InputStatistics, check_finite, in_order, rows_into
 from hf_compalign.compress.prune.masks import PATTERNS, compute_masks, kept_of
+from hf_compalign.compress.seen import LINEAR
+from hf_compalign.compress.select import by_output
 from hf_compalign.compress.sharding import same_everywhere_, whole, write_
 
 logger = logging.getLogger(__name__)
@@ -48,7 +51,7 @@ def prune_second_order_(
     """
 
     def solve(name: str, target: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
-        gone = whole(weights[name]) == 0
+        gone = by_output(_linear(model, name), whole(weights[name]) == 0)
         mask, rough = _swept(target, hessian, gone, sparsity=sparsity, pattern=pattern)
         return mask, _fitted(target, rough, mask, hessian)
 
@@ -65,7 +68,7 @@ def reconstruct_(model: nn.Module, masks: Mapping[str, Tensor], batches: Sequenc
     """
 
     def solve(name: str, target: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
-        mask = masks[name].to(target.device)
+        mask = by_output(_linear(model, name), masks[name].to(target.device))
         return mask, _fitted(target, target * mask, mask, hessian)
 
     _solve_in_order_(model, {name: model.get_parameter(name) for name in masks}, batches, solve, title="Correcting")
@@ -85,11 +88,12 @@ def _solve_in_order_(
             first = layers[group.names[0]]
             with _exchanged(originals):
                 before = [rows_into(model, first, batch, n_calls=group.n_calls) for batch in batches]
-            statistics = InputStatistics(first.in_features, before[0].device)
+            n_features = before[0].shape[1]
+            statistics = InputStatistics(n_features, before[0].device)
             for batch, rows in zip(batches, before, strict=True):
                 statistics.add(rows, rows_into(model, first, batch, n_calls=group.n_calls))
             check_finite(group.names[0], torch.stack(statistics.means()))
-            if statistics.n_tokens < first.in_features:
+            if statistics.n_tokens < n_features:
                 scarce.append(group.names[0])
             for name in group.names:
                 masks[name] = _solve_layer_(name, layers[name], statistics, solve)
@@ -103,16 +107,16 @@ def _solve_in_order_(
     return masks
 
 
-def _linear(model: nn.Module, name: str) -> nn.Linear:
+def _linear(model: nn.Module, name: str) -> Any:
     layer = model.get_submodule(name.removesuffix(".weight"))
-    if not isinstance(layer, nn.Linear):
+    if not isinstance(layer, LINEAR):
         raise ValueError(f"Only the weights of linear layers can be corrected. {name} is of a {type(layer).__name__}.")
     return layer
 
 
-def _solve_layer_(name: str, layer: nn.Linear, statistics: InputStatistics, solve: Solve) -> Tensor:
+def _solve_layer_(name: str, layer: Any, statistics: InputStatistics, solve: Solve) -> Tensor:
     mean_before, mean = statistics.means()
-    weight = whole(layer.weight).to(mean)
+    weight = by_output(layer, whole(layer.weight)).to(mean)
     # The average of what is removed goes into the bias; only its variation is left to the other weights.
     cross, hessian = statistics.moments(centered=layer.bias is not None)
     variances = hessian.diagonal()
@@ -124,13 +128,13 @@ def _solve_layer_(name: str, layer: nn.Linear, statistics: InputStatistics, solv
     target = torch.linalg.solve(hessian, weight @ cross, left=False)
     mask, after = solve(name, target, hessian)
     same_everywhere_([mask, after])
-    write_(layer.weight, after.to(layer.weight.dtype))
+    write_(layer.weight, by_output(layer, after.to(layer.weight.dtype)))
     if layer.bias is not None:
         # With the weights as they were written: rounded, in half precision.
-        bias = whole(layer.bias).to(mean) + weight @ mean_before - whole(layer.weight).to(mean) @ mean
+        bias = whole(layer.bias).to(mean) + weight @ mean_before - by_output(layer, whole(layer.weight)).to(mean) @ mean
         same_everywhere_([bias])
         write_(layer.bias, bias.to(layer.bias.dtype))
-    return mask
+    return by_output(layer, mask)
 
 
 _Values = list[tuple[nn.Parameter, Tensor]]
