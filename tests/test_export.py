@@ -212,7 +212,10 @@ def resnet():
 
 def test_a_model_that_names_no_image_size_takes_any(tmp_path):
     model = resnet()
-    file = OnnxModel(export_onnx(model, tmp_path / "onnx").path)
+    found = export_onnx(model, tmp_path / "onnx")
+    convolutions = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    assert {*found.float_layers} == {*convolutions, "classifier.1"}  # by their own names, merged with normalizations
+    file = OnnxModel(found.path)
     pixels = torch.randn(3, 3, 64, 96)
     with torch.no_grad():
         assert tiny.distance(file(pixel_values=pixels)["logits"], model(pixels).logits) < tiny.ROUNDING
