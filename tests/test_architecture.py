@@ -81,7 +81,7 @@ OPTIONAL = {
     "matplotlib": {"report.page.svg", "report.plots"},
     "nncf": {"compress.export.openvino"},
     "onnx": {"compress.export.graph", "models.onnx"},
-    "onnx_ir": {"compress.export.graph", "compress.export.names"},
+    "onnx_ir": {"compress.export.graph", "compress.export.names", "compress.export.sharing"},
     "onnxruntime": {"compress.export.graph", "models.onnx"},
     "onnxscript": {"compress.export.graph"},
     "openvino": {"compress.export.openvino", "models.openvino"},

@@ -5,9 +5,9 @@ from .common import Export as Export
 from .common import file_config as file_config
 from .graph import calibrate_graph as calibrate_graph
 from .graph import export_graph as export_graph
+from .graph import float_layers as float_layers
 from .graph import graph_layers as graph_layers
 from .graph import opset_of as opset_of
-from .graph import output_layers as output_layers
 from .graph import quantize_graph as quantize_graph
 from .onnx import INT8_NAME as INT8_NAME
 from .onnx import export_onnx as export_onnx

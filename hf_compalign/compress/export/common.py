@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_compalign.compress.export.checks import check_model, check_neighbors, check_not_exported
-from hf_compalign.compress.export.graph import NO_FILE, float_copy, output_layers
+from hf_compalign.compress.export.graph import NO_FILE, float_copy
 from hf_compalign.compress.loading import load_compressed
 from hf_compalign.models import FileModel, load_processor, random_state_kept, sample_inputs
 from hf_compalign.tasks import logits_of, task_of
@@ -40,7 +40,8 @@ class Export:
         quantize: None, "dynamic" or "static".
         size_bytes: of the file, and of one beside it that holds weights.
         quantized_layers: the layers in INT8, by the names of the modules.
-        float_layers: the other layers with weights.
+        float_layers: the other modules whose matrices are in the file, in float: convolutions too, which "dynamic"
+            leaves alone, and parameters that belong to no layer.
         max_logit_difference: the largest absolute difference from the logits of the PyTorch model, on made-up inputs.
             Audit the file on data to know what it means for the answers.
     """
@@ -74,7 +75,7 @@ def summary(
     difference: float,
     opset: int | None = None,
 ) -> Export:
-    """What to say of a staged file that will stand in the folder; ``kept`` of its layers are in float."""
+    """What to say of a staged file that will stand in the folder; ``kept`` is in float, and the other layers not."""
     return Export(
         path=Path(folder) / file.path.name,
         opset=opset,
@@ -86,9 +87,9 @@ def summary(
     )
 
 
-def kept_layers(source: Path, layers: tuple[str, ...], exclude: Sequence[str] | None) -> tuple[str, ...]:
-    """The layers that stay in float, in the order of the graph."""
-    kept = {*output_layers(source)}
+def kept_layers(layers: tuple[str, ...], fixed: Collection[str], exclude: Sequence[str] | None) -> tuple[str, ...]:
+    """The layers that stay in float, in the order of the graph: those that do in any case, and the excluded."""
+    kept = {*fixed}
     for pattern in exclude or ():
         matched = [layer for layer in layers if fnmatch.fnmatchcase(layer, pattern)]
         if not matched:

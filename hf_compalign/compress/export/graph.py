@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import shutil
 import tempfile
 import warnings
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from hf_compalign._compat import exported_graph
 from hf_compalign._extras import needs_extra
 from hf_compalign.compress.export.names import tidy_
+from hf_compalign.compress.export.sharing import store_once_
 from hf_compalign.models import image_size, random_state_kept, sample_inputs
 
 MODES = ("dynamic", "static")
@@ -24,6 +26,8 @@ MODES = ("dynamic", "static")
 # float ones.
 _WEIGHT_INPUT = {"MatMul": 1, "Gemm": 1, "Gather": 0, "Conv": 1}
 _OPERATORS = {"dynamic": ("MatMul", "Gemm", "Gather"), "static": ("MatMul", "Gemm", "Gather", "Conv")}
+# Smaller ones are biases, masks and single tokens.
+_WORTH_NAMING = 512
 # A protobuf message holds at most 2 GiB; everything but the weights takes a few MB.
 _MOST_BYTES = 2_000_000_000
 _WHAT = "The export to ONNX"
@@ -71,6 +75,7 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
         except Exception as error:
             raise ValueError(_failure(model, inputs, error)) from error
     program = exported_graph(exported)
+    store_once_(program.graph)
     tidy_(program)
     large = sum(tensor.const_value.nbytes for tensor in program.graph.initializers.values()) > _MOST_BYTES
     onnx_ir.save(program, str(target), external_data=f"{target.name}_data" if large else None)
@@ -81,23 +86,27 @@ def graph_layers(path: Path, mode: str) -> tuple[str, ...]:
     return tuple(_layer_nodes(_load(path, weights=False), mode))
 
 
-def output_layers(path: Path) -> tuple[str, ...]:
-    """The layers that make the logits, with no other layer in between: the classifier, or the classifiers."""
-    model = _load(path, weights=False)
-    graph = model.graph
-    layer_of = {node: layer for layer, nodes in _layer_nodes(model, "static").items() for node in nodes}
-    producer = {output: node for node in graph.node for output in node.output}
-    waiting, seen, found = [graph.output[0].name], set(), []
-    while waiting:
-        node = producer.get(waiting.pop())
-        if node is None or node.name in seen:
-            continue
-        seen.add(node.name)
-        if node.name in layer_of:
-            found.append(layer_of[node.name])
-        else:
-            waiting.extend(node.input)
-    return tuple(dict.fromkeys(found))
+def float_layers(path: Path) -> tuple[str, ...]:
+    """The modules whose matrices stand in a file in float, in its order: what is not in INT8, whatever was asked for.
+
+    Besides layers these are modules with other parameters, such as positions that are added, and with tensors that
+    the exporter has computed beforehand, of `_WORTH_NAMING` numbers or more.
+    """
+    graph = _load(path, weights=False).graph
+    sizes = _float_matrices(graph)
+    found: dict[str, None] = {}
+    for node in graph.node:
+        module = _module_of(node)
+        for index, name in enumerate(node.input):
+            if name not in sizes:
+                continue
+            if _WEIGHT_INPUT.get(node.op_type) == index:
+                found[module] = None
+            elif sizes[name] >= _WORTH_NAMING:
+                # A parameter has the name of its module, which need not be the one that reads it.
+                owner = name.removesuffix(".T").rpartition(".")[0]
+                found[module if node.op_type == "Transpose" else owner or module] = None
+    return tuple(found)
 
 
 def opset_of(path: Path) -> int:
@@ -276,17 +285,30 @@ def _failure(model: nn.Module, inputs: Mapping[str, Tensor], error: BaseExceptio
 
 def _layer_nodes(model: Any, mode: str) -> dict[str, list[str]]:
     """Layer -> the names of its nodes that can be quantized, in the order of the graph."""
-    from onnx import TensorProto
-
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}. Got {mode!r}.")
-    tensors = model.graph.initializer
-    weights = {one.name for one in tensors if len(one.dims) > 1 and one.data_type == TensorProto.FLOAT}
+    weights = _float_matrices(model.graph)
     layers: dict[str, list[str]] = {}
     for node in model.graph.node:
         if node.op_type in _OPERATORS[mode] and node.input[_WEIGHT_INPUT[node.op_type]] in weights:
-            layers.setdefault(node.name.rpartition("/")[0] or node.name, []).append(node.name)
+            layers.setdefault(_module_of(node), []).append(node.name)
     return layers
+
+
+def _module_of(node: Any) -> str:
+    """The name of the module that a node computes; its own name outside of all modules."""
+    return node.name.rpartition("/")[0] or str(node.name)
+
+
+def _float_matrices(graph: Any) -> dict[str, int]:
+    """The float tensors of two axes or more, by name, and how many numbers each holds."""
+    from onnx import TensorProto
+
+    return {
+        one.name: math.prod(one.dims)
+        for one in graph.initializer
+        if len(one.dims) > 1 and one.data_type == TensorProto.FLOAT
+    }
 
 
 def _load(path: Path, *, weights: bool = True) -> Any:

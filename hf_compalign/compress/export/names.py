@@ -45,6 +45,9 @@ def _name_nodes(graph: Any) -> None:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
         # The first scope is the model, or a placeholder for everything outside of it.
         module = scopes[-2] if len(scopes) > 2 else ""
+        if node.op_type == "Conv" and node.inputs[1].name.endswith(".weight"):
+            # The exporter lets a convolution take over the normalization behind it, and gives it that one's scope.
+            module = node.inputs[1].name.removesuffix(".weight")
         node.name = _unused(f"{module}/{node.op_type}" if module else node.op_type, taken)
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         if module and weight is not None and weight.name.startswith("val_") and weight.is_initializer():

@@ -21,11 +21,21 @@ from hf_compalign.compress.export.common import (
     save_beside,
     summary,
 )
-from hf_compalign.compress.export.graph import calibrate_graph, export_graph, graph_layers, opset_of, quantize_graph
-from hf_compalign.compress.quantize import quantization_of, quantized_layers, scheme_of, unprepare_
+from hf_compalign.compress.export.graph import (
+    calibrate_graph,
+    export_graph,
+    float_layers,
+    graph_layers,
+    opset_of,
+    quantize_graph,
+)
+from hf_compalign.compress.quantize import quantization_of, quantized_layers, roundable_layers, scheme_of, unprepare_
+from hf_compalign.compress.seen import LINEAR, seen_in
 from hf_compalign.models import OnnxModel
 
 INT8_NAME = "model_int8.onnx"
+# The scheme that computes what a dynamic file will.
+_SIMULATED = "onnxruntime-w8a8"
 
 
 def export_onnx(
@@ -80,16 +90,23 @@ def export_onnx(
         config = save_beside(stage, model, processing_class)
         file = OnnxModel(source, config=config)
         difference = checked_difference(plain, file, exact=True)
-        layers = kept = graph_layers(source, quantize or "static")
+        layers = graph_layers(source, quantize or "static")
         if quantize is not None:
-            kept = kept_layers(source, layers, exclude) if simulated is None else _others(model, layers, simulated)
+            fixed = _fixed(model, layers, quantize) if simulated is None else _others(model, layers, simulated)
+            kept = kept_layers(layers, fixed, exclude)
             check_something_left(source, layers, kept, quantize)
             ranges = None if batches is None else calibrate_graph(source, batches)
             quantize_graph(source, path, mode=quantize, keep_float=kept, ranges=ranges)
             file = OnnxModel(path, config=config)
             difference = checked_difference(model, file, exact=False)
         return summary(
-            file, folder, quantize=quantize, layers=layers, kept=kept, difference=difference, opset=opset_of(path)
+            file,
+            folder,
+            quantize=quantize,
+            layers=layers,
+            kept=float_layers(path),
+            difference=difference,
+            opset=opset_of(path),
         )
 
 
@@ -132,10 +149,18 @@ def plain_model(model: nn.Module) -> nn.Module:
     return model
 
 
+def _fixed(model: nn.Module, layers: tuple[str, ...], quantize: str) -> set[str]:
+    """The layers that stay in float in any case: those that make the logits and, in a file that the scheme of
+    `quantize_` simulates, those that it cannot round."""
+    seen = seen_in(model)
+    roundable = roundable_layers(model, scheme_of(_SIMULATED), seen) if quantize == "dynamic" else layers
+    return {*seen.head} | ({*layers} - {*roundable})
+
+
 def _others(model: nn.Module, layers: tuple[str, ...], simulated: tuple[str, ...]) -> tuple[str, ...]:
     """The layers that the model does not simulate in INT8."""
     # Where a model reads an embedding's weights without calling the module, the simulation does not round them either.
-    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linear = {name for name, module in model.named_modules() if isinstance(module, LINEAR)}
     missing = [name for name in simulated if name in linear - {*layers}]
     if missing:
         raise ValueError(

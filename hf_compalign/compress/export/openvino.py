@@ -20,8 +20,9 @@ from hf_compalign.compress.export.common import (
     save_beside,
     summary,
 )
-from hf_compalign.compress.export.graph import export_graph, graph_layers, quiet
+from hf_compalign.compress.export.graph import export_graph, float_layers, graph_layers, quiet
 from hf_compalign.compress.quantize import quantization_of, quantized_layers
+from hf_compalign.compress.seen import seen_in
 from hf_compalign.models import OpenVinoModel
 
 OPENVINO_NAME = "openvino_model.xml"
@@ -65,17 +66,17 @@ def export_openvino(
     with staged_folder(folder, overwrite=overwrite) as stage, tempfile.TemporaryDirectory() as scratch:
         source, path = Path(scratch) / FLOAT_NAME, stage / OPENVINO_NAME
         export_graph(model, source)
-        layers = kept = graph_layers(source, "static")
+        layers, kept = graph_layers(source, "static"), float_layers(source)
         config = save_beside(stage, model, processing_class)
         _convert(source, path)
         file = OpenVinoModel(path, config=config)
         difference = checked_difference(model, file, exact=True)
         if batches is not None:
-            excluded = kept_layers(source, layers, exclude)
+            excluded = kept_layers(layers, seen_in(model).head, exclude)
             check_something_left(source, layers, excluded, "static")
             known = [{name: batch[name] for name in file.input_names if name in batch} for batch in batches]
             in_int8 = _quantize(path, [file.feeds(batch) for batch in known], keep_float=excluded)
-            kept = tuple(layer for layer in layers if layer not in in_int8)
+            kept = tuple(layer for layer in kept if layer not in in_int8)
             file = OpenVinoModel(path, config=config)
             difference = checked_difference(model, file, exact=False)
         return summary(file, folder, quantize=quantize, layers=layers, kept=kept, difference=difference)

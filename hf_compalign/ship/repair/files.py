@@ -19,6 +19,7 @@ from hf_compalign.compress.export import (
     export_graph,
     export_onnx,
     file_config,
+    graph_layers,
     plain_model,
     quantize_graph,
 )
@@ -189,7 +190,7 @@ class Int8Files:
     def _quantized(self, kept: tuple[str, ...]) -> Path:
         # All have the same name: a file names the one beside it that holds its weights.
         target = Path(tempfile.mkdtemp(dir=self._work)) / INT8_NAME
-        in_float = {*self.export.float_layers, *kept}
+        in_float = {*graph_layers(self._float, "static")} - ({*self.layers} - {*kept})
         quantize_graph(self._float, target, mode=self._options.quantize, keep_float=in_float, ranges=self._ranges)
         return target
 
