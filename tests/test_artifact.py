@@ -258,6 +258,15 @@ def test_the_relation_to_the_base_model_is_what_was_done(root, tmp_path):
             layer.intermediate.dense.weight[:, ::2] = 0
     shipping.saved(trained, model)
     assert relation(tmp_path / "4", model=trained, reference=original)[1] == {"pruning"}
+    assert "**Pruned weights**: `sparsity` 50.00 %, `layers` 2 of 14\n" in shipping.front_matter(tmp_path / "4")[1]
+    # One layer alone, of a model that is nearly all embeddings.
+    model.bert.embeddings.word_embeddings = torch.nn.Embedding(5000, model.config.hidden_size)
+    model.config.vocab_size = 5000
+    with torch.no_grad():
+        model.bert.encoder.layer[0].intermediate.dense.weight.fill_(1)
+    shipping.saved(trained, model)
+    assert relation(tmp_path / "6", model=trained, reference=original)[1] == {"pruning"}
+    assert "**Pruned weights**: `sparsity` 50.00 %, `layers` 1 of 14\n" in shipping.front_matter(tmp_path / "6")[1]
     chosen = relation(tmp_path / "5", **same, card={"base_model_relation": "merge", "tags": ["toy"]})
     assert chosen == ("merge", {"toy"})
 
