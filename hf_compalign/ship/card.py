@@ -2,19 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_compalign.compress import QUANTIZATION, SHRINK, entry_of
+from hf_compalign._formats import percent
+from hf_compalign.compress import QUANTIZATION, SHRINK, entry_of, prunable_layers, sparsity_of
 from hf_compalign.compress.quantize import quantization_of, scheme_of
 from hf_compalign.measure.audit import Audit
 from hf_compalign.models import is_quantized
 from hf_compalign.report.card import CardDetails, write_card
 
-_PRUNED_SHARE = 0.05  # training leaves fewer zeros by chance
-_PRUNED_SHARE_IN_INT4 = 0.25  # 4 bits alone round some 14 % of the weights of a layer to zero
+# A layer with a larger share of zeros is pruned. Training leaves fewer by chance; 8 bits round some 2 % of the weights
+# to zero, more in a layer with a few very large ones, and 4 bits some 14 %.
+_PRUNED_SHARE = {"": 0.05, "int8": 0.1, "int4": 0.25}
 _INT8 = {"int8", "uint8", "quantized"}
 
 
@@ -45,8 +48,8 @@ def with_what_was_done(card: CardDetails, model: PreTrainedModel) -> CardDetails
     weights = scheme_of(quantization.scheme).weights if quantization else ""
     variants = [name for name in card.files if name.endswith(".onnx")]
     int8_files = [name for name in variants if _INT8 & set(Path(name).stem.split("_"))]
-    least = _PRUNED_SHARE_IN_INT4 if weights == "int4" else _PRUNED_SHARE
-    pruned = entry_of(model.config, SHRINK) is not None or _zero_share(model) > least
+    zeros = _zeros(model, least=_PRUNED_SHARE[weights])
+    pruned = entry_of(model.config, SHRINK) is not None or bool(zeros)
     done = {
         "pruning": pruned,
         "quantization": quantization or int8_files,
@@ -61,13 +64,17 @@ def with_what_was_done(card: CardDetails, model: PreTrainedModel) -> CardDetails
     return replace(
         card,
         tags=[*card.tags, *(tag for tag, holds in done.items() if holds)],
+        recipe={**card.recipe, **zeros},
         base_model_relation=card.base_model_relation or ("quantized" if only_quantized else "finetune"),
     )
 
 
-def _zero_share(model: nn.Module) -> float:
-    """The share of zeros in the weight matrices."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    values = (matrix.dequantize() if is_quantized(matrix) else matrix for matrix in matrices)
-    zeros = sum(int((matrix == 0).sum()) for matrix in values)
-    return zeros / max(sum(matrix.numel() for matrix in matrices), 1)
+def _zeros(model: nn.Module, *, least: float) -> dict[str, dict[str, str]]:
+    """What a recipe says of the layers that have a larger share of zeros than ``least``; nothing without any."""
+    layers: dict[str, Any] = prunable_layers(model)
+    weights = {id(layer.weight): layer.weight for layer in layers.values()}
+    plain = {key: one.dequantize() if is_quantized(one) else one for key, one in weights.items()}
+    pruned = {key: one for key, one in plain.items() if sparsity_of({key: one}) > least}
+    if not pruned:
+        return {}
+    return {"Pruned weights": {"sparsity": percent(sparsity_of(pruned)), "layers": f"{len(pruned)} of {len(plain)}"}}
