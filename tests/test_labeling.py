@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from datasets import ClassLabel
+import zoo
+from datasets import ClassLabel, Dataset, List
 from torch.utils.data import DataLoader
 from transformers import Trainer, default_data_collator
 
@@ -68,12 +69,17 @@ def renumbering(batch):
     return batch | {"labels": OURS[batch["labels"]].tolist()}
 
 
+def making(batch):
+    return renumbering(batch | {"labels": batch.pop("kind")})
+
+
 FORMS = {
     "classes": rows,
     "names": lambda: with_labels([TURNED.names[label] for label in rows()["labels"]]),
     "a stream": lambda: rows().to_iterable_dataset(),
     "a transform": lambda: rows().with_transform(itself),
     "a transform that renumbers": lambda: rows().with_transform(renumbering),
+    "a transform that makes the column": lambda: rows().rename_column("labels", "kind").with_transform(making),
     "another column": lambda: rows().rename_column("labels", "label"),
     "tensors": lambda: rows().with_format("torch"),
     "some of more rows": lambda: rows(24).select(range(12)),
@@ -83,7 +89,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_training_and_evaluation_read_labels_by_name(form, tmp_path, model, right):
     dataset = FORMS[form]()
-    settings = {"dataloader_num_workers": int(form == "a transform")}
+    settings = {"dataloader_num_workers": int(form == "a transform"), "remove_unused_columns": "makes" not in form}
     trainer = aligned(tmp_path, model, dataset, eval_dataset={"one": dataset}, settings=settings)
     trainer.train()
     assert torch.equal(tiny.flat(trainer.model), right)
@@ -173,3 +179,22 @@ def test_calibration_of_other_heads_takes_labels_as_they_are():
     model = tiny.bert(n_labels=1)
     (batch,) = calibration_batches(with_labels([0.5, -1.0]), model, labeled=True)
     assert batch["labels"].tolist() == [0.5, -1.0]
+
+
+def test_a_transform_that_renumbers_is_known_where_a_label_is_missing(tmp_path, model):
+    def renumbered_or_none(batch):
+        return batch | {"labels": [None if label is None else OURS[label] for label in batch["labels"]]}
+
+    dataset = with_labels([None, 0, 1]).cast_column("labels", TURNED).with_transform(renumbered_or_none)
+    trainer = aligned(tmp_path, model, renumbered(rows()))
+    assert trainer.predict(dataset).label_ids.tolist() == [-100, 2, 0]
+
+
+def test_classes_of_tokens_in_another_order_are_refused_in_calibration():
+    model = zoo.build("bert", head="ForTokenClassification", id2label=dict(enumerate(NAMES)))
+    tokens = Dataset.from_dict({"input_ids": [[1, 2]] * 2, "labels": [[0, 1]] * 2})
+    same, turned = (tokens.cast_column("labels", List(ClassLabel(names=names))) for names in ("ab", "ba"))
+    (batch,) = calibration_batches(same, model, labeled=True)
+    assert batch["labels"].tolist() == [[0, 1]] * 2
+    with pytest.raises(ValueError, match=r"another order.*Got b, a against .* a, b, c.*align_labels_with_mapping"):
+        calibration_batches(turned, model, labeled=True)
