@@ -27,11 +27,11 @@ def vocabulary_of(model: Any, *given: Any) -> dict[str, int] | None:
         return None
     held = (found for one in given for found in (one, getattr(one, "tokenizer", None)))
     tokenizer = next((one for one in held if isinstance(one, PreTrainedTokenizerBase)), None)
-    if tokenizer is None and name_of(model):
-        tokenizer = processor_of(model, task)
     try:
+        if tokenizer is None and name_of(model):
+            tokenizer = processor_of(model, task)
         return None if tokenizer is None else dict(tokenizer.get_vocab())
-    except NotImplementedError:
+    except (ImportError, NotImplementedError):  # what it needs is not installed, or it has no list of tokens
         return None
 
 

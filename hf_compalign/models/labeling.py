@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 
 from hf_compalign.data import LABEL_COLUMNS, label_names
-from hf_compalign.labels import LabelReader, names_of
+from hf_compalign.labels import IGNORED, LabelReader, are_placeholders, names_of, places
 from hf_compalign.models.modes import random_state_kept
 from hf_compalign.models.running import Collator
 from hf_compalign.tasks import task_of
@@ -72,7 +71,7 @@ def labeled_loader(loader: DataLoader[Any], model: Any) -> DataLoader[Any]:
     """The same batches with the model's ids for labels, if the model is a classifier and the dataset one of `datasets`.
 
     Raises:
-        ValueError: the dataset's classes are not the model's.
+        ValueError: the dataset's classes are not the model's; those of tokens must also stand in its order.
     """
     # What accelerate has prepared leaves the batches to the loader inside.
     loader = getattr(loader, "base_dataloader", loader)
@@ -81,6 +80,7 @@ def labeled_loader(loader: DataLoader[Any], model: Any) -> DataLoader[Any]:
     try:
         task_of(model)
     except ValueError:
+        _check_tokens(loader.dataset, model)
         return loader
     labeled = copy.copy(loader)
     labeled.collate_fn = labeled_collator(loader.collate_fn, loader.dataset, model)
@@ -91,9 +91,25 @@ def _renumbers(dataset: Dataset, column: str, reader: LabelReader) -> bool:
     """Whether the dataset's transform makes the labels, as far as a row tells that the reader would change."""
     if label_names(dataset, column) is None:
         return False
-    labels = np.array(dataset.with_format(None)[column][:])
-    moved = np.flatnonzero(reader.ids(labels) != labels)
-    return moved.size > 0 and _row(dataset, int(moved[0]))[column] != labels[moved[0]]
+    labels = dataset.with_format(None).select_columns([column])[:][column]
+    pairs = enumerate(zip(labels, reader.ids(labels).tolist(), strict=True))
+    moved = next((index for index, (label, own) in pairs if own not in (IGNORED, label)), None)
+    return moved is not None and _row(dataset, moved)[column] != labels[moved]
+
+
+def _check_tokens(dataset: Dataset | IterableDataset, model: Any) -> None:
+    """Refuse classes of tokens that do not stand in the model's order."""
+    for column in LABEL_COLUMNS:
+        classes = getattr(getattr((dataset.features or {}).get(column), "feature", None), "names", None)
+        names = names_of(model.config.id2label)
+        if classes is None or are_placeholders(classes) or are_placeholders(names):
+            continue
+        if places(classes, names) != [*range(len(classes))]:
+            raise ValueError(
+                f"The classes of the tokens in column {column!r} are others than the model's, or in another order. Got "
+                f"{', '.join(classes)} against the model's {', '.join(names)}. Put them in its order with "
+                f"dataset.align_labels_with_mapping(model.config.label2id, {column!r}), or leave the column out."
+            )
 
 
 def _row(dataset: Dataset, index: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def load_processor(path: str | Path, task: Task) -> Any:
     try:
         if text and Path(path).is_dir() and not has_tokenizer(Path(path)):
             raise OSError("The folder holds no tokenizer file.")
-        return auto_class.from_pretrained(str(path))
+        return auto_class.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         kind = "tokenizer" if text else "image processor"
         raise ValueError(
