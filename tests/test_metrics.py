@@ -37,18 +37,20 @@ calibration = pytest.fixture(lambda: load_metric("calibration_shift"), scope="mo
 bias = pytest.fixture(lambda: load_metric("class_bias"), scope="module")
 agreement = pytest.fixture(lambda: load_metric("attribution_agreement"), scope="module")
 
-TOY = """
+# What evaluate has on the Hub: the inputs and the result of its accuracy and its f1.
+STOCK = """
 import datasets
 import evaluate
+from sklearn.metrics import NAME_score
 
 
-class Toy(evaluate.Metric):
+class CLASS(evaluate.Metric):
     def _info(self):
-        features = datasets.Features({name: datasets.Value("int64") for name in ("predictions", "references")})
+        features = datasets.Features({name: datasets.Value("int32") for name in ("predictions", "references")})
         return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
 
-    def _compute(self, predictions, references):
-        return {"n": len(predictions)}
+    def _compute(self, predictions, references, sample_weight=None):
+        return {"NAME": float(NAME_score(references, predictions, sample_weight=sample_weight))}
 """
 
 
@@ -106,13 +108,45 @@ def test_batches_are_the_whole(mismatch):
     assert mismatch.compute() == FOUND
 
 
-def test_combined_with_itself_and_with_a_metric_without_a_teacher(mismatch, tmp_path):
+def test_combined_with_itself_and_with_metrics_without_a_teacher(mismatch, tmp_path):
     assert evaluate.combine({"mismatch": mismatch}).compute(**INPUTS) == FOUND
-    (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "toy.py").write_text(TOY)
-    both = evaluate.combine([mismatch, evaluate.load(str(tmp_path / "toy"), keep_in_memory=True)])
-    both.add_batch(**INPUTS)
-    assert both.compute() == FOUND | {"n": 6}
+    for name in ("accuracy", "f1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.py").write_text(STOCK.replace("NAME", name).replace("CLASS", name.title()))
+    stock = [evaluate.load(str(tmp_path / name), keep_in_memory=True) for name in ("accuracy", "f1")]
+    answers = {"predictions": [0, 1, 1, 0], "references": [0, 1, 0, 0], "teacher_predictions": [0, 1, 1, 1]}
+    # As the card says: in batches, and a name that two have gets that of its metric before it.
+    combined = evaluate.combine([mismatch, *stock])
+    combined.add_batch(**answers)
+    found = combined.compute()
+    assert (found["accuracy_accuracy"], found["mismatch_accuracy"], found["f1"]) == (0.75, 0.75, 2 / 3)
+    assert (found["cie"], found["teacher_accuracy"]) == (1, 0.5)
+
+
+CLASSES = ["predictions", "references", "teacher_predictions"]
+
+
+@pytest.mark.parametrize("name", ["mismatch", "class_bias", "calibration_shift", "attribution_agreement"])
+def test_a_class_is_a_whole_number_and_is_not_cut_to_one(name):
+    metric, rows = load_metric(name), [[1.0, 0.0], [0.3, 0.7]]
+    given = {column: [0, 1] if column in CLASSES else rows for column in metric.features}
+    expected = metric.compute(**given)
+    for column in metric.features.keys() & CLASSES:
+        for wrong in ([0, 0.9], np.array([0.0, math.nan])):
+            with pytest.raises(ValueError, match=rf"{column} must be classes, .* Got {wrong[1]} in row 1. Take the ar"):
+                metric.compute(**given | {column: wrong})
+        one = {key.removesuffix("s") if key in CLASSES[:2] else key: values[0] for key, values in given.items()}
+        with pytest.raises(ValueError, match=f"{column} must be classes, .* Got 0.5 in row 0"):
+            metric.add(**one | {column.removesuffix("s") if column in CLASSES[:2] else column: 0.5})
+        # As pandas writes them where one is missing. Nothing is left of what was refused.
+        np.testing.assert_equal(metric.compute(**given | {column: [0.0, 1.0]}), expected)
+
+
+@pytest.mark.parametrize("column", CLASSES)
+def test_a_class_in_a_group_is_not_cut_either(column):
+    given = {name: [0, 1] for name in CLASSES} | {"groups": ["a", "b"]}
+    with pytest.raises(ValueError, match=f"{column} must be classes"):
+        load_metric("group_fairness").compute(**given | {column: [0, 0.9]})
 
 
 def test_as_a_compute_metrics_function(mismatch):
