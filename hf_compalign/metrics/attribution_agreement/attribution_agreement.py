@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_compalign.measure.attribution import SIMILARITIES, similarities
+from hf_compalign.metrics.classes import ClassMetric
 
 _DESCRIPTION = """
 Compares the attributions of a compressed model (the student) with those of the model it was made from (the teacher),
@@ -35,7 +36,7 @@ _CITATION = """
 """
 
 
-class AttributionAgreement(evaluate.Metric):
+class AttributionAgreement(ClassMetric):
     """Paired comparison of a student's attributions with its teacher's."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_compalign.measure.statistics import ItemScores, calibration_shift
+from hf_compalign.metrics.classes import ClassMetric
 from hf_compalign.metrics.probabilities import log_probabilities, probability_pair
 
 _DESCRIPTION = """
@@ -36,7 +37,7 @@ _CITATION = """
 """
 
 
-class CalibrationShift(evaluate.Metric):
+class CalibrationShift(ClassMetric):
     """Calibration of the student's and the teacher's probabilities."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.statistics import class_bias
+from hf_compalign.metrics.classes import ClassMetric
 
 _DESCRIPTION = """
 Compares the error rates per class of a compressed model (the student) with those of the model it was made from (the
@@ -33,7 +34,7 @@ _CITATION = """
 """
 
 
-class ClassBias(evaluate.Metric):
+class ClassBias(ClassMetric):
     """Change of the one-vs-rest error rates of each class."""
 
     def _info(self) -> evaluate.MetricInfo:

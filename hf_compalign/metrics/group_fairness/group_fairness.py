@@ -19,6 +19,7 @@ from hf_compalign.measure.groups import (
     normalized_groups,
 )
 from hf_compalign.measure.statistics import PARITY
+from hf_compalign.metrics.classes import ClassMetric
 
 _DESCRIPTION = """
 Compares a compressed model (the student) with the model it was made from (the teacher) group by group: where more
@@ -64,7 +65,7 @@ _OF_MEASURE = {
 }
 
 
-class GroupFairness(evaluate.Metric):
+class GroupFairness(ClassMetric):
     """Comparison of a student's predictions with its teacher's, group by group."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -5,6 +5,7 @@ import evaluate
 from numpy.typing import ArrayLike
 
 from hf_compalign.measure.statistics import Cells, proportions, rate
+from hf_compalign.metrics.classes import ClassMetric
 from hf_compalign.metrics.probabilities import divergences, probability_pair
 
 _DESCRIPTION = """
@@ -35,7 +36,7 @@ _CITATION = """
 """
 
 
-class Mismatch(evaluate.Metric):
+class Mismatch(ClassMetric):
     """Paired comparison of a student's predictions with its teacher's."""
 
     def _info(self) -> evaluate.MetricInfo:
