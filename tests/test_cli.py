@@ -8,6 +8,7 @@ import pytest
 import tiny
 from commands import call, error_of
 from datasets import ClassLabel, DatasetDict
+from transformers.models.vit.modeling_vit import ViTEmbeddings
 
 from hf_compalign.cli import env
 from hf_compalign.measure.audit import Audit, audit
@@ -200,6 +201,30 @@ def test_help_lists_the_commands():
     result = call("--help")
     assert result.exit_code == 0
     assert all(name in result.stdout for name in ("demo", "audit", "export", "env"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["audit", "reference", "candidate", "--dataset", "rows.parquet", "--output", "a.json", "--report", "a.html"],
+        ["export", "reference", "new"],
+        ["export", "reference", "new", "--quantize", "dynamic", "--dataset", "rows.parquet"],
+        ["demo", "--output", "new"],
+    ],
+)
+def test_ctrl_c_ends_a_command_and_leaves_nothing(place, monkeypatch, words):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ViTEmbeddings, "forward", interrupt)
+    monkeypatch.chdir(place)
+    before = sorted(place.rglob("*"))
+    result = call(*words)
+    assert result.exit_code == 130, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert result.stderr.endswith("Interrupted.\n")
+    assert sorted(place.rglob("*")) == before
 
 
 def test_the_demo_refuses_bad_input_before_training(tmp_path):
