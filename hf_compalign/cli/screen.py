@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 BAD_INPUT = 2
+INTERRUPTED = 130  # as of a command that SIGINT ends
 
 
 def stderr() -> Console:
@@ -51,9 +52,12 @@ def hush_loading() -> None:
 
 @contextmanager
 def clear_errors(console: Console) -> Iterator[None]:
-    """Turn what the user can fix into one red line and exit code 2."""
+    """Turn what the user can fix into one red line and exit code 2, and Ctrl-C into a word and exit code 130."""
     try:
         yield
+    except KeyboardInterrupt as error:
+        console.print("Interrupted.")
+        raise typer.Exit(INTERRUPTED) from error
     except (ValueError, OSError, ImportError) as error:
         message = " ".join(str(error).split())
         console.print(Text(f"Error: {message}", style="bold red"), soft_wrap=True)
