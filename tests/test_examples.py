@@ -227,6 +227,32 @@ def test_a_teacher_that_was_made_in_another_way_is_refused(glue_run, glue_flags,
         run_glue("--model_name_or_path", bert_folder, *changed, "--output_dir", glue_run)
 
 
+def test_the_recipe_of_a_teacher_and_its_accuracy_are_said(bert_folder, tmp_path, caplog, capsys):
+    from transformers import AutoModelForSequenceClassification
+
+    from hf_compalign.align import ModelArguments, fine_tune_teacher
+
+    models = ModelArguments(model_name_or_path=str(bert_folder), teacher_num_train_epochs=2.0)
+    rows = tiny.texts(8, n_labels=2)
+    for _ in range(2):  # the second time it is there
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            folder = fine_tune_teacher(
+                models,
+                tiny.arguments(tmp_path, num_train_epochs=9, learning_rate=1.0),
+                auto_class=AutoModelForSequenceClassification,
+                names=["no", "yes"],
+                recipe={},
+                train_dataset=rows,
+                eval_dataset=rows,
+                compute_metrics=lambda _: {"accuracy": 0.625},
+            )
+        recipe = "2 epochs at a learning rate of 5e-05 (--teacher_num_train_epochs, --teacher_learning_rate)"
+        assert recipe in caplog.text
+    assert stored(Path(folder), "eval_results.json")["eval_accuracy"] == 0.625
+    assert capsys.readouterr().out.count("eval_accuracy") == 2  # logged and listed once
+
+
 def test_plain_recovery_of_the_same_teacher(glue_run, text_files, tmp_path):
     run_glue(
         *("--train_file", text_files / "train.csv", "--validation_file", text_files / "validation.csv"),
