@@ -221,6 +221,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             names=names,
             recipe={"data": data.source, "rows": data.max_train_samples, "max_seq_length": data.max_seq_length},
             train_dataset=texts.labeled(raw["train"], names),
+            eval_dataset=texts.labeled(raw["validation"], names) if "validation" in raw else None,
+            compute_metrics=scores,
             data_collator=texts.collator,
             processing_class=texts.tokenizer,
         )

@@ -244,6 +244,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             names=names,
             recipe={"data": data.source, "rows": data.max_train_samples, "augmented": data.train_augmentation},
             train_dataset=images.pixels(images.labeled(raw["train"], names), training=True),
+            eval_dataset=images.pixels(images.labeled(raw["validation"], names), training=False),
+            compute_metrics=scores,
             data_collator=default_data_collator,
             processing_class=images.processor,
         )

@@ -36,8 +36,8 @@ class ModelArguments:
     )
     student_name_or_path: str | None = flag(None, "What the student starts from; the teacher's weights if left out.")
     ignore_mismatched_sizes: bool = flag(False, "Start with a new head where a checkpoint has one for other labels.")
-    teacher_num_train_epochs: float = flag(3.0, "Epochs of fine-tuning the teacher.")
-    teacher_learning_rate: float = flag(5e-5, "Learning rate of fine-tuning the teacher.")
+    teacher_num_train_epochs: float = flag(3.0, "Epochs of fine-tuning the teacher; num_train_epochs is the student's.")
+    teacher_learning_rate: float = flag(5e-5, "Learning rate of that; learning_rate is the student's.")
 
     def __post_init__(self) -> None:
         if (self.model_name_or_path is None) == (self.teacher_name_or_path is None):
@@ -88,7 +88,8 @@ def fine_tune_teacher(
         auto_class: the class of transformers that loads such a model.
         names: the label names.
         recipe: what else the teacher depends on, such as its data; plain JSON.
-        **trainer: further arguments of `Trainer`, among them train_dataset.
+        **trainer: further arguments of `Trainer`, among them train_dataset; with an eval_dataset, the teacher's metrics
+            on it are printed, and saved beside it as eval_results.json.
 
     Returns:
         The folder `teacher` in the output_dir; a file in it, written last, says how it was made.
@@ -103,10 +104,37 @@ def fine_tune_teacher(
         "learning_rate": models.teacher_learning_rate,
         "seed": args.seed,
     } | dict(recipe)
-    if _is_finished(folder, recipe):
-        logger.info("Taking the teacher that was fine-tuned in %s.", folder)
+    done = _is_finished(folder, recipe)
+    logger.info(
+        "%s %s: %g epochs at a learning rate of %g (--teacher_num_train_epochs, --teacher_learning_rate).",
+        "Taking the teacher that was fine-tuned in" if done else "Fine-tuning the teacher in",
+        folder,
+        models.teacher_num_train_epochs,
+        models.teacher_learning_rate,
+    )
+    if done:
         return str(folder)
-    teacher_args = replace(
+    model = load_for_labels(auto_class, models.origin, names, ignore_mismatched_sizes=models.ignore_mismatched_sizes)
+    # The stock Trainer, but with the right loss also under gradient accumulation and in several processes.
+    # https://github.com/huggingface/transformers/issues/47688
+    labels_alone = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
+    trained = AlignedDistillationTrainer(model, _arguments(models, args, folder), alignment=labels_alone, **trainer)
+    trained.train()
+    trained.save_model()
+    if trained.eval_dataset is not None:
+        metrics = trained.evaluate()
+        trained.log_metrics("eval", metrics)
+        trained.save_metrics("eval", metrics, combined=False)
+    if trained.is_world_process_zero():
+        write_text_atomic(folder / RECIPE_FILE, json.dumps(recipe, indent=2))
+    # The other processes load what the first one has written.
+    trained.accelerator.wait_for_everyone()
+    return str(folder)
+
+
+def _arguments(models: ModelArguments, args: TrainingArguments, folder: Path) -> TrainingArguments:
+    """Those of the student, but for its length, saving and evaluation."""
+    return replace(
         args,
         output_dir=str(folder),
         num_train_epochs=models.teacher_num_train_epochs,
@@ -117,18 +145,6 @@ def fine_tune_teacher(
         load_best_model_at_end=False,
         push_to_hub=False,
     )
-    model = load_for_labels(auto_class, models.origin, names, ignore_mismatched_sizes=models.ignore_mismatched_sizes)
-    # The stock Trainer, but with the right loss also under gradient accumulation and in several processes.
-    # https://github.com/huggingface/transformers/issues/47688
-    labels_alone = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
-    trained = AlignedDistillationTrainer(model, teacher_args, alignment=labels_alone, **trainer)
-    trained.train()
-    trained.save_model()
-    if trained.is_world_process_zero():
-        write_text_atomic(folder / RECIPE_FILE, json.dumps(recipe, indent=2))
-    # The other processes load what the first one has written.
-    trained.accelerator.wait_for_everyone()
-    return str(folder)
 
 
 def _is_finished(folder: Path, recipe: Mapping[str, Any]) -> bool:
