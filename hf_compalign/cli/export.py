@@ -164,11 +164,16 @@ def _print_done(done: "AuditedExport", *, as_json: bool) -> None:
     if as_json:
         print_json(done.to_dict())
         return
+    from hf_compalign.measure.footprint import wide_spread
+
     console = stdout()
     console.print(Text(str(done.export)))
     console.print()
     console.print(Text(as_text(done.table())))
-    console.print(Text(f"Median times side by side on {done.machine}", style="dim"))
+    console.print(Text(f"Medians and quartiles of times side by side on {done.machine}", style="dim"))
+    timed = {f"{name}, batch {size}": one for name, times in done.latency.items() for size, one in times.items()}
+    if spread := wide_spread(timed):
+        console.print(Text(spread, style="bold"))
     console.print()
     if done.frontier is not None:
         console.print(Text(done.frontier.verdict, style="bold green" if done.passed else "bold red"))

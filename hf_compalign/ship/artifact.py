@@ -19,7 +19,7 @@ from hf_compalign.measure.footprint import Latency, footprint, latencies_on, mac
 from hf_compalign.measure.predictions import Columns, Predictions
 from hf_compalign.models import FileModel, OnnxModel, load_processor
 from hf_compalign.opening import Model, load_model, name_of, processor_of
-from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name
+from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name, wide_files
 from hf_compalign.report.page import write_report
 from hf_compalign.ship.card import with_what_was_done, write_model_card
 from hf_compalign.ship.hub import ONNX, WEIGHTS, audit_name
@@ -75,8 +75,8 @@ class Artifact:
         return all(one.audit.passed for one in self.files.values() if one.audit is not None)
 
     def __str__(self) -> str:
-        times = [f"Times on {self.machine}."] if self.machine else []
-        return "\n".join([str(self.folder), as_text(files_table(self.files)), *times])
+        times = f"Medians and quartiles of times on {self.machine}. {wide_files(self.files)}" if self.machine else ""
+        return "\n".join(filter(None, [str(self.folder), as_text(files_table(self.files)), times.rstrip()]))
 
 
 def save_artifact(

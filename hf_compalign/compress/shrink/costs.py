@@ -68,8 +68,8 @@ def multiple_of(n_neurons: int) -> int:
 def latency_table(model: nn.Module, inputs: Batch) -> CostTable:
     """The milliseconds of the model's parts for these inputs, on its device and torch's present number of threads.
 
-    Whole models with cut layers are timed, each in turn with the dense one and one round after the other first, so that a
-    busy moment meets both and the weights come from where they do in use. Takes about 400 forward passes.
+    Whole models with cut layers are timed, each in turn with the dense one, either first in every other round. So a
+    busy moment meets both, and the weights come from where they do in use. Takes about 400 forward passes.
     """
     with evaluating(model), torch.inference_mode():
         timer = _timer(model, inputs)

@@ -129,7 +129,7 @@ def write_card(
         found=_findings(audit),
         costs=_costs(details),
         files_table=files_table(details.files),
-        wide_spread=_wide_spread(details.files),
+        wide_spread=wide_files(details.files),
         onnx_files=_onnx_files(details.files),
         js_options=_js_options(details.files),
         scheme=scheme,
@@ -217,7 +217,8 @@ def files_table(files: Mapping[str, Measured]) -> Table:
     return Table("Files", [column[0] for column in known], list(cells))
 
 
-def _wide_spread(files: Mapping[str, Measured]) -> str:
+def wide_files(files: Mapping[str, Measured]) -> str:
+    """A sentence about the files with a wide spread of their times; empty without any."""
     timed = {name: [time for time in one.latencies.values() if time.is_wide] for name, one in files.items()}
     return wide_spread({name: wide[0] for name, wide in timed.items() if wide})
 

@@ -58,8 +58,9 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
         shown.append(("Size", f"{megabytes(after)} MB", f"before: {megabytes(before)} MB{times}"))
     if found["latency"]:
         first, second = (built(Latency, one) for one in found["latency"])
-        times = f"; ratio {ratio(first.median_ms, second.median_ms)}"
-        shown.append(("Latency", f"{quartiles(second)} ms", f"before: {quartiles(first)} ms{times}"))
+        middle = f"quartiles {second.low_ms:.2f} to {second.high_ms:.2f} ms"
+        times = f"ratio {ratio(first.median_ms, second.median_ms)}"
+        shown.append(("Latency", f"{second.median_ms:.2f} ms", f"{middle}; before: {quartiles(first)} ms; {times}"))
     return shown
 
 
