@@ -173,6 +173,12 @@ def test_one_text_column_may_be_named_without_a_list():
 
 
 def test_columns_of_another_kind_are_refused():
+    model = tiny.bert(**NAMED)
+    for given in ("text", {"text": "text"}):
+        with pytest.raises(ValueError, match=r"columns must be Columns\(text=..., label=...\). Got (str|dict)"):
+            predict(model, reviews(), processing_class=tokenizer(), columns=given)
+        with pytest.raises(ValueError, match="columns must be Columns"):
+            audit(model, model, reviews(), options=AuditOptions(columns=given))
     with pytest.raises(ValueError, match="BertForSequenceClassification reads texts. Got 'text' as the image column"):
         predict(tiny.bert(**NAMED), reviews(), processing_class=tokenizer(), columns=Columns(image="text"))
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
@@ -611,6 +611,7 @@ def test_bad_input_is_refused_before_training(tmp_path):
         ("same task. Got image-classification and text", {"teacher": tiny.vit()}),
         ("No model could be loaded from 'no/where'", {"teacher": "no/where"}),
         ("The train dataset is empty", {"dataset": Empty()}),
+        ("Got DatasetDict. It has the splits 'a': give one", {"dataset": DatasetDict(a=tiny.texts())}),
         ("The eval dataset is empty", {"eval_dataset": tiny.texts().select([])}),
         (r"must lie in \[0, 3\), or be -100.* Got 4 in column 'labels'", {"dataset": tiny.texts(n_labels=5)}),
         (
