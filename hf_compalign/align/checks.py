@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, check_cached_logits, check_distinct, trusts_positions
 from hf_compalign.align.vocabulary import check_same_tokens, vocabulary_mark, vocabulary_of
-from hf_compalign.data import LABEL_COLUMNS, label_ids
+from hf_compalign.data import LABEL_COLUMNS, check_rows, label_ids
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.models import position_limit
 from hf_compalign.tasks import task_of
@@ -106,6 +106,8 @@ def check_datasets(trainer: Any, teacher: LiveTeacher | None) -> str | None:
     for split, dataset in splits.items():
         if dataset is None:
             continue
+        if isinstance(dataset, dict):
+            check_rows(dataset)
         if hasattr(dataset, "__len__") and len(dataset) == 0:
             raise ValueError(f"The {split} dataset is empty. Give it at least one row.")
         if isinstance(dataset, Dataset):

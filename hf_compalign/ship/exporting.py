@@ -153,7 +153,7 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     network = load_compressed(model)
     processor = processor_of(model, task_of(network))
     if dataset is not None:
-        _check_rows(dataset, network, model, options.columns or Columns())
+        _check_rows(dataset, network, model, Columns.of(options.columns))
     shared: dict[str, Any] = {
         "quantize": options.quantize,
         "calibration": _calibration(network, processor, options),
@@ -216,7 +216,7 @@ def _calibration(network: PreTrainedModel, processor: Any, options: ExportOption
     rows = options.calibration
     if rows is None:
         return None
-    reader, columns = reader_of(network, rows, processing_class=processor), options.columns or Columns()
+    reader, columns = reader_of(network, rows, processing_class=processor), Columns.of(options.columns)
     prepared = reader.prepared(rows, text=columns.text, image=columns.image)
     starts = range(0, len(rows), _CALIBRATION_BATCH)
     return [dict(reader.batch(prepared, range(start, min(start + _CALIBRATION_BATCH, len(rows))))) for start in starts]

@@ -186,7 +186,7 @@ def opened_pair(
     method = options.method_for(kinds[0])
     for side in sides:
         check_explainable(side.network, method)
-    pair = Pair(sides[0], sides[1], kinds[0], columns or Columns(), replace(options, method=method))
+    pair = Pair(sides[0], sides[1], kinds[0], Columns.of(columns), replace(options, method=method))
     pair._target_places()  # refuses other labels before anything is computed
     return pair
 

@@ -76,7 +76,7 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
         ImportError: there are groups, and fairlearn is not installed.
     """
     options = options or AuditOptions()
-    columns = options.columns or Columns()
+    columns = Columns.of(options.columns)
     if dataset is not None:
         check_rows(dataset)
     limits = checked_limits(limits or {}, grouped=groups is not None or bool(options.bins))

@@ -165,7 +165,7 @@ class AuditCallback(TrainerCallback):
             self._asked = ask(reader, self._dataset, columns=options.columns, batch_size=batch_size)
             found = self._asked.answers
             # Columns are read once, not at every evaluation.
-            text = (options.columns or Columns()).text
+            text = Columns.of(options.columns).text
             attributes = attributes_of(self._groups, options.bins, self._dataset, text=text)
             of_rows = any(one.of_rows for one in attributes.values())
             self._attributes = groups_of_items(attributes, found.ids.tolist() if of_rows else None, self._reference)

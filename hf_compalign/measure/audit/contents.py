@@ -30,7 +30,7 @@ def with_contents(
     Raises:
         ValueError: other rows, or a column that is not there.
     """
-    columns = columns or Columns()
+    columns = Columns.of(columns)
     if len(ids) != len(dataset):
         raise ValueError(f"ids must name the rows of the dataset: {len(dataset)} of them. Got {len(ids)}.")
     place = {str(name): row for row, name in enumerate(ids)}

@@ -56,7 +56,7 @@ def first_batch(
     columns: Columns | None = None,
 ) -> dict[str, Any]:
     """The model's inputs for the first ``size`` rows, repeated if there are fewer."""
-    columns = columns or Columns()
+    columns = Columns.of(columns)
     rows = dataset.select([index % len(dataset) for index in range(size)])
     reader = reader_of(network, rows, processing_class=processing_class)
     rows = reader.prepared(rows, text=columns.text, image=columns.image)

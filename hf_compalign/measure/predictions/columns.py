@@ -20,6 +20,13 @@ class Columns:
     label: str | None = None
     id: str | None = None
 
+    @classmethod
+    def of(cls, given: "Columns | None") -> "Columns":
+        """The given columns; by default all are found."""
+        if given is not None and not isinstance(given, cls):
+            raise ValueError(f"columns must be Columns(text=..., label=...). Got {type(given).__name__}.")
+        return given or cls()
+
     def __post_init__(self) -> None:
         if isinstance(self.text, str):
             object.__setattr__(self, "text", (self.text,))

@@ -86,7 +86,7 @@ def ask(
     reader: Reader, dataset: Dataset, *, collate: Collator | None = None, columns: Columns | None, batch_size: int
 ) -> Asked:
     """As `predict`, but keep what it takes to ask the same rows again."""
-    columns, network = columns or Columns(), reader.network
+    columns, network = Columns.of(columns), reader.network
     names = names_of(network.config.id2label)
     check_whole("batch_size", batch_size, least=1)
     label_column = find_label_column(dataset, columns.label)
