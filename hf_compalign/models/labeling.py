@@ -57,9 +57,10 @@ def labeled_collator(collate: Collator, dataset: Any, model: Any, *, column: str
     columns = tuple(dict.fromkeys([column, *LABEL_COLUMNS]))
     if not isinstance(dataset, Dataset | IterableDataset):
         return LabeledCollator(collate, columns, LabelReader(names), reads_names=False)
+    named = any(label_names(dataset, name) for name in columns)
     # A transform makes the rows, perhaps with labels of its own.
-    transformed = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
-    given = _row(dataset, 0) if transformed and len(dataset) else dataset.column_names or ()
+    transformed = named and isinstance(dataset, Dataset) and dataset.format["type"] == "custom" and len(dataset) > 0
+    given = _row(dataset, 0) if transformed else dataset.column_names or ()
     found = next((name for name in columns if name in given), column)
     reader = LabelReader(names, label_names(dataset, found), column=found)
     if transformed and _renumbers(dataset, found, reader):
