@@ -227,7 +227,12 @@ def test_the_summary_is_a_table():
         "bert.encoder.layer.0.intermediate.dense.weight         512    50.0%",
         "bert.encoder.layer.1.output.dense.weight               512    50.0%",
         "together                                             1,024    50.0%",
+        "left out: 12 layers, like bert.encoder.layer.0.attention.self.query, bert.encoder.layer.0.attention.self.key, "
+        "bert.encoder.layer.0.attention.self.value, bert.encoder.layer.0.attention.output.dense, "
+        "bert.encoder.layer.0.output.dense, ..., classifier",
     ]
+    assert str(prune_(tiny.bert(), 0.5)).endswith("\nleft out: bert.pooler.dense, classifier")
+    assert str(prune_(tiny.bert(), 0.5, include=["*"])).endswith("\nleft out: nothing")
 
 
 # ---- refusals ----
