@@ -61,7 +61,7 @@ def select_layers(
     `include` is as in `fnmatch`, and None takes all but those that the purpose leaves out; `exclude` comes after that.
     """
     refuse_adapters(model)
-    named_like = f"Its layers are named like: {', '.join(_samples(list(layers)))}."
+    named_like = f"Its layers are named like: {', '.join(_samples([*layers]))}."
     for pattern in (*(include or ()), *(exclude or ())):
         if not any(_matches(name, [pattern]) for name in layers):
             raise ValueError(
@@ -96,5 +96,11 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _samples(names: list[str], most: int = 6) -> list[str]:
+def listed(names: Sequence[str]) -> str:
+    """The names; of many, how many they are and some of them."""
+    samples = ", ".join(_samples(names))
+    return f"{len(names)} layers, like {samples}" if "..." in samples else samples
+
+
+def _samples(names: Sequence[str], most: int = 6) -> Sequence[str]:
     return names if len(names) <= most else [*names[: most - 1], "...", names[-1]]

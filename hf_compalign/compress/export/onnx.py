@@ -54,9 +54,9 @@ def export_onnx(
     in ONNX Runtime on made-up inputs before anything appears in the folder.
 
     In INT8 the weights of the linear layers and embeddings (and convolutions, for "static") take one byte each; the
-    last layer, which makes the logits, stays in float. A model of the scheme "onnxruntime-w8a8" simulates the file
-    that "dynamic" writes: exactly its layers are quantized. Audit an INT8 file on a processor like the one that will
-    run it: x86 processors without VNNI instructions cut off large sums of products.
+    layers that make the logits stay in float. What is in float is read from the finished file. A model of the scheme
+    "onnxruntime-w8a8" simulates the file that "dynamic" writes: exactly its layers are quantized. Audit an INT8 file on
+    a processor like the one that will run it: x86 processors without VNNI instructions cut off large sums of products.
 
     Args:
         model: a classifier of texts or images, compressed or not, which stays as it is; or its folder or Hub id, whose

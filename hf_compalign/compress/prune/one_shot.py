@@ -14,7 +14,7 @@ from hf_compalign.compress.prune.inputs import check_finite, check_ran, input_no
 from hf_compalign.compress.prune.masks import check_pattern, check_shapes, compute_masks
 from hf_compalign.compress.prune.second_order import prune_second_order_
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
-from hf_compalign.compress.select import by_output, prunable_weights, sparsity_of
+from hf_compalign.compress.select import by_output, listed, prunable_layers, prunable_weights, sparsity_of
 from hf_compalign.compress.sharding import laid_out_like, same_everywhere_, whole
 
 # Each score, and the pattern it is meant for.
@@ -69,11 +69,13 @@ class PruningSummary:
         method: how the weights were chosen.
         n_weights: of each pruned weight matrix, by name.
         n_zeros: how many of them are 0 now.
+        left_out: the names of the other linear and convolution layers.
     """
 
     method: Method
     n_weights: dict[str, int]
     n_zeros: dict[str, int]
+    left_out: tuple[str, ...] = ()
 
     @property
     def sparsity(self) -> float:
@@ -85,7 +87,8 @@ class PruningSummary:
         rows = [f"{name:<{width}}  {n:>10,}  {self.n_zeros[name] / n:>7.1%}" for name, n in self.n_weights.items()]
         total = sum(self.n_weights.values())
         title = f"score {self.method.score}, pattern {self.method.pattern}"
-        return "\n".join([title, *rows, f"{'together':<{width}}  {total:>10,}  {self.sparsity:>7.1%}"])
+        together = f"{'together':<{width}}  {total:>10,}  {self.sparsity:>7.1%}"
+        return "\n".join([title, *rows, together, f"left out: {listed(self.left_out) or 'nothing'}"])
 
 
 def prune_(  # noqa: PLR0913 - what to prune, how and by which data
@@ -149,7 +152,9 @@ def prune_(  # noqa: PLR0913 - what to prune, how and by which data
     prune_weights_(model, weights, sparsity, method=method, evidence=Evidence(batches, loss))
     drop_stale_record_(model)
     zeros = {name: round(sparsity_of({name: weight}) * weight.numel()) for name, weight in weights.items()}
-    return PruningSummary(method, {name: weight.numel() for name, weight in weights.items()}, zeros)
+    n_weights = {name: weight.numel() for name, weight in weights.items()}
+    left_out = tuple(name for name in prunable_layers(model) if f"{name}.weight" not in weights)
+    return PruningSummary(method, n_weights, zeros, left_out)
 
 
 def prune_weights_(
