@@ -10,13 +10,21 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from plotted import point
+from transformers import TrainerState
 
+from hf_compalign import PruningCallback, ShrinkCallback
+from hf_compalign._files import read_json
+from hf_compalign.align.checkpoint import restore_weighting
+from hf_compalign.align.fine_tuning import _is_finished
+from hf_compalign.align.weighting import SoftAdaptWeighting, state_as_json
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
@@ -66,7 +74,43 @@ def write_frontier(folder):
     return folder / "frontier.json"
 
 
+RECIPE = {"alignment": {"logits_weight": 0.5, "weighting": "softadapt"}, "teacher": "0123456789abcdef"}
+
+
+def write_alignment(folder):
+    state = RECIPE | {"weighting": state_as_json(SoftAdaptWeighting([1.0, 2.0]))}
+    (folder / "alignment.json").write_text(json.dumps(state))
+    return folder / "alignment.json"
+
+
+def write_recipe(folder):
+    (folder / "fine_tuning.json").write_text(json.dumps({"seed": 1, "data": {"train": ["a", "b"]}}))
+    return folder / "fine_tuning.json"
+
+
+def begun(callback, step, stored=None):
+    """A callback whose training begins at a step, with what a checkpoint holds."""
+    args = tiny.arguments("unused")
+    state = TrainerState(global_step=step, max_steps=8, stateful_callbacks=stored)
+    callback.on_train_begin(args, state, None, model=MODEL(), optimizer=None, train_dataloader=None)
+    return callback
+
+
+def write_state(make, folder):
+    callback = begun(make(), 0)
+    (folder / "trainer_state.json").write_text(json.dumps({type(callback).__name__: [callback.state()]}))
+    return folder / "trainer_state.json"
+
+
+MODEL = partial(tiny.bert, num_hidden_layers=1)
+PRUNING = partial(PruningCallback, 0.5, schedule="constant")
+SHRINKING = partial(ShrinkCallback, ffn=0.5, heads=0.5, schedule="constant", score="magnitude")
+
 KINDS = {
+    "alignment": Kind(write_alignment, lambda path: restore_weighting(SoftAdaptWeighting([1.0, 2.0]), path, RECIPE)),
+    "recipe": Kind(write_recipe, lambda path: _is_finished(path.parent, {"seed": 1, "data": {"train": ["a", "b"]}})),
+    "pruning": Kind(partial(write_state, PRUNING), lambda path: begun(PRUNING(), 2, read_json(path))),
+    "shrinking": Kind(partial(write_state, SHRINKING), lambda path: begun(SHRINKING(), 2, read_json(path))),
     "predictions": Kind(write_predictions, Predictions.load),
     "audit": Kind(write_audit, read_audit),
     "frontier": Kind(write_frontier, lambda path: frontier_table(Frontier.load(path))),
@@ -159,7 +203,8 @@ def test_a_damaged_file_is_read_or_refused_in_words(kind, tmp_path):
             became["read"] += 1
         except ValueError as error:
             became["refused"] += 1
-            unnamed += [] if path.name in str(error) else [f"damage {seed}: {error}"]
+            named = path.name in str(error) or f"{path.parent} " in str(error) or "The checkpoint was" in str(error)
+            unnamed += [] if named else [f"damage {seed}: {error}"]
         except Exception as error:
             raise AssertionError(f"damage {seed} ({way.__name__})") from error
     assert not unnamed, "the message does not name the file"
