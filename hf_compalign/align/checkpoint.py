@@ -1,16 +1,23 @@
 """What a checkpoint says of the alignment that it was made with."""
 
-import json
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 
+from hf_compalign._files import built_from, read_json
+from hf_compalign._records import built
 from hf_compalign._trainer import changes
+from hf_compalign.align.weighting import Weighting, load_json_state
 
 logger = logging.getLogger(__name__)
+
+_AGAIN = "Resume from another checkpoint, or copy this one again."
 
 
 def last_complete_checkpoint(output_dir: str) -> str:
@@ -20,7 +27,7 @@ def last_complete_checkpoint(output_dir: str) -> str:
         # The Trainer writes this file last.
         state = Path(folder) / TRAINER_STATE_NAME
         try:
-            json.loads(state.read_text(encoding="utf-8"))
+            read_json(state)
         except (OSError, ValueError):
             logger.warning("Passing over %s: it was not written to its end.", folder)
             continue
@@ -49,15 +56,30 @@ def check_is_checkpoint(folder: Path) -> None:
         )
 
 
-def read_alignment_state(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+def check_resumable(folder: Path, state_file: str, recipe: dict[str, Any]) -> None:
+    """Refuse a folder that is no checkpoint of a run with this alignment."""
+    check_is_checkpoint(folder)
+    read_alignment_state(folder / state_file, recipe)
+
+
+@dataclass(frozen=True)
+class _AlignmentState:
+    """What a checkpoint holds: the options, the teacher's fingerprint, and the state of the weighting."""
+
+    alignment: Mapping[str, Any]
+    teacher: str
+    weighting: Mapping[str, Any]
+
+
+def read_alignment_state(path: Path, recipe: dict[str, Any]) -> _AlignmentState:
     """A checkpoint's alignment, if it is the one that training goes on with."""
     if not path.exists():
         raise ValueError(
             f"The checkpoint {path.parent} was not made by an AlignedDistillationTrainer: it has no {path.name}. "
             f"To start from its weights, load the model from it and train without resume_from_checkpoint."
         )
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    was = state["alignment"] | {"teacher": state["teacher"]}
+    state = built_from(path, partial(built, _AlignmentState), read_json(path), again=_AGAIN)
+    was = {**state.alignment, "teacher": state.teacher}
     now = recipe["alignment"] | {"teacher": recipe["teacher"]}
     if changed := changes(was, now):
         raise ValueError(
@@ -65,3 +87,9 @@ def read_alignment_state(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
             "same, or load the model from it and train without resume_from_checkpoint."
         )
     return state
+
+
+def restore_weighting(weighting: Weighting, path: Path, recipe: dict[str, Any]) -> None:
+    """Put a checkpoint's state back into the weighting of a run with the same alignment."""
+    stored = read_alignment_state(path, recipe).weighting
+    built_from(path, partial(load_json_state, weighting), stored, again=_AGAIN)

@@ -4,12 +4,14 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel, TrainingArguments
 
-from hf_compalign._files import write_text_atomic
+from hf_compalign._files import built_from, read_json, write_text_atomic
+from hf_compalign._records import built
 from hf_compalign._trainer import changes, flag
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.trainer import AlignedDistillationTrainer
@@ -151,7 +153,8 @@ def _is_finished(folder: Path, recipe: Mapping[str, Any]) -> bool:
     path = folder / RECIPE_FILE
     if not path.exists():
         return False
-    was = json.loads(path.read_text(encoding="utf-8"))
+    again = "To fine-tune the teacher again, remove it."
+    was = built_from(path, partial(built, dict[str, Any]), read_json(path), again=again)
     if changed := changes(was, recipe):
         raise ValueError(
             f"The teacher in {folder} was fine-tuned in another way: {changed}. To take it as it is, give "

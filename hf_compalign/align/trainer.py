@@ -17,7 +17,7 @@ from hf_compalign._compat import loss_is_scaled, prepared
 from hf_compalign._files import write_text_atomic
 from hf_compalign.align.agreement import Agreement
 from hf_compalign.align.arguments import AlignmentArguments
-from hf_compalign.align.checkpoint import check_is_checkpoint, last_complete_checkpoint, read_alignment_state
+from hf_compalign.align.checkpoint import check_resumable, last_complete_checkpoint, restore_weighting
 from hf_compalign.align.checks import check_datasets, check_setup, check_student_and_teacher
 from hf_compalign.align.dropout import switch_dropout_off
 from hf_compalign.align.labeled import LabeledTrainer
@@ -25,7 +25,7 @@ from hf_compalign.align.losses import masked_mean, task_loss
 from hf_compalign.align.meter import LossGuard, TermMeter
 from hf_compalign.align.search import fewest_mismatches
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, without_fingerprints
-from hf_compalign.align.weighting import load_json_state, state_as_json
+from hf_compalign.align.weighting import state_as_json
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.models import explaining_tokens, input_names
 from hf_compalign.opening import load_model
@@ -295,8 +295,7 @@ class AlignedDistillationTrainer(LabeledTrainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
-            check_is_checkpoint(Path(resume_from_checkpoint))
-            self._read_state(resume_from_checkpoint)
+            check_resumable(Path(resume_from_checkpoint), STATE_FILE, self._recipe())
         for callback in self.callback_handler.callbacks:
             # A compression may choose by what this loss depends on.
             if hasattr(callback, "use_loss"):
@@ -327,9 +326,6 @@ class AlignedDistillationTrainer(LabeledTrainer):
         teacher = self._cached_fingerprint if self._live is None else self._live.fingerprint
         return {"alignment": asdict(self.alignment), "teacher": teacher}
 
-    def _read_state(self, checkpoint: str) -> dict[str, Any]:
-        return read_alignment_state(Path(checkpoint) / STATE_FILE, self._recipe())
-
     # Private methods of Trainer: `_compat.OVERRIDDEN` says why.
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -341,7 +337,7 @@ class AlignedDistillationTrainer(LabeledTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            load_json_state(self.weighting, self._read_state(checkpoint)["weighting"])
+            restore_weighting(self.weighting, Path(checkpoint) / STATE_FILE, self._recipe())
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -5,7 +5,8 @@ once after each optimizer step with that step's losses; in between, the weights 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -201,7 +202,19 @@ def state_as_json(weighting: Weighting) -> dict[str, list[float]]:
     return {name: tensor.tolist() for name, tensor in weighting.state_dict().items()}
 
 
-def load_json_state(weighting: Weighting, state: dict[str, list[float]]) -> None:
-    """Put back what `state_as_json` gave."""
-    current = weighting.state_dict()
-    weighting.load_state_dict({name: torch.tensor(values, dtype=current[name].dtype) for name, values in state.items()})
+def load_json_state(weighting: Weighting, state: Mapping[str, Any]) -> None:
+    """Put back what `state_as_json` gave.
+
+    Raises:
+        ValueError: it is not the state of such a weighting.
+    """
+    loaded = {}
+    for name, tensor in weighting.state_dict().items():
+        try:
+            values = np.asarray(state.get(name), dtype=np.float64)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"{name} must be numbers: {error}.") from error
+        if values.shape != tuple(tensor.shape) or np.isinf(values).any():
+            raise ValueError(f"{name} is not that of {type(weighting).__name__}.")
+        loaded[name] = torch.tensor(values, dtype=tensor.dtype)
+    weighting.load_state_dict(loaded)

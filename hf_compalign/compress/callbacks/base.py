@@ -1,21 +1,49 @@
 """What the callbacks share: their calibration data, their numbers in the log, and how they resume."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from hf_compalign._compat import add_to_log, forget_best, stored_states
+from hf_compalign._files import built_from
+from hf_compalign._records import built
 from hf_compalign._trainer import changes
 from hf_compalign.compress.calibration import Batch, calibration_batches, training_batches
 from hf_compalign.compress.callbacks.timing import Timing
 
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The state of a callback in trainer_state.json."""
+
+    args: Mapping[str, Any]
+    progress: Mapping[str, Any] | None = None
+
+
+def restored(build: Callable[[Any], _Made], stored: Any) -> _Made:
+    """What ``build`` makes of something in the checkpoint's trainer_state.json; a ValueError if it is damaged."""
+    return built_from(
+        f"The checkpoint's {TRAINER_STATE_NAME}",
+        build,
+        stored,
+        again="Resume from another checkpoint, or copy it again.",
+    )
+
 
 class CompressionCallback(TrainerCallback, ExportableState):
     """A callback that compresses on a schedule; calibration data that are None are rows of the training data."""
+
+    # A dataclass of what `state` calls the progress.
+    progress: ClassVar[type]
 
     def __init__(self, timing: Timing, calibration: Iterable[Any] | None) -> None:
         self.timing = timing
@@ -59,31 +87,31 @@ class CompressionCallback(TrainerCallback, ExportableState):
         progress = {"span": list(self.timing.span)} | self._progress()
         return {"args": self._recipe(), "attributes": {}, "progress": progress}
 
-    def _begin(self, state: TrainerState) -> dict[str, Any] | None:
+    def _begin(self, state: TrainerState) -> Any:
         """Lay the schedule over the training that begins; the progress of a resumed run, else None."""
         saved = self._saved(state) if state.global_step > 0 else None
         self.timing = self.timing.over(state.max_steps)
         if saved is not None:
-            self.timing.check_resumed(saved["span"])
+            self.timing.check_resumed(saved.span)
             if state.global_step < self.timing.final_step:
                 forget_best(state)
         return saved
 
-    def _saved(self, state: TrainerState) -> dict[str, Any]:
+    def _saved(self, state: TrainerState) -> Any:
         """The progress that a checkpoint holds."""
         name, recipe = type(self).__name__, self._recipe()
-        stored = stored_states(state, name)
+        stored = [restored(partial(built, _Stored), one) for one in stored_states(state, name)]
         # Of the states with the same arguments, the last is that of the checkpoint.
-        own = [one["progress"] for one in stored if one["args"] == recipe and "progress" in one]
+        own = [one.progress for one in stored if one.args == recipe and one.progress is not None]
         if own:
-            return dict(own[-1])
+            return restored(partial(built, self.progress), own[-1])
         if not stored:
             raise ValueError(
                 f"The checkpoint was made without a {name}, so this run cannot resume from it. To compress it, load "
                 "the model from the checkpoint and train without resume_from_checkpoint."
             )
         raise ValueError(
-            f"The checkpoint was made with another {name}: {changes(stored[-1]['args'], recipe)}. Resume with the "
+            f"The checkpoint was made with another {name}: {changes(stored[-1].args, recipe)}. Resume with the "
             "same, or load the model from the checkpoint and train without resume_from_checkpoint."
         )
 

@@ -20,7 +20,19 @@ def packed(mask: Tensor) -> str:
 
 
 def unpacked(text: str, like: Tensor) -> Tensor:
-    """The mask behind a text of `packed`, with the shape and on the device of another tensor."""
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8)
-    flat = np.unpackbits(bits, count=like.numel()).astype(bool)
+    """The mask behind a text of `packed`, with the shape and on the device of another tensor.
+
+    Raises:
+        ValueError: it is damaged, or of a tensor of another size.
+    """
+    n_bytes = -(-like.numel() // 8)
+    reader = zlib.decompressobj()
+    try:
+        # No more than the mask needs, whatever the text would unpack to.
+        bits = reader.decompress(base64.b64decode(text, validate=True), n_bytes + 1)
+    except zlib.error as error:
+        raise ValueError(f"A mask is damaged: {error}.") from error
+    if len(bits) != n_bytes or not reader.eof:
+        raise ValueError(f"A mask is not that of {like.numel()} weights.")
+    flat = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=like.numel()).astype(bool)
     return torch.from_numpy(flat).view(like.shape).to(like.device)

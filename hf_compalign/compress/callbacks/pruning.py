@@ -1,7 +1,8 @@
 """Pruning while a model trains."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 
 from hf_compalign.compress.calibration import Loss
-from hf_compalign.compress.callbacks.base import CompressionCallback
+from hf_compalign.compress.callbacks.base import CompressionCallback, restored
 from hf_compalign.compress.callbacks.order import join_pruning, leave
 from hf_compalign.compress.callbacks.packing import packed, unpacked
 from hf_compalign.compress.callbacks.schedules import Schedule
@@ -43,6 +44,15 @@ MOVEMENT = "movement_score"
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class PruningProgress:
+    """How far a pruning is, as a checkpoint holds it; see `PruningCallback._progress`."""
+
+    span: tuple[int, int]
+    masked: bool
+    unpruned_zeros: Mapping[str, str]
+
+
 class PruningCallback(CompressionCallback):
     """Prunes the weights of the linear and convolution layers while the model trains, with any `Trainer`.
 
@@ -72,6 +82,8 @@ class PruningCallback(CompressionCallback):
     Raises:
         ValueError: an argument out of range, with what is allowed.
     """
+
+    progress = PruningProgress
 
     def __init__(  # noqa: PLR0913 - what to prune, how, when and by which data
         self,
@@ -247,13 +259,13 @@ class PruningCallback(CompressionCallback):
         zeros = self._unpruned_zeros() if self._gathered_zeros is None else self._gathered_zeros
         return {"masked": bool(self._masks), "unpruned_zeros": zeros}
 
-    def _restore(self, saved: dict[str, Any]) -> None:
-        if saved["masked"]:
+    def _restore(self, saved: PruningProgress) -> None:
+        if saved.masked:
             for name, weight in self._weights.items():
                 self._masks[name] = weight.detach() != 0
-                zeros = saved["unpruned_zeros"].get(name)
-                if zeros is not None:
-                    self._masks[name] |= laid_out_like(unpacked(zeros, weight), weight)
+                if name in saved.unpruned_zeros:
+                    zeros = restored(partial(unpacked, like=weight), saved.unpruned_zeros[name])
+                    self._masks[name] |= laid_out_like(zeros, weight)
 
 
 def _learned_so_far(weight: nn.Parameter, stored: Tensor | None, *, resumed: bool) -> Tensor:

@@ -2,7 +2,8 @@
 
 import logging
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -27,6 +28,14 @@ from hf_compalign.compress.quantize import (
 from hf_compalign.compress.sharding import in_shards
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class QuantizationProgress:
+    """How far a quantization is, as a checkpoint holds it."""
+
+    span: tuple[int, int]
+    ranges: Mapping[str, float] | None = None
 
 
 class QuantizationCallback(CompressionCallback):
@@ -54,6 +63,8 @@ class QuantizationCallback(CompressionCallback):
     Raises:
         ValueError: an argument out of range, or one that would be ignored.
     """
+
+    progress = QuantizationProgress
 
     def __init__(
         self,
@@ -93,7 +104,7 @@ class QuantizationCallback(CompressionCallback):
         model = kwargs["model"]
         self._check_training(args, model)
         saved = self._begin(state)
-        self._names, self._ranges = self._find_layers(model), saved and saved["ranges"]
+        self._names, self._ranges = self._find_layers(model), saved and saved.ranges
         join_quantizing(model, state, self)
         if self.scheme.calibrated and self._ranges is None:
             self._batches = self._batches_for(model, kwargs["train_dataloader"])

@@ -33,6 +33,15 @@ _HOOKS: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
+class PackedLayer:
+    """What is left of a layer, with its units as text."""
+
+    index: int
+    heads: str
+    neurons: str
+
+
+@dataclass(frozen=True)
 class Goal:
     """Where the removal ends: how many units of each layer stay, but not yet which ones."""
 
@@ -190,23 +199,38 @@ class Removal:
 
     def to_list(self) -> list[dict[str, Any]]:
         """The plan as plain JSON values, and short."""
-        return [
-            {
-                "index": kept.index,
-                "heads": _packed(kept.heads, len(self.whole.layers[kept.index].heads)),
-                "neurons": _packed(kept.neurons, len(self.whole.layers[kept.index].neurons)),
-            }
+        dense = self.whole.layers
+        packed_layers = (
+            PackedLayer(
+                kept.index,
+                _packed(kept.heads, len(dense[kept.index].heads)),
+                _packed(kept.neurons, len(dense[kept.index].neurons)),
+            )
             for kept in self.plan.layers
-        ]
+        )
+        return [asdict(one) for one in packed_layers]
 
-    def plan_of(self, saved: Sequence[Mapping[str, Any]]) -> ShrinkPlan:
-        """The plan that `to_list` wrote."""
-        layers = []
-        for one in saved:
-            dense = self.whole.layers[one["index"]]
-            heads, neurons = _unpacked(one["heads"], len(dense.heads)), _unpacked(one["neurons"], len(dense.neurons))
-            layers.append(LayerPlan(one["index"], heads, neurons))
-        return ShrinkPlan(tuple(layers))
+    def plan_of(self, saved: Sequence[PackedLayer]) -> ShrinkPlan:
+        """The plan that `to_list` wrote.
+
+        Raises:
+            ValueError: it is damaged, or of another model.
+        """
+        dense = dict(enumerate(self.whole.layers))
+        if unknown := [one.index for one in saved if one.index not in dense]:
+            raise ValueError(f"There are no layers {unknown}.")
+        plan = ShrinkPlan(
+            tuple(
+                LayerPlan(
+                    one.index,
+                    _unpacked(one.heads, len(dense[one.index].heads)),
+                    _unpacked(one.neurons, len(dense[one.index].neurons)),
+                )
+                for one in saved
+            )
+        )
+        plan.check(self.model)
+        return plan
 
 
 def _hand_on(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -3,7 +3,7 @@
 import logging
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -11,9 +11,9 @@ from transformers import TrainerState, TrainingArguments
 
 from hf_compalign._trainer import of_first_process
 from hf_compalign.compress.calibration import Batch, Loss
-from hf_compalign.compress.callbacks.base import CompressionCallback
+from hf_compalign.compress.callbacks.base import CompressionCallback, restored
 from hf_compalign.compress.callbacks.order import before_cut, join_shrinking, leave
-from hf_compalign.compress.callbacks.removal import Goal, Removal, narrowed
+from hf_compalign.compress.callbacks.removal import Goal, PackedLayer, Removal, narrowed
 from hf_compalign.compress.callbacks.schedules import Schedule
 from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.prune import reconstruct_
@@ -23,6 +23,15 @@ from hf_compalign.compress.sharding import in_shards, refuse_unsupported
 from hf_compalign.compress.shrink import UNIT_SCORES, Budget, LayerScores, ShrinkPlan, unit_scores
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ShrinkProgress:
+    """How far a shrinking is, as a checkpoint holds it: where it goes, and what is left."""
+
+    span: tuple[int, int]
+    goal: Goal | None
+    plan: tuple[PackedLayer, ...]
 
 
 class ShrinkCallback(CompressionCallback):
@@ -58,6 +67,8 @@ class ShrinkCallback(CompressionCallback):
     Raises:
         ValueError: an argument out of range, with what is allowed.
     """
+
+    progress = ShrinkProgress
 
     def __init__(  # noqa: PLR0913 - each option of the budget is one of the public verb
         self,
@@ -119,8 +130,8 @@ class ShrinkCallback(CompressionCallback):
         drop_stale_record_(model)
         removal = self._removal = Removal(model)
         if saved is not None:
-            self._goal = saved["goal"] and Goal.from_dict(saved["goal"])
-            removal.take(removal.plan_of(saved["plan"]))
+            self._goal = saved.goal
+            removal.take(restored(removal.plan_of, saved.plan))
             removal.apply()
             return
         self._goal = None
