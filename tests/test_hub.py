@@ -13,6 +13,7 @@ import pytest
 import shipping
 import tiny
 
+from hf_compalign import load_compressed
 from hf_compalign.measure.predictions import predict
 from hf_compalign.report.card import CardDetails
 from hf_compalign.ship import ArtifactDetails, audit_name, checked_files, push_to_hub, save_artifact
@@ -142,6 +143,17 @@ def test_a_missing_folder_and_a_bad_id_are_refused(copied, tmp_path):
         push_to_hub(tmp_path / "nowhere", "tester/small")
     with pytest.raises(ValueError, match="Repo id must"):
         push_to_hub(copied, "a/b/c")
+
+
+def test_an_audit_of_other_weights_is_not_sent(copied):
+    (copied / "onnx" / "model_int8.onnx").write_bytes((copied / "onnx" / "model.onnx").read_bytes())
+    with pytest.raises(ValueError, match="model_int8.audit.json is of other weights .* Write the folder again with"):
+        push_to_hub(copied, "tester/small")
+    trained = load_compressed(copied)
+    trained.classifier.bias.data += 1
+    trained.save_pretrained(copied)
+    with pytest.raises(ValueError, match=r"copy/audit.json is of other weights \(\w{16}\) than those of .*copy \("):
+        push_to_hub(copied, "tester/small")
 
 
 def test_a_link_that_leads_out_of_the_folder_is_not_sent(copied):
