@@ -9,6 +9,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
 
 from hf_compalign.measure.audit import Audit
+from hf_compalign.opening import load_model, model_fingerprint
 
 CARD = "README.md"
 ONNX = "onnx"
@@ -47,8 +48,8 @@ def push_to_hub(
         The commit, with its URL.
 
     Raises:
-        ValueError: the folder lacks the card, the weights or an audit, has weights of two kinds, or a link that leads
-            out of it.
+        ValueError: the folder lacks the card, the weights or an audit, has an audit of other weights, weights of two
+            kinds, or a link that leads out of it.
         HFValidationError: the Hub allows no such id; it is a ValueError.
         HfHubHTTPError: the Hub refuses, as without a token that may write; it is an OSError.
     """
@@ -88,9 +89,19 @@ def checked_files(folder: str | Path) -> dict[str, Path]:
             f"{folder} holds {' and '.join(kinds)}, and its audit is of one of them. Remove the one of another model, "
             "or write a new folder with save_artifact."
         )
-    for name in audits:
-        Audit.load(files[name])
+    for name in (weights, *onnx):
+        _check_belongs(files[audit_name(name)], folder if name == weights else files[name])
     return files
+
+
+def _check_belongs(audit: Path, model: Path) -> None:
+    """Refuse an audit of other weights, as after a training into the folder."""
+    audited, found = Audit.load(audit).candidate.model_fingerprint, model_fingerprint(load_model(model))
+    if audited != found:
+        raise ValueError(
+            f"{audit} is of other weights ({audited or 'unknown'}) than those of {model} ({found}), which have changed "
+            "since. Write the folder again with save_artifact and overwrite=True."
+        )
 
 
 def audit_name(name: str) -> str:
