@@ -16,6 +16,8 @@ from transformers import (
     BigBirdForSequenceClassification,
     CanineConfig,
     CanineForSequenceClassification,
+    LayoutLMConfig,
+    LayoutLMForSequenceClassification,
     ResNetConfig,
     ResNetForImageClassification,
     SiglipConfig,
@@ -301,6 +303,11 @@ def test_models_that_cannot_be_exported_are_refused(tmp_path):
         export_onnx(torch.nn.Linear(2, 2), tmp_path / "onnx")
     with pytest.raises(ValueError, match="BertModel has a head that is not supported"):
         export_onnx(tiny.bert().bert, tmp_path / "onnx")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    with pytest.raises(
+        ValueError, match="LayoutLM.* also reads bbox, which an exported file does not take.*torchao-w8"
+    ):
+        export_onnx(LayoutLMForSequenceClassification(LayoutLMConfig(vocab_size=9, **sizes)), tmp_path / "onnx")
     with torch.device("meta"):
         model = tiny.bert()
     with pytest.raises(ValueError, match="not all in this process: .* on the meta device"):
