@@ -7,10 +7,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_compalign.compress.export.graph import MODES, graph_layers
+from hf_compalign.compress.export.graph import MODES, NO_FILE, graph_layers
 from hf_compalign.compress.sharding import in_shards
-from hf_compalign.models import FileModel, exported_files
+from hf_compalign.models import FileModel, exported_files, input_names
 from hf_compalign.tasks import task_of
+
+# What some models read of a row besides texts, masks and whole images: places on a page, and patches.
+_MORE_INPUTS = ("bbox", "pixel_attention_mask", "spatial_shapes")
 
 
 def check_options(
@@ -42,6 +45,12 @@ def check_model(model: Any) -> None:
             "(merge_and_unload), and take it out of wrappers."
         )
     task_of(model)
+    more = [name for name in _MORE_INPUTS if name in input_names(model)]
+    if more:
+        raise ValueError(
+            f"{type(model).__name__} also reads {' and '.join(more)}, which an exported file does not take: it would "
+            f"answer without. {NO_FILE}"
+        )
     if in_shards(model) or any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
             "The model's weights are not all in this process: they are in shards (FSDP) or on the meta device. Save "

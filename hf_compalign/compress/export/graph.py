@@ -275,7 +275,7 @@ def _failure(model: nn.Module, inputs: Mapping[str, Tensor], error: BaseExceptio
     innermost = error
     while innermost.__cause__ is not None:
         innermost = innermost.__cause__
-    message = " ".join(str(innermost).split())
+    message = " ".join(str(innermost).split()).partition(" For more information")[0]
     shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
     return (
         f"{type(model).__name__} cannot be exported to ONNX: on made-up inputs ({shapes}) it raises "
