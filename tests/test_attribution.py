@@ -51,6 +51,7 @@ from hf_compalign.measure.attribution import (
     randomized,
     similarities,
 )
+from hf_compalign.measure.audit import audit
 from hf_compalign.measure.predictions import predict
 
 WORDS = ["bad", "good", "film", "book", "the", "a"]
@@ -272,10 +273,10 @@ def canine():
 def test_what_cannot_be_explained_is_refused_before_all_rows_are_asked(build, message):
     model, rows = build(), []
     model.register_forward_hook(lambda _, __, answer: rows.append(len(answer.logits)))
-    for function in (explain, attribution_agreement):
+    for function, name in ((explain, "options"), (attribution_agreement, "options"), (audit, "attribution")):
         with pytest.raises(ValueError, match=message):
-            function(model, model, few_words(), options=options())
-    assert sum(rows) <= 2
+            function(model, model, few_words(), **{name: options()})
+    assert sum(rows) <= 3
 
 
 def test_an_image_in_patches_has_no_grid():
