@@ -77,7 +77,6 @@ def attribution_agreement(
         reference, candidate, dataset, processing_class=processing_class, columns=columns, options=options
     )
     with evaluating(pair.reference.network, pair.candidate.network):
-        pair.check_explainable(dataset)
         sides = pair.reference, pair.candidate
         ours, theirs = predictions or (_answers(side, dataset, columns) for side in sides)
         _check_rows(ours, dataset, pair)
@@ -119,7 +118,6 @@ def explain(
             f"{list(targets)[:5]}."
         )
     with evaluating(pair.reference.network, pair.candidate.network):
-        pair.check_explainable(dataset)
         asked = _answers(pair.reference, dataset, columns).predicted if targets is None else targets
         found = {one.row: one for one in pair.explained(dataset, range(n_rows), asked)}
     return [found[row].explanation() for row in range(n_rows)]

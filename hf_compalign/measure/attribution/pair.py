@@ -18,7 +18,7 @@ from hf_compalign.measure.attribution.methods import Attribution, Attributor, Ba
 from hf_compalign.measure.attribution.options import IMAGE, TEXT, AttributionOptions, check_explainable
 from hf_compalign.measure.attribution.record import DECIMALS, Explanation
 from hf_compalign.measure.predictions import Columns, Predictions, Reader, reader_of
-from hf_compalign.models import input_names
+from hf_compalign.models import evaluating, input_names
 
 # The special tokens in a config, for want of a tokenizer.
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
@@ -92,15 +92,12 @@ class Pair:
                 scores = {name: items[index] for name, items in found.items()}
                 yield Explained(rows[place], int(wanted[place]), tokens[index], **scores)
 
-    def check_explainable(self, dataset: Dataset) -> None:
-        """Explain the first row in one step: what cannot be explained is refused before all rows are asked.
-
-        Raises:
-            ValueError: says why.
-        """
+    def _check_first(self, dataset: Dataset) -> None:
+        """Explain the first row in one step: what cannot be explained is refused before all rows are asked."""
         quick = replace(self, options=replace(self.options, n_steps=1))
         try:
-            next(quick.explained(dataset, [0], [0]))
+            with evaluating(self.reference.network, self.candidate.network):
+                next(quick.explained(dataset, [0], [0]))
         except ValueError:
             raise
         except Exception as error:
@@ -171,7 +168,7 @@ def opened_pair(
     columns: Columns | None = None,
     options: AttributionOptions | None = None,
 ) -> Pair:
-    """Two models opened to explain them on a dataset, if the method can."""
+    """Two models opened to explain them on a dataset, if the method can: it is tried on the first row."""
     check_installed()
     options = options or AttributionOptions()
     for model in (reference, candidate):
@@ -188,6 +185,7 @@ def opened_pair(
         check_explainable(side.network, method)
     pair = Pair(sides[0], sides[1], kinds[0], Columns.of(columns), replace(options, method=method))
     pair._target_places()  # refuses other labels before anything is computed
+    pair._check_first(dataset)
     return pair
 
 

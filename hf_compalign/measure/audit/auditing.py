@@ -90,7 +90,7 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
     if pair is not None and attribution is not None:
         explained = {"reference": pair[0].network, "candidate": pair[1].network, "dataset": dataset}
         explained |= {"processing_class": options.processing_class, "columns": options.columns, "options": attribution}
-        opened_pair(**explained)  # refuses what has no explanation before any model runs
+        opened_pair(**explained)  # refuses what has no explanation before all rows are asked
     answers = {name: side if isinstance(side, Predictions) else side.answers() for name, side in sides.items()}
     if dataset is None:
         members = groups_of_items(attributes, None, answers["reference"])
