@@ -9,7 +9,7 @@ READY := .venv/.ready
 # What breaks first when a dependency moves: training, loading, exporting, asking, the command line, what extras are for.
 FIRST := trainer audit_callback loading predict export openvino cli metrics group_fairness plots ranges
 
-.PHONY: demo test test-kernels test-lowest test-newest check lint types docs format clean
+.PHONY: demo test test-kernels test-lowest test-newest check lint types docs architectures format clean
 .NOTPARALLEL:
 
 demo: $(READY)
@@ -44,6 +44,11 @@ types: $(READY)
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet
+
+# What works with which type of model, tried out: docs/architectures.md.
+architectures: export TQDM_DISABLE = 1
+architectures: $(READY)
+	$(BIN)/python benchmarks/architectures.py $(ARGS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix
