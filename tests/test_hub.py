@@ -152,8 +152,13 @@ def test_an_audit_of_other_weights_is_not_sent(copied):
     trained = load_compressed(copied)
     trained.classifier.bias.data += 1
     trained.save_pretrained(copied)
-    with pytest.raises(ValueError, match=r"copy/audit.json is of other weights \(\w{16}\) than those of .*copy \("):
+    other = r"copy/audit.json is of other weights \(\w{16}\) than those of .*copy \(.*or remove audit.json, to audit"
+    with pytest.raises(ValueError, match=other):
         push_to_hub(copied, "tester/small")
+    with pytest.raises(ValueError, match=other):
+        predict(copied, hub_run.DATA)
+    (copied / "audit.json").unlink()
+    assert len(predict(copied, hub_run.DATA)) == len(hub_run.DATA)
 
 
 def test_a_link_that_leads_out_of_the_folder_is_not_sent(copied):
