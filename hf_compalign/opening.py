@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from torch import nn
 
+from hf_compalign._files import AUDIT_NAME, read_json
+from hf_compalign._records import built
 from hf_compalign.compress import QUANTIZATION, entry_of
 from hf_compalign.data import DIGITS
 from hf_compalign.models import (
@@ -35,7 +38,8 @@ def load_model(model: Model) -> "PreTrainedModel":
             folder with one such file, in it or in its onnx/ or openvino/, and no weights of PyTorch; or a Hub id.
 
     Raises:
-        ValueError: this is no model, there is none, there are several files, or its head is not supported.
+        ValueError: this is no model, there is none, there are several files, its head is not supported, or it lies in a
+            folder of `save_artifact` with the audit of other weights.
     """
     if not isinstance(model, nn.Module):
         if not isinstance(model, str | Path):
@@ -50,7 +54,9 @@ def _opened(where: str | Path) -> Any:
     if path is None:
         from hf_compalign.compress import load_compressed
 
-        return load_compressed(where)
+        model = load_compressed(where)
+        _check_artifact(Path(where), model)
+        return model
     return OnnxModel(path) if path.suffix == ONNX else OpenVinoModel(path)
 
 
@@ -63,6 +69,43 @@ def _file(path: Path) -> Path | None:
         names = ", ".join(str(file.relative_to(path)) for file in files)
         raise ValueError(f"The folder {path} holds several {kinds} files: {names}. Give the path of one of them.")
     return files[0] if files else None
+
+
+@dataclass(frozen=True)
+class _Audited:
+    model: str
+    model_fingerprint: str
+
+
+@dataclass(frozen=True)
+class _AuditOf:
+    """What an audit says of its candidate."""
+
+    candidate: _Audited
+
+
+def _check_artifact(folder: Path, model: "nn.Module") -> None:
+    """Refuse a folder of save_artifact whose weights are no longer those of its audit; other audits say nothing."""
+    path = folder / AUDIT_NAME
+    if not path.is_file():
+        return
+    try:
+        audited = built(_AuditOf, read_json(path)).candidate
+    except ValueError:  # no audit; a push refuses it
+        return
+    if audited.model.endswith((".safetensors", ".safetensors.index.json")):
+        check_belongs(path, audited.model_fingerprint, folder, model)
+
+
+def check_belongs(audit: Path, audited: str, where: Path, model: "nn.Module") -> None:
+    """Refuse an audit of other weights, as after a training into the folder."""
+    found = model_fingerprint(model)
+    if audited != found:
+        raise ValueError(
+            f"{audit} is of other weights ({audited or 'unknown'}) than those of {where} ({found}), which have changed "
+            f"since. Write the folder again with save_artifact and overwrite=True; or remove {audit.name}, to audit "
+            "them again."
+        )
 
 
 def model_fingerprint(model: "nn.Module") -> str:

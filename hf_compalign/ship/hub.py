@@ -9,7 +9,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
 
 from hf_compalign.measure.audit import Audit
-from hf_compalign.opening import load_model, model_fingerprint
+from hf_compalign.opening import check_belongs, load_model
 
 CARD = "README.md"
 ONNX = "onnx"
@@ -90,18 +90,9 @@ def checked_files(folder: str | Path) -> dict[str, Path]:
             "or write a new folder with save_artifact."
         )
     for name in (weights, *onnx):
-        _check_belongs(files[audit_name(name)], folder if name == weights else files[name])
+        path, where = files[audit_name(name)], folder if name == weights else files[name]
+        check_belongs(path, Audit.load(path).candidate.model_fingerprint, where, load_model(where))
     return files
-
-
-def _check_belongs(audit: Path, model: Path) -> None:
-    """Refuse an audit of other weights, as after a training into the folder."""
-    audited, found = Audit.load(audit).candidate.model_fingerprint, model_fingerprint(load_model(model))
-    if audited != found:
-        raise ValueError(
-            f"{audit} is of other weights ({audited or 'unknown'}) than those of {model} ({found}), which have changed "
-            "since. Write the folder again with save_artifact and overwrite=True."
-        )
 
 
 def audit_name(name: str) -> str:
