@@ -60,3 +60,9 @@ def test_a_malformed_record_is_refused(changes):
 def test_a_record_of_an_unknown_scheme_is_refused():
     with pytest.raises(ValueError, match="scheme must be one of .*Got 'other-w2'"):
         Quantization.from_dict({"scheme": "other-w2", "layers": ["a"], "converted": False})
+
+
+def test_a_record_that_is_no_dict_is_malformed():
+    model = SimpleNamespace(config=SimpleNamespace(compression="shrink"))
+    with pytest.raises(ValueError, match="config.compression of '' is malformed: it must be a dict with a version"):
+        quantization_of(model)
