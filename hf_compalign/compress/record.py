@@ -13,8 +13,16 @@ SHRINK = "shrink"
 
 
 def entry_of(config: Any, name: str) -> Any:
-    """An entry as it stands there; None where the config says nothing of it."""
-    return (getattr(config, "compression", None) or {}).get(name)
+    """An entry as it stands there; None where the config says nothing of it.
+
+    Raises:
+        ValueError: config.compression is no dict.
+    """
+    compression = getattr(config, "compression", None) or {}
+    if not isinstance(compression, dict):
+        where = str(getattr(config, "name_or_path", ""))
+        raise malformed(where, f"it must be a dict with a version, and is {compression!r:.200}")
+    return compression.get(name)
 
 
 def write_entry(config: Any, name: str, entry: dict[str, Any] | None) -> None:
