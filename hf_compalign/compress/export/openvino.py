@@ -66,9 +66,9 @@ def export_openvino(
     with staged_folder(folder, overwrite=overwrite) as stage, tempfile.TemporaryDirectory() as scratch:
         source, path = Path(scratch) / FLOAT_NAME, stage / OPENVINO_NAME
         export_graph(model, source)
+        _convert(source, path)
         layers, kept = graph_layers(source, "static"), float_layers(source)
         config = save_beside(stage, model, processing_class)
-        _convert(source, path)
         file = OpenVinoModel(path, config=config)
         difference = checked_difference(model, file, exact=True)
         if batches is not None:
