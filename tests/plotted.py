@@ -105,6 +105,8 @@ def record(**other):
             "candidate": {"ece": 0.05, "bins": bins(-0.1)},
             "ece_change": estimate(0.03),
         },
+        "changes": [{"reference": 1, "candidate": 0, "n": 36, "lost": 17, "gained": 9}],
+        "label_names": ["no", "yes", "never"],
         "margins": [margin_row(0.0, 0.9, 20), margin_row(0.9, 0.9991, 3), margin_row(0.9991, 0.9994, 0)],
         "attribution": {
             "method": "layer_integrated_gradients",
@@ -126,5 +128,5 @@ def record(**other):
 def figures(found):
     """One of each kind."""
     one_of_each = [plots.plot_cells, plots.plot_classes, plots.plot_groups, plots.plot_reliability, plots.plot_margins]
-    yield from (plot(found) for plot in [*one_of_each, plots.plot_attribution])
+    yield from (plot(found) for plot in [*one_of_each, plots.plot_attribution, plots.plot_changes])
     yield plots.plot_candidates([found, found])

@@ -23,8 +23,8 @@ from hf_compalign.report.page import TEMPLATES, floor_words, item_rows, links, r
 
 UNKNOWN = "\N{EN DASH}"
 ITEMS = report_data.unlabeled_audit()["items"]
-SECTIONS = ["verdict", "answers", "limits", "rerun", "candidates", "costs", "classes", "groups-1", "groups-2"]
-SECTIONS += ["calibration", "margins", "frequencies", "attribution", "items", "about"]
+SECTIONS = ["verdict", "answers", "limits", "rerun", "candidates", "costs", "changes", "classes", "groups-1"]
+SECTIONS += ["groups-2", "calibration", "margins", "frequencies", "attribution", "items", "about"]
 
 
 class Page(HTMLParser):
@@ -293,7 +293,7 @@ def test_no_audit_and_a_frontier_of_other_items_are_refused():
 
 def test_what_is_not_known_is_left_out_and_what_brings_it_is_named(bare):
     ids = [attributes["id"] for attributes in bare.all("section")]
-    assert ids == ["verdict", "answers", "margins", "frequencies", "items", "about"]
+    assert ids == ["verdict", "answers", "changes", "margins", "frequencies", "items", "about"]
     assert "nan" not in bare.words
     for option in ("--label-column", "--limit", "--groups", "--floor", "--attribution", "--latency"):
         assert option in bare.words

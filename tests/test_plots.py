@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import report_data
-from plotted import HOSTILE, POINTS, class_row, estimate, figures, point, record
+from plotted import HOSTILE, POINTS, class_row, estimate, figures, group_row, point, record
 
 from hf_compalign.measure.attribution import CEILING, FLOOR
 from hf_compalign.measure.audit import audit
@@ -191,6 +191,22 @@ def test_the_most_harmed_of_many_classes_are_shown_and_one_of_two_items_does_not
     (panel,) = plot_classes(record(per_class=rows)).axes
     assert (names(panel)[::24], len(names(panel))) == (["c998 (n = 1,000)", "c974 (n = 1,000)"], 25)
     assert "975 of 1,000 classes with items are left out: the least harmed" in panel.get_xlabel()
+
+
+def test_no_text_leaves_the_figure_of_many_long_names():
+    from matplotlib.text import Text
+
+    names = [f"balance_not_updated_after_bank_transfer_{label}" for label in range(77)]
+    moves = [{"reference": label, "candidate": 76 - label, "n": 9, "lost": 5, "gained": 2} for label in range(30)]
+    groups = [row for label, name in enumerate(names) for row in [group_row("intent", name, 100 + label, 9, 4, p=0.01)]]
+    classes = [class_row(label, name, 1000, 30, 10) for label, name in enumerate(names)]
+    found = record(per_class=classes, label_names=names, changes=moves, groups=groups, gaps=[])
+    for figure in [*figures(found), *figures(found | {"changes": moves[:6]})]:
+        figure.draw_without_rendering()
+        texts = [one for one in figure.findobj(Text) if one.get_text() and one.get_visible()]
+        inside = figure.bbox.padded(1)
+        boxes = {one.get_text(): one.get_window_extent() for one in texts}
+        assert [text for text, box in boxes.items() if box.x0 < inside.x0 or box.x1 > inside.x1] == []
 
 
 def test_groups_have_a_panel_for_each_attribute():
