@@ -20,6 +20,7 @@ from hf_compalign.measure.statistics import (
     ItemScores,
     calibration_shift,
     class_bias,
+    class_changes,
     exact_bounds,
     mcnemar,
     mismatches_by_margin,
@@ -69,12 +70,11 @@ def compared(
 
     ``groups`` is attribute -> the groups of each of the reference's items; ``limits`` are checked ones.
     """
-    reference, candidate = answers["reference"], answers["candidate"]
+    reference = answers["reference"]
     memberships = normalized_groups(groups, len(reference))
-    paired = same_items(reference, [candidate])
-    counted, names = paired.counted, reference.label_names
+    paired = same_items(reference, [answers["candidate"]])
+    counted, names, candidate = paired.counted, reference.label_names, paired.models[1]
     rerun = _rerun(answers["floor"], paired) if "floor" in answers else None
-    _, candidate = paired.models
     both = reference.predicted[counted], candidate.predicted[counted], paired.labels[counted]
     scores = ItemScores.of(reference.logits, candidate.logits, paired.labels, rows=counted)
     cells = Cells.count(*both)
@@ -93,6 +93,7 @@ def compared(
         calibration=calibration_shift(*both, scores) if cells.n else None,
         frequencies=predicted_frequencies(*both[:2], len(names)),
         class_bias=class_bias(*both, len(names)) if cells.n else None,
+        changes=class_changes(*both),
         margins=mismatches_by_margin(*both[:2], scores.reference_margin),
         groups=grouped.rows,
         group_rates=grouped.rates,

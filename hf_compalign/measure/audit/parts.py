@@ -1,4 +1,4 @@
-"""Sections of an audit about parts of the items, the most harmed first: classes and groups."""
+"""Sections of an audit about parts of the items: changes from class to class, classes and groups."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,6 +60,24 @@ def class_name(names: Sequence[str], index: int | None) -> Name:
 def _both(title: str, key: str, form: Any = percent) -> list[Column]:
     """The columns of the reference and the candidate."""
     return [(f"{title} before".strip(), f"{key}reference", form), ("after", f"{key}candidate", form)]
+
+
+def changes(found: Row) -> Section:
+    """Which class turned into which."""
+    name, rows = partial(class_name, found["label_names"]), found["changes"]
+
+    def share(n: int) -> str:
+        return percent(n / found["cie"])
+
+    columns: list[Column] = [("reference", "reference", name), ("candidate", "candidate", name)]
+    columns += [("items", "n", count), ("of the mismatches", "n", share)]
+    if found["cells"]:
+        columns += [("right, now wrong", "lost", count), ("wrong, now right", "gained", count)]
+    items = [{side: row[side] for side in ("reference", "candidate")} for row in rows]
+    title = "Changes from class to class, the most frequent first"
+    table = Table.of(title, rows, columns, items=items, rest="rarer", words=(1,), depth=1)
+    lead = "The reference's answer, and what the candidate answers instead."
+    return Section("changes", "Which class turned into which", (table,), lead=(lead,))
 
 
 def classes(found: Row) -> Section:

@@ -22,6 +22,7 @@ from hf_compalign.measure.statistics import (
     CalibrationShift,
     Cells,
     ClassBias,
+    ClassChange,
     ClassRow,
     Frequencies,
     MarginRow,
@@ -59,6 +60,7 @@ _TABLES: dict[str, type] = {
     "groups": GroupRow,
     "group_rates": GroupRates,
     "margins": MarginRow,
+    "changes": ClassChange,
     "limits": Verdict,
     "costs": CostRow,
     "items": ChangedItem,
@@ -83,6 +85,7 @@ class Audit:
         calibration: of both models, and the change; None without labels.
         class_bias: how unevenly the errors of the classes changed; None without labels.
         margins: mismatches by how sure the reference was.
+        changes: which class turned into which, the largest number of items first.
         group_rates: selection rate, TPR and FPR of every group and class.
         gaps: gaps between groups, and fairness measures: one for each attribute.
         min_group_size: a smaller group is shown, and takes part in no gap and no verdict.
@@ -111,6 +114,7 @@ class Audit:
     versions: dict[str, str]
     frequencies: Frequencies
     margins: tuple[MarginRow, ...]
+    changes: tuple[ClassChange, ...]
     items: tuple[ChangedItem, ...]
     n_items_left_out: int
     min_group_size: int
@@ -172,8 +176,8 @@ class Audit:
 
         Args:
             table: "metrics", with the value, the ends of the interval and the upper bound of each; or "per_class",
-                "groups", "group_rates", "margins", "limits", "costs" or "items", with a row for each entry of that
-                attribute.
+                "groups", "group_rates", "margins", "changes", "limits", "costs" or "items", with a row for each entry
+                of that attribute.
 
         Raises:
             ValueError: there is no such table.

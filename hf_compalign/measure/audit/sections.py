@@ -19,7 +19,7 @@ from hf_compalign._formats import (
 from hf_compalign._records import built
 from hf_compalign._tables import Name, Section, Table, Words
 from hf_compalign.measure.attribution import CEILING, FLOOR, similarity_title
-from hf_compalign.measure.audit.parts import MISMATCHES, classes, frequencies, groups
+from hf_compalign.measure.audit.parts import MISMATCHES, changes, classes, frequencies, groups
 from hf_compalign.measure.audit.verdict import limits
 from hf_compalign.measure.footprint import Latency, wide_spread
 from hf_compalign.measure.statistics import Cells
@@ -63,7 +63,7 @@ Form = Callable[[Any], str]
 def sections_of(found: Row) -> list[Section]:
     """The sections of an audit that have something to show, from its ``to_dict()``."""
     made = [answers(found), limits(found), *_if_any(rerun, found["floor"], found), costs(found)]
-    made += [classes(found), *groups(found), *_if_any(calibration, found["calibration"])]
+    made += [changes(found), classes(found), *groups(found), *_if_any(calibration, found["calibration"])]
     made += [*_if_any(margins, found["margins"]), frequencies(found), *_if_any(attribution, found["attribution"])]
     return [section for section in made if section.notes or section.shown(2)]
 

@@ -9,6 +9,8 @@ from .bootstrap import resampled_counts as resampled_counts
 from .bootstrap import resampled_sums as resampled_sums
 from .calibration import CalibrationShift as CalibrationShift
 from .calibration import calibration_shift as calibration_shift
+from .changes import ClassChange as ClassChange
+from .changes import class_changes as class_changes
 from .comparison import Cells as Cells
 from .comparison import ClassRow as ClassRow
 from .comparison import alignment_metrics as alignment_metrics

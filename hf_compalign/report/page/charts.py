@@ -15,6 +15,7 @@ from hf_compalign.report.page.svg import inline_svg
 Record = Mapping[str, Any]
 _CHARTS = {
     "answers": (plots.plot_cells, "What became of the items"),
+    "changes": (plots.plot_changes, "How many items went from which class to which"),
     "classes": (plots.plot_classes, "Mismatch rate and NFR of each class with its interval, most harmed first"),
     "calibration": (plots.plot_reliability, "Reliability diagrams: accuracy against confidence, before and after"),
     "margins": (plots.plot_margins, "Mismatch rate with its interval against the reference's margin"),

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 from urllib.parse import urlencode
 
@@ -39,9 +40,15 @@ def items_link(**filters: Any) -> str:
 
 def links(table: Table, found: Mapping[str, Any]) -> list[str]:
     """An address for each row of a table: of the items it is about, where the audit lists any."""
-    listed: dict[str, set[Any]] = {"group": {group for item in found["items"] for group in item["groups"]}}
-    listed |= {key: {item[key] for item in found["items"]} for key in ("label", "candidate")}
-    return [items_link(**one) if all(one[key] in listed[key] for key in one) else "" for one in table.items]
+    listed = {
+        keys: {values for item in found["items"] for values in product(*(_values(item, key) for key in keys))}
+        for keys in {tuple(one) for one in table.items}
+    }
+    return [items_link(**one) if tuple(one.values()) in listed[tuple(one)] else "" for one in table.items]
+
+
+def _values(item: Mapping[str, Any], key: str) -> Sequence[Any]:
+    return item["groups"] if key == "group" else (item[key],)
 
 
 def script_json(value: Any) -> str:

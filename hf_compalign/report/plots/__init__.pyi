@@ -1,6 +1,7 @@
 from .attribution import plot_attribution as plot_attribution
 from .candidates import plot_candidates as plot_candidates
 from .cells import plot_cells as plot_cells
+from .changes import plot_changes as plot_changes
 from .curves import plot_margins as plot_margins
 from .curves import plot_reliability as plot_reliability
 from .frontier import Plotted as Plotted

@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 _APART = 0.17  # of a row, between the middle and each of the two rates
 _SIGNIFICANT = 0.05
-_LETTER = 0.078  # inches, of small text
 
 Row = Mapping[str, Any]
 
@@ -33,9 +31,10 @@ def plot_classes(audit: AuditLike) -> "Figure":
     rows = harmful_first(found)[: style.MOST_ROWS]
     with style.drawing(1.5 + style.rows_height(len(rows))) as figure:
         panel = figure.subplots()
-        _draw(panel, rows, [f"{style.shown(row['name'])} (n = {count(row['n'])})" for row in rows])
+        names = [f"{style.shown(row['name'])} (n = {count(row['n'])})" for row in rows]
+        _draw(panel, rows, names)
         _overall(panel, record)
-        _finish(panel, "% of the class's items", _left_out(found, "classes with items", "the least harmed"))
+        _finish(panel, names, "% of the class's items", _left_out(found, "classes with items", "the least harmed"))
     return figure
 
 
@@ -64,9 +63,9 @@ def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
             names = [_group_name(row) for row in rows]
             _draw(panel, rows, names)
             _overall(panel, record)
-            title = _wrapped([style.shown(name), *_gap(gaps.get(name))], names)
+            title = style.wrapped([style.shown(name), *_gap(gaps.get(name))], names)
             panel.set_title(title, loc="left", fontsize=style.SMALL_TEXT, parse_math=False)
-            _finish(panel, "% of the group's items", *_notes(rows, found, record["min_group_size"]))
+            _finish(panel, names, "% of the group's items", *_notes(rows, found, record["min_group_size"]))
     return figure
 
 
@@ -106,8 +105,8 @@ def _overall(panel: Any, record: Row) -> None:
     panel.axvline(100 * rate, color=style.MUTED, linestyle="--", linewidth=1, label=label)
 
 
-def _finish(panel: Any, x_label: str, *notes: str) -> None:
-    panel.set_xlabel("\n".join([f"{x_label}, with 95 % interval", *filter(None, notes)]), fontsize=style.SMALL_TEXT)
+def _finish(panel: Any, names: Sequence[str], x_label: str, *notes: str) -> None:
+    style.caption(panel, f"{x_label}, with 95 % interval", *notes, names=names)
     panel.set_xlim(left=0)
     style.tidy(panel, grid="x")
 
@@ -130,12 +129,6 @@ def _notes(rows: Sequence[Row], found: Sequence[Row], min_group_size: int) -> li
         f"* unlike the items outside the group (Fisher, Holm: p < {_SIGNIFICANT})" if starred else "",
         _left_out(found, "groups", "the last of the table"),
     ]
-
-
-def _wrapped(lines: Sequence[str], names: Sequence[str]) -> str:
-    """A title within what the names of the rows leave of the figure's width."""
-    letters = int((style.WIDTH - 0.3) / _LETTER) - max(map(len, names), default=0)
-    return "\n".join(textwrap.fill(line, letters) for line in lines)
 
 
 def _gap(gap: Row | None) -> list[str]:

@@ -5,6 +5,7 @@ have the colors of Okabe and Ito, which every kind of color vision tells apart. 
 """
 
 import math
+import textwrap
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ MINUS = "\N{MINUS SIGN}"
 WIDTH = 6.4  # inches
 MOST_ROWS = 25
 SMALL_TEXT = 9
+_LETTER = 0.078  # inches, of small text
 
 
 @contextmanager
@@ -73,6 +75,17 @@ def name_rows(panel: Any, names: Sequence[str]) -> None:
     panel.set_yticks(range(len(names)), names, parse_math=False, fontsize=SMALL_TEXT)
     panel.set_ylim(len(names) - 0.4, -0.6)
     panel.tick_params(axis="y", length=0, pad=8)  # no marker at 0 reaches the names
+
+
+def caption(panel: Any, *lines: str, names: Sequence[str] = ()) -> None:
+    """Write below the x axis, within what the names of the rows leave of the figure's width."""
+    panel.set_xlabel(wrapped(lines, names), fontsize=SMALL_TEXT, parse_math=False)
+
+
+def wrapped(lines: Sequence[str], names: Sequence[str]) -> str:
+    """The lines that say something, within what the names of the rows leave of the figure's width."""
+    letters = int((WIDTH - 0.3) / _LETTER) - max(map(len, names), default=0)
+    return "\n".join(textwrap.fill(line, letters) for line in lines if line)
 
 
 def draw_dots(
