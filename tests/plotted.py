@@ -113,8 +113,9 @@ def record(**other):
             "n_agreeing": 30,
             "n_mismatches": 9,
             "top_k": 5,
+            "kind": "text",
             "rows": [
-                {"similarity": name, "floor": estimate(0.1), "ceiling": estimate(0.95)} | similarity
+                {"similarity": name, "floor": estimate(0.1), "repeat": estimate(0.95)} | similarity
                 for name in ("cosine", "spearman", "top_k_overlap", "weighted_jaccard")
             ],
         },

@@ -157,7 +157,7 @@ def _attribution():
     """How alike the explanations are; none were made."""
     estimates = [Estimate(value, value - 0.05, value + 0.05) for value in (0.7, 0.74, 0.41, 0.08, 0.93)]
     rows = tuple(SimilarityRow(name, *estimates) for name in SIMILARITIES)
-    return AttributionAgreement("layer_integrated_gradients", 200, 100, 100, 0, 5, 0.01, 0.012, rows)
+    return AttributionAgreement("text", "layer_integrated_gradients", 200, 100, 100, 0, 5, 0.01, 0.012, rows)
 
 
 def limit(audit, name, limit):

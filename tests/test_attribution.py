@@ -311,7 +311,7 @@ def test_a_text_model_and_itself(method):
     for row in found.rows:
         assert row.all.value == row.agreeing.value == pytest.approx(1)
         assert math.isnan(row.mismatches.value)
-        assert row.floor.value < row.ceiling.value <= 1
+        assert row.floor.value < row.repeat.value <= 1
     assert math.isnan(found.convergence_delta_reference) == (method != "layer_integrated_gradients")
     assert len(explanations) == 6
     assert all(one.reference == one.candidate for one in explanations.values())
@@ -323,9 +323,9 @@ def test_an_image_model_and_another(method):
     found, _ = agreed(model, other, tiny.images(12), method=method, n_items=12)
     same, _ = agreed(model, model, tiny.images(12), method=method, n_items=12)
     assert similarity_of(same).all.value == pytest.approx(1)
-    assert similarity_of(found).all.value < similarity_of(found).ceiling.value <= 1
+    assert similarity_of(found).all.value < similarity_of(found).repeat.value <= 1
     # What the reference is compared with does not change what it is compared with itself.
-    assert similarity_of(found).ceiling == similarity_of(same).ceiling
+    assert similarity_of(found).repeat == similarity_of(same).repeat
     assert similarity_of(found).floor == similarity_of(same).floor
 
 
@@ -361,7 +361,7 @@ def test_more_mismatches_are_drawn_and_count_for_mismatches_alone():
     assert more.n_mismatches == 10
     assert len(explanations) == 10 + more.n_agreeing
     for before, after in zip(few.rows, more.rows, strict=True):
-        for kind in ("all", "agreeing", "floor", "ceiling"):
+        for kind in ("all", "agreeing", "floor", "repeat"):
             assert getattr(before, kind) == getattr(after, kind)
         assert before.mismatches != after.mismatches
 
@@ -450,7 +450,7 @@ def test_neither_padding_nor_the_batch_size_changes_a_score(method):
             first = shown[name]
             np.testing.assert_allclose(one.reference + one.candidate, first.reference + first.candidate, atol=2.1e-4)
         for row, first in zip(found.rows, whole.rows, strict=True):
-            for kind in ("all", "floor", "ceiling"):
+            for kind in ("all", "floor", "repeat"):
                 assert getattr(row, kind).value == pytest.approx(getattr(first, kind).value, abs=1e-4)
 
 
@@ -491,7 +491,7 @@ def test_a_mask_token_that_the_model_does_not_know_is_no_baseline():
     grown.add_special_tokens({"mask_token": "[BLANK]"})
     assert grown.mask_token_id == small.config.vocab_size
     found, _ = attribution_agreement(small, small, sentences(), processing_class=grown, options=options())
-    assert 0 < similarity_of(found).ceiling.value < 1
+    assert 0 < similarity_of(found).repeat.value < 1
 
 
 @pytest.mark.parametrize("method", METHODS["text"])

@@ -224,7 +224,7 @@ def test_the_card_sums_up_what_else_was_audited(tmp_path):
     found = audit(*sides[:2], groups={"a|b": ["<i>x</i>"] * 40 + ["y"] * 40}, floor=sides[2])
     none = Estimate(math.nan, math.nan, math.nan)
     cosine = SimilarityRow("cosine", Estimate(0.9, 0.85, 0.95), none, none, Estimate(0.1, 0, 0), Estimate(1, 0, 0))
-    agreement = AttributionAgreement("saliency", 10, 8, 2, 0, 5, math.nan, math.nan, (cosine,))
+    agreement = AttributionAgreement("text", "saliency", 10, 8, 2, 0, 5, math.nan, math.nan, (cosine,))
     _, body = written(tmp_path, dataclasses.replace(found, attribution=agreement))
     shift, (gap,) = found.calibration, found.gaps
     before, after = shift.reference.ece, shift.candidate.ece

@@ -16,7 +16,7 @@ from commands import call
 from plotted import point
 
 from hf_compalign._tables import Name
-from hf_compalign.measure.attribution import CEILING, FLOOR
+from hf_compalign.measure.attribution import compared_with
 from hf_compalign.measure.audit import audit, describe, metrics_beside_fields, sections_of
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.report.page import TEMPLATES, floor_words, item_rows, links, render, verdict, write_report, written
@@ -213,10 +213,31 @@ def test_numbers_are_typeset_and_names_are_not():
     assert (written("-"), written(Name("-"))) == (UNKNOWN, "<bdi>-</bdi>")
 
 
-def test_floor_and_ceiling_are_what_they_are_everywhere(page, found):
-    words = f"Floor: the reference against {FLOOR}. Ceiling: the reference against {CEILING}."
+def test_floor_and_repeat_are_what_they_are_everywhere(page, found):
+    words = "Floor: the reference against {floor}. Repeat: the reference against {repeat}."
+    words = words.format_map(compared_with(found["attribution"]))
     assert words in page.words
     assert words in " ".join(describe(found).split())
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "floor", "repeat"),
+    [
+        ("text", "saliency", "with random weights, but for the word embeddings", "with noise on its input"),
+        ("text", "layer_integrated_gradients", "with random weights, but for the word", "with another baseline"),
+        ("image", "occlusion", "with random weights", "with another baseline"),
+        ("image", "saliency", "with random weights", "with noise on its input"),
+    ],
+)
+def test_an_explanation_of_images_does_not_speak_of_words(found, kind, method, floor, repeat):
+    found = found | {"attribution": found["attribution"] | {"kind": kind, "method": method}}
+    said = compared_with(found["attribution"])
+    assert said["floor"].startswith(f"the reference {floor}")
+    assert said["repeat"] == f"the reference itself {repeat}"
+    notes = " ".join(section(found, "attribution").notes)
+    assert ("word" in notes, "token" in notes, "cell of a grid of pixels" in notes) == (
+        (True, True, False) if kind == "text" else (False, False, True)
+    )
 
 
 def test_the_numbers_are_those_of_the_audit(found, page):
