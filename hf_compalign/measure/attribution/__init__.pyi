@@ -8,12 +8,11 @@ from .options import METHODS as METHODS
 from .options import AttributionOptions as AttributionOptions
 from .options import check_explainable as check_explainable
 from .pair import opened_pair as opened_pair
-from .record import CEILING as CEILING
-from .record import FLOOR as FLOOR
 from .record import SIMILARITIES as SIMILARITIES
 from .record import AttributionAgreement as AttributionAgreement
 from .record import Explanation as Explanation
 from .record import SimilarityRow as SimilarityRow
+from .record import compared_with as compared_with
 from .record import similarity_title as similarity_title
 from .similarity import cosine as cosine
 from .similarity import similarities as similarities

@@ -1,4 +1,4 @@
-"""Do two models answer for the same reasons? How alike what they look at is, beside a floor and a ceiling."""
+"""Do two models answer for the same reasons? How alike what they look at is, beside a floor and a repeat."""
 
 import logging
 import math
@@ -44,15 +44,15 @@ def attribution_agreement(
     of a grid: that of its pixels, summed over the channels. The baseline is 0, the mean color of a normalized image.
     Saliency sums absolute gradients; all other scores are signed.
 
-    The sample is drawn uniformly from all items: "all", the floor and the ceiling are means over it. Where it holds
+    The sample is drawn uniformly from all items: "all", the floor and the repeat are means over it. Where it holds
     few mismatches, more are drawn uniformly from the mismatches. They count for "mismatches" alone.
 
     The floor is what an unrelated model reaches: the reference against itself with random weights, but for the word
     embeddings. A random head alone would make no unrelated model: what the head of a fine-tuned classifier reads points
-    in one direction for each answer, so any head finds the same tokens. The ceiling is what the method leaves open: the
+    in one direction for each answer, so any head finds the same tokens. The repeat is what the method leaves open: the
     reference against itself with another baseline (the mask token or else the unknown one, or without a tokenizer the
     mean of the embedding table; the image's own mean color). Saliency and input x gradient have no baseline: they read
-    their input with noise of a tenth of its standard deviation. A candidate above the ceiling differs less than two
+    their input with noise of a tenth of its standard deviation. A candidate above the repeat differs less than two
     choices of the method do.
 
     Args:
@@ -156,17 +156,18 @@ def _agreement(found: list[Explained], changed: NDArray[np.bool_], n_sample: int
     sampled = np.arange(len(found)) < n_sample
     versus = {
         name: [_alike(one.reference, getattr(one, name), options.top_k) for one in found]
-        for name in ("candidate", "floor", "ceiling")
+        for name in ("candidate", "floor", "repeat")
     }
     # The columns of a SimilarityRow: whose attributions, of which items.
     columns = [("candidate", items) for items in (sampled, sampled & ~changed, changed)]
-    columns += [("floor", sampled), ("ceiling", sampled)]
+    columns += [("floor", sampled), ("repeat", sampled)]
     rows = []
     for similarity in SIMILARITIES:
         values = {name: np.array([one[similarity] for one in items]) for name, items in versus.items()}
         means = (mean_estimate(values[name][items], seed=options.seed) for name, items in columns)
         rows.append(SimilarityRow(similarity, *means))
     return AttributionAgreement(
+        kind=pair.kind,
         method=options.method_for(pair.kind),
         n_items=n_sample,
         n_agreeing=int((sampled & ~changed).sum()),

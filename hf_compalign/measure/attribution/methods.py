@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from hf_compalign._extras import needs_extra
 from hf_compalign.measure.attribution.options import INTEGRATED, OCCLUSION, AttributionOptions
+from hf_compalign.measure.attribution.record import NOISED
 from hf_compalign.models import is_quantized
 from hf_compalign.tasks import logits_of
 
@@ -170,7 +171,7 @@ class Attributor:
 
     def _noised(self, values: Tensor, rows: Sequence[int], where: Tensor) -> Tensor:
         """With noise that does not depend on the batch; unchanged for a method with a baseline."""
-        if self.method in (*INTEGRATED, OCCLUSION):
+        if self.method not in NOISED:
             return values
         channels_last = values if values.ndim == 3 else values.movedim(1, -1)
         noised = channels_last.clone()

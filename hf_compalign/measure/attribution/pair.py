@@ -34,7 +34,7 @@ class Explained:
     reference: Attribution
     candidate: Attribution
     floor: Attribution | None = None  # the reference with random weights; None unless wanted, or if these are fixed
-    ceiling: Attribution | None = None  # the reference with another baseline; None unless wanted
+    repeat: Attribution | None = None  # the reference with another baseline; None unless wanted
 
     def explanation(self) -> Explanation:
         """Both models' scores, each divided by its largest."""
@@ -64,7 +64,7 @@ class Pair:
     ) -> Iterator[Explained]:
         """These rows explained for targets among the reference's classes, the shortest texts first.
 
-        Both models must be in evaluation mode. The first ``n_bounded`` rows get a floor and a ceiling.
+        Both models must be in evaluation mode. The first ``n_bounded`` rows get a floor and a repeat.
         """
         chosen = dataset.select(list(rows))
         ours, theirs = (
@@ -115,7 +115,7 @@ class Pair:
         found = {
             "reference": reference,
             "candidate": replace(reference, model=self.candidate.network),
-            "ceiling": replace(reference, varied=True),
+            "repeat": replace(reference, varied=True),
         }
         weights = randomized(self.reference.network, seed=self.options.seed)
         return found | {"floor": replace(reference, replaced=weights)} if weights else found

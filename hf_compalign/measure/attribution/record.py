@@ -1,12 +1,12 @@
 """What an explanation of two models' answers holds: plain data, without torch and captum."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hf_compalign.measure.statistics import Estimate
 
-# What every text, page and figure calls the two models to compare with.
-FLOOR = "the reference with random weights, but for the word embeddings"
-CEILING = "the reference itself with another baseline, or for saliency and input x gradient with noise"
+NOISED = ("saliency", "input_x_gradient")  # the methods without a baseline to vary
 SIMILARITIES = {
     "cosine": "cosine",
     "spearman": "Spearman",
@@ -22,6 +22,20 @@ def similarity_title(similarity: str, top_k: int) -> str:
     'top-5 overlap'
     """
     return SIMILARITIES.get(similarity, similarity).replace("{top_k}", str(top_k))
+
+
+def compared_with(found: Mapping[str, Any]) -> dict[str, str]:
+    """What every text, page and figure calls the two models that an agreement puts beside the candidate.
+
+    >>> compared_with({"kind": "image", "method": "occlusion"})
+    {'floor': 'the reference with random weights', 'repeat': 'the reference itself with another baseline'}
+    """
+    kept = ", but for the word embeddings" if found["kind"] == "text" else ""
+    varied = "noise on its input" if found["method"] in NOISED else "another baseline"
+    return {
+        "floor": f"the reference with random weights{kept}",
+        "repeat": f"the reference itself with {varied}",
+    }
 
 
 # Of the scores of an `Explanation`: all 17 digits would be most of an audit's file.
@@ -57,8 +71,9 @@ class SimilarityRow:
         similarity: one of `SIMILARITIES`.
         all: over the sample of all items.
         agreeing: over the items that both models answer alike; ``mismatches`` over the others.
-        floor: of an unrelated model: the reference against `FLOOR`.
-        ceiling: what the method allows: the reference against `CEILING`.
+        floor: of an unrelated model: the reference against itself with random weights.
+        repeat: of the method's own choices: the reference against itself with another baseline, or with noise. It is
+            no bound: a candidate above it differs less than two choices do.
     """
 
     similarity: str
@@ -66,7 +81,7 @@ class SimilarityRow:
     agreeing: Estimate
     mismatches: Estimate
     floor: Estimate
-    ceiling: Estimate
+    repeat: Estimate
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,7 @@ class AttributionAgreement:
     """Whether two models answer for the same reasons.
 
     Attributes:
+        kind: "text" or "image".
         method: one of `METHODS`.
         n_items: items in the sample of all items.
         n_agreeing: explained items that both models answer alike; ``n_mismatches`` differently.
@@ -82,6 +98,7 @@ class AttributionAgreement:
             logits that they explain; nan where the method promises no such sum.
     """
 
+    kind: str
     method: str
     n_items: int
     n_agreeing: int

@@ -18,7 +18,7 @@ from hf_compalign._formats import (
 )
 from hf_compalign._records import built
 from hf_compalign._tables import Name, Section, Table, Words
-from hf_compalign.measure.attribution import CEILING, FLOOR, similarity_title
+from hf_compalign.measure.attribution import compared_with, similarity_title
 from hf_compalign.measure.audit.parts import MISMATCHES, changes, classes, frequencies, groups
 from hf_compalign.measure.audit.verdict import limits
 from hf_compalign.measure.footprint import Latency, wide_spread
@@ -53,7 +53,7 @@ _SIMILARITIES = {
     "agreeing": "same answer",
     "mismatches": "other answer",
     "floor": "floor",
-    "ceiling": "ceiling",
+    "repeat": "repeat",
 }
 
 Row = Mapping[str, Any]
@@ -232,11 +232,13 @@ def attribution(found: Row) -> Section:
         (similarity_title(row["similarity"], found["top_k"]), *(_estimate(row[kind]) for kind in _SIMILARITIES))
         for row in found["rows"]
     ]
+    scored = "token" if found["kind"] == "text" else "cell of a grid of pixels"
+    beside = compared_with(found)
     notes = [
-        f"How alike the two models' explanations of the reference's answer are ({found['method'].replace('_', ' ')}): "
-        f"of {sampled(found)}. In brackets: 95 % bootstrap intervals.",
-        f"Floor: the reference against {FLOOR}. Ceiling: the reference against {CEILING}. A candidate above the "
-        "ceiling differs less than two choices of baseline, or of noise, do.",
+        f"How alike the two models' explanations of the reference's answer are ({found['method'].replace('_', ' ')}, a "
+        f"score for each {scored}): of {sampled(found)}. In brackets: 95 % bootstrap intervals.",
+        f"Floor: the reference against {beside['floor']}. Repeat: the reference against {beside['repeat']}. A "
+        "candidate above the repeat differs less than two choices of the method do.",
     ]
     deltas = [found[f"convergence_delta_{side}"] for side in ("reference", "candidate")]
     if all(map(is_known, deltas)):

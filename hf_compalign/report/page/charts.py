@@ -19,7 +19,10 @@ _CHARTS = {
     "classes": (plots.plot_classes, "Mismatch rate and NFR of each class with its interval, most harmed first"),
     "calibration": (plots.plot_reliability, "Reliability diagrams: accuracy against confidence, before and after"),
     "margins": (plots.plot_margins, "Mismatch rate with its interval against the reference's margin"),
-    "attribution": (plots.plot_attribution, "Similarity of the explanations, between floor and ceiling"),
+    "attribution": (
+        plots.plot_attribution,
+        "Similarity of the explanations, beside a floor and a repeat",
+    ),
 }
 
 
