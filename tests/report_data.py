@@ -85,6 +85,16 @@ def image_audit(*, n=500):
     return audit
 
 
+def many_labels_audit(*, n=1500, n_classes=77):
+    """Labels as those of BANKING77: long, and without a space."""
+    found = text_audit(n=n, n_classes=n_classes, limits=False)
+    words = ("wrong", "exchange", "rate", "for", "cash", "withdrawal", "beneficiary", "not", "allowed")
+    names = ["_".join([*words[place % 9 :], *words[: place % 4], str(place)]) for place in range(n_classes)]
+    for row in found["per_class"]:
+        row["name"] = names[row["label"]]
+    return found | {"label_names": names}
+
+
 def unlabeled_audit(*, n=400):
     """No label is known, so that most of the numbers are not either."""
     rng = np.random.default_rng(3)

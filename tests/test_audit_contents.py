@@ -51,6 +51,24 @@ def test_thumbnails_are_small_pngs_of_the_image():
     assert shown.getpixel((5, 5)) == (120, 120, 120)
 
 
+@pytest.mark.parametrize(
+    ("paths", "name"),
+    [
+        (["/data/test/cat/1.png", "/data/test/cat/2.png", "/data/test/dog/1.png", "/data/test/dog/2.png"], "dog/1.png"),
+        (["/data/cat/1.png", "/data/cat/2.png", "/data/cat/3.png", "/data/cat/4.png"], "3.png"),
+        (["a.png", "b.png", "c.png", "d.png"], "c.png"),
+        ([None] * 4, ""),
+    ],
+)
+def test_an_image_is_named_by_its_file_within_the_folder_of_all(paths, name):
+    buffer = io.BytesIO()
+    Pictures.new("RGB", (8, 8)).save(buffer, "PNG")
+    rows = Dataset.from_dict({"image": [{"bytes": buffer.getvalue(), "path": path} for path in paths]})
+    rows = rows.cast_column("image", Image())
+    (item,) = with_contents(found_in([2]), rows, ids=IDS, task=IMAGE).items
+    assert (item.id, item.name) == ("row 2", name)
+
+
 def test_only_the_first_items_get_a_thumbnail(monkeypatch):
     monkeypatch.setattr(audit_contents, "MOST_THUMBNAILS", 1)
     pictures = [Pictures.new("RGB", (8, 8))] * 4

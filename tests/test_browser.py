@@ -42,6 +42,7 @@ def audits():
         "image": report_data.image_audit() | {"groups": [], "calibration": None, "attribution": None},
         "many": many,
         "same": report_data.same_audit(),
+        "labels": report_data.many_labels_audit(),
         "long": text | {"label_names": ["automobile", "helicopter", "submarine"]},
     }
 
@@ -113,6 +114,47 @@ def test_a_page_opens_from_disk_and_fits(opened, name, width, scheme):
     assert page.evaluate("getComputedStyle(document.body).colorScheme") == "light dark"
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(253, 253, 251)" if scheme == "light" else "rgb(21, 23, 26)")
+
+
+# The parts of names that do not stand on one line, and the texts of figures that leave them.
+BROKEN = """
+  [...document.querySelectorAll('#rows td bdi, .scroll bdi')].flatMap((name) => [...name.childNodes])
+    .filter((node) => node.nodeType === Node.TEXT_NODE && !/\\s/.test(node.textContent))
+    .filter((node) => {
+      const range = document.createRange();
+      range.selectNode(node);
+      return range.getClientRects().length > 1;
+    }).map((node) => node.textContent)
+"""
+CUT = """
+  [...document.querySelectorAll('.chart svg text')].filter((text) => {
+    const [own, all] = [text.getBoundingClientRect(), text.closest('svg').getBoundingClientRect()];
+    return own.left < all.left - 1 || own.right > all.right + 1;
+  }).map((text) => text.textContent)
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_many_long_labels_fit_and_break_between_their_words_only(opened, width):
+    page = opened("labels", viewport={"width": width, "height": 800})
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(BROKEN) == []
+    assert page.evaluate(CUT) == []
+    wide = "[...document.querySelectorAll('#rows td')].filter((one) => one.scrollWidth > one.clientWidth).length"
+    assert page.evaluate(wide) == 0
+
+
+@pytest.mark.parametrize(("width", "at_least"), [(390, 1), (1280, 3)])
+def test_images_are_cards_side_by_side(opened, width, at_least):
+    page = opened("image", viewport={"width": width, "height": 800})
+    cards = [card.bounding_box() for card in rows(page).all()[: 2 * at_least]]
+    assert [card["y"] for card in cards[:at_least]] == [cards[0]["y"]] * at_least < [cards[-1]["y"]] * at_least
+    assert all(card["x"] >= 0 and card["x"] + card["width"] <= width for card in cards)
+    first = rows(page).first
+    assert first.locator(".thumbnail").bounding_box()["width"] > 60
+    assert first.locator(".heat").count() == 2
+    assert page.locator("#rows .explanation").count() == 0
 
 
 def test_without_javascript_everything_is_there_but_the_controls(opened):
@@ -401,13 +443,25 @@ def test_a_sandboxed_frame_without_storage_and_history_is_enough(opened):
     expect(frame.locator(".marked")).to_be_focused()
 
 
-def test_paper_shows_what_is_folded_and_no_controls(opened):
+def test_paper_shows_what_is_open_and_no_controls(opened):
     page = opened("text", viewport={"width": 718, "height": 1000})  # of A4, less its margins
+    page.locator("#classes summary").first.click()
     page.emulate_media(media="print", color_scheme="dark")
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.locator("details").count() == page.locator("details[open]").count() > 5
+    shown = page.locator("details").all()
+    assert sum(one.is_visible() for one in shown) == 1 < len(shown)
+    assert page.get_by_text("What is folded on the screen is not printed.").is_visible()
     assert not page.locator("#filters").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 718
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    page.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert page.locator("details[open]").count() == 0
+
+
+def pages_of(pdf):
+    """How many pages a file of Chromium's has."""
+    return len(re.findall(rb"/Type\s*/Page\b", pdf))
+
+
+def test_paper_has_few_pages_whatever_the_number_of_classes(opened):
+    page = opened("labels")
+    folded = pages_of(page.pdf(format="A4"))
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    assert folded <= 14 < pages_of(page.pdf(format="A4"))

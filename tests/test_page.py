@@ -432,6 +432,17 @@ def test_only_png_data_is_an_image(image):
     assert [item["image"] for item in item_rows({"items": items})] == ["", good]
 
 
+def test_an_item_is_called_by_its_file_and_it_is_said_who_has_a_thumbnail():
+    found = report_data.image_audit()
+    found["items"][0]["name"] = "cat/<1>.png"
+    found["items"][-1]["image"] = ""
+    page = Page(render([found]))
+    assert [item["name"] for item in page.data["items"]][:2] == ["cat/<1>.png", found["items"][1]["id"]]
+    assert "<bdi>cat/<wbr>&lt;1&gt;.<wbr>png</bdi>" in page.html
+    assert f"The first {len(found['items']) - 1} have a thumbnail." in page.words
+    assert "have a thumbnail" not in Page(render([report_data.image_audit()])).words
+
+
 def test_numbers_that_json_does_not_know_are_null():
     [item] = item_rows({"items": [ITEMS[0] | {"kl": math.inf, "reference_margin": math.nan}]})
     assert (item["kl"], item["reference_margin"]) == (None, None)
