@@ -2,11 +2,13 @@
 
 import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from hf_compalign.data import find_image_column, find_text_columns, image_files, image_of
 from hf_compalign.measure.attribution import AttributionAgreement, Explanation
@@ -25,7 +27,7 @@ def with_contents(
     """The audit with the texts or thumbnails of its changed items: it is then as private as the dataset.
 
     The audit is one of predictions on this raw dataset, and ``ids`` are the names of its rows in them. The first
-    `MOST_THUMBNAILS` images get a thumbnail.
+    `MOST_THUMBNAILS` images get a thumbnail, and all the name of their file, if the dataset knows it.
 
     Raises:
         ValueError: other rows, or a column that is not there.
@@ -50,7 +52,11 @@ def with_contents(
         asked = [row[name] for name in names]
         kept = {"image": _thumbnail(*asked)} if of_images else {"texts": tuple(map(_shortened, asked))}
         items.append(replace(item, **kept))
-    return replace(found, items=(*items, *found.items[len(items) :]))
+    items += found.items[len(items) :]
+    if of_images:
+        files = _file_names(dataset, *names)
+        items = [replace(item, name=files[place[item.id]]) for item in items]
+    return replace(found, items=tuple(items))
 
 
 def with_attribution(found: Audit, agreement: AttributionAgreement, explanations: Mapping[str, Explanation]) -> Audit:
@@ -65,6 +71,18 @@ def with_attribution(found: Audit, agreement: AttributionAgreement, explanations
 def _shortened(text: str | None) -> str:
     text = text or ""
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
+
+
+def _file_names(dataset: Dataset, column: str) -> list[str]:
+    """The file of each image, within the folder of all; empty where the dataset does not know it."""
+    if not isinstance(dataset.features[column], Image):
+        return [""] * len(dataset)
+    rows = dataset.select_columns([column]).cast_column(column, Image(decode=False))
+    files = [PurePath((row[column] or {}).get("path") or "") for row in rows]
+    folders = [file.parent for file in files if file.is_absolute()]
+    common = os.path.commonpath(folders) if folders else ""
+    within = [file.relative_to(common) if file.is_absolute() else file for file in files]
+    return [file.as_posix() if file.name else "" for file in within]
 
 
 def _thumbnail(image: Any) -> str:

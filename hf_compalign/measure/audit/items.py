@@ -30,6 +30,7 @@ class ChangedItem:
         groups: as "attribute: group".
         texts: the text or the pair of texts; empty unless wanted.
         image: a thumbnail as a data URI of a PNG; empty unless wanted.
+        name: the file of its image, within the folder of all images; empty unless wanted and known.
         explanation: what both models look at; None unless it was worked out.
     """
 
@@ -45,6 +46,7 @@ class ChangedItem:
     groups: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     image: str = ""
+    name: str = ""
     explanation: Explanation | None = None
 
 

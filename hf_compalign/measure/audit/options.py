@@ -22,8 +22,8 @@ class AuditOptions:
         bins: columns of numbers whose bins are groups too; "words" is the number of words in the text.
         min_group_size: a smaller group is shown, and takes part in no gap and no verdict.
         max_items: how many changed items to keep one by one, the most harmful first.
-        contents: keep the texts or thumbnails of these items, and what both models look at in them. The audit is
-            then as private as the dataset.
+        contents: keep the texts of these items or, of the first 500, thumbnails, with the names of their files; and
+            what both models look at in them. The audit is then as private as the dataset.
         latency: time both models side by side, on the first rows of the dataset.
 
     Raises:

@@ -66,6 +66,7 @@ def _row(item: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: item[name] for name in ("id", "cell", "label", "reference", "candidate")},
         **{name: _rounded(item.get(name)) for name in numbers},
+        "name": item.get("name") or item["id"],
         "groups": list(item.get("groups") or ()),
         "texts": list(item.get("texts") or ()),
         "image": image if _IMAGE.fullmatch(image := item.get("image") or "") else "",

@@ -1,9 +1,10 @@
 """The top of the report page: the verdict in words, the numbers that matter most, and what is not known."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from hf_compalign._formats import change, count, interval, is_known, megabytes, percent, plural, ratio
+from hf_compalign._formats import change, count, decimals, interval, is_known, megabytes, percent, plural, ratio
 from hf_compalign._records import built
 from hf_compalign.measure.audit import Outcome, named, outcome
 from hf_compalign.measure.footprint import Latency, quartiles
@@ -19,6 +20,8 @@ _MISSING = {
     "attribution": ("What both models look at", "--attribution default"),
     "latency": ("Latency", "--latency"),
 }
+
+_times = partial(decimals, digits=2)
 
 
 def verdict(found: Mapping[str, Any]) -> tuple[Outcome, tuple[str, ...]]:
@@ -58,9 +61,9 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
         shown.append(("Size", f"{megabytes(after)} MB", f"before: {megabytes(before)} MB{times}"))
     if found["latency"]:
         first, second = (built(Latency, one) for one in found["latency"])
-        middle = f"quartiles {second.low_ms:.2f} to {second.high_ms:.2f} ms"
+        middle = f"quartiles {interval((second.low_ms, second.high_ms), _times)} ms"
         times = f"ratio {ratio(first.median_ms, second.median_ms)}"
-        shown.append(("Latency", f"{second.median_ms:.2f} ms", f"{middle}; before: {quartiles(first)} ms; {times}"))
+        shown.append(("Latency", f"{_times(second.median_ms)} ms", f"{middle}; before: {quartiles(first)} ms; {times}"))
     return shown
 
 

@@ -96,6 +96,7 @@ def render(
             static_items=items[:MOST_STATIC],
             columns=_columns(items),
             grouped=any(item["groups"] for item in items),
+            n_pictured=sum(bool(item["image"]) for item in items),
             explained={item["explanation"]["kind"] for item in items if item["explanation"]},
             some_unexplained=not all(item["explanation"] for item in items),
             long_names=any(len(word) > _LONG_WORD for name in found["label_names"] for word in name.split()),
@@ -136,15 +137,21 @@ def _sections(
 
 
 def written(words: Words) -> Markup:
-    """A sentence or a cell for the page: names have a reading direction of their own, numbers are typeset.
+    """A sentence or a cell for the page: names have a direction and places to break of their own, numbers are typeset.
 
-    >>> written(("from -0.5 to ", Name("<b>")))
-    Markup('from \N{MINUS SIGN}0.5 to <bdi>&lt;b&gt;</bdi>')
+    >>> written(("from -0.5 to ", Name("<b>_1")))
+    Markup('from \N{MINUS SIGN}0.5 to <bdi>&lt;b&gt;_<wbr>1</bdi>')
     """
     parts = (words,) if isinstance(words, str) else words
     return Markup("").join(
-        Markup("<bdi>{}</bdi>").format(part) if isinstance(part, Name) else escape(_typeset(part)) for part in parts
+        Markup("<bdi>{}</bdi>").format(_breakable(part)) if isinstance(part, Name) else escape(_typeset(part))
+        for part in parts
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that goes on in a new line after a word of it, and never within one."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_./])(?=[^_./])", name))
 
 
 def _typeset(text: str) -> str:
@@ -189,5 +196,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"written": written, "count": count}
+    environment.filters |= {"written": written, "count": count, "name": Name}
     return environment

@@ -1,4 +1,4 @@
-// The table of changed items, links within the page, the theme and printing. Text from data only ever becomes the text
+// The table of changed items, links within the page, and the theme. Text from data only ever becomes the text
 // of a node, never markup.
 "use strict";
 (() => {
@@ -9,11 +9,13 @@
   const NUMBERS = ["reference_confidence", "candidate_confidence", "reference_margin", "kl"];
   const FILTERS = ["cell", "label", "reference", "candidate", "group", "explained"];
   const CLASSES = ["label", "reference", "candidate"];
+  const SIDES = { reference: "Reference", candidate: "Candidate" };
   const SVG = "http://www.w3.org/2000/svg";
 
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const items = data.items;
+  const cards = byId("table")?.classList.contains("cards"); // of images
   const collator = new Intl.Collator(undefined, { numeric: true });
   const initial = () => ({ q: "", ...Object.fromEntries(FILTERS.map((name) => [name, ""])), sort: "", page: 1 });
   let state = initial();
@@ -33,6 +35,12 @@
     const element = document.createElementNS(SVG, tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
     return element;
+  }
+
+  // A name goes on in a new line after a word of it, and never within one.
+  function named(text, attributes = {}) {
+    const parts = text.split(/(?<=[_./])(?=[^_./])/);
+    return make("bdi", attributes, ...parts.flatMap((part, place) => (place ? [make("wbr"), part] : [part])));
   }
 
   const className = (index) => data.names[index] ?? String(index);
@@ -140,6 +148,7 @@
   function searched(item) {
     item.search ??= [
       item.id,
+      item.name,
       ...item.texts,
       ...item.groups,
       ...CLASSES.flatMap((side) => (item[side] === null ? [] : [className(item[side])])),
@@ -157,7 +166,7 @@
   }
 
   function sortKey(item, key) {
-    if (key === "item") return item.id;
+    if (key === "item") return item.name;
     if (key === "cell") return Object.keys(data.cells).indexOf(item.cell);
     if (CLASSES.includes(key)) return item[key] === null ? null : className(item[key]);
     return item[key];
@@ -213,23 +222,34 @@
       row.classList.add("marked");
       row.tabIndex = -1;
     }
-    return item.explanation ? [row, explanationRow(item)] : [row];
+    return item.explanation && !cards ? [row, explanationRow(item)] : [row];
   }
 
   function contentOf(item, key) {
     if (key === "item") return itemContent(item);
     if (key === "cell") return [make("span", { class: `badge ${item.cell}` }, data.cells[item.cell])];
-    if (CLASSES.includes(key)) return [make("bdi", {}, item[key] === null ? "–" : className(item[key]))];
+    if (CLASSES.includes(key)) return [named(item[key] === null ? "–" : className(item[key]))];
     if (key.endsWith("_confidence")) return [percent(item[key])];
     return [item[key] === null ? "–" : item[key].toFixed(3)];
   }
 
   function itemContent(item) {
     const parts = item.texts.flatMap(textContent);
-    if (item.image) parts.push(make("img", { class: "thumbnail", src: item.image, alt: `item ${item.id}` }));
+    if (cards) parts.push(pictures(item));
     const link = make("a", { class: "id", href: addressOf({ item: item.id }), title: "Link to this item" });
-    link.append(make("bdi", {}, item.id));
-    return [...parts, link, ...item.groups.map((group) => make("bdi", { class: "chip" }, group))];
+    link.append(named(item.name));
+    return [...parts, link, ...item.groups.map((group) => named(group, { class: "chip" }))];
+  }
+
+  function pictures(item) {
+    const place = make("div", { class: "pictures" });
+    if (item.image) place.append(make("img", { class: "thumbnail", src: item.image, alt: item.name }));
+    else place.append(make("p", { class: "side" }, "no thumbnail"));
+    for (const side of item.explanation ? ["reference", "candidate"] : []) {
+      const about = strongest(item.explanation, side).textContent;
+      place.append(make("div", { title: about }, heatMap(item, side), make("p", { class: "side" }, SIDES[side])));
+    }
+    return place;
   }
 
   function textContent(text) {
@@ -254,7 +274,7 @@
 
   function explanationRow(item) {
     const panels = make("div", { class: "panels" }, panel(item, "reference"), panel(item, "candidate"));
-    const target = make("bdi", {}, className(item.explanation.target));
+    const target = named(className(item.explanation.target));
     const title = make("p", { class: "for" }, "What speaks for and against the answer ", target, ":");
     const cell = make("td", { role: "cell", colspan: headers.size }, title, panels);
     return make("tr", { role: "row", class: "explanation" }, cell);
@@ -262,8 +282,7 @@
 
   function panel(item, side) {
     const found = item.explanation;
-    const name = side === "reference" ? "Reference" : "Candidate";
-    const title = make("p", { class: "side" }, `${name}, which answers `, make("bdi", {}, className(item[side])));
+    const title = make("p", { class: "side" }, `${SIDES[side]}, which answers `, named(className(item[side])));
     const content = found.kind === "image" ? heatMap(item, side) : tokens(found, side);
     return make("div", {}, title, content, strongest(found, side));
   }
@@ -423,17 +442,6 @@
     byId("tools").hidden = false;
   }
 
-  function printing() {
-    let opened = [];
-    addEventListener("beforeprint", () => {
-      opened = [...document.querySelectorAll("details:not([open])")];
-      for (const details of opened) details.open = true;
-    });
-    addEventListener("afterprint", () => {
-      for (const details of opened) details.open = false;
-    });
-  }
-
   // What scrolls sideways must do so by keyboard too.
   function scrolling() {
     for (const frame of document.querySelectorAll(".scroll, .chart")) {
@@ -443,7 +451,6 @@
   }
 
   theme();
-  printing();
   scrolling();
   addEventListener("resize", scrolling);
   document.addEventListener("toggle", scrolling, true);
