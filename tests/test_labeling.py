@@ -130,6 +130,17 @@ def test_rows_that_are_no_dataset_have_ids_and_their_names_are_left_to_the_colla
     assert aligned(tmp_path, model, named, data_collator=collate).predict(named).label_ids.tolist() == [2, 2]
 
 
+@pytest.mark.parametrize("wins", ["label", "labels"])
+def test_of_two_label_columns_the_trainer_takes_the_one_that_predict_takes(wins, tmp_path, model):
+    # DataCollatorWithPadding takes `label`, the default collator `labels`.
+    def collate(batch):
+        return default_data_collator([{name: row[name] for name in ("input_ids", wins)} for row in batch])
+
+    dataset = renumbered(rows()).add_column("label", rows()["labels"][:]).cast_column("label", TURNED)
+    found = aligned(tmp_path, model, dataset, data_collator=collate).predict(dataset).label_ids
+    assert found.tolist() == predict(model, dataset).labels.tolist() == dataset["labels"][:]
+
+
 def test_labels_that_are_not_the_models_are_refused_before_training(tmp_path, model):
     foreign = rows().cast_column("labels", ClassLabel(names=["ham", "spam"]))
     message = "The classes of column 'labels' must be the model's labels. Got ham, spam against the model's a, b, c"
