@@ -21,7 +21,8 @@ class LabeledCollator:
 
     Attributes:
         collate: rows -> a batch.
-        columns: the names of a label column; the first that a row has is read.
+        columns: the names of a label column. The first that a row has is read, and any usual one beside it gets the
+            same ids: collators differ in which of them they take.
         reader: what reads it.
         reads_names: whether labels may be names; else rows with names are passed on as they are.
     """
@@ -38,7 +39,8 @@ class LabeledCollator:
         if column is None or (isinstance(first[column], str) and not self.reads_names):
             return self.collate(rows)
         ids = self.reader.ids([row[column] for row in rows]).tolist()
-        return self.collate([{**row, column: label} for row, label in zip(rows, ids, strict=True)])
+        filled = [name for name in LABEL_COLUMNS if column in LABEL_COLUMNS and name in first] or [column]
+        return self.collate([row | dict.fromkeys(filled, label) for row, label in zip(rows, ids, strict=True)])
 
 
 def labeled_collator(collate: Collator, dataset: Any, model: Any, *, column: str = "labels") -> LabeledCollator:
