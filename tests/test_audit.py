@@ -555,6 +555,19 @@ def test_a_damaged_audit_is_refused(tmp_path, damage):
         Audit.load(tmp_path / "audit.json")
 
 
+def test_an_audit_without_one_of_its_metrics_is_shown_or_refused():
+    stored = json.loads(audit(REFERENCE, CANDIDATE).to_json())
+    refused = set()
+    for name in stored["metrics"]:
+        less = {key: value for key, value in stored["metrics"].items() if key != name}
+        try:
+            str(Audit.from_dict(stored | {"metrics": less}))
+        except ValueError as error:
+            refused |= {name} if f"metrics lacks {name}." in str(error) else set()
+    scores = {f"{score}_{end}" for score in ("f1", "mcc") for end in ("reference", "candidate", "change_interval")}
+    assert refused > scores
+
+
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     with pytest.raises(FileNotFoundError):
         Audit.load(tmp_path / "none.json")

@@ -28,7 +28,9 @@ from hf_compalign.align.weighting import SoftAdaptWeighting, state_as_json
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.models import load_processor
 from hf_compalign.ship import Frontier, Sensitivity, frontier_table
+from hf_compalign.tasks import TASKS
 
 DAMAGES = int(os.environ.get("DAMAGES", "60"))
 VALUES = [None, True, -1, 0, 7, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x", "..", [], [1], [[]], {}]
@@ -64,6 +66,11 @@ def read_audit(path):
     found = Audit.load(path)
     found.to_pandas("per_class")
     return str(found), found.to_json()
+
+
+def write_tokenizer(folder):
+    tiny.tokenizer().save_pretrained(folder)
+    return folder / "tokenizer.json"
 
 
 def write_frontier(folder):
@@ -113,6 +120,7 @@ KINDS = {
     "shrinking": Kind(partial(write_state, SHRINKING), lambda path: begun(SHRINKING(), 2, read_json(path))),
     "predictions": Kind(write_predictions, Predictions.load),
     "audit": Kind(write_audit, read_audit),
+    "tokenizer": Kind(write_tokenizer, lambda path: load_processor(path.parent, TASKS[0])),
     "frontier": Kind(write_frontier, lambda path: frontier_table(Frontier.load(path))),
 }
 
@@ -203,7 +211,7 @@ def test_a_damaged_file_is_read_or_refused_in_words(kind, tmp_path):
             became["read"] += 1
         except ValueError as error:
             became["refused"] += 1
-            named = path.name in str(error) or f"{path.parent} " in str(error) or "The checkpoint was" in str(error)
+            named = path.name in str(error) or str(path.parent) in str(error) or "The checkpoint was" in str(error)
             unnamed += [] if named else [f"damage {seed}: {error}"]
         except Exception as error:
             raise AssertionError(f"damage {seed} ({way.__name__})") from error
