@@ -26,7 +26,9 @@ def load_processor(path: str | Path, task: Task) -> Any:
         if text and Path(path).is_dir() and not has_tokenizer(Path(path)):
             raise OSError("The folder holds no tokenizer file.")
         return auto_class.from_pretrained(str(path), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # whatever damaged files make transformers and tokenizers raise
         kind = "tokenizer" if text else "image processor"
         raise ValueError(
             f"No {kind} could be loaded from {str(path)!r}. Save it beside the model with save_pretrained, or pass "

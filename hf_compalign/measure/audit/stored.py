@@ -8,9 +8,11 @@ from typing import Any
 from hf_compalign._records import built
 from hf_compalign.measure.audit.items import CHANGES
 from hf_compalign.measure.audit.sections import RATES
+from hf_compalign.measure.statistics import SCORES
 
 _INTERVAL = "_interval"
-_NEEDED = {"cie", "accuracy_change", "mcnemar_p", *RATES, *(f"{name}{_INTERVAL}" for name in RATES)}
+_SCORED = {f"{name}_{end}" for name in SCORES for end in ("reference", "candidate", "change", f"change{_INTERVAL}")}
+_NEEDED = {"cie", "mcnemar_p", *RATES, *(f"{name}{_INTERVAL}" for name in RATES), *_SCORED}
 
 
 @dataclass(frozen=True)
