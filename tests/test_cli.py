@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +175,29 @@ def test_what_is_no_model_and_no_predictions_is_refused(place, monkeypatch, pair
     whole = Predictions.load("reference.npz")
     Predictions(whole.logits[1:], whole.labels[1:], whole.ids[1:], whole.label_names).save("fewer.npz")
     assert re.search(message, error_of(call("audit", *pair, *options)))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "audit.json"),
+        ("audit", "cut.npz", "candidate.npz"),
+        ("audit", "reference", "cut.onnx", "--dataset", "rows.parquet"),
+        ("audit", "reference", "cut", "--dataset", "rows.parquet"),
+        ("audit", "reference", "candidate", "--dataset", "cut.parquet"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(place, files, tmp_path, monkeypatch, words):
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    expected(files).save("audit.json")
+    shutil.copytree("candidate", "cut")
+    for whole, name in (("candidate.npz", "cut.npz"), ("rows.parquet", "cut.parquet"), ("rows.parquet", "cut.onnx")):
+        shutil.copy(whole, name)
+    damaged = next(word for word in words if word.startswith(("cut", "audit.")))
+    path = Path(damaged, "model.safetensors") if damaged == "cut" else Path(damaged)
+    path.write_bytes(path.read_bytes()[:-500])
+    assert damaged in error_of(call(*words))
 
 
 def test_several_splits_without_a_usual_name_must_be_named(models, tmp_path):

@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quantized
 import tiny
 from plotted import point
 from transformers import TrainerState
 
-from hf_compalign import PruningCallback, ShrinkCallback
-from hf_compalign._files import read_json
+from hf_compalign import PruningCallback, QuantizationCallback, ShrinkCallback, load_compressed, quantize_, shrink_
+from hf_compalign._files import read_json, write_record
 from hf_compalign.align.checkpoint import restore_weighting
 from hf_compalign.align.fine_tuning import _is_finished
 from hf_compalign.align.weighting import SoftAdaptWeighting, state_as_json
+from hf_compalign.demo import folder as demo
 from hf_compalign.measure.audit import Audit, audit
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
@@ -42,6 +44,7 @@ class Kind:
 
     write: Callable[[Path], Path]
     read: Callable[[Path], Any]
+    of_ours: str = ""  # the only part of a JSON whose values are damaged; the rest belongs to transformers
 
 
 def write_predictions(folder):
@@ -68,11 +71,6 @@ def read_audit(path):
     return str(found), found.to_json()
 
 
-def write_tokenizer(folder):
-    tiny.tokenizer().save_pretrained(folder)
-    return folder / "tokenizer.json"
-
-
 def write_frontier(folder):
     baselines = {"torch": {1: Latency(6.0, 5.0, 7.0)}}
     points = (point(0, 9, 25_000_000, b1=2.0), point(4, 0, 100_000_000))
@@ -95,32 +93,93 @@ def write_recipe(folder):
     return folder / "fine_tuning.json"
 
 
-def begun(callback, step, stored=None):
+def write_model(name, folder, **options):
+    """A model of unlike widths that are rounded."""
+    model = MODEL(num_hidden_layers=2)
+    shrink_(model, ffn=0.5, heads=0.5, score="magnitude")
+    quantize_(model, "onnxruntime-w8a8")
+    model.save_pretrained(folder, **options)
+    return folder / name
+
+
+def write_masked(folder):
+    """A model whose units are masked, and whose first layer is to go."""
+    model = MODEL(num_hidden_layers=2)
+    model.config.compression = {"version": 1, "shrink": {"cut": False, "dropped_layers": [0]}}
+    model.save_pretrained(folder)
+    return folder / "config.json"
+
+
+def write_results(folder):
+    found = {"kind": demo.KIND, "format_version": demo.FORMAT_VERSION, "n": 3, "files": ["README.md", "results.json"]}
+    write_record(folder / demo.RESULTS, found)
+    return folder / demo.RESULTS
+
+
+def read_results(path):
+    """A demo goes on without what it cannot read, and then replaces nothing."""
+    if not demo._former_entries(path.parent):
+        raise ValueError(f"{path} names nothing that may go.")
+
+
+def read_model(path):
+    load_compressed(path.parent)
+
+
+def write_tokenizer(name, folder):
+    tiny.tokenizer().save_pretrained(folder)
+    return folder / name
+
+
+def read_tokenizer(path):
+    load_processor(path.parent, TASKS[0])
+
+
+def begun(callback, path, step):
     """A callback whose training begins at a step, with what a checkpoint holds."""
-    args = tiny.arguments("unused")
-    state = TrainerState(global_step=step, max_steps=8, stateful_callbacks=stored)
-    callback.on_train_begin(args, state, None, model=MODEL(), optimizer=None, train_dataloader=None)
+    args = tiny.arguments(path.parents[1])
+    state = TrainerState(global_step=step, max_steps=8, stateful_callbacks=read_json(path) if step else None)
+    model = MODEL()
+    callback.on_train_begin(args, state, None, model=model, optimizer=None, train_dataloader=None)
+    callback.on_epoch_begin(args, state, None, model=model)
     return callback
 
 
 def write_state(make, folder):
-    callback = begun(make(), 0)
-    (folder / "trainer_state.json").write_text(json.dumps({type(callback).__name__: [callback.state()]}))
-    return folder / "trainer_state.json"
+    path = folder / "checkpoint-2" / "trainer_state.json"
+    path.parent.mkdir()
+    callback = begun(make(), path, 0)
+    path.write_text(json.dumps({type(callback).__name__: [callback.state()]}))
+    return path
+
+
+def write_ranges(folder):
+    quantized.needs("quanto-w8a8")
+    return write_state(QUANTIZING, folder)
 
 
 MODEL = partial(tiny.bert, num_hidden_layers=1)
 PRUNING = partial(PruningCallback, 0.5, schedule="constant")
 SHRINKING = partial(ShrinkCallback, ffn=0.5, heads=0.5, schedule="constant", score="magnitude")
+QUANTIZING = partial(QuantizationCallback, "quanto-w8a8", calibration=[tiny.batch(tiny.texts(2))])
+
+LAYER = "bert.encoder.layer.0.attention.self.query"
 
 KINDS = {
     "alignment": Kind(write_alignment, lambda path: restore_weighting(SoftAdaptWeighting([1.0, 2.0]), path, RECIPE)),
     "recipe": Kind(write_recipe, lambda path: _is_finished(path.parent, {"seed": 1, "data": {"train": ["a", "b"]}})),
-    "pruning": Kind(partial(write_state, PRUNING), lambda path: begun(PRUNING(), 2, read_json(path))),
-    "shrinking": Kind(partial(write_state, SHRINKING), lambda path: begun(SHRINKING(), 2, read_json(path))),
+    "pruning": Kind(partial(write_state, PRUNING), lambda path: begun(PRUNING(), path, 2)),
+    "shrinking": Kind(partial(write_state, SHRINKING), lambda path: begun(SHRINKING(), path, 2)),
+    "quantizing": Kind(write_ranges, lambda path: begun(QUANTIZING(), path, 2)),
+    "config": Kind(partial(write_model, "config.json"), read_model, "compression"),
+    "masked": Kind(write_masked, read_model, "compression"),
+    "weights": Kind(partial(write_model, "model.safetensors"), read_model),
+    "index": Kind(partial(write_model, "model.safetensors.index.json", max_shard_size="10KB"), read_model),
+    "tokenizer": Kind(partial(write_tokenizer, "tokenizer.json"), read_tokenizer),
+    "tokenizer config": Kind(partial(write_tokenizer, "tokenizer_config.json"), read_tokenizer),
+    "results": Kind(write_results, read_results),
     "predictions": Kind(write_predictions, Predictions.load),
     "audit": Kind(write_audit, read_audit),
-    "tokenizer": Kind(write_tokenizer, lambda path: load_processor(path.parent, TASKS[0])),
     "frontier": Kind(write_frontier, lambda path: frontier_table(Frontier.load(path))),
 }
 
@@ -149,10 +208,10 @@ def places(node, path=()):
         yield from places(node[key], (*path, key))
 
 
-def values(good, draw):
-    """One value of a JSON is missing, twice there, or another."""
+def values(good, draw, part=""):
+    """One value of a JSON, or of a part of it, is missing, twice there, or another."""
     bad = json.loads(good)
-    *way, last = draw.choice(list(places(bad)))
+    *way, last = draw.choice([place for place in places(bad) if part in ("", place[0])])
     node = bad
     for key in way:
         node = node[key]
@@ -194,13 +253,50 @@ def arrays(good, draw):
     return file.getvalue()
 
 
+def headers(good, draw):
+    """The header of a .safetensors has another length or another value."""
+    end = 8 + int.from_bytes(good[:8], "little")
+    if draw.random() < 0.3:
+        return draw.choice([0, 1, end - 9, end - 7, len(good), 2**40, 2**64 - 1]).to_bytes(8, "little") + good[8:]
+    header = values(good[8:end], draw)
+    return len(header).to_bytes(8, "little") + header + good[end:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "value"),
+    [
+        *(("shrinking", ("goal", "widths", 0, 0), index) for index in (-1, 1)),
+        *(("shrinking", ("goal", "widths", 0, 1), n_heads) for n_heads in (0, 3, 10**15)),
+        *(("shrinking", ("goal", "widths", 0, 2), n_neurons) for n_neurons in (-1, 33)),
+        *(("shrinking", ("goal", "dropped"), gone) for gone in ([0], [1], [-1])),
+        ("shrinking", ("goal", "widths"), []),
+        *(("quantizing", ("ranges", LAYER), scale) for scale in (0.0, -1.0, None)),
+        *(("quantizing", ("ranges",), ranges) for ranges in ({}, {"nowhere": 1.0}, None)),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused_when_a_run_begins(kind, place, value, tmp_path):
+    path = KINDS[kind].write(tmp_path)
+    stored = json.loads(path.read_text())
+    *way, last = place
+    node = next(iter(stored.values()))[0]["progress"]
+    for key in way:
+        node = node[key]
+    node[last] = value
+    path.write_text(json.dumps(stored))
+    with pytest.raises(
+        ValueError, match=f"trainer_state.json of the checkpoint {path.parent} cannot be read. .* Resume"
+    ):
+        KINDS[kind].read(path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_damaged_file_is_read_or_refused_in_words(kind, tmp_path):
     path = KINDS[kind].write(tmp_path)
     good = path.read_bytes()
     KINDS[kind].read(path)
-    ways = [bits, values] if path.suffix == ".json" else [bits, arrays] if path.suffix == ".npz" else [bits]
+    inside = {".json": partial(values, part=KINDS[kind].of_ours), ".npz": arrays, ".safetensors": headers}
+    ways = [bits, inside[path.suffix]]
     became, unnamed = Counter(), []
     for seed in range(DAMAGES):
         draw = random.Random(seed)
@@ -211,10 +307,9 @@ def test_a_damaged_file_is_read_or_refused_in_words(kind, tmp_path):
             became["read"] += 1
         except ValueError as error:
             became["refused"] += 1
-            named = path.name in str(error) or str(path.parent) in str(error) or "The checkpoint was" in str(error)
-            unnamed += [] if named else [f"damage {seed}: {error}"]
+            unnamed += [] if str(path.parent) in str(error) else [f"damage {seed}: {error}"]
         except Exception as error:
-            raise AssertionError(f"damage {seed} ({way.__name__})") from error
+            raise AssertionError(f"damage {seed} of {kind}") from error
     assert not unnamed, "the message does not name the file"
     assert became["refused"] > 0
     print(f"\n{kind}: {became['refused']} of {DAMAGES} damaged files refused, {became['read']} read")

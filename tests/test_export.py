@@ -255,6 +255,10 @@ def test_a_config_of_other_labels_does_not_come_beside_a_file(saved, tmp_path):
     with pytest.raises(ValueError, match=r"holds model.onnx of a model with other labels \(neg, pos\)"):
         export_onnx(tiny.bert(), tmp_path / "onnx", quantize="dynamic", overwrite=True)
     assert (tmp_path / "onnx" / "config.json").read_text() == before
+    for damaged in ("{", "[]", '{"id2label": {"a": "b"}}', "[" * 100_000):
+        (tmp_path / "onnx" / "config.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"onnx/config.json (is not a JSON file|cannot be read)"):
+            export_onnx(tiny.bert(), tmp_path / "onnx", quantize="dynamic", overwrite=True)
 
 
 # ---- errors ----

@@ -117,6 +117,9 @@ def test_stale_columns_are_refused(cached, teacher):
         "stale: the inputs of row": changed(cached, input_ids=tokens),
         "must hold 3 logits a row, .* Got shape \\(2,\\) in row 0": changed(cached, teacher_logits=[[0.0, 1.0]] * 24),
         "holds nan or inf in row 0": changed(cached, teacher_logits=nan),
+        "'teacher_fingerprint' of the train dataset holds 'a-b' in row 0": changed(
+            cached, teacher_fingerprint=["a-b"] * 24
+        ),
         "are of another teacher: got .*, .*; they must be one": concatenate_datasets([cached, other]),
     }
     for message, dataset in cases.items():
