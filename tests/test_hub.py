@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import hub_run
@@ -12,9 +13,11 @@ import hub_server
 import pytest
 import shipping
 import tiny
+import torch
 
 from hf_compalign import load_compressed
 from hf_compalign.measure.predictions import predict
+from hf_compalign.models import OnnxModel
 from hf_compalign.report.card import CardDetails
 from hf_compalign.ship import ArtifactDetails, audit_name, checked_files, push_to_hub, save_artifact
 
@@ -146,17 +149,22 @@ def test_a_missing_folder_and_a_bad_id_are_refused(copied, tmp_path):
 
 
 def test_an_audit_of_other_weights_is_not_sent(copied):
-    (copied / "onnx" / "model_int8.onnx").write_bytes((copied / "onnx" / "model.onnx").read_bytes())
-    with pytest.raises(ValueError, match="model_int8.audit.json is of other weights .* Write the folder again with"):
-        push_to_hub(copied, "tester/small")
+    int8 = copied / "onnx" / "model_int8.onnx"
+    int8.write_bytes((copied / "onnx" / "model.onnx").read_bytes())
+    for use in (partial(push_to_hub, copied, "tester/small"), partial(OnnxModel, int8)):
+        with pytest.raises(
+            ValueError, match="model_int8.audit.json is of other weights .* Write the folder again with"
+        ):
+            use()
     trained = load_compressed(copied)
     trained.classifier.bias.data += 1
     trained.save_pretrained(copied)
     other = r"copy/audit.json is of other weights \(\w{16}\) than those of .*copy \(.*or remove audit.json, to audit"
-    with pytest.raises(ValueError, match=other):
-        push_to_hub(copied, "tester/small")
-    with pytest.raises(ValueError, match=other):
-        predict(copied, hub_run.DATA)
+    for use in (partial(push_to_hub, copied, "tester/small"), partial(load_compressed, copied)):
+        with pytest.raises(ValueError, match=other):
+            use()
+    # Other numbers were asked for, so nothing tells whether the file is the one that was audited.
+    assert load_compressed(copied, dtype="bfloat16").dtype == torch.bfloat16
     (copied / "audit.json").unlink()
     assert len(predict(copied, hub_run.DATA)) == len(hub_run.DATA)
 
