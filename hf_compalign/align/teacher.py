@@ -167,7 +167,7 @@ def check_cached_logits(
         row = dataset[index]
         _check_logits(row[LOGITS_COLUMN], len(names), split, index)
         # Caches of earlier versions do not say which tokenizer made the rows.
-        teacher, order, *tokens, inputs = str(row[FINGERPRINT_COLUMN]).split("-")
+        teacher, order, tokens, inputs = _marks(row[FINGERPRINT_COLUMN], split, index)
         if inputs != row_fingerprint({main: row[main]}):
             raise ValueError(
                 f"The cached teacher logits of the {split} dataset are stale: the inputs of row {index} are not those "
@@ -225,6 +225,17 @@ def _order_mark(names: Sequence[str]) -> str:
     spellings = Counter(name.casefold() for name in names)
     known_as = [fold if spellings[fold := name.casefold()] == 1 else name for name in names]
     return row_fingerprint({"names": known_as})[: DIGITS // 2]
+
+
+def _marks(fingerprint: Any, split: str, index: int) -> tuple[str, str, list[str], str]:
+    """What a row says of the teacher, the order of the labels, perhaps the tokens, and the inputs."""
+    parts = str(fingerprint).split("-")
+    if len(parts) not in (3, 4):
+        raise ValueError(
+            f"The column {FINGERPRINT_COLUMN!r} of the {split} dataset holds {fingerprint!r:.80} in row {index}, which "
+            "cache_teacher_logits does not write. Run it again."
+        )
+    return parts[0], parts[1], parts[2:-1], parts[-1]
 
 
 def _check_logits(logits: Any, n_labels: int, split: str, index: int) -> None:

@@ -1,12 +1,12 @@
 """Adapters of PEFT, such as LoRA: they are to be merged into the model before it is compressed."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers.utils import find_adapter_config_file
+
+from hf_compalign._files import read_json
 
 
 def refuse_adapters(model: nn.Module) -> None:
@@ -30,7 +30,7 @@ def refuse_adapters_in(where: str, options: Mapping[str, Any]) -> None:
     if path is None:
         return
     try:
-        base = json.loads(Path(path).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = read_json(path)["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         base = None
     of = f" for {base!r:.200}" if base else ""

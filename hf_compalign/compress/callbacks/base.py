@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_compalign._compat import add_to_log, forget_best, stored_states
 from hf_compalign._files import built_from
@@ -29,16 +31,6 @@ class _Stored:
     progress: Mapping[str, Any] | None = None
 
 
-def restored(build: Callable[[Any], _Made], stored: Any) -> _Made:
-    """What ``build`` makes of something in the checkpoint's trainer_state.json; a ValueError if it is damaged."""
-    return built_from(
-        f"The checkpoint's {TRAINER_STATE_NAME}",
-        build,
-        stored,
-        again="Resume from another checkpoint, or copy it again.",
-    )
-
-
 class CompressionCallback(TrainerCallback, ExportableState):
     """A callback that compresses on a schedule; calibration data that are None are rows of the training data."""
 
@@ -48,6 +40,7 @@ class CompressionCallback(TrainerCallback, ExportableState):
     def __init__(self, timing: Timing, calibration: Iterable[Any] | None) -> None:
         self.timing = timing
         self._calibration = calibration
+        self._checkpoint = "checkpoint"  # and its folder, of a resumed run
 
     def _recipe(self) -> dict[str, Any]:
         """The arguments, as plain JSON values; a run resumes with the same."""
@@ -87,12 +80,15 @@ class CompressionCallback(TrainerCallback, ExportableState):
         progress = {"span": list(self.timing.span)} | self._progress()
         return {"args": self._recipe(), "attributes": {}, "progress": progress}
 
-    def _begin(self, state: TrainerState) -> Any:
+    def _begin(self, args: TrainingArguments, state: TrainerState) -> Any:
         """Lay the schedule over the training that begins; the progress of a resumed run, else None."""
+        # The Trainer does not tell the folder, but this is its name unless the checkpoint was moved.
+        folder = Path(args.output_dir or "", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        self._checkpoint = f"checkpoint {folder}" if (folder / TRAINER_STATE_NAME).is_file() else "checkpoint"
         saved = self._saved(state) if state.global_step > 0 else None
         self.timing = self.timing.over(state.max_steps)
         if saved is not None:
-            self.timing.check_resumed(saved.span)
+            self.timing.check_resumed(saved.span, self._checkpoint)
             if state.global_step < self.timing.final_step:
                 forget_best(state)
         return saved
@@ -100,20 +96,25 @@ class CompressionCallback(TrainerCallback, ExportableState):
     def _saved(self, state: TrainerState) -> Any:
         """The progress that a checkpoint holds."""
         name, recipe = type(self).__name__, self._recipe()
-        stored = [restored(partial(built, _Stored), one) for one in stored_states(state, name)]
+        stored = [self._restored(partial(built, _Stored), one) for one in stored_states(state, name)]
         # Of the states with the same arguments, the last is that of the checkpoint.
         own = [one.progress for one in stored if one.args == recipe and one.progress is not None]
         if own:
-            return restored(partial(built, self.progress), own[-1])
+            return self._restored(partial(built, self.progress), own[-1])
         if not stored:
             raise ValueError(
-                f"The checkpoint was made without a {name}, so this run cannot resume from it. To compress it, load "
-                "the model from the checkpoint and train without resume_from_checkpoint."
+                f"The {self._checkpoint} was made without a {name}, so this run cannot resume from it. To compress it, "
+                "load the model from it and train without resume_from_checkpoint."
             )
         raise ValueError(
-            f"The checkpoint was made with another {name}: {changes(stored[-1].args, recipe)}. Resume with the "
+            f"The {self._checkpoint} was made with another {name}: {changes(stored[-1].args, recipe)}. Resume with the "
             "same, or load the model from the checkpoint and train without resume_from_checkpoint."
         )
+
+    def _restored(self, build: Callable[[Any], _Made], stored: Any) -> _Made:
+        """What ``build`` makes of something in the checkpoint's trainer_state.json; a ValueError if it is damaged."""
+        where = f"{TRAINER_STATE_NAME} of the {self._checkpoint}"
+        return built_from(where, build, stored, again="Resume from another checkpoint, or copy it again.")
 
     def _batches_for(self, model: nn.Module, loader: DataLoader[Any]) -> list[Batch]:
         """The calibration data: what the user gave, or else some of the training data."""

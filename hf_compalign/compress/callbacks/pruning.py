@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 
 from hf_compalign.compress.calibration import Loss
-from hf_compalign.compress.callbacks.base import CompressionCallback, restored
+from hf_compalign.compress.callbacks.base import CompressionCallback
 from hf_compalign.compress.callbacks.order import join_pruning, leave
 from hf_compalign.compress.callbacks.packing import packed, unpacked
 from hf_compalign.compress.callbacks.schedules import Schedule
@@ -127,7 +127,7 @@ class PruningCallback(CompressionCallback):
         self._weights = prunable_weights(model, include=self.include, exclude=self.exclude)
         check_weights(model, self._weights, self.method)
         self._evidence = self._find_evidence(resumed=state.global_step > 0, **kwargs)
-        saved = self._begin(state)
+        saved = self._begin(args, state)
         join_pruning(model, state, self)
         drop_stale_record_(model)
         self._survivors, self._masks = None, {}
@@ -264,7 +264,7 @@ class PruningCallback(CompressionCallback):
             for name, weight in self._weights.items():
                 self._masks[name] = weight.detach() != 0
                 if name in saved.unpruned_zeros:
-                    zeros = restored(partial(unpacked, like=weight), saved.unpruned_zeros[name])
+                    zeros = self._restored(partial(unpacked, like=weight), saved.unpruned_zeros[name])
                     self._masks[name] |= laid_out_like(zeros, weight)
 
 

@@ -103,8 +103,11 @@ class QuantizationCallback(CompressionCallback):
         """Check that the model can be quantized before anything is trained; restore the ranges of a resumed run."""
         model = kwargs["model"]
         self._check_training(args, model)
-        saved = self._begin(state)
-        self._names, self._ranges = self._find_layers(model), saved and saved.ranges
+        saved = self._begin(args, state)
+        self._names, self._ranges = self._find_layers(model), None
+        # A run that is resumed before its preparation has none yet.
+        if saved is not None and (saved.ranges is not None or state.global_step >= self.timing.final_step):
+            self._ranges = self._restored(self._checked_ranges, saved.ranges)
         join_quantizing(model, state, self)
         if self.scheme.calibrated and self._ranges is None:
             self._batches = self._batches_for(model, kwargs["train_dataloader"])
@@ -166,6 +169,15 @@ class QuantizationCallback(CompressionCallback):
         prepare_(model, self.scheme, names)
         unprepare_(model)
         return names
+
+    def _checked_ranges(self, ranges: Mapping[str, float] | None) -> dict[str, float] | None:
+        """The ranges of a checkpoint; a ValueError if they are damaged, or of another model."""
+        if not self.scheme.calibrated and ranges is None:
+            return None
+        wrong = {name: scale for name, scale in (ranges or {}).items() if name not in self._names or not scale > 0}
+        if not ranges or wrong:
+            raise ValueError(f"These are no ranges of the {len(self._names)} layers: {wrong or ranges!r:.200}.")
+        return dict(ranges)
 
     def _prepare(self, model: nn.Module) -> None:
         self._silence(model)

@@ -232,6 +232,23 @@ class Removal:
         plan.check(self.model)
         return plan
 
+    def checked_goal(self, goal: Goal) -> Goal:
+        """The goal, if it can be one of this model's.
+
+        Raises:
+            ValueError: it is damaged, or of another model.
+        """
+        most = {one.index: (len(one.heads), len(one.neurons)) for one in self.whole.layers}
+        wide = {index: (n_heads, n_neurons) for index, n_heads, n_neurons in goal.widths}
+        fits = bool(wide) and sorted([*(index for index, *_ in goal.widths), *goal.dropped]) == sorted(most)
+        if not fits or any(
+            not 0 < n <= limit for index in wide for n, limit in zip(wide[index], most[index], strict=True)
+        ):
+            raise ValueError(
+                f"No goal of this model has the widths {goal.widths!r:.200} without {goal.dropped!r:.200}."
+            )
+        return goal
+
 
 def _hand_on(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]

@@ -11,7 +11,7 @@ from transformers import TrainerState, TrainingArguments
 
 from hf_compalign._trainer import of_first_process
 from hf_compalign.compress.calibration import Batch, Loss
-from hf_compalign.compress.callbacks.base import CompressionCallback, restored
+from hf_compalign.compress.callbacks.base import CompressionCallback
 from hf_compalign.compress.callbacks.order import before_cut, join_shrinking, leave
 from hf_compalign.compress.callbacks.removal import Goal, PackedLayer, Removal, narrowed
 from hf_compalign.compress.callbacks.schedules import Schedule
@@ -124,14 +124,14 @@ class ShrinkCallback(CompressionCallback):
         refuse_unsupported(args, model)
         check_not_converted(model, "shrunk")
         self._check_training(args, model)
-        saved = self._begin(state)
+        saved = self._begin(args, state)
         join_shrinking(model, state, self)
         self._batches = self._batches_for(model, kwargs["train_dataloader"]) if self._needs_data else ()
         drop_stale_record_(model)
         removal = self._removal = Removal(model)
         if saved is not None:
-            self._goal = saved.goal
-            removal.take(restored(removal.plan_of, saved.plan))
+            self._goal = saved.goal and self._restored(removal.checked_goal, saved.goal)
+            removal.take(self._restored(removal.plan_of, saved.plan))
             removal.apply()
             return
         self._goal = None

@@ -77,10 +77,10 @@ class Timing:
         schedule = named or getattr(self.schedule, "__qualname__", repr(self.schedule))
         return {"schedule": schedule, "begin": float(self.begin), "end": float(self.end), "every": self.every}
 
-    def check_resumed(self, span: list[int]) -> None:
+    def check_resumed(self, span: tuple[int, int], checkpoint: str) -> None:
         """Refuse to go on with a checkpoint that was made on a schedule over other steps."""
-        if tuple(span) != self.span:
+        if span != self.span:
             raise ValueError(
-                f"The checkpoint was made on a schedule over the optimizer steps {list(span)}, and this run's is "
+                f"The {checkpoint} was made on a schedule over the optimizer steps {list(span)}, and this run's is "
                 f"{list(self.span)}. Resume with the same number of epochs, batch size and data."
             )

@@ -1,12 +1,15 @@
 """What cannot be exported, or not into that folder, is refused before anything is written."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from hf_compalign._files import built_from, read_json
+from hf_compalign._records import built
 from hf_compalign.compress.export.graph import MODES, NO_FILE, graph_layers
 from hf_compalign.compress.sharding import in_shards
 from hf_compalign.models import FileModel, exported_files, input_names
@@ -70,13 +73,21 @@ def _exported_already(path: Path) -> str:
     return f"{path} is an {kind} file already. Give the PyTorch model that it was exported from."
 
 
+@dataclass(frozen=True)
+class _Labels:
+    """What a config.json says of the labels."""
+
+    id2label: Mapping[int, str] | None = None
+
+
 def check_neighbors(folder: str | Path, name: str, model: Any) -> None:
     """Refuse a folder with a file of a model with other labels: the new config would be read with it."""
     others = [file.name for file in exported_files(Path(folder), weights=False) if file.name != name]
     config = Path(folder) / "config.json"
     if others and config.is_file():
-        labels = json.loads(config.read_text(encoding="utf-8")).get("id2label")
-        if labels is not None and {int(index): text for index, text in labels.items()} != model.config.id2label:
+        again = "Copy the config.json of the exported model there, or give another folder."
+        labels = built_from(config, partial(built, _Labels), read_json(config), again=again).id2label
+        if labels is not None and labels != model.config.id2label:
             raise ValueError(
                 f"The folder {folder} holds {', '.join(others)} of a model with other labels "
                 f"({', '.join(map(str, labels.values()))}), and its config would be replaced. Give another folder."
