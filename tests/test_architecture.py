@@ -37,8 +37,8 @@ HELPERS = {
 MAY_IMPORT = {
     "data": (),
     "models": ("data",),
-    "compress": ("models",),
-    "opening": ("compress", "data", "models"),
+    "compress": ("data", "models"),
+    "opening": ("compress", "models"),
     "align": ("data", "measure.statistics", "models", "opening"),
     "measure": ("data", "models", "opening"),
     "metrics": ("measure",),

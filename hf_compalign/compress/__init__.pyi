@@ -6,6 +6,7 @@ from .calibration import own_loss as own_loss
 from .calibration import run_model as run_model
 from .calibration import token_rows as token_rows
 from .calibration import training_batches as training_batches
+from .fingerprint import model_fingerprint as model_fingerprint
 from .loading import load_compressed as load_compressed
 from .record import QUANTIZATION as QUANTIZATION
 from .record import SHRINK as SHRINK

@@ -12,17 +12,19 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from hf_compalign._compat import become, built_with
+from hf_compalign._files import AUDIT_NAME
 from hf_compalign.compress.adapters import refuse_adapters_in
+from hf_compalign.compress.fingerprint import model_fingerprint
 from hf_compalign.compress.quantize import Quantization, convert_, load_quantized, requantize_
 from hf_compalign.compress.record import QUANTIZATION, check_record, entry_of, malformed, shrink_of
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, cut_units, layers_of, zero_units_plan
-from hf_compalign.models import shards_of
+from hf_compalign.models import check_audited, shards_of
 
 # Where a model is and how to get it: for its config and for its weights.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # Weights in one file, or an index of several, and the ends of these names, which follow that of a variant.
-_INDEX = ".safetensors.index.json"
-_FILES = (("model.safetensors", "safetensors"), (f"model{_INDEX}", "json"))
+_SAFE, _INDEX = ".safetensors", ".safetensors.index.json"
+_FILES = ((f"model{_SAFE}", "safetensors"), (f"model{_INDEX}", "json"))
 # Arguments of from_pretrained that load_compressed decides itself.
 _DECIDED = (
     "config",
@@ -53,8 +55,8 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
         The model in evaluation mode, of the stock class of transformers, every weight from the files.
 
     Raises:
-        ValueError: there is no such model, its files are damaged or do not fit its config, a newer version made it, or
-            load_compressed decides an argument itself.
+        ValueError: there is no such model, its files are damaged or do not fit its config, a newer version made it,
+            `save_artifact` put an audit of other weights beside it, or load_compressed decides an argument itself.
         ImportError: a library for its quantized weights is not installed; the message has the pip command.
     """
     where = str(path_or_id)
@@ -82,6 +84,17 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
         with _as_files_say(where, cls):
             model = _read(cls, where, config=config, whole=compressed, **kwargs)
     become(model, stock)
+    _compress_(where, model, shrink, quantization)
+    if not _changing(kwargs):
+        folder = Path(where, kwargs.get("subfolder") or "")
+        check_audited(folder / AUDIT_NAME, (_SAFE, _INDEX), folder, partial(model_fingerprint, model))
+    return model
+
+
+def _compress_(
+    where: str, model: PreTrainedModel, shrink: Mapping[str, Any] | None, quantization: Quantization | None
+) -> None:
+    """Do what the files of a masked or rounded model leave to do."""
     if quantization is not None:
         with _as_config_says(where, "quantized"):
             requantize_(model, quantization)
@@ -91,7 +104,6 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
     if quantization is not None:
         with _as_config_says(where, "quantized"):
             convert_(model)
-    return model
 
 
 @contextmanager
@@ -119,7 +131,7 @@ def _as_files_say(where: str, cls: Any) -> Iterator[None]:
 def _check_weights(where: str, config: Any, located: Mapping[str, Any], variant: str | None) -> None:
     """Refuse a folder that would have transformers read a pickle, or a file from elsewhere."""
     named = getattr(config, "transformers_weights", None)
-    if named is not None and not str(named).endswith((".safetensors", _INDEX)):
+    if named is not None and not str(named).endswith((_SAFE, _INDEX)):
         raise ValueError(
             f"The config of {where!r} names {named!r} as its weights, and only safetensors are read. Take "
             "transformers_weights out of its config.json, or save the model again with save_pretrained."
@@ -139,10 +151,14 @@ def _file(where: str, name: str, located: Mapping[str, Any]) -> Path | None:
         return None
 
 
+def _changing(kwargs: Mapping[str, Any]) -> list[str]:
+    """The arguments that would open other weights than the saved ones."""
+    return sorted(set(kwargs) - {*_WHERE, "attn_implementation"})
+
+
 def _check_unchanged(where: str, quantization: Quantization, kwargs: Mapping[str, Any]) -> None:
     """Refuse arguments that would change small weights."""
-    other = sorted(set(kwargs) - {*_WHERE, "attn_implementation"})
-    if other:
+    if other := _changing(kwargs):
         raise ValueError(
             f"The model in {where!r} has the weights of {quantization.scheme}, which {', '.join(other)} cannot change. "
             "Leave it out, or load the float model."

@@ -1,3 +1,5 @@
+from .audited import check_audited as check_audited
+from .audited import check_belongs as check_belongs
 from .devices import checked_device as checked_device
 from .devices import default_device as default_device
 from .devices import device_of as device_of

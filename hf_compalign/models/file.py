@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_compalign.data import DIGITS
+from hf_compalign.models.audited import check_audited
 
 # The inputs of a classifier of texts or images.
 _KNOWN_INPUTS = ("input_ids", "pixel_values", "attention_mask", "token_type_ids")
@@ -68,7 +69,8 @@ class FileModel(nn.Module, ABC):
     Raises:
         ImportError: the extra of the runtime is not installed.
         ValueError: there is no such file, it keeps weights outside of its folder, the runtime cannot open it, it takes
-            other inputs, there is no config, or the numbers of labels and logits differ.
+            other inputs, there is no config, the numbers of labels and logits differ, or `save_artifact` put an audit
+            of other weights beside it.
     """
 
     suffix: ClassVar[str]
@@ -101,6 +103,8 @@ class FileModel(nn.Module, ABC):
         n_logits = outputs[self._output].shape[-1]
         if isinstance(n_logits, int):
             self._check_labels(n_logits)
+        audit = self.path.with_suffix(".audit.json")
+        check_audited(audit, (f"onnx/{self.path.name}",), self.path, lambda: self.fingerprint)
         self.eval()
 
     @abstractmethod

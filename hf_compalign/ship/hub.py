@@ -9,7 +9,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
 
 from hf_compalign.measure.audit import Audit
-from hf_compalign.opening import check_belongs, load_model
+from hf_compalign.models import check_belongs
+from hf_compalign.opening import load_model, model_fingerprint
 
 CARD = "README.md"
 ONNX = "onnx"
@@ -91,7 +92,8 @@ def checked_files(folder: str | Path) -> dict[str, Path]:
         )
     for name in (weights, *onnx):
         path, where = files[audit_name(name)], folder if name == weights else files[name]
-        check_belongs(path, Audit.load(path).candidate.model_fingerprint, where, load_model(where))
+        found = model_fingerprint(load_model(where))
+        check_belongs(path, Audit.load(path).candidate.model_fingerprint, where, found)
     return files
 
 
