@@ -135,7 +135,7 @@ def test_a_weight_that_is_0_by_chance_is_not_taken_for_pruned(tmp_path):
         weight[tuple(kept)] = 0.0
     saved = json.loads(json.dumps(callback.state()))["progress"]
     assert list(saved["unpruned_zeros"]) == [name]
-    callback._restore(saved)
+    callback._restore(callback.progress(**saved))
     assert torch.equal(callback._masks[name], mask)
 
 
