@@ -129,7 +129,7 @@ def zeros_by_chance(folder: Path, **settings: Any) -> dict[str, Any]:
     callback._apply()
     saved = [callback.state()["progress"] if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(saved)
-    callback._restore(json.loads(json.dumps(saved[0])))
+    callback._restore(callback.progress(**json.loads(json.dumps(saved[0]))))
     return {
         "written": torch.equal(whole(weight), values),
         "of_last": bool(kept[0] >= len(values) / 2),
