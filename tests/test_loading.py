@@ -224,7 +224,7 @@ def test_a_config_that_is_not_json(folder):
     ("architectures", "message"),
     [
         (None, "does not say which class of model it is .* Save the fine-tuned model"),
-        ([], "does not say which class of model it is"),
+        *((wrong, "does not say which class of model it is") for wrong in ([], 7, 0.5, {})),
         (["MyBert"], "names the class 'MyBert', which transformers .* does not have. Code that comes with a model is"),
         (["AutoModel"], "names the class 'AutoModel'"),
         (["logging"], "names the class 'logging'"),
