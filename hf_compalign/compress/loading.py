@@ -178,10 +178,10 @@ def _config(where: str, options: Mapping[str, Any]) -> Any:
 
 def _class(where: str, config: Any) -> Any:
     """The class that the config names, if it is one of transformers'."""
-    if not config.architectures:
+    if not (isinstance(config.architectures, list) and config.architectures):
         raise ValueError(
-            f"The config of {where!r} does not say which class of model it is (its 'architectures' is empty). Save the "
-            "fine-tuned model with save_pretrained and use that folder."
+            f"The config of {where!r} does not say which class of model it is (its 'architectures' is empty or no "
+            "list). Save the fine-tuned model with save_pretrained and use that folder."
         )
     name = config.architectures[0]
     found = getattr(transformers, str(name), None)

@@ -94,11 +94,12 @@ class FileModel(nn.Module, ABC):
         self.main_input_name = next(name for name in _MAIN_INPUTS if name in self._inputs)
         self._output = "logits" if "logits" in outputs else next(iter(outputs))
         self.config = self._config_beside() if config is None else config
-        self.architectures = tuple(self.config.architectures or ())
+        named = self.config.architectures
+        self.architectures = tuple(named) if isinstance(named, list | tuple) else ()
         if not self.architectures:
             raise ValueError(
-                f"The config of {self.path} does not say which class of model it is (its 'architectures' is empty). "
-                'Write it there, like ["BertForSequenceClassification"].'
+                f"The config of {self.path} does not say which class of model it is (its 'architectures' is empty "
+                'or no list). Write it there, like ["BertForSequenceClassification"].'
             )
         n_logits = outputs[self._output].shape[-1]
         if isinstance(n_logits, int):
