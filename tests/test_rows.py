@@ -263,3 +263,11 @@ def test_arrays_that_are_no_images_are_refused(array):
     rows = Dataset.from_dict({"image": [array]})
     with pytest.raises(ValueError, match="'image' holds no images. Got List.*arrays of whole numbers from 0 to 255"):
         pixels(rows)
+
+
+@pytest.mark.parametrize("limit", [-1, 0, "x", None])
+def test_a_tokenizer_whose_limit_is_no_length_is_refused(limit):
+    own = tokenizer()
+    own.model_max_length = limit
+    with pytest.raises(ValueError, match=f"model_max_length must be a number from 1 on. Got {limit!r}. Set it to"):
+        predict(tiny.bert(**NAMED), reviews(), processing_class=own)
