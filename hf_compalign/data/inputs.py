@@ -34,17 +34,23 @@ def tokenized(dataset: Dataset, tokenizer: Any, columns: Sequence[str], *, longe
         longest: how many tokens the model takes, if that is limited; see `hf_compalign.models.position_limit`.
 
     Raises:
-        ValueError: a column holds no texts, or a row has none.
+        ValueError: a column holds no texts, or a row has none; or the tokenizer's limit is no length.
     """
     check_texts(dataset, columns)
-    limit = min(tokenizer.model_max_length, longest or _NO_LIMIT)
+    own = tokenizer.model_max_length
+    if not isinstance(own, int | float) or own < 1:
+        raise ValueError(
+            f"The tokenizer's model_max_length must be a number from 1 on. Got {own!r}. Set it to the longest text, in "
+            "tokens, that the model takes."
+        )
+    limit = min(own, longest or _NO_LIMIT)
     cut: dict[str, Any] = {"truncation": True, "max_length": limit} if limit < _NO_LIMIT else {}
 
     def tokenize(batch: Mapping[str, list[Any]]) -> Any:
         return tokenizer(*(batch[column] for column in columns), **cut)
 
     rows = dataset.with_format(None).map(tokenize, batched=True, desc="Tokenizing")
-    if limit < tokenizer.model_max_length:
+    if limit < own:
         ids = rows.with_format("arrow")[:]["input_ids"]
         full = sum(np.count_nonzero(chunk.value_lengths().to_numpy() == limit) for chunk in ids.chunks)
         if full:

@@ -208,7 +208,7 @@ def _group_verdict(name: str, limit: float, grouped: GroupAudit) -> Verdict:
             raise _unlabeled(name)
         raise ValueError(
             f"The limit {name} needs groups of at least {grouped.min_group_size} {items}{which}, and there "
-            f"are none: the largest group has {largest}. Give more {items}, larger groups, or a smaller "
+            f"are too few: the largest group has {largest}. Give more {items}, larger groups, or a smaller "
             "min_group_size."
         )
     worst = max(judged, key=lambda one: (one.lower_bound > limit, one.upper_bound))
