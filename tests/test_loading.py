@@ -224,7 +224,9 @@ def test_a_config_that_is_not_json(folder):
     ("architectures", "message"),
     [
         (None, "does not say which class of model it is .* Save the fine-tuned model"),
-        *((wrong, "does not say which class of model it is") for wrong in ([], 7, 0.5, {})),
+        ([], "does not say which class of model it is"),
+        # Some versions of transformers refuse other types themselves.
+        *((wrong, "does not say which class of model it is|Field 'architectures'") for wrong in (7, 0.5, {})),
         (["MyBert"], "names the class 'MyBert', which transformers .* does not have. Code that comes with a model is"),
         (["AutoModel"], "names the class 'AutoModel'"),
         (["logging"], "names the class 'logging'"),
