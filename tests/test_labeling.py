@@ -8,11 +8,19 @@ import pytest
 import tiny
 import torch
 import zoo
-from datasets import ClassLabel, Dataset, List
+from datasets import ClassLabel, Dataset, List, Value
 from torch.utils.data import DataLoader
 from transformers import Trainer, default_data_collator
 
-from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_teacher_logits, predict, prune_
+from hf_compalign import (
+    AlignedDistillationTrainer,
+    AlignmentArguments,
+    PruningCallback,
+    ShrinkCallback,
+    cache_teacher_logits,
+    predict,
+    prune_,
+)
 from hf_compalign.compress import calibration_batches
 from hf_compalign.models import labeled_collator
 
@@ -184,6 +192,26 @@ def test_calibration_reads_labels_by_name_where_they_are_needed(model):
     prune_(copy.deepcopy(model), 0.5, score="wanda", calibration=foreign)
     with pytest.raises(ValueError, match="Got ham, spam against the model's a, b, c"):
         prune_(copy.deepcopy(model), 0.5, score="taylor", calibration=foreign)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [partial(PruningCallback, 0.5, score="taylor", schedule="constant"), partial(ShrinkCallback, ffn=0.5, begin=0.0)],
+)
+def test_callbacks_read_the_labels_of_their_calibration_data_by_name(tmp_path, model, callback):
+    def compressed(calibration):
+        one = callback(calibration=calibration)
+        trainer = tiny.trainer(tmp_path, copy.deepcopy(model), one, max_steps=1, learning_rate=0.0)
+        trainer.train()
+        return tiny.flat(trainer.model)
+
+    by_name, by_id, by_place = map(
+        compressed, (rows(), renumbered(rows()), rows().cast_column("labels", Value("int64")))
+    )
+    assert torch.equal(by_name, by_id)
+    assert not torch.equal(by_name, by_place)
+    with pytest.raises(ValueError, match="Got ham, spam against the model's a, b, c"):
+        compressed(rows().cast_column("labels", ClassLabel(names=["ham", "spam"])))
 
 
 def test_calibration_of_other_heads_takes_labels_as_they_are():
