@@ -116,9 +116,8 @@ class CompressionCallback(TrainerCallback, ExportableState):
         where = f"{TRAINER_STATE_NAME} of the {self._checkpoint}"
         return built_from(where, build, stored, again="Resume from another checkpoint, or copy it again.")
 
-    def _batches_for(self, model: nn.Module, loader: DataLoader[Any]) -> list[Batch]:
-        """The calibration data: what the user gave, or else some of the training data."""
+    def _batches_for(self, model: nn.Module, loader: DataLoader[Any], *, labeled: bool = False) -> list[Batch]:
+        """The calibration data: what the user gave, its labels read by name if needed; or some of the training data."""
         if self._calibration is None:
             return [*training_batches(loader, model)]
-        labeled = getattr(self, "score", None) == "taylor"
         return [*calibration_batches(self._calibration, model, labeled=labeled)]

@@ -203,7 +203,8 @@ class PruningCallback(CompressionCallback):
             return Evidence(learned=learned)
         if not self.method.calibrated:
             return Evidence()
-        return Evidence(self._batches_for(self._model, train_dataloader), self._loss)
+        batches = self._batches_for(self._model, train_dataloader, labeled=self.method.differentiates)
+        return Evidence(batches, self._loss)
 
     def use_loss(self, loss: Loss) -> None:
         """Let "taylor" differentiate this loss; the aligned trainer hands over its own."""

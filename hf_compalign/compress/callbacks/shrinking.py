@@ -126,7 +126,8 @@ class ShrinkCallback(CompressionCallback):
         self._check_training(args, model)
         saved = self._begin(args, state)
         join_shrinking(model, state, self)
-        self._batches = self._batches_for(model, kwargs["train_dataloader"]) if self._needs_data else ()
+        loader, labeled = kwargs["train_dataloader"], self.score == "taylor"
+        self._batches = self._batches_for(model, loader, labeled=labeled) if self._needs_data else ()
         drop_stale_record_(model)
         removal = self._removal = Removal(model)
         if saved is not None:

@@ -50,6 +50,11 @@ class Method:
         """Whether the choice needs calibration data."""
         return self.score in CALIBRATED
 
+    @property
+    def differentiates(self) -> bool:
+        """Whether the choice needs gradients of a loss, and so the labels of the calibration data."""
+        return self.score == "taylor"
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -143,12 +148,12 @@ def prune_(  # noqa: PLR0913 - what to prune, how and by which data
         )
     if calibration is not None and not method.calibrated:
         raise ValueError(f"calibration= would be ignored: score={score!r} looks at the weights alone. Leave it out.")
-    if loss is not None and score != "taylor":
+    if loss is not None and not method.differentiates:
         raise ValueError(f"loss= would be ignored: score={score!r} takes no gradients. Leave it out.")
     check_not_converted(model, "pruned")
     weights = prunable_weights(model, include=include, exclude=exclude)
     check_weights(model, weights, method)
-    batches = [] if calibration is None else calibration_batches(calibration, model, labeled=score == "taylor")
+    batches = [] if calibration is None else calibration_batches(calibration, model, labeled=method.differentiates)
     prune_weights_(model, weights, sparsity, method=method, evidence=Evidence(batches, loss))
     drop_stale_record_(model)
     zeros = {name: round(sparsity_of({name: weight}) * weight.numel()) for name, weight in weights.items()}
