@@ -41,7 +41,9 @@ def test_the_script_tries_a_type(script, kind):
 
 
 def test_a_wrong_result_and_a_foreign_error_fail(script):
-    for error in (script.WrongError("wrong"), ValueError("not ours"), RuntimeError("mat1")):
+    from architecture_checks import WrongError
+
+    for error in (WrongError("wrong"), ValueError("not ours"), RuntimeError("mat1")):
 
         def function(case, error=error):
             raise error
