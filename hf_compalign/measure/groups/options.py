@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from hf_compalign._checks import check_whole
 from hf_compalign.measure.groups.record import MIN_GROUP_SIZE
 
 
@@ -26,5 +27,4 @@ class GroupOptions:
 
     def __post_init__(self) -> None:
         for name, least in (("min_group_size", 1), ("n_resamples", 1), ("most_classes", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}. Got {getattr(self, name)}.")
+            check_whole(name, getattr(self, name), least=least)
