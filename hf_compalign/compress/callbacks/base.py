@@ -1,5 +1,6 @@
 """What the callbacks share: their calibration data, their numbers in the log, and how they resume."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ class _Stored:
     progress: Mapping[str, Any] | None = None
 
 
-class CompressionCallback(TrainerCallback, ExportableState):
+class CompressionCallback(TrainerCallback, ExportableState, ABC):
     """A callback that compresses on a schedule; calibration data that are None are rows of the training data."""
 
     # A dataclass of what `state` calls the progress.
@@ -42,17 +43,17 @@ class CompressionCallback(TrainerCallback, ExportableState):
         self._calibration = calibration
         self._checkpoint = "checkpoint"  # and its folder, of a resumed run
 
+    @abstractmethod
     def _recipe(self) -> dict[str, Any]:
         """The arguments, as plain JSON values; a run resumes with the same."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _progress(self) -> dict[str, Any]:
         """What a resumed run needs besides, as plain JSON values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _achieved(self) -> dict[str, float]:
         """The numbers that stand beside the training loss."""
-        raise NotImplementedError
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Let the evaluation that follows be the first that counts, up to the step after which all is done.
