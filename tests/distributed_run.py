@@ -33,7 +33,7 @@ def run(folder: Path, weighting: str) -> dict[str, Any]:
             ddp_backend="gloo" if launched else None,
         ),
         teacher=tiny.bert(seed=1),
-        alignment=AlignmentArguments(weighting=weighting, kl_weight=0.5),
+        alignment=AlignmentArguments(preset="paper", weighting=weighting, kl_weight=0.5),
         train_dataset=tiny.texts(40, unknown=4),  # so that the terms of the processes have different counts
         eval_dataset=tiny.texts(EVALUATED, seed=5),
         callbacks=[PruningCallback(0.5, every=1), AuditCallback(tiny.bert(seed=1), tiny.texts(EVALUATED, seed=5))],

@@ -257,7 +257,7 @@ def test_plain_recovery_of_the_same_teacher(glue_run, text_files, tmp_path):
     run_glue(
         *("--train_file", text_files / "train.csv", "--validation_file", text_files / "validation.csv"),
         *("--teacher_name_or_path", glue_run / "teacher", "--sparsity", "0.5", "--pruning_pattern", "layer"),
-        *("--agreement_weight", "0", "--logits_weight", "0", "--max_train_samples", "24", "--max_eval_samples", "20"),
+        *("--preset", "labels", "--max_train_samples", "24", "--max_eval_samples", "20"),
         *(*TRAIN, "--output_dir", tmp_path, "--test_file", text_files / "validation.csv", "--pad_to_max_length"),
     )
     # Audited on the 20 drawn from the test file, which are those of the validation file here.

@@ -169,7 +169,7 @@ def test_labels_that_are_not_the_models_are_refused_before_training(tmp_path, mo
 
 def test_where_the_orders_agree_training_is_still_that_of_the_stock_trainer(tmp_path):
     dataset = tiny.texts(12).cast_column("labels", ClassLabel(names=list(NAMES)))
-    plain = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
+    plain = AlignmentArguments(preset="labels")
     stock = tiny.bert(seed=2, dropout=0.1, **NAMED)
     ours = copy.deepcopy(stock)
     Trainer(stock, tiny.arguments(tmp_path), train_dataset=dataset).train()

@@ -295,7 +295,7 @@ def test_taylor_does_not_count_as_a_step_of_the_alignment(tmp_path, weighting):
             tiny.bert(seed=2, dropout=0.1),
             tiny.arguments(tmp_path, logging_steps=1),
             teacher=tiny.bert(seed=1),
-            alignment=AlignmentArguments(weighting=weighting, student_dropout=True),
+            alignment=AlignmentArguments(preset="paper", weighting=weighting, student_dropout=True),
             train_dataset=tiny.texts(),
             callbacks=list(callbacks),
         )

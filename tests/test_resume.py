@@ -24,7 +24,7 @@ def build(folder, *, weighting="fixed", callback=None, teacher=None, **settings)
         tiny.bert(seed=2, dropout=0.1),
         tiny.arguments(folder, **(saving | settings)),
         teacher=teacher or tiny.bert(seed=1),
-        alignment=AlignmentArguments(weighting=weighting, student_dropout=True),
+        alignment=AlignmentArguments(preset="paper", weighting=weighting, student_dropout=True),
         train_dataset=tiny.texts(32),
         callbacks=[PruningCallback(0.6, every=1) if callback is None else callback],
     )

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import logging
 import math
 
 import numpy as np
@@ -27,8 +28,9 @@ from hf_compalign.measure.statistics import kl_divergence
 
 pytestmark = pytest.mark.numeric
 
-PLAIN = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
-KL = AlignmentArguments(kl_weight=0.5, temperature=3.0)
+PLAIN = AlignmentArguments(preset="labels")
+PAPER = AlignmentArguments(preset="paper")
+KL = AlignmentArguments(preset="paper", kl_weight=0.5, temperature=3.0)
 
 
 def build(folder, *, student=None, teacher="the usual", alignment=None, dataset=None, settings=None, **trainer):
@@ -99,7 +101,7 @@ def test_one_batch_of_8_equals_4_accumulated_batches_of_2(tmp_path, weighting):
     for size, accumulation in ((8, 1), (2, 4)):
         sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
         settings = {"optim": "sgd", "num_train_epochs": 3, "logging_steps": 1}
-        alignment = AlignmentArguments(weighting=weighting)
+        alignment = AlignmentArguments(preset="paper", weighting=weighting)
         trainer = trained(tmp_path, alignment=alignment, dataset=dataset, settings=sizes | settings)
         history = trainer.state.log_history[:-1]
         logged = [{k: v for k, v in log.items() if k.endswith(("_loss", "_weight"))} for log in history]
@@ -114,7 +116,7 @@ def test_one_batch_of_8_equals_4_accumulated_batches_of_2(tmp_path, weighting):
 def test_unlabeled_items_train_the_teachers_terms_alone(tmp_path):
     labeled = tiny.texts(4)
     mixed = concatenate_datasets([labeled, tiny.texts(4, seed=7, unknown=1)])
-    trainer = build(tmp_path, dataset=mixed)
+    trainer = build(tmp_path, dataset=mixed, alignment=PAPER)
     z_s, z_t = logits(trainer.model, mixed), logits(tiny.bert(seed=1), mixed)
     expected = (
         F.cross_entropy(z_s[:4], torch.tensor(labeled["labels"][:]))
@@ -124,11 +126,18 @@ def test_unlabeled_items_train_the_teachers_terms_alone(tmp_path):
     assert tiny.distance(loss_of(trainer, mixed), expected) < tiny.ROUNDING
 
 
+def test_a_run_says_in_its_log_which_preset_it_is(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "hf_compalign"):
+        trained(tmp_path, alignment=PAPER)
+    assert "Alignment: preset paper: task 1, agreement 1, logits 1." in caplog.messages
+
+
 def test_a_dataset_without_labels_trains(tmp_path):
     student = tiny.bert(seed=2)
     before = tiny.flat(student)
     settings = {"logging_steps": 1}
-    trainer = trained(tmp_path, student=student, dataset=tiny.texts(8, labels=False), settings=settings)
+    rows = tiny.texts(8, labels=False)
+    trainer = trained(tmp_path, student=student, dataset=rows, alignment=PAPER, settings=settings)
     assert not torch.equal(before, tiny.flat(student))
     assert trainer.state.log_history[0]["task_loss"] == 0
     assert trainer.state.log_history[0]["logits_loss"] > 0
@@ -136,7 +145,7 @@ def test_a_dataset_without_labels_trains(tmp_path):
 
 def test_the_gate_reaches_the_loss(tmp_path):
     dataset, teacher = tiny.texts(16), tiny.bert(seed=1)
-    alignment = AlignmentArguments(task_weight=0.0, agreement_weight=0.0, only_where_teacher_is_right=True)
+    alignment = AlignmentArguments(only_where_teacher_is_right=True)
     trainer = build(tmp_path, dataset=dataset, alignment=alignment)
     z_s, z_t = logits(trainer.model, dataset), logits(teacher, dataset)
     right = z_t.argmax(-1) == torch.tensor(dataset["labels"][:])
@@ -194,7 +203,7 @@ def test_label_smoothing_and_an_own_loss_function_are_the_task_term(tmp_path):
     models = []
     for size, accumulation in ((8, 1), (2, 4)):
         settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "optim": "sgd"}
-        trainer = build(tmp_path, dataset=dataset, settings=settings, compute_loss_func=doubled)
+        trainer = build(tmp_path, dataset=dataset, alignment=PAPER, settings=settings, compute_loss_func=doubled)
         loss = trainer.compute_loss(trainer.model.train(), tiny.batch(dataset), num_items_in_batch=torch.tensor(8))
         z_t = logits(tiny.bert(seed=1), dataset)
         expected = 2 * F.cross_entropy(z, y) + F.cross_entropy(z, z_t.argmax(-1)) + F.mse_loss(z, z_t)
@@ -246,7 +255,7 @@ def test_the_teacher_gets_inputs_that_the_student_does_not_take(tmp_path, cached
 def test_every_term_is_logged_as_a_mean_over_the_interval(tmp_path):
     dataset = tiny.texts(16)
     settings = {"learning_rate": 0.0, "num_train_epochs": 1, "logging_steps": 4}
-    alignment = AlignmentArguments(task_weight=0.5, logits_weight=2.0)
+    alignment = AlignmentArguments(preset="paper", task_weight=0.5, logits_weight=2.0)
     trainer = trained(tmp_path, dataset=dataset, settings=settings, alignment=alignment)
     z_s, z_t = logits(trainer.model, dataset), logits(tiny.bert(seed=1), dataset)
     log = trainer.state.log_history[0]
@@ -480,7 +489,7 @@ def test_an_iterable_dataset(tmp_path):
 
 
 def test_hyperparameter_search_starts_every_trial_afresh(tmp_path):
-    learned = AlignmentArguments(weighting="uncertainty")
+    learned = AlignmentArguments(preset="paper", weighting="uncertainty")
     trainer = AlignedDistillationTrainer(
         None,
         tiny.arguments(tmp_path, num_train_epochs=1),
@@ -563,7 +572,7 @@ def test_a_teacher_that_is_far_behind_is_said_once(tmp_path, caplog, seed, said)
 def test_learned_weights_are_trained_and_the_teacher_is_not(tmp_path):
     teacher = tiny.bert(seed=1)
     before = tiny.flat(teacher).clone()
-    trainer = trained(tmp_path, teacher=teacher, alignment=AlignmentArguments(weighting="uncertainty"))
+    trainer = trained(tmp_path, teacher=teacher, alignment=AlignmentArguments(preset="paper", weighting="uncertainty"))
     assert not torch.equal(trainer.weighting.log_variance.detach(), torch.zeros(3))
     assert torch.equal(before, tiny.flat(teacher))
     optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
@@ -574,7 +583,9 @@ def test_learned_weights_are_trained_and_the_teacher_is_not(tmp_path):
 def test_learned_weights_follow_their_gradient(tmp_path, accumulation):
     settings = {"optim": "sgd", "lr_scheduler_type": "constant", "learning_rate": 0.1, "logging_strategy": "steps"}
     settings |= {"logging_steps": 1, "max_steps": 3, "gradient_accumulation_steps": accumulation}
-    trainer = trained(tmp_path, alignment=AlignmentArguments(weighting="uncertainty"), settings=settings)
+    trainer = trained(
+        tmp_path, alignment=AlignmentArguments(preset="paper", weighting="uncertainty"), settings=settings
+    )
     s = np.zeros(3)
     for log in trainer.state.log_history[:3]:
         losses = np.array([log[f"{name}_loss"] for name in ("task", "agreement", "logits")])
@@ -624,15 +635,17 @@ def test_bad_input_is_refused_before_training(tmp_path):
             "cannot with optimizers=",
             {
                 "student": student,
-                "alignment": AlignmentArguments(weighting="uncertainty"),
+                "alignment": AlignmentArguments(preset="paper", weighting="uncertainty"),
                 "optimizers": (torch.optim.SGD(student.parameters(), lr=0.1), None),
             },
         ),
     ]
-    no_task = AlignmentArguments(task_weight=0.0)
     cases += [
-        ("label_smoothing_factor.* task_weight 0", {"settings": {"label_smoothing_factor": 0.1}, "alignment": no_task}),
-        ("compute_loss_func.* task_weight 0", {"compute_loss_func": F.cross_entropy, "alignment": no_task}),
+        (
+            "label_smoothing_factor would be ignored.*no part in preset default",
+            {"settings": {"label_smoothing_factor": 0.1}},
+        ),
+        ("compute_loss_func would be ignored.*no part in preset default", {"compute_loss_func": F.cross_entropy}),
     ]
     for message, settings in cases:
         with pytest.raises(ValueError, match=message):
@@ -641,7 +654,7 @@ def test_bad_input_is_refused_before_training(tmp_path):
 
 @pytest.mark.parametrize("strategy", ["is_deepspeed_enabled", "is_fsdp_enabled"])
 def test_learned_weights_are_refused_where_they_would_not_be_trained(tmp_path, monkeypatch, strategy):
-    trainer = build(tmp_path, alignment=AlignmentArguments(weighting="uncertainty"))
+    trainer = build(tmp_path, alignment=AlignmentArguments(preset="paper", weighting="uncertainty"))
     monkeypatch.setattr(trainer, strategy, True)
     with pytest.raises(ValueError, match="keeps its weights outside the model, which DeepSpeed and FSDP do not"):
         check_setup(trainer)

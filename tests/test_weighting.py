@@ -107,7 +107,7 @@ def test_uncertainty_stays_in_its_bounds_when_a_loss_is_0_and_comes_back():
 
 @pytest.mark.parametrize("name", ["fixed", "random", "round_robin", "softadapt", "uncertainty"])
 def test_state_survives_json(name):
-    alignment = AlignmentArguments(weighting=name)
+    alignment = AlignmentArguments(preset="paper", weighting=name)
     one, two = alignment.build_weighting(0), alignment.build_weighting(1)
     for number in range(6):
         one.step(torch.rand(3), number)
@@ -121,11 +121,19 @@ def test_state_survives_json(name):
     ("settings", "message"),
     [
         ({"task_weight": -1.0}, "task_weight must be a finite number >= 0. Got -1.0"),
-        ({"task_weight": 0.0, "agreement_weight": 0.0, "logits_weight": 0.0}, "All loss weights are 0"),
+        ({"logits_weight": 0.0}, "All loss weights are 0.*default.* has logits 1. .*take preset='labels'"),
+        ({"preset": "best"}, "preset must be one of default, paper, kd, labels. Got 'best'"),
+        ({"weighting": "random"}, "weighting='random' would be ignored: it needs two terms or more, as preset='paper'"),
         ({"weighting": "magic"}, "weighting must be one of fixed, random, .* Got 'magic'"),
-        ({"weighting": "softadapt", "softadapt_variant": "x"}, "softadapt_variant must be one of original"),
+        (
+            {"preset": "paper", "weighting": "softadapt", "softadapt_variant": "x"},
+            "softadapt_variant must be one of original",
+        ),
         ({"kl_weight": 1.0, "temperature": 0.0}, "temperature must be > 0. Got 0.0"),
-        ({"weighting": "softadapt", "softadapt_window": 1}, "softadapt_window must be 2 steps or more. Got 1"),
+        (
+            {"preset": "paper", "weighting": "softadapt", "softadapt_window": 1},
+            "softadapt_window must be 2 steps or more. Got 1",
+        ),
         ({"temperature": 4.0}, "temperature=4.0 would be ignored: it needs kl_weight > 0"),
         ({"soft_agreement": True, "agreement_weight": 0.0}, "soft_agreement=True would be ignored"),
         ({"softadapt_beta": 1.0}, "softadapt_beta=1.0 would be ignored: it needs weighting='softadapt'"),
@@ -134,6 +142,31 @@ def test_state_survives_json(name):
 def test_bad_arguments_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         AlignmentArguments(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "weights", "said"),
+    [
+        ({}, {"logits": 1.0}, "preset default: logits 1"),
+        (
+            {"preset": "paper"},
+            {"task": 1.0, "agreement": 1.0, "logits": 1.0},
+            "preset paper: task 1, agreement 1, logits 1",
+        ),
+        ({"preset": "kd", "temperature": 4.0}, {"task": 1.0, "kl": 1.0}, "preset kd: task 1, kl 1"),
+        ({"preset": "labels"}, {"task": 1.0}, "preset labels: task 1"),
+        ({"kl_weight": 0.5}, {"logits": 1.0, "kl": 0.5}, "preset default with other weights: logits 1, kl 0.5"),
+        ({"preset": "paper", "task_weight": 0.0}, {"agreement": 1.0, "logits": 1.0}, "preset paper with other weights"),
+    ],
+)
+def test_a_preset_names_the_terms_and_a_weight_that_is_given_counts(settings, weights, said):
+    alignment = AlignmentArguments(**settings)
+    assert alignment.weights() == weights
+    assert str(alignment).startswith(said)
+    # What a checkpoint remembers are the weights, by whatever name they came.
+    spelled = {f"{term}_weight": weights.get(term, 0.0) for term in ("task", "agreement", "logits", "kl")}
+    options = {name: value for name, value in settings.items() if name == "temperature"}
+    assert AlignmentArguments(**spelled, **options).recipe() == alignment.recipe()
 
 
 def test_the_arguments_become_flags():

@@ -54,7 +54,7 @@ def _said_if_far_ahead(cells: Cells) -> bool:
     logger.warning(
         "The student is far ahead of its teacher: it alone is right on %d items, the teacher alone on %d. Alignment "
         "copies the teacher's mistakes too. Fine-tune the teacher further before you take it for the original, or "
-        "train the student with the labels alone (agreement_weight=0, logits_weight=0).",
+        "train the student with the labels alone (AlignmentArguments(preset='labels')).",
         cells.gained,
         cells.lost,
     )

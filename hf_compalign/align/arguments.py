@@ -1,7 +1,9 @@
 """The options of the alignment, a dataclass beside TrainingArguments."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from itertools import product
+from typing import Any
 
 from hf_compalign._trainer import flag
 from hf_compalign.align.losses import TermFunction, task_loss, teacher_terms
@@ -15,10 +17,20 @@ from hf_compalign.align.weighting import (
     Weighting,
 )
 
+# The weights of the terms by name; a term that is not there takes no part.
+PRESETS: Mapping[str, Mapping[str, float]] = {
+    "default": {"logits": 1.0},
+    "paper": {"task": 1.0, "agreement": 1.0, "logits": 1.0},
+    "kd": {"task": 1.0, "kl": 1.0},
+    "labels": {"task": 1.0},
+}
+TERMS = ("task", "agreement", "logits", "kl")
+
 # Options that only work together with others: (their prefix, whether that is there, what they need, in words).
 _NEEDS = (
-    ("temperature", lambda a: a.kl_weight > 0, "kl_weight > 0"),
-    ("soft_agreement", lambda a: a.agreement_weight > 0, "agreement_weight > 0"),
+    ("temperature", lambda a: "kl" in a.weights(), "kl_weight > 0"),
+    ("soft_agreement", lambda a: "agreement" in a.weights(), "agreement_weight > 0"),
+    ("weighting", lambda a: len(a.weights()) > 1, "two terms or more, as preset='paper' has"),
     ("softadapt_", lambda a: a.weighting == "softadapt", "weighting='softadapt'"),
     ("only_where_teacher_is_right", lambda a: a.needs_teacher, "a teacher term with weight > 0"),
     ("student_dropout", lambda a: a.needs_teacher, "a teacher term with weight > 0"),
@@ -29,18 +41,28 @@ _NEEDS = (
 class AlignmentArguments:
     """What the student is trained on besides its labels. Nothing needs setting.
 
-    The default is the loss of https://huggingface.co/papers/2012.01604 with equal weights: cross-entropy with the
-    labels, cross-entropy with the teacher's predictions, and the squared error of the logits. With all teacher
-    weights 0 the training is that of the stock Trainer, and a teacher only measures.
+    A preset names the terms and their weights. "default" is the squared error between the two models' logits alone,
+    which is 0 where they answer alike: labels are not needed. "paper" is the loss of
+    https://huggingface.co/papers/2012.01604 with its three terms weighted alike: cross-entropy with the labels,
+    cross-entropy with the teacher's predictions, and the squared error of the logits. "kd" is distillation
+    (https://huggingface.co/papers/1503.02531): the labels and the KL divergence at temperature 2. "labels" is the loss
+    of the stock Trainer, and a teacher then only measures. A weight that is given takes the place of the preset's.
 
     Raises:
         ValueError: an option out of range, or one that would be ignored because what it belongs to is off.
     """
 
-    task_weight: float = flag(1.0, "Weight of the cross-entropy with the labels.")
-    agreement_weight: float = flag(1.0, "Weight of the cross-entropy with the teacher's predictions.")
-    logits_weight: float = flag(1.0, "Weight of the squared error between the two models' logits.")
-    kl_weight: float = flag(0.0, "Weight of the KL divergence from the teacher at `temperature`.")
+    preset: str = flag("default", f"Which terms, with which weights: {', '.join(PRESETS)}.")
+    task_weight: float | None = flag(None, "Weight of the cross-entropy with the labels; by default the preset's.")
+    agreement_weight: float | None = flag(
+        None, "Weight of the cross-entropy with the teacher's predictions; by default the preset's."
+    )
+    logits_weight: float | None = flag(
+        None, "Weight of the squared error between the two models' logits; by default the preset's."
+    )
+    kl_weight: float | None = flag(
+        None, "Weight of the KL divergence from the teacher at `temperature`; by default the preset's."
+    )
     temperature: float = flag(2.0, "Temperature T of the KL term, scaled by T^2.")
     soft_agreement: bool = flag(False, "Agree with the teacher's probabilities instead of its predicted class.")
     only_where_teacher_is_right: bool = flag(
@@ -57,13 +79,17 @@ class AlignmentArguments:
     softadapt_window: int = flag(5, "Optimizer steps that SoftAdapt looks back.")
 
     def __post_init__(self) -> None:
-        for name in ("task_weight", "agreement_weight", "logits_weight", "kl_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
+        _check_choice("preset", self.preset, tuple(PRESETS))
+        for name, weight in self._all_weights().items():
+            if not 0 <= weight < float("inf"):
                 raise ValueError(
-                    f"{name} must be a finite number >= 0. Got {getattr(self, name)}. Use 0 to leave the term out."
+                    f"{name}_weight must be a finite number >= 0. Got {weight}. Use 0 to leave the term out."
                 )
         if not self.weights():
-            raise ValueError("All loss weights are 0: nothing would be trained. Set task_weight=1.0, say.")
+            raise ValueError(
+                f"All loss weights are 0: nothing would be trained. The preset {self.preset!r} has "
+                f"{_listed(PRESETS[self.preset])}. For the stock Trainer's loss take preset='labels'."
+            )
         _check_choice("weighting", self.weighting, WEIGHTINGS)
         _check_choice("softadapt_variant", self.softadapt_variant, SOFTADAPT_VARIANTS)
         if self.temperature <= 0:
@@ -84,13 +110,23 @@ class AlignmentArguments:
 
     def weights(self) -> dict[str, float]:
         """The terms that take part, with their weights."""
-        weights = {
-            "task": self.task_weight,
-            "agreement": self.agreement_weight,
-            "logits": self.logits_weight,
-            "kl": self.kl_weight,
-        }
-        return {name: float(weight) for name, weight in weights.items() if weight > 0}
+        return {name: weight for name, weight in self._all_weights().items() if weight > 0}
+
+    def _all_weights(self) -> dict[str, float]:
+        given = {name: getattr(self, f"{name}_weight") for name in TERMS}
+        preset = PRESETS[self.preset]
+        return {name: float(preset.get(name, 0.0) if weight is None else weight) for name, weight in given.items()}
+
+    def recipe(self) -> dict[str, Any]:
+        """The options with the weights in force, as plain JSON values; how a preset is called does not matter."""
+        options = asdict(self) | {f"{name}_weight": weight for name, weight in self._all_weights().items()}
+        del options["preset"]
+        return options
+
+    def __str__(self) -> str:
+        weights = self.weights()
+        changed = "" if weights == PRESETS[self.preset] else " with other weights"
+        return f"preset {self.preset}{changed}: {_listed(weights)}"
 
     def terms(self) -> dict[str, TermFunction]:
         """The functions of the terms that take part, in the order of `weights`."""
@@ -115,6 +151,10 @@ class AlignmentArguments:
         if self.weighting == "uncertainty":
             return UncertaintyWeighting(base)
         return Weighting(base)
+
+
+def _listed(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

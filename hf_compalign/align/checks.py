@@ -53,10 +53,10 @@ def _check_ignored(trainer: Any) -> None:
         ("label_smoothing_factor", args.label_smoothing_factor > 0),
         ("compute_loss_func", trainer.compute_loss_func is not None),
     ):
-        if given and not trainer.alignment.task_weight:
+        if given and "task" not in trainer.alignment.weights():
             raise ValueError(
-                f"{name} would be ignored: it is about the labels' term, which has task_weight 0. Set task_weight "
-                f"above 0, or leave {name} out."
+                f"{name} would be ignored: it is about the labels' term, which takes no part in {trainer.alignment}. "
+                f"Set task_weight above 0, or leave {name} out."
             )
     if args.world_size > 1 and not args.average_tokens_across_devices:
         raise ValueError(
@@ -128,7 +128,7 @@ def check_datasets(trainer: Any, teacher: LiveTeacher | None) -> str | None:
         elif trainer.alignment.needs_teacher and teacher is None and isinstance(dataset, Dataset):
             raise ValueError(
                 f"The loss has terms with a teacher, but there is none for the {split} dataset. Pass teacher=, or fill "
-                f"the column {LOGITS_COLUMN!r} with cache_teacher_logits, or set all teacher weights to 0."
+                f"the column {LOGITS_COLUMN!r} with cache_teacher_logits, or take AlignmentArguments(preset='labels')."
             )
     if len(found) > 1:
         raise ValueError(
@@ -151,5 +151,5 @@ def _check_labels(trainer: Any, dataset: Dataset, split: str) -> None:
         raise ValueError(
             f"The train dataset has no labels (columns: {', '.join(dataset.column_names)}), and the task term is the "
             "only one in use. Add a label column, name it with TrainingArguments(label_names=[...]), or train on "
-            "the teacher's answers with agreement_weight or logits_weight above 0."
+            "a teacher's answers: AlignmentArguments() with teacher=."
         )

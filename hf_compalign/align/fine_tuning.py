@@ -119,7 +119,7 @@ def fine_tune_teacher(
     model = load_for_labels(auto_class, models.origin, names, ignore_mismatched_sizes=models.ignore_mismatched_sizes)
     # The stock Trainer, but with the right loss also under gradient accumulation and in several processes.
     # https://github.com/huggingface/transformers/issues/47688
-    labels_alone = AlignmentArguments(agreement_weight=0.0, logits_weight=0.0)
+    labels_alone = AlignmentArguments(preset="labels")
     trained = AlignedDistillationTrainer(model, _arguments(models, args, folder), alignment=labels_alone, **trainer)
     trained.train()
     trained.save_model()

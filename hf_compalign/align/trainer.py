@@ -1,34 +1,30 @@
 """The Trainer whose loss keeps the student answering like its teacher."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from hf_compalign._compat import loss_is_scaled, prepared
 from hf_compalign._files import write_text_atomic
-from hf_compalign.align.agreement import Agreement
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checkpoint import check_resumable, last_complete_checkpoint, restore_weighting
-from hf_compalign.align.checks import check_datasets, check_setup, check_student_and_teacher
+from hf_compalign.align.checks import check_datasets, check_setup
 from hf_compalign.align.dropout import switch_dropout_off
-from hf_compalign.align.labeled import LabeledTrainer
 from hf_compalign.align.losses import masked_mean, task_loss
 from hf_compalign.align.meter import LossGuard, TermMeter
 from hf_compalign.align.search import fewest_mismatches
-from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, without_fingerprints
+from hf_compalign.align.taught import TaughtTrainer
+from hf_compalign.align.teacher import without_fingerprints
 from hf_compalign.align.weighting import state_as_json
-from hf_compalign.labels import IGNORED, names_of
-from hf_compalign.models import explaining_tokens, input_names
-from hf_compalign.opening import load_model
+from hf_compalign.labels import IGNORED
+from hf_compalign.models import explaining_tokens
 from hf_compalign.tasks import Items, logits_of, task_of
 
 STATE_FILE = "alignment.json"
@@ -36,7 +32,7 @@ STATE_FILE = "alignment.json"
 logger = logging.get_logger(__name__)
 
 
-class AlignedDistillationTrainer(LabeledTrainer):
+class AlignedDistillationTrainer(TaughtTrainer):
     """A `Trainer` that also trains the student to keep the answers of a frozen teacher.
 
     Everything a `Trainer` takes can be given, by position too, and works as it does there. The loss is the weighted sum
@@ -51,7 +47,7 @@ class AlignedDistillationTrainer(LabeledTrainer):
         args: as for `Trainer`.
         *further: the arguments that `Trainer` takes next: data_collator, train_dataset, eval_dataset and so on.
         teacher: the original: a module, a local folder or a Hub id. None when the datasets carry its logits
-            (`cache_teacher_logits`), or when all teacher weights are 0.
+            (`cache_teacher_logits`), or with the preset "labels".
         alignment: the loss terms and their weights; the default needs no change.
         **trainer: the other arguments of `Trainer`, by name.
 
@@ -89,21 +85,12 @@ class AlignedDistillationTrainer(LabeledTrainer):
         loss_is_scaled(self)
         self.label_names = self.label_names or ["labels"]
         check_setup(self)
-        self.teacher: PreTrainedModel | None = None if teacher is None else load_model(teacher)
-        self._live: LiveTeacher | None = None
-        self._for_teacher_alone = {LOGITS_COLUMN}
-        if self.teacher is not None:
-            check_student_and_teacher(self, self.teacher)
-            self._live = LiveTeacher(self.teacher, names_of(self.model.config.id2label))
-            self._live.to(self.args.device)
-            # DistilBERT, say, takes no token_type_ids, and its teacher BERT needs them for pairs.
-            self._for_teacher_alone |= set(input_names(self.teacher)) - set(input_names(self.model))
+        self._take_teacher(teacher)
         self._cached_fingerprint = check_datasets(self, self._live)
         self.train_dataset = without_fingerprints(self.train_dataset)
         self.eval_dataset = without_fingerprints(self.eval_dataset)
         self._terms = self.alignment.terms()
         self._reset_weighting()
-        self._agreement = Agreement()
 
     # ---- the loss ----
 
@@ -164,27 +151,6 @@ class AlignedDistillationTrainer(LabeledTrainer):
         values = task_loss(items.logits, None, items.labels, label_smoothing=smoothing)
         return masked_mean(values, items.labeled, count)
 
-    def _teacher_logits(self, inputs: Mapping[str, Any], *, training: bool) -> Tensor | None:
-        """[B, C]: from the batch's column, else from the live teacher; None in an evaluation that has neither."""
-        cached: Tensor | None = inputs.get(LOGITS_COLUMN)
-        if cached is not None:
-            return cached.float()
-        if self._live is not None:
-            return self._live.logits(inputs, self.accelerator.autocast())
-        if training:
-            raise ValueError(
-                f"The batch has no {LOGITS_COLUMN!r}, and no teacher= was given. If the dataset has the column, the "
-                "data_collator or a transform drops it: let it pass the column on as a float tensor [B, C]."
-            )
-        if self.alignment.needs_teacher:
-            logger.warning_once(
-                f"No teacher= and no {LOGITS_COLUMN!r} here: only the task term is evaluated, without the agreement."
-            )
-        return None
-
-    def _of_student(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in inputs.items() if name not in self._for_teacher_alone}
-
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int]:
@@ -243,36 +209,6 @@ class AlignedDistillationTrainer(LabeledTrainer):
     def _raise_if_broken(self) -> None:
         self._meter.raise_if_broken(self._mean_over_processes)
 
-    # ---- agreement with the teacher, in evaluate() and predict() ----
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """The Trainer's loop, with the agreement of student and teacher added to its metrics."""
-        self._agreement.begin()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        for name, value in self._agreement.metrics(aligns=self.alignment.needs_teacher).items():
-            # A metric of the user's own with that name stays what it was.
-            output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
-        return output
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Tensor | None, Any, Any]:
-        """One evaluation batch, as the Trainer does it; both models' answers to each example are noted."""
-        inputs = dict(prepared(self, inputs))
-        with torch.no_grad():
-            teacher = self._teacher_logits(inputs, training=False)
-        inputs = self._of_student(inputs)
-        if teacher is None:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        labels = inputs.get(self.label_names[0])
-        # With labels the Trainer calls compute_loss, which takes the teacher's answer from here; without, the model.
-        batch = inputs if labels is None else {**inputs, LOGITS_COLUMN: teacher}
-        loss, logits, gathered_labels = super().prediction_step(model, batch, False, ignore_keys)
-        student = logits[0] if isinstance(logits, tuple) else logits
-        # The Trainer's own gathering drops the examples that fill up the last batch of a distributed evaluation.
-        self._agreement.add(self.task.items(student, labels), teacher, self.gather_function)
-        return (loss, None, None) if prediction_loss_only else (loss, logits, gathered_labels)
-
     # ---- what surrounds the loop ----
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -300,6 +236,7 @@ class AlignedDistillationTrainer(LabeledTrainer):
             # A compression may choose by what this loss depends on.
             if hasattr(callback, "use_loss"):
                 callback.use_loss(lambda model, batch: self.compute_loss(model, prepared(self, dict(batch))))
+        logger.info("Alignment: %s.", self.alignment)
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         self._raise_if_broken()
         return output
@@ -324,7 +261,7 @@ class AlignedDistillationTrainer(LabeledTrainer):
 
     def _recipe(self) -> dict[str, Any]:
         teacher = self._cached_fingerprint if self._live is None else self._live.fingerprint
-        return {"alignment": asdict(self.alignment), "teacher": teacher}
+        return {"alignment": self.alignment.recipe(), "teacher": teacher}
 
     # Private methods of Trainer: `_compat.OVERRIDDEN` says why.
 
@@ -338,7 +275,3 @@ class AlignedDistillationTrainer(LabeledTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             restore_weighting(self.weighting, Path(checkpoint) / STATE_FILE, self._recipe())
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), *self._for_teacher_alone]))

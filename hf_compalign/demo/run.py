@@ -33,7 +33,7 @@ from hf_compalign.opening import load_model
 Progress = Callable[[str, int, int], None]
 
 # The only difference between the trainings of the two students.
-RECIPES = {"ce": AlignmentArguments(agreement_weight=0.0, logits_weight=0.0), "aligned": AlignmentArguments()}
+RECIPES = {"ce": AlignmentArguments(preset="labels"), "aligned": AlignmentArguments()}
 MODELS = ("reference", *RECIPES)
 _STAGES = {
     "reference": "Training the reference",

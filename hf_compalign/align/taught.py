@@ -1,0 +1,101 @@
+"""A Trainer that compares its model with a teacher wherever it evaluates."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from hf_compalign._compat import prepared
+from hf_compalign.align.agreement import Agreement
+from hf_compalign.align.arguments import AlignmentArguments
+from hf_compalign.align.checks import check_student_and_teacher
+from hf_compalign.align.labeled import LabeledTrainer
+from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher
+from hf_compalign.labels import names_of
+from hf_compalign.models import input_names
+from hf_compalign.opening import load_model
+from hf_compalign.tasks import Task
+
+logger = logging.get_logger(__name__)
+
+
+class TaughtTrainer(LabeledTrainer):
+    """A `LabeledTrainer` with a teacher: run live, or read from a column of its logits."""
+
+    alignment: AlignmentArguments
+    task: Task
+    teacher: PreTrainedModel | None
+    model: Any
+    _signature_columns: list[str] | None
+
+    def _take_teacher(self, teacher: Any) -> None:
+        """Load the teacher, if there is a live one, and see that it can teach this model."""
+        self._agreement = Agreement()
+        self.teacher = None if teacher is None else load_model(teacher)
+        self._live: LiveTeacher | None = None
+        self._for_teacher_alone = {LOGITS_COLUMN}
+        if self.teacher is not None:
+            check_student_and_teacher(self, self.teacher)
+            self._live = LiveTeacher(self.teacher, names_of(self.model.config.id2label))
+            self._live.to(self.args.device)
+            # DistilBERT, say, takes no token_type_ids, and its teacher BERT needs them for pairs.
+            self._for_teacher_alone |= set(input_names(self.teacher)) - set(input_names(self.model))
+
+    def _teacher_logits(self, inputs: Mapping[str, Any], *, training: bool) -> Tensor | None:
+        """[B, C]: from the batch's column, else from the live teacher; None in an evaluation that has neither."""
+        cached: Tensor | None = inputs.get(LOGITS_COLUMN)
+        if cached is not None:
+            return cached.float()
+        if self._live is not None:
+            return self._live.logits(inputs, self.accelerator.autocast())
+        if training:
+            raise ValueError(
+                f"The batch has no {LOGITS_COLUMN!r}, and no teacher= was given. If the dataset has the column, the "
+                "data_collator or a transform drops it: let it pass the column on as a float tensor [B, C]."
+            )
+        if self.alignment.needs_teacher:
+            logger.warning_once(
+                f"No teacher= and no {LOGITS_COLUMN!r} here: only the task term is evaluated, without the agreement."
+            )
+        return None
+
+    def _of_student(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in inputs.items() if name not in self._for_teacher_alone}
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """The Trainer's loop, with the agreement of student and teacher added to its metrics."""
+        self._agreement.begin()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        for name, value in self._agreement.metrics(aligns=self.alignment.needs_teacher).items():
+            # A metric of the user's own with that name stays what it was.
+            output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
+        return output
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Any, Any]:
+        """One evaluation batch, as the Trainer does it; both models' answers to each example are noted."""
+        inputs = dict(prepared(self, inputs))
+        with torch.no_grad():
+            teacher = self._teacher_logits(inputs, training=False)
+        inputs = self._of_student(inputs)
+        if teacher is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        labels = inputs.get(self.label_names[0])
+        # With labels the Trainer calls compute_loss, which takes the teacher's answer from here; without, the model.
+        batch = inputs if labels is None else {**inputs, LOGITS_COLUMN: teacher}
+        loss, logits, gathered_labels = super().prediction_step(model, batch, False, ignore_keys)
+        student = logits[0] if isinstance(logits, tuple) else logits
+        # The Trainer's own gathering drops the examples that fill up the last batch of a distributed evaluation.
+        self._agreement.add(self.task.items(student, labels), teacher, self.gather_function)
+        return (loss, None, None) if prediction_loss_only else (loss, logits, gathered_labels)
+
+    # A private method of Trainer: `_compat.OVERRIDDEN` says why.
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), *self._for_teacher_alone]))
