@@ -1,0 +1,157 @@
+"""The study: one declarative grid of settings, compressions and arms; one run each; one page of results.
+
+python benchmarks/study.py run --preset cpu --checkpoint MINILM --data DATA --output OUT [--worker 0/2]
+    [--settings digits sst2] [--compressions obs-50 int8] [--arms ce ours] [--seeds 0 1 2]
+python benchmarks/study.py report --output OUT --page docs/results.md
+
+`run` goes through the cells of the preset and skips what is done; it can be stopped at any time. Several of them may
+share an output folder: each run is made by one. With --worker 0/2 a run takes every second cell from the first on; on
+several GPUs, start one of them for each, with CUDA_VISIBLE_DEVICES. `report` writes the tables, the sentences and the
+plots between the marks of the page from the runs that there are.
+
+All arms of a cell start from the same compressed model, and see the same rows in the same order for as many steps; the
+zeros, the cuts or the rounding are held. Each arm has its own best learning rate. The rule, set before any run: an arm
+chooses from the preset's list, once for a setting and kind of compression, by the fewest mismatches on the validation
+part with seed 0; at 50 % for magnitude and for obs. Ties go to the lower KL divergence, then to the lower rate. Test
+parts are for the report alone.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import study_records
+import torch
+from study_grid import ARMS, COMPRESSIONS, PRESETS, Cell, Plan, cells
+from study_runs import Bench, Place
+from study_settings import SETTINGS, Sources
+from transformers.utils import logging
+
+
+def plans_of(options: argparse.Namespace) -> dict[str, Plan]:
+    """The preset's plans, narrowed to what was asked for.
+
+    Raises:
+        ValueError: a name that there is not, or a setting that lacks an option.
+    """
+    known = {"settings": SETTINGS, "compressions": COMPRESSIONS, "arms": ARMS}
+    (preset,) = _checked("preset", [options.preset], PRESETS)
+    wanted = {name: _checked(name, getattr(options, name), allowed) for name, allowed in known.items()}
+    plans = PRESETS[preset]
+    plans = {name: plans[name] for name in _checked("settings", wanted["settings"] or plans, plans)}
+    for name in plans:
+        missing = [f"--{need}" for need in SETTINGS[name].needs if getattr(options, need) is None]
+        if missing:
+            raise ValueError(f"The setting {name} needs {' and '.join(missing)}. Give it, or choose other --settings.")
+    narrowed = {name: tuple(wanted[name]) for name in ("compressions", "arms") if wanted[name]}
+    if narrowed:  # what was asked for is run everywhere
+        narrowed |= {"further": (), "few": ()}
+    return {name: replace(plan, **narrowed) for name, plan in plans.items()}
+
+
+def _checked(option: str, wanted: Sequence[str] | None, allowed: Sequence[str]) -> Sequence[str]:
+    unknown = [name for name in wanted or () if name not in allowed]
+    if unknown:
+        raise ValueError(f"--{option} must be of {', '.join(allowed)}. Got {', '.join(unknown)}.")
+    return wanted or ()
+
+
+def worker_of(text: str) -> slice:
+    """Which cells a worker takes, from "i/n".
+
+    Raises:
+        ValueError: there is no such worker.
+    """
+    first, _, n = text.partition("/")
+    if not (first.isdecimal() and n.isdecimal() and int(first) < int(n)):
+        raise ValueError(f"--worker must be i/n with 0 <= i < n, such as 0/2 and 1/2. Got {text!r}.")
+    return slice(int(first), None, int(n))
+
+
+class Runner:
+    """Makes the runs of cells, one setting and seed in memory at a time."""
+
+    def __init__(self, options: argparse.Namespace, plans: dict[str, Plan]) -> None:
+        self.options, self.plans = options, plans
+        self._bench: Bench | None = None
+
+    def bench(self, setting: str, seed: int) -> Bench:
+        """Of a setting and a seed."""
+        found = self._bench
+        if found is None or (found.name, found.seed) != (setting, seed):
+            plan = self.plans[setting]
+            sources = Sources(self.options.checkpoint, self.options.data, plan.train_rows, plan.test_rows)
+            found = Bench(Place(self.options.output, sources, self.options.preset), setting, plan, seed)
+            self._bench = found
+        return found
+
+    def run(self, cell: Cell) -> None:
+        """Make a run, or leave it to the process that is at it."""
+        if ARMS[cell.arm].trainer is not None and cell.learning_rate is None:
+            cell = replace(cell, learning_rate=self.rate(cell))
+        began = study_records.path_of(self.options.output, cell).is_file()
+        found = self.bench(cell.setting, cell.seed).run(cell, wait=False)
+        if found is None or began:
+            return
+        metrics = next(reversed(found.parts.values())).metrics
+        rate = "" if cell.learning_rate is None else f", {cell.learning_rate:g}"
+        told = f"{cell.setting}, seed {cell.seed}, {cell.compression}, {cell.arm}{rate}"
+        print(f"{told}: {metrics['cie']:.0f} mismatches, {found.about['seconds']:.0f} s", flush=True)
+
+    def rate(self, cell: Cell) -> float:
+        """The learning rate of an arm: what the rule chooses, once the runs are there that it takes."""
+        compression, plan = COMPRESSIONS[cell.compression], self.plans[cell.setting]
+        bench = self.bench(cell.setting, 0)
+        tries = [
+            bench.run(Cell(cell.setting, 0, compression.chosen_on, cell.arm, rate), wait=True)
+            for rate in plan.rates_of(compression.kind)
+        ]
+        return study_records.best(run for run in tries if run is not None).recipe["learning_rate"]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make the runs that are missing."""
+    plans = plans_of(options)
+    mine = worker_of(options.worker)
+    torch.set_num_threads(options.threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    runner = Runner(options, plans)
+    for cell in [*cells(plans, options.seeds)][mine]:
+        runner.run(cell)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The two commands."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = found.add_subparsers(required=True)
+    make = commands.add_parser("run", help="make the runs that are missing")
+    make.set_defaults(command=run)
+    make.add_argument("--preset", default="cpu", help=", ".join(PRESETS))
+    make.add_argument("--checkpoint", help="the pretrained encoder of the texts: a folder or a Hub id")
+    make.add_argument("--data", type=Path, help="folder of the data sets, each a folder of parquet files")
+    make.add_argument("--settings", nargs="+", help=", ".join(SETTINGS))
+    make.add_argument("--compressions", nargs="+", help=", ".join(COMPRESSIONS))
+    make.add_argument("--arms", nargs="+", help=", ".join(ARMS))
+    make.add_argument("--seeds", type=int, nargs="+", help="by default 0, 1, ... as many as the preset has")
+    make.add_argument("--worker", default="0/1", help="i/n: take every n-th cell from the i-th on")
+    make.add_argument("--threads", type=int, default=1, help="of torch")
+    make.add_argument("--output", type=Path, required=True, help="where models and runs are")
+    return found
+
+
+def main() -> None:
+    """Run one of the commands; an error of the user's is told in a line."""
+    options = parser().parse_args()
+    try:
+        options.command(options)
+    except ValueError as error:
+        sys.exit(f"study.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""The study's grid: compressions, arms and the presets that say which of them are run, where and for how long."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from hf_compalign import AlignedDistillationTrainer, AlignmentArguments
+from hf_compalign.align import kl_loss
+
+# ---- compressions ----
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What is done to the reference before any training.
+
+    Attributes:
+        kind: what has its own learning rates.
+        sparsity: of a pruning.
+        chosen_on: the compression on which the learning rates of the kind are chosen.
+    """
+
+    kind: str
+    sparsity: float | None = None
+    chosen_on: str = ""
+
+
+SPARSITIES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+COMPRESSIONS = {
+    f"{kind}-{sparsity * 100:.0f}": Compression(kind, sparsity, f"{kind}-50")
+    for kind, sparsity in product(("magnitude", "obs"), SPARSITIES)
+} | {kind: Compression(kind, None, kind) for kind in ("structured", "int8")}
+
+# ---- arms ----
+
+
+class _Taught(Trainer):
+    """A stock Trainer with a live teacher."""
+
+    def __init__(self, *args: Any, teacher: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.teacher = teacher.to(self.args.device).eval()
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        outputs = model(**inputs)
+        with torch.no_grad():
+            teacher = self.teacher(**inputs).logits
+        loss = self.combined(outputs.loss, outputs.logits, teacher, inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
+
+class DocumentedTrainer(_Taught):
+    """Distillation as the documentation of transformers shows it: half the task's loss, half the KL at T = 5."""
+
+    def combined(self, task: Any, student: Any, teacher: Any, labels: Any) -> Any:
+        """The loss of a batch."""
+        return 0.5 * task + 0.5 * kl_loss(student, teacher, labels, temperature=5.0).mean()
+
+
+class FocalTrainer(_Taught):
+    """Focal distillation: CE + mean of (1 + 5 * 1[r = y]) * KL, r the teacher's answer, at T = 2 as in `kd`.
+
+    The weights 1 and 5 are those of https://huggingface.co/papers/2011.09161.
+    """
+
+    def combined(self, task: Any, student: Any, teacher: Any, labels: Any) -> Any:
+        """The loss of a batch."""
+        focus = 1.0 + 5.0 * (teacher.argmax(-1) == labels)
+        return task + (focus * kl_loss(student, teacher, labels, temperature=2.0)).mean()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train a compressed model.
+
+    Attributes:
+        says: what it is, for the table's legend.
+        trainer: None trains nothing.
+        alignment: what differs from the defaults of `AlignmentArguments`.
+        halfway: whether the weights are then put halfway between the start and the trained ones.
+    """
+
+    says: str
+    trainer: type[Trainer] | None = AlignedDistillationTrainer
+    alignment: Mapping[str, float] = field(default_factory=dict)
+    halfway: bool = False
+
+    @property
+    def arguments(self) -> AlignmentArguments | None:
+        """Of an aligned training."""
+        return AlignmentArguments(**self.alignment) if self.trainer is AlignedDistillationTrainer else None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What a record says of it, so that a run with other weights is not taken for it."""
+        trainer = None if self.trainer is None else self.trainer.__name__
+        found: dict[str, Any] = {"trainer": trainer, "halfway": self.halfway}
+        if self.arguments is not None:
+            found |= {"weights": self.arguments.weights(), "options": dict(self.alignment)}
+        return found
+
+
+_LOGITS = {"task_weight": 0.0, "agreement_weight": 0.0, "logits_weight": 1.0, "kl_weight": 0.0}
+ARMS = {
+    "none": Arm("the compressed model as it is", None),
+    "ce": Arm("cross-entropy with the labels, the stock Trainer", Trainer),
+    "kd": Arm(
+        "labels and KL at T = 2",
+        alignment={"task_weight": 1.0, "agreement_weight": 0.0, "logits_weight": 0.0, "kl_weight": 1.0},
+    ),
+    "paper": Arm(
+        "labels, the teacher's answers and its logits, equal weights",
+        alignment={"task_weight": 1.0, "agreement_weight": 1.0, "logits_weight": 1.0, "kl_weight": 0.0},
+    ),
+    "ours": Arm("hf_compalign's default"),
+    "logits": Arm("the teacher's logits alone", alignment=_LOGITS),
+    "logits_transfer": Arm("the same, half of each batch mixed inputs", alignment=_LOGITS | {"transfer": 0.5}),
+    "focal": Arm("labels and KL at T = 2, six times where the teacher is right", FocalTrainer),
+    "trainer_kd": Arm("distillation as the documentation of transformers has it", DocumentedTrainer),
+    "interpolation": Arm("halfway between the start and the CE-trained weights", Trainer, halfway=True),
+}
+
+# ---- presets ----
+
+
+@dataclass(frozen=True)
+class Training:
+    """Optimizer steps, their highest learning rate, and the rows in each."""
+
+    steps: int
+    learning_rate: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run in one setting.
+
+    Attributes:
+        reference: how the original is made.
+        compressions: those of `COMPRESSIONS` to run.
+        arms: those of `ARMS` to run.
+        further: arms to run at a few of the compressions only: at those of ``few``.
+        seeds: 0, 1, ...: of calibration, order and, with ``own_references``, the reference.
+        steps: of every training of a compressed model.
+        rates: the learning rates that each arm chooses from.
+        int8_rates: the same for INT8, which starts nearer to its end.
+        own_references: whether each seed has a reference of its own; else all have that of seed 0.
+        train_rows: at most; None takes all.
+        test_rows: at most, of each test part; None takes all.
+        calibration_rows: of the compressions that look at data.
+    """
+
+    reference: Training
+    compressions: tuple[str, ...]
+    arms: tuple[str, ...]
+    steps: int
+    rates: tuple[float, ...]
+    int8_rates: tuple[float, ...]
+    further: tuple[str, ...] = ()
+    few: tuple[str, ...] = ()
+    seeds: int = 3
+    own_references: bool = False
+    train_rows: int | None = None
+    test_rows: int | None = None
+    calibration_rows: int = 512
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """Each compression with each arm that is run at it."""
+        found = [*product(self.compressions, self.arms), *product(self.few, self.further)]
+        return [(compression, arm) for compression, arm in found if can_run(compression, arm)]
+
+    def rates_of(self, kind: str) -> tuple[float, ...]:
+        """To choose from for a kind of compression."""
+        return self.int8_rates if kind == "int8" else self.rates
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in the grid. Where the learning rate is None, it is the chosen one."""
+
+    setting: str
+    seed: int
+    compression: str
+    arm: str
+    learning_rate: float | None = None
+
+
+def cells(plans: Mapping[str, Plan], seeds: Sequence[int] | None = None) -> Iterator[Cell]:
+    """Seed by seed and setting by setting, so that a study that is cut short has seen all of them.
+
+    What learning rates are chosen on comes first in its setting.
+    """
+    wanted = range(max(plan.seeds for plan in plans.values())) if seeds is None else seeds
+    for seed, (setting, plan) in product(wanted, plans.items()):
+        if seeds is None and seed >= plan.seeds:
+            continue
+        if seed == wanted[0]:
+            yield from _tries(setting, plan)
+        yield from (Cell(setting, seed, compression, arm) for compression, arm in plan.places)
+
+
+def _tries(setting: str, plan: Plan) -> Iterator[Cell]:
+    chosen_on = [(COMPRESSIONS[name].chosen_on, arm) for name, arm in plan.places if ARMS[arm].trainer is not None]
+    for name, arm in dict.fromkeys(chosen_on):
+        yield from (Cell(setting, 0, name, arm, rate) for rate in plan.rates_of(COMPRESSIONS[name].kind))
+
+
+def can_run(compression: str, arm: str) -> bool:
+    """Weights halfway between rounded ones are not rounded, so INT8 has no such arm."""
+    return not (ARMS[arm].halfway and compression == "int8")
+
+
+_MAIN = ("none", "ce", "kd", "paper", "ours")
+_TEXT = {"steps": 80, "rates": (2e-5, 6e-5), "int8_rates": (5e-6, 2e-5), "train_rows": 16_000, "test_rows": 2_500}
+PRESETS: dict[str, dict[str, Plan]] = {
+    "smoke": {
+        "digits": Plan(
+            Training(120, 1e-3, 64),
+            ("magnitude-50", "obs-50"),
+            ("none", "ce", "ours"),
+            steps=30,
+            rates=(3e-4, 1e-3),
+            int8_rates=(1e-4,),
+            seeds=1,
+            own_references=True,
+            calibration_rows=128,
+        )
+    },
+    "cpu": {
+        "digits": Plan(
+            Training(600, 1e-3, 64),
+            tuple(COMPRESSIONS),
+            _MAIN,
+            further=("logits", "focal", "trainer_kd", "interpolation"),
+            few=("magnitude-50", "obs-50", "obs-70", "int8"),
+            steps=300,
+            rates=(2e-4, 6e-4),
+            int8_rates=(5e-5, 2e-4),
+            own_references=True,
+        ),
+        "cifar10": Plan(
+            Training(1200, 4e-4, 64),
+            ("magnitude-50", "obs-50", "obs-60", "int8"),
+            ("none", "ce", "paper", "ours"),
+            steps=150,
+            rates=(1e-4, 4e-4),
+            int8_rates=(3e-5, 1e-4),
+            test_rows=3_000,
+        ),
+        "sst2": Plan(
+            Training(400, 5e-5, 32), ("magnitude-50", "obs-50", "obs-60", "int8"), ("none", "ce", "ours"), **_TEXT
+        ),
+        "banking77": Plan(Training(500, 1e-4, 32), ("obs-50", "int8"), ("none", "ce", "ours"), **_TEXT),
+        "hatexplain": Plan(Training(300, 5e-5, 32), ("obs-50",), ("none", "ce", "ours"), **_TEXT),
+    },
+}
