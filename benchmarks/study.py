@@ -72,21 +72,21 @@ def worker_of(text: str) -> slice:
 
 
 class Runner:
-    """Makes the runs of cells, one setting and seed in memory at a time."""
+    """Makes the runs of cells."""
 
     def __init__(self, options: argparse.Namespace, plans: dict[str, Plan]) -> None:
         self.options, self.plans = options, plans
-        self._bench: Bench | None = None
+        self._benches: dict[tuple[str, int], Bench] = {}
 
     def bench(self, setting: str, seed: int) -> Bench:
-        """Of a setting and a seed."""
-        found = self._bench
-        if found is None or (found.name, found.seed) != (setting, seed):
-            plan = self.plans[setting]
+        """Where the runs of a setting and a seed are made."""
+        plan = self.plans[setting]
+        key = (setting, seed if plan.own_references else 0)
+        if key not in self._benches:
             sources = Sources(self.options.checkpoint, self.options.data, plan.train_rows, plan.test_rows)
-            found = Bench(Place(self.options.output, sources, self.options.preset), setting, plan, seed)
-            self._bench = found
-        return found
+            place = Place(self.options.output, sources, self.options.preset)
+            self._benches[key] = Bench(place, setting, plan, key[1])
+        return self._benches[key]
 
     def run(self, cell: Cell) -> None:
         """Make a run, or leave it to the process that is at it."""

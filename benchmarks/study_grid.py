@@ -217,7 +217,7 @@ def can_run(compression: str, arm: str) -> bool:
 
 
 _MAIN = ("none", "ce", "kd", "paper", "ours")
-_TEXT = {"steps": 80, "rates": (2e-5, 6e-5), "int8_rates": (5e-6, 2e-5), "train_rows": 16_000, "test_rows": 2_500}
+_TEXT = {"steps": 80, "rates": (2e-5, 6e-5), "int8_rates": (5e-6, 2e-5), "train_rows": 8_000, "test_rows": 2_500}
 PRESETS: dict[str, dict[str, Plan]] = {
     "smoke": {
         "digits": Plan(

@@ -15,7 +15,7 @@ from typing import Any
 import study_records
 import torch
 from datasets import Dataset
-from study_grid import ARMS, COMPRESSIONS, Arm, Cell, Plan, Training
+from study_grid import ARMS, COMPRESSIONS, Arm, Cell, Compression, Plan, Training
 from study_records import Run, claimed, path_of
 from study_settings import SETTINGS, Data, Sources
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -60,13 +60,12 @@ class Place:
 
 
 class Bench:
-    """One setting with one seed. What its runs share is made once and kept in a folder."""
+    """One setting with one reference. What its runs share is made once and kept in a folder."""
 
-    def __init__(self, place: Place, setting: str, plan: Plan, seed: int) -> None:
-        self.place, self.name, self.plan, self.seed = place, setting, plan, seed
+    def __init__(self, place: Place, setting: str, plan: Plan, origin: int) -> None:
+        self.place, self.name, self.plan, self.origin = place, setting, plan, origin
         self.setting = SETTINGS[setting]
-        self.origin = seed if plan.own_references else 0
-        self.folder = place.output / "models" / setting / f"seed{self.origin}"
+        self.folder = place.output / "models" / setting / f"seed{origin}"
 
     @cached_property
     def data(self) -> Data:
@@ -117,27 +116,26 @@ class Bench:
 
     # ---- the compressed starts ----
 
-    def start(self, compression: str) -> Path:
+    def start(self, compression: str, seed: int) -> Path:
         """The compressed reference; for INT8, which is in the computation, the reference itself."""
         found = COMPRESSIONS[compression]
         if found.kind == "int8":
             return self.reference
-        seed = 0 if found.kind == "magnitude" else self.seed  # which magnitude does not depend on
-        folder = self.folder / "starts" / f"{compression}-seed{seed}"
+        # By magnitude there is nothing to draw.
+        folder = self.folder / "starts" / (compression if found.kind == "magnitude" else f"{compression}-seed{seed}")
         with claimed(folder, wait=True):
             if not folder.is_dir():
                 model = self._loaded(self.reference)
-                self._compress(model, compression)
+                self._compress(model, found, seed)
                 with staged_folder(folder) as work:
                     model.save_pretrained(work)
         return folder
 
-    def _compress(self, model: PreTrainedModel, compression: str) -> None:
-        found = COMPRESSIONS[compression]
+    def _compress(self, model: PreTrainedModel, found: Compression, seed: int) -> None:
         if found.kind == "magnitude":
             prune_(model, found.sparsity)
             return
-        calibration = [*self.data.calibration(self.plan.calibration_rows, seed=self.seed)]
+        calibration = [*self.data.calibration(self.plan.calibration_rows, seed=seed)]
         if found.kind == "obs":
             prune_(model, found.sparsity, score="obs", calibration=calibration)
         else:
@@ -161,7 +159,7 @@ class Bench:
             return study_records.done(path, recipe) or self._make(cell, path, recipe)
 
     def _make(self, cell: Cell, path: Path, recipe: Mapping[str, Any]) -> Run:
-        start, answers = self.start(cell.compression), self.answers
+        start, answers = self.start(cell.compression, cell.seed), self.answers
         began = time.perf_counter()
         model = self._trained(cell, self._loaded(start))
         about = self.place.about | {"training_seconds": time.perf_counter() - began}
