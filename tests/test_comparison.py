@@ -168,6 +168,32 @@ def test_the_bootstrap_is_paired_and_reproducible():
     assert cie_ratio(*arguments, seed=3) != cie_ratio(*arguments, seed=4)
 
 
+def test_the_ratio_counts_only_what_the_reference_had_right():
+    reference = differing(60)
+    labels = differing(60, *range(5, 60, 2))  # the reference has every second item wrong
+    baseline, candidate = differing(60, *range(30)), differing(60, *range(20, 40))
+    found = cie_ratio(reference, baseline, candidate, labels=labels)
+    lost = [Cells.count(reference, answers, labels).lost for answers in (baseline, candidate)]
+    assert found.value == lost[0] / lost[1]
+    kept = [np.where(reference == labels, answers, reference) for answers in (baseline, candidate)]
+    assert found == cie_ratio(reference, *kept)
+
+
+def test_items_are_drawn_within_their_run():
+    # All items of one run differ and none of the other: only a draw over both could change a count.
+    runs = np.repeat([7, 3], 30)
+    baseline, candidate = differing(60, *range(30)), differing(60, *range(15), *range(30, 45))
+    pooled = cie_ratio(differing(60), baseline, baseline, runs=runs)
+    assert astuple(pooled) == astuple(cie_ratio(differing(60), baseline, baseline)) == (1, 1, 1)
+    found = cie_ratio(differing(60), baseline, candidate, runs=runs, n_resamples=20_000)
+    assert found.value == 1
+    # The baseline has 30 in every draw; the candidate a binomial number of each run's 30 items.
+    drawn = np.random.default_rng(1).binomial(30, 0.5, size=(20_000, 2)).sum(axis=1)
+    assert (found.low, found.high) == pytest.approx(np.quantile(30 / drawn, [0.025, 0.975]), rel=0.05)
+    assert found.high < cie_ratio(differing(60), baseline, candidate, n_resamples=20_000).high
+    assert cie_ratio(differing(60), baseline, candidate, runs=[0] * 60) == cie_ratio(differing(60), baseline, candidate)
+
+
 @pytest.mark.filterwarnings("error")
 def test_ratios_without_a_denominator():
     nothing, some = differing(20), differing(20, 1, 2, 3)

@@ -11,7 +11,16 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from hf_compalign.measure.statistics import check_level, exact_bounds, holm, mcnemar, rate, upper_bound, wilson_interval
+from hf_compalign.measure.statistics import (
+    check_level,
+    count_ratio_interval,
+    exact_bounds,
+    holm,
+    mcnemar,
+    rate,
+    upper_bound,
+    wilson_interval,
+)
 
 COUNTS = [(0, 1), (1, 1), (0, 50), (3, 50), (25, 50), (50, 50), (36, 1821)]
 
@@ -104,3 +113,18 @@ def test_what_is_no_p_value_is_refused():
     for wrong in ([0.5, 1.5], [-0.1], [[0.1, 0.2]]):
         with pytest.raises(ValueError, match=r"p-values must be one row of numbers in \[0, 1\]"):
             holm(wrong)
+
+
+@pytest.mark.parametrize(("first", "second"), [(20, 0), (0, 20), (12, 5), (1, 1)])
+def test_the_ratio_of_two_counts_has_the_odds_of_an_exact_interval(first, second):
+    exact = scipy.stats.binomtest(first, first + second).proportion_ci(0.9, method="exact")
+    wanted = [end / (1 - end) if end < 1 else math.inf for end in (exact.low, exact.high)]
+    found = count_ratio_interval(first, second, 0.9)
+    assert found == pytest.approx(wanted)
+    low, high = count_ratio_interval(second, first, 0.9)
+    assert found == pytest.approx([1 / high if high else math.inf, 1 / low if low else math.inf])
+
+
+def test_counts_below_0_have_no_ratio():
+    with pytest.raises(ValueError, match="Counts cannot be negative. Got 1 and -2"):
+        count_ratio_interval(1, -2)

@@ -23,6 +23,7 @@ from .comparison import proportions as proportions
 from .floor import SeedFloor as SeedFloor
 from .floor import seed_floor as seed_floor
 from .intervals import check_level as check_level
+from .intervals import count_ratio_interval as count_ratio_interval
 from .intervals import exact_bounds as exact_bounds
 from .intervals import holm as holm
 from .intervals import mcnemar as mcnemar

@@ -208,32 +208,50 @@ def per_class(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_c
     ]
 
 
-def cie_ratio(
+def cie_ratio(  # noqa: PLR0913 - three models, which items, and how they are drawn
     reference: ArrayLike,
     baseline: ArrayLike,
     candidate: ArrayLike,
     *,
+    labels: ArrayLike | None = None,
+    runs: ArrayLike | None = None,
     n_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
     """CIE(baseline) / CIE(candidate), both against the reference: above 1 the candidate keeps more answers.
 
-    The interval is a paired percentile bootstrap. A denominator of 0 gives inf, and 0 / 0 gives nan. Resamples of
-    0 / 0 do not count.
+    With labels, it is that of the CIE-U. The interval is a paired percentile bootstrap. A denominator of 0 gives inf,
+    and 0 / 0 gives nan. Resamples of 0 / 0 do not count. Where a count is 0, it is 0 in every resample, so that the
+    interval says nothing: `count_ratio_interval` does.
 
     >>> cie_ratio([0] * 6, [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]).value
     2.0
+
+    Args:
+        reference: int [N].
+        baseline: int [N].
+        candidate: int [N].
+        labels: int [N]: count only what the reference had right.
+        runs: int [N], the run of each item, where those of several were pooled: items are drawn within their run.
+        n_resamples: how many draws.
+        level: of the interval.
+        seed: of the draws.
 
     Raises:
         ValueError: not integers of one shape [N], nothing to draw, or the level is not in (0, 1).
     """
     r, b, c = paired(reference, baseline, candidate)
-    b_differs, c_differs = b != r, c != r
+    counted = np.ones(r.shape, dtype=bool) if labels is None else r == paired(r, labels)[1]
     # An item counts only through which of the two differ, so a draw of N items is a draw of four counts.
-    counts = np.bincount(3 - 2 * b_differs - c_differs, minlength=4)
-    draws = resampled_counts(counts, n_resamples=n_resamples, seed=seed)
-    return estimate(_cie_ratio(counts), _cie_ratio(draws), level=level)
+    kinds = 3 - 2 * (counted & (b != r)) - (counted & (c != r))
+    places = np.zeros_like(r) if runs is None else paired(r, runs)[1]
+    parts = [np.bincount(kinds[places == run], minlength=4) for run in np.unique(places)] or [np.zeros(4, dtype=int)]
+    draws = [
+        resampled_counts(part, n_resamples=n_resamples, seed=(seed, run) if run else seed)
+        for run, part in enumerate(parts)
+    ]
+    return estimate(_cie_ratio(np.sum(parts, axis=0)), _cie_ratio(np.sum(draws, axis=0)), level=level)
 
 
 def closer_p_value(reference: ArrayLike, first: ArrayLike, second: ArrayLike) -> float:

@@ -75,6 +75,28 @@ def exact_bounds(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[NDArr
     return low, high
 
 
+def count_ratio_interval(first: int, second: int, level: float = 0.95) -> tuple[float, float]:
+    """Two-sided interval of the ratio of two rates from the counts of rare events; (0, inf) of two zeros.
+
+    Given the sum of two Poisson counts, the first is binomial with p = ratio / (1 + ratio); Clopper-Pearson bounds p.
+    So a count of 0 has an interval too. Where both counts share items the ratio varies less, and this is wide.
+
+    >>> count_ratio_interval(0, 0)
+    (0.0, inf)
+    >>> low, high = count_ratio_interval(20, 0)
+    >>> round(low, 2), high
+    (4.94, inf)
+
+    Raises:
+        ValueError: a count is negative, or the level is not in (0, 1).
+    """
+    check_level(level)
+    if min(first, second) < 0:
+        raise ValueError(f"Counts cannot be negative. Got {first} and {second}.")
+    low, high = (float(end) for end in exact_bounds(first, first + second, (1 + level) / 2))
+    return low / (1 - low), high / (1 - high) if high < 1 else math.inf
+
+
 def mcnemar(lost: int, gained: int) -> float:
     """Exact two-sided McNemar p-value of equal *accuracy*; 1.0 when nothing flipped.
 
