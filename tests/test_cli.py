@@ -255,7 +255,10 @@ def test_ctrl_c_ends_a_command_and_leaves_nothing(place, monkeypatch, words):
 def test_the_demo_refuses_bad_input_before_training(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     assert "is not empty: it holds thesis.tex" in error_of(call("demo", "--output", tmp_path))
-    assert "Did you mean 0.9?" in error_of(call("demo", "--output", tmp_path / "new", "--sparsity", 90))
+    assert "Did you mean 0.9?" in error_of(call("demo", "--output", tmp_path / "new", "--sparsities", "0.5,90"))
+    assert "numbers with commas between them, such as 0.5,0.7. Got 'half'." in error_of(
+        call("demo", "--sparsities", "half")
+    )
     assert not (tmp_path / "new").exists()
 
 

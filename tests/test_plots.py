@@ -14,7 +14,7 @@ from hf_compalign.measure.attribution import compared_with
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.statistics import wilson_interval
+from hf_compalign.measure.statistics import Estimate, wilson_interval
 from hf_compalign.report.page import inline_svg, render
 from hf_compalign.report.plots import (
     plot_attribution,
@@ -25,6 +25,7 @@ from hf_compalign.report.plots import (
     plot_groups,
     plot_margins,
     plot_reliability,
+    plot_strengths,
     shown,
 )
 
@@ -446,3 +447,44 @@ def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
     for drawn, of in ((plot_frontier, POINTS), (render, [report_data.same_audit()])):
         with pytest.raises(ImportError, match=r"A figure needs .* pip install 'hf-compalign\[report\]'"):
             drawn(of)
+
+
+# ---- ways to compress, by strength ----
+
+
+def strengths(names=("CE", "aligned")):
+    rates = {
+        name: {0.5: Estimate(0.02 / i, 0.01 / i, 0.03 / i), 0.8: Estimate(0.04, 0.03, 0.05)}
+        for i, name in enumerate(names, 1)
+    }
+    ratios = {0.5: Estimate(2.0, 0.4, math.inf), 0.8: Estimate(math.inf, 7.0, math.inf)}
+    return plot_strengths(rates, {names[-1]: ratios}, n_items=1797, strength="pruned weights", baseline=names[0])
+
+
+def test_each_way_has_a_curve_over_the_strengths_in_percent():
+    left, right = strengths().axes
+    curves = {line.get_label(): line.get_ydata() for line in left.lines}
+    assert curves == {"CE": pytest.approx([2.0, 4.0]), "aligned": pytest.approx([1.0, 4.0])}
+    assert [text.get_text() for text in left.get_xticklabels()] == ["50", "80"]
+    assert left.get_ylabel() == "answers unlike the reference's (% of 1,797)"
+    # Side by side, so that no interval hides another.
+    assert len({line.get_xdata()[0] for line in left.lines}) == 2
+    assert right.get_ylabel() == "times fewer than CE"
+
+
+def test_a_ratio_to_nothing_stands_at_its_lower_end():
+    from matplotlib.collections import PathCollection
+
+    _, right = strengths().axes
+    (drawn,) = [line for line in right.lines if line.get_label() == "aligned"]
+    assert [*drawn.get_ydata()] == [2.0]
+    (triangle,) = [one for one in right.collections if isinstance(one, PathCollection)]
+    assert triangle.get_offsets()[0][1] == 7.0
+    low, high = right.get_ylim()
+    assert low < 0.4
+    assert high > 7
+
+
+def test_more_ways_than_can_be_told_apart_are_refused():
+    with pytest.raises(ValueError, match="A figure shows 1 to 4 ways to compress. Got 5"):
+        strengths([*"abcde"])

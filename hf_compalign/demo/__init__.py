@@ -1,4 +1,4 @@
-"""The demo: a real data set, a small model, one pruning recovered in two ways, everything kept in a folder."""
+"""The demo: a real data set, a small model, pruned and recovered in four ways, everything kept in a folder."""
 
 import lazy_loader
 

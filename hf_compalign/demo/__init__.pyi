@@ -1,5 +1,11 @@
 from .digits import load_digits as load_digits
-from .digits import prepared as prepared
+from .digits import training_rows as training_rows
 from .folder import run_demo as run_demo
-from .results import conclusion as conclusion
-from .run import Settings as Settings
+from .recipes import Settings as Settings
+from .results import Answers as Answers
+from .results import ratios as ratios
+from .words import bars as bars
+from .words import conclusion as conclusion
+from .words import main_table as main_table
+from .words import notes as notes
+from .workers import do_all as do_all

@@ -1,9 +1,12 @@
 """The demo's data: scikit-learn's 1,797 real handwritten digits, as images of 8 x 8 pixels."""
 
 import numpy as np
+import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from torch import Tensor
 from transformers import ViTImageProcessor
 
+from hf_compalign._extras import needs_extra
 from hf_compalign.data import with_pixels
 
 SIZE = 8
@@ -22,13 +25,10 @@ def load_digits(seed: int, *, test_share: float, n_items: int | None = None) -> 
     Raises:
         ImportError: scikit-learn or Pillow is not installed.
     """
-    try:
+    with needs_extra("demo", what="The demo"):
         from PIL.Image import fromarray
         from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"The demo needs scikit-learn and Pillow ({error}). Install them: pip install 'hf-compalign[demo]'"
-        ) from error
+
     found = datasets.load_digits()
     images = np.rint(found.images[:n_items] * (255 / _BRIGHTEST)).astype(np.uint8)
     columns = {
@@ -50,8 +50,13 @@ def image_processor() -> ViTImageProcessor:
     )
 
 
-def prepared(dataset: Dataset) -> Dataset:
-    """The columns that a Trainer takes, computed once: pixel_values float32 [3, 8, 8], and labels."""
+def training_rows(dataset: Dataset) -> list[dict[str, Tensor]]:
+    """What a Trainer takes, in memory: per image pixel_values, float32 [3, 8, 8], and labels, int64 [].
+
+    For so small a model, reading each row from a `datasets.Dataset` would take longer than to train on it.
+    """
     pixels = with_pixels(dataset, image_processor(), "image")[:]["pixel_values"]
-    columns = {"pixel_values": list(pixels), "labels": dataset["label"]}
-    return Dataset.from_dict(columns).with_format("torch")
+    return [
+        {"pixel_values": torch.as_tensor(image), "labels": torch.tensor(label)}
+        for image, label in zip(pixels, dataset["label"], strict=True)
+    ]

@@ -1,173 +1,135 @@
-"""What the demo found: the numbers, and the tables, conclusion and notes that every output shows."""
+"""What the demo found, as numbers: of every model, and how models compare."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from statistics import mean
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hf_compalign._formats import count, decimals, megabytes, percent
-from hf_compalign.demo.run import MODELS, RECIPES, Run, Settings, audit_students
-from hf_compalign.measure.footprint import Latency, quartiles, wide_spread
+from hf_compalign._records import plain
+from hf_compalign.demo.recipes import ARMS, REFERENCE, STARTS, Settings, answers_file, audit_file, level_name
+from hf_compalign.demo.training import Run
+from hf_compalign.measure.audit import Audit
 from hf_compalign.measure.predictions import Predictions
-from hf_compalign.measure.statistics import Estimate, cie_ratio
+from hf_compalign.measure.statistics import (
+    alignment_metrics,
+    cie_ratio,
+    count_ratio_interval,
+    kl_divergence,
+    proportions,
+    rate,
+    wilson_interval,
+)
 
 KIND = "hf_compalign.demo"
-FORMAT_VERSION = 1
-_TITLES = {"reference": "reference", "ce": "CE alone", "aligned": "aligned"}
-_AGAINST_REFERENCE = ("cie", "cie_u", "mismatch_rate", "mismatch_rate_interval", "kl")
+FORMAT_VERSION = 2
+# Each ratio of mismatches: whose, divided by whose.
+RATIOS = {
+    "cie": ("ce", "aligned"),  # the loss alone, from the same weights
+    "obs": ("obs_ce", "obs_aligned"),  # the same from the other start
+    "start": ("ce", "obs_ce"),  # the start alone
+    "recipe": ("ce", "obs_aligned"),  # both
+}
+MODELS = (*STARTS.values(), *ARMS)
 _RESAMPLES = 10_000
 
-Rows = list[list[str]]
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of several runs together.
+
+    Attributes:
+        runs: int [N], the run of each item.
+        labels: int [N].
+        reference: int [N].
+        predicted: model -> int [N].
+        kl: model -> float [N], against the reference.
+    """
+
+    runs: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    reference: NDArray[np.int64]
+    predicted: Mapping[str, NDArray[np.int64]]
+    kl: Mapping[str, NDArray[np.float64]]
+
+    @classmethod
+    def of(cls, runs: Sequence[Mapping[str, Predictions]]) -> "Answers":
+        """Pool the answers of the reference and of the other models of each run."""
+        originals = [models[REFERENCE] for models in runs]
+        names = [name for name in runs[0] if name != REFERENCE]
+        kl = {name: [kl_divergence(models[REFERENCE].logits, models[name].logits) for models in runs] for name in names}
+        return cls(
+            runs=np.repeat(np.arange(len(runs)), [len(original) for original in originals]),
+            labels=np.concatenate([original.labels for original in originals]),
+            reference=np.concatenate([original.predicted for original in originals]),
+            predicted={name: np.concatenate([models[name].predicted for models in runs]) for name in names},
+            kl={name: np.concatenate(parts) for name, parts in kl.items()},
+        )
 
 
 def summarize(runs: Sequence[Run], settings: Settings, *, seconds: float) -> dict[str, Any]:
     """Everything the demo found, as plain JSON: over all runs at the top level, and each run under `runs`."""
-    results = {
+    levels = [level_name(sparsity) for sparsity in settings.sparsities]
+    names = [REFERENCE, *(f"{level}/{model}" for level in levels for model in MODELS)]
+    found = [{name: Predictions.load(answers_file(run.folder, name)) for name in names} for run in runs]
+    return {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
-        **_numbers(_pooled(runs)),
         "seconds": round(seconds, 1),
+        **_numbers(Answers.of(found), levels),
         "seeds": [run.seed for run in runs],
-        "settings": asdict(settings),
-        "device": runs[0].device,
-        "threads": runs[0].threads,
-        "versions": runs[0].audits["ce"].versions,
-        "runs": [_numbers(run) | {"seed": run.seed} for run in runs],
+        "settings": plain(settings),
+        "versions": Audit.load(audit_file(runs[0].folder, f"{levels[0]}/ce")).versions,
+        "runs": [
+            {"seed": run.seed} | _numbers(Answers.of([models]), levels) for run, models in zip(runs, found, strict=True)
+        ],
     }
-    tables = [_answer_rows(results), _cost_rows(results), *([_seed_rows(results)] if len(runs) > 1 else [])]
-    return results | {"tables": tables, "notes": _notes(results)}
 
 
-def _pooled(runs: Sequence[Run]) -> Run:
-    """All runs as one: their items together, and the means of what a model costs."""
-    if len(runs) == 1:
-        return runs[0]
-    predictions = {name: _together([(run.seed, run.predictions[name]) for run in runs]) for name in MODELS}
-    costs = {
-        name: {cost: mean(run.costs[name][cost] for run in runs) for cost in runs[0].costs[name]} for name in MODELS
-    }
-    return replace(runs[0], predictions=predictions, audits=audit_students(predictions), costs=costs)
-
-
-def _together(parts: Sequence[tuple[int, Predictions]]) -> Predictions:
-    """The answers of all runs; two runs may share an image, but not its id."""
-    first = parts[0][1]
-    joined: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for _, part in parts]) for name in ("logits", "labels", "mask")
-    }
-    return replace(first, ids=np.array([f"{seed}/{name}" for seed, part in parts for name in part.ids]), **joined)
-
-
-def _numbers(run: Run) -> dict[str, Any]:
-    """The numbers of one run; None where there is none: the ratio of two zeros, an interval without an upper end."""
-    found = {name: run.audits[name].metrics for name in RECIPES}
-    models = {"reference": _accuracy(found["ce"], "reference")}
-    for name, metrics in found.items():
-        models[name] = _accuracy(metrics, "candidate") | {key: metrics[key] for key in _AGAINST_REFERENCE}
-    n, ce, aligned = run.audits["ce"].n, found["ce"]["cie"], found["aligned"]["cie"]
-    ratio = cie_ratio(*(run.predictions[name].predicted for name in MODELS), n_resamples=_RESAMPLES)
-    # Every resample of a 0 is 0: its interval would look certain.
-    ends = (ratio.low, ratio.high) if ce and aligned else (math.nan, math.nan)
+def _numbers(answers: Answers, levels: Sequence[str]) -> dict[str, Any]:
+    n, hits = len(answers.labels), int((answers.reference == answers.labels).sum())
     return {
         "n": n,
-        "accuracy_reference": found["ce"]["accuracy_reference"],
-        **{name: models[name] | run.costs[name] for name in MODELS},
-        "cie_ratio": _finite(ratio.value),
-        "cie_ratio_interval": [_finite(end) for end in ends],
-        "conclusion": conclusion(n, ce, aligned, ratio),
+        REFERENCE: {"accuracy": rate(hits, n), "accuracy_interval": [*wilson_interval(hits, n)]},
+        "by_sparsity": {level: _models(answers, level) | ratios(answers, level) for level in levels},
     }
 
 
-def _accuracy(metrics: Mapping[str, Any], side: str) -> dict[str, Any]:
-    return {key: metrics[key.replace("accuracy", f"accuracy_{side}")] for key in ("accuracy", "accuracy_interval")}
+def _models(answers: Answers, level: str) -> dict[str, Any]:
+    found = {}
+    for model in MODELS:
+        name = f"{level}/{model}"
+        three = (answers.reference, answers.predicted[name], answers.labels)
+        rates = proportions(*three)
+        metrics = alignment_metrics(*three, answers.kl[name])
+        found[model] = {
+            "cie": int(metrics["cie"]),
+            "cie_u": int(metrics["cie_u"]),
+            "accuracy": rate(*rates["accuracy_candidate"]),
+            "accuracy_interval": [*wilson_interval(*rates["accuracy_candidate"])],
+            "mismatch_rate": metrics["mismatch_rate"],
+            "mismatch_rate_interval": [*wilson_interval(*rates["mismatch_rate"])],
+            "kl": metrics["kl"],
+        }
+    return found
 
 
-def conclusion(n: int, ce: int, aligned: int, ratio: Estimate) -> str:
-    """What the mismatches of both students show, in words.
+def ratios(answers: Answers, level: str, pairs: Mapping[str, tuple[str, str]] = RATIOS) -> dict[str, Any]:
+    """Each ratio of mismatches, and of those that the reference had right, with its interval.
 
-    Args:
-        n: items compared.
-        ce: how many of them the student recovered with CE alone answers differently from the reference.
-        aligned: the same for the aligned student.
-        ratio: ce / aligned, with its interval.
+    None is a ratio without a value, or an end at infinity.
     """
-    facts = (
-        f"Against the reference, the model recovered with CE alone answers {count(ce)} of {count(n)} images "
-        f"differently, the aligned one {count(aligned)}."
-    )
-    if ce == aligned == 0:
-        return f"{facts} There is nothing to compare: prune more, with a higher --sparsity."
-    if 0 in (ce, aligned):
-        return f"{facts} With a 0 among them, the ratio has no meaningful interval: prune more, or use more --seeds."
-    high = f"{ratio.high:.2f}" if math.isfinite(ratio.high) else "no bound"
-    ratio_text = f"The CIE ratio CE / aligned is {ratio.value:.2f} (95 % interval {ratio.low:.2f} to {high})"
-    if ratio.low > 1:
-        return f"{facts} {ratio_text}: here, alignment kept more of the reference's answers."
-    if ratio.high < 1:
-        return f"{facts} {ratio_text}: here, alignment kept fewer of the reference's answers than CE alone."
-    return f"{facts} {ratio_text}, which includes 1: this does not show a difference."
-
-
-def _answer_rows(results: Mapping[str, Any]) -> Rows:
-    rows = [["", "accuracy", "mismatches", "95 % CI", "CIE-U", "KL"]]
-    for name in MODELS:
-        found = results[name]
-        against = ["-"] * 4
-        if name != "reference":
-            low, high = found["mismatch_rate_interval"]
-            mismatches = f"{count(found['cie'])} ({percent(found['mismatch_rate'], digits=1)})"
-            ends = f"{100 * low:.1f} to {100 * high:.1f}"
-            against = [mismatches, ends, count(found["cie_u"]), decimals(found["kl"])]
-        rows.append([_TITLES[name], percent(found["accuracy"], digits=1), *against])
-    return rows
-
-
-def _cost_rows(results: Mapping[str, Any]) -> Rows:
-    rows = [["", "parameters that are not 0", "MB", "ms (quartiles)"]]
-    for name in MODELS:
-        found = results[name]
-        parameters = decimals(found["nonzero_parameters"], digits=0)
-        rows.append([_TITLES[name], parameters, megabytes(found["size_bytes"]), quartiles(_latency(found))])
-    return rows
-
-
-def _latency(found: Mapping[str, Any]) -> Latency:
-    return Latency(found["latency_ms"], found["latency_ms_low"], found["latency_ms_high"])
-
-
-def _seed_rows(results: Mapping[str, Any]) -> Rows:
-    rows = [["seed", "accuracy", "mismatches: CE alone", "aligned", "CIE ratio", "95 % CI"]]
-    for run in results["runs"]:
-        ratio, low, high = (decimals(end, digits=2) for end in (run["cie_ratio"], *run["cie_ratio_interval"]))
-        counts = [f"{count(run[name]['cie'])} of {count(run['n'])}" for name in RECIPES]
-        rows.append(
-            [str(run["seed"]), percent(run["accuracy_reference"], digits=1), *counts, ratio, f"{low} to {high}"]
-        )
-    return rows
-
-
-def _notes(results: Mapping[str, Any]) -> list[str]:
-    """How to read the tables."""
-    settings, n_runs = results["settings"], len(results["seeds"])
-    notes = [
-        "Mismatches, CIE-U (mismatches that the reference had right) and KL (nats) are against the reference, on "
-        f"{count(results['n'])} test images that no model was trained on"
-        + (f", those of {n_runs} runs together." if n_runs > 1 else "."),
-        f"Both students: {100 * settings['sparsity']:g} % of the weights pruned by magnitude, "
-        f"{settings['compression_steps']} optimizer steps, the same seed; only the loss differs.",
-        "The pruned weights are zeros in ordinary dense files. So these models are not smaller, and a difference in "
-        "latency is noise: sparsity pays only with a format and kernels of its own.",
-        f"Latency: median and quartiles of {settings['timed_passes']} passes of a batch of {settings['timed_images']} "
-        f"images, the three models in turn; device {results['device']}, CPU threads: {results['threads']}.",
-        "The interval of the ratio is a paired bootstrap over the images, for the models trained here. "
-        + ("Other seeds differ: try --seeds 3." if n_runs == 1 else "The rows of the seeds show how much runs differ."),
-    ]
-    notes += filter(None, [wide_spread({_TITLES[name]: _latency(results[name]) for name in MODELS})])
-    return notes if n_runs == 1 else [*notes, "What a model costs is the mean of the runs."]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    found: dict[str, Any] = {}
+    for ratio, pair in pairs.items():
+        models = [answers.predicted[f"{level}/{model}"] for model in pair]
+        for name, labels in ((f"{ratio}_ratio", None), (f"{ratio}_u_ratio", answers.labels)):
+            drawn = cie_ratio(answers.reference, *models, labels=labels, runs=answers.runs, n_resamples=_RESAMPLES)
+            counted = True if labels is None else answers.reference == labels
+            first, second = (int(((model != answers.reference) & counted).sum()) for model in models)
+            # Every resample of a 0 is 0: only the counts say how sure that is.
+            ends = (drawn.low, drawn.high) if first and second else count_ratio_interval(first, second)
+            found[name] = drawn.value if math.isfinite(drawn.value) else None
+            found[f"{name}_interval"] = [end if math.isfinite(end) else None for end in ends]
+    return found

@@ -10,4 +10,5 @@ from .records import AuditLike as AuditLike
 from .records import record_of as record_of
 from .rows import plot_classes as plot_classes
 from .rows import plot_groups as plot_groups
+from .strengths import plot_strengths as plot_strengths
 from .style import shown as shown
