@@ -23,13 +23,13 @@ def demo(
 ) -> None:
     """Prune a small model of handwritten digits, recover it in four ways, and compare what it still answers alike.
 
-    Needs no network. Takes less than two minutes for each seed on two CPU cores.
+    Needs no network. Takes two minutes on two CPU cores, and less than two for each further seed.
     """
     console = stderr()
     with clear_errors(console):
         hush(bars=False)
         levels = _parsed(sparsities)
-        console.print("A small ViT for handwritten digits, pruned and recovered: 2 minutes a seed on 2 cores.")
+        console.print("A small ViT for handwritten digits, pruned and trained: 2 minutes on 2 cores.")
         from hf_compalign.demo import Settings, run_demo
 
         with progress_bars(console) as show:
