@@ -111,6 +111,22 @@ def forget_best(state: "TrainerState") -> None:
     state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
 
+def save_as_best(trainer: "Trainer", metrics: Mapping[str, float]) -> None:
+    """Compare the model before the first step with the best one so far, and save it if it is better.
+
+    Why: with `eval_on_start` the Trainer evaluates that model, but neither compares nor saves it; and it takes the best
+    step 0 for none when it notes the folder.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
+    Ends: when `eval_on_start` makes the start a candidate.
+    """
+    if not trainer._determine_best_metric(metrics=dict(metrics), trial=None):
+        return
+    state, args = trainer.state, trainer.args
+    state.best_model_checkpoint = str(Path(args.output_dir, f"checkpoint-{state.global_step}"))
+    trainer._save_checkpoint(trainer.model, trial=None)
+    trainer.control = trainer.callback_handler.on_save(args, state, trainer.control)
+
+
 def stored_states(state: "TrainerState", name: str) -> list[dict[str, Any]]:
     """The states of a class of callbacks in the checkpoint that is resumed, the latest last.
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 from itertools import count
 from pathlib import Path
 
@@ -186,6 +187,32 @@ def test_the_best_model_is_sought_anew_after_it_is_forgotten(training):
     _, whole, _ = training
     best = whole.state.best_metric, whole.state.best_global_step, Path(whole.state.best_model_checkpoint).name
     still(best == (-1, 2, "checkpoint-2"), f"The best model is {best}: forgetting it takes other attributes now.")
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_the_start_becomes_the_best_model_only_where_it_is_saved(tmp_path, saves):
+    class Start(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, **kwargs):
+            if saves:
+                _compat.save_as_best(run, {"eval_loss": -1.0})
+                assert json.loads((tmp_path / "checkpoint-0" / "trainer_state.json").read_text())["best_metric"] == -1.0
+
+        def on_save(self, args, state, control, **kwargs):
+            steps.append(state.global_step)
+
+    steps, settings = [], {"eval_on_start": True, "eval_steps": 6, "save_steps": 6, "load_best_model_at_end": True}
+    model = tiny.bert()
+    start = tiny.flat(model).clone()
+    run = tiny.trainer(tmp_path, model, Start(), save_total_limit=1, num_train_epochs=1, **settings)
+    run.train()
+    best = str(tmp_path / f"checkpoint-{0 if saves else 6}")
+    still(
+        run.state.best_model_checkpoint == best, "The Trainer notes another best model: it may count the start itself."
+    )
+    still(
+        torch.equal(tiny.flat(run.model), start) == saves, "The Trainer does not load checkpoint-0 as the best model."
+    )
+    assert steps == [0, 6][not saves :]
 
 
 def test_of_the_states_of_one_class_the_latest_are_last(training):

@@ -14,6 +14,7 @@ from hf_compalign.align.agreement import Agreement
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checks import check_student_and_teacher
 from hf_compalign.align.labeled import LabeledTrainer
+from hf_compalign.align.start import start_apart
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher
 from hf_compalign.labels import names_of
 from hf_compalign.models import input_names
@@ -74,6 +75,12 @@ class TaughtTrainer(LabeledTrainer):
             # A metric of the user's own with that name stays what it was.
             output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
         return output
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as the Trainer does; the start of a training costs an EarlyStoppingCallback no patience."""
+        with start_apart(self):
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None

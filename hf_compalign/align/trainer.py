@@ -20,6 +20,7 @@ from hf_compalign.align.dropout import switch_dropout_off
 from hf_compalign.align.losses import masked_mean, task_loss
 from hf_compalign.align.meter import LossGuard, TermMeter
 from hf_compalign.align.search import fewest_mismatches
+from hf_compalign.align.start import count_start
 from hf_compalign.align.taught import TaughtTrainer
 from hf_compalign.align.teacher import without_fingerprints
 from hf_compalign.align.weighting import state_as_json
@@ -232,6 +233,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
             check_resumable(Path(resume_from_checkpoint), STATE_FILE, self._recipe())
+        count_start(self)
         for callback in self.callback_handler.callbacks:
             # A compression may choose by what this loss depends on.
             if hasattr(callback, "use_loss"):

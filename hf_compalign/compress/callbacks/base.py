@@ -55,6 +55,11 @@ class CompressionCallback(TrainerCallback, ExportableState, ABC):
     def _achieved(self) -> dict[str, float]:
         """The numbers that stand beside the training loss."""
 
+    @property
+    def final_step(self) -> int:
+        """The first optimizer step after which all is done: from there on a model can be the best one."""
+        return self.timing.final_step
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Let the evaluation that follows be the first that counts, up to the step after which all is done.
 
@@ -86,7 +91,9 @@ class CompressionCallback(TrainerCallback, ExportableState, ABC):
         # The Trainer does not tell the folder, but this is its name unless the checkpoint was moved.
         folder = Path(args.output_dir or "", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         self._checkpoint = f"checkpoint {folder}" if (folder / TRAINER_STATE_NAME).is_file() else "checkpoint"
-        saved = self._saved(state) if state.global_step > 0 else None
+        # A checkpoint from before the first step is there because it was the best one.
+        resumed = state.global_step > 0 or state.best_global_step is not None
+        saved = self._saved(state) if resumed else None
         self.timing = self.timing.over(state.max_steps)
         if saved is not None:
             self.timing.check_resumed(saved.span, self._checkpoint)
