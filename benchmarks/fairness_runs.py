@@ -220,6 +220,7 @@ class Runs:
             str(folder),
             max_steps=how.steps,
             learning_rate=how.learning_rate,
+            warmup_steps=how.steps // 15,
             per_device_train_batch_size=how.batch_size,
             train_sampling_strategy="group_by_length",
             save_strategy="no",
