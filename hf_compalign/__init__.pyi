@@ -2,6 +2,7 @@ __version__: str
 
 from .align import AlignedDistillationTrainer as AlignedDistillationTrainer
 from .align import AlignmentArguments as AlignmentArguments
+from .align import WeightAveragingCallback as WeightAveragingCallback
 from .align import cache_teacher_logits as cache_teacher_logits
 from .compress import Loss as Loss
 from .compress import load_compressed as load_compressed

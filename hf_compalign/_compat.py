@@ -88,6 +88,28 @@ def prepared(trainer: "Trainer", batch: dict[str, Any]) -> dict[str, Any]:
     return inputs
 
 
+def save_in_checkpoints(trainer: "Trainer", save: Callable[[Path], None], load: Callable[[Path], None]) -> None:
+    """Let a callback of any Trainer save more in each checkpoint, and load it before the first step of a resumed run.
+
+    Why: a checkpoint must hold all before trainer_state.json says that it is complete. Events come later, and do not
+    name the folder.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
+    Ends: with `OVERRIDDEN`, for the same methods.
+    """
+    own_save, own_load = trainer._save_optimizer_and_scheduler, trainer._load_optimizer_and_scheduler
+
+    def saving(output_dir: str) -> None:
+        own_save(output_dir)
+        save(Path(output_dir))
+
+    def loading(checkpoint: str | None) -> None:
+        own_load(checkpoint)
+        if checkpoint is not None:
+            load(Path(checkpoint))
+
+    vars(trainer).update(_save_optimizer_and_scheduler=saving, _load_optimizer_and_scheduler=loading)
+
+
 def add_to_log(state: "TrainerState", numbers: Mapping[str, float]) -> None:
     """Put numbers into the line of ``log_history`` of the current event.
 
@@ -100,7 +122,7 @@ def add_to_log(state: "TrainerState", numbers: Mapping[str, float]) -> None:
 
 
 def forget_best(state: "TrainerState") -> None:
-    """Start the search for the best model again: the models so far were not fully compressed.
+    """Start the search for the best model again: the models so far were not fully compressed, or there is a better one.
 
     EarlyStoppingCallback starts again too: it counts from the best model on.
 

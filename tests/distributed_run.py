@@ -9,7 +9,13 @@ import tiny
 import torch
 import torch.distributed as dist
 
-from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, AuditCallback, PruningCallback
+from hf_compalign import (
+    AlignedDistillationTrainer,
+    AlignmentArguments,
+    AuditCallback,
+    PruningCallback,
+    WeightAveragingCallback,
+)
 from hf_compalign.compress.callbacks import QuantizationCallback
 
 PROCESSES = 2
@@ -36,7 +42,11 @@ def run(folder: Path, weighting: str) -> dict[str, Any]:
         alignment=AlignmentArguments(preset="paper", weighting=weighting, kl_weight=0.5),
         train_dataset=tiny.texts(40, unknown=4),  # so that the terms of the processes have different counts
         eval_dataset=tiny.texts(EVALUATED, seed=5),
-        callbacks=[PruningCallback(0.5, every=1), AuditCallback(tiny.bert(seed=1), tiny.texts(EVALUATED, seed=5))],
+        callbacks=[
+            PruningCallback(0.5, every=1),
+            AuditCallback(tiny.bert(seed=1), tiny.texts(EVALUATED, seed=5)),
+            WeightAveragingCallback(),
+        ],
     )
     trainer.train()
     metrics = {k: v for k, v in trainer.evaluate().items() if not k.endswith(("runtime", "second"))}
@@ -49,6 +59,7 @@ def run(folder: Path, weighting: str) -> dict[str, Any]:
         "weights": trainer.weighting.weights().tolist(),
         "metrics": metrics,
         "logs": [log for log in logs if "task_loss" in log],
+        "averaging": trainer.state.log_history[-2],  # before the evaluation
         "processes": trainer.accelerator.num_processes,
         "writes": trainer.args.should_save,
     }

@@ -134,6 +134,20 @@ def test_a_checkpoint_is_loaded_before_the_first_step(training):
     )
 
 
+def test_more_is_saved_before_a_checkpoint_is_complete_and_loaded_from_its_folder(tmp_path):
+    seen = []
+
+    def note(folder):
+        seen.append((folder, (folder / "optimizer.pt").exists(), (folder / "trainer_state.json").exists()))
+
+    for resume in (None, str(tmp_path / "checkpoint-12")):
+        trainer = tiny.trainer(tmp_path, tiny.bert(), save_steps=12)
+        _compat.save_in_checkpoints(trainer, note, note)
+        trainer.train(resume_from_checkpoint=resume)
+    folder = tmp_path / "checkpoint-12"
+    still(seen == [(folder, True, False), (folder, True, True)], "A callback must save in checkpoints another way now.")
+
+
 def test_columns_are_kept_by_name(tmp_path):
     trainer = Trainer(tiny.bert(), tiny.arguments(tmp_path))
     trainer._set_signature_columns_if_needed()

@@ -32,6 +32,8 @@ def test_two_processes_equal_one(results, weighting):
     np.testing.assert_allclose(one["parameters"], two["parameters"], atol=1e-6)
     np.testing.assert_allclose(one["weights"], two["weights"], rtol=1e-5)
     np.testing.assert_array_equal(np.array(one["parameters"]) == 0, np.array(two["parameters"]) == 0)
+    assert one["averaging"] == pytest.approx(two["averaging"], rel=1e-2)
+    assert one["averaging"]["averaged_weights"] == 5
     assert len(one["logs"]) == len(two["logs"]) == 5
     for left, right in zip(one["logs"], two["logs"], strict=True):
         assert left == pytest.approx(right, rel=1e-4, abs=1e-6)

@@ -1,8 +1,11 @@
 from .arguments import AlignmentArguments as AlignmentArguments
+from .averaging import WeightAveragingCallback as WeightAveragingCallback
 from .checks import check_setup as check_setup
 from .fine_tuning import ModelArguments as ModelArguments
 from .fine_tuning import fine_tune_teacher as fine_tune_teacher
 from .fine_tuning import load_for_labels as load_for_labels
+from .interpolation import best_interpolation as best_interpolation
+from .interpolation import interpolate_ as interpolate_
 from .losses import agreement_loss as agreement_loss
 from .losses import gated as gated
 from .losses import kl_loss as kl_loss
