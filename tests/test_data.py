@@ -175,3 +175,22 @@ def test_mixing_needs_the_same_inputs():
     train = Dataset.from_dict({"premise": ["p"], "hypothesis": ["h"], "labels": [0]})
     with pytest.raises(ValueError, match="Got premise; missing: hypothesis. Rename its columns"):
         mix_unlabeled(train, Dataset.from_dict({"premise": ["q"]}), seed=0)
+
+
+def test_a_share_of_the_mixed_rows_is_unlabeled():
+    train = Dataset.from_dict({"text": [f"t{i}" for i in range(6)], "labels": [0, 1] * 3})
+    extra = Dataset.from_dict({"text": [f"u{i}" for i in range(20)]})
+    drawn = []
+    for seed in range(3):
+        mixed = mix_unlabeled(train, extra, seed=seed, share=0.6)
+        assert sorted(mixed["labels"]) == [IGNORED] * 9 + [0] * 3 + [1] * 3
+        drawn.append({text for text in mixed["text"] if text.startswith("u")})
+        assert len(drawn[-1]) == 9  # no row twice
+    assert drawn[0] != drawn[1]
+    for share, message in (
+        (60, r"share must be in \(0, 1\), of the mixed rows. Got 60. Did you mean 0.6\? None takes all"),
+        (0, "Got 0. None takes all unlabeled rows"),
+        (0.8, "share=0.8 of rows .* with 6 labeled ones needs 24 unlabeled rows. Got 20. .* at most share=0.77"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mix_unlabeled(train, extra, seed=0, share=share)

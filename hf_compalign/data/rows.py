@@ -81,17 +81,20 @@ def with_label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> Datas
     return dataset.remove_columns([column]).add_column(LABELS, ids.tolist())
 
 
-def mix_unlabeled(dataset: Dataset, unlabeled: Dataset, *, seed: int) -> Dataset:
+def mix_unlabeled(dataset: Dataset, unlabeled: Dataset, *, seed: int, share: float | None = None) -> Dataset:
     """Both datasets' rows, shuffled. Rows of the second get the label `IGNORED`: there, only the teacher teaches.
 
     Args:
         dataset: input columns and the column `labels` of the model's ids, as by `with_label_ids`.
         unlabeled: at least the same input columns; the others are dropped.
-        seed: of the shuffle.
+        seed: of the shuffle, and of which unlabeled rows are taken.
+        share: of the mixed rows that are unlabeled ones, in (0, 1); None takes all of them.
 
     Raises:
-        ValueError: an input column is missing.
+        ValueError: an input column is missing, or there are too few unlabeled rows for the share.
     """
+    if share is not None:
+        unlabeled = _for_share(share, len(dataset), unlabeled, seed)
     inputs = [name for name in dataset.column_names if name != LABELS]
     missing = [name for name in inputs if name not in unlabeled.column_names]
     if missing:
@@ -104,6 +107,23 @@ def mix_unlabeled(dataset: Dataset, unlabeled: Dataset, *, seed: int) -> Dataset
     features = labeled.features
     extra = unlabeled.select_columns(inputs).add_column(LABELS, [IGNORED] * len(unlabeled)).cast(features)
     return concatenate_datasets([labeled, extra]).shuffle(seed=seed)
+
+
+def _for_share(share: float, n_labeled: int, unlabeled: Dataset, seed: int) -> Dataset:
+    """So many rows, drawn at random, that they are this share of all."""
+    if not 0 < share < 1:
+        hint = f" Did you mean {share / 100:g}?" if 1 < share < 100 else ""
+        raise ValueError(
+            f"share must be in (0, 1), of the mixed rows. Got {share}.{hint} None takes all unlabeled rows."
+        )
+    wanted = round(n_labeled * share / (1 - share))
+    if wanted > len(unlabeled):
+        most = len(unlabeled) / (len(unlabeled) + n_labeled)
+        raise ValueError(
+            f"share={share} of rows that are mixed with {n_labeled} labeled ones needs {wanted} unlabeled rows. Got "
+            f"{len(unlabeled)}. Give more of them, or at most share={most:.2g}; None takes all."
+        )
+    return unlabeled.shuffle(seed=seed).select(range(wanted))
 
 
 def _values(dataset: Dataset, column: str) -> list[Any]:
