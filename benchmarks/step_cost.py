@@ -2,7 +2,7 @@
 
 python benchmarks/step_cost.py [--dropout 0.0] [--rounds 6] [--steps 12] [--batch_size 16] [--length 64]
 
-The three trainings take turns, round after round, on the same batches and from the same weights, so that whatever
+The trainings take turns, round after round, on the same batches and from the same weights, so that whatever
 else the machine does hits all of them alike. The model is the shape of MiniLM-L6 (22.7 M parameters) with random
 weights: how long a step takes does not depend on them. Dropout is 0 for all, so that the ratios are the cost of
 alignment alone; with --dropout 0.1 the stock Trainer pays for it and the aligned one, which switches it off, does not.
@@ -29,7 +29,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_compalign import AlignedDistillationTrainer, cache_teacher_logits
+from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_teacher_logits
 
 SKIPPED = 2  # the first steps of a round warm the caches up
 
@@ -108,6 +108,9 @@ def main() -> None:
         "aligned, cached teacher": lambda *a, **k: AlignedDistillationTrainer(*a, train_dataset=cached, **k),
         "aligned, live teacher": lambda *a, **k: AlignedDistillationTrainer(
             *a, teacher=teacher, train_dataset=dataset, **k
+        ),
+        "aligned, live teacher, transfer 0.5": lambda *a, **k: AlignedDistillationTrainer(
+            *a, teacher=teacher, alignment=AlignmentArguments(transfer=0.5), train_dataset=dataset, **k
         ),
     }
     times: dict[str, list[list[float]]] = {name: [] for name in kinds}

@@ -39,7 +39,13 @@ def run(folder: Path, weighting: str) -> dict[str, Any]:
             ddp_backend="gloo" if launched else None,
         ),
         teacher=tiny.bert(seed=1),
-        alignment=AlignmentArguments(preset="paper", weighting=weighting, kl_weight=0.5),
+        alignment=AlignmentArguments(
+            preset="paper",
+            kl_weight=0.5,
+            transfer=0.4,
+            transfer_kinds=["splice", "drop", "replace"],
+            weighting=weighting,
+        ),
         train_dataset=tiny.texts(40, unknown=4),  # so that the terms of the processes have different counts
         eval_dataset=tiny.texts(EVALUATED, seed=5),
         callbacks=[

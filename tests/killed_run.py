@@ -35,7 +35,13 @@ def build(folder: str, kind: str, *callbacks: TrainerCallback) -> AlignedDistill
         tiny.bert(seed=2, dropout=0.1),
         tiny.arguments(folder, save_steps=1, num_train_epochs=3),
         teacher=tiny.bert(seed=1),
-        alignment=AlignmentArguments(preset="paper", weighting="softadapt", student_dropout=True),
+        alignment=AlignmentArguments(
+            preset="paper",
+            transfer=0.5,
+            transfer_kinds=["splice", "drop", "replace"],
+            weighting="softadapt",
+            student_dropout=True,
+        ),
         train_dataset=tiny.texts(32),
         callbacks=[*compression(kind), *callbacks],
     )

@@ -19,6 +19,13 @@ from .teacher import check_cached_logits as check_cached_logits
 from .teacher import check_distinct as check_distinct
 from .teacher import without_fingerprints as without_fingerprints
 from .trainer import AlignedDistillationTrainer as AlignedDistillationTrainer
+from .transfer import Transfer as Transfer
+from .transfer_images import IMAGE_KINDS as IMAGE_KINDS
+from .transfer_images import Images as Images
+from .transfer_texts import TEXT_KINDS as TEXT_KINDS
+from .transfer_texts import Texts as Texts
+from .transfer_texts import Tokens as Tokens
+from .transfer_texts import splice as splice
 from .weighting import RandomWeighting as RandomWeighting
 from .weighting import RoundRobinWeighting as RoundRobinWeighting
 from .weighting import SoftAdaptWeighting as SoftAdaptWeighting

@@ -7,6 +7,8 @@ from typing import Any
 
 from hf_compalign._trainer import flag
 from hf_compalign.align.losses import TermFunction, task_loss, teacher_terms
+from hf_compalign.align.transfer_images import IMAGE_KINDS
+from hf_compalign.align.transfer_texts import TEXT_KINDS
 from hf_compalign.align.weighting import (
     SOFTADAPT_VARIANTS,
     WEIGHTINGS,
@@ -34,6 +36,8 @@ _NEEDS = (
     ("softadapt_", lambda a: a.weighting == "softadapt", "weighting='softadapt'"),
     ("only_where_teacher_is_right", lambda a: a.needs_teacher, "a teacher term with weight > 0"),
     ("student_dropout", lambda a: a.needs_teacher, "a teacher term with weight > 0"),
+    ("transfer_kinds", lambda a: a.transfer > 0, "transfer > 0"),
+    ("transfer", lambda a: a.needs_teacher, "a teacher term with weight > 0"),
 )
 
 
@@ -73,6 +77,16 @@ class AlignmentArguments:
         "Keep the student's dropout on while a teacher term is active. Off by default: the teacher "
         "answers without dropout, so a student with dropout matches it only up to its own noise.",
     )
+    transfer: float = flag(
+        0.0,
+        "Share of every training batch that is replaced by inputs without labels, made from the batch itself and "
+        "answered by the live teacher.",
+    )
+    transfer_kinds: list[str] | None = flag(
+        None,
+        f"How: {', '.join(IMAGE_KINDS)} for images, {', '.join(TEXT_KINDS)} for texts; one is drawn for each input. "
+        "By default mixup, or splice.",
+    )
     weighting: str = flag("fixed", f"How the terms are weighted: {', '.join(WEIGHTINGS)}.")
     softadapt_variant: str = flag("loss_weighted", f"SoftAdapt's variant: {', '.join(SOFTADAPT_VARIANTS)}.")
     softadapt_beta: float = flag(0.1, "SoftAdapt's sensitivity to the slopes.")
@@ -94,6 +108,12 @@ class AlignmentArguments:
         _check_choice("softadapt_variant", self.softadapt_variant, SOFTADAPT_VARIANTS)
         if self.temperature <= 0:
             raise ValueError(f"temperature must be > 0. Got {self.temperature}. 1.0 means no softening.")
+        _check_transfer(self.transfer, self.transfer_kinds)
+        if self.transfer == 1 and "task" in self.weights():
+            raise ValueError(
+                f"task_weight={self.weights()['task']:g} would be ignored: with transfer=1 no item keeps its label. "
+                "Set task_weight=0, or replace less than all."
+            )
         if self.softadapt_window < 2:
             raise ValueError(
                 f"softadapt_window must be 2 steps or more. Got {self.softadapt_window}. The default is 5."
@@ -160,3 +180,12 @@ def _listed(weights: Mapping[str, float]) -> str:
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}. Got {value!r}.")
+
+
+def _check_transfer(share: float, kinds: list[str] | None) -> None:
+    if not 0 <= share <= 1:
+        hint = f" Did you mean {share / 100:g}?" if 1 < share <= 100 else " 0.5 replaces half of every batch."
+        raise ValueError(f"transfer must be a share in [0, 1]. Got {share}.{hint}")
+    allowed = (*IMAGE_KINDS, *TEXT_KINDS)
+    if kinds is not None and (isinstance(kinds, str) or not kinds or not {*kinds} <= {*allowed}):
+        raise ValueError(f"transfer_kinds must be a list with some of {', '.join(allowed)}. Got {kinds!r}.")

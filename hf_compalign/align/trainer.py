@@ -23,6 +23,7 @@ from hf_compalign.align.search import fewest_mismatches
 from hf_compalign.align.start import count_start
 from hf_compalign.align.taught import TaughtTrainer
 from hf_compalign.align.teacher import without_fingerprints
+from hf_compalign.align.transfer_setup import transfer_of
 from hf_compalign.align.weighting import state_as_json
 from hf_compalign.labels import IGNORED
 from hf_compalign.models import explaining_tokens
@@ -90,6 +91,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
         self._cached_fingerprint = check_datasets(self, self._live)
         self.train_dataset = without_fingerprints(self.train_dataset)
         self.eval_dataset = without_fingerprints(self.eval_dataset)
+        self._transfer = transfer_of(self)
         self._terms = self.alignment.terms()
         self._reset_weighting()
 
@@ -157,6 +159,8 @@ class AlignedDistillationTrainer(TaughtTrainer):
     ) -> tuple[list[Any], Tensor | int]:
         """The batches of an optimizer step and the Trainer's count of them; what the terms are divided by is noted."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._transfer is not None:
+            batches = self._transfer(batches, self.args.seed, self.state.global_step, self.accelerator)
         self._counts = self._counted(batches)
         # The Trainer counts labels alone, and without a count does not call the loss scaled.
         return batches, self._counts[0] if count is None else count

@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 ANY_VOCABULARY = "any"
 
 
-def vocabulary_of(model: Any, *given: Any) -> dict[str, int] | None:
-    """Token -> id: of a tokenizer given, alone or in a collator, or else of the one beside the model; None without one.
+def tokenizer_of(model: Any, *given: Any) -> Any:
+    """A tokenizer given, alone or in a collator, or else the one beside the model; None without one.
 
     Args:
         model: a classifier.
@@ -28,10 +28,17 @@ def vocabulary_of(model: Any, *given: Any) -> dict[str, int] | None:
     held = (found for one in given for found in (one, getattr(one, "tokenizer", None)))
     tokenizer = next((one for one in held if isinstance(one, PreTrainedTokenizerBase)), None)
     try:
-        if tokenizer is None and name_of(model):
-            tokenizer = processor_of(model, task)
+        return processor_of(model, task) if tokenizer is None and name_of(model) else tokenizer
+    except ImportError:  # what it needs is not installed
+        return None
+
+
+def vocabulary_of(model: Any, *given: Any) -> dict[str, int] | None:
+    """Token -> id, of `tokenizer_of`; None without one, or where it has no list of tokens."""
+    tokenizer = tokenizer_of(model, *given)
+    try:
         return None if tokenizer is None else dict(tokenizer.get_vocab())
-    except (ImportError, NotImplementedError):  # what it needs is not installed, or it has no list of tokens
+    except NotImplementedError:
         return None
 
 
