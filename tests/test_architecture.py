@@ -51,7 +51,7 @@ MAY_IMPORT = {
 INSIDE = {
     "compress.prune": ("compress", "compress.quantize"),
     "compress.quantize": ("compress",),
-    "compress.shrink": ("compress", "compress.prune", "compress.quantize"),
+    "compress.shrink": ("compress", "compress.quantize"),
     "compress.export": ("compress", "compress.quantize"),
     "compress.callbacks": ("compress", "compress.prune", "compress.quantize", "compress.shrink"),
     "compress": ("compress.callbacks", "compress.prune", "compress.quantize", "compress.shrink"),

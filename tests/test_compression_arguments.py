@@ -74,8 +74,8 @@ def test_shrinking_to_a_target(target):
 
 def test_quantizing_comes_last():
     flags = (
-        "--quantization_scheme torchao-w4a8 --quantization_begin 0.6 --quantization_include *.query *.key "
-        "--quantization_exclude *layer.0*"
+        "--quantization_scheme torchao-w4a8 --quantization_begin 0.6 --quantization_reconstruct "
+        "--quantization_include *.query *.key --quantization_exclude *layer.0*"
     )
     others = "--shrink_ffn 0.5 --shrink_end 0.2 --sparsity 0.5 --pruning_begin 0.2"
     *_, quantizing = callbacks = parsed(f"{others} {flags}").callbacks()
@@ -83,6 +83,7 @@ def test_quantizing_comes_last():
     assert quantizing._recipe() == {
         "scheme": "torchao-w4a8",
         "begin": 0.6,
+        "reconstruct": True,
         "include": ["*.query", "*.key"],
         "exclude": ["*layer.0*"],
     }

@@ -9,12 +9,13 @@ import torch
 import zoo
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
-from hf_compalign.compress import own_loss, prunable_weights
-from hf_compalign.compress.prune import (
+from hf_compalign.compress import (
     InputStatistics,
     check_finite,
     in_order,
     input_norms,
+    own_loss,
+    prunable_weights,
     rows_into,
     weight_gradients,
 )

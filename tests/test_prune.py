@@ -12,17 +12,15 @@ from torch.utils.data import DataLoader
 from transformers import default_data_collator
 from transformers.pytorch_utils import Conv1D
 
-from hf_compalign.compress import own_loss, prunable_weights
+from hf_compalign.compress import input_norms, own_loss, prunable_weights, weight_gradients
 from hf_compalign.compress.prune import (
     PATTERN_OF,
     Evidence,
     Method,
     check_weights,
     compute_masks,
-    input_norms,
     prune_,
     prune_weights_,
-    weight_gradients,
 )
 
 ONE_SHOT = [score for score in PATTERN_OF if score != "movement"]

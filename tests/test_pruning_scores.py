@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, default_data_collator
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, PruningCallback, prune_
-from hf_compalign.compress import own_loss, prunable_weights, sparsity_of
-from hf_compalign.compress.prune import CALIBRATED, SCORES, compute_masks, weight_gradients
+from hf_compalign.compress import own_loss, prunable_weights, sparsity_of, weight_gradients
+from hf_compalign.compress.prune import CALIBRATED, SCORES, compute_masks
 
 
 def aligned(folder, callback, **settings):

@@ -9,17 +9,16 @@ import tiny
 import torch
 import zoo
 
-from hf_compalign.compress import prunable_weights, sparsity_of
-from hf_compalign.compress.prune import (
+from hf_compalign.compress import (
     InputStatistics,
-    compute_masks,
     in_order,
-    magnitude,
-    prune_second_order_,
+    prunable_weights,
     reconstruct_,
+    reconstruction,
     rows_into,
+    sparsity_of,
 )
-from hf_compalign.compress.prune import second_order as reconstruct
+from hf_compalign.compress.prune import compute_masks, magnitude, prune_second_order_, second_order
 
 pytestmark = pytest.mark.numeric
 
@@ -83,11 +82,11 @@ def exact(target, mask, hessian):
 
 
 def test_the_fit_converges_to_the_normal_equations(monkeypatch):
-    monkeypatch.setattr(reconstruct, "ITERATIONS", 200)
+    monkeypatch.setattr(reconstruction, "ITERATIONS", 200)
     target, hessian = matrix(6, 20), correlated(20)
     mask = matrix(6, 20, seed=5) > 0
     mask[0], mask[1] = False, True
-    fitted = reconstruct._fitted(target, target * mask, mask, hessian)
+    fitted = reconstruction.fitted(target, target * mask, mask, hessian)
     torch.testing.assert_close(fitted, exact(target, mask, hessian), rtol=1e-6, atol=1e-8)
     assert (fitted[~mask] == 0).all()
     assert torch.equal(fitted[1], target[1])
@@ -98,8 +97,8 @@ def test_every_step_of_the_fit_lowers_the_error_of_every_row(monkeypatch):
     mask = matrix(6, 40, seed=5) > 0
     errors = []
     for n_steps in range(12):
-        monkeypatch.setattr(reconstruct, "ITERATIONS", n_steps)
-        errors.append(error(reconstruct._fitted(target, target * mask, mask, hessian), target, hessian))
+        monkeypatch.setattr(reconstruction, "ITERATIONS", n_steps)
+        errors.append(error(reconstruction.fitted(target, target * mask, mask, hessian), target, hessian))
     assert torch.equal(errors[0], error(target * mask, target, hessian))
     for before, after in pairwise(errors):
         assert (after < before).all()
@@ -108,7 +107,7 @@ def test_every_step_of_the_fit_lowers_the_error_of_every_row(monkeypatch):
 def test_fewer_weights_than_steps_are_fitted_exactly():
     target, hessian = matrix(3, 4), correlated(4)
     mask = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1], [1, 1, 1, 0]]).bool()
-    fitted = reconstruct._fitted(target, target * mask, mask, hessian)
+    fitted = reconstruction.fitted(target, target * mask, mask, hessian)
     torch.testing.assert_close(fitted, exact(target, mask, hessian))
 
 
@@ -136,9 +135,9 @@ def textbook(weight, hessian, n_pruned, ranked):
     [("row", 0.5, 128, 6, 12), ("row", 0.5, 4, 2, 4), ("2:4", 0.5, 128, 2, 4), ("1:3", 2 / 3, 6, 2, 3)],
 )
 def test_the_sweep_is_the_textbooks(monkeypatch, pattern, sparsity, block, n_pruned, ranked):
-    monkeypatch.setattr(reconstruct, "BLOCK", block)
+    monkeypatch.setattr(second_order, "BLOCK", block)
     weight, hessian = matrix(5, 12), correlated(12)
-    mask, swept = reconstruct._swept(weight, hessian, never(weight), sparsity=sparsity, pattern=pattern)
+    mask, swept = second_order._swept(weight, hessian, never(weight), sparsity=sparsity, pattern=pattern)
     for row in range(5):
         expected_mask, expected = textbook(weight[row], hessian, n_pruned, ranked)
         assert torch.equal(mask[row], expected_mask)
@@ -146,9 +145,9 @@ def test_the_sweep_is_the_textbooks(monkeypatch, pattern, sparsity, block, n_pru
 
 
 def test_a_layers_sweep_ranks_all_rows_of_a_block(monkeypatch):
-    monkeypatch.setattr(reconstruct, "BLOCK", 4)
+    monkeypatch.setattr(second_order, "BLOCK", 4)
     weight, hessian = matrix(5, 8), torch.eye(8, dtype=torch.float64)
-    mask, swept = reconstruct._swept(weight, hessian, never(weight), sparsity=0.5, pattern="layer")
+    mask, swept = second_order._swept(weight, hessian, never(weight), sparsity=0.5, pattern="layer")
     # Inputs that do not depend on each other: no weight can make up for another, and the smallest go.
     for begin in (0, 4):
         part = weight[:, begin : begin + 4].abs()
@@ -159,9 +158,9 @@ def test_a_layers_sweep_ranks_all_rows_of_a_block(monkeypatch):
 @pytest.mark.parametrize("pattern", ["layer", "row"])
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.6, 0.95])
 def test_the_blocks_together_have_the_sparsity(monkeypatch, pattern, sparsity):
-    monkeypatch.setattr(reconstruct, "BLOCK", 7)
+    monkeypatch.setattr(second_order, "BLOCK", 7)
     weight, hessian = matrix(5, 39), correlated(39)
-    mask, _ = reconstruct._swept(weight, hessian, never(weight), sparsity=sparsity, pattern=pattern)
+    mask, _ = second_order._swept(weight, hessian, never(weight), sparsity=sparsity, pattern=pattern)
     assert int(mask.sum()) == int(compute_masks({"": weight.abs()}, sparsity, pattern=pattern)[""].sum())
     if pattern == "row":
         assert set(mask.sum(1).tolist()) == {39 - round(39 * sparsity)}
@@ -171,7 +170,7 @@ def test_what_is_gone_goes_first():
     weight, hessian = matrix(5, 12), correlated(12)
     gone = matrix(5, 12, seed=9) > 0.5
     weight[gone] = 100.0  # what it would be good for is no reason to let it come back
-    mask, _ = reconstruct._swept(weight, hessian, gone, sparsity=0.5, pattern="layer")
+    mask, _ = second_order._swept(weight, hessian, gone, sparsity=0.5, pattern="layer")
     assert int(gone.sum()) < 30 == int((~mask).sum())
     assert not (mask & gone).any()
 
@@ -180,8 +179,8 @@ def test_what_is_gone_goes_first():
 def test_correction_is_better_than_zeros_and_than_the_smallest(pattern):
     target, places = matrix(8, 160), torch.arange(160)
     hessian = 0.9 ** (places[:, None] - places).abs().double()  # each input much like its neighbors
-    mask, swept = reconstruct._swept(target, hessian, never(target), sparsity=0.5, pattern=pattern)
-    fitted = reconstruct._fitted(target, swept, mask, hessian)
+    mask, swept = second_order._swept(target, hessian, never(target), sparsity=0.5, pattern=pattern)
+    fitted = reconstruction.fitted(target, swept, mask, hessian)
     smallest = compute_masks({"": target.abs()}, 0.5, pattern=pattern)[""]
     corrected = error(fitted, target, hessian)
     assert (corrected <= error(swept, target, hessian) + 1e-9).all()
@@ -218,8 +217,8 @@ def test_a_feature_that_others_tell_is_pruned_without_loss(monkeypatch, made_of)
         rows[..., 5] = made_of(rows)
         return rows
 
-    monkeypatch.setattr(reconstruct, "ITERATIONS", 100)
-    monkeypatch.setattr(reconstruct, "DAMPING", 1e-7)
+    monkeypatch.setattr(reconstruction, "ITERATIONS", 100)
+    monkeypatch.setattr(reconstruction, "DAMPING", 1e-7)
     model, name, layer = one_layer()
     with torch.no_grad():
         layer.weight[:, 5] = 3.0
@@ -240,7 +239,7 @@ def test_without_a_bias_the_mean_is_left_to_the_weights():
     weight, batches = layer.weight.detach().double(), batches_for(model)
     rows = torch.cat([rows_into(model, layer, batch, n_calls=1) for batch in batches]).double()
     hessian = rows.T @ rows / len(rows)
-    hessian += reconstruct.DAMPING * hessian.diagonal().mean() * torch.eye(12)
+    hessian += reconstruction.DAMPING * hessian.diagonal().mean() * torch.eye(12)
     mask = matrix(12, 12, seed=4) > -0.5
     mask[:, -3:] = False  # at most 9 weights: 10 steps are enough
     reconstruct_(model, {name: mask}, batches)
@@ -281,7 +280,7 @@ def test_given_masks_are_kept_and_corrected():
 
 def test_later_layers_make_up_for_the_earlier_ones(monkeypatch):
     """The second layer is not pruned, and yet changed so that it gives for the new inputs what it gave for the old."""
-    monkeypatch.setattr(reconstruct, "DAMPING", 1e-6)
+    monkeypatch.setattr(reconstruction, "DAMPING", 1e-6)
     dense, (model, batches) = zoo.build("bert"), built(n_batches=8)
     first, second = (f"bert.encoder.layer.0.{part}.dense" for part in ("intermediate", "output"))
     mask = masks_for({f"{first}.weight": model.get_parameter(f"{first}.weight")}, 0.5)
@@ -459,8 +458,8 @@ def test_after_an_error_every_weight_is_what_it_was(kind, monkeypatch):
     model = zoo.build("bert").train()
     batches = batches_for(model)
     expected, message = failing(model, kind)
-    touched, written = [], reconstruct.write_
-    monkeypatch.setattr(reconstruct, "write_", lambda *args: (touched.append(1), written(*args)))
+    touched, written = [], reconstruction.write_
+    monkeypatch.setattr(reconstruction, "write_", lambda *args: (touched.append(1), written(*args)))
     with tiny.unchanged(model), pytest.raises(expected, match=message):
         prune_second_order_(model, prunable_weights(model), 0.5, pattern="layer", batches=batches)
     assert len(touched) >= 16  # of 36 in all: it was in the middle

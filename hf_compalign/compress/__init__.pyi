@@ -7,7 +7,14 @@ from .calibration import run_model as run_model
 from .calibration import token_rows as token_rows
 from .calibration import training_batches as training_batches
 from .fingerprint import model_fingerprint as model_fingerprint
+from .inputs import InputStatistics as InputStatistics
+from .inputs import check_finite as check_finite
+from .inputs import in_order as in_order
+from .inputs import input_norms as input_norms
+from .inputs import rows_into as rows_into
+from .inputs import weight_gradients as weight_gradients
 from .loading import load_compressed as load_compressed
+from .reconstruction import reconstruct_ as reconstruct_
 from .record import QUANTIZATION as QUANTIZATION
 from .record import SHRINK as SHRINK
 from .record import entry_of as entry_of

@@ -80,6 +80,9 @@ class CompressionArguments:
     quantization_begin: float = flag(
         _QUANTIZATION["begin"], "Share of the training after which the model is trained with the rounding."
     )
+    quantization_reconstruct: bool = flag(
+        _QUANTIZATION["reconstruct"], "Correct the linear layers by least squares when the rounding begins."
+    )
     quantization_include: list[str] | None = flag(
         _QUANTIZATION["include"], "Patterns of module names to quantize; all layers but the head if left out."
     )

@@ -1,5 +1,6 @@
 """Quantization-aware training: a model that learns with the rounding that it will have."""
 
+import copy
 import logging
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,9 @@ from hf_compalign.compress.callbacks.order import join_quantizing, leave, shrink
 from hf_compalign.compress.callbacks.timing import Timing
 from hf_compalign.compress.quantize import (
     calibrate_,
+    check_calibration,
     convert_,
+    correct_,
     prepare_,
     quantizable_layers,
     ranges_of,
@@ -55,8 +58,10 @@ class QuantizationCallback(CompressionCallback):
     Args:
         scheme: how, as for `quantize_`: "onnxruntime-w8a8" is what ONNX Runtime's dynamic INT8 will compute.
         begin: share of all optimizer steps after which the model is prepared; 0 is before the first.
-        calibration: for schemes that fix the ranges of the activations (quanto-...a8): batches as the model takes
-            them, a DataLoader or a `datasets.Dataset`; by default 512 rows of the training data.
+        calibration: for schemes that fix the ranges of the activations (quanto-...a8) and for reconstruct: batches as
+            the model takes them, a DataLoader or a `datasets.Dataset`; by default 512 rows of the training data.
+        reconstruct: whether the linear layers are corrected by least squares when the model is prepared, as by
+            `quantize_`; the training then starts from there.
         include: patterns of names of layers to quantize; by default all but the classification head.
         exclude: patterns of names of layers to leave out.
 
@@ -72,6 +77,7 @@ class QuantizationCallback(CompressionCallback):
         *,
         begin: float = 0.0,
         calibration: Iterable[Any] | None = None,
+        reconstruct: bool = False,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
     ) -> None:
@@ -82,15 +88,14 @@ class QuantizationCallback(CompressionCallback):
                 f"begin must be a share of the training in [0, 1). Got {begin:g}.{hint} To quantize a model when it is "
                 "trained, use quantize_."
             )
-        if calibration is not None and not self.scheme.calibrated:
-            raise ValueError(
-                f"calibration= would be ignored: the scheme {scheme!r} needs no calibration data. Leave it out."
-            )
+        check_calibration(self.scheme, has_data=calibration is not None, reconstruct=reconstruct)
+        self.reconstruct = reconstruct
         self.include = include
         self.exclude = exclude
         super().__init__(Timing("constant", begin, begin), calibration)
         self._batches: Sequence[Batch] = ()
         self._names: Sequence[str] = ()
+        self._corrects = reconstruct  # when the model is prepared
         self._ranges: dict[str, float] | None = None
         # Of which model, so that none lives on for it.
         self._prepared: weakref.ref[nn.Module] | None = None
@@ -106,10 +111,12 @@ class QuantizationCallback(CompressionCallback):
         saved = self._begin(args, state)
         self._names, self._ranges = self._find_layers(model), None
         # A run that is resumed before its preparation has none yet.
-        if saved is not None and (saved.ranges is not None or state.global_step >= self.timing.final_step):
+        was_prepared = saved is not None and (saved.ranges is not None or state.global_step >= self.timing.final_step)
+        if was_prepared:
             self._ranges = self._restored(self._checked_ranges, saved.ranges)
+        self._corrects = self.reconstruct and not was_prepared
         join_quantizing(model, state, self)
-        if self.scheme.calibrated and self._ranges is None:
+        if self._corrects or (self.scheme.calibrated and self._ranges is None):
             self._batches = self._batches_for(model, kwargs["train_dataloader"])
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -181,6 +188,7 @@ class QuantizationCallback(CompressionCallback):
 
     def _prepare(self, model: nn.Module) -> None:
         self._silence(model)
+        original = copy.deepcopy(model) if self._corrects else None
         prepare_(model, self.scheme, self._names)
         if self.scheme.calibrated:
             if self._ranges is None:
@@ -188,6 +196,8 @@ class QuantizationCallback(CompressionCallback):
                 # What processes compute from the same values may differ in the last bits.
                 self._ranges = of_first_process(lambda: ranges_of(model))
             set_ranges_(model, self._ranges)
+        if original is not None:
+            correct_(model, original, self._batches)
         self._batches = ()
         self._prepared = weakref.ref(model)
 
@@ -232,6 +242,7 @@ class QuantizationCallback(CompressionCallback):
         return {
             "scheme": self.scheme.name,
             "begin": float(self.timing.begin),
+            "reconstruct": self.reconstruct,
             "include": self.include and list(self.include),
             "exclude": self.exclude and list(self.exclude),
         }

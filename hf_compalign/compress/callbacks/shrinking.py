@@ -16,8 +16,8 @@ from hf_compalign.compress.callbacks.order import before_cut, join_shrinking, le
 from hf_compalign.compress.callbacks.removal import Goal, PackedLayer, Removal, narrowed
 from hf_compalign.compress.callbacks.schedules import Schedule
 from hf_compalign.compress.callbacks.timing import Timing
-from hf_compalign.compress.prune import reconstruct_
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
+from hf_compalign.compress.reconstruction import reconstruct_
 from hf_compalign.compress.record import was_cut
 from hf_compalign.compress.sharding import in_shards, refuse_unsupported
 from hf_compalign.compress.shrink import UNIT_SCORES, Budget, LayerScores, ShrinkPlan, unit_scores

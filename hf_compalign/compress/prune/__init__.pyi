@@ -1,9 +1,3 @@
-from .inputs import InputStatistics as InputStatistics
-from .inputs import check_finite as check_finite
-from .inputs import in_order as in_order
-from .inputs import input_norms as input_norms
-from .inputs import rows_into as rows_into
-from .inputs import weight_gradients as weight_gradients
 from .masks import PATTERNS as PATTERNS
 from .masks import check_pattern as check_pattern
 from .masks import check_shapes as check_shapes
@@ -24,4 +18,3 @@ from .scores import movement as movement
 from .scores import taylor as taylor
 from .scores import wanda as wanda
 from .second_order import prune_second_order_ as prune_second_order_
-from .second_order import reconstruct_ as reconstruct_

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_compalign.compress.calibration import Batch, Loss, calibration_batches, own_loss
+from hf_compalign.compress.inputs import check_finite, check_ran, input_norms, weight_gradients
 from hf_compalign.compress.prune import scores
-from hf_compalign.compress.prune.inputs import check_finite, check_ran, input_norms, weight_gradients
 from hf_compalign.compress.prune.masks import check_pattern, check_shapes, compute_masks
 from hf_compalign.compress.prune.second_order import prune_second_order_
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_

@@ -1,3 +1,4 @@
+from .correction import correct_ as correct_
 from .fake import FakeQuantizedEmbedding as FakeQuantizedEmbedding
 from .fake import FakeQuantizedLinear as FakeQuantizedLinear
 from .fake import asymmetric_levels as asymmetric_levels
@@ -10,6 +11,7 @@ from .files import convert_ as convert_
 from .files import load_quantized as load_quantized
 from .files import requantize_ as requantize_
 from .one_shot import QuantizationSummary as QuantizationSummary
+from .one_shot import check_calibration as check_calibration
 from .one_shot import check_not_converted as check_not_converted
 from .one_shot import drop_stale_record_ as drop_stale_record_
 from .one_shot import quantizable_layers as quantizable_layers

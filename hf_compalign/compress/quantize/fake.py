@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_compalign._compat import become
+from hf_compalign.compress.select import by_output
 
 # These powers of two make fractions of the integers without changing a digit. Sums of products then stay below the
 # number of features, and do not overflow in float16.
@@ -148,6 +149,18 @@ def fake_quantize_(layer: nn.Module) -> None:
 def restore_(layer: nn.Module) -> None:
     """Undo `fake_quantize_`."""
     become(layer, type(layer).__bases__[0])
+
+
+def rounded_weight(layer: Any) -> Tensor:
+    """The weight that a rounding linear layer multiplies with, in the shape of its own."""
+    levels, scales = symmetric_levels(by_output(layer, layer.weight))
+    return by_output(layer, levels * scales).detach()
+
+
+def rounded_input(layer: Any, values: Tensor) -> Tensor:
+    """What a rounding linear layer makes of its inputs."""
+    levels, scale = asymmetric_levels(values)
+    return levels * scale
 
 
 def linear_like(layer: Any) -> nn.Linear:

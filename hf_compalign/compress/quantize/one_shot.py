@@ -1,5 +1,6 @@
 """Quantize a model at once, without training; and choose the layers."""
 
+import copy
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_compalign.compress.calibration import calibration_batches
+from hf_compalign.compress.quantize.correction import correct_
 from hf_compalign.compress.quantize.fake import fake_of, quantized_layers
 from hf_compalign.compress.quantize.files import convert_
 from hf_compalign.compress.quantize.prepared import calibrate_, check_groups, prepare_, unprepare_
@@ -59,6 +61,7 @@ def quantize_(
     scheme: str,
     *,
     calibration: Iterable[Any] | None = None,
+    reconstruct: bool = False,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
 ) -> QuantizationSummary:
@@ -74,8 +77,10 @@ def quantize_(
         model: the float model; it stays in training or evaluation mode.
         scheme: one of `SCHEMES`. "onnxruntime-w8a8" computes what the ONNX file with dynamic INT8 will compute; its
             weights stay float until the export. Pruned weights stay 0, except with optimum-quanto's int4.
-        calibration: for optimum-quanto's int8 activations: batches as the model takes them, a DataLoader, or a
-            `datasets.Dataset` of rows that can be stacked. A few hundred rows do.
+        calibration: for optimum-quanto's int8 activations and for reconstruct: batches as the model takes them, a
+            DataLoader, or a `datasets.Dataset` of rows that can be stacked. A few hundred rows do.
+        reconstruct: whether the linear layers are corrected one after the other, by least squares, so that each gives
+            for rounded inputs, with rounded weights, what it gave before. Pruned weights stay 0.
         include: patterns of module names (as in `fnmatch`); by default all linear layers but those that make the
             logits. For "onnxruntime-w8a8", the embeddings too.
         exclude: patterns of module names to leave out after that.
@@ -90,22 +95,37 @@ def quantize_(
             f"The scheme {scheme} fixes the ranges of the activations beforehand. Give calibration=, a DataLoader of "
             "some hundred rows."
         )
-    if calibration is not None and not chosen.calibrated:
-        raise ValueError(f"calibration= would be ignored: the scheme {scheme} needs no data. Leave it out.")
+    check_calibration(chosen, has_data=calibration is not None, reconstruct=reconstruct)
+    if reconstruct and calibration is None:
+        raise ValueError(
+            "reconstruct=True needs calibration data. Give calibration=, a DataLoader of some hundred rows."
+        )
     layers = quantizable_layers(model, chosen, include=include, exclude=exclude)
     batches = [] if calibration is None else calibration_batches(calibration, model)
     before = sum(_n_bytes(layer.weight) for layer in _storing(layers))
     left_out = tuple(name for name in roundable_layers(model, chosen, seen_in(model)) if name not in layers)
+    original = copy.deepcopy(model) if reconstruct else None
     prepare_(model, chosen, list(layers))
-    if chosen.calibrated:
-        try:
+    try:
+        if chosen.calibrated:
             calibrate_(model, batches)
-        except BaseException:
-            unprepare_(model)
-            raise
+        if original is not None:
+            correct_(model, original, batches)
+    except BaseException:
+        unprepare_(model)
+        raise
     convert_(model)
     after = sum(_size_after(layer, chosen) for layer in _storing(quantized_layers(model)))
     return QuantizationSummary(scheme, tuple(layers), left_out, (before, after))
+
+
+def check_calibration(scheme: Scheme, *, has_data: bool, reconstruct: bool) -> None:
+    """Refuse calibration data that nothing would look at."""
+    if has_data and not scheme.calibrated and not reconstruct:
+        raise ValueError(
+            f"calibration= would be ignored: the scheme {scheme.name} needs no data. Leave it out, or give "
+            "reconstruct=True."
+        )
 
 
 def quantizable_layers(

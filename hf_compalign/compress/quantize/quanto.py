@@ -72,6 +72,16 @@ def calibration() -> AbstractContextManager[None]:
     return Calibration(streamline=False)
 
 
+def rounded_weight(layer: Any) -> Tensor:
+    """The weight that a rounding layer multiplies with."""
+    return layer.qweight.dequantize().detach()
+
+
+def rounded_input(layer: Any, values: Any) -> Tensor:
+    """What a rounding layer makes of its inputs: they come rounded where the scheme rounds them."""
+    return values if layer.activation_qtype is None else values.dequantize()
+
+
 def convert_(layers: Iterable[Any]) -> None:
     """Replace the float weights of quanto's layers by small ones."""
     for layer in layers:

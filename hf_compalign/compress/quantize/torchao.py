@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_compalign._compat import forget_reading
 from hf_compalign._extras import needs_extra
@@ -35,6 +35,16 @@ def prepare_(model: nn.Module, names: Iterable[str], scheme: Scheme) -> None:
         made = nn.Sequential(linear_like(model.get_submodule(name)))
         quantize_(made, QATConfig(config, step="prepare"))
         put_(model, name, made[0])
+
+
+def rounded_weight(layer: Any) -> Tensor:
+    """The weight that a rounding layer multiplies with."""
+    return layer.weight_fake_quantizer(layer.weight).detach()
+
+
+def rounded_input(layer: Any, values: Tensor) -> Tensor:
+    """What a rounding layer makes of its inputs."""
+    return values if layer.activation_fake_quantizer is None else layer.activation_fake_quantizer(values)
 
 
 def convert_(model: nn.Module, names: Collection[str], scheme: Scheme) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from hf_compalign.compress.calibration import Batch, Loss, calibration_batches
-from hf_compalign.compress.prune import reconstruct_
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
+from hf_compalign.compress.reconstruction import reconstruct_
 from hf_compalign.compress.shrink.architectures import layers_of
 from hf_compalign.compress.shrink.budget import Budget, plan_for
 from hf_compalign.compress.shrink.cutting import cut_, removal_masks

@@ -82,14 +82,25 @@ def in_order(model: nn.Module, layers: Layers, batch: Batch) -> list[Group]:
     return [Group(tuple(names), len(key)) for key, names in groups.items()]
 
 
-def rows_into(model: nn.Module, layer: nn.Module, batch: Batch, *, n_calls: int) -> Tensor:
-    """[n, in], float32: the tokens that go into a layer, one call after the other; what comes after it does not run."""
+def rows_into(
+    model: nn.Module,
+    layer: nn.Module,
+    batch: Batch,
+    *,
+    n_calls: int,
+    rounding: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """[n, in], float32: the tokens that go into a layer, one call after the other; what comes after it does not run.
+
+    They are as ``rounding`` makes them of all that goes into a call, of padding too.
+    """
     found: list[Tensor] = []
     # Weights in shards are gathered and freed around each module: such a run must not be cut short.
     run_on = in_shards(model)
 
     def keep(_: str, __: nn.Module, args: tuple[Any, ...]) -> None:
-        found.append(token_rows(args[0], batch).float())
+        values = args[0] if rounding is None else rounding(args[0])
+        found.append(token_rows(values, batch).float())
         if len(found) == n_calls and not run_on:
             raise _Enough
 
