@@ -29,7 +29,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_teacher_logits
+from hf_compalign import (
+    AlignedDistillationTrainer,
+    AlignmentArguments,
+    WeightAveragingCallback,
+    cache_teacher_logits,
+)
 
 SKIPPED = 2  # the first steps of a round warm the caches up
 
@@ -87,6 +92,11 @@ def timed(make: Any, model: Any, steps: int, batch_size: int, folder: str) -> li
     return times.seconds[SKIPPED:]
 
 
+def after_every_step() -> WeightAveragingCallback:
+    """The average that costs most."""
+    return WeightAveragingCallback("ema", begin=0.0)
+
+
 def median_of_all(rounds: list[list[float]]) -> float:
     """The median step over all rounds."""
     return statistics.median(chain.from_iterable(rounds))
@@ -111,6 +121,9 @@ def main() -> None:
         ),
         "aligned, live teacher, transfer 0.5": lambda *a, **k: AlignedDistillationTrainer(
             *a, teacher=teacher, alignment=AlignmentArguments(transfer=0.5), train_dataset=dataset, **k
+        ),
+        "aligned, live teacher, averaged": lambda *a, callbacks, **k: AlignedDistillationTrainer(
+            *a, teacher=teacher, train_dataset=dataset, callbacks=[*callbacks, after_every_step()], **k
         ),
     }
     times: dict[str, list[list[float]]] = {name: [] for name in kinds}
