@@ -453,6 +453,17 @@ def test_texts_train_with_a_tokenizer_that_pads(tmp_path):
     assert trainer.state.global_step == 3
 
 
+def test_a_loss_of_the_users_own_may_get_a_step_without_labels(tmp_path):
+    def mean(outputs, labels, num_items_in_batch=None):
+        return F.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+    settings = {"per_device_train_batch_size": 1, "max_steps": 4}
+    alignment = AlignmentArguments(preset="paper", transfer=0.9)
+    trainer = build(tmp_path, alignment=alignment, settings=settings, compute_loss_func=mean)
+    trainer.train()
+    assert torch.isfinite(tiny.flat(trainer.model)).all()
+
+
 # ---- what is refused ----
 
 
