@@ -145,7 +145,8 @@ class AlignedDistillationTrainer(TaughtTrainer):
     def _task_loss(self, outputs: Any, items: Items, count: Tensor | None) -> Tensor:
         if self.compute_loss_func is not None:
             world = self.accelerator.num_processes
-            total = None if count is None else count * world
+            # A step may be without labels; what is divided by is not 0 then.
+            total = None if count is None else (count * world).clamp_min(1)
             # The user's function divides by all processes' items, and DDP divides once more by the processes.
             scale = 1 if count is None else world
             own: Tensor = self.compute_loss_func(outputs, items.labels, num_items_in_batch=total) * scale
