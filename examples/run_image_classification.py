@@ -38,7 +38,7 @@ from hf_compalign import (
     cache_teacher_logits,
     footprint,
 )
-from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels
+from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
 from hf_compalign.data import (
     class_names,
@@ -281,8 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         compute_metrics=scores,
         callbacks=compression.callbacks(),
     )
-    resume = args.resume_from_checkpoint
-    metrics = trainer.train(resume_from_checkpoint=True if resume == "True" else resume).metrics
+    metrics = train_student(trainer, models)
     trainer.save_model()
     trainer.log_metrics("train", metrics | {"train_samples": len(train)})
     trainer.save_metrics("train", metrics | {"train_samples": len(train)})

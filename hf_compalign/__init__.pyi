@@ -2,8 +2,10 @@ __version__: str
 
 from .align import AlignedDistillationTrainer as AlignedDistillationTrainer
 from .align import AlignmentArguments as AlignmentArguments
+from .align import LearningRateSuggestion as LearningRateSuggestion
 from .align import WeightAveragingCallback as WeightAveragingCallback
 from .align import cache_teacher_logits as cache_teacher_logits
+from .align import suggest_learning_rate as suggest_learning_rate
 from .compress import Loss as Loss
 from .compress import load_compressed as load_compressed
 from .compress.callbacks import PruningCallback as PruningCallback

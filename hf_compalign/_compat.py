@@ -3,14 +3,15 @@
 tests/test_compat.py checks every entry against the installed versions.
 """
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor, nn
-    from transformers import Trainer, TrainerState
+    from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -147,6 +148,23 @@ def save_as_best(trainer: "Trainer", metrics: Mapping[str, float]) -> None:
     state.best_model_checkpoint = str(Path(args.output_dir, f"checkpoint-{state.global_step}"))
     trainer._save_checkpoint(trainer.model, trial=None)
     trainer.control = trainer.callback_handler.on_save(args, state, trainer.control)
+
+
+def twin(trainer: "Trainer", args: "TrainingArguments", callbacks: "Sequence[TrainerCallback]") -> Any:
+    """A copy of a Trainer that has not trained, with a copy of its model, and arguments and callbacks of its own.
+
+    Why: a Trainer cannot be built from another one, since its class may take arguments of its own. A training sets
+    attributes of the Trainer and writes into its model, its control and its handler of callbacks.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/trainer.py
+    Ends: when a Trainer can be copied.
+    """
+    from transformers.trainer_callback import CallbackHandler, TrainerControl
+
+    other: Any = copy.copy(trainer)
+    other.args, other.control = args, TrainerControl()
+    other.model = other.model_wrapped = copy.deepcopy(trainer.model)
+    other.callback_handler = CallbackHandler([*callbacks], other.model, trainer.processing_class, None, None)
+    return other
 
 
 def stored_states(state: "TrainerState", name: str) -> list[dict[str, Any]]:

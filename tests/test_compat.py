@@ -1,6 +1,7 @@
 """Every entry of `_compat.py` still holds upstream; where it does not, the failure says what to do."""
 
 import ast
+import copy
 import inspect
 import json
 from itertools import count
@@ -11,7 +12,7 @@ import tiny
 import torch
 import zoo
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, BertConfig, Trainer, TrainerCallback, TrainerState
+from transformers import AutoTokenizer, BertConfig, DefaultFlowCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 import hf_compalign
@@ -203,6 +204,20 @@ def test_the_best_model_is_sought_anew_after_it_is_forgotten(training):
     _, whole, _ = training
     best = whole.state.best_metric, whole.state.best_global_step, Path(whole.state.best_model_checkpoint).name
     still(best == (-1, 2, "checkpoint-2"), f"The best model is {best}: forgetting it takes other attributes now.")
+
+
+def test_a_twin_trains_on_its_own(tmp_path):
+    trainer, plain = (tiny.trainer(tmp_path, tiny.bert(), num_train_epochs=1) for _ in range(2))
+    held, callbacks = dict(vars(trainer)), [*trainer.callback_handler.callbacks]
+    twin = _compat.twin(trainer, copy.copy(trainer.args), [DefaultFlowCallback(), tiny.Stop(3)])
+    with tiny.unchanged(trainer.model):
+        twin.train()
+    plain.add_callback(tiny.Stop(3))
+    plain.train()
+    still(torch.equal(tiny.flat(twin.model), tiny.flat(plain.model)), "A copied Trainer trains otherwise: copy more.")
+    changed = {name for name, value in held.items() if vars(trainer)[name] is not value}
+    still(not changed and trainer.callback_handler.callbacks == callbacks, f"A twin changes its Trainer's {changed}.")
+    still(not trainer.control.should_training_stop, "A twin shares its Trainer's control.")
 
 
 @pytest.mark.parametrize("saves", [False, True])

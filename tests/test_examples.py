@@ -22,6 +22,7 @@ import transformers
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from safetensors.torch import load_file as load_weights
 
+from hf_compalign.align import suggest_learning_rate, train_student
 from hf_compalign.compress import load_compressed, prunable_weights, sparsity_of
 from hf_compalign.compress.quantize import quantization_of, quantized_layers
 from hf_compalign.data import load_file
@@ -253,13 +254,20 @@ def test_the_recipe_of_a_teacher_and_its_accuracy_are_said(bert_folder, tmp_path
     assert capsys.readouterr().out.count("eval_accuracy") == 2  # logged and listed once
 
 
-def test_plain_recovery_of_the_same_teacher(glue_run, text_files, tmp_path):
+def test_plain_recovery_of_the_same_teacher(glue_run, text_files, tmp_path, monkeypatch, caplog):
+    short = partial(suggest_learning_rate, rates=[1e-4, 1e-3], steps=2)
+    monkeypatch.setattr(sys.modules[train_student.__module__], "suggest_learning_rate", short)
+    caplog.set_level("INFO")
     run_glue(
         *("--train_file", text_files / "train.csv", "--validation_file", text_files / "validation.csv"),
         *("--teacher_name_or_path", glue_run / "teacher", "--sparsity", "0.5", "--pruning_pattern", "layer"),
+        *("--pruning_schedule", "constant", "--suggest_learning_rate"),
         *("--preset", "labels", "--max_train_samples", "24", "--max_eval_samples", "20"),
         *(*TRAIN, "--output_dir", tmp_path, "--test_file", text_files / "validation.csv", "--pad_to_max_length"),
+        *("--learning_rate", "9.9"),
     )
+    found = re.search(r"Suggested: (.*)\.$|The lowest, (.*),", caplog.text, re.M)
+    assert 0 < max(logged(tmp_path, "learning_rate")) <= float(found.group(1) or found.group(2))
     # Audited on the 20 drawn from the test file, which are those of the validation file here.
     model = check_output(tmp_path, sparsity=0.5, n=20)
     assert all(

@@ -4,8 +4,12 @@ from .checks import check_setup as check_setup
 from .fine_tuning import ModelArguments as ModelArguments
 from .fine_tuning import fine_tune_teacher as fine_tune_teacher
 from .fine_tuning import load_for_labels as load_for_labels
+from .fine_tuning import train_student as train_student
 from .interpolation import best_interpolation as best_interpolation
 from .interpolation import interpolate_ as interpolate_
+from .learning_rate import LearningRateSuggestion as LearningRateSuggestion
+from .learning_rate import RateTrial as RateTrial
+from .learning_rate import suggest_learning_rate as suggest_learning_rate
 from .losses import agreement_loss as agreement_loss
 from .losses import gated as gated
 from .losses import kl_loss as kl_loss

@@ -14,6 +14,7 @@ from hf_compalign._files import built_from, read_json, write_text_atomic
 from hf_compalign._records import built
 from hf_compalign._trainer import changes, flag
 from hf_compalign.align.arguments import AlignmentArguments
+from hf_compalign.align.learning_rate import suggest_learning_rate
 from hf_compalign.align.trainer import AlignedDistillationTrainer
 from hf_compalign.labels import names_of, places
 
@@ -24,7 +25,7 @@ RECIPE_FILE = "fine_tuning.json"
 
 @dataclass
 class ModelArguments:
-    """Which models take part, as flags of a script.
+    """Which models take part, and how fast they learn, as flags of a script.
 
     Raises:
         ValueError: neither a teacher nor what to fine-tune one from is given, or both are.
@@ -40,6 +41,9 @@ class ModelArguments:
     ignore_mismatched_sizes: bool = flag(False, "Start with a new head where a checkpoint has one for other labels.")
     teacher_num_train_epochs: float = flag(3.0, "Epochs of fine-tuning the teacher; num_train_epochs is the student's.")
     teacher_learning_rate: float = flag(5e-5, "Learning rate of that; learning_rate is the student's.")
+    suggest_learning_rate: bool = flag(
+        False, "Try learning rates on the evaluation data first, and train the student with the one that keeps most."
+    )
 
     def __post_init__(self) -> None:
         if (self.model_name_or_path is None) == (self.teacher_name_or_path is None):
@@ -132,6 +136,18 @@ def fine_tune_teacher(
     # The other processes load what the first one has written.
     trained.accelerator.wait_for_everyone()
     return str(folder)
+
+
+def train_student(trainer: AlignedDistillationTrainer, models: ModelArguments) -> dict[str, float]:
+    """Train as the flags say, at the suggested rate and from a checkpoint where they ask for it; return the metrics."""
+    args = trainer.args
+    if models.suggest_learning_rate:
+        suggestion = suggest_learning_rate(trainer)
+        logger.info("%s", suggestion)
+        args.learning_rate = suggestion.value
+    resume = args.resume_from_checkpoint
+    metrics: dict[str, float] = trainer.train(resume_from_checkpoint=True if resume == "True" else resume).metrics
+    return metrics
 
 
 def _arguments(models: ModelArguments, args: TrainingArguments, folder: Path) -> TrainingArguments:

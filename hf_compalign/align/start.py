@@ -87,7 +87,8 @@ class StartCallback(TrainerCallback):
             better = "fewer mismatches"
             value = f"{count(round(state.best_metric * len(dataset)))} of {count(len(dataset))}"
         logger.warning(
-            "No checkpoint after training had %s than the start: keeping the start (%s). Try a lower learning_rate.",
+            "No checkpoint after training had %s than the start: keeping the start (%s). "
+            "suggest_learning_rate(trainer) looks for a rate that helps.",
             better,
             value,
         )
