@@ -44,6 +44,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return found
 
 
+def split(phrases: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows of the training file are sentences to train on, transfer data, and unseen."""
+    whole = np.array([text.rstrip().endswith(" .") for text in phrases])
+    rng = np.random.default_rng(0)
+    sentences = rng.permutation(np.flatnonzero(whole))[:SENTENCES]
+    others = rng.permutation(np.setdiff1d(np.arange(len(phrases)), sentences))
+    return sentences, others[:TRANSFER], others[TRANSFER : TRANSFER + UNSEEN]
+
+
 class Sst2:
     """The tokenized splits: train, transfer (no labels), unseen and test."""
 
@@ -52,13 +61,10 @@ class Sst2:
         self.tokenizer.model_max_length = MAX_TOKENS
         self.collator = DataCollatorWithPadding(self.tokenizer)
         phrases = load_file(str(folder / "train.parquet"))
-        whole = np.array([text.rstrip().endswith(" .") for text in phrases["sentence"]])
-        rng = np.random.default_rng(0)
-        sentences = rng.permutation(np.flatnonzero(whole))[:SENTENCES]
-        others = rng.permutation(np.setdiff1d(np.arange(len(phrases)), sentences))
+        sentences, transfer, unseen = split(phrases["sentence"])
         self.train = self._prepared(phrases.select(sentences))
-        self.transfer = self._prepared(phrases.select(others[:TRANSFER])).remove_columns("labels")
-        self.unseen = self._prepared(phrases.select(others[TRANSFER : TRANSFER + UNSEEN]))
+        self.transfer = self._prepared(phrases.select(transfer)).remove_columns("labels")
+        self.unseen = self._prepared(phrases.select(unseen))
         self.test = self._prepared(load_file(str(folder / "validation.parquet")))
 
     def _prepared(self, dataset: Dataset) -> Dataset:
