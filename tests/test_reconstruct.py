@@ -166,6 +166,18 @@ def test_the_blocks_together_have_the_sparsity(monkeypatch, pattern, sparsity):
         assert set(mask.sum(1).tolist()) == {39 - round(39 * sparsity)}
 
 
+@pytest.mark.parametrize("pattern", ["layer", "row"])
+def test_what_is_pruned_stays_pruned_at_every_higher_sparsity(monkeypatch, pattern):
+    monkeypatch.setattr(second_order, "BLOCK", 7)
+    weight, hessian = matrix(5, 39), correlated(39)
+    gone = never(weight)
+    for sparsity in np.arange(0.03, 1, 0.03):
+        mask, weight = second_order._swept(weight, hessian, gone, sparsity=sparsity, pattern=pattern)
+        assert not (mask & gone).any()
+        assert int(mask.sum()) == int(compute_masks({"": weight}, sparsity, pattern=pattern)[""].sum())
+        gone = ~mask
+
+
 def test_what_is_gone_goes_first():
     weight, hessian = matrix(5, 12), correlated(12)
     gone = matrix(5, 12, seed=9) > 0.5
