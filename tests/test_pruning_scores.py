@@ -17,10 +17,10 @@ from hf_compalign.compress import own_loss, prunable_weights, sparsity_of, weigh
 from hf_compalign.compress.prune import CALIBRATED, SCORES, compute_masks
 
 
-def aligned(folder, callback, **settings):
+def aligned(folder, *callbacks, **settings):
     arguments = tiny.arguments(folder, **settings)
     trainer = AlignedDistillationTrainer(
-        tiny.bert(seed=2), arguments, teacher=tiny.bert(seed=1), train_dataset=tiny.texts(), callbacks=[callback]
+        tiny.bert(seed=2), arguments, teacher=tiny.bert(seed=1), train_dataset=tiny.texts(), callbacks=[*callbacks]
     )
     trainer.train()
     return trainer
@@ -102,6 +102,28 @@ def test_obs_prunes_once_and_at_the_beginning(tmp_path):
     for step in (3, 6, 9, 12):
         loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / f"checkpoint-{step}")
         assert same(zeros_of(model), zeros_of(loaded))
+
+
+def test_obs_in_stages_prunes_a_tenth_at_a_time(tmp_path):
+    """Each stage does with the weights that are there what prune_ does."""
+    weights = tiny.Watch(lambda network: tiny.flat(network).clone())
+    plain(tmp_path, PruningCallback(0.3, score="obs", schedule="linear", end=1.0), weights, learning_rate=0.0)
+    model, expected = tiny.bert(seed=2), []
+    for stage in range(4):
+        if stage:
+            prune_(model, stage / 10, score="obs", calibration=tiny.texts())
+        expected += [tiny.flat(model).clone()] * 4
+    assert all(map(torch.equal, weights.seen, expected[1:13]))
+
+
+def test_while_it_is_aligned_obs_prunes_what_it_pruned_before(tmp_path):
+    growing = tiny.Watch(zeros_of)
+    callback = PruningCallback(0.6, score="obs", schedule="linear", end=1.0, every=1)
+    trainer = aligned(tmp_path, callback, growing, learning_rate=1e-2)
+    assert sparsity_of(prunable_weights(trainer.model)) == pytest.approx(0.6, abs=1e-3)
+    for before, after in pairwise(growing.seen):
+        assert sum(int(zeros.sum()) for zeros in before.values()) < sum(int(zeros.sum()) for zeros in after.values())
+        assert not any((before[name] & ~after[name]).any() for name in before)
 
 
 def test_a_model_pruned_before_is_held(tmp_path):

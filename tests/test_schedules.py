@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_compalign.compress.callbacks import SCHEDULES, resolve_schedule
+from hf_compalign.compress.callbacks import SCHEDULES, Timing, resolve_schedule
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -38,3 +38,9 @@ def test_a_function_is_taken_as_it_is():
         return float(progress == 1)
 
     assert resolve_schedule(late) is late
+
+
+def test_stages_are_at_most_so_many():
+    timing = Timing("linear", 0.0, 0.5, stages=7).over(300)
+    assert [step for step in range(1, 301) if timing.updates_at(step)] == [22, 44, 66, 88, 110, 132, 150]
+    assert timing.recipe() == Timing("linear", 0.0, 0.5).recipe()

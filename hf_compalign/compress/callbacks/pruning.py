@@ -1,6 +1,7 @@
 """Pruning while a model trains."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,9 @@ from hf_compalign.compress.sharding import (
 # Where the optimizer's state keeps the learned scores.
 MOVEMENT = "movement_score"
 
+# The share of the weights that a stage of obs prunes on a linear schedule.
+STAGE = 0.1
+
 logger = logging.getLogger(__name__)
 
 
@@ -69,10 +73,12 @@ class PruningCallback(CompressionCallback):
             N:M). By default "global", but "row" for wanda and "layer" for obs.
         schedule: "cubic", "linear" or "constant" (all at once), or a function from progress to share, both in [0, 1].
             By default "cubic"; for obs, whose every update takes as long as that of `prune_`, "constant": the model is
-            pruned at the beginning, and the rest of the training recovers.
+            pruned at the beginning, and the rest of the training recovers. With "linear" obs prunes in stages, each
+            corrected towards what the weights trained so far compute.
         begin: share of all optimizer steps at which the schedule begins.
         end: share of them at which it ends; from then on the masks stand still.
-        every: optimizer steps between two updates of the masks; None makes about 20 updates.
+        every: optimizer steps between two updates of the masks; None makes about 20 updates, for obs stages of 10 %
+            of the weights.
         calibration: for wanda, taylor and obs: batches as the model takes them, a DataLoader or a list; by default 512
             rows of the training data.
         include: patterns of module names to prune; by default all linear and convolution layers but the
@@ -106,7 +112,8 @@ class PruningCallback(CompressionCallback):
         self.include = include
         self.exclude = exclude
         schedule = schedule or ("constant" if score == "obs" else "cubic")
-        super().__init__(Timing(schedule, begin, end, every), calibration)
+        stages = math.ceil(round(sparsity / STAGE, 6)) if score == "obs" else None
+        super().__init__(Timing(schedule, begin, end, every, stages), calibration)
         _check_evidence(self.method, calibration, begins_at_once=self.timing.begins_at_once)
         self._loss: Loss | None = None
         self._evidence = Evidence()

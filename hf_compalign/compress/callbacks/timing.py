@@ -24,6 +24,7 @@ class Timing:
     begin: float  # share of all optimizer steps at which the schedule begins
     end: float  # share of them at which it ends
     every: int | None = None  # optimizer steps between two updates; None makes about 20 updates
+    stages: int | None = None  # or at most so many
     span: tuple[int, int] = (0, 0)  # the same two as steps, once the training's length is known
 
     def __post_init__(self) -> None:
@@ -58,7 +59,8 @@ class Timing:
     def updates_at(self, step: int) -> bool:
         """Whether more is done after that step."""
         begin, end = self.span
-        every = self.every or max(1, (end - begin) // UPDATES)
+        most = (end - begin) // UPDATES if self.stages is None else math.ceil((end - begin) / max(1, self.stages))
+        every = self.every or max(1, most)
         if not begin <= step <= end or ((step - begin) % every and step != end):
             return False
         before = begin + (step - begin - 1) // every * every

@@ -25,7 +25,8 @@ def prune_second_order_(
 ) -> dict[str, Tensor]:
     """Prune the weights of linear layers and correct those that remain, in place.
 
-    Every block of 128 columns gets the sparsity, by the pattern "layer", "row" or "N:M". Weights that are 0 go first.
+    Every block of 128 columns gets the sparsity, by the pattern "layer", "row" or "N:M". Weights that are 0 go first,
+    and blocks that have more of them leave less to the others.
 
     Returns:
         The masks of bool, whole, by the weights' names.
@@ -60,7 +61,7 @@ def _swept(weight: Tensor, hessian: Tensor, gone: Tensor, *, sparsity: float, pa
         end = min(begin + block, n_columns)
         own = factor[begin:end, begin:end]
         values, errors = weight[:, begin:end], torch.zeros_like(weight[:, begin:end])
-        share = _share(sparsity, pattern, n_rows=len(weight), columns=(begin, end))
+        share = _share(sparsity, pattern, gone, mask[:, :begin], end)
         for j in range(end - begin):
             if j % ranked == 0:
                 columns = slice(begin + j, begin + j + ranked)
@@ -73,10 +74,20 @@ def _swept(weight: Tensor, hessian: Tensor, gone: Tensor, *, sparsity: float, pa
     return mask, weight * mask
 
 
-def _share(sparsity: float, pattern: str, *, n_rows: int, columns: tuple[int, int]) -> float:
-    """The sparsity of a block of columns: such that what the blocks round does not add up."""
+def _share(sparsity: float, pattern: str, gone: Tensor, before: Tensor, end: int) -> float:
+    """The sparsity of a block of columns up to ``end``, after those whose masks are ``before``.
+
+    All blocks together have the sparsity whatever each of them rounds, and nothing that is ``gone`` comes back.
+    """
     if pattern not in PATTERNS:
         return sparsity
+    # What is ranked together is the whole block, or a row of it.
+    (n_rows, n_columns), begin = gone.shape, before.shape[1]
     height = n_rows if pattern == "layer" else 1
-    before, after = (round(sparsity * height * column) for column in columns)
-    return (after - before) / (height * (columns[1] - columns[0]))
+
+    def n_gone(columns: Tensor) -> int:
+        return int(columns.sum() if pattern == "layer" else columns.sum(1).max())
+
+    most = round(sparsity * height * n_columns) - n_gone(gone[:, end:])
+    n_pruned = min(round(sparsity * height * end), most) - int((~before).sum()) * height // n_rows
+    return max(n_pruned, n_gone(gone[:, begin:end])) / (height * (end - begin))
