@@ -367,16 +367,16 @@ NONE_LEFT, NEVER, FEW = level(20, 0, None, [4.94, None]), level(0, 0, None, [0.0
     [
         (
             MORE,
-            "keeps more of the reference's answers at 50 % (10 against 30 mismatches, ratio 3.0, 95 % interval 1.5 to",
+            "keeps more of the reference's answers at 50 % (10 against 30 mismatches, ratio 3.00, 95 % interval 1.50",
         ),
         (
             FEWER,
             "keeps fewer of the reference's answers at 50 % (30 against 10 mismatches, ratio 0.33, 95 % interval 0.20",
         ),
-        (UNCLEAR, "shows no difference at 50 % (10 against 12 mismatches, ratio 1.2, 95 % interval 0.70 to 2.0)"),
-        (NONE_LEFT, "keeps more of the reference's answers at 50 % (0 against 20 mismatches, ratio 4.9 or more)"),
+        (UNCLEAR, "shows no difference at 50 % (10 against 12 mismatches, ratio 1.20, 95 % interval 0.70 to 2.00)"),
+        (NONE_LEFT, "keeps more of the reference's answers at 50 % (0 against 20 mismatches, ratio 4.94 or more)"),
         (NEVER, "leaves nothing to compare at 50 % (0 against 0 mismatches)"),
-        (FEW, "shows no difference at 50 % (1 against 2 mismatches, ratio 2.0, 95 % interval 0.0 or more)"),
+        (FEW, "shows no difference at 50 % (1 against 2 mismatches, ratio 2.00, 95 % interval 0.00 or more)"),
     ],
 )
 def test_the_conclusion_is_what_the_interval_allows(models, words):
@@ -407,7 +407,7 @@ def test_the_table_shows_counts_where_there_is_no_ratio():
     rows = main_table(found).rows
     assert rows[0] == ["0 %", "the reference", "96.8 %", "-", "-", "-", "-"]
     assert rows[1] == ["50 %", "magnitude + CE", "90.0 %", "20", "0", "-", "-"]
-    assert rows[2] == ["50 %", "magnitude + aligned", "90.0 %", "0", "0", "20/0", "4.9 or more"]
+    assert rows[2] == ["50 %", "magnitude + aligned", "90.0 %", "0", "0", "20/0", "4.94 or more"]
 
 
 def test_the_command_line_has_the_same_default_sparsities():

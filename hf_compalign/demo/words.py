@@ -26,7 +26,7 @@ def main_table(found: Mapping[str, Any]) -> Table:
                 key = AGAINST_BASELINE[name]
                 ratio = [_ratio(models, name, key), ends(models[f"{key}_interval"])]
             rows.append([_level(level), title, *_counts(models[name]), *ratio])
-    columns = ["pruned", "by what + loss", "accuracy", "mismatches", "CIE-U", "ratio", "95 % CI"]
+    columns = ["pruned", "start + loss", "accuracy", "mismatches", "CIE-U", "ratio", "95 % CI"]
     return Table("", columns, rows, words=(1,))
 
 
@@ -37,7 +37,7 @@ def start_table(found: Mapping[str, Any]) -> Table:
         for level, models in found["by_sparsity"].items()
         for name, title in _BEFORE.items()
     ]
-    return Table("", ["pruned", "by what", "accuracy", "mismatches", "CIE-U", "KL"], rows, words=(1,))
+    return Table("", ["pruned", "start", "accuracy", "mismatches", "CIE-U", "KL"], rows, words=(1,))
 
 
 def seed_table(found: Mapping[str, Any]) -> Table:
@@ -65,19 +65,19 @@ def _ratio(models: Mapping[str, Any], name: str, key: str) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """A ratio in two or three digits.
+    """A ratio in three digits or so.
 
-    >>> times(12.34), times(0.345)
-    ('12.3', '0.34')
+    >>> times(1.042), times(12.34)
+    ('1.04', '12.3')
     """
-    return decimals(ratio, digits=2 if ratio and ratio < 1 else 1)
+    return decimals(ratio, digits=1 if ratio is not None and ratio >= 10 else 2)
 
 
 def ends(interval: Sequence[float | None]) -> str:
     """Both ends of the interval of a ratio; None is infinity.
 
-    >>> ends([1.26, 3.0]), ends([4.94, None])
-    ('1.3 to 3.0', '4.9 or more')
+    >>> ends([1.263, 3.0]), ends([4.94, None])
+    ('1.26 to 3.00', '4.94 or more')
     """
     low, high = interval
     return f"{times(low)} or more" if high is None else f"{times(low)} to {times(high)}"

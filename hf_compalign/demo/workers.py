@@ -5,6 +5,7 @@ A job is a function of a picklable kind that reports each of its steps, and retu
 
 import multiprocessing
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -13,6 +14,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+_PATIENCE = 10  # seconds, with a process that is told to end
 
 Tick = Callable[[str], None]  # a step of the stage of that name is done
 Job = Callable[[Tick], Sequence[Any]]
@@ -86,9 +89,11 @@ def _workers(n: int, prepare: Callable[[], None] | None) -> Iterator[dict[Any, B
                 started[ours] = process
         yield dict(started)
     finally:
-        for pipe, process in started.items():
+        for process in started.values():
             process.terminate()
-            process.join()
+        for pipe, process in started.items():
+            process.join(_PATIENCE)
+            process.kill()
             pipe.close()
 
 
@@ -108,6 +113,8 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 def _serve(pipe: Connection, prepare: Callable[[], None] | None) -> None:
     """Do one job after the other, until whoever gives them is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited
+    # An exit gives back what libraries hold of the system, which a mere end would leave behind, with a warning.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     if prepare is not None:
         prepare()
     with suppress(EOFError, BrokenPipeError):
