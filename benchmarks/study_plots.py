@@ -77,7 +77,8 @@ def _mismatches(panel: Any, study: Study, places: Sequence[Place], spots: Sequen
         found = [study.changes(place, arm) for place in places]
         _lines(panel, places, spots, [math.nan if one is None else one.mismatches.sum() for one in found], **look)
     floor = [study.floor(place).mismatches.sum() for place in places]
-    _lines(panel, places, spots, floor, color=style.INK, linestyle="--", label="seed floor")
+    ends = ([spot + side for spot in spots] for side in (-0.4, 0.4))
+    panel.hlines(floor, *ends, color=style.INK, linestyle="--", linewidth=1.2, label="seed floor")
     panel.set_yscale("function", functions=(lambda y: y.clip(0) ** 0.5, lambda y: y**2))
     panel.set_ylim(0, None)
     panel.set_ylabel("mismatches (square root)", fontsize=style.SMALL_TEXT)
