@@ -111,3 +111,18 @@ def logits_of(outputs: Any) -> Tensor:
     """The logits in a model's outputs, a mapping or a tuple, from a call without labels."""
     logits: Tensor = outputs["logits"] if hasattr(outputs, "keys") else outputs[0]
     return logits
+
+
+def hidden_states_of(outputs: Any) -> tuple[Tensor, ...]:
+    """The states of the embeddings and of each layer, from a call with ``output_hidden_states=True``.
+
+    Raises:
+        ValueError: the model returns none under that name, as encoder-decoders do.
+    """
+    states: tuple[Tensor, ...] | None = getattr(outputs, "hidden_states", None)
+    if not states:
+        raise ValueError(
+            f"The model returns no hidden_states. Got a {type(outputs).__name__}. Leave preset='hidden' and "
+            "hidden_weight out."
+        )
+    return states

@@ -13,6 +13,7 @@ from scipy.special import log_softmax, rel_entr, softmax
 from hf_compalign.align import (
     agreement_loss,
     gated,
+    hidden_loss,
     kl_loss,
     logits_loss,
     masked_mean,
@@ -78,6 +79,23 @@ def test_unknown_labels_cost_nothing_and_have_no_gradient():
     assert student.grad[0].abs().sum() > 0
 
 
+def test_hidden_states_are_compared_item_by_item_without_their_padding():
+    student, teacher = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)  # layers, items, positions, features
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0]])
+    expected = []
+    for item, length in enumerate(mask.sum(1).tolist()):
+        pairs = [(student[layer][item, :length], teacher[layer][item, :length]) for layer in range(3)]
+        expected.append(np.mean([((s - t).norm() ** 2 / t.norm() ** 2).item() for s, t in pairs]))
+    found = hidden_loss([*student], [*teacher], mask)
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    assert hidden_loss([*teacher], [*teacher], mask).tolist() == [0, 0, 0, 0]
+
+
+def test_hidden_states_of_other_depths_and_widths_are_refused():
+    with pytest.raises(ValueError, match=r"same depth and width. Got the shapes \[\(2, 4\)\] of the student"):
+        hidden_loss([torch.ones(2, 4)], [torch.ones(2, 3)])
+
+
 def test_label_smoothing_is_torchs():
     student, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
     expected = F.cross_entropy(student, labels, label_smoothing=0.1)
@@ -88,7 +106,7 @@ def test_the_gate_zeroes_items_on_which_the_teacher_is_wrong():
     teacher = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
     labels = torch.tensor([0, 1, -100])  # right, wrong, unknown
     assert where_teacher_is_right(teacher, labels).tolist() == [True, False, True]
-    values = gated(logits_loss)(torch.zeros(3, 2), teacher, labels)
+    values = gated(logits_loss(torch.zeros(3, 2), teacher, labels), teacher, labels)
     assert values.tolist() == [2.0, 0.0, 2.0]
 
 

@@ -23,13 +23,14 @@ from transformers import (
 )
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_teacher_logits
-from hf_compalign.align import check_setup
+from hf_compalign.align import check_setup, hidden_loss
 from hf_compalign.measure.statistics import kl_divergence
 
 pytestmark = pytest.mark.numeric
 
 PLAIN = AlignmentArguments(preset="labels")
 PAPER = AlignmentArguments(preset="paper")
+HIDDEN = AlignmentArguments(preset="hidden")
 KL = AlignmentArguments(preset="paper", kl_weight=0.5, temperature=3.0)
 
 
@@ -141,6 +142,21 @@ def test_a_dataset_without_labels_trains(tmp_path):
     assert not torch.equal(before, tiny.flat(student))
     assert trainer.state.log_history[0]["task_loss"] == 0
     assert trainer.state.log_history[0]["logits_loss"] > 0
+
+
+def test_hidden_states_take_part_in_training_and_not_in_evaluation(tmp_path):
+    dataset = tiny.texts(8)
+    trainer = build(tmp_path, dataset=dataset, eval_dataset=dataset, alignment=HIDDEN)
+    batch = tiny.batch(dataset, "input_ids", "attention_mask")
+    with torch.no_grad():
+        student, teacher = (
+            model.eval()(**batch, output_hidden_states=True) for model in (trainer.model, tiny.bert(seed=1))
+        )
+    distance = hidden_loss(student.hidden_states, teacher.hidden_states, batch["attention_mask"]).mean()
+    logits_distance = F.mse_loss(student.logits, teacher.logits)
+    assert distance > 0.01
+    assert tiny.distance(loss_of(trainer, dataset), logits_distance + distance) < tiny.ROUNDING
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(logits_distance.item(), rel=1e-4)
 
 
 def test_the_gate_reaches_the_loss(tmp_path):
@@ -621,6 +637,8 @@ def test_bad_input_is_refused_before_training(tmp_path):
         ("must share a tokenizer. Got vocabularies of 41 and 40", {"teacher": tiny.bert(vocab_size=41)}),
         ("same task. Got image-classification and text", {"teacher": tiny.vit()}),
         ("No model could be loaded from 'no/where'", {"teacher": "no/where"}),
+        ("need a live teacher. Pass teacher=", {"teacher": None, "alignment": HIDDEN}),
+        ("num_hidden_layers=2 of the student and 1", {"teacher": tiny.bert(num_hidden_layers=1), "alignment": HIDDEN}),
         ("The train dataset is empty", {"dataset": Empty()}),
         ("Got DatasetDict. It has the splits 'a': give one", {"dataset": DatasetDict(a=tiny.texts())}),
         ("The eval dataset is empty", {"eval_dataset": tiny.texts().select([])}),

@@ -122,7 +122,7 @@ def test_state_survives_json(name):
     [
         ({"task_weight": -1.0}, "task_weight must be a finite number >= 0. Got -1.0"),
         ({"logits_weight": 0.0}, "All loss weights are 0.*default.* has logits 1. .*take preset='labels'"),
-        ({"preset": "best"}, "preset must be one of default, paper, kd, labels. Got 'best'"),
+        ({"preset": "best"}, "preset must be one of default, paper, hidden, kd, labels. Got 'best'"),
         ({"weighting": "random"}, "weighting='random' would be ignored: it needs two terms or more, as preset='paper'"),
         ({"weighting": "magic"}, "weighting must be one of fixed, random, .* Got 'magic'"),
         (
@@ -164,7 +164,7 @@ def test_a_preset_names_the_terms_and_a_weight_that_is_given_counts(settings, we
     assert alignment.weights() == weights
     assert str(alignment).startswith(said)
     # What a checkpoint remembers are the weights, by whatever name they came.
-    spelled = {f"{term}_weight": weights.get(term, 0.0) for term in ("task", "agreement", "logits", "kl")}
+    spelled = {f"{term}_weight": weights.get(term, 0.0) for term in ("task", "agreement", "logits", "kl", "hidden")}
     options = {name: value for name, value in settings.items() if name == "temperature"}
     assert AlignmentArguments(**spelled, **options).recipe() == alignment.recipe()
 

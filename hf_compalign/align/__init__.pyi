@@ -12,6 +12,7 @@ from .learning_rate import RateTrial as RateTrial
 from .learning_rate import suggest_learning_rate as suggest_learning_rate
 from .losses import agreement_loss as agreement_loss
 from .losses import gated as gated
+from .losses import hidden_loss as hidden_loss
 from .losses import kl_loss as kl_loss
 from .losses import logits_loss as logits_loss
 from .losses import masked_mean as masked_mean

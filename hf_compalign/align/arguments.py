@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from hf_compalign._trainer import flag
-from hf_compalign.align.losses import TermFunction, task_loss, teacher_terms
+from hf_compalign.align.losses import TermFunction, hidden_loss, task_loss, teacher_terms
 from hf_compalign.align.transfer_images import IMAGE_KINDS
 from hf_compalign.align.transfer_texts import TEXT_KINDS
 from hf_compalign.align.weighting import (
@@ -23,10 +23,11 @@ from hf_compalign.align.weighting import (
 PRESETS: Mapping[str, Mapping[str, float]] = {
     "default": {"logits": 1.0},
     "paper": {"task": 1.0, "agreement": 1.0, "logits": 1.0},
+    "hidden": {"logits": 1.0, "hidden": 1.0},
     "kd": {"task": 1.0, "kl": 1.0},
     "labels": {"task": 1.0},
 }
-TERMS = ("task", "agreement", "logits", "kl")
+TERMS = ("task", "agreement", "logits", "kl", "hidden")
 
 # Options that only work together with others: (their prefix, whether that is there, what they need, in words).
 _NEEDS = (
@@ -48,9 +49,10 @@ class AlignmentArguments:
     A preset names the terms and their weights. "default" is the squared error between the two models' logits alone,
     which is 0 where they answer alike: labels are not needed. "paper" is the loss of
     https://huggingface.co/papers/2012.01604 with its three terms weighted alike: cross-entropy with the labels,
-    cross-entropy with the teacher's predictions, and the squared error of the logits. "kd" is distillation
-    (https://huggingface.co/papers/1503.02531): the labels and the KL divergence at temperature 2. "labels" is the loss
-    of the stock Trainer, and a teacher then only measures. A weight that is given takes the place of the preset's.
+    cross-entropy with the teacher's predictions, and the squared error of the logits. "hidden" adds
+    the distance of the hidden states to the default, for a student that started as a copy of its teacher. "kd" is
+    distillation (https://huggingface.co/papers/1503.02531): the labels and the KL divergence at temperature 2. "labels"
+    is the loss of the stock Trainer, and a teacher then only measures. A weight that is given takes the preset's place.
 
     Raises:
         ValueError: an option out of range, or one that would be ignored because what it belongs to is off.
@@ -66,6 +68,9 @@ class AlignmentArguments:
     )
     kl_weight: float | None = flag(
         None, "Weight of the KL divergence from the teacher at `temperature`; by default the preset's."
+    )
+    hidden_weight: float | None = flag(
+        None, "Weight of the distance between the two models' hidden states; by default the preset's."
     )
     temperature: float = flag(2.0, "Temperature T of the KL term, scaled by T^2.")
     soft_agreement: bool = flag(False, "Agree with the teacher's probabilities instead of its predicted class.")
@@ -150,11 +155,8 @@ class AlignmentArguments:
 
     def terms(self) -> dict[str, TermFunction]:
         """The functions of the terms that take part, in the order of `weights`."""
-        functions = {"task": task_loss} | teacher_terms(
-            soft_agreement=self.soft_agreement,
-            temperature=self.temperature,
-            only_where_teacher_is_right=self.only_where_teacher_is_right,
-        )
+        functions: dict[str, TermFunction] = {"task": task_loss, "hidden": hidden_loss}
+        functions |= teacher_terms(soft_agreement=self.soft_agreement, temperature=self.temperature)
         return {name: functions[name] for name in self.weights()}
 
     def build_weighting(self, seed: int) -> Weighting:

@@ -86,6 +86,22 @@ def check_student_and_teacher(trainer: Any, teacher: PreTrainedModel) -> None:
         )
 
 
+def check_states(student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
+    """Refuse models whose hidden states cannot be compared."""
+    if teacher is None:
+        raise ValueError(
+            "Hidden states are not cached with the logits: they need a live teacher. Pass teacher=, or leave "
+            "preset='hidden' and hidden_weight out."
+        )
+    for size in ("num_hidden_layers", "hidden_size"):
+        ours, theirs = (getattr(model.config, size, None) for model in (student, teacher))
+        if ours != theirs:
+            raise ValueError(
+                f"Hidden states can be compared between models of the same depth and width. Got {size}={ours} of the "
+                f"student and {theirs} of the teacher. Leave preset='hidden' and hidden_weight out."
+            )
+
+
 def _check_positions(student: PreTrainedModel, teacher: PreTrainedModel, *, longest: float) -> None:
     """Refuse a teacher that cannot read all that the student and its tokenizer can."""
     ours, theirs = (position_limit(model) or inf for model in (student, teacher))

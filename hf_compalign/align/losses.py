@@ -3,7 +3,7 @@
 Every term takes the logits [..., C] of student and teacher and the labels [...], -100 where unknown, and gives [...].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -78,6 +78,44 @@ def kl_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: fl
     return temperature**2 * (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
 
 
+def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+    """Distance of the hidden states: mean over layers of sum |h_s - h_t|^2 / sum |h_t|^2; 0 at student = teacher.
+
+    The sums go over the positions and features of an item. Without a unit: 0.01 is an error of a tenth of the length.
+    https://huggingface.co/papers/1909.10351, with the states as they are, since both models have the same width.
+
+    Args:
+        student: of each layer, [B, positions, features] or any [B, ...].
+        teacher: the same of the teacher.
+        mask: [B, positions], 0 where there is padding; it counts for states that have these positions.
+
+    Returns:
+        [B], one value per item.
+
+    Raises:
+        ValueError: the two models differ in depth or width.
+
+    >>> states = [torch.ones(2, 3, 4)]
+    >>> hidden_loss([2 * states[0]], states).tolist(), hidden_loss(states, states).tolist()
+    ([1.0, 1.0], [0.0, 0.0])
+    """
+    shapes = [[tuple(state.shape) for state in states] for states in (student, teacher)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "Hidden states can be compared between models of the same depth and width. Got the shapes "
+            f"{shapes[0]} of the student and {shapes[1]} of the teacher. Set hidden_weight=0."
+        )
+    return torch.stack([_relative_error(*pair, mask) for pair in zip(student, teacher, strict=True)]).mean(0)
+
+
+def _relative_error(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    student, teacher = student.float(), teacher.float()
+    error, size = (student - teacher).square(), teacher.square()
+    if mask is not None and mask.shape == error.shape[:2]:
+        error, size = (values * mask.unsqueeze(-1) for values in (error, size))
+    return error.flatten(1).sum(1) / size.flatten(1).sum(1).clamp_min(torch.finfo(size.dtype).tiny)
+
+
 def where_teacher_is_right(teacher: Tensor, labels: Tensor) -> Tensor:
     """The gate 1[argmax z_t = y]: [...] of bool. Items without a label pass: nobody knows them wrong.
 
@@ -91,22 +129,13 @@ def where_teacher_is_right(teacher: Tensor, labels: Tensor) -> Tensor:
     return (teacher.argmax(-1) == labels) | (labels == IGNORED)
 
 
-def gated(term: TermFunction) -> TermFunction:
-    """The term, with 0 for the items on which the teacher is known to be wrong; they still count as items.
+def gated(values: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """A term's values [...], with 0 for the items on which the teacher is known to be wrong; they still count as items.
 
-    Args:
-        term: (student logits, teacher logits, labels) -> [...], one value per item.
-
-    >>> student, teacher = torch.zeros(2, 2), torch.tensor([[2.0, 0.0]] * 2)
-    >>> gated(logits_loss)(student, teacher, torch.tensor([0, 1])).tolist()
+    >>> gated(torch.tensor([2.0, 2.0]), torch.tensor([[2.0, 0.0]] * 2), torch.tensor([0, 1])).tolist()
     [2.0, 0.0]
     """
-
-    def gated_term(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        values = term(student, teacher, labels)
-        return torch.where(where_teacher_is_right(teacher, labels), values, torch.zeros_like(values))
-
-    return gated_term
+    return torch.where(where_teacher_is_right(teacher, labels), values, torch.zeros_like(values))
 
 
 def masked_mean(per_item: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
@@ -130,13 +159,10 @@ def masked_mean(per_item: Tensor, mask: Tensor, count: Tensor | None = None) -> 
     return total / count.clamp_min(1.0 / 1024)
 
 
-def teacher_terms(
-    *, soft_agreement: bool, temperature: float, only_where_teacher_is_right: bool
-) -> dict[str, TermFunction]:
-    """The three terms that need a teacher, with their options bound."""
-    terms: dict[str, TermFunction] = {
+def teacher_terms(*, soft_agreement: bool, temperature: float) -> dict[str, TermFunction]:
+    """The three terms that compare logits, with their options bound."""
+    return {
         "agreement": partial(agreement_loss, soft=soft_agreement),
         "logits": logits_loss,
         "kl": partial(kl_loss, temperature=temperature),
     }
-    return {name: gated(term) for name, term in terms.items()} if only_where_teacher_is_right else terms

@@ -15,7 +15,7 @@ from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checks import check_student_and_teacher
 from hf_compalign.align.labeled import LabeledTrainer
 from hf_compalign.align.start import start_apart
-from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher
+from hf_compalign.align.teacher import LOGITS_COLUMN, Answer, LiveTeacher
 from hf_compalign.labels import names_of
 from hf_compalign.models import input_names
 from hf_compalign.opening import load_model
@@ -46,13 +46,13 @@ class TaughtTrainer(LabeledTrainer):
             # DistilBERT, say, takes no token_type_ids, and its teacher BERT needs them for pairs.
             self._for_teacher_alone |= set(input_names(self.teacher)) - set(input_names(self.model))
 
-    def _teacher_logits(self, inputs: Mapping[str, Any], *, training: bool) -> Tensor | None:
-        """[B, C]: from the batch's column, else from the live teacher; None in an evaluation that has neither."""
+    def _taught(self, inputs: Mapping[str, Any], *, training: bool, states: bool = False) -> Answer | None:
+        """From the batch's column, else from the live teacher; None in an evaluation that has neither."""
         cached: Tensor | None = inputs.get(LOGITS_COLUMN)
-        if cached is not None:
-            return cached.float()
+        if cached is not None and not states:
+            return Answer(cached.float())
         if self._live is not None:
-            return self._live.logits(inputs, self.accelerator.autocast())
+            return self._live.answer(inputs, self.accelerator.autocast(), states=states)
         if training:
             raise ValueError(
                 f"The batch has no {LOGITS_COLUMN!r}, and no teacher= was given. If the dataset has the column, the "
@@ -88,17 +88,17 @@ class TaughtTrainer(LabeledTrainer):
         """One evaluation batch, as the Trainer does it; both models' answers to each example are noted."""
         inputs = dict(prepared(self, inputs))
         with torch.no_grad():
-            teacher = self._teacher_logits(inputs, training=False)
+            teacher = self._taught(inputs, training=False)
         inputs = self._of_student(inputs)
         if teacher is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         labels = inputs.get(self.label_names[0])
         # With labels the Trainer calls compute_loss, which takes the teacher's answer from here; without, the model.
-        batch = inputs if labels is None else {**inputs, LOGITS_COLUMN: teacher}
+        batch = inputs if labels is None else {**inputs, LOGITS_COLUMN: teacher.logits}
         loss, logits, gathered_labels = super().prediction_step(model, batch, False, ignore_keys)
         student = logits[0] if isinstance(logits, tuple) else logits
         # The Trainer's own gathering drops the examples that fill up the last batch of a distributed evaluation.
-        self._agreement.add(self.task.items(student, labels), teacher, self.gather_function)
+        self._agreement.add(self.task.items(student, labels), teacher.logits, self.gather_function)
         return (loss, None, None) if prediction_loss_only else (loss, logits, gathered_labels)
 
     # A private method of Trainer: `_compat.OVERRIDDEN` says why.

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,17 +24,30 @@ from hf_compalign.models import (
     checked_device,
     default_collator,
     default_device,
-    forward_logits,
+    forward,
     input_names,
 )
 from hf_compalign.opening import load_model, model_fingerprint
-from hf_compalign.tasks import task_of
+from hf_compalign.tasks import hidden_states_of, logits_of, task_of
 
 LOGITS_COLUMN = "teacher_logits"
 FINGERPRINT_COLUMN = "teacher_fingerprint"
 # Rows of a cached dataset that are checked when training starts; evenly spaced, so that a stale part shows.
 CHECKED_ROWS = 256
 _ANY_ORDER = "any"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a teacher says of a batch.
+
+    Attributes:
+        logits: [..., C], float32, in the order of the student's labels.
+        hidden_states: of the embeddings and each layer, [B, ...]; none if they were not asked for.
+    """
+
+    logits: Tensor
+    hidden_states: Sequence[Tensor] = ()
 
 
 class LiveTeacher:
@@ -54,9 +68,17 @@ class LiveTeacher:
 
     def logits(self, inputs: Mapping[str, Any], autocast: AbstractContextManager[Any] | None = None) -> Tensor:
         """Logits [..., C] in float32 of a batch, computed in the given autocast."""
+        return self.answer(inputs, autocast).logits
+
+    def answer(
+        self, inputs: Mapping[str, Any], autocast: AbstractContextManager[Any] | None = None, *, states: bool = False
+    ) -> Answer:
+        """What the model says of a batch, computed in the given autocast; with its hidden states if asked for them."""
         with autocast or nullcontext():
-            logits = forward_logits(self.model, inputs)
-        return logits if self._order is None else logits[..., list(self._order)]
+            outputs = forward(self.model, inputs, **({"output_hidden_states": True} if states else {}))
+        logits = logits_of(outputs).float()
+        ordered = logits if self._order is None else logits[..., list(self._order)]
+        return Answer(ordered, hidden_states_of(outputs) if states else ())
 
     @cached_property
     def fingerprint(self) -> str:

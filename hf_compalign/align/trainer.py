@@ -15,19 +15,19 @@ from hf_compalign._compat import loss_is_scaled, prepared
 from hf_compalign._files import write_text_atomic
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checkpoint import check_resumable, last_complete_checkpoint, restore_weighting
-from hf_compalign.align.checks import check_datasets, check_setup
+from hf_compalign.align.checks import check_datasets, check_setup, check_states
 from hf_compalign.align.dropout import switch_dropout_off
-from hf_compalign.align.losses import masked_mean, task_loss
+from hf_compalign.align.losses import gated, masked_mean, task_loss
 from hf_compalign.align.meter import LossGuard, TermMeter
 from hf_compalign.align.search import fewest_mismatches
 from hf_compalign.align.start import count_start
 from hf_compalign.align.taught import TaughtTrainer
-from hf_compalign.align.teacher import without_fingerprints
+from hf_compalign.align.teacher import Answer, without_fingerprints
 from hf_compalign.align.transfer_setup import transfer_of
 from hf_compalign.align.weighting import state_as_json
 from hf_compalign.labels import IGNORED
 from hf_compalign.models import explaining_tokens
-from hf_compalign.tasks import Items, logits_of, task_of
+from hf_compalign.tasks import Items, hidden_states_of, logits_of, task_of
 
 STATE_FILE = "alignment.json"
 
@@ -88,6 +88,8 @@ class AlignedDistillationTrainer(TaughtTrainer):
         self.label_names = self.label_names or ["labels"]
         check_setup(self)
         self._take_teacher(teacher)
+        if "hidden" in self.alignment.weights():
+            check_states(self.model, self.teacher)
         self._cached_fingerprint = check_datasets(self, self._live)
         self.train_dataset = without_fingerprints(self.train_dataset)
         self.eval_dataset = without_fingerprints(self.eval_dataset)
@@ -110,12 +112,13 @@ class AlignedDistillationTrainer(TaughtTrainer):
             switch_dropout_off(model)
         given, inputs = inputs, dict(inputs)
         labels = inputs.pop(self.label_names[0], None)
-        teacher = self._teacher_logits(inputs, training=training) if self.alignment.needs_teacher else None
+        states = training and "hidden" in self._terms  # an evaluation is about the answers
+        teacher = self._taught(inputs, training=training, states=states) if self.alignment.needs_teacher else None
         with explaining_tokens(self.model, inputs):
-            outputs = model(**self._of_student(inputs))
+            outputs = model(**self._of_student(inputs), **({"output_hidden_states": True} if states else {}))
         items = self.task.items(logits_of(outputs), labels)
         counts = None if num_items_in_batch is None else self._counts if training else self._counted([given])
-        losses = self._losses(outputs, items, teacher, counts)
+        losses = self._losses(outputs, items, teacher, counts, mask=inputs.get("attention_mask"))
         if not training:
             loss = (self.weighting.base * losses).sum()
         else:
@@ -127,18 +130,25 @@ class AlignedDistillationTrainer(TaughtTrainer):
         # Trainer takes the first of a plain tuple for the loss when it evaluates.
         return (loss, outputs if hasattr(outputs, "keys") else (loss, *outputs)) if return_outputs else loss
 
-    def _losses(self, outputs: Any, items: Items, teacher: Tensor | None, counts: Tensor | None) -> Tensor:
+    def _losses(
+        self, outputs: Any, items: Items, teacher: Answer | None, counts: Tensor | None, *, mask: Tensor | None
+    ) -> Tensor:
         """[K], the terms of one batch; over an optimizer step's batches and processes they add up to its means."""
         n_items, n_labeled = (None, None) if counts is None else counts[:2]
         losses = []
         for name, term in self._terms.items():
             if name == "task":
                 losses.append(self._task_loss(outputs, items, n_labeled))
-            elif teacher is None:
-                # Evaluation on a dataset without the teacher's answers: there is nothing to compare with.
+            elif teacher is None or (name == "hidden" and not self.model.training):
+                # Evaluation on a dataset without the teacher's answers, or of what is no answer: nothing to compare.
                 losses.append(items.logits.new_zeros(()))
             else:
-                values = term(items.logits, teacher, items.labels)
+                compared: tuple[Any, ...] = (items.logits, teacher.logits, items.labels)
+                if name == "hidden":
+                    compared = (hidden_states_of(outputs), teacher.hidden_states, mask)
+                values = term(*compared)
+                if self.alignment.only_where_teacher_is_right:
+                    values = gated(values, teacher.logits, items.labels)
                 losses.append(masked_mean(values, items.mask, n_items))
         return torch.stack(losses)
 

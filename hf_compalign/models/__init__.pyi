@@ -21,6 +21,7 @@ from .processors import load_processor as load_processor
 from .running import Collator as Collator
 from .running import check_prepared as check_prepared
 from .running import default_collator as default_collator
+from .running import forward as forward
 from .running import forward_logits as forward_logits
 from .running import input_names as input_names
 from .running import known_inputs as known_inputs

@@ -65,9 +65,14 @@ def _stack(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
 
 def forward_logits(model: "PreTrainedModel", batch: Mapping[str, Any]) -> Tensor:
     """Logits [..., C] in float32 for a batch, without gradients and in the model's present mode."""
+    return logits_of(forward(model, batch)).float()
+
+
+def forward(model: "PreTrainedModel", batch: Mapping[str, Any], **options: Any) -> Any:
+    """What the model returns for a batch and its own options, without gradients and in its present mode."""
     inputs = known_inputs(model, batch)
     with torch.no_grad(), explaining_tokens(model, inputs):
-        return logits_of(model(**inputs)).float()
+        return model(**inputs, **options)
 
 
 def check_prepared(dataset: Dataset, model: "PreTrainedModel") -> None:
