@@ -40,20 +40,22 @@ SKIPPED = 2  # the first steps of a round warm the caches up
 
 
 class StepTimes(TrainerCallback):
-    """Seconds of every optimizer step: the batch is there, the weights are updated."""
+    """Seconds of every optimizer step, from the end of the one before: its batches are made, the weights updated."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Start the clock."""
         self._synchronize()
         self._began = time.perf_counter()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Stop it."""
+        """Stop it, and start it again."""
         self._synchronize()
-        self.seconds.append(time.perf_counter() - self._began)
+        now = time.perf_counter()
+        self.seconds.append(now - self._began)
+        self._began = now
 
     def _synchronize(self) -> None:
         if torch.cuda.is_available():
