@@ -227,7 +227,7 @@ PRESETS: dict[str, dict[str, Plan]] = {
         "banking77": Plan(Training(500, 1e-4, 32), ("obs-50", "int8"), _FEW, **_TEXT),
         "hatexplain": Plan(Training(300, 5e-5, 32), ("obs-50",), _FEW, **_TEXT),
     },
-    # For several processes that share one GPU, since small models leave most of it idle.
+    # For a dozen processes that share one GPU, since small models leave most of it idle.
     "gpu": {
         "digits": Plan(
             Training(600, 1e-3, 64),
@@ -246,13 +246,7 @@ PRESETS: dict[str, dict[str, Plan]] = {
             rates=(1e-4, 5e-4),
             int8_rates=(3e-5, 1e-4),
         ),
-        "sst2": Plan(
-            Training(2000, 5e-5, 64),
-            ("magnitude-50", "magnitude-60", "obs-50", "obs-60", "obs-70", "int8"),
-            (*_MORE, "kd", "paper"),
-            steps=950,
-            **_LONG,
-        ),
+        "sst2": Plan(Training(2000, 5e-5, 64), ("magnitude-50", "obs-50", "obs-60", "int8"), _MORE, 950, **_LONG),
         "banking77": Plan(Training(1500, 1e-4, 64), ("magnitude-50", "obs-50", "obs-60", "int8"), _MORE, 400, **_LONG),
         "hatexplain": Plan(Training(500, 5e-5, 64), ("obs-50", "int8"), _MORE, 400, **_LONG),
         "rte": Plan(Training(300, 5e-5, 64), ("obs-50", "int8"), _FEW, 200, **_LONG),
