@@ -97,10 +97,10 @@ def solve_in_order_(
         for group in tqdm(in_order(model, layers, batches[0]), desc=title, leave=False):
             if rounded is None:
                 with _exchanged(originals):
-                    before = _rows(model, group, batches)
+                    before = [*_rows(model, group, batches)]
                 statistics = _statistics(before, _rows(model, group, batches))
             else:
-                before = _rows(rounded.original, group, batches)
+                before = [*_rows(rounded.original, group, batches)]
                 statistics = _statistics(before, _rows(model, group, batches, rounded=rounded))
             check_finite(group.names[0], torch.stack(statistics.means()))
             if statistics.n_tokens < before[0].shape[1]:
@@ -117,14 +117,17 @@ def solve_in_order_(
     return masks
 
 
-def _rows(model: nn.Module, group: Group, batches: Sequence[Batch], *, rounded: Rounded | None = None) -> list[Tensor]:
+def _rows(
+    model: nn.Module, group: Group, batches: Sequence[Batch], *, rounded: Rounded | None = None
+) -> Iterator[Tensor]:
     """For each batch the tokens that go into the layers of a group."""
     layer = linear(model, group.names[0])
     rounding = None if rounded is None else partial(rounded.inputs, layer)
-    return [rows_into(model, layer, batch, n_calls=group.n_calls, rounding=rounding) for batch in batches]
+    for batch in batches:
+        yield rows_into(model, layer, batch, n_calls=group.n_calls, rounding=rounding)
 
 
-def _statistics(original: Sequence[Tensor], compressed: Sequence[Tensor]) -> InputStatistics:
+def _statistics(original: Sequence[Tensor], compressed: Iterable[Tensor]) -> InputStatistics:
     found = InputStatistics(original[0].shape[1], original[0].device)
     for both in zip(original, compressed, strict=True):
         found.add(*both)
