@@ -1,7 +1,7 @@
 """The study: one declarative grid of settings, compressions and arms; one run each; one page of results.
 
 TQDM_DISABLE=1 python benchmarks/study.py run --preset cpu --checkpoint MINILM --data DATA --output OUT [--worker 0/2]
-    [--settings digits sst2] [--compressions obs-50 int8] [--arms ce ours] [--seeds 0 1 2]
+    [--settings digits sst2] [--compressions obs-50 int8] [--arms ce logits] [--seeds 0 1 2]
 python benchmarks/study.py report --output OUT --page docs/results.md
 
 `run` goes through the cells of the preset and skips what is done; it can be stopped at any time. Start it several

@@ -36,6 +36,8 @@ COMPRESSIONS = {
 
 # ---- arms ----
 
+LOGITS = {"preset": "labels", "task_weight": 0.0, "logits_weight": 1.0}  # whatever the default becomes
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -61,9 +63,14 @@ class Arm:
         return AlignmentArguments(**self.alignment) if self.trainer is AlignedDistillationTrainer else None
 
     @property
-    def mixes(self) -> bool:
-        """Whether a share of the inputs is made in the training."""
-        return self.arguments is not None and self.arguments.transfer > 0
+    def weights(self) -> Mapping[str, float]:
+        """Of the terms of an aligned training."""
+        return {} if self.arguments is None else self.arguments.weights()
+
+    @property
+    def asks(self) -> bool:
+        """Whether the reference is asked in the training, for mixed inputs or for more than its logits."""
+        return self.arguments is not None and (self.arguments.transfer > 0 or "hidden" in self.weights)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -71,25 +78,27 @@ class Arm:
         trainer = None if self.trainer is None else self.trainer.__name__
         found: dict[str, Any] = {"trainer": trainer, "halfway": self.halfway}
         if self.arguments is not None:
-            found |= {"weights": self.arguments.weights(), "transfer": self.arguments.transfer}
+            found |= {"weights": dict(self.weights), "transfer": self.arguments.transfer}
         return found
 
 
-_LOGITS = {"task_weight": 0.0, "agreement_weight": 0.0, "logits_weight": 1.0, "kl_weight": 0.0}
 ARMS = {
     "none": Arm("the compressed model as it is", None),
     "ce": Arm("cross-entropy with the labels, the stock Trainer", Trainer),
     "kd": Arm("labels and KL at T = 2", alignment={"preset": "kd"}),
     "paper": Arm("labels, the reference's answers and its logits, equal weights", alignment={"preset": "paper"}),
-    "ours": Arm("hf_compalign's default"),
-    "logits": Arm("the reference's logits alone", alignment=_LOGITS),
-    "logits_transfer": Arm("the same, half of each batch mixed inputs", alignment=_LOGITS | {"transfer": 0.5}),
+    "logits": Arm("the reference's logits alone", alignment=LOGITS),
+    "hidden": Arm("its logits and hidden states", alignment=LOGITS | {"hidden_weight": 1.0}),
+    "logits_transfer": Arm("its logits, half of each batch mixed inputs", alignment=LOGITS | {"transfer": 0.5}),
     "focal": Arm("labels and KL at T = 2, six times where the reference is right", FocalTrainer),
     "trainer_kd": Arm("distillation as the documentation of transformers has it", DocumentedTrainer),
     "textbrewer": Arm("TextBrewer's loss as it is by default", TextBrewerTrainer, package="textbrewer"),
     "torchdistill": Arm("torchdistill's KDLoss, as its examples have it", TorchdistillTrainer, package="torchdistill"),
     "interpolation": Arm("halfway between the start and the CE-trained weights", Trainer, halfway=True),
 }
+
+# The arm that is the library's default.
+OURS = next(name for name, arm in ARMS.items() if arm.alignment and arm.weights == AlignmentArguments().weights())
 
 # ---- presets ----
 
@@ -183,10 +192,10 @@ def can_run(compression: str, arm: str) -> bool:
     return not (ARMS[arm].halfway and compression == "int8")
 
 
-_MAIN = ("none", "ce", "kd", "paper", "ours")
+_MAIN = ("none", "ce", "kd", "paper", "logits", "hidden")
 _TEXT = {"steps": 80, "rates": (2e-5, 6e-5), "int8_rates": (5e-6, 2e-5), "train_rows": 8_000, "test_rows": 2_500}
 _LONG = {"rates": (2e-5, 1e-4), "int8_rates": (5e-6, 2e-5), "calibration_rows": 1024}
-_FEW = ("none", "ce", "ours")
+_FEW = ("none", "ce", "logits", "hidden")
 _MORE = (*_FEW, "logits_transfer")
 PRESETS: dict[str, dict[str, Plan]] = {
     "smoke": {
@@ -210,16 +219,16 @@ PRESETS: dict[str, dict[str, Plan]] = {
             further=("focal", "interpolation", "trainer_kd", "textbrewer", "torchdistill"),
             few=("magnitude-50", "obs-50", "obs-70", "int8"),
             steps=300,
-            rates=(2e-4, 6e-4),
+            rates=(1e-4, 3e-4, 1e-3),
             int8_rates=(5e-5, 2e-4),
             own_references=True,
         ),
         "cifar10": Plan(
             Training(1200, 4e-4, 64),
             ("magnitude-50", "obs-50", "obs-60", "int8"),
-            ("none", "ce", "paper", "ours"),
+            ("none", "ce", "paper", "logits", "hidden"),
             steps=150,
-            rates=(1e-4, 4e-4),
+            rates=(1e-4, 3e-4, 1e-3),
             int8_rates=(3e-5, 1e-4),
             test_rows=3_000,
         ),

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 from study_counts import Place, Study, ratio
+from study_grid import OURS
 
 from hf_compalign.report.plots import style
 
@@ -17,7 +18,8 @@ LOOKS = {
     "ce": {"color": style.VERMILION, "marker": "s", "label": "cross-entropy"},
     "kd": {"color": style.ORANGE, "marker": "^", "label": "KL, T = 2"},
     "paper": {"color": style.SKY, "marker": "D", "label": "three terms"},
-    "ours": {"color": style.BLUE, "marker": "o", "label": "default alignment"},
+    "logits": {"color": style.BLUE, "marker": "o", "label": "logits"},
+    "hidden": {"color": style.GREEN, "marker": "v", "label": "logits and states"},
 }
 GAP = 0.6  # between kinds of compression
 TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32)
@@ -92,7 +94,7 @@ def _ratios(panel: Any, study: Study, places: Sequence[Place], spots: Sequence[f
             continue
         found = [_ratio(study, place, arm) for place in places]
         _lines(panel, places, spots, [one.value if one else math.nan for one in found], **look)
-        if arm == "ours":
+        if arm == OURS:
             for spot, one in zip(spots, found, strict=True):
                 if one and math.isfinite(one.value + one.low):
                     panel.vlines(spot, one.low, min(one.high, TICKS[-1]), color=look["color"], linewidth=1, alpha=0.6)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import study_plots
 from study_counts import Place, Study, difference, ratio
-from study_grid import ARMS, COMPRESSIONS
+from study_grid import ARMS, COMPRESSIONS, OURS
 from tables import head, row
 
 from hf_compalign._files import read_text, write_text_atomic
@@ -85,7 +85,7 @@ class Report:
         for setting in self.study.settings:
             for part in self.study.parts(setting):
                 for place in self.study.places(setting, part):
-                    found = self.ratio(place, "ours")
+                    found = self.ratio(place, OURS)
                     if found is not None and not math.isnan(found.value):
                         yield place, found
 
@@ -94,7 +94,7 @@ class Report:
         cells = [*self.cells()]
         if cells:
             place, best = max(cells, key=lambda cell: cell[1].value)
-            yield f"The best cell is {_named(place)}: `ours` has {_times(best)} fewer mismatches than CE."
+            yield f"The best cell is {_named(place)}: `{OURS}` has {_times(best)} fewer mismatches than CE."
             light = [found.value for place, found in cells if _is_light(place)]
             if light:
                 yield (
@@ -112,23 +112,21 @@ class Report:
         yield f"{self.study.n_runs:,} runs, {hours:.1f} hours of one process ({machines}); {'; '.join(versions)}."
 
     def _floors(self) -> Iterator[str]:
-        most = [place for place in self._places("ours") if place.how.sparsity is None or place.how.sparsity <= 0.7]
-        found = {
-            place: difference(self._mismatches(place, "ours"), self.study.floor(place).mismatches) for place in most
-        }
+        most = [place for place in self._places(OURS) if place.how.sparsity is None or place.how.sparsity <= 0.7]
+        found = {place: difference(self._mismatches(place, OURS), self.study.floor(place).mismatches) for place in most}
         if found:
             below = sum(gap.high < 0 for gap in found.values())
             yield (
-                f"Up to 70 %, structured and INT8, `ours` changes fewer answers than the seed floor, beyond chance, in "
-                f"{below} of {len(found)} cells."
+                f"Up to 70 %, structured and INT8, `{OURS}` changes fewer answers than the seed floor, beyond chance, "
+                f"in {below} of {len(found)} cells."
             )
             yield _cells("above the floor beyond chance", [place for place, gap in found.items() if gap.low > 0])
 
     def _calibration(self) -> Iterator[str]:
-        places = [place for place in self._places("ours") if self.study.of(place, "ce")]
+        places = [place for place in self._places(OURS) if self.study.of(place, "ce")]
         if places:
-            better = sum(self.study.mean(p, "ours", "ece") <= self.study.mean(p, "ce", "ece") for p in places)
-            yield f"The calibration error (ECE) of `ours` is at most CE's in {better} of {len(places)} cells."
+            better = sum(self.study.mean(p, OURS, "ece") <= self.study.mean(p, "ce", "ece") for p in places)
+            yield f"The calibration error (ECE) of `{OURS}` is at most CE's in {better} of {len(places)} cells."
 
     def _places(self, arm: str) -> list[Place]:
         every = ((setting, part) for setting in self.study.settings for part in self.study.parts(setting))

@@ -194,7 +194,7 @@ class Bench:
             return {"train_dataset": self.data.train}
         if arm.arguments is None:
             return {"train_dataset": self.data.train, "teacher": self._loaded(self.reference)}
-        if arm.mixes:  # inputs that nobody has answered yet
+        if arm.asks:
             return {
                 "train_dataset": self.data.train,
                 "teacher": self._loaded(self.reference),

@@ -22,7 +22,7 @@ from study_grid import ARMS, COMPRESSIONS, PRESETS, Cell, Plan, Training, cells 
 TINY = Plan(
     Training(3, 1e-3, 16),
     ("magnitude-50",),
-    ("none", "ce", "ours"),
+    ("none", "ce", "logits"),
     steps=2,
     rates=(3e-2, 1e-1),  # so high that answers change in two steps
     int8_rates=(1e-4,),
@@ -58,7 +58,7 @@ def page(tmp_path):
 
 def test_the_study_makes_every_run_of_the_grid_and_those_of_the_choices(studied):
     runs = [(run.recipe["arm"], run.recipe["learning_rate"]) for run in study_records.read_all(studied)]
-    wanted = [("none", None), *product(("ce", "ours"), TINY.rates)]
+    wanted = [("none", None), *product(("ce", "logits"), TINY.rates)]
     assert sorted(runs, key=str) == sorted(wanted, key=str)
 
 
@@ -207,7 +207,7 @@ def test_the_page_says_what_the_records_say(studied, page):
     cells = [1, again.sum(), *(found.sum() for found in changed.values())]  # one seed, the floor and the arms
     counted, ratios, *_ = [line.split(" | ") for line in text.splitlines() if line.startswith("| magnitude 50 % |")]
     assert [int(cell.split(" (")[0]) for cell in counted[1:]] == cells
-    ce, ours = changed["ce"].sum(), changed["ours"].sum()
+    ce, ours = changed["ce"].sum(), changed["logits"].sum()
     assert ratios[2].startswith(f"{ce / ours:.2f} (" if ours else "∞ (" if ce else "0 / 0")
 
 
