@@ -41,9 +41,8 @@ class Settings:
 
     The learning rates were chosen on a validation part of the training images (400 of them; seeds 100 and 101), by the
     mismatches at all three sparsities together, of 2,400, at 1e-4, 3e-4, 5e-4 and 1e-3: ce 71, 63, 69 and 62, obs_ce
-    52, 48, 58 and 79; at 3e-4 and 5e-4 aligned 35 and 34. For ce, 3e-4 was taken: equal to 1e-3 on the whole, it has
-    fewer mismatches at 50 % (15, not 20), so that alignment is held against the stronger training there. obs_aligned
-    has 15 at 3e-4 and 11 at 5e-4 with seed 100.
+    52, 48, 58 and 79; at 3e-4 and 5e-4 aligned 35 and 34, obs_aligned 26 and 24. For ce, 3e-4 was taken: equal to 1e-3
+    on the whole, it has fewer mismatches at 50 % (15, not 20), so that alignment is held against the stronger training.
 
     Attributes:
         sparsities: the shares of the weights in linear layers to prune, one after the other.
