@@ -16,8 +16,9 @@ The rule, set before any result: a setting is a data set with a compression; CE 
 item. The claim on fairness is about the gap, the largest minus the smallest mismatch rate of the groups of 30 items or
 more, and the claim on reasons about the cosine of the attributions with those of the original (layer integrated
 gradients, 60 items drawn at random). A claim counts as reproduced if its difference favors the default with an interval
-that excludes 0 in at least two settings, and as not reproduced otherwise. The largest rate of a group, the equalized
-odds and the overlap of the top 5 tokens are printed beside them and decide nothing.
+that excludes 0 in at least two settings, and as not reproduced otherwise. The largest rate of a group, the gap in units
+of the rate of all items (added after the first results), the equalized odds and the overlap of the top 5 tokens are
+printed beside them and decide nothing.
 
 Runs are kept as files: what was stopped goes on where it was. Everything is printed as Markdown.
 """
@@ -33,7 +34,7 @@ from fairness_runs import Runs, hatexplain, loan_applications
 from hf_compalign.measure.groups import MIN_GROUP_SIZE
 from hf_compalign.measure.statistics import Estimate
 
-BY_GROUP = ("gap", "largest rate", "equalized odds, growth")
+BY_GROUP = ("gap", "largest rate", "gap / rate of all", "equalized odds, growth")
 NEEDED = 2  # settings that must favor the alignment
 
 
@@ -67,7 +68,7 @@ class Claims:
             yield tables.row(title, f"{len(reference):,}", *rates, *ratios)
 
     def groups(self) -> Iterator[str]:
-        """Who pays, in percentage points."""
+        """Who pays, in percent."""
         yield tables.head("setting", "by group", "CE", "default", "gain")
         for title, arms in self.answers.items():
             (reference,) = arms["original"]

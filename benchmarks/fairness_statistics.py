@@ -47,16 +47,22 @@ def large(members: Array) -> Array:
 
 
 def mismatches_by_group(reference: Predictions, first: Arm, second: Arm, members: Array) -> list[Estimate]:
-    """The gap (largest rate of a group - smallest) and the largest rate, each of both arms and first - second."""
+    """The gap (largest rate of a group - smallest), the largest rate, and the gap in units of the rate of all items.
+
+    Each of both arms, and first - second.
+    """
     groups = large(members).astype(np.float64)
     n_groups = groups.shape[1]
-    columns = np.hstack([groups, *(groups * changed(reference, arm)[:, np.newaxis] for arm in (first, second))])
+    counted = np.hstack([groups, np.ones((len(groups), 1))])  # and all items
+    columns = np.hstack([counted, *(counted * changed(reference, arm)[:, np.newaxis] for arm in (first, second))])
 
     def statistic(sums: Array) -> Array:
-        counts, first, second = np.split(sums, (n_groups, 2 * n_groups), axis=-1)
-        rates = np.stack([first / counts, second / counts])
-        worst = rates.max(axis=-1)
-        pairs = [(*pair, pair[0] - pair[1]) for pair in (worst - rates.min(axis=-1), worst)]
+        counts, *arms = np.split(sums, 3, axis=-1)
+        rates = np.stack(arms) / counts
+        worst = rates[..., :n_groups].max(axis=-1)
+        gap = worst - rates[..., :n_groups].min(axis=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pairs = [(*pair, pair[0] - pair[1]) for pair in (gap, worst, gap / rates[..., -1])]
         return np.stack([value for pair in pairs for value in pair], axis=-1)
 
     return estimates(columns, statistic)
