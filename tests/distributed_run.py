@@ -15,6 +15,7 @@ from hf_compalign import (
     AuditCallback,
     PruningCallback,
     WeightAveragingCallback,
+    suggest_learning_rate,
 )
 from hf_compalign.compress.callbacks import QuantizationCallback
 
@@ -100,10 +101,42 @@ def quantized(folder: Path, scheme: str | None) -> list[dict[str, Any]]:
     return gathered
 
 
+def from_its_start(folder: Path) -> dict[str, Any]:
+    """What a start that is pruned at once is measured to be, what some rates make of it, and what is kept of both."""
+    launched = dist.is_torchelastic_launched()
+    trainer = AlignedDistillationTrainer(
+        tiny.bert(seed=1),
+        tiny.arguments(
+            folder,
+            per_device_train_batch_size=8 // PROCESSES if launched else 8,
+            per_device_eval_batch_size=3,
+            optim="sgd",
+            learning_rate=1.0,  # it undoes the start
+            eval_steps=5,
+            save_steps=5,
+            load_best_model_at_end=True,
+            ddp_backend="gloo" if launched else None,
+        ),
+        teacher=tiny.bert(seed=1),
+        train_dataset=tiny.texts(40),
+        eval_dataset=tiny.texts(EVALUATED, seed=5),
+        callbacks=[PruningCallback(0.5, schedule="constant")],
+    )
+    found = suggest_learning_rate(trainer, rates=[0.01, 0.1], steps=3)
+    trainer.train()
+    return {
+        "compared": [(trial.mismatches, trial.n) for trial in (found.start, *found.trials)],
+        "errors": [trial.logit_error for trial in (found.start, *found.trials)],
+        "best": [trainer.state.best_global_step, trainer.state.best_metric],
+        "parameters": tiny.flat(trainer.model).tolist(),
+    }
+
+
 if __name__ == "__main__":
     output = Path(sys.argv[1])
     results = {
         "aligned": {weighting: run(output / weighting, weighting) for weighting in WEIGHTINGS},
+        "from its start": from_its_start(output / "start"),
         "quantized": {scheme: quantized(output / scheme, scheme) for scheme in SCHEMES},
     }
     if results["aligned"]["fixed"]["writes"]:

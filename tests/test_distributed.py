@@ -58,6 +58,17 @@ def test_the_same_files_are_written(results):
     assert one == two
 
 
+def test_two_processes_find_the_same_rate_and_keep_the_same_start(results, tmp_path):
+    one = distributed_run.from_its_start(tmp_path)
+    two = json.loads((results[0] / "results.json").read_text())["from its start"]
+    assert one["compared"] == [tuple(counts) for counts in two["compared"]]
+    assert one["compared"][0][1] == distributed_run.EVALUATED
+    np.testing.assert_allclose(one["errors"], two["errors"], rtol=1e-4)
+    assert one["best"] == two["best"]
+    assert one["best"][0] == 0
+    assert one["parameters"] == two["parameters"]
+
+
 @pytest.mark.parametrize("scheme", distributed_run.SCHEMES)
 def test_two_processes_train_the_same_quantized_model(results, scheme, tmp_path):
     folder, _, _ = results
