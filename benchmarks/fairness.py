@@ -1,7 +1,7 @@
 """Do groups, reasons and confidence fare better when a compressed model is aligned? HateXplain, and made-up loans.
 
 python benchmarks/fairness.py --checkpoint MINILM --data HATEXPLAIN --output OUT [--sets loans HateXplain]
-    [--seeds 0 1 2]
+    [--seeds 0 1 2] [--compressions "obs 50 %" "magnitude 50 %" INT8]
 
 HateXplain: MiniLM, fine-tuned for two epochs on 4,000 posts (normal, offensive, hate speech; at most 48 tokens), asked
 about all 3,846 posts of the validation and test files; the groups are those that at least two annotators named as
@@ -23,13 +23,13 @@ printed beside them and decide nothing.
 Runs are kept as files: what was stopped goes on where it was. Everything is printed as Markdown.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import fairness_statistics as measured
 import numpy as np
 import sst2
 import tables
-from fairness_runs import Runs, hatexplain, loan_applications
+from fairness_runs import INT8, PRUNED, Runs, hatexplain, loan_applications
 
 from hf_compalign.measure.groups import MIN_GROUP_SIZE
 from hf_compalign.measure.statistics import Estimate
@@ -51,8 +51,13 @@ def number(found: Estimate, digits: int = 3) -> str:
 class Claims:
     """What the runs say in every setting; gains are positive where the default does better than CE."""
 
-    def __init__(self, runs: Mapping[str, Runs]) -> None:
-        self.settings = {f"{name}, {how}": (of, how) for name, of in runs.items() for how in of.setting.compressions}
+    def __init__(self, runs: Mapping[str, Runs], compressions: Sequence[str]) -> None:
+        self.settings = {
+            f"{name}, {how}": (of, how)
+            for name, of in runs.items()
+            for how in of.setting.compressions
+            if how in compressions
+        }
         self.answers = {title: of.arms(how) for title, (of, how) in self.settings.items()}
         # Of the gaps and of the cosines, which decide.
         self.gains: dict[str, dict[str, Estimate]] = {"fairness": {}, "reasons": {}}
@@ -130,10 +135,11 @@ def main() -> None:
     parser = sst2.parser(__doc__)
     parser.add_argument("--sets", nargs="+", choices=["loans", "HateXplain"], default=["loans", "HateXplain"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--compressions", nargs="+", choices=[*PRUNED, INT8], default=[*PRUNED, INT8])
     options = parser.parse_args()
     makers = {"loans": loan_applications, "HateXplain": lambda: hatexplain(options.checkpoint, options.data)}
     runs = {name: Runs(makers[name](), options.output / name.lower(), options.seeds) for name in options.sets}
-    claims = Claims(runs)
+    claims = Claims(runs, options.compressions)
     for part in (claims.mismatches, claims.groups, claims.by_group, claims.reasons, claims.confidence, claims.verdict):
         print("", *part(), sep="\n", flush=True)
 
