@@ -199,7 +199,7 @@ def test_a_quantized_student_is_audited_as_it_answers(glue_run, text_files, tmp_
 
 def test_the_rows_without_labels_take_part(glue_run):
     assert stored(glue_run, "train_results.json")["train_samples"] == 48 + 16
-    assert logged(glue_run, "agreement_loss")
+    assert logged(glue_run, "logits_loss")
     assert logged(glue_run, "sparsity")[-1] == pytest.approx(0.5, abs=1e-3)
 
 
@@ -274,7 +274,7 @@ def test_plain_recovery_of_the_same_teacher(glue_run, text_files, tmp_path, monk
         (weight == 0).float().mean() == pytest.approx(0.5, abs=1e-3) for weight in prunable_weights(model).values()
     )
     assert stored(tmp_path, "train_results.json")["train_samples"] == 24
-    assert not logged(tmp_path, "agreement_loss")
+    assert not logged(tmp_path, "logits_loss")
     assert not (tmp_path / "teacher").exists()
 
 
