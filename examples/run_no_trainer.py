@@ -6,7 +6,8 @@ The original is a fine-tuned model; a copy of it is pruned while it learns to ke
         --validation_file validation.csv --sparsity 0.5 --output_dir outputs/own
 
 With several processes: `accelerate launch --num_processes 2` and the same flags. The loop spells out what
-`AlignedDistillationTrainer` and `PruningCallback` do; they also resume, evaluate, log and save checkpoints.
+`AlignedDistillationTrainer(alignment=AlignmentArguments(preset="paper"))` and `PruningCallback` do; they also resume,
+evaluate, log and save checkpoints.
 """
 
 import math
