@@ -14,7 +14,7 @@ from transformers import BertTokenizer, EarlyStoppingCallback, Trainer, TrainerC
 from transformers.integrations import integration_utils
 
 from hf_compalign._compat import add_to_log
-from hf_compalign.align import AlignedDistillationTrainer
+from hf_compalign.align import AlignedDistillationTrainer, AlignmentArguments
 from hf_compalign.measure.audit import AuditCallback, AuditOptions, audit
 from hf_compalign.measure.predictions import predict
 
@@ -27,7 +27,9 @@ LOGGED = (*WITHOUT_LABELS, "cie_u", "nfr", "accuracy_change")
 
 def trainer(folder, *callbacks, model=None, kind=Trainer, **settings):
     """Two epochs of 6 steps, with an evaluation after each unless told otherwise."""
-    more = {"teacher": tiny.bert(seed=1)} if kind is AlignedDistillationTrainer else {}
+    # The default alignment would leave a copy of its teacher as it is.
+    taught = {"teacher": tiny.bert(seed=1), "alignment": AlignmentArguments(preset="paper")}
+    more = taught if kind is AlignedDistillationTrainer else {}
     args = tiny.arguments(folder, **({"eval_strategy": "epoch"} | settings))
     datasets = {"train_dataset": tiny.texts(), "eval_dataset": tiny.texts(8, seed=9)}
     return kind(model or tiny.bert(seed=1, dropout=0.1), args, callbacks=[*callbacks], **datasets, **more)
