@@ -1,6 +1,7 @@
 """Jobs for other processes, in a module that they import quickly. As a script: one that works until it is stopped."""
 
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def show(pid):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background would ignore it
     try:
         do_all([Endless()], show, processes=2)
     except KeyboardInterrupt:
