@@ -6,7 +6,7 @@ Items are drawn with all their seeds, since the answers of several seeds to one 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +162,14 @@ class Study:
     def floor(self, place: Place) -> Changes:
         """Of the re-runs of the reference, one for each seed of the row."""
         return self._changes(place, [floor for _, floor in self.originals(place, self.seeds(place))])
+
+    @cache  # noqa: B019 - there is one of these
+    def ratio(self, place: Place, arm: str, *, lost: bool = False) -> Estimate | None:
+        """CE's mismatches over the arm's; None where one of the two was not run."""
+        pair = [self.changes(place, name) for name in ("ce", arm)]
+        if None in pair:
+            return None
+        return ratio(*(found.lost if lost else found.mismatches for found in pair))
 
     def _changes(self, place: Place, runs: Sequence[Run]) -> Changes:
         found = []

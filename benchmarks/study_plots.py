@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from study_counts import Place, Study, ratio
+from study_counts import Place, Study
 from study_grid import OURS
 
 from hf_compalign.report.plots import style
@@ -92,7 +92,7 @@ def _ratios(panel: Any, study: Study, places: Sequence[Place], spots: Sequence[f
     for arm, look in LOOKS.items():
         if arm == "ce":
             continue
-        found = [_ratio(study, place, arm) for place in places]
+        found = [study.ratio(place, arm) for place in places]
         _lines(panel, places, spots, [one.value if one else math.nan for one in found], **look)
         if arm == OURS:
             for spot, one in zip(spots, found, strict=True):
@@ -105,8 +105,3 @@ def _ratios(panel: Any, study: Study, places: Sequence[Place], spots: Sequence[f
     panel.minorticks_off()
     panel.set_ylabel("CIE ratio, CE to arm", fontsize=style.SMALL_TEXT)
     style.tidy(panel, grid="y")
-
-
-def _ratio(study: Study, place: Place, arm: str) -> Any:
-    pair = [study.changes(place, name) for name in ("ce", arm)]
-    return None if None in pair else ratio(*(one.mismatches for one in pair))

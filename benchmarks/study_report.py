@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import study_plots
-from study_counts import Place, Study, difference, ratio
+from study_counts import Place, Study, difference
 from study_grid import ARMS, COMPRESSIONS, OURS
 from tables import head, row
 
@@ -85,7 +84,7 @@ class Report:
         for setting in self.study.settings:
             for part in self.study.parts(setting):
                 for place in self.study.places(setting, part):
-                    found = self.ratio(place, OURS)
+                    found = self.study.ratio(place, OURS)
                     if found is not None and not math.isnan(found.value):
                         yield place, found
 
@@ -143,9 +142,9 @@ class Report:
         others = [arm for arm in arms if arm != "ce"]
         if "ce" in arms and others:
             yield "\nCIE ratio, CE to the arm:\n"
-            yield from _table(places, others, lambda place, arm: _words(self.ratio(place, arm)))
+            yield from _table(places, others, lambda place, arm: _words(self.study.ratio(place, arm)))
             yield "\nCIE-U ratio, CE to the arm:\n"
-            yield from _table(places, others, lambda place, arm: _words(self.ratio(place, arm, lost=True)))
+            yield from _table(places, others, lambda place, arm: _words(self.study.ratio(place, arm, lost=True)))
         yield "\nAccuracy / ECE, %:\n"
         yield from _table(places, ["reference", *arms], self._scores)
 
@@ -160,14 +159,6 @@ class Report:
     def _scores(self, place: Place, arm: str) -> str:
         accuracy, ece = (100 * self.study.mean(place, arm, name) for name in ("accuracy", "ece"))
         return "" if math.isnan(accuracy) else f"{accuracy:.2f} / {ece:.1f}"
-
-    @cache  # noqa: B019 - there is one of these
-    def ratio(self, place: Place, arm: str, *, lost: bool = False) -> Estimate | None:
-        """CE's mismatches over the arm's; None where one of the two was not run."""
-        pair = [self.study.changes(place, name) for name in ("ce", arm)]
-        if None in pair:
-            return None
-        return ratio(*(found.lost if lost else found.mismatches for found in pair))
 
     def _mismatches(self, place: Place, arm: str) -> np.ndarray:
         return self.study.changes(place, arm).mismatches

@@ -49,10 +49,10 @@ class AlignmentArguments:
     A preset names the terms and their weights. "default" is the squared error between the two models' logits alone,
     which is 0 where they answer alike: labels are not needed. "paper" is the loss of
     https://huggingface.co/papers/2012.01604 with its three terms weighted alike: cross-entropy with the labels,
-    cross-entropy with the teacher's predictions, and the squared error of the logits. "hidden" adds
-    the distance of the hidden states to the default, for a student that started as a copy of its teacher. "kd" is
-    distillation (https://huggingface.co/papers/1503.02531): the labels and the KL divergence at temperature 2. "labels"
-    is the loss of the stock Trainer, and a teacher then only measures. A weight that is given takes the preset's place.
+    cross-entropy with the teacher's predictions, and the squared error of the logits. "hidden" adds the distance of the
+    hidden states to the default, for a student that started as a copy of its teacher. "kd" is distillation
+    (https://huggingface.co/papers/1503.02531): the labels and the KL divergence at temperature 2. "labels" is the loss
+    of the stock Trainer, and a teacher then only measures. A weight that is given takes the preset's place.
 
     Raises:
         ValueError: an option out of range, or one that would be ignored because what it belongs to is off.
