@@ -194,9 +194,10 @@ def can_run(compression: str, arm: str) -> bool:
 
 _MAIN = ("none", "ce", "kd", "paper", "logits", "hidden")
 _TEXT = {"steps": 80, "rates": (2e-5, 6e-5), "int8_rates": (5e-6, 2e-5), "train_rows": 8_000, "test_rows": 2_500}
-_LONG = {"rates": (2e-5, 1e-4), "int8_rates": (5e-6, 2e-5), "calibration_rows": 1024}
+_FURTHER = {"further": ("none", "ce"), "few": ("magnitude-60",)}  # what people do, to compare a whole recipe with
+_LONG = _FURTHER | {"rates": (2e-5, 8e-5), "int8_rates": (5e-6, 2e-5), "calibration_rows": 4096}
 _FEW = ("none", "ce", "logits", "hidden")
-_MORE = (*_FEW, "logits_transfer")
+_HEAVIER = ("magnitude-50", "obs-50", "obs-60", "obs-70", "int8")
 PRESETS: dict[str, dict[str, Plan]] = {
     "smoke": {
         "digits": Plan(
@@ -238,26 +239,20 @@ PRESETS: dict[str, dict[str, Plan]] = {
     },
     # For a dozen processes that share one GPU, since small models leave most of it idle.
     "gpu": {
-        "digits": Plan(
-            Training(600, 1e-3, 64),
-            ("magnitude-50", "obs-50", "obs-70", "obs-80"),
-            _MORE,
-            steps=1200,
-            rates=(1e-4, 5e-4),
-            int8_rates=(5e-5, 2e-4),
-            own_references=True,
-        ),
         "cifar10": Plan(
-            Training(4000, 6e-4, 128),
-            ("magnitude-50", "magnitude-60", "obs-50", "obs-60", "int8"),
-            _MORE,
-            steps=800,
+            Training(1500, 6e-4, 128),
+            _HEAVIER,
+            _MAIN,
+            steps=600,
             rates=(1e-4, 5e-4),
             int8_rates=(3e-5, 1e-4),
+            calibration_rows=4096,
+            test_rows=5_000,
+            **_FURTHER,
         ),
-        "sst2": Plan(Training(2000, 5e-5, 64), ("magnitude-50", "obs-50", "obs-60", "int8"), _MORE, 950, **_LONG),
-        "banking77": Plan(Training(1500, 1e-4, 64), ("magnitude-50", "obs-50", "obs-60", "int8"), _MORE, 400, **_LONG),
-        "hatexplain": Plan(Training(500, 5e-5, 64), ("obs-50", "int8"), _MORE, 400, **_LONG),
-        "rte": Plan(Training(300, 5e-5, 64), ("obs-50", "int8"), _FEW, 200, **_LONG),
+        "sst2": Plan(Training(1000, 5e-5, 64), _HEAVIER, (*_MAIN, "logits_transfer"), steps=800, **_LONG),
+        "banking77": Plan(Training(900, 1e-4, 64), _HEAVIER, _MAIN, steps=500, **_LONG),
+        "hatexplain": Plan(Training(400, 5e-5, 64), _HEAVIER, _MAIN, steps=400, **_LONG),
+        "rte": Plan(Training(200, 5e-5, 64), ("obs-50", "int8"), _FEW, steps=200, **_LONG),
     },
 }
