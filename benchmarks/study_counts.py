@@ -4,7 +4,7 @@ Items are drawn with all their seeds, since the answers of several seeds to one 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -179,6 +179,18 @@ class Study:
             changed = before != after
             found.append((items, changed, changed & (before == labels)))
         return Changes.summed(found)
+
+    def kept(self, arm: str, cells: Iterable[tuple[str, str]]) -> float:
+        """How many of CE's mismatches an arm has on the validation parts: the geometric mean over the cells.
+
+        Of a cell, (setting, compression), it is (m + 1) / (m of CE + 1), m summed over the seeds.
+        """
+        ratios = []
+        for setting, compression in cells:
+            place = Place(setting, "validation", compression)
+            m, of_ce = (len(self.seeds(place)) * self.mean(place, name, "cie") for name in (arm, "ce"))
+            ratios.append((m + 1) / (of_ce + 1))
+        return float(np.exp(np.log(ratios).mean()))
 
     def mean(self, place: Place, arm: str, metric: str) -> float:
         """A metric of an arm, or of the "reference", over the seeds of the row; nan where it was not run."""

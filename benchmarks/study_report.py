@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import study_plots
 from study_counts import Place, Study, difference
-from study_grid import ARMS, COMPRESSIONS, OURS
+from study_grid import ARMS, CANDIDATES, COMPRESSIONS, COUNTED, OURS
 from tables import head, row
 
 from hf_compalign._files import read_text, write_text_atomic
@@ -92,19 +92,24 @@ class Report:
         """What the tables say, computed from them."""
         cells = [*self.cells()]
         if cells:
-            place, best = max(cells, key=lambda cell: cell[1].value)
-            yield f"The best cell is {_named(place)}: `{OURS}` has {_times(best)} fewer mismatches than CE."
+            place, best = max(cells, key=lambda cell: cell[1].low)
+            yield (
+                f"The best cell, by the lower end of its interval, is {_named(place)}: `{OURS}` has {_times(best)} "
+                "fewer mismatches than CE."
+            )
             light = [found.value for place, found in cells if _is_light(place)]
             if light:
+                medians = [_number(float(np.median(values))) for values in (light, [found.value for _, found in cells])]
                 yield (
-                    f"Up to 60 % and INT8 the median of {len(light)} cells is {np.median(light):.2f}, over all "
-                    f"{len(cells)} cells {np.median([found.value for _, found in cells]):.2f}."
+                    f"Up to 60 % and INT8 the median of {len(light)} cells is {medians[0]}, over all {len(cells)} "
+                    f"cells {medians[1]}."
                 )
             yield _cells("below 1 beyond chance, where CE keeps more answers", [p for p, f in cells if f.high < 1])
             above = sum(found.low > 1 for _, found in cells)
             yield f"The ratio is above 1 beyond chance in {above} of {len(cells)} cells."
         yield from self._floors()
         yield from self._calibration()
+        yield from self._standings()
         machines = ", ".join(self._about("device"))
         hours = sum(run.about["seconds"] for run in self._runs()) / 3600
         versions = sorted({", ".join(f"{k} {v}" for k, v in run.about["versions"].items()) for run in self._runs()})
@@ -126,6 +131,18 @@ class Report:
         if places:
             better = sum(self.study.mean(p, OURS, "ece") <= self.study.mean(p, "ce", "ece") for p in places)
             yield f"The calibration error (ECE) of `{OURS}` is at most CE's in {better} of {len(places)} cells."
+
+    def _standings(self) -> Iterator[str]:
+        """By what the default is chosen; an arm that was run in fewer cells is compared with ours over those."""
+        for arm in CANDIDATES:
+            cells = [key[:2] for key in self.study.runs if key[2] == arm and key[1] in COUNTED]
+            cells = [cell for cell in cells if {(*cell, "ce"), (*cell, OURS)} <= self.study.runs.keys()]
+            if cells and arm != OURS:
+                theirs, ours = (self.study.kept(name, cells) for name in (arm, OURS))
+                yield (
+                    f"On the validation parts, by the geometric mean over {len(cells)} cells, `{arm}` has {theirs:.2f} "
+                    f"of CE's mismatches, `{OURS}` {ours:.2f}."
+                )
 
     def _places(self, arm: str) -> list[Place]:
         every = ((setting, part) for setting in self.study.settings for part in self.study.parts(setting))

@@ -191,6 +191,27 @@ def test_a_ratio_to_no_mismatches_has_an_interval():
     assert found.low == pytest.approx(4.94, abs=0.01)
 
 
+def test_the_best_cell_is_the_one_that_is_sure_to_be_good(studied, monkeypatch):
+    few, many = study_counts.Estimate(np.inf, 1.5, np.inf), study_counts.Estimate(4.0, 3.0, 5.0)
+    found = study.study_report.Report(study_counts.Study(studied))
+    places = [study_counts.Place("digits", "test", name) for name in ("magnitude-50", "magnitude-60", "obs-50")]
+    monkeypatch.setattr(found, "cells", lambda: zip(places, (few, many, few), strict=True))
+    best, median, *_ = found.sentences()
+    assert "is magnitude 60 % on digits (test)" in best
+    assert "4.00 times (3.00 to 5.00) fewer" in best
+    assert "the median of 3 cells is ∞" in median
+
+
+def test_what_an_arm_keeps_of_ces_mismatches_is_a_mean_over_cells(studied, monkeypatch):
+    found = study_counts.Study(studied)
+    assert found.kept("ce", [("digits", "magnitude-50")]) == 1
+    m = {("magnitude-50", "ce"): 7, ("magnitude-50", "hidden"): 1, ("obs-50", "ce"): 1, ("obs-50", "hidden"): 0}
+    monkeypatch.setattr(found, "seeds", lambda place: [0, 1])
+    monkeypatch.setattr(found, "mean", lambda place, arm, metric: m[place.compression, arm] / 2)
+    cells = [("digits", "magnitude-50"), ("digits", "obs-50")]
+    assert found.kept("hidden", cells) == pytest.approx(((2 / 8) * (1 / 2)) ** 0.5)
+
+
 def test_the_page_says_what_the_records_say(studied, page):
     command("report", "--output", studied, "--page", page)
     text = page.read_text()
