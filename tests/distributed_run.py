@@ -8,6 +8,7 @@ from typing import Any
 import tiny
 import torch
 import torch.distributed as dist
+from processes import leave_group
 
 from hf_compalign import (
     AlignedDistillationTrainer,
@@ -141,4 +142,4 @@ if __name__ == "__main__":
     }
     if results["aligned"]["fixed"]["writes"]:
         (output / "results.json").write_text(json.dumps(results))
-    dist.destroy_process_group()  # its threads abort a process that ends before them
+    leave_group()

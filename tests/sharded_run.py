@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+from processes import leave_group
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -176,4 +177,4 @@ if __name__ == "__main__":
     dist.all_gather_object(gathered, results | {"same": same_everywhere()})
     if dist.get_rank() == 0:
         (output / "results.json").write_text(json.dumps(gathered))
-    dist.destroy_process_group()
+    leave_group()
