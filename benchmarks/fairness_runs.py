@@ -38,7 +38,6 @@ from hf_compalign import (
     prune_,
     quantize_,
 )
-from hf_compalign.compress import prunable_weights, sparsity_of
 from hf_compalign.data import load_file, tokenized
 from hf_compalign.measure.attribution import AttributionOptions, explain, similarities
 from hf_compalign.measure.groups import group_membership, text_length
@@ -146,9 +145,7 @@ class Runs:
         def make(folder: Path) -> None:
             if compression in PRUNED:
                 model = AutoModelForSequenceClassification.from_pretrained(self.start(compression))
-                # So much of the weights is 0 already: the callback holds the zeros.
-                sparsity = sparsity_of(prunable_weights(model))
-                callback: TrainerCallback = PruningCallback(sparsity, schedule="constant", begin=0, end=0)
+                callback: TrainerCallback = PruningCallback.holding(model)
             else:
                 model = AutoModelForSequenceClassification.from_pretrained(self.original())
                 callback = QuantizationCallback(SCHEME)

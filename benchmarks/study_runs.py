@@ -265,8 +265,7 @@ def _kept(cell: Cell, model: PreTrainedModel) -> Sequence[TrainerCallback]:
         return [QuantizationCallback(SCHEME)]
     if compression.sparsity is None:
         return []
-    # By magnitude, so much of the weights is just what is 0 already: the callback holds the zeros.
-    return [PruningCallback(sparsity_of(prunable_weights(model)), schedule="constant", begin=0, end=0)]
+    return [PruningCallback.holding(model)]
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from transformers.integrations import integration_utils
 
 from hf_compalign import AlignedDistillationTrainer, PruningCallback
 from hf_compalign.compress import prunable_weights, sparsity_of
-from hf_compalign.compress.prune import compute_masks, magnitude
+from hf_compalign.compress.prune import compute_masks, magnitude, prune_
 
 
 def train(folder, *callbacks, student=None, teacher=None, **settings):
@@ -123,6 +123,22 @@ def test_ending_early_is_said(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         train(tmp_path, PruningCallback(0.5, schedule="linear"), tiny.Stop(2))
     assert "ended at step 2, before the final sparsity of step 6: the model is 16.7 % sparse" in caplog.text
+
+
+@pytest.mark.parametrize("pattern", ["row", "layer", "2:4"])
+def test_the_zeros_of_a_pruned_model_are_held(tmp_path, pattern):
+    student = tiny.bert(seed=2)
+    prune_(student, 0.5, pattern=pattern, exclude=["*attention*"])
+    before = {name: weight.detach() == 0 for name, weight in prunable_weights(student).items()}
+    train(tmp_path, PruningCallback.holding(student), student=student)
+    after = {name: weight == 0 for name, weight in prunable_weights(student).items()}
+    assert all(torch.equal(before[name], after[name]) for name in after)
+    assert {float(zeros.float().mean()) for zeros in after.values()} == {0, 0.5}
+
+
+def test_there_must_be_zeros_to_hold():
+    with pytest.raises(ValueError, match="no zeros to hold. Prune it first, with prune_"):
+        PruningCallback.holding(tiny.bert())
 
 
 def test_a_weight_that_is_0_by_chance_is_not_taken_for_pruned(tmp_path):

@@ -130,23 +130,24 @@ class Recover:
         rows, test = run.data()
         with _one_thread():
             reference = Predictions.load(answers_file(run.folder, REFERENCE))
-            start, achieved = self._pruned(rows)
+            start = self._pruned(rows)
             run.keep_answers(f"{level}/{STARTS[self.score]}", start, test)
             for name in (name for name, arm in ARMS.items() if arm.score == self.score):
-                model = self._trained(name, copy.deepcopy(start), achieved, rows, tick)
+                model = self._trained(name, copy.deepcopy(start), rows, tick)
                 _save(model, run.folder / level / name)
                 answers = run.keep_answers(f"{level}/{name}", model, test)
                 audit(reference, answers).save(audit_file(run.folder, f"{level}/{name}"))
         return []
 
-    def _pruned(self, rows: Rows) -> tuple[PreTrainedModel, float]:
+    def _pruned(self, rows: Rows) -> PreTrainedModel:
         model = load_model(self.run.folder / REFERENCE)
         calibration = None
         if self.score == "obs":
             calibration = [{"pixel_values": torch.stack([row["pixel_values"] for row in rows])}]
-        return model, prune_(model, self.sparsity, score=self.score, calibration=calibration).sparsity
+        prune_(model, self.sparsity, score=self.score, calibration=calibration)
+        return model
 
-    def _trained(self, name: str, model: PreTrainedModel, achieved: float, rows: Rows, tick: Tick) -> PreTrainedModel:
+    def _trained(self, name: str, model: PreTrainedModel, rows: Rows, tick: Tick) -> PreTrainedModel:
         run, settings, alignment = self.run, self.run.settings, ARMS[name].alignment
         trainer = AlignedDistillationTrainer(
             model,
@@ -154,8 +155,7 @@ class Recover:
             teacher=run.folder / REFERENCE if alignment.needs_teacher else None,
             alignment=alignment,
             train_dataset=rows,
-            # By magnitude, so much of the weights is just what is 0 already: the callback holds the zeros.
-            callbacks=[PruningCallback(achieved, schedule="constant", begin=0, end=0)],
+            callbacks=[PruningCallback.holding(model)],
         )
         return _train(trainer, _stage(self.sparsity), tick)
 

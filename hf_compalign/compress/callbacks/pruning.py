@@ -28,7 +28,7 @@ from hf_compalign.compress.prune import (
     prune_weights_,
 )
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
-from hf_compalign.compress.select import prunable_weights
+from hf_compalign.compress.select import prunable_weights, sparsity_of
 from hf_compalign.compress.sharding import (
     anywhere,
     in_shards,
@@ -122,6 +122,21 @@ class PruningCallback(CompressionCallback):
         self._masks: dict[str, Tensor] = {}
         self._survivors: Survivors | None = None
         self._gathered_zeros: dict[str, str] | None = None
+
+    @classmethod
+    def holding(
+        cls, model: nn.Module, *, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
+    ) -> "PruningCallback":
+        """One that holds the zeros that a model has, such as those of `prune_`, while it trains.
+
+        Raises:
+            ValueError: there are none.
+        """
+        sparsity = sparsity_of(prunable_weights(model, include=include, exclude=exclude))
+        if sparsity == 0:
+            raise ValueError("The model has no zeros to hold. Prune it first, with prune_(model, sparsity).")
+        # By magnitude, so much of the weights is just what is 0 already.
+        return cls(sparsity, schedule="constant", begin=0, end=0, include=include, exclude=exclude)
 
     # ---- the Trainer's events ----
 
