@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import (
     alignment_metrics,
     cie_ratio,
-    count_ratio_interval,
     kl_divergence,
     proportions,
     rate,
@@ -126,10 +125,6 @@ def ratios(answers: Answers, level: str, pairs: Mapping[str, tuple[str, str]] = 
         models = [answers.predicted[f"{level}/{model}"] for model in pair]
         for name, labels in ((f"{ratio}_ratio", None), (f"{ratio}_u_ratio", answers.labels)):
             drawn = cie_ratio(answers.reference, *models, labels=labels, runs=answers.runs, n_resamples=_RESAMPLES)
-            counted = True if labels is None else answers.reference == labels
-            first, second = (int(((model != answers.reference) & counted).sum()) for model in models)
-            # Every resample of a 0 is 0: only the counts say how sure that is.
-            ends = (drawn.low, drawn.high) if first and second else count_ratio_interval(first, second)
-            found[name] = drawn.value if math.isfinite(drawn.value) else None
-            found[f"{name}_interval"] = [end if math.isfinite(end) else None for end in ends]
+            value, *ends = (number if math.isfinite(number) else None for number in astuple(drawn))
+            found |= {name: value, f"{name}_interval": ends}
     return found

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts
-from hf_compalign.measure.statistics.intervals import mcnemar, rate, wilson_interval
+from hf_compalign.measure.statistics.intervals import count_ratio_interval, mcnemar, rate, wilson_interval
 from hf_compalign.measure.statistics.rates import Array
 
 
@@ -222,8 +222,8 @@ def cie_ratio(  # noqa: PLR0913 - three models, which items, and how they are dr
     """CIE(baseline) / CIE(candidate), both against the reference: above 1 the candidate keeps more answers.
 
     With labels, it is that of the CIE-U. The interval is a paired percentile bootstrap. A denominator of 0 gives inf,
-    and 0 / 0 gives nan. Resamples of 0 / 0 do not count. Where a count is 0, it is 0 in every resample, so that the
-    interval says nothing: `count_ratio_interval` does.
+    and 0 / 0 gives nan. Resamples of 0 / 0 do not count. Where a count is 0, it is 0 in every resample, which would say
+    nothing: the interval is `count_ratio_interval`'s.
 
     >>> cie_ratio([0] * 6, [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]).value
     2.0
@@ -251,7 +251,9 @@ def cie_ratio(  # noqa: PLR0913 - three models, which items, and how they are dr
         resampled_counts(part, n_resamples=n_resamples, seed=(seed, run) if run else seed)
         for run, part in enumerate(parts)
     ]
-    return estimate(_cie_ratio(np.sum(parts, axis=0)), _cie_ratio(np.sum(draws, axis=0)), level=level)
+    found = estimate(_cie_ratio(np.sum(parts, axis=0)), _cie_ratio(np.sum(draws, axis=0)), level=level)
+    first, second = (int((counted & (model != r)).sum()) for model in (b, c))
+    return found if first and second else Estimate(found.value, *count_ratio_interval(first, second, level))
 
 
 def closer_p_value(reference: ArrayLike, first: ArrayLike, second: ArrayLike) -> float:
