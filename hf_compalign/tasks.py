@@ -122,7 +122,7 @@ def hidden_states_of(outputs: Any) -> tuple[Tensor, ...]:
     states: tuple[Tensor, ...] | None = getattr(outputs, "hidden_states", None)
     if not states:
         raise ValueError(
-            f"The model returns no hidden_states. Got a {type(outputs).__name__}. Leave preset='hidden' and "
-            "hidden_weight out."
+            f"The model returns no hidden_states. Got a {type(outputs).__name__}. Compare the logits alone, or take a "
+            "model that returns them."
         )
     return states

@@ -18,6 +18,8 @@ from transformers import (
     EarlyStoppingCallback,
     ReformerConfig,
     ReformerForSequenceClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
     Trainer,
     default_data_collator,
 )
@@ -29,8 +31,9 @@ from hf_compalign.measure.statistics import kl_divergence
 pytestmark = pytest.mark.numeric
 
 PLAIN = AlignmentArguments(preset="labels")
+LOGITS = AlignmentArguments(preset="logits")
 PAPER = AlignmentArguments(preset="paper")
-HIDDEN = AlignmentArguments(preset="hidden")
+HIDDEN = AlignmentArguments(preset="logits", hidden_weight=1.0)
 KL = AlignmentArguments(preset="paper", kl_weight=0.5, temperature=3.0)
 
 
@@ -144,9 +147,10 @@ def test_a_dataset_without_labels_trains(tmp_path):
     assert trainer.state.log_history[0]["logits_loss"] > 0
 
 
-def test_hidden_states_take_part_in_training_and_not_in_evaluation(tmp_path):
+@pytest.mark.parametrize("alignment", [None, HIDDEN])
+def test_hidden_states_take_part_in_training_and_not_in_evaluation(tmp_path, alignment):
     dataset = tiny.texts(8)
-    trainer = build(tmp_path, dataset=dataset, eval_dataset=dataset, alignment=HIDDEN)
+    trainer = build(tmp_path, dataset=dataset, eval_dataset=dataset, alignment=alignment)
     batch = tiny.batch(dataset, "input_ids", "attention_mask")
     with torch.no_grad():
         student, teacher = (
@@ -159,9 +163,30 @@ def test_hidden_states_take_part_in_training_and_not_in_evaluation(tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(logits_distance.item(), rel=1e-4)
 
 
+def test_the_default_leaves_hidden_states_out_where_they_cannot_be_compared(tmp_path, caplog):
+    cached = cache_teacher_logits(tiny.texts(8), tiny.bert(seed=1))
+    convolutions = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "num_channels": 1, "num_labels": 3}
+    resnets = [ResNetForImageClassification(ResNetConfig(**convolutions)) for _ in range(2)]
+    cases = {
+        "need a live teacher": {"teacher": None, "dataset": cached},
+        "num_hidden_layers=2 of the student and 1 of the teacher": {"teacher": tiny.bert(num_hidden_layers=1)},
+        "A resnet may not return": {"student": resnets[0], "teacher": resnets[1], "dataset": tiny.images(8)},
+    }
+    for reason, options in cases.items():
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            trainer = trained(tmp_path, settings={"max_steps": 1}, **options)
+        assert "Only logits are aligned. " in caplog.text
+        assert reason in caplog.text
+        assert trainer.alignment == LOGITS
+        assert "preset logits: logits 1" in caplog.text
+    asked = {**cases["A resnet may not return"], "alignment": AlignmentArguments(hidden_weight=0.5)}
+    assert trained(tmp_path, settings={"max_steps": 1}, **asked).alignment.weights() == {"logits": 1.0, "hidden": 0.5}
+
+
 def test_the_gate_reaches_the_loss(tmp_path):
     dataset, teacher = tiny.texts(16), tiny.bert(seed=1)
-    alignment = AlignmentArguments(only_where_teacher_is_right=True)
+    alignment = AlignmentArguments(preset="logits", only_where_teacher_is_right=True)
     trainer = build(tmp_path, dataset=dataset, alignment=alignment)
     z_s, z_t = logits(trainer.model, dataset), logits(teacher, dataset)
     right = z_t.argmax(-1) == torch.tensor(dataset["labels"][:])
@@ -233,7 +258,7 @@ def test_a_cached_teacher_trains_like_a_live_one(tmp_path):
     teacher, dataset = tiny.bert(seed=1), tiny.texts(16)
     # Batches of one give both ways the same shapes, and so the same bits.
     settings = {"per_device_train_batch_size": 1}
-    live = trained(tmp_path, teacher=teacher, dataset=dataset, settings=settings)
+    live = trained(tmp_path, teacher=teacher, dataset=dataset, settings=settings, alignment=LOGITS)
     cached = cache_teacher_logits(dataset, teacher, batch_size=1)
     for unused in (False, True):
         other = trained(tmp_path, teacher=None, dataset=cached, settings=settings | {"remove_unused_columns": unused})

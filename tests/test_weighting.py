@@ -121,9 +121,15 @@ def test_state_survives_json(name):
     ("settings", "message"),
     [
         ({"task_weight": -1.0}, "task_weight must be a finite number >= 0. Got -1.0"),
-        ({"logits_weight": 0.0}, "All loss weights are 0.*default.* has logits 1. .*take preset='labels'"),
-        ({"preset": "best"}, "preset must be one of default, paper, hidden, kd, labels. Got 'best'"),
-        ({"weighting": "random"}, "weighting='random' would be ignored: it needs two terms or more, as preset='paper'"),
+        (
+            {"preset": "logits", "logits_weight": 0.0},
+            "All loss weights are 0.*logits.* has logits 1. .*take preset='labels'",
+        ),
+        ({"preset": "best"}, "preset must be one of default, logits, paper, kd, labels. Got 'best'"),
+        (
+            {"preset": "logits", "weighting": "random"},
+            "weighting='random' would be ignored: it needs two terms or more, as preset='paper'",
+        ),
         ({"weighting": "magic"}, "weighting must be one of fixed, random, .* Got 'magic'"),
         (
             {"preset": "paper", "weighting": "softadapt", "softadapt_variant": "x"},
@@ -147,7 +153,8 @@ def test_bad_arguments_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("settings", "weights", "said"),
     [
-        ({}, {"logits": 1.0}, "preset default: logits 1"),
+        ({}, {"logits": 1.0, "hidden": 1.0}, "preset default: logits 1, hidden 1"),
+        ({"preset": "logits"}, {"logits": 1.0}, "preset logits: logits 1"),
         (
             {"preset": "paper"},
             {"task": 1.0, "agreement": 1.0, "logits": 1.0},
@@ -155,7 +162,7 @@ def test_bad_arguments_are_refused(settings, message):
         ),
         ({"preset": "kd", "temperature": 4.0}, {"task": 1.0, "kl": 1.0}, "preset kd: task 1, kl 1"),
         ({"preset": "labels"}, {"task": 1.0}, "preset labels: task 1"),
-        ({"kl_weight": 0.5}, {"logits": 1.0, "kl": 0.5}, "preset default with other weights: logits 1, kl 0.5"),
+        ({"hidden_weight": 0.0}, {"logits": 1.0}, "preset default with other weights: logits 1"),
         ({"preset": "paper", "task_weight": 0.0}, {"agreement": 1.0, "logits": 1.0}, "preset paper with other weights"),
     ],
 )

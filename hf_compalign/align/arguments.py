@@ -21,9 +21,9 @@ from hf_compalign.align.weighting import (
 
 # The weights of the terms by name; a term that is not there takes no part.
 PRESETS: Mapping[str, Mapping[str, float]] = {
-    "default": {"logits": 1.0},
+    "default": {"logits": 1.0, "hidden": 1.0},
+    "logits": {"logits": 1.0},
     "paper": {"task": 1.0, "agreement": 1.0, "logits": 1.0},
-    "hidden": {"logits": 1.0, "hidden": 1.0},
     "kd": {"task": 1.0, "kl": 1.0},
     "labels": {"task": 1.0},
 }
@@ -46,13 +46,13 @@ _NEEDS = (
 class AlignmentArguments:
     """What the student is trained on besides its labels. Nothing needs setting.
 
-    A preset names the terms and their weights. "default" is the squared error between the two models' logits alone,
-    which is 0 where they answer alike: labels are not needed. "paper" is the loss of
-    https://huggingface.co/papers/2012.01604 with its three terms weighted alike: cross-entropy with the labels,
-    cross-entropy with the teacher's predictions, and the squared error of the logits. "hidden" adds the distance of the
-    hidden states to the default, for a student that started as a copy of its teacher. "kd" is distillation
-    (https://huggingface.co/papers/1503.02531): the labels and the KL divergence at temperature 2. "labels" is the loss
-    of the stock Trainer, and a teacher then only measures. A weight that is given takes the preset's place.
+    A preset names the terms and their weights. "default" is the squared error between the two models' logits and the
+    distance of their hidden states, both 0 where the student is its teacher: labels are not needed. Where the states
+    cannot be compared, with cached logits or a student of another shape, it is "logits", the first of the two alone.
+    "paper" is the loss of https://huggingface.co/papers/2012.01604 with its three terms weighted alike: cross-entropy
+    with the labels, cross-entropy with the teacher's predictions, and the squared error of the logits. "kd" is
+    distillation (https://huggingface.co/papers/1503.02531): the labels and the KL divergence at temperature 2. "labels"
+    is the loss of the stock Trainer, and a teacher then only measures. A weight that is given takes the preset's place.
 
     Raises:
         ValueError: an option out of range, or one that would be ignored because what it belongs to is off.

@@ -1,12 +1,14 @@
 """What cannot work is refused when the trainer is built, with the reason and the way out."""
 
 import logging
+from dataclasses import replace
 from math import inf
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, check_cached_logits, check_distinct, trusts_positions
 from hf_compalign.align.vocabulary import check_same_tokens, vocabulary_mark, vocabulary_of
 from hf_compalign.data import LABEL_COLUMNS, check_rows, label_ids
@@ -15,6 +17,9 @@ from hf_compalign.models import position_limit
 from hf_compalign.tasks import task_of
 
 logger = logging.getLogger(__name__)
+
+# What two models must share for their hidden states to be about the same.
+_SHAPE = ("model_type", "num_hidden_layers", "hidden_size")
 
 LOWER_IS_BETTER = ("mismatch_rate", "cie", "cie_u", "kl")
 
@@ -86,20 +91,44 @@ def check_student_and_teacher(trainer: Any, teacher: PreTrainedModel) -> None:
         )
 
 
-def check_states(student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
-    """Refuse models whose hidden states cannot be compared."""
+def fitted(
+    alignment: AlignmentArguments, student: PreTrainedModel, teacher: PreTrainedModel | None
+) -> AlignmentArguments:
+    """The arguments, without the default's term of the hidden states where they cannot be compared.
+
+    Raises:
+        ValueError: they cannot, and the term was asked for.
+    """
+    if "hidden" not in alignment.weights():
+        return alignment
+    by_default = alignment.preset == "default" and alignment.hidden_weight is None
+    wrong = _why_states_differ(student, teacher)
+    if wrong and not by_default:
+        raise ValueError(f"{wrong} Leave hidden_weight out.")
+    if by_default and not wrong and not _is_plain_encoder(student):
+        wrong = f"A {student.config.model_type} may not return hidden states; hidden_weight=1 asks for them."
+    if wrong:
+        logger.info("Only logits are aligned. %s", wrong)
+        return replace(alignment, preset="logits")
+    return alignment
+
+
+def _why_states_differ(student: PreTrainedModel, teacher: PreTrainedModel | None) -> str | None:
     if teacher is None:
-        raise ValueError(
-            "Hidden states are not cached with the logits: they need a live teacher. Pass teacher=, or leave "
-            "preset='hidden' and hidden_weight out."
-        )
-    for size in ("num_hidden_layers", "hidden_size"):
-        ours, theirs = (getattr(model.config, size, None) for model in (student, teacher))
+        return "Hidden states are not cached with the logits: they need a live teacher. Pass teacher=."
+    for fact in _SHAPE:
+        ours, theirs = (getattr(model.config, fact, None) for model in (student, teacher))
         if ours != theirs:
-            raise ValueError(
-                f"Hidden states can be compared between models of the same depth and width. Got {size}={ours} of the "
-                f"student and {theirs} of the teacher. Leave preset='hidden' and hidden_weight out."
+            return (
+                "Hidden states can be compared between models of the same type, depth and width. Got "
+                f"{fact}={ours} of the student and {theirs} of the teacher."
             )
+    return None
+
+
+def _is_plain_encoder(model: PreTrainedModel) -> bool:
+    config = model.config
+    return all(getattr(config, fact, None) for fact in _SHAPE) and not config.is_encoder_decoder
 
 
 def _check_positions(student: PreTrainedModel, teacher: PreTrainedModel, *, longest: float) -> None:

@@ -15,7 +15,7 @@ from hf_compalign._compat import loss_is_scaled, prepared
 from hf_compalign._files import write_text_atomic
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checkpoint import check_resumable, last_complete_checkpoint, restore_weighting
-from hf_compalign.align.checks import check_datasets, check_setup, check_states
+from hf_compalign.align.checks import check_datasets, check_setup, fitted
 from hf_compalign.align.dropout import switch_dropout_off
 from hf_compalign.align.losses import gated, masked_mean, task_loss
 from hf_compalign.align.meter import LossGuard, TermMeter
@@ -50,7 +50,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
         *further: the arguments that `Trainer` takes next: data_collator, train_dataset, eval_dataset and so on.
         teacher: the original: a module, a local folder or a Hub id. None when the datasets carry its logits
             (`cache_teacher_logits`), or with the preset "labels".
-        alignment: the loss terms and their weights; the default needs no change.
+        alignment: the loss terms and their weights; the default needs no change. The attribute has what is in force.
         **trainer: the other arguments of `Trainer`, by name.
 
     Attributes:
@@ -88,8 +88,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
         self.label_names = self.label_names or ["labels"]
         check_setup(self)
         self._take_teacher(teacher)
-        if "hidden" in self.alignment.weights():
-            check_states(self.model, self.teacher)
+        self.alignment = fitted(self.alignment, self.model, self.teacher)
         self._cached_fingerprint = check_datasets(self, self._live)
         self.train_dataset = without_fingerprints(self.train_dataset)
         self.eval_dataset = without_fingerprints(self.eval_dataset)
