@@ -8,14 +8,14 @@ about all 3,846 posts of the validation and test files; the groups are those tha
 targets, and no one. Loans: a BERT of two layers trained from scratch on 8,000 rows of the table of loans.py, asked
 about 4,000 others; the groups are the three kinds of applicants. Each is compressed, and from that same start trained
 for the same steps on the same rows in the same order: by the stock loss on the labels ("CE"), with the three terms of
-the paper ("paper"), and on the original's logits alone, which is the default ("default"). The compressions:
+the paper ("paper"), and on the original's logits alone ("logits"). The compressions:
 second-order pruning of half of the weights, INT8 by "onnxruntime-w8a8" with training through the rounding, and for
 loans half of the weights by magnitude.
 
-The rule, set before any result: a setting is a data set with a compression; CE is compared with the default, item by
+The rule, set before any result: a setting is a data set with a compression; CE is compared with "logits", item by
 item. The claim on fairness is about the gap, the largest minus the smallest mismatch rate of the groups of 30 items or
 more, and the claim on reasons about the cosine of the attributions with those of the original (layer integrated
-gradients, 60 items drawn at random). A claim counts as reproduced if its difference favors the default with an interval
+gradients, 60 items drawn at random). A claim counts as reproduced if its difference favors "logits" with an interval
 that excludes 0 in at least two settings, and as not reproduced otherwise. The largest rate of a group, the gap in units
 of the rate of all items (added after the first results), the equalized odds and the overlap of the top 5 tokens are
 printed beside them and decide nothing.
@@ -49,7 +49,7 @@ def number(found: Estimate, digits: int = 3) -> str:
 
 
 class Claims:
-    """What the runs say in every setting; gains are positive where the default does better than CE."""
+    """What the runs say in every setting; gains are positive where "logits" does better than CE."""
 
     def __init__(self, runs: Mapping[str, Runs], compressions: Sequence[str]) -> None:
         self.settings = {
@@ -64,8 +64,8 @@ class Claims:
 
     def mismatches(self) -> Iterator[str]:
         """In percent, means over the seeds, and the CIE ratios."""
-        shown = ("no training", "CE", "paper", "default")
-        yield tables.head("setting", "items", *shown, "CIE ratio CE / paper", "CE / default")
+        shown = ("no training", "CE", "paper", "logits")
+        yield tables.head("setting", "items", *shown, "CIE ratio CE / paper", "CE / logits")
         for title, arms in self.answers.items():
             (reference,) = arms["original"]
             rates = [f"{100 * measured.changed(reference, arms[name]).mean():.2f}" for name in shown]
@@ -74,21 +74,21 @@ class Claims:
 
     def groups(self) -> Iterator[str]:
         """Who pays, in percent."""
-        yield tables.head("setting", "by group", "CE", "default", "gain")
+        yield tables.head("setting", "by group", "CE", "logits", "gain")
         for title, arms in self.answers.items():
             (reference,) = arms["original"]
-            what = (reference, arms["CE"], arms["default"], self.settings[title][0].setting.members)
+            what = (reference, arms["CE"], arms["logits"], self.settings[title][0].setting.members)
             found = measured.mismatches_by_group(*what) + measured.equalized_odds(*what)
             self.gains["fairness"][title] = found[2]
             for row, name in enumerate(BY_GROUP):
-                ce, default, gain = found[3 * row : 3 * row + 3]
-                yield tables.row(title, name, f"{100 * ce.value:.2f}", f"{100 * default.value:.2f}", percent(gain))
+                ce, logits, gain = found[3 * row : 3 * row + 3]
+                yield tables.row(title, name, f"{100 * ce.value:.2f}", f"{100 * logits.value:.2f}", percent(gain))
 
     def by_group(self) -> Iterator[str]:
-        """The mismatch rates of every group that is judged, in percent, CE before the default."""
+        """The mismatch rates of every group that is judged, in percent, CE before "logits"."""
         for title, arms in self.answers.items():
             setting = self.settings[title][0].setting
-            rates = [100 * measured.changed(*arms["original"], arms[arm]) for arm in ("CE", "default")]
+            rates = [100 * measured.changed(*arms["original"], arms[arm]) for arm in ("CE", "logits")]
             members = dict(zip(setting.names, setting.members.T, strict=True))
             judged = {group: inside for group, inside in members.items() if inside.sum() >= MIN_GROUP_SIZE}
             shown = (
@@ -98,15 +98,15 @@ class Claims:
 
     def reasons(self) -> Iterator[str]:
         """How like the original's they are."""
-        yield tables.head("setting", "similarity", "no training", "CE", "default", "gain")
+        yield tables.head("setting", "similarity", "no training", "CE", "logits", "gain")
         for title, (of, how) in self.settings.items():
-            alike = {name: of.alike(how, name) for name in ("no training", "CE", "default")}
+            alike = {name: of.alike(how, name) for name in ("no training", "CE", "logits")}
             for similarity, shown in (("cosine", "cosine"), ("top_k_overlap", "top 5")):
-                start, ce, default = (found[similarity] for found in alike.values())
-                found = measured.likeness(ce, default)
+                start, ce, logits = (found[similarity] for found in alike.values())
+                found = measured.likeness(ce, logits)
                 if similarity == "cosine":
                     self.gains["reasons"][title] = found[2]
-                means = [f"{np.nanmean(one):.3f}" for one in (start, ce, default)]
+                means = [f"{np.nanmean(one):.3f}" for one in (start, ce, logits)]
                 yield tables.row(title, shown, *means, number(found[2]))
 
     def confidence(self) -> Iterator[str]:
@@ -127,7 +127,7 @@ class Claims:
             for_it = sum(gain.low > 0 for gain in gains.values())
             against = sum(gain.high < 0 for gain in gains.values())
             said = "reproduced" if for_it >= NEEDED else "not reproduced"
-            yield f"{claim}: {for_it} of {len(gains)} settings favor the default, {against} CE: {said}."
+            yield f"{claim}: {for_it} of {len(gains)} settings favor the logits, {against} CE: {said}."
 
 
 def main() -> None:

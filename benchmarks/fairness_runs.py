@@ -42,11 +42,11 @@ from hf_compalign.data import load_file, tokenized
 from hf_compalign.measure.attribution import AttributionOptions, explain, similarities
 from hf_compalign.measure.groups import group_membership, text_length
 
-PRESETS = {"CE": "labels", "paper": "paper", "default": "default"}
+PRESETS = {"CE": "labels", "paper": "paper", "logits": "logits"}
 PRUNED, INT8 = {"obs 50 %": "obs", "magnitude 50 %": "magnitude"}, "INT8"
 SCHEME = "onnxruntime-w8a8"
 CALIBRATION_ROWS = 512
-EXPLAINED, EXPLAINED_ARMS = 60, ("CE", "default")
+EXPLAINED, EXPLAINED_ARMS = 60, ("CE", "logits")
 # 16 points of the integral in place of 32 halve the time; the sum is still that of the logit within a percent or two.
 ATTRIBUTION = AttributionOptions(n_steps=16)
 

@@ -36,7 +36,7 @@ COMPRESSIONS = {
 
 # ---- arms ----
 
-LOGITS = {"preset": "labels", "task_weight": 0.0, "logits_weight": 1.0}  # whatever the default becomes
+LOGITS = {"preset": "logits"}
 
 
 @dataclass(frozen=True)
