@@ -13,6 +13,7 @@ import copy
 import statistics
 import tempfile
 import time
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -34,6 +35,7 @@ from hf_compalign import (
     AlignmentArguments,
     WeightAveragingCallback,
     cache_teacher_logits,
+    suggest_learning_rate,
 )
 
 SKIPPED = 2  # the first steps of a round warm the caches up
@@ -90,13 +92,29 @@ def timed(make: Any, model: Any, steps: int, batch_size: int, folder: str) -> li
         save_strategy="no",
         bf16=torch.cuda.is_available(),
     )
-    make(copy.deepcopy(model), arguments, callbacks=[times]).train()
+    trainer = make(copy.deepcopy(model), arguments)
+    trainer.add_callback(times)
+    trainer.train()
     return times.seconds[SKIPPED:]
 
 
 def after_every_step() -> WeightAveragingCallback:
     """The average that costs most."""
     return WeightAveragingCallback("ema", begin=0.0)
+
+
+def suggestion(make: Any, model: Any, options: argparse.Namespace, step: float) -> str:
+    """What `suggest_learning_rate` costs, in steps of the training that it is for, each of so many seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make(copy.deepcopy(model), TrainingArguments(folder, per_device_train_batch_size=options.batch_size))
+        trainer.eval_dataset = trainer.train_dataset
+        began = time.perf_counter()
+        found = suggest_learning_rate(trainer, steps=options.steps)
+        seconds = time.perf_counter() - began
+    return (
+        f"suggest_learning_rate with {options.steps} steps at each of {len(found.trials)} rates, and "
+        f"{len(trainer.eval_dataset)} rows to evaluate on: as long as {seconds / step:.0f} steps"
+    )
 
 
 def median_of_all(rounds: list[list[float]]) -> float:
@@ -115,19 +133,16 @@ def main() -> None:
     model, teacher = build_model(options.dropout), build_model(options.dropout)
     dataset = rows(options.steps * options.batch_size, options.length, model.config.vocab_size)
     cached = cache_teacher_logits(dataset, teacher, batch_size=options.batch_size)
-    kinds: dict[str, Any] = {
-        "stock Trainer": lambda *a, **k: Trainer(*a, train_dataset=dataset, **k),
-        "aligned, cached teacher": lambda *a, **k: AlignedDistillationTrainer(*a, train_dataset=cached, **k),
-        "aligned, live teacher": lambda *a, **k: AlignedDistillationTrainer(
-            *a, teacher=teacher, train_dataset=dataset, **k
-        ),
-        "aligned, live teacher, transfer 0.5": lambda *a, **k: AlignedDistillationTrainer(
-            *a, teacher=teacher, alignment=AlignmentArguments(transfer=0.5), train_dataset=dataset, **k
-        ),
-        "aligned, live teacher, averaged": lambda *a, callbacks, **k: AlignedDistillationTrainer(
-            *a, teacher=teacher, train_dataset=dataset, callbacks=[*callbacks, after_every_step()], **k
-        ),
+    aligned = {
+        "cached teacher": {"train_dataset": cached},
+        "live teacher, logits alone": {"teacher": teacher, "alignment": AlignmentArguments(preset="logits")},
+        "live teacher": {"teacher": teacher},
+        "live teacher, transfer 0.5": {"teacher": teacher, "alignment": AlignmentArguments(transfer=0.5)},
+        "live teacher, averaged": {"teacher": teacher, "callbacks": [after_every_step()]},
     }
+    kinds: dict[str, Any] = {"stock Trainer": partial(Trainer, train_dataset=dataset)}
+    for name, more in aligned.items():
+        kinds[f"aligned, {name}"] = partial(AlignedDistillationTrainer, **({"train_dataset": dataset} | more))
     times: dict[str, list[list[float]]] = {name: [] for name in kinds}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.rounds):
@@ -145,7 +160,11 @@ def main() -> None:
         overall = median_of_all(rounds) / median_of_all(stock)
         row = f"{1000 * median_of_all(rounds):.1f} ms", f"{overall:.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}"
         table.add_row(name, *row)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(
+        suggestion(kinds["aligned, live teacher"], model, options, median_of_all(times["aligned, live teacher"]))
+    )
 
 
 if __name__ == "__main__":
