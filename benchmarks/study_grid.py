@@ -196,10 +196,10 @@ def can_run(compression: str, arm: str) -> bool:
 
 
 _MAIN = ("none", "ce", "kd", "paper", "logits", "hidden")
-_TEXT = {"steps": 240, "rates": (2e-5, 8e-5), "int8_rates": (5e-6, 2e-5), "train_rows": 8_000, "test_rows": 2_500}
+_TEXT = {"steps": 240, "rates": (2e-5, 8e-5, 3e-4), "int8_rates": (5e-6, 2e-5), "train_rows": 8_000, "test_rows": 2_500}
 _TEXT |= {"calibration_rows": 2048}
 _FURTHER = {"further": ("none", "ce"), "few": ("magnitude-60",)}  # what people do, to compare a whole recipe with
-_LONG = _FURTHER | {"rates": (2e-5, 8e-5), "int8_rates": (5e-6, 2e-5), "calibration_rows": 4096}
+_LONG = _FURTHER | {"rates": (2e-5, 8e-5, 3e-4), "int8_rates": (5e-6, 2e-5), "calibration_rows": 4096}
 _FEW = ("none", "ce", "logits", "hidden")
 _HEAVIER = ("magnitude-50", "obs-50", "obs-60", "obs-70", "int8")
 PRESETS: dict[str, dict[str, Plan]] = {
@@ -239,7 +239,6 @@ PRESETS: dict[str, dict[str, Plan]] = {
         ),
         "sst2": Plan(Training(400, 5e-5, 32), ("magnitude-50", "obs-50", "int8"), _FEW, **_TEXT),
         "banking77": Plan(Training(500, 1e-4, 32), ("obs-50", "int8"), _FEW, **_TEXT),
-        "hatexplain": Plan(Training(300, 5e-5, 32), ("obs-50",), _FEW, **_TEXT),
     },
     # For a dozen processes that share one GPU, since small models leave most of it idle.
     "gpu": {
