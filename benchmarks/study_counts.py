@@ -171,6 +171,14 @@ class Study:
             return None
         return ratio(*(found.lost if lost else found.mismatches for found in pair))
 
+    def recipe(self, setting: str, part: str, percent: str, arm: str) -> Estimate | None:
+        """CE's mismatches after magnitude pruning over the arm's after obs; None where the seeds are not the same."""
+        places = [Place(setting, part, f"{kind}-{percent}") for kind in ("magnitude", "obs")]
+        pair = [self.changes(place, name) for place, name in zip(places, ("ce", arm), strict=True)]
+        if None in pair or self.seeds(places[0]) != self.seeds(places[1]):
+            return None
+        return ratio(*(found.mismatches for found in pair))
+
     def _changes(self, place: Place, runs: Sequence[Run]) -> Changes:
         found = []
         for (reference, _), run in zip(self.originals(place, self.seeds(place)), runs, strict=True):

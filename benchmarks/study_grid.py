@@ -236,6 +236,7 @@ PRESETS: dict[str, dict[str, Plan]] = {
             rates=(1e-4, 3e-4, 1e-3),
             int8_rates=(3e-5, 1e-4),
             test_rows=3_000,
+            **_FURTHER,
         ),
         "sst2": Plan(Training(400, 5e-5, 32), ("magnitude-50", "obs-50", "int8"), _FEW, **_TEXT),
         "banking77": Plan(Training(500, 1e-4, 32), ("obs-50", "int8"), _FEW, **_TEXT),

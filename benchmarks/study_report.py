@@ -109,6 +109,7 @@ class Report:
             yield f"The ratio is above 1 beyond chance in {above} of {len(cells)} cells."
         yield from self._floors()
         yield from self._calibration()
+        yield from self._recipes()
         yield from self._standings()
         machines = ", ".join(self._about("device"))
         hours = sum(run.about["seconds"] for run in self._runs()) / 3600
@@ -131,6 +132,17 @@ class Report:
         if places:
             better = sum(self.study.mean(p, OURS, "ece") <= self.study.mean(p, "ce", "ece") for p in places)
             yield f"The calibration error (ECE) of `{OURS}` is at most CE's in {better} of {len(places)} cells."
+
+    def _recipes(self) -> Iterator[str]:
+        for percent in ("50", "60"):
+            for setting in self.study.settings:
+                for part in self.study.parts(setting):
+                    found = self.study.recipe(setting, part, percent, OURS)
+                    if found is not None:
+                        yield (
+                            f"The whole recipe at {percent} % on {setting} ({part}): obs and `{OURS}` have "
+                            f"{_times(found)} fewer mismatches than magnitude and CE."
+                        )
 
     def _standings(self) -> Iterator[str]:
         """By what the default is chosen; an arm that was run in fewer cells is compared with ours over those."""

@@ -212,6 +212,23 @@ def test_what_an_arm_keeps_of_ces_mismatches_is_a_mean_over_cells(studied, monke
     assert found.kept("hidden", cells) == pytest.approx(((2 / 8) * (1 / 2)) ** 0.5)
 
 
+def test_the_whole_recipe_is_compared_with_what_people_do(studied, monkeypatch):
+    found = study_counts.Study(studied)
+    mismatches = {("magnitude-50", "ce"): np.array([1, 1, 1, 0]), ("obs-50", "hidden"): np.array([0, 1, 0, 0])}
+    seeds = {"magnitude-50": [0, 1], "obs-50": [0, 1]}
+    monkeypatch.setattr(found, "seeds", lambda place: seeds.get(place.compression, []))
+
+    def changes(place, arm):
+        counts = mismatches.get((place.compression, arm))
+        return None if counts is None else study_counts.Changes(counts, counts, counts)
+
+    monkeypatch.setattr(found, "changes", changes)
+    assert found.recipe("digits", "test", "50", "hidden").value == 3
+    assert found.recipe("digits", "test", "60", "hidden") is None
+    seeds["obs-50"] = [0]
+    assert found.recipe("digits", "test", "50", "hidden") is None
+
+
 def test_the_page_says_what_the_records_say(studied, page):
     command("report", "--output", studied, "--page", page)
     text = page.read_text()
