@@ -231,7 +231,7 @@ PRESETS: dict[str, dict[str, Plan]] = {
         "cifar10": Plan(
             Training(1200, 4e-4, 64),
             ("magnitude-50", "obs-50", "obs-60", "int8"),
-            _MAIN,
+            ("none", "ce", "paper", "logits", "hidden"),
             steps=150,
             rates=(1e-4, 3e-4, 1e-3),
             int8_rates=(3e-5, 1e-4),
