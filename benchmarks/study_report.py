@@ -108,6 +108,7 @@ class Report:
             above = sum(found.low > 1 for _, found in cells)
             yield f"The ratio is above 1 beyond chance in {above} of {len(cells)} cells."
         yield from self._floors()
+        yield from self._starts()
         yield from self._calibration()
         yield from self._recipes()
         yield from self._standings()
@@ -126,6 +127,16 @@ class Report:
                 f"in {below} of {len(found)} cells."
             )
             yield _cells("above the floor beyond chance", [place for place, gap in found.items() if gap.low > 0])
+
+    def _starts(self) -> Iterator[str]:
+        places = [place for place in self._places(OURS) if self.study.of(place, "none")]
+        gaps = [difference(*(self._mismatches(place, arm) for arm in (OURS, "none"))) for place in places]
+        if gaps:
+            fewer, more = sum(gap.high < 0 for gap in gaps), sum(gap.low > 0 for gap in gaps)
+            yield (
+                f"Against no training, `{OURS}` has fewer mismatches, beyond chance, in {fewer} of {len(gaps)} cells, "
+                f"and more in {more}."
+            )
 
     def _calibration(self) -> Iterator[str]:
         places = [place for place in self._places(OURS) if self.study.of(place, "ce")]

@@ -1,6 +1,7 @@
 """The study: its grid, a run of it on tiny sizes, what is skipped and what is made again, and its errors."""
 
 import json
+import re
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -229,7 +230,7 @@ def test_the_whole_recipe_is_compared_with_what_people_do(studied, monkeypatch):
     assert found.recipe("digits", "test", "50", "hidden") is None
 
 
-def test_the_page_says_what_the_records_say(studied, page):
+def test_the_page_says_what_the_records_say(studied, page, monkeypatch):
     command("report", "--output", studied, "--page", page)
     text = page.read_text()
     assert text.startswith("before\n\n<!-- study -->")
@@ -247,6 +248,13 @@ def test_the_page_says_what_the_records_say(studied, page):
     assert [int(cell.split(" (")[0]) for cell in counted[1:]] == cells
     ce, ours = changed["ce"].sum(), changed["logits"].sum()
     assert ratios[2].startswith(f"{ce / ours:.2f} (" if ours else "∞ (" if ce else "0 / 0")
+    assert "Against no training" not in text  # the default was not run
+    monkeypatch.setattr(study.study_report, "OURS", "ce")
+    fewer, more = ((np.sign(changed["ce"].sum() - changed["none"].sum()) == sign) for sign in (-1, 1))
+    command("report", "--output", studied, "--page", page)
+    told = re.search(r"Against no training, `ce` has fewer .* in (\d) of 1 cells, and more in (\d)", page.read_text())
+    assert int(told[1]) <= fewer
+    assert int(told[2]) <= more
 
 
 def test_the_picture_is_the_same_every_time(studied, page):
