@@ -44,6 +44,7 @@ def run(folder: Path, weighting: str) -> dict[str, Any]:
         alignment=AlignmentArguments(
             preset="paper",
             kl_weight=0.5,
+            hidden_weight=0.5,
             transfer=0.4,
             transfer_kinds=["splice", "drop", "replace"],
             weighting=weighting,
