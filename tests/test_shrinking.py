@@ -189,6 +189,19 @@ def test_dropped_layers_are_passed_by_and_get_no_gradient(tmp_path):
     assert torch.equal(tiny.flat(dense.bert.encoder.layer[dropped]), tiny.flat(original))
 
 
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_the_state_after_a_layer_that_is_passed_by_is_the_one_before(asked_before):
+    network, inputs = model(), tiny.batch(tiny.texts(4), "input_ids")
+    if asked_before:
+        network(**inputs, output_hidden_states=True)  # what records the states is there first
+    removal = Removal(network)
+    kept = tuple(one for one in removal.whole.layers if one.index != 1)
+    removal.take(ShrinkPlan(kept))
+    states = network(**inputs, output_hidden_states=True).hidden_states
+    assert torch.equal(states[2], states[1])
+    assert not torch.equal(states[1], states[0])
+
+
 def test_layers_are_passed_by_with_gradient_checkpointing_too(tmp_path):
     runs = [
         trained(tmp_path, ShrinkCallback(n_layers=1, score="magnitude"), gradient_checkpointing=checkpointing)

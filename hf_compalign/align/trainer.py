@@ -138,7 +138,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
         for name, term in self._terms.items():
             if name == "task":
                 losses.append(self._task_loss(outputs, items, n_labeled))
-            elif teacher is None or (name == "hidden" and not self.model.training):
+            elif teacher is None or (name == "hidden" and not teacher.hidden_states):
                 # Evaluation on a dataset without the teacher's answers, or of what is no answer: nothing to compare.
                 losses.append(items.logits.new_zeros(()))
             else:

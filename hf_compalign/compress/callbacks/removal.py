@@ -139,7 +139,8 @@ class Removal:
         layers = layers_of(self.model)
         for index in self.dropped:
             module = layers[index].module
-            _HOOKS[module] = module.register_forward_hook(_hand_on)
+            # Before the hooks that record hidden states, whichever were there first.
+            _HOOKS[module] = module.register_forward_hook(_hand_on, prepend=True)
         masks = self.masks()
         weights = {name: self.model.get_parameter(name) for name in masks}
         self._masks = [(weight, laid_out_like(masks[name], weight)) for name, weight in weights.items()]
