@@ -47,6 +47,12 @@ def linear_layers(model):
     return {name: layer for name, layer in quantized_layers(model).items() if not isinstance(layer, torch.nn.Embedding)}
 
 
+def saturates():
+    """Whether two products of int8, added up in 16 bits, lose what is beyond them."""
+    largest = torch.full((32, 32), 127, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest) != 32 * 127**2).any())
+
+
 def mean_outputs(model, names):
     """What each layer gives on the calibration data on average, without padding."""
     found = {name: [] for name in names}
@@ -95,6 +101,8 @@ def test_a_layer_is_the_regression_of_the_originals_output_on_rounded_inputs():
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_every_layers_mean_output_is_that_of_the_original(name):
+    if name == "quanto-w8a8" and saturates():
+        pytest.skip("torch's product of int8 matrices saturates on a CPU without VNNI")
     original, model = corrected(name, build())
     names = [*linear_layers(model)]
     torch.testing.assert_close(mean_outputs(model, names), mean_outputs(original, names), rtol=0, atol=1e-4)
