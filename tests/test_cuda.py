@@ -92,7 +92,7 @@ def test_mixed_precision_trains_and_counts_what_the_model_answers(tmp_path, dtyp
 
 
 def test_cached_logits_train_like_a_live_teacher(tmp_path):
-    live = build(tmp_path / "live")
+    live = build(tmp_path / "live", alignment=AlignmentArguments(preset="logits"))
     cached = build(tmp_path / "cached", teacher=None, dataset=cache_teacher_logits(tiny.texts(), TEACHER.to(DEVICE)))
     TEACHER.cpu()
     for run in (live, cached):
