@@ -16,7 +16,9 @@ from hf_compalign.measure.statistics import (
     count_ratio_interval,
     exact_bounds,
     holm,
+    items_needed,
     mcnemar,
+    most_within,
     rate,
     upper_bound,
     wilson_interval,
@@ -128,3 +130,24 @@ def test_the_ratio_of_two_counts_has_the_odds_of_an_exact_interval(first, second
 def test_counts_below_0_have_no_ratio():
     with pytest.raises(ValueError, match="Counts cannot be negative. Got 1 and -2"):
         count_ratio_interval(1, -2)
+
+
+@pytest.mark.parametrize("limit", [0.5, 0.05, 0.01, 0.001])
+def test_so_many_items_are_needed_and_no_fewer(limit):
+    for level in (0.95, 0.99):
+        n = items_needed(limit, level=level)
+        assert upper_bound(0, n, level) <= limit < upper_bound(0, n - 1, level)
+
+
+def test_no_number_of_items_shows_a_rate_of_zero():
+    assert items_needed(0.0) == math.inf
+    assert items_needed(1.0) == 1
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95, 1 - 0.05 / 3])
+@pytest.mark.parametrize("limit", [0.002, 0.01, 0.3, 0.999])
+def test_the_most_within_a_limit_is_that_of_the_binomial_test(limit, level):
+    """The bound is within the limit where as few, at that rate, have at most the probability 1 - level."""
+    for n in (1, 50, 299, 872, 3000):
+        as_few = scipy.stats.binom.cdf(np.arange(n + 1), n, limit)
+        assert most_within(limit, n, level) == int((as_few <= 1 - level).sum()) - 1

@@ -1,14 +1,13 @@
 """The search for the layers to keep in float, against oracles whose answer is known."""
 
 import itertools
-import math
 
 import pytest
 
 from hf_compalign.measure.audit import Verdict
 from hf_compalign.measure.statistics import upper_bound
 from hf_compalign.ship import Point, Sensitivity
-from hf_compalign.ship.repair import items_needed, search, sensitivity_shares, smallest_float_set
+from hf_compalign.ship.repair import search, sensitivity_shares, smallest_float_set
 
 N = 1000
 LIMIT = 0.02  # 12 mismatches are within it, 13 are not
@@ -200,17 +199,6 @@ def test_shares_of_flips_and_of_logit_error_count_alike():
     silent = [Sensitivity((name,), 10, 0, error, 0) for name, error in (("a", 0.1), ("b", 0.3))]
     assert sensitivity_shares(silent) == pytest.approx([0.25, 0.75])
     assert sensitivity_shares([Sensitivity(("a",), 10, 0, 0.0, 0)]) == [0.0]
-
-
-@pytest.mark.parametrize("limit", [0.5, 0.05, 0.01, 0.001])
-def test_so_many_items_are_needed_and_no_fewer(limit):
-    n = items_needed(limit)
-    assert upper_bound(0, n) <= limit < upper_bound(0, n - 1)
-
-
-def test_no_number_of_items_shows_a_rate_of_zero():
-    assert items_needed(0.0) == math.inf
-    assert items_needed(1.0) == 1
 
 
 @pytest.mark.parametrize(

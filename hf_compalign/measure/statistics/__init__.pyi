@@ -26,7 +26,9 @@ from .intervals import check_level as check_level
 from .intervals import count_ratio_interval as count_ratio_interval
 from .intervals import exact_bounds as exact_bounds
 from .intervals import holm as holm
+from .intervals import items_needed as items_needed
 from .intervals import mcnemar as mcnemar
+from .intervals import most_within as most_within
 from .intervals import rate as rate
 from .intervals import upper_bound as upper_bound
 from .intervals import wilson_interval as wilson_interval

@@ -1,4 +1,4 @@
-"""Intervals and upper bounds of a rate, the test of a change, and the correction for many tests."""
+"""Intervals and upper bounds of a rate, what they need, the test of a change, and the correction for many tests."""
 
 import math
 
@@ -73,6 +73,42 @@ def exact_bounds(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[NDArr
         low = np.where(hits > 0, special.betaincinv(np.maximum(hits, 1), misses + 1, 1 - level), 0.0)
         high = np.where(misses > 0, special.betaincinv(hits + 1, np.maximum(misses, 1), level), 1.0)
     return low, high
+
+
+def items_needed(limit: float, rate: float = 0.0, level: float = 0.95) -> float:
+    """About how many items show that a rate is within the limit, if the rate stays as it is.
+
+    >>> items_needed(0.01), items_needed(0.01, rate=0.005), items_needed(0.0)
+    (299, 1441, inf)
+
+    Args:
+        limit: on the one-sided `upper_bound`.
+        rate: the share of items that count, such as mismatches.
+        level: of the bound.
+    """
+    if not rate < limit:
+        return math.inf
+    if limit >= 1:
+        return 1
+    below, n = 0, 1
+    while upper_bound(math.ceil(rate * n), n, level) > limit:
+        below, n = n, 2 * n
+    while n - below > 1:
+        middle = (below + n) // 2
+        kept = upper_bound(math.ceil(rate * middle), middle, level) <= limit
+        below, n = (below, middle) if kept else (middle, n)
+    return n
+
+
+def most_within(limit: float, n: int, level: float = 0.95) -> int:
+    """The largest k of n items whose `upper_bound` is within the limit; -1 if not even that of 0 is.
+
+    >>> most_within(0.01, 872), most_within(0.01, 200)
+    (3, -1)
+    """
+    # No bound is below the proportion itself.
+    counts = np.arange(int(limit * n) + 1)
+    return int((exact_bounds(counts, n, level)[1] <= limit).sum()) - 1
 
 
 def count_ratio_interval(first: int, second: int, level: float = 0.95) -> tuple[float, float]:

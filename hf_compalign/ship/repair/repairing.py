@@ -17,12 +17,13 @@ from hf_compalign.compress import load_compressed
 from hf_compalign.compress.export import INT8_NAME, Export, check_neighbors, check_not_exported
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.statistics import items_needed
 from hf_compalign.opening import Model, load_model, processor_of
 from hf_compalign.report.plots import plot_frontier
 from hf_compalign.ship.frontier import Frontier
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair.files import Int8Files, RepairOptions
-from hf_compalign.ship.repair.search import Found, items_needed, shortened, smallest_float_set
+from hf_compalign.ship.repair.search import Found, shortened, smallest_float_set
 from hf_compalign.tasks import task_of
 
 Report = Callable[[str], None]

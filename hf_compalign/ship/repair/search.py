@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from hf_compalign._formats import megabytes, percent
-from hf_compalign.measure.statistics import upper_bound
 from hf_compalign.ship.frontier import Point, Sensitivity
 
 # The layers in float -> the file, measured on all items.
@@ -146,29 +145,6 @@ def sensitivity_shares(sensitivities: Sequence[Sensitivity]) -> list[float]:
     flips = sum(one.flips for one in sensitivities) or 1
     errors = sum(one.logit_error for one in sensitivities) or 1.0
     return [one.flips / flips + one.logit_error / errors for one in sensitivities]
-
-
-def items_needed(limit: float, rate: float = 0.0) -> float:
-    """About how many items show that a rate is within the limit, if the rate stays as it is.
-
-    >>> items_needed(0.01), items_needed(0.01, rate=0.005), items_needed(0.0)
-    (299, 1441, inf)
-
-    Args:
-        limit: on the one-sided 95 % upper bound.
-        rate: the share of items that count, such as mismatches.
-    """
-    if not rate < limit:
-        return math.inf
-    if limit >= 1:
-        return 1
-    below, n = 0, 1
-    while upper_bound(math.ceil(rate * n), n) > limit:
-        below, n = n, 2 * n
-    while n - below > 1:
-        middle = (below + n) // 2
-        below, n = (below, middle) if upper_bound(math.ceil(rate * middle), middle) <= limit else (middle, n)
-    return n
 
 
 def describe_point(point: Point) -> str:
