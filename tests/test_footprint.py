@@ -160,6 +160,11 @@ def test_an_onnx_file_is_weighed_and_timed_like_a_model(tmp_path):
     assert 0 < found.latency.low_ms <= found.latency.high_ms
     file = OnnxModel(path)
     assert footprint(file, compressed=True) == footprint(path, compressed=True)
+    of_both, of_model = footprint(nn.ModuleList([file, model]), compressed=True), footprint(model)
+    assert of_both.parameters == 2 * found.parameters
+    assert of_both.nonzero_parameters == found.nonzero_parameters + of_model.nonzero_parameters
+    assert of_both.size_bytes == found.size_bytes + of_model.size_bytes
+    assert of_both.compressed_size_bytes > found.compressed_size_bytes
     both = interleaved_latency_ms({"torch": (model, inputs), "onnx": (file, inputs)}, n_warmup=0, n_runs=1)
     assert list(both) == ["torch", "onnx"]
 

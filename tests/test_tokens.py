@@ -38,6 +38,12 @@ def test_a_file_takes_as_many_tokens_as_its_model(monkeypatch):
     file = OnnxModel()
     file.config, file.architectures = model.config, (type(model).__name__,)
     assert position_limit(file) == position_limit(model) == 38
+    pair = nn.ModuleList([tiny.bert(), file])
+    pair.config = tiny.bert(max_position_embeddings=100).config
+    assert position_limit(pair) == 32
+    pair = nn.ModuleList([file, file])
+    pair.config = model.config
+    assert position_limit(pair) == 38
     file.architectures = ("SomebodysForSequenceClassification",)
     assert position_limit(file) is None
 

@@ -8,6 +8,7 @@ from .file import ONNX as ONNX
 from .file import OPENVINO as OPENVINO
 from .file import FileModel as FileModel
 from .file import exported_files as exported_files
+from .file import file_models as file_models
 from .flops import count_flops as count_flops
 from .images import image_channels as image_channels
 from .images import image_size as image_size

@@ -253,6 +253,11 @@ class FileModel(nn.Module, ABC):
         )
 
 
+def file_models(model: nn.Module) -> list[FileModel]:
+    """The exported files that a model runs: itself if it is one, or those that it is made of."""
+    return [module for module in model.modules() if isinstance(module, FileModel)]
+
+
 def _fits(values: Any, shape: tuple[Any, ...]) -> bool:
     """Whether an array has a declared shape; "any length" means at least 1."""
     return (

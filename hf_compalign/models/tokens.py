@@ -11,7 +11,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hf_compalign.models.file import FileModel
+from hf_compalign.models.file import FileModel, file_models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,7 +76,8 @@ def token_problem(model: "PreTrainedModel", batch: Mapping[str, Any]) -> str | N
 def _positions(model: "PreTrainedModel") -> list[_Positions]:
     named = getattr(model.config, "max_position_embeddings", None) or np.inf
     found = []
-    for name, table in _skeleton(model).named_modules():
+    modules = [pair for part in (model, *map(_skeleton, file_models(model))) for pair in part.named_modules()]
+    for name, table in modules:
         if name.rpartition(".")[2] in _TABLES and isinstance(table, nn.Embedding):
             padding = table.padding_idx
             n_positions = min(named, table.num_embeddings - getattr(table, "offset", 0))
@@ -85,10 +86,8 @@ def _positions(model: "PreTrainedModel") -> list[_Positions]:
     return found
 
 
-def _skeleton(model: "PreTrainedModel") -> nn.Module:
-    """The model; for a file, one of its architecture without weights."""
-    if not isinstance(model, FileModel):
-        return model
+def _skeleton(model: FileModel) -> nn.Module:
+    """A model of the file's architecture without weights, or the file itself if transformers does not know it."""
     import transformers
 
     architecture = getattr(transformers, model.architectures[0], None)

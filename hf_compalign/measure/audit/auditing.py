@@ -18,7 +18,7 @@ from hf_compalign.measure.audit.record import Audit, CostRow
 from hf_compalign.measure.footprint import footprint, footprint_section, latencies_on, machine_name, timing_device
 from hf_compalign.measure.groups import Membership, attributes_of
 from hf_compalign.measure.predictions import Columns, Predictions, ids_of, is_raw
-from hf_compalign.models import FileModel
+from hf_compalign.models import file_models
 
 _TIMED_BATCH = 8
 
@@ -134,7 +134,7 @@ def _with_costs(found: Audit, pair: tuple[Opened, Opened]) -> Audit:
     sizes = footprint(reference.network, where=reference.path), footprint(candidate.network, where=candidate.path)
     latencies = None
     if reference.options.latency:
-        device = timing_device(files=any(isinstance(side.network, FileModel) for side in pair))
+        device = timing_device(files=any(file_models(side.network) for side in pair))
         models = {str(place): (side.network, side.processor) for place, side in enumerate(pair)}
         columns, batches = reference.options.columns, (_TIMED_BATCH,)
         timed = latencies_on(reference.dataset, models, columns=columns, batch_sizes=batches, device=device)

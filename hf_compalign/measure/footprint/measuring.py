@@ -1,7 +1,7 @@
 """How large and how fast a model is, measured rather than derived from how it was compressed."""
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from transformers import CONFIG_NAME
 from hf_compalign._compat import attention_of
 from hf_compalign.measure.footprint.latency import interleaved_latency_ms
 from hf_compalign.measure.footprint.record import Latency
-from hf_compalign.models import FileModel, count_flops, device_of, is_quantized, on_device, plain_tensors, shards_of
+from hf_compalign.models import count_flops, device_of, file_models, is_quantized, on_device, plain_tensors, shards_of
 from hf_compalign.opening import load_model
 
 _WEIGHTS = "model.safetensors"
@@ -88,12 +88,12 @@ def footprint(
     """
     network: nn.Module = model if isinstance(model, nn.Module) else load_model(model)
     where = where if isinstance(model, nn.Module) else model
-    files: Sequence[Path] | None = None
-    if isinstance(network, FileModel):
-        files = network.files
-    elif where is not None:
+    files = [path for one in file_models(network) for path in one.files]
+    tensors: list[Tensor] = []
+    if files or where is None:
+        tensors = list(_saved_tensors(network))
+    else:
         files = _weight_files(where)
-    tensors = list(_saved_tensors(network))
     batch_size = latency = flops = None
     if inputs is not None:
         batch_size = _batch_size(inputs)
@@ -104,7 +104,7 @@ def footprint(
         parameters=n_parameters,
         nonzero_parameters=n_nonzero,
         semi_structured_parameters=_semi_structured(network),
-        size_bytes=sum(one.nbytes for one in tensors) if files is None else sum(one.stat().st_size for one in files),
+        size_bytes=sum(one.nbytes for one in tensors) + sum(one.stat().st_size for one in files),
         compressed_size_bytes=_after_zlib(_chunks(tensors, files)) if compressed else None,
         flops_per_item=flops / batch_size if flops is not None and batch_size else None,
         latency=latency,
@@ -130,12 +130,10 @@ def _weight_files(where: str | Path) -> list[Path]:
 
 def _counted(model: nn.Module) -> tuple[int, int]:
     """All numbers, and those that are not 0."""
-    if isinstance(model, FileModel):
-        return model.count_parameters()
-    # parameters() yields a tied parameter once.
-    parameters = list(model.parameters())
-    n_nonzero = sum(int(_values(parameter).count_nonzero()) for parameter in parameters)
-    return sum(parameter.numel() for parameter in parameters), n_nonzero
+    # parameters() yields a tied parameter once, and none of a file.
+    counts = [(parameter.numel(), int(_values(parameter).count_nonzero())) for parameter in model.parameters()]
+    counts += [one.count_parameters() for one in file_models(model)]
+    return sum(n for n, _ in counts), sum(n_nonzero for _, n_nonzero in counts)
 
 
 def _values(tensor: Tensor) -> Tensor:
@@ -150,12 +148,10 @@ def _saved_tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from (buffer for name, buffer in model.named_buffers() if name in saved)
 
 
-def _chunks(tensors: Iterable[Tensor], files: Iterable[Path] | None) -> Iterator[Any]:
-    """The bytes of the files, or else of the tensors, part by part."""
-    if files is None:
-        for tensor in tensors:
-            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return
+def _chunks(tensors: Iterable[Tensor], files: Iterable[Path]) -> Iterator[Any]:
+    """The bytes of the tensors and of the files, part by part."""
+    for tensor in tensors:
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     for file in files:
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
@@ -179,7 +175,7 @@ def _semi_structured(model: nn.Module) -> int:
 
 
 def _flops(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
-    unseen = isinstance(model, FileModel) or any(map(is_quantized, model.parameters()))
+    unseen = bool(file_models(model)) or any(map(is_quantized, model.parameters()))
     if unseen or attention_of(model) not in _COUNTED_ATTENTION:
         return None
     return count_flops(model, on_device(inputs, device_of(model)))
