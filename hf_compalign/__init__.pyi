@@ -32,6 +32,7 @@ from .measure.audit import Candidates as Candidates
 from .measure.audit import audit as audit
 from .measure.audit import compare_candidates as compare_candidates
 from .measure.footprint import Footprint as Footprint
+from .measure.footprint import Latency as Latency
 from .measure.footprint import footprint as footprint
 from .measure.groups import Membership as Membership
 from .measure.groups import group_membership as group_membership
@@ -50,6 +51,9 @@ from .ship import ExportOptions as ExportOptions
 from .ship import export_audited as export_audited
 from .ship import push_to_hub as push_to_hub
 from .ship import save_artifact as save_artifact
+from .ship.deferral import Deferral as Deferral
+from .ship.deferral import DeferringModel as DeferringModel
+from .ship.deferral import fit_deferral as fit_deferral
 from .ship.repair import Repair as Repair
 from .ship.repair import RepairOptions as RepairOptions
 from .ship.repair import repair_onnx as repair_onnx

@@ -1,5 +1,6 @@
-"""Whole numbers that were given as options."""
+"""Numbers that were given as options."""
 
+from numbers import Real
 from typing import Any
 
 
@@ -9,3 +10,11 @@ def check_whole(name: str, value: Any, *, least: int) -> None:
         raise ValueError(f"{name} must be a whole number. Got {value!r}.")
     if value < least:
         raise ValueError(f"{name} must be at least {least}. Got {value}.")
+
+
+def check_share(name: str, value: Any, *, ends: bool) -> None:
+    """Raise a ValueError unless the value is a number in (0, 1), or in [0, 1] with both ``ends``."""
+    is_number = isinstance(value, Real)
+    if not is_number or not (0 <= value <= 1 if ends else 0 < value < 1):
+        hint = f" Did you mean {value / 100:g}?" if is_number and 1 <= value < 100 else ""
+        raise ValueError(f"{name} must be a number in {'[0, 1]' if ends else '(0, 1)'}. Got {value!r}.{hint}")

@@ -71,6 +71,7 @@ INSIDE = {
     "report.page": ("report.plots",),
     "report.card": (),
     "ship": ("ship.repair",),
+    "ship.deferral": (),
     "ship.repair": ("ship",),
 }
 # Where each optional dependency may be named: one module or room, or one to write its files and one to run them.

@@ -27,11 +27,12 @@ from hf_compalign.align.checkpoint import restore_weighting
 from hf_compalign.align.fine_tuning import _is_finished
 from hf_compalign.align.weighting import SoftAdaptWeighting, state_as_json
 from hf_compalign.demo import folder as demo
-from hf_compalign.measure.audit import Audit, audit
+from hf_compalign.measure.audit import Audit, ModelInfo, audit
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.models import load_processor
 from hf_compalign.ship import Frontier, Sensitivity, frontier_table
+from hf_compalign.ship.deferral import Deferral
 from hf_compalign.tasks import TASKS
 
 DAMAGES = int(os.environ.get("DAMAGES", "60"))
@@ -77,6 +78,15 @@ def write_frontier(folder):
     tried = (Sensitivity(("layer.0",), 50, 3, 0.25, 90_000_000),)
     Frontier(points, points[1].kept, "KEPT", tried, baselines, "a CPU").save(folder / "frontier.json")
     return folder / "frontier.json"
+
+
+def write_deferral(folder):
+    counts = {"n": 400, "answered": 390, "changed": 2, "mismatches": 5}
+    models = {"reference": ModelInfo("big", "0" * 16), "candidate": ModelInfo("small", "1" * 16)}
+    chosen = {"score": "margin", "threshold": 0.5, "budget": 0.02, "confidence": 0.95, "bound": 0.016}
+    latency = Latency(6.0, 5.0, 7.0), Latency(2.0, 1.0, 3.0)
+    Deferral(**chosen, **counts, scores=("margin",), **models, latency=latency).save(folder / "deferral.json")
+    return folder / "deferral.json"
 
 
 RECIPE = {"alignment": {"logits_weight": 0.5, "weighting": "softadapt"}, "teacher": "0123456789abcdef"}
@@ -180,6 +190,7 @@ KINDS = {
     "results": Kind(write_results, read_results),
     "predictions": Kind(write_predictions, Predictions.load),
     "audit": Kind(write_audit, read_audit),
+    "deferral": Kind(write_deferral, lambda path: str(Deferral.load(path))),
     "frontier": Kind(write_frontier, lambda path: frontier_table(Frontier.load(path))),
 }
 

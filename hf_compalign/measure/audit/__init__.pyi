@@ -16,6 +16,7 @@ from .parts import harmful_first as harmful_first
 from .record import FORMAT_VERSION as FORMAT_VERSION
 from .record import Audit as Audit
 from .record import CostRow as CostRow
+from .record import ModelInfo as ModelInfo
 from .record import metrics_beside_fields as metrics_beside_fields
 from .sections import sampled as sampled
 from .sections import sections_of as sections_of

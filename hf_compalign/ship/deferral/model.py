@@ -1,0 +1,159 @@
+"""A small file and the original as one model: the original is asked only where the small file is not sure."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_compalign._checks import check_share
+from hf_compalign.data import row_fingerprint
+from hf_compalign.labels import label_order, names_of
+from hf_compalign.models import device_of, forward_logits, input_names
+from hf_compalign.opening import load_model, model_fingerprint, name_of
+from hf_compalign.ship.deferral.record import Deferral
+from hf_compalign.ship.deferral.traffic import Traffic
+from hf_compalign.tasks import task_of
+
+logger = logging.getLogger(__name__)
+
+
+class DeferringModel(nn.Module):
+    """A candidate that answers where it is sure, and a reference that answers the rest, called like a model.
+
+    `predict`, `audit`, `footprint` and pipelines of transformers take it, and there is no training. The logits are the
+    candidate's or the reference's, in the order of the reference's labels. Both read the same inputs: a candidate with
+    another tokenizer or image processor would need other ones. Both are put into evaluation mode.
+
+    Args:
+        candidate: the small model, or the path of one.
+        reference: the original, or the path of one.
+        deferral: which answers count, from `fit_deferral`, or the path of its ``deferral.json``.
+        check_rate: the share of the candidate's answers, drawn at random, that the reference is asked too. They stay
+            the candidate's, and ``traffic`` counts how many differ.
+        seed: of that draw.
+
+    Attributes:
+        traffic: what became of all items so far. Set it to ``Traffic()`` to count anew.
+        config: the reference's config.
+        input_names: the inputs that either takes.
+        main_input_name: "input_ids" or "pixel_values".
+        path: where the candidate came from, with the tokenizer or image processor; else where the reference did.
+
+    Raises:
+        ValueError: the deferral was fitted for another candidate; the two read other inputs or have other labels; the
+            check rate is not in [0, 1]; or `load_model` refuses one of them.
+    """
+
+    def __init__(
+        self,
+        candidate: PreTrainedModel | str | Path,
+        reference: PreTrainedModel | str | Path,
+        deferral: Deferral | str | Path,
+        *,
+        check_rate: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_share("check_rate", check_rate, ends=True)
+        self.deferral = deferral if isinstance(deferral, Deferral) else Deferral.load(deferral)
+        self.candidate, self.reference = load_model(candidate), load_model(reference)
+        task, other = task_of(self.reference), task_of(self.candidate)
+        if task != other:
+            raise ValueError(f"Both models must read the same inputs. Got {other.name} and {task.name}.")
+        self.config = self.reference.config
+        self._order = label_order(*(names_of(one.config.id2label) for one in (self.reference, self.candidate)))
+        self._check_fitted()
+        self.architectures = (f"{type(self).__name__}{task.head}",)
+        self.main_input_name = task.model_input
+        self.input_names = tuple(dict.fromkeys([*input_names(self.candidate), *input_names(self.reference)]))
+        self.path = name_of(self.candidate) or name_of(self.reference)
+        self.traffic = Traffic()
+        self._check_rate = float(check_rate)
+        self._random = np.random.default_rng(seed)
+        self.eval()
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """The logits, float32 [items, labels]; no gradients.
+
+        The reference is asked once, for the rows that it answers or checks, and not at all if there are none.
+
+        Args:
+            **inputs: tensors or arrays, with a row for each item.
+
+        Raises:
+            ValueError: the main input is missing, an input is unknown, or has no row for each item.
+        """
+        rows = self._rows(inputs)
+        logits = forward_logits(self.candidate, rows)
+        if self._order is not None:
+            logits = logits[:, list(self._order)]
+        sure = torch.from_numpy(self.deferral.answers(logits.cpu().numpy()))
+        checked = sure & torch.from_numpy(self._random.random(len(sure)) < self._check_rate)
+        asked, changed = ~sure | checked, 0
+        if asked.any():
+            theirs = forward_logits(self.reference, {name: values[asked] for name, values in rows.items()})
+            theirs, deferred = theirs.to(logits.device), ~sure[asked]
+            changed = int((theirs.argmax(-1) != logits[asked].argmax(-1))[~deferred].sum())
+            logits[~sure] = theirs[deferred]
+        self.traffic += Traffic(int(sure.sum()), int((~sure).sum()), int(checked.sum()), changed)
+        return {"logits": logits}
+
+    def to(self, device: Any) -> "DeferringModel":  # type: ignore[override]  # a module takes more
+        """Run both on that device from now on, or raise a ValueError if the runtime of one cannot.
+
+        The two may also be on different devices: place each before.
+        """
+        self.candidate.to(device)
+        self.reference.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the candidate is."""
+        return device_of(self.candidate)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of both models and of which answers count."""
+        rule = f"{self.deferral.score} {self.deferral.threshold!r}"
+        models = {"candidate": model_fingerprint(self.candidate), "reference": model_fingerprint(self.reference)}
+        return row_fingerprint({**models, "rule": rule})
+
+    def _check_fitted(self) -> None:
+        for name, fitted in (("candidate", self.deferral.candidate), ("reference", self.deferral.reference)):
+            model = getattr(self, name)
+            found = model_fingerprint(model)
+            if fitted.model_fingerprint in ("", found):
+                continue
+            got = (
+                f"This {name} is {name_of(model) or type(model).__name__} ({found}), and the deferral was fitted for "
+                f"{fitted.model or 'another'} ({fitted.model_fingerprint})."
+            )
+            if name == "candidate":
+                raise ValueError(
+                    f"{got} Its threshold says nothing about another model. Fit it anew, or give that one; the "
+                    "candidate comes first."
+                )
+            logger.warning("%s The guarantee is about that one's answers.", got)
+
+    def _rows(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        unknown = [name for name in inputs if name not in self.input_names]
+        if unknown or self.main_input_name not in inputs:
+            raise ValueError(
+                f"The two models take {', '.join(self.input_names)}, and need {self.main_input_name}. Got "
+                f"{', '.join(inputs) or 'nothing'}."
+            )
+        rows = {name: torch.as_tensor(values) for name, values in inputs.items()}
+        n = len(rows[self.main_input_name])
+        uneven = [name for name, values in rows.items() if values.shape[:1] != (n,)]
+        if uneven:
+            raise ValueError(
+                f"Every input must have a row for each of the {n} items. Got {uneven[0]} of shape "
+                f"{list(rows[uneven[0]].shape)}. Repeat it for each item, or leave it out."
+            )
+        return rows

@@ -1,0 +1,141 @@
+"""Which answers of a small file count, as plain data: printed, saved and loaded without torch."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_compalign._checks import check_share
+from hf_compalign._files import read_record, write_record
+from hf_compalign._formats import count, decimals, interval, percent, plural, ratio
+from hf_compalign._records import built, plain
+from hf_compalign.measure.audit import ModelInfo
+from hf_compalign.measure.footprint import Latency, quartiles
+from hf_compalign.measure.statistics import rate, wilson_interval
+from hf_compalign.ship.deferral.scores import check_score, sureness
+
+FORMAT_VERSION = 1
+_KIND = "hf_compalign.deferral"
+
+
+@dataclass(frozen=True)
+class Deferral:
+    """The result of `hf_compalign.fit_deferral`; ``print`` says what it means.
+
+    Attributes:
+        score: how sure the candidate is, see `hf_compalign.ship.deferral.sureness`.
+        threshold: the candidate answers where its score is greater, and defers the rest; None: it answers everything.
+        budget: the largest acceptable share of all items that the candidate answers itself and otherwise than the
+            reference.
+        confidence: that the share is within the budget, over the choice of the items.
+        bound: what the share is shown to be within with that confidence; at most the budget.
+        n: items that the threshold was chosen on.
+        answered: those of them that the candidate answers itself.
+        changed: those of the answered ones that the reference answers otherwise.
+        mismatches: how many of all items the candidate answers otherwise.
+        scores: those that were tried. Each was judged at a confidence of 1 - (1 - confidence) / their number.
+        data_fingerprint: of the inputs; empty when unknown.
+        latency: of one pass of the reference and of the candidate; None when unknown.
+    """
+
+    score: str
+    threshold: float | None
+    budget: float
+    confidence: float
+    bound: float
+    n: int
+    answered: int
+    changed: int
+    mismatches: int
+    scores: tuple[str, ...]
+    reference: ModelInfo
+    candidate: ModelInfo
+    data_fingerprint: str = ""
+    latency: tuple[Latency, Latency] | None = None
+
+    def __post_init__(self) -> None:
+        check_score(self.score)
+        check_share("budget", self.budget, ends=False)
+        check_share("confidence", self.confidence, ends=False)
+        if not (0 <= self.changed <= self.answered <= self.n and self.changed <= self.mismatches <= self.n):
+            raise ValueError(
+                "changed cannot be more than answered or mismatches, and these not more than n. Got "
+                f"changed={self.changed}, answered={self.answered}, mismatches={self.mismatches} and n={self.n}."
+            )
+
+    @property
+    def answered_rate(self) -> float:
+        """The share of the items that the candidate answers itself."""
+        return rate(self.answered, self.n)
+
+    @property
+    def answered_rate_interval(self) -> tuple[float, float]:
+        """Its two-sided 95 % Wilson interval."""
+        return wilson_interval(self.answered, self.n)
+
+    @property
+    def expected_ms(self) -> float | None:
+        """What a pass of the pair costs: candidate + (1 - answered_rate) * reference; None without latencies.
+
+        It is right on average for batches of one, and where the time of the reference grows with the rows it is given.
+        Few rows often take longer than that: time the `DeferringModel` where it matters.
+        """
+        if self.latency is None:
+            return None
+        reference, candidate = self.latency
+        return candidate.median_ms + (1 - self.answered_rate) * reference.median_ms
+
+    def answers(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        """Which items the candidate answers itself, bool [N], from its logits [N, C]."""
+        # Logits that are nan are greater than nothing, so they are deferred.
+        return sureness(logits, self.score) > (-math.inf if self.threshold is None else self.threshold)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, usually ``deferral.json`` beside the candidate; the file is whole or not there."""
+        write_record(path, {"kind": _KIND, "format_version": FORMAT_VERSION, **plain(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Deferral":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not the JSON of a deferral, or a newer version of this library wrote it.
+        """
+        build = partial(built, cls)
+        return read_record(path, build, kind=_KIND, version=FORMAT_VERSION, writer="Deferral.save")
+
+    def __str__(self) -> str:
+        where = (
+            "whatever its score" if self.threshold is None else f"where its {self._name} is above {self.threshold:.4g}"
+        )
+        rest = self.n - self.answered
+        lines = [
+            f"The candidate answers {count(self.answered)} of {plural(self.n, 'item')} itself ({where}): "
+            f"{percent(self.answered_rate)}, 95 % interval {interval(self.answered_rate_interval)}."
+            + (f" The reference answers the other {count(rest)}." if rest else ""),
+            f"With {100 * self.confidence:g} % confidence, at most {percent(self.bound)} of all items get another "
+            f"answer than the reference's (budget {100 * self.budget:g} %). Here {count(self.changed)} do "
+            f"({percent(rate(self.changed, self.n))}), and {count(self.mismatches)} where the candidate answers all "
+            f"({percent(rate(self.mismatches, self.n))}).",
+        ]
+        return "\n".join(lines + self._cost())
+
+    @property
+    def _name(self) -> str:
+        return self.score.replace("_", " ")
+
+    def _cost(self) -> list[str]:
+        if self.latency is None or self.expected_ms is None:
+            return []
+        reference, candidate = self.latency
+        return [
+            f"A pass takes about {decimals(self.expected_ms, digits=2)} ms: {quartiles(candidate)} of the candidate, "
+            f"and {percent(1 - self.answered_rate)} of the reference's {quartiles(reference)}. That is "
+            f"{ratio(self.expected_ms, reference.median_ms)} times as fast as the reference alone, if "
+            "that one's time grows with the rows it is given."
+        ]
