@@ -39,7 +39,7 @@ def fit_deferral(
     (https://huggingface.co/papers/2110.01052) from the highest threshold down. Several scores share the doubt evenly
     (Bonferroni), so that the best of them, which answers most, keeps the guarantee. All items count for it, and none is
     set aside to choose the score. CATs (https://huggingface.co/papers/2104.08803) and Fast yet Safe
-    (https://huggingface.co/papers/2405.20915) guarantee the same for early exits, with other tests.
+    (https://huggingface.co/papers/2405.20915) do the like for early exits of one model.
 
     The guarantee is for items like these: drawn as these were, and not used to train, calibrate or repair the
     candidate. What differs there counts, even if the reference is wrong.

@@ -110,24 +110,17 @@ class Deferral:
         return read_record(path, build, kind=_KIND, version=FORMAT_VERSION, writer="Deferral.save")
 
     def __str__(self) -> str:
-        where = (
-            "whatever its score" if self.threshold is None else f"where its {self._name} is above {self.threshold:.4g}"
-        )
-        rest = self.n - self.answered
+        name = self.score.replace("_", " ")
+        where = f"whatever its {name}" if self.threshold is None else f"where its {name} is above {self.threshold:.4g}"
         lines = [
-            f"The candidate answers {count(self.answered)} of {plural(self.n, 'item')} itself ({where}): "
-            f"{percent(self.answered_rate)}, 95 % interval {interval(self.answered_rate_interval)}."
-            + (f" The reference answers the other {count(rest)}." if rest else ""),
+            f"The candidate answers {count(self.answered)} of {plural(self.n, 'item')} itself, {where}: "
+            f"{percent(self.answered_rate)}, 95 % interval {interval(self.answered_rate_interval)}.",
             f"With {100 * self.confidence:g} % confidence, at most {percent(self.bound)} of all items get another "
-            f"answer than the reference's (budget {100 * self.budget:g} %). Here {count(self.changed)} do "
-            f"({percent(rate(self.changed, self.n))}), and {count(self.mismatches)} where the candidate answers all "
-            f"({percent(rate(self.mismatches, self.n))}).",
+            f"answer than the reference's (budget {100 * self.budget:g} %).",
+            f"Here {count(self.changed)} do ({percent(rate(self.changed, self.n))}), and {count(self.mismatches)} "
+            f"where the candidate answers all ({percent(rate(self.mismatches, self.n))}).",
         ]
         return "\n".join(lines + self._cost())
-
-    @property
-    def _name(self) -> str:
-        return self.score.replace("_", " ")
 
     def _cost(self) -> list[str]:
         if self.latency is None or self.expected_ms is None:
@@ -135,7 +128,7 @@ class Deferral:
         reference, candidate = self.latency
         return [
             f"A pass takes about {decimals(self.expected_ms, digits=2)} ms: {quartiles(candidate)} of the candidate, "
-            f"and {percent(1 - self.answered_rate)} of the reference's {quartiles(reference)}. That is "
-            f"{ratio(self.expected_ms, reference.median_ms)} times as fast as the reference alone, if "
-            "that one's time grows with the rows it is given."
+            f"and {percent(1 - self.answered_rate)} of the reference's {quartiles(reference)}.",
+            f"That is {ratio(self.expected_ms, reference.median_ms)} times as fast as the reference alone, if that "
+            "one's time grows with the rows it is given.",
         ]

@@ -66,9 +66,9 @@ class Traffic:
             f"{percent(self.answered_rate)}, 95 % interval {interval(self.answered_rate_interval)}."
         )
         if math.isnan(self.changed_rate):
-            return f"{answered} None of these answers were checked."
+            return f"{answered}\nNone of these answers were checked."
         ends = interval(self.changed_rate_interval)
         return (
-            f"{answered} Of {count(self.checked)} that were checked, the reference answers {count(self.changed)} "
+            f"{answered}\nOf {count(self.checked)} that were checked, the reference answers {count(self.changed)} "
             f"otherwise: {percent(self.changed_rate)} of all items, 95 % interval {ends}."
         )
