@@ -490,8 +490,8 @@ def test_what_cannot_be_compared_is_refused(sides, settings, message):
 def test_models_and_versions_are_kept():
     numbers = audit(REFERENCE, CANDIDATE).to_dict()
     assert numbers["data_fingerprint"] == "dddd"  # unknown on one side
-    assert numbers["reference"] == {"model": "bert", "model_fingerprint": "aaaa"}
-    assert numbers["candidate"] == {"model": "small bert", "model_fingerprint": ""}
+    assert numbers["reference"] == {"model": "bert", "model_fingerprint": "aaaa", "runtime": None}
+    assert numbers["candidate"] == {"model": "small bert", "model_fingerprint": "", "runtime": None}
     assert numbers["versions"]["numpy"] == np.__version__
     assert set(numbers["versions"]) == {"python", "hf_compalign", "numpy", "scipy", "torch", "transformers"}
 

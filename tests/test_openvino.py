@@ -39,8 +39,8 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("openvino")
     without_equal_tensors(tiny.bert(**NAMED)).save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
-    found = export_openvino(folder / "model", folder / "float")
-    int8 = {"quantize": "static", "calibration": TEXTS, "exclude": ["*layer.0.attention*"]}
+    found = export_openvino(folder / "model", folder / "float", precision="f32")
+    int8 = {"quantize": "static", "precision": "f32", "calibration": TEXTS, "exclude": ["*layer.0.attention*"]}
     return folder, found, export_openvino(folder / "model", folder / "int8", **int8)
 
 
@@ -50,8 +50,8 @@ def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("openvino_images")
     model = without_equal_tensors(tiny.vit())
     with tiny.unchanged(model.train()):
-        found = export_openvino(model, folder / "float")
-        found_int8 = export_openvino(model, folder / "int8", quantize="static", calibration=IMAGES)
+        found = export_openvino(model, folder / "float", precision="f32")
+        found_int8 = export_openvino(model, folder / "int8", quantize="static", precision="f32", calibration=IMAGES)
     assert model.training
     return model, found, found_int8
 
@@ -130,7 +130,7 @@ def test_a_shrunk_and_pruned_model_is_exported_as_it_is(tmp_path):
     model = tiny.bert()
     shrink_(model, ffn=0.5, heads=0.5)
     prune_(model, 0.5)
-    file = OpenVinoModel(export_openvino(model, tmp_path / "openvino").path)
+    file = OpenVinoModel(export_openvino(model, tmp_path / "openvino", precision="f32").path)
     assert file.config.compression == model.config.compression
     assert audit(predict(model, TEXTS), predict(file, TEXTS)).metrics["mismatch_rate"] == 0
 
@@ -168,7 +168,10 @@ def test_zeros_are_counted(saved, tmp_path):
     with torch.no_grad():
         model.bert.pooler.dense.weight[:2] = 0
     n = sum(parameter.numel() for parameter in model.parameters())
-    assert OpenVinoModel(export_openvino(model, tmp_path / "openvino").path).count_parameters() == (n, n - 2 * 16)
+    assert OpenVinoModel(export_openvino(model, tmp_path / "openvino", precision="f32").path).count_parameters() == (
+        n,
+        n - 2 * 16,
+    )
 
 
 def test_size_and_fingerprint_are_of_both_files(saved, tmp_path):
@@ -213,7 +216,16 @@ def test_a_folder_with_one_file_is_that_file(saved, tmp_path):
 def test_the_command_exports_and_audits(saved, tmp_path):
     folder, _, _ = saved
     reviews().to_csv(tmp_path / "reviews.csv")
-    options = ["--format", "openvino", "--dataset", tmp_path / "reviews.csv", "--limit", "mismatch_rate=1"]
+    options = [
+        "--format",
+        "openvino",
+        "--precision",
+        "f32",
+        "--dataset",
+        tmp_path / "reviews.csv",
+        "--limit",
+        "mismatch_rate=1",
+    ]
     result = call("export", folder / "model", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(f"{tmp_path}/out/openvino_model.xml: float32, 0.")

@@ -29,7 +29,11 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     file_format: Annotated[str, typer.Option("--format", metavar="onnx|openvino", help="What runs the file.")] = "onnx",
     quantize: Annotated[
         str | None,
-        typer.Option(metavar="dynamic|static", help="Write INT8 instead of float32; OpenVINO has static only."),
+        typer.Option(metavar="dynamic|static", help="Write INT8 instead of float; OpenVINO has static only."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="bf16|f16|f32", help="What OpenVINO computes in where not in INT8. Default: bf16."),
     ] = None,
     calibration: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Data for the ranges of --quantize static; not those audited.")
@@ -77,6 +81,7 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
         rows = None if dataset is None else audited_rows(ctx.params, console)
         how = ExportOptions(
             quantize=quantize,
+            precision=precision,
             calibration=_calibration(calibration, calibration_rows),
             exclude=exclude or None,
             columns=Columns(text=text_column or None, image=image_column, label=label_column),
@@ -148,6 +153,8 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
         options.refuse_ignored("Without --quantize every layer is in float", given, ["exclude"])
     if quantize != "static":
         options.refuse_ignored("Only --quantize static is calibrated", given, ["calibration_rows"])
+    if given["file_format"] != "openvino":
+        options.refuse_ignored("Only --format openvino has a choice of precision", given, ["precision"])
     if given["file_format"] != "onnx":
         options.refuse_ignored("Only --format onnx is repaired", given, ["max_measurements"])
     elif quantize is None or not given["limit"]:

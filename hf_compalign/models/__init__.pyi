@@ -4,6 +4,7 @@ from .devices import checked_device as checked_device
 from .devices import default_device as default_device
 from .devices import device_of as device_of
 from .devices import on_device as on_device
+from .devices import runtime_of as runtime_of
 from .file import ONNX as ONNX
 from .file import OPENVINO as OPENVINO
 from .file import FileModel as FileModel
@@ -17,7 +18,10 @@ from .labeling import labeled_loader as labeled_loader
 from .modes import evaluating as evaluating
 from .modes import random_state_kept as random_state_kept
 from .onnx import OnnxModel as OnnxModel
+from .openvino import PRECISION_PLACE as PRECISION_PLACE
 from .openvino import OpenVinoModel as OpenVinoModel
+from .processor import cpu_name as cpu_name
+from .processor import instruction_sets as instruction_sets
 from .processors import load_processor as load_processor
 from .running import Collator as Collator
 from .running import check_prepared as check_prepared
@@ -26,6 +30,10 @@ from .running import forward as forward
 from .running import forward_logits as forward_logits
 from .running import input_names as input_names
 from .running import known_inputs as known_inputs
+from .runtime import PRECISIONS as PRECISIONS
+from .runtime import Runtime as Runtime
+from .runtime import RuntimeSettings as RuntimeSettings
+from .runtime import check_precision as check_precision
 from .samples import sample_inputs as sample_inputs
 from .tensors import is_quantized as is_quantized
 from .tensors import plain_tensors as plain_tensors

@@ -1,10 +1,14 @@
-"""Where a model is, where it runs best, and its inputs there."""
+"""Where a model is, where it runs best, its inputs there, and what computes it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+
+from hf_compalign._extras import installed_versions
+from hf_compalign.models.processor import instruction_sets
+from hf_compalign.models.runtime import Runtime
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -36,3 +40,22 @@ def checked_device(device: str | torch.device) -> torch.device:
 def on_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The inputs with their tensors moved."""
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+
+
+def runtime_of(model: nn.Module) -> Runtime:
+    """What computes a model: a file's runtime, that of a model made of others, or PyTorch."""
+    own: Runtime | None = getattr(model, "computed_by", None)
+    return _torch(model) if own is None else own
+
+
+def _torch(model: nn.Module) -> Runtime:
+    types = {str(one.dtype).removeprefix("torch.") for one in model.parameters() if one.is_floating_point()}
+    devices = {one.device.type for one in model.parameters()} - {"cpu"}
+    version = installed_versions(["torch"])["torch"]
+    where = f" on {', '.join(sorted(devices))}" if devices else ""
+    return Runtime(
+        engine=f"PyTorch {version}{where}",
+        precision=" and ".join(sorted(types)) or "float32",
+        threads=torch.get_num_threads(),
+        instructions=() if devices else instruction_sets(),
+    )

@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hf_compalign._extras import installed_versions
 from hf_compalign.data import DIGITS
 from hf_compalign.models.audited import check_audited
+from hf_compalign.models.processor import instruction_sets
+from hf_compalign.models.runtime import Runtime, RuntimeSettings
 
 # The inputs of a classifier of texts or images.
 _KNOWN_INPUTS = ("input_ids", "pixel_values", "attention_mask", "token_type_ids")
@@ -57,9 +60,11 @@ class FileModel(nn.Module, ABC):
     Args:
         path: the file.
         config: the model's config; by default the config.json beside the file or in the folder above.
+        settings: how the runtime computes; by default as the file says, with as many threads as torch.
 
     Attributes:
         path: the file.
+        settings: as given.
         config: the config.
         architectures: the model classes that the config names.
         input_names: the inputs that the file declares.
@@ -70,14 +75,16 @@ class FileModel(nn.Module, ABC):
         ImportError: the extra of the runtime is not installed.
         ValueError: there is no such file, it keeps weights outside of its folder, the runtime cannot open it, it takes
             other inputs, there is no config, the numbers of labels and logits differ, or `save_artifact` put an audit
-            of other weights beside it.
+            of other weights beside it; or the runtime has no such setting.
     """
 
     suffix: ClassVar[str]
     runtime: ClassVar[str]
+    package: ClassVar[str]
 
-    def __init__(self, path: str | Path, *, config: Any = None) -> None:
+    def __init__(self, path: str | Path, *, config: Any = None, settings: RuntimeSettings | None = None) -> None:
         super().__init__()
+        self.settings = settings or RuntimeSettings()
         self.path = Path(path)
         if not self.path.is_file():
             raise ValueError(f"There is no file {self.path}. Give the path of an {self.suffix} file.")
@@ -87,7 +94,7 @@ class FileModel(nn.Module, ABC):
                     f"There is no {weights.name} beside {self.path}, which holds its weights. Copy it there."
                 )
         self.device = torch.device("cpu")
-        self._open_as_torch()
+        self._reopen()
         self._inputs, outputs = self._declared()
         self.input_names = tuple(self._inputs)
         self._check_inputs()
@@ -109,8 +116,8 @@ class FileModel(nn.Module, ABC):
         self.eval()
 
     @abstractmethod
-    def _open(self, n_threads: int) -> None:
-        """Open the file on ``self.device``, or raise a ValueError."""
+    def _open(self, n_threads: int) -> str:
+        """Open the file on ``self.device``, or raise a ValueError; the precision in which it computes."""
 
     @abstractmethod
     def _declared(self) -> tuple[dict[str, Declared], dict[str, Declared]]:
@@ -132,6 +139,25 @@ class FileModel(nn.Module, ABC):
         Scales, zero points and constants of the computation (integers and single numbers) do not count.
         """
 
+    @property
+    @abstractmethod
+    def batch_dependent(self) -> bool:
+        """Whether the answer to an item depends on the others in its batch."""
+
+    @property
+    def computed_by(self) -> Runtime:
+        """The runtime as it is set now, and the CPU that it runs on."""
+        on_cpu = self.device.type == "cpu"
+        version = installed_versions([self.package]).get(self.package, "")
+        return Runtime(
+            engine=f"{self.runtime} {version}".rstrip() + ("" if on_cpu else f" on {self.device.type}"),
+            precision=self._precision,
+            threads=self._threads,
+            instructions=instruction_sets() if on_cpu else (),
+            batch_dependent=self.batch_dependent,
+            spinning=self.settings.spinning,
+        )
+
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """The logits, [items, labels], on the CPU; no gradients.
 
@@ -141,8 +167,8 @@ class FileModel(nn.Module, ABC):
         Raises:
             ValueError: the main input is missing, an input is unknown, there is no item, or the file cannot take it.
         """
-        if self._threads != torch.get_num_threads():
-            self._open_as_torch()
+        if self._threads != self._wanted_threads():
+            self._reopen()
         feeds = self.feeds(inputs)
         n_items = len(feeds[self.main_input_name])
         if n_items == 0:
@@ -162,7 +188,7 @@ class FileModel(nn.Module, ABC):
         before, self.device = self.device, torch.device(device)
         if self.device != before:
             try:
-                self._open_as_torch()
+                self._reopen()
             except ValueError:
                 self.device = before
                 raise
@@ -203,10 +229,13 @@ class FileModel(nn.Module, ABC):
         filled = {"attention_mask": np.ones(main.shape[:2]), "token_type_ids": np.zeros(main.shape[:2])} | given
         return {name: filled[name].astype(one.dtype, copy=False) for name, one in self._inputs.items()}
 
-    def _open_as_torch(self) -> None:
-        """Use as many threads as torch, so that the two can be compared."""
-        self._threads = torch.get_num_threads()
-        self._open(self._threads)
+    def _reopen(self) -> None:
+        self._threads = self._wanted_threads()
+        self._precision = self._open(self._threads)
+
+    def _wanted_threads(self) -> int:
+        """By default as many as torch, so that the two can be compared."""
+        return self.settings.threads or torch.get_num_threads()
 
     def _check_inputs(self) -> None:
         unknown = [name for name in self.input_names if name not in _KNOWN_INPUTS]

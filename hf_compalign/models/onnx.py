@@ -25,17 +25,24 @@ _WHAT = "Running an ONNX file"
 class OnnxModel(FileModel):
     """A classifier in an ONNX file of any exporter, run by ONNX Runtime; see `FileModel`.
 
-    After ``.to("cuda")`` it runs on a GPU, if ONNX Runtime was built for it.
+    It computes in the types that the file declares. After ``.to("cuda")`` it runs on a GPU, if ONNX Runtime was built
+    for it.
     """
 
     suffix = ".onnx"
     runtime = "ONNX Runtime"
+    package = "onnxruntime"
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
         """The file, and the files beside it that hold its weights: of all tensors in it, used or not."""
         entries = [entry for one in _tensors(self._model()) for entry in one.external_data if entry.key == "location"]
         return (self.path, *(beside(self.path, name) for name in sorted({entry.value for entry in entries})))
+
+    @cached_property
+    def batch_dependent(self) -> bool:
+        """Whether it takes the ranges of activations from the whole batch, as dynamic quantization does."""
+        return any(node.op_type.startswith("DynamicQuantize") for node in self._model().graph.node)
 
     def count_parameters(self) -> tuple[int, int]:
         """As `FileModel.count_parameters`; the export's names tell scales and zero points from weights."""
@@ -54,7 +61,12 @@ class OnnxModel(FileModel):
                 n_nonzero += int(np.count_nonzero(values != zeros))
         return n_all, n_nonzero
 
-    def _open(self, n_threads: int) -> None:
+    def _open(self, n_threads: int) -> str:
+        if self.settings.precision not in (None, "f32"):
+            raise ValueError(
+                f"ONNX Runtime computes in the types that a file declares. Got precision={self.settings.precision!r}. "
+                "Leave it out; export_openvino writes files that OpenVINO computes in bfloat16."
+            )
         with needs_extra("onnx", what=_WHAT):
             import onnxruntime
         provider = _PROVIDERS.get(self.device.type)
@@ -66,13 +78,13 @@ class OnnxModel(FileModel):
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
-        # Spinning idle threads would take the cores from models that run side by side.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.settings.spinning)))
         options.log_severity_level = 3  # errors only
         try:
             self._session = onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
         except Exception as error:
             raise self._unreadable(error) from error
+        return "f32"
 
     def _declared(self) -> tuple[dict[str, Declared], dict[str, Declared]]:
         # ONNX Runtime itself refuses arrays of a wrong type.

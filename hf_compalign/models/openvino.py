@@ -1,6 +1,7 @@
 """An OpenVINO file that answers like a model of transformers, through OpenVINO."""
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from hf_compalign.models.file import Declared, FileModel
 from hf_compalign.models.weights import beside
 
 _WHAT = "Running an OpenVINO file"
-# By default OpenVINO computes in bfloat16 where the processor can, which changes the answers of a float32 file.
-_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+_SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+# Where a file says in which precision it is meant to be computed, as OpenVINO's own tools do with such options.
+PRECISION_PLACE = ("runtime_options", "INFERENCE_PRECISION_HINT")
 _FLOATS = ("f16", "bf16", "f32", "f64")
 _QUANTIZED = ("i8", "u8")
 # Operators that pass on the values of a constant.
@@ -20,17 +22,22 @@ _PASSING = ("Convert", "Reshape", "Transpose")
 # NNCF's name for the factors that it moves from activations to weights.
 _SMOOTHING = "nncf_smooth_quant"
 
+logger = logging.getLogger(__name__)
+
 
 class OpenVinoModel(FileModel):
     """A classifier in an OpenVINO file (.xml, with its weights in the .bin beside it), run on the CPU; see `FileModel`.
 
-    What is not in INT8 is computed in float32. Elsewhere OpenVINO computes in bfloat16 on processors that can, at three
-    times the speed and with logits that are off by some hundredths. Where you deploy the audited file, set
-    ``INFERENCE_PRECISION_HINT`` to ``f32`` as here.
+    What is not in INT8 is computed in the precision that `export_openvino` wrote into the file, and float32 for files
+    that do not say, unless ``settings`` name another. By itself OpenVINO computes any file in bfloat16 on processors
+    that can: where you deploy the audited file, set ``INFERENCE_PRECISION_HINT`` as here. On a processor that cannot
+    compute so, float32 takes its place, and the log says so.
     """
 
     suffix = ".xml"
     runtime = "OpenVINO"
+    package = "openvino"
+    batch_dependent = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -54,16 +61,43 @@ class OpenVinoModel(FileModel):
                 n_nonzero += int(np.count_nonzero(values != (0 if zero_point is None else zero_point.get_data())))
         return n_all, n_nonzero
 
-    def _open(self, n_threads: int) -> None:
+    def _open(self, n_threads: int) -> str:
         with needs_extra("openvino", what=_WHAT):
             import openvino
         if self.device.type != "cpu":
             raise ValueError(f"OpenVINO files run on the CPU here. Got the device {self.device}. Use 'cpu'.")
-        settings = {**_SETTINGS, "INFERENCE_NUM_THREADS": n_threads}
+        if self.settings.spinning:
+            raise ValueError("OpenVINO has no setting for spinning threads. Leave spinning= out.")
+        core = openvino.Core()
         try:
-            self._compiled = openvino.Core().compile_model(str(self.path), "CPU", settings)
-        except Exception as error:
+            graph = core.read_model(str(self.path))
+            precision = self._computable(graph, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+            settings = {**_SETTINGS, "INFERENCE_NUM_THREADS": n_threads, "INFERENCE_PRECISION_HINT": precision}
+            self._compiled = core.compile_model(graph, "CPU", settings)
+        except RuntimeError as error:
             raise ValueError(f"{self.path} is not a file that OpenVINO can open. ({error})") from error
+        return precision
+
+    def _computable(self, graph: Any, capabilities: Collection[str]) -> str:
+        """The precision of the settings or of the file, or f32 where the processor cannot compute in that."""
+        place = [*PRECISION_PLACE]
+        said = str(graph.get_rt_info(place).value) if graph.has_rt_info(place) else "f32"
+        wanted = self.settings.precision or said
+        if wanted == "f16" and any(node.get_type_name() == "FakeQuantize" for node in graph.get_ops()):
+            raise ValueError(
+                f"{self.path} is in INT8, and OpenVINO computes INT8 with float16 a thousand times slower. Use "
+                "RuntimeSettings(precision='bf16') or 'f32'."
+            )
+        if wanted == "f32" or wanted.upper() in capabilities:
+            return wanted
+        logger.warning(
+            "This processor cannot compute in %s as %s asks (it can in %s), so OpenVINO computes it in f32: slower, "
+            "and closer to the original.",
+            wanted,
+            self.path,
+            ", ".join(capabilities),
+        )
+        return "f32"
 
     def _declared(self) -> tuple[dict[str, Declared], dict[str, Declared]]:
         return _ports(self._compiled.inputs), _ports(self._compiled.outputs)

@@ -51,7 +51,8 @@ class ExportOptions:
     """How `export_audited` makes the file and asks it.
 
     Attributes:
-        quantize: None for float32, "dynamic" or "static", as for `export_onnx` and `export_openvino`.
+        quantize: None, "dynamic" or "static", as for `export_onnx` and `export_openvino`.
+        precision: for OpenVINO: "bf16", the default, "f16" or "f32"; ONNX is in float32.
         calibration: rows for the ranges of "static", raw or prepared; not those that the file is audited on.
         exclude: patterns of layers that stay in float in any case.
         columns: where to find what in a raw dataset.
@@ -61,6 +62,7 @@ class ExportOptions:
     """
 
     quantize: str | None = None
+    precision: str | None = None
     calibration: Dataset | None = None
     exclude: Sequence[str] | None = None
     columns: Columns | None = None
@@ -148,19 +150,14 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     """
     options = options or ExportOptions()
     limits = checked_limits(limits or {})
-    _check(file_format, dataset, limits, reference)
+    _check(file_format, options.precision)
+    _check_audit(dataset, limits, reference)
     check_not_exported(model)
     network = load_compressed(model)
     processor = processor_of(model, task_of(network))
     if dataset is not None:
         _check_rows(dataset, network, model, Columns.of(options.columns))
-    shared: dict[str, Any] = {
-        "quantize": options.quantize,
-        "calibration": _calibration(network, processor, options),
-        "exclude": options.exclude,
-        "processing_class": processor,
-        "overwrite": options.overwrite,
-    }
+    shared = _shared(network, processor, options)
     size_bytes = footprint(network).size_bytes
     asking = AuditOptions(options.columns, processor, options.batch_size)
     if dataset is not None and limits and options.quantize is not None and file_format == "onnx":
@@ -188,11 +185,30 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     return AuditedExport(made, found, None, size_bytes, latency, machine_name(timing_device(files=True)))
 
 
-def _check(file_format: str, dataset: Dataset | None, limits: Mapping[str, float], reference: Any) -> None:
+def _check(file_format: str, precision: str | None) -> None:
     if file_format not in EXPORTERS:
         raise ValueError(f"file_format must be one of {', '.join(EXPORTERS)}. Got {file_format!r}.")
+    if precision is not None and file_format != "openvino":
+        raise ValueError(
+            f"precision={precision!r} is for OpenVINO files: on CPUs ONNX Runtime has no fast kernels in bfloat16 or "
+            "float16. Leave it out, or say file_format='openvino'."
+        )
+
+
+def _check_audit(dataset: Dataset | None, limits: Mapping[str, float], reference: Any) -> None:
     if dataset is None and (limits or reference is not None):
         raise ValueError("limits and reference= are about an audit, which needs data. Give dataset= too.")
+
+
+def _shared(network: PreTrainedModel, processor: Any, options: ExportOptions) -> dict[str, Any]:
+    """What exporters and repairs take alike."""
+    return {
+        "quantize": options.quantize,
+        "calibration": _calibration(network, processor, options),
+        "exclude": options.exclude,
+        "processing_class": processor,
+        "overwrite": options.overwrite,
+    } | ({} if options.precision is None else {"precision": options.precision})
 
 
 def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, columns: Columns) -> None:

@@ -20,6 +20,7 @@ from hf_compalign.tasks import logits_of, task_of
 FLOAT_NAME = "model.onnx"
 # ONNX Runtime adds in another order than PyTorch: about 1e-6 of the largest logit. More than this is another model.
 _TOLERANCE = 1e-3
+_TYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 # (items, tokens) to try the file with: those it was traced with, and others. The longest, cut to the model's length,
 # comes first: some models attend sparsely to long texts and forget how after a short one.
 _TRIALS = ((1, 1024), (2, 7), (1, 12), (3, 4))
@@ -44,6 +45,7 @@ class Export:
             leaves alone, and parameters that belong to no layer.
         max_logit_difference: the largest absolute difference from the logits of the PyTorch model, on made-up inputs.
             Audit the file on data to know what it means for the answers.
+        precision: in which the runtime computes what is not in INT8: "f32", "bf16" or "f16".
     """
 
     path: Path
@@ -53,9 +55,12 @@ class Export:
     quantized_layers: tuple[str, ...]
     float_layers: tuple[str, ...]
     max_logit_difference: float
+    precision: str = "f32"
 
     def __str__(self) -> str:
-        kind = "float32" if self.quantize is None else f"INT8 ({self.quantize})"
+        kind = _TYPES[self.precision]
+        if self.quantize is not None:
+            kind = f"INT8 ({self.quantize})" + ("" if self.precision == "f32" else f", the rest in {kind}")
         opset = "" if self.opset is None else f", opset {self.opset}"
         shown = f" ({', '.join(self.float_layers)})" if 0 < len(self.float_layers) <= 4 else ""
         return (

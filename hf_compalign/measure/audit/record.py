@@ -28,6 +28,7 @@ from hf_compalign.measure.statistics import (
     MarginRow,
     SeedFloor,
 )
+from hf_compalign.models import Runtime
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,10 +40,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which model an audit speaks of."""
+    """Which model an audit speaks of, and what computed its answers; None when unknown."""
 
     model: str
     model_fingerprint: str
+    runtime: Runtime | None = None
+
+    @classmethod
+    def of(cls, answers: Predictions) -> "ModelInfo":
+        """The model that gave these answers."""
+        return cls(answers.model, answers.model_fingerprint, answers.runtime)
 
 
 @dataclass(frozen=True)

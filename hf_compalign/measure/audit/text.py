@@ -7,10 +7,12 @@ from html import escape
 from typing import Any
 
 from hf_compalign._formats import count
+from hf_compalign._records import built
 from hf_compalign._tables import Section, Table, as_text, plain
 from hf_compalign._visible import cleaned, one_line
 from hf_compalign.measure.audit.sections import sections_of
 from hf_compalign.measure.audit.verdict import outcome
+from hf_compalign.models import Runtime
 
 MOST_ROWS = 20  # of a table
 _DEPTH = 1
@@ -71,4 +73,11 @@ def _models(found: Mapping[str, Any]) -> list[str]:
     for side in ("reference", "candidate"):
         model, mark = found[side]["model"] or "unnamed", found[side]["model_fingerprint"]
         lines.append(f"{side}: {model} ({mark})" if mark else f"{side}: {model}")
+        if found[side].get("runtime") is not None:
+            lines.append(f"  {runtime_words(found[side]['runtime'])}")
     return lines
+
+
+def runtime_words(runtime: Mapping[str, Any]) -> str:
+    """What computed a model's answers, from the ``to_dict()`` of an audit."""
+    return str(built(Runtime, runtime))

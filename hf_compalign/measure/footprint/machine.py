@@ -2,11 +2,11 @@
 
 import os
 import platform
-from pathlib import Path
 
 import torch
 
 from hf_compalign._extras import installed_versions
+from hf_compalign.models import cpu_name
 
 
 def timing_device(*, files: bool) -> torch.device:
@@ -19,16 +19,6 @@ def machine_name(device: torch.device) -> str:
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     else:
-        where = f"{_cpu_name()} (threads: {torch.get_num_threads()}, CPUs: {os.cpu_count()})"
+        where = f"{cpu_name()} (threads: {torch.get_num_threads()}, CPUs: {os.cpu_count()})"
     versions = ", ".join(map(" ".join, installed_versions(("torch", "onnxruntime", "openvino")).items()))
     return f"{where}, {platform.system()}, {versions}"
-
-
-def _cpu_name() -> str:
-    """Only Linux tells the model's name, in a file."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -30,7 +30,7 @@ from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.measure.predictions.predictions import Predictions
 from hf_compalign.measure.predictions.reader import Reader, is_raw, reader_of
-from hf_compalign.models import Collator, default_collator, evaluating, forward_logits, input_names
+from hf_compalign.models import Collator, default_collator, evaluating, forward_logits, input_names, runtime_of
 from hf_compalign.opening import model_fingerprint
 from hf_compalign.tasks import Task, task_of
 
@@ -106,6 +106,7 @@ def ask(
         model=reader.where,
         model_fingerprint=model_fingerprint(network),
         data_fingerprint=combined_fingerprint(marks),
+        runtime=runtime_of(network).asked_by(batch_size),
     )
     return Asked(dataset, collate, batch_size, answers)
 

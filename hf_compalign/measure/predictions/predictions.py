@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hf_compalign._files import atomic_path, built_from, parsed
-from hf_compalign._records import built
+from hf_compalign._records import built, plain
 from hf_compalign.labels import IGNORED, label_order
 from hf_compalign.measure.predictions.npz import read_npz
 from hf_compalign.measure.statistics import each_block, row_blocks
+from hf_compalign.models import Runtime
 
 FORMAT_VERSION = 1
 # The arrays of a file, and what they are of: kinds of numpy's types.
@@ -47,6 +48,7 @@ class Predictions:
         model: where the model came from, for people.
         model_fingerprint: of its weights; empty when unknown.
         data_fingerprint: of the inputs, in any order; empty when unknown.
+        runtime: what computed the logits; None when unknown.
 
     Raises:
         ValueError: anything above does not hold.
@@ -60,6 +62,7 @@ class Predictions:
     model: str = ""
     model_fingerprint: str = ""
     data_fingerprint: str = ""
+    runtime: Runtime | None = None
 
     def __post_init__(self) -> None:
         labels = np.asarray(self.labels)
@@ -200,6 +203,7 @@ class Predictions:
         if Path(path).suffix != ".npz":
             raise ValueError(f"Predictions are saved as .npz. Got {str(path)!r}. Use that suffix.")
         about = {"format_version": FORMAT_VERSION} | {name: getattr(self, name) for name in ("label_names", *_TEXTS)}
+        about["runtime"] = plain(self.runtime)
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
@@ -233,7 +237,7 @@ class Predictions:
             if stored[name].dtype.kind not in kinds:
                 raise ValueError(f"{name} cannot be numbers of {stored[name].dtype}.")
         texts = {name: getattr(about, name) for name in ("label_names", *_TEXTS)}
-        return cls(**stored, **texts)  # type: ignore[arg-type]  # the texts are no arrays
+        return cls(**stored, **texts, runtime=about.runtime)  # type: ignore[arg-type]  # the texts are no arrays
 
 
 @dataclass(frozen=True)
@@ -245,6 +249,7 @@ class _About:
     model: str
     model_fingerprint: str
     data_fingerprint: str
+    runtime: Runtime | None = None
 
 
 def _examples(ids: list[str]) -> str:

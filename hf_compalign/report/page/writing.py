@@ -15,7 +15,7 @@ from hf_compalign._files import write_text_atomic
 from hf_compalign._formats import UNKNOWN, count, short_name
 from hf_compalign._tables import Beyond, Kept, Name, Section, Words
 from hf_compalign._visible import cleaned
-from hf_compalign.measure.audit import class_name, sections_of
+from hf_compalign.measure.audit import class_name, runtime_words, sections_of
 from hf_compalign.report.page import charts
 from hf_compalign.report.page.items import CELLS, item_rows, links, script_json
 from hf_compalign.report.page.summary import figures, missing, verdict
@@ -103,6 +103,7 @@ def render(
             cells=CELLS,
             class_name=lambda index: class_name(found["label_names"], index),
             short_name=short_name,
+            runtime_words=runtime_words,
         )
     )
 

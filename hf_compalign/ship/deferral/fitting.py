@@ -93,8 +93,8 @@ def fit_deferral(
         changed=int((answered[best] & differ).sum()),
         mismatches=int(differ.sum()),
         scores=scores,
-        reference=ModelInfo(reference.model, reference.model_fingerprint),
-        candidate=ModelInfo(candidate.model, candidate.model_fingerprint),
+        reference=ModelInfo.of(reference),
+        candidate=ModelInfo.of(candidate),
         data_fingerprint=reference.data_fingerprint or candidate.data_fingerprint,
         latency=latency,
     )

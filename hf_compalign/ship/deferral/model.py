@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from transformers import PreTrainedModel
 from hf_compalign._checks import check_share
 from hf_compalign.data import row_fingerprint
 from hf_compalign.labels import label_order, names_of
-from hf_compalign.models import device_of, forward_logits, input_names
+from hf_compalign.measure.audit import ModelInfo
+from hf_compalign.models import Runtime, device_of, forward_logits, input_names, runtime_of
 from hf_compalign.opening import load_model, model_fingerprint, name_of
 from hf_compalign.ship.deferral.record import Deferral
 from hf_compalign.ship.deferral.traffic import Traffic
@@ -118,6 +120,17 @@ class DeferringModel(nn.Module):
         return device_of(self.candidate)
 
     @property
+    def computed_by(self) -> Runtime:
+        """What computes the candidate, and behind it the reference."""
+        first, second = runtime_of(self.candidate), runtime_of(self.reference)
+        return replace(
+            first,
+            engine=f"{first.engine} in {first.precision}, and for deferred items {second.engine}",
+            precision=second.precision,
+            batch_dependent=first.batch_dependent or second.batch_dependent,
+        )
+
+    @property
     def fingerprint(self) -> str:
         """16 hex digits of both models and of which answers count."""
         rule = f"{self.deferral.score} {self.deferral.threshold!r}"
@@ -128,6 +141,7 @@ class DeferringModel(nn.Module):
         for name, fitted in (("candidate", self.deferral.candidate), ("reference", self.deferral.reference)):
             model = getattr(self, name)
             found = model_fingerprint(model)
+            self._check_computed(name, fitted, runtime_of(model))
             if fitted.model_fingerprint in ("", found):
                 continue
             got = (
@@ -140,6 +154,15 @@ class DeferringModel(nn.Module):
                     "candidate comes first."
                 )
             logger.warning("%s The guarantee is about that one's answers.", got)
+
+    def _check_computed(self, name: str, fitted: ModelInfo, runtime: Runtime) -> None:
+        if fitted.runtime is not None and fitted.runtime.precision != runtime.precision:
+            logger.warning(
+                "This %s computes in %s, and the deferral was fitted on answers in %s: fit it anew, or set that.",
+                name,
+                runtime.precision,
+                fitted.runtime.precision,
+            )
 
     def _rows(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         unknown = [name for name in inputs if name not in self.input_names]
