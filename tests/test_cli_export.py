@@ -3,18 +3,20 @@
 import json
 import re
 
+import onnx
 import pytest
 import shipping
 import tiny
 from commands import call, error_of
 from datasets import Dataset, DatasetDict
+from onnx import TensorProto, numpy_helper
 from traced import traced_once
 
 from hf_compalign import cli
 from hf_compalign.cli.export import default_output
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.predictions import predict
-from hf_compalign.ship import EXPORTERS, Frontier, export_audited
+from hf_compalign.ship import EXPORTERS, ExportOptions, Frontier, export_audited
 
 pytest.importorskip("onnxruntime")
 
@@ -77,6 +79,18 @@ def test_default_names(tmp_path, monkeypatch, model, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a" / "b").mkdir(parents=True)
     assert str(default_output(model)) == name
+
+
+@pytest.mark.parametrize("limit", [(), ("--dataset", "images.parquet", "--limit", "mismatch_rate=0.1")])
+def test_portable_files_have_seven_bits_repaired_or_not(place, tmp_path, monkeypatch, limit):
+    monkeypatch.chdir(place)
+    limit = (*limit, "--reference", "others", "--max-measurements", 2) if limit else ()
+    options = ["--quantize", "dynamic", "--portable", *limit, "--json"]
+    found = found_in(call("export", "images", tmp_path / "out", *options), code=1 if limit else 0)
+    assert found["export"]["portable"]
+    graph = onnx.load(found["export"]["path"]).graph
+    weights = [numpy_helper.to_array(one) for one in graph.initializer if one.data_type == TensorProto.INT8]
+    assert max(int(abs(one.astype(int)).max()) for one in weights if one.ndim == 2) == 64
 
 
 # ---- with data ----
@@ -173,6 +187,11 @@ def test_a_budget_is_told_and_kept(place, tmp_path):
             "Nothing is repaired without --quantize and --limit, so --max-measurements would be ignored",
         ),
         (["--exclude", "*.query"], "Without --quantize every layer is in float, so --exclude would be ignored"),
+        (["--portable"], "Without --quantize every layer is in float, so --portable would be ignored"),
+        (
+            ["--portable", "--format", "openvino", "--quantize", "static", "--calibration", "images.parquet"],
+            "Only ONNX Runtime's products can saturate, so --portable would be ignored",
+        ),
         (["--calibration-rows", "9"], "Only --quantize static is calibrated, so --calibration-rows would be ignored"),
         (["--dataset", "nowhere.csv"], "no such file.*nowhere.csv"),
         (
@@ -229,6 +248,10 @@ def test_what_was_exported_already_is_refused(tmp_path, where):
     ("settings", "message"),
     [
         ({"file_format": "tflite"}, "file_format must be one of onnx, openvino. Got 'tflite'."),
+        (
+            {"file_format": "openvino", "options": ExportOptions(portable=True)},
+            "portable=True is about the integer products of ONNX Runtime. Got file_format='openvino'. Leave it out",
+        ),
         ({"limits": {"nfr": 0.1}}, "limits and reference= are about an audit, which needs data. Give dataset= too."),
         ({"reference": "others"}, "limits and reference= are about an audit, which needs data. Give dataset= too."),
         ({"limits": {"nfrr": 0.1}}, "There is no limit 'nfrr'"),

@@ -105,6 +105,14 @@ def test_static_int8_of_a_model_in_training_mode(tmp_path):
     assert abs(reference.logits - candidate.logits).max() < 0.2
 
 
+def test_a_portable_file_says_so_and_is_no_worse_than_seven_bits_are(saved, tmp_path):
+    found = export_onnx(saved[0] / "model", tmp_path / "onnx", quantize="dynamic", portable=True)
+    assert str(found).splitlines()[0].startswith(f"{found.path}: INT8 (dynamic, 7-bit weights), opset")
+    assert found.portable
+    assert not saved[2].portable
+    assert found.max_logit_difference < 0.2
+
+
 # ---- compressed models ----
 
 
@@ -131,6 +139,8 @@ def test_a_model_that_simulates_the_file_is_exported_as_that_file(tmp_path):
         for options in ({}, {"quantize": "static", "calibration": TEXTS}, {"quantize": "dynamic", "exclude": ["*key"]}):
             with pytest.raises(ValueError, match=message):
                 export_onnx(model, tmp_path / "onnx", **options)
+        with pytest.raises(ValueError, match="cannot be exported with portable=True, whose weights have 7 bits"):
+            export_onnx(model, tmp_path / "onnx", quantize="dynamic", portable=True)
         found = export_onnx(model, tmp_path / "onnx", quantize="dynamic")
     assert model.training
     assert {*found.float_layers} == {"classifier", "bert.encoder.layer.1.output.dense"}
@@ -284,6 +294,10 @@ def test_a_file_is_not_exported_again(saved, tmp_path):
         ({"calibration": TEXTS}, "calibration= would be ignored with quantize=None"),
         ({"quantize": "dynamic", "calibration": TEXTS}, "calibration= would be ignored with quantize='dynamic'"),
         ({"exclude": ["*key"]}, "exclude= would be ignored without quantize="),
+        (
+            {"portable": True},
+            "portable=True would be ignored without quantize=: a file in float answers alike on every",
+        ),
         ({"quantize": "dynamic", "exclude": "*key"}, r"must be a list of patterns. .*Did you mean \['\*key'\]"),
         ({"quantize": "dynamic", "exclude": ["*kay"]}, r"'\*kay' in exclude= matches no layer .*bert.embeddings.word"),
         ({"quantize": "static", "calibration": []}, "calibration holds no batch"),

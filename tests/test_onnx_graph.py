@@ -326,3 +326,17 @@ def test_bad_arguments_are_refused(exported, tmp_path):
     with pytest.raises(ValueError, match="keep_float names no layers of .*: clasifier"):
         quantize_graph(path, tmp_path / "int8.onnx", mode="dynamic", keep_float=["clasifier"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+def test_portable_weights_have_seven_bits_and_embeddings_eight(exported, tmp_path, mode):
+    """So that 255 times two neighbors stays within 16 bits; an embedding is only looked up."""
+    model, path = exported("bert")
+    ranges = calibrate_graph(path, [sample_inputs(model)])
+    for portable, most in ((False, 127), (True, 64)):
+        quantize_graph(path, tmp_path / "int8.onnx", mode=mode, ranges=ranges, portable=portable)
+        found = [one for one in tensors_of(tmp_path / "int8.onnx").values() if one.dtype == np.int8 and one.ndim > 1]
+        assert {int(np.abs(one.astype(int)).max()) for one in found} == {most}
+        assert len(found) == len(BERT_LAYERS) - 3
+        table = tensors_of(tmp_path / "int8.onnx")["bert.embeddings.word_embeddings.weight_quantized"]
+        assert (table.dtype, table.min(), table.max()) == (np.uint8, 0, 255)

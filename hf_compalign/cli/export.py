@@ -44,6 +44,9 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Layers that stay in float, such as `*.pooler.*`.")
     ] = None,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="7-bit weights in INT8, right on CPUs without VNNI too; for ONNX.")
+    ] = False,
     limit: options.Limits = None,
     max_measurements: Annotated[
         int | None, typer.Option(min=1, help="Measure at most this many files to keep the limit.")
@@ -84,6 +87,7 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
             precision=precision,
             calibration=_calibration(calibration, calibration_rows),
             exclude=exclude or None,
+            portable=portable,
             columns=Columns(text=text_column or None, image=image_column, label=label_column),
             batch_size=batch_size or 32,
             max_measurements=max_measurements,
@@ -150,12 +154,13 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
         idle += [] if given["calibration"] else ["text_column", "image_column"]
         options.refuse_ignored("There is no --dataset", given, idle)
     if quantize is None:
-        options.refuse_ignored("Without --quantize every layer is in float", given, ["exclude"])
+        options.refuse_ignored("Without --quantize every layer is in float", given, ["exclude", "portable"])
     if quantize != "static":
         options.refuse_ignored("Only --quantize static is calibrated", given, ["calibration_rows"])
     if given["file_format"] != "openvino":
         options.refuse_ignored("Only --format openvino has a choice of precision", given, ["precision"])
     if given["file_format"] != "onnx":
+        options.refuse_ignored("Only ONNX Runtime's products can saturate", given, ["portable"])
         options.refuse_ignored("Only --format onnx is repaired", given, ["max_measurements"])
     elif quantize is None or not given["limit"]:
         options.refuse_ignored("Nothing is repaired without --quantize and --limit", given, ["max_measurements"])

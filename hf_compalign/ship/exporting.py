@@ -55,6 +55,7 @@ class ExportOptions:
         precision: for OpenVINO: "bf16", the default, "f16" or "f32"; ONNX is in float32.
         calibration: rows for the ranges of "static", raw or prepared; not those that the file is audited on.
         exclude: patterns of layers that stay in float in any case.
+        portable: 7-bit weights, as for `export_onnx`; not for OpenVINO.
         columns: where to find what in a raw dataset.
         batch_size: rows at a time.
         max_measurements: how many files a repair may measure.
@@ -65,6 +66,7 @@ class ExportOptions:
     precision: str | None = None
     calibration: Dataset | None = None
     exclude: Sequence[str] | None = None
+    portable: bool = False
     columns: Columns | None = None
     batch_size: int = 32
     max_measurements: int | None = None
@@ -150,7 +152,7 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     """
     options = options or ExportOptions()
     limits = checked_limits(limits or {})
-    _check(file_format, options.precision)
+    _check(file_format, options)
     _check_audit(dataset, limits, reference)
     check_not_exported(model)
     network = load_compressed(model)
@@ -185,12 +187,17 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     return AuditedExport(made, found, None, size_bytes, latency, machine_name(timing_device(files=True)))
 
 
-def _check(file_format: str, precision: str | None) -> None:
+def _check(file_format: str, options: ExportOptions) -> None:
     if file_format not in EXPORTERS:
         raise ValueError(f"file_format must be one of {', '.join(EXPORTERS)}. Got {file_format!r}.")
-    if precision is not None and file_format != "openvino":
+    if options.portable and file_format != "onnx":
         raise ValueError(
-            f"precision={precision!r} is for OpenVINO files: on CPUs ONNX Runtime has no fast kernels in bfloat16 or "
+            f"portable=True is about the integer products of ONNX Runtime. Got file_format={file_format!r}. Leave it "
+            "out, or say file_format='onnx'."
+        )
+    if options.precision is not None and file_format != "openvino":
+        raise ValueError(
+            f"precision={options.precision!r} is for OpenVINO files: on CPUs ONNX Runtime has no fast kernels in bfloat16 or "
             "float16. Leave it out, or say file_format='openvino'."
         )
 
@@ -202,13 +209,15 @@ def _check_audit(dataset: Dataset | None, limits: Mapping[str, float], reference
 
 def _shared(network: PreTrainedModel, processor: Any, options: ExportOptions) -> dict[str, Any]:
     """What exporters and repairs take alike."""
-    return {
+    found = {
         "quantize": options.quantize,
         "calibration": _calibration(network, processor, options),
         "exclude": options.exclude,
         "processing_class": processor,
         "overwrite": options.overwrite,
-    } | ({} if options.precision is None else {"precision": options.precision})
+    }
+    particular = {"precision": options.precision, "portable": options.portable}
+    return found | {name: value for name, value in particular.items() if value}
 
 
 def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, columns: Columns) -> None:

@@ -20,7 +20,12 @@ _MORE_INPUTS = ("bbox", "pixel_attention_mask", "spatial_shapes")
 
 
 def check_options(
-    quantize: str | None, calibration: Any, *, exclude: Sequence[str] | None, modes: Sequence[str] = MODES
+    quantize: str | None,
+    calibration: Any,
+    *,
+    exclude: Sequence[str] | None,
+    portable: bool = False,
+    modes: Sequence[str] = MODES,
 ) -> None:
     """Refuse options that contradict each other, or would be ignored."""
     if quantize is not None and quantize not in modes:
@@ -36,6 +41,11 @@ def check_options(
         raise ValueError(f"exclude must be a list of patterns. Got {exclude!r}. Did you mean [{exclude!r}]?")
     if quantize is None and exclude:
         raise ValueError("exclude= would be ignored without quantize=: every layer is in float. Leave it out.")
+    if quantize is None and portable:
+        raise ValueError(
+            "portable=True would be ignored without quantize=: a file in float answers alike on every CPU. Leave it "
+            "out, or say quantize='dynamic'."
+        )
 
 
 def check_model(model: Any) -> None:

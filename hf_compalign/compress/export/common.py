@@ -46,6 +46,7 @@ class Export:
         max_logit_difference: the largest absolute difference from the logits of the PyTorch model, on made-up inputs.
             Audit the file on data to know what it means for the answers.
         precision: in which the runtime computes what is not in INT8: "f32", "bf16" or "f16".
+        portable: whether the weights in INT8 have 7 bits, for CPUs without VNNI.
     """
 
     path: Path
@@ -56,11 +57,13 @@ class Export:
     float_layers: tuple[str, ...]
     max_logit_difference: float
     precision: str = "f32"
+    portable: bool = False
 
     def __str__(self) -> str:
         kind = _TYPES[self.precision]
         if self.quantize is not None:
-            kind = f"INT8 ({self.quantize})" + ("" if self.precision == "f32" else f", the rest in {kind}")
+            bits = ", 7-bit weights" if self.portable else ""
+            kind = f"INT8 ({self.quantize}{bits})" + ("" if self.precision == "f32" else f", the rest in {kind}")
         opset = "" if self.opset is None else f", opset {self.opset}"
         shown = f" ({', '.join(self.float_layers)})" if 0 < len(self.float_layers) <= 4 else ""
         return (
@@ -78,12 +81,11 @@ def summary(
     layers: Sequence[str],
     kept: tuple[str, ...],
     difference: float,
-    opset: int | None = None,
 ) -> Export:
     """What to say of a staged file that will stand in the folder; ``kept`` is in float, and the other layers not."""
     return Export(
         path=Path(folder) / file.path.name,
-        opset=opset,
+        opset=None,
         quantize=quantize,
         size_bytes=file.size_bytes,
         quantized_layers=tuple(layer for layer in layers if layer not in kept),

@@ -151,7 +151,13 @@ def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
 
 
 def quantize_graph(
-    source: Path, target: Path, *, mode: str, keep_float: Collection[str] = (), ranges: Any = None
+    source: Path,
+    target: Path,
+    *,
+    mode: str,
+    keep_float: Collection[str] = (),
+    ranges: Any = None,
+    portable: bool = False,
 ) -> None:
     """Write an INT8 version of a graph, quantized by ONNX Runtime: weights in one byte, per output channel.
 
@@ -162,6 +168,7 @@ def quantize_graph(
             QuantizeLinear and DequantizeLinear. Both hold embeddings in uint8.
         keep_float: the names of `graph_layers` that stay in float.
         ranges: from `calibrate_graph`; for "static".
+        portable: 7 bits for weights that are multiplied, so that sums of two products stay within 16.
 
     Raises:
         ValueError: the mode is unknown, the ranges are missing, or there is no such layer to keep.
@@ -170,17 +177,16 @@ def quantize_graph(
         raise ValueError("Static quantization needs the ranges of the activations. Give ranges=calibrate_graph(...).")
     model = _load(source)
     layers = _layer_nodes(model, mode)
-    unknown = set(keep_float) - set(_layer_nodes(model, "static"))
-    if unknown:
+    if unknown := set(keep_float) - set(_layer_nodes(model, "static")):
         raise ValueError(f"keep_float names no layers of {source}: {', '.join(sorted(unknown))}. See graph_layers.")
     names = [name for layer, nodes in layers.items() if layer not in keep_float for name in nodes]
     if names:
-        model = _dynamic(model, names) if mode == "dynamic" else _static(model, names, ranges)
+        model = _dynamic(model, names, portable) if mode == "dynamic" else _static(model, names, ranges, portable)
         del model.metadata_props[:]
     _save(model, target)
 
 
-def _dynamic(model: Any, names: list[str]) -> Any:
+def _dynamic(model: Any, names: list[str], portable: bool) -> Any:
     """The model with these nodes in INT8, by the ranges of each batch."""
     with quiet(), needs_extra("onnx", what=_WHAT):
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -193,6 +199,7 @@ def _dynamic(model: Any, names: list[str]) -> Any:
             made,
             op_types_to_quantize=list(_OPERATORS["dynamic"]),
             per_channel=True,
+            reduce_range=portable,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=names,
             use_external_data_format=_n_bytes(model) > _MOST_BYTES,
@@ -200,7 +207,7 @@ def _dynamic(model: Any, names: list[str]) -> Any:
         return _load(made)
 
 
-def _static(model: Any, names: list[str], ranges: Any) -> Any:
+def _static(model: Any, names: list[str], ranges: Any, portable: bool) -> Any:
     """The model with these nodes in INT8, by fixed ranges.
 
     `quantize_static` would look for the ranges in each call, and a repair makes many files of one model. From ONNX
@@ -209,12 +216,16 @@ def _static(model: Any, names: list[str], ranges: Any) -> Any:
     with quiet(), needs_extra("onnx", what=_WHAT):
         from onnxruntime.quantization import QDQQuantizer, QuantType
     # A quantized layer quantizes its own input; outputs, and so sums and residuals, stay float.
-    options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+    options: dict[str, Any] = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+    # Nothing is multiplied with embeddings, so they keep all bits, as they do in a dynamic file.
+    used = {name for node in model.graph.node if node.op_type != "Gather" for name in node.input}
+    looked_up = {*_float_matrices(model.graph)} - used
+    options["TensorQuantOverrides"] = {name: [{"reduce_range": False}] for name in looked_up}
     with quiet():
         quantizer = QDQQuantizer(
             model,
             per_channel=True,
-            reduce_range=False,
+            reduce_range=portable,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
             tensors_range=ranges,

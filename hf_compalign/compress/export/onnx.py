@@ -3,6 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ INT8_NAME = "model_int8.onnx"
 _SIMULATED = "onnxruntime-w8a8"
 
 
-def export_onnx(
+def export_onnx(  # noqa: PLR0913 - what to export and where, and all that a file can be
     model: nn.Module | str | Path,
     folder: str | Path,
     *,
@@ -46,6 +47,7 @@ def export_onnx(
     calibration: Iterable[Any] | None = None,
     exclude: Sequence[str] | None = None,
     processing_class: Any = None,
+    portable: bool = False,
     overwrite: bool = False,
 ) -> Export:
     """Write the model as ``model.onnx``, or in INT8 as ``model_int8.onnx``, with its config and processor beside it.
@@ -55,8 +57,9 @@ def export_onnx(
 
     In INT8 the weights of the linear layers and embeddings (and convolutions, for "static") take one byte each; the
     layers that make the logits stay in float. What is in float is read from the finished file. A model of the scheme
-    "onnxruntime-w8a8" simulates the file that "dynamic" writes: exactly its layers are quantized. Audit an INT8 file on
-    a processor like the one that will run it: x86 processors without VNNI instructions cut off large sums of products.
+    "onnxruntime-w8a8" simulates the file that "dynamic" writes: exactly its layers are quantized. On x86
+    processors without VNNI instructions, large sums of products are cut off: ``portable=True`` prevents it, and
+    `SaturatingModel` says what it does to the answers.
 
     Args:
         model: a classifier of texts or images, compressed or not, which stays as it is; or its folder or Hub id, whose
@@ -68,6 +71,7 @@ def export_onnx(
             can be stacked. A few hundred rows do.
         exclude: patterns of module names (as in `fnmatch`) that stay in float too.
         processing_class: the tokenizer or image processor to save.
+        portable: in INT8, 7 bits for weights instead of 8, so that the file is right on processors without VNNI too.
         overwrite: replace files of the same names in a folder that holds something.
 
     Raises:
@@ -75,10 +79,10 @@ def export_onnx(
         ValueError: an argument is out of range, the model cannot be exported, or the file does not answer like it. The
             folder is then as it was.
     """
-    check_options(quantize, calibration, exclude=exclude)
+    check_options(quantize, calibration, exclude=exclude, portable=portable)
     name = FLOAT_NAME if quantize is None else INT8_NAME
     model, processing_class = opened_model(model, processing_class, folder=folder, name=name)
-    simulated = _simulated_layers(model, quantize, exclude)
+    simulated = _simulated_layers(model, quantize, exclude, portable)
     batches = None if calibration is None else calibration_batches(calibration, model)
     stale = () if quantize is None else repair_records(folder)
     staged = staged_folder(folder, overwrite=overwrite, dropped=stale)
@@ -96,21 +100,17 @@ def export_onnx(
             kept = kept_layers(layers, fixed, exclude)
             check_something_left(source, layers, kept, quantize)
             ranges = None if batches is None else calibrate_graph(source, batches)
-            quantize_graph(source, path, mode=quantize, keep_float=kept, ranges=ranges)
+            quantize_graph(source, path, mode=quantize, keep_float=kept, ranges=ranges, portable=portable)
             file = OnnxModel(path, config=config)
             difference = checked_difference(model, file, exact=False)
-        return summary(
-            file,
-            folder,
-            quantize=quantize,
-            layers=layers,
-            kept=float_layers(path),
-            difference=difference,
-            opset=opset_of(path),
-        )
+        kept = float_layers(path)
+        made = summary(file, folder, quantize=quantize, layers=layers, kept=kept, difference=difference)
+        return replace(made, opset=opset_of(path), portable=portable)
 
 
-def _simulated_layers(model: nn.Module, quantize: str | None, exclude: Sequence[str] | None) -> tuple[str, ...] | None:
+def _simulated_layers(
+    model: nn.Module, quantize: str | None, exclude: Sequence[str] | None, portable: bool
+) -> tuple[str, ...] | None:
     """The layers that a model simulates in INT8; None for a float model."""
     record = quantization_of(model)
     if record is None:
@@ -130,8 +130,9 @@ def _simulated_layers(model: nn.Module, quantize: str | None, exclude: Sequence[
             "The model's config says that it simulates INT8, but its layers are plain: from_pretrained does not apply "
             "the rounding of the config. Open the model with hf_compalign.load_compressed(folder)."
         )
-    if quantize != "dynamic" or exclude:
-        what = f"quantize={quantize!r}" if quantize != "dynamic" else "exclude="
+    if quantize != "dynamic" or exclude or portable:
+        idle = "exclude=" if exclude else "portable=True, whose weights have 7 bits instead of 8"
+        what = f"quantize={quantize!r}" if quantize != "dynamic" else idle
         raise ValueError(
             f"The model simulates the file that quantize='dynamic' writes, with the layers that its config names. It "
             f"cannot be exported with {what}. Say quantize='dynamic' alone; or make it a float model first, by "

@@ -41,6 +41,7 @@ class RepairOptions:
         calibration: for "static".
         exclude: patterns of layers that stay in float in any case.
         processing_class: the tokenizer or image processor; by default the one saved beside the model.
+        portable: 7-bit weights, as for `export_onnx`.
         columns: where to find what in a raw dataset.
         batch_size: rows at a time.
         max_measurements: stop after so many files; None for as many as it takes.
@@ -54,6 +55,7 @@ class RepairOptions:
     calibration: Iterable[Any] | None = None
     exclude: Sequence[str] | None = None
     processing_class: Any = None
+    portable: bool = False
     columns: Columns | None = None
     batch_size: int = 32
     max_measurements: int | None = None
@@ -93,6 +95,7 @@ class Int8Files:
             calibration=batches,
             exclude=options.exclude,
             processing_class=options.processing_class,
+            portable=options.portable,
         )
         self.layers = self.export.quantized_layers
         self._float = work / FLOAT_NAME
@@ -191,7 +194,8 @@ class Int8Files:
         # All have the same name: a file names the one beside it that holds its weights.
         target = Path(tempfile.mkdtemp(dir=self._work)) / INT8_NAME
         in_float = {*graph_layers(self._float, "static")} - ({*self.layers} - {*kept})
-        quantize_graph(self._float, target, mode=self._options.quantize, keep_float=in_float, ranges=self._ranges)
+        mode, portable = self._options.quantize, self._options.portable
+        quantize_graph(self._float, target, mode=mode, keep_float=in_float, ranges=self._ranges, portable=portable)
         return target
 
     def _open(self, path: Path) -> Any:
