@@ -35,6 +35,7 @@ from .runtime import Runtime as Runtime
 from .runtime import RuntimeSettings as RuntimeSettings
 from .runtime import check_precision as check_precision
 from .samples import sample_inputs as sample_inputs
+from .saturation import SaturatingModel as SaturatingModel
 from .tensors import is_quantized as is_quantized
 from .tensors import plain_tensors as plain_tensors
 from .tokens import explaining_tokens as explaining_tokens

@@ -80,11 +80,16 @@ class OnnxModel(FileModel):
         options.intra_op_num_threads = n_threads
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.settings.spinning)))
         options.log_severity_level = 3  # errors only
+        graph = self._graph(options)
         try:
-            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
+            self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
         except Exception as error:
             raise self._unreadable(error) from error
         return "f32"
+
+    def _graph(self, options: Any) -> str | bytes:
+        """What a session with these options opens: a path, or a message of ONNX."""
+        return str(self.path)
 
     def _declared(self) -> tuple[dict[str, Declared], dict[str, Declared]]:
         # ONNX Runtime itself refuses arrays of a wrong type.
