@@ -197,8 +197,8 @@ def _check(file_format: str, options: ExportOptions) -> None:
         )
     if options.precision is not None and file_format != "openvino":
         raise ValueError(
-            f"precision={options.precision!r} is for OpenVINO files: on CPUs ONNX Runtime has no fast kernels in bfloat16 or "
-            "float16. Leave it out, or say file_format='openvino'."
+            f"precision={options.precision!r} is for OpenVINO files: on CPUs ONNX Runtime has no fast kernels in "
+            "bfloat16 or float16. Leave it out, or say file_format='openvino'."
         )
 
 
@@ -217,7 +217,7 @@ def _shared(network: PreTrainedModel, processor: Any, options: ExportOptions) ->
         "overwrite": options.overwrite,
     }
     particular = {"precision": options.precision, "portable": options.portable}
-    return found | {name: value for name, value in particular.items() if value}
+    return found | {name: value for name, value in particular.items() if value not in (None, False)}
 
 
 def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, columns: Columns) -> None:
