@@ -123,6 +123,14 @@ def test_transposed_weights_and_a_factor(tmp_path):
     assert np.array_equal(logits(SaturatingModel(path), activations), saturated(activations, weights) / 2)
 
 
+def test_it_is_the_file_but_says_what_it_simulates(tmp_path):
+    path = product(tmp_path, np.int8([[127, 127], [127, 127]]))
+    model, file = SaturatingModel(path), OnnxModel(path)
+    assert (model.fingerprint, model.size_bytes) == (file.fingerprint, file.size_bytes)
+    assert model.count_parameters() == file.count_parameters()
+    assert model.computed_by.engine == f"{file.computed_by.engine} as without VNNI"
+
+
 # ---- convolutions ----
 
 CONVOLUTIONS = {

@@ -1,6 +1,7 @@
 """An ONNX file that answers as on a CPU whose sums of integer products saturate."""
 
 import tempfile
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_compalign.models.onnx import OnnxModel
+from hf_compalign.models.runtime import Runtime
 from hf_compalign.models.saturated import saturate_
 
 
@@ -23,6 +25,12 @@ class SaturatingModel(OnnxModel):
     Raises:
         ValueError: as for `OnnxModel`, and for a file with products that cannot be simulated.
     """
+
+    @property
+    def computed_by(self) -> Runtime:
+        """As `FileModel.computed_by`; the CPU is the one that simulates the other."""
+        found = super().computed_by
+        return replace(found, engine=f"{found.engine} as without VNNI")
 
     def _graph(self, options: Any) -> str | bytes:
         import onnxruntime

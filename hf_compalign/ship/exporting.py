@@ -40,7 +40,7 @@ from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair import RepairOptions, repair_onnx
 from hf_compalign.tasks import task_of
 
-EXPORTERS = {"onnx": export_onnx, "openvino": export_openvino}
+EXPORTERS: dict[str, Callable[..., Export]] = {"onnx": export_onnx, "openvino": export_openvino}
 TIMED = (1, 8)
 _LENGTH = 32  # of made-up texts, where no data are given
 _CALIBRATION_BATCH = 32
