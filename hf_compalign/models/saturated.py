@@ -175,7 +175,9 @@ def _rewrite_convolution(graph: _Graph, node: Any, matrices: Sequence[Any]) -> N
         image = graph.add("Transpose", image, perm=[0, rank - 1, *range(1, rank - 1)])
     names = ("pads", "strides", "dilations", "group")
     how = {name: options[name] for name in names if name in options} | {"kernel_shape": weights.shape[2:]}
-    exact = graph.add("ConvInteger", image, inputs["b"], inputs["a_zero"], **how)
+    # Older versions of ONNX Runtime take weights in uint8 only.
+    shifted = graph.constant((weights.astype(np.int16) + 128).astype(np.uint8))
+    exact = graph.add("ConvInteger", image, shifted, inputs["a_zero"], graph.constant(np.uint8(128)), **how)
     channels_first = graph.add("Transpose", graph.cast(image, "FLOAT"), perm=[1, 0, *range(2, rank)])
     pads = np.array(how.get("pads", [0] * 2 * (rank - 2))).reshape(2, -1)
     amounts = graph.constant(np.pad(pads, ((0, 0), (2, 0))).reshape(-1))
