@@ -56,4 +56,4 @@ from .ship.deferral import DeferringModel as DeferringModel
 from .ship.deferral import fit_deferral as fit_deferral
 from .ship.repair import Repair as Repair
 from .ship.repair import RepairOptions as RepairOptions
-from .ship.repair import repair_onnx as repair_onnx
+from .ship.repair import repair_int8 as repair_int8

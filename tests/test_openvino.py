@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from commands import call, error_of
+from exported import rounded_products, weight_types
 from tiny import NAMED, reviews, tokenizer, without_equal_tensors
 from traced import traced_once
 
@@ -56,20 +57,6 @@ def images(tmp_path_factory):
     return model, found, found_int8
 
 
-def weight_types(path):
-    """Layer -> the type that its weights are stored in."""
-    found = {}
-    for node in openvino.Core().read_model(path).get_ordered_ops():
-        kind = node.get_type_name()
-        if kind in ("MatMul", "Gather", "Convolution"):
-            weight = node.input_value(0 if kind == "Gather" else 1).get_node()
-            while weight.get_type_name() in ("Convert", "Multiply"):
-                weight = weight.input_value(0).get_node()
-            if weight.get_type_name() == "Constant":
-                found[node.get_friendly_name().partition("/")[0]] = weight.get_element_type().get_type_name()
-    return {layer: kind for layer, kind in found.items() if kind in ("i8", "f32")}
-
-
 def test_a_folder_is_exported_with_all_that_predict_needs(saved):
     folder, found, _ = saved
     names = {file.name for file in (folder / "float").iterdir()}
@@ -116,6 +103,16 @@ def test_excluded_layers_and_the_last_stay_float(saved):
     assert len(types) == 17
     assert str(found).startswith(f"{found.path}: INT8 (static), 0.")
     assert 1e-5 < found.max_logit_difference < 0.5
+
+
+def test_a_product_of_queries_and_keys_is_in_float_where_a_layer_that_makes_them_is(images, tmp_path):
+    model, _, plain = images
+    products = {f"vit.layers.{layer}.attention/MatMul" for layer in (0, 1)}
+    assert rounded_products(plain.path) == products
+    for name, is_float in (("k_proj", True), ("v_proj", False)):
+        options = {"calibration": IMAGES, "exclude": [f"*layers.0.attention.{name}"]}
+        found = export_openvino(model, tmp_path / name, quantize="static", **options)
+        assert rounded_products(found.path) == (products - {"vit.layers.0.attention/MatMul"} if is_float else products)
 
 
 def test_convolutions_are_in_int8_too(images):
@@ -239,7 +236,7 @@ def test_the_command_exports_and_audits(saved, tmp_path):
     [
         (["--format", "tflite"], "--format must be onnx or openvino. Got 'tflite'."),
         (["--format", "openvino", "--quantize", "dynamic"], "--quantize dynamic is for ONNX"),
-        (["--format", "openvino", "--max-measurements", "3"], "Only --format onnx is repaired, so --max-measurements"),
+        (["--format", "openvino", "--max-measurements", "3"], "Nothing is repaired without --quantize and --limit"),
     ],
 )
 def test_the_command_refuses_what_openvino_has_not(saved, tmp_path, options, message):

@@ -117,16 +117,41 @@ def test_nothing_is_measured_twice():
     assert len(oracle.probed) == len(set(oracle.probed)) == 9
 
 
+def test_a_layer_whose_sensitivity_is_known_is_not_tried_alone_again():
+    oracle = Oracle(layers(9, 8, 7, 6))
+    first = oracle.search()
+    again = Oracle(oracle.harm)
+    lines = []
+    found = again.search(known=first.sensitivities[1:], report=lines.append)
+    assert again.probed == [first.sensitivities[0].layers]
+    assert again.measured == oracle.measured
+    assert found.sensitivities == first.sensitivities
+    assert found.n_measured == len(again.measured) + 1 == first.n_measured - 3
+    assert any("takes 1 + 2 measurements" in line for line in lines)
+    assert Oracle(oracle.harm).search(known=first.sensitivities, max_measurements=found.n_measured - 1).complete
+
+
+def test_files_to_judge_are_those_within_the_limits_from_the_most_layers_in_float_on():
+    found = Oracle(layers(9, 8, 7, 6, 5, 4, 3)).search()
+    sizes = [len(point.kept) for point in found.candidates]
+    assert {point.kept for point in found.candidates} == {point.kept for point in found.points if point.passed}
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 7
+    assert found.candidates[-1] == found.best
+    hopeless = Oracle(layers(5, 5, 5), base=50).search()
+    assert hopeless.candidates == [hopeless.best]
+
+
 def test_all_points_are_reported_in_the_order_of_measuring():
     oracle = Oracle(layers(9, 8, 7, 6))
     lines = []
     found = oracle.search(report=lines.append)
     assert [frozenset(point.kept) for point in found.points] == oracle.measured
-    first, cost = lines[:2]
+    first, _, _, cost = lines[:4]
     assert first == (
         "   1  all 4 layers in INT8: 30 of 1000 differ, mismatch_rate 3.00 %, bound 4.05 % (beyond 2 %), 0.00 MB"
     )
-    assert "takes 1 + 4 + 2 measurements" in cost
+    assert "takes 4 + 2 measurements (each layer alone, on a sample; a bisection), about" in cost
     numbered = [line for line in lines if line[:4].strip()]
     assert [int(line[:4]) for line in numbered] == list(range(1, len(oracle.measured) + len(oracle.probed) + 1))
     assert any("only layer.0 in INT8: 9 of 1000 answers flip, squared logit error 0.009" in line for line in lines)
@@ -206,6 +231,11 @@ def test_shares_of_flips_and_of_logit_error_count_alike():
     [
         ((), {}, "There is no layer that can be INT8"),
         ((1,), {"max_measurements": 0}, "max_measurements must be 1 or more, or None for no limit. Got 0."),
+        (
+            (1, 2),
+            {"known": [Sensitivity(("layer.0",), 9, 0, 0.0, 0), Sensitivity(("pooler",), 9, 0, 0.0, 0)]},
+            "sensitivities must be of the layers of this model.* 1 of 2 are of others, such as pooler. Give those of",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_measured(harms, options, message):

@@ -8,7 +8,7 @@ import tiny
 
 from hf_compalign.compress.export import onnx as export
 from hf_compalign.compress.export import openvino as openvino_export
-from hf_compalign.ship.repair import files as int8_files
+from hf_compalign.ship.repair import makers
 
 
 @contextmanager
@@ -25,6 +25,6 @@ def traced_once(folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "export_graph", export_graph)
-        patch.setattr(int8_files, "export_graph", export_graph)
+        patch.setattr(makers, "export_graph", export_graph)
         patch.setattr(openvino_export, "export_graph", export_graph)
         yield

@@ -2,10 +2,10 @@ from .artifact import Artifact as Artifact
 from .artifact import ArtifactDetails as ArtifactDetails
 from .artifact import save_artifact as save_artifact
 from .card import write_model_card as write_model_card
-from .exporting import EXPORTERS as EXPORTERS
 from .exporting import AuditedExport as AuditedExport
 from .exporting import ExportOptions as ExportOptions
 from .exporting import export_audited as export_audited
+from .formats import EXPORTERS as EXPORTERS
 from .frontier import Frontier as Frontier
 from .frontier import Point as Point
 from .frontier import Sensitivity as Sensitivity

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from hf_compalign._formats import decimals
 from hf_compalign._tables import Table
 from hf_compalign.compress import load_compressed
-from hf_compalign.compress.export import Export, check_not_exported, export_onnx, export_openvino
+from hf_compalign.compress.export import Export, check_not_exported
 from hf_compalign.data import (
     check_rows,
     check_texts,
@@ -35,12 +35,12 @@ from hf_compalign.measure.footprint import (
 from hf_compalign.measure.predictions import Columns, Predictions, reader_of
 from hf_compalign.models import check_prepared, load_processor, sample_inputs
 from hf_compalign.opening import load_model, processor_of
+from hf_compalign.ship.formats import EXPORTERS, check_format
 from hf_compalign.ship.frontier import Frontier, frontier_table
 from hf_compalign.ship.reference import reference_answers
-from hf_compalign.ship.repair import RepairOptions, repair_onnx
+from hf_compalign.ship.repair import RepairOptions, repair_int8
 from hf_compalign.tasks import task_of
 
-EXPORTERS: dict[str, Callable[..., Export]] = {"onnx": export_onnx, "openvino": export_openvino}
 TIMED = (1, 8)
 _LENGTH = 32  # of made-up texts, where no data are given
 _CALIBRATION_BATCH = 32
@@ -133,27 +133,28 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     options: ExportOptions | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> AuditedExport:
-    """Export a model, audit the file on data, and time it beside the model; an INT8 ONNX file with limits is repaired.
+    """Export a model, audit the file on data, and time it beside the model; an INT8 file with limits is repaired.
 
     Args:
         model: a folder or a Hub id.
         folder: a new folder for the file.
         dataset: what the file and the reference answer, as `predict` takes it; without it nothing is audited.
         file_format: "onnx" or "openvino".
-        limits: for the audit, as for `hf_compalign.audit`; `repair_onnx` repairs an INT8 ONNX file beyond them.
+        limits: for the audit, as for `hf_compalign.audit`; `repair_int8` repairs an INT8 file beyond them, and audits
+            it on the part of the dataset that its search has not seen.
         reference: the model whose answers count, or its predictions on the dataset; by default the model.
         options: the rest.
         progress: called with each line of what a repair does.
 
     Raises:
         ValueError: limits or a reference without a dataset, data that do not fit the model, or what the exporter,
-            `hf_compalign.audit` and `repair_onnx` refuse.
+            `hf_compalign.audit` and `repair_int8` refuse.
         ImportError: the extra of the format is not installed.
     """
     options = options or ExportOptions()
     limits = checked_limits(limits or {})
-    _check(file_format, options)
-    _check_audit(dataset, limits, reference)
+    check_format(file_format, options.precision)
+    _check(dataset, limits, reference)
     check_not_exported(model)
     network = load_compressed(model)
     processor = processor_of(model, task_of(network))
@@ -162,7 +163,7 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     shared = _shared(network, processor, options)
     size_bytes = footprint(network).size_bytes
     asking = AuditOptions(options.columns, processor, options.batch_size)
-    if dataset is not None and limits and options.quantize is not None and file_format == "onnx":
+    if dataset is not None and limits and options.quantize is not None:
         how = RepairOptions(
             columns=options.columns,
             batch_size=options.batch_size,
@@ -170,8 +171,15 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
             timed_batch_sizes=TIMED,
             **shared,
         )
-        repair = repair_onnx(
-            network, folder, limits=limits, dataset=dataset, reference=reference, options=how, progress=progress
+        repair = repair_int8(
+            network,
+            folder,
+            limits=limits,
+            dataset=dataset,
+            file_format=file_format,
+            reference=reference,
+            options=how,
+            progress=progress,
         )
         tried = repair.frontier
         timed = {**tried.baselines, repair.export.path.name: tried.chosen_point.latency}
@@ -187,22 +195,7 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     return AuditedExport(made, found, None, size_bytes, latency, machine_name(timing_device(files=True)))
 
 
-def _check(file_format: str, options: ExportOptions) -> None:
-    if file_format not in EXPORTERS:
-        raise ValueError(f"file_format must be one of {', '.join(EXPORTERS)}. Got {file_format!r}.")
-    if options.portable and file_format != "onnx":
-        raise ValueError(
-            f"portable=True is about the integer products of ONNX Runtime. Got file_format={file_format!r}. Leave it "
-            "out, or say file_format='onnx'."
-        )
-    if options.precision is not None and file_format != "openvino":
-        raise ValueError(
-            f"precision={options.precision!r} is for OpenVINO files: on CPUs ONNX Runtime has no fast kernels in "
-            "bfloat16 or float16. Leave it out, or say file_format='openvino'."
-        )
-
-
-def _check_audit(dataset: Dataset | None, limits: Mapping[str, float], reference: Any) -> None:
+def _check(dataset: Dataset | None, limits: Mapping[str, float], reference: Any) -> None:
     if dataset is None and (limits or reference is not None):
         raise ValueError("limits and reference= are about an audit, which needs data. Give dataset= too.")
 

@@ -21,7 +21,7 @@ _CHOSEN = "<- chosen"
 
 @dataclass(frozen=True)
 class Point:
-    """One file, measured on all items.
+    """One file, measured on some items.
 
     Attributes:
         kept: the layers that stay in float.
@@ -29,7 +29,7 @@ class Point:
         mismatches: how many of them it answers differently from the reference.
         mismatch_rate: their share.
         mismatch_rate_interval: its two-sided 95 % Wilson interval.
-        limits: the verdict on each limit.
+        limits: the verdict on each limit; in a search the one to expect of the items that judge, with a margin.
         size_bytes: of the file.
         latency: batch size -> latency of one pass; empty where it was not timed.
     """
@@ -87,7 +87,9 @@ class Frontier:
     """Everything that a repair measured.
 
     Attributes:
-        points: one for each file, in the order in which they were measured.
+        points: one for each file, on the ``n_searched`` items of the search, in the order in which they were measured.
+        judged: the files that were judged on ``n_judged`` other items, in this order; the last that keeps the limits is
+            chosen, or else the first.
         chosen: the layers that the chosen file keeps in float.
         verdict: what came out, in words.
         sensitivities: one for each layer or group that was tried alone; the most sensitive first.
@@ -96,6 +98,7 @@ class Frontier:
     """
 
     points: tuple[Point, ...]
+    judged: tuple[Point, ...]
     chosen: tuple[str, ...]
     verdict: str
     sensitivities: tuple[Sensitivity, ...] = ()
@@ -103,12 +106,23 @@ class Frontier:
     machine: str = ""
 
     def __post_init__(self) -> None:
-        if self.chosen not in [point.kept for point in self.points]:
-            raise ValueError("chosen must name the layers that one of the points keeps.")
+        for name, points in (("points", self.points), ("judged", self.judged)):
+            if self.chosen not in [point.kept for point in points]:
+                raise ValueError(f"chosen must name the layers that one of the files in {name} keeps.")
+
+    @property
+    def n_searched(self) -> int:
+        """How many items the search measured the files on."""
+        return self.points[0].n
+
+    @property
+    def n_judged(self) -> int:
+        """How many other items the verdict is on."""
+        return self.judged[0].n
 
     @property
     def chosen_point(self) -> Point:
-        """The file that was chosen."""
+        """The file that was chosen, as it was searched."""
         return next(point for point in self.points if point.kept == self.chosen)
 
     @property
@@ -120,8 +134,9 @@ class Frontier:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts, lists and dicts."""
         found: dict[str, Any] = {"kind": _KIND, "format_version": FORMAT_VERSION, **asdict(self)}
-        for point, row in zip(self.points, found["points"], strict=True):
-            row["passed"] = point.passed
+        for name, points in (("points", self.points), ("judged", self.judged)):
+            for point, row in zip(points, found[name], strict=True):
+                row["passed"] = point.passed
         return found
 
     def save(self, path: str | Path) -> None:
@@ -141,8 +156,9 @@ class Frontier:
 
 
 def frontier_table(frontier: Frontier) -> Table:
-    """The baselines, and the files worth a look."""
+    """The baselines, and the files worth a look; the bounds are those of the items that judge."""
     points, limits = frontier.worth_a_look, frontier.chosen_point.limits
+    judged = {point.kept: point for point in frontier.judged}
     timed = [*frontier.baselines.values(), *(point.latency for point in points)]
     sizes = sorted({size for latency in timed for size in latency})
 
@@ -150,12 +166,15 @@ def frontier_table(frontier: Frontier) -> Table:
         return [quartiles(latency[size], digits=1) if size in latency else UNKNOWN for size in sizes]
 
     bounds, times = (f"{limit.name} bound" for limit in limits), (f"ms, batch {size}" for size in sizes)
-    columns = ("in float", "mismatches", *bounds, "MB", *times, "")
-    unknown = [""] * (len(limits) + 2)
+    columns = ("in float", "searched", "judged", *bounds, "MB", *times, "")
+    unknown = [""] * (len(limits) + 3)
     rows = [[name, *unknown, *times_of(latency), ""] for name, latency in frontier.baselines.items()]
     for point in points:
         row = [plural(len(point.kept), "layer"), f"{point.mismatches} of {point.n}"]
-        row += [percent(limit.upper_bound) for limit in point.limits]
+        if (held := judged.get(point.kept)) is None:
+            row += [UNKNOWN] * (1 + len(limits))
+        else:
+            row += [f"{held.mismatches} of {held.n}", *(percent(limit.upper_bound) for limit in held.limits)]
         row += [decimals(point.size_bytes / 1e6, digits=1), *times_of(point.latency)]
         rows.append([*row, _CHOSEN if point.kept == frontier.chosen else ""])
     return Table("Files", columns, rows, words=(len(columns) - 1,))

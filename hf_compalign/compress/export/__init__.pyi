@@ -12,4 +12,9 @@ from .graph import quantize_graph as quantize_graph
 from .onnx import INT8_NAME as INT8_NAME
 from .onnx import export_onnx as export_onnx
 from .onnx import plain_model as plain_model
+from .openvino import OPENVINO_NAME as OPENVINO_NAME
+from .openvino import calibration_feeds as calibration_feeds
+from .openvino import convert_graph as convert_graph
 from .openvino import export_openvino as export_openvino
+from .openvino import quantize_openvino as quantize_openvino
+from .openvino import set_precision as set_precision

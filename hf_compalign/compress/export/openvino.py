@@ -50,8 +50,8 @@ def export_openvino(  # noqa: PLR0913 - what to export and where, and how it com
 
     In INT8 the weights of linear layers, embeddings and convolutions take one byte each. NNCF's post-training
     quantization for transformers fixes the ranges of the activations (smoothed, with biases corrected). The last layer,
-    which makes the logits, stays in float. NNCF reports its use to its makers; ``opt_in_out --opt_out`` stops that for
-    good.
+    which makes the logits, stays in float, and so does a product of queries and keys that a layer in float makes. NNCF
+    reports its use to its makers; ``opt_in_out --opt_out`` stops that for good.
 
     What is not in INT8 is computed in the file's precision; `OpenVinoModel` and the audit take it from the file. By
     default that is bfloat16, which needs no calibration: processors that compute in it (AVX-512 BF16, AMX) are two to
@@ -74,7 +74,7 @@ def export_openvino(  # noqa: PLR0913 - what to export and where, and how it com
     with staged_folder(folder, overwrite=overwrite) as stage, tempfile.TemporaryDirectory() as scratch:
         source, path = Path(scratch) / FLOAT_NAME, stage / OPENVINO_NAME
         export_graph(model, source)
-        _convert(source, path)
+        convert_graph(source, path)
         layers, kept = graph_layers(source, "static"), float_layers(source)
         config = save_beside(stage, model, processing_class)
         file = OpenVinoModel(path, config=config)
@@ -82,11 +82,10 @@ def export_openvino(  # noqa: PLR0913 - what to export and where, and how it com
         if batches is not None:
             excluded = kept_layers(layers, seen_in(model).head, exclude)
             check_something_left(source, layers, excluded, "static")
-            known = [{name: batch[name] for name in file.input_names if name in batch} for batch in batches]
-            in_int8 = _quantize(path, [file.feeds(batch) for batch in known], keep_float=excluded)
+            in_int8 = quantize_openvino(path, calibration_feeds(file, batches), keep_float=excluded)
             kept = tuple(layer for layer in kept if layer not in in_int8)
         if batches is not None or precision != "f32":
-            _set_precision(path, precision)
+            set_precision(path, precision)
             file = OpenVinoModel(path, config=config)
             difference = checked_difference(model, file, exact=False)
         found = summary(file, folder, quantize=quantize, layers=layers, kept=kept, difference=difference)
@@ -125,7 +124,7 @@ def _check_float(model: nn.Module) -> None:
         )
 
 
-def _convert(source: Path, target: Path) -> None:
+def convert_graph(source: Path, target: Path) -> None:
     """Write an ONNX graph as OpenVINO's, weights in float32; nodes and axes keep their names."""
     import openvino
 
@@ -139,14 +138,32 @@ def _convert(source: Path, target: Path) -> None:
     openvino.save_model(graph, str(target), compress_to_fp16=False)
 
 
-def _quantize(path: Path, feeds: Sequence[Mapping[str, Any]], *, keep_float: Collection[str]) -> set[str]:
-    """Replace a file by its INT8 version; return the layers with INT8 weights."""
+def calibration_feeds(file: OpenVinoModel, batches: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The batches as the file takes them, without what it does not take."""
+    return [file.feeds({name: batch[name] for name in file.input_names if name in batch}) for batch in batches]
+
+
+def quantize_openvino(path: Path, feeds: Sequence[Mapping[str, Any]], *, keep_float: Collection[str]) -> set[str]:
+    """Replace a float file by its INT8 version; return the layers with INT8 weights.
+
+    NNCF would also round both factors of a product of activations, such as queries and keys. It stays in float where a
+    layer in float makes one of them.
+
+    Args:
+        path: the file.
+        feeds: from `calibration_feeds`.
+        keep_float: the layers that stay in float.
+
+    Raises:
+        ValueError: the model cannot be run on the feeds.
+    """
     with quiet():
         import nncf
         import openvino
 
         graph = openvino.Core().read_model(str(path))
-        names = [node.get_friendly_name() for node in graph.get_ordered_ops() if _layer_of(node) in keep_float]
+        in_float = {*keep_float}
+        names = [node.get_friendly_name() for node in graph.get_ordered_ops() if in_float & _layers_of(node)]
         try:
             graph = nncf.quantize(
                 graph,
@@ -163,7 +180,7 @@ def _quantize(path: Path, feeds: Sequence[Mapping[str, Any]], *, keep_float: Col
     return {str(_layer_of(node)) for node in graph.get_ordered_ops() if _in_int8(node)}
 
 
-def _set_precision(path: Path, precision: str) -> None:
+def set_precision(path: Path, precision: str) -> None:
     """Write into a file in which precision it is computed, with weights that have no more bytes than that."""
     import openvino
 
@@ -189,11 +206,37 @@ def _layer_of(node: Any) -> str | None:
     return node.get_friendly_name().partition("/")[0] if is_layer else None
 
 
-def _in_int8(node: Any) -> bool:
-    """Whether an operator's weights are integers; operators on the way make floats of them."""
+def _layers_of(node: Any) -> set[str | None]:
+    """The layer whose weights an operator takes; of a product of activations, the layers that make them."""
+    if node.get_type_name() != "MatMul" or _weight_of(node) is not None:
+        return {_layer_of(node)}
+    found: set[str | None] = set()
+    seen, waiting = set(), [node]
+    while waiting:
+        for value in waiting.pop().input_values():
+            before = value.get_node()
+            # The shape of an activation is no part of it.
+            if before.get_friendly_name() in seen or before.get_type_name() == "ShapeOf":
+                continue
+            seen.add(before.get_friendly_name())
+            if _weight_of(before) is None:
+                waiting.append(before)
+            else:
+                found.add(_layer_of(before))
+    return found
+
+
+def _weight_of(node: Any) -> Any:
+    """The constant that holds an operator's weights, in INT8 or in float; None without one."""
     if _layer_of(node) is None:
-        return False
+        return None
     node = node.input_value(_WEIGHT_INPUT[node.get_type_name()]).get_node()
     while node.get_type_name() in ("Convert", "Multiply", "Subtract", "Reshape", "Transpose"):
         node = node.input_value(0).get_node()
-    return node.get_type_name() == "Constant" and node.get_output_element_type(0).get_type_name() in ("i8", "u8")
+    return node if node.get_type_name() == "Constant" else None
+
+
+def _in_int8(node: Any) -> bool:
+    """Whether an operator's weights are integers; operators on the way make floats of them."""
+    weight = _weight_of(node)
+    return weight is not None and weight.get_output_element_type(0).get_type_name() in ("i8", "u8")

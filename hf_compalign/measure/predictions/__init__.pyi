@@ -5,6 +5,7 @@ from .pairing import same_items as same_items
 from .predicting import Asked as Asked
 from .predicting import ask as ask
 from .predicting import ids_of as ids_of
+from .predicting import parts_of as parts_of
 from .predicting import predict as predict
 from .predictions import FORMAT_VERSION as FORMAT_VERSION
 from .predictions import Predictions as Predictions

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_compalign._checks import check_whole
+from hf_compalign._formats import plural
 from hf_compalign.data import (
     ID_COLUMNS,
     combined_fingerprint,
@@ -130,10 +131,54 @@ def _run(
 
 def ids_of(dataset: Dataset, task: Task, columns: Columns) -> np.ndarray:
     """The names [N] that `predict` gives the rows."""
+    return _row_ids(dataset, columns.id, _marks(dataset, task, columns))
+
+
+def parts_of(
+    answers: Predictions, dataset: Dataset, parts: Iterable[Sequence[int]], *, task: Task, columns: Columns
+) -> list[Predictions]:
+    """The answers to each of these parts of the rows, as `predict` names the rows of the part alone.
+
+    Args:
+        answers: to all rows, in any order.
+        dataset: the rows.
+        parts: the positions of the rows in each part.
+        task: of the model that answered.
+        columns: where to find what in a raw dataset.
+
+    Raises:
+        ValueError: the answers are to other rows.
+    """
+    marks = _marks(dataset, task, columns)
+    place = {name: position for position, name in enumerate(answers.ids.tolist())}
+    names = _row_ids(dataset, columns.id, marks).tolist()
+    missing = [name for name in names if name not in place]
+    if missing or len(names) != len(place):
+        raise ValueError(
+            f"The predictions must be of the rows of the dataset. They are of {plural(len(place), 'item')}, and "
+            f"{len(missing)} of {plural(len(names), 'row')} are not among them. Predict on this dataset."
+        )
+    if answers.data_fingerprint not in ("", combined_fingerprint(marks)):
+        raise ValueError(
+            "The predictions must be of the rows of the dataset. The ids match, but the data differ: "
+            f"{answers.data_fingerprint} against {combined_fingerprint(marks)}. Predict again on this dataset."
+        )
+    found = []
+    for rows in parts:
+        positions, own = [place[names[row]] for row in rows], [marks[row] for row in rows]
+        arrays = {name: getattr(answers, name)[positions] for name in ("logits", "labels", "mask")}
+        ids = _row_ids(dataset.select(rows), columns.id, own)
+        fingerprint = combined_fingerprint(own) if answers.data_fingerprint else ""
+        found.append(replace(answers, **arrays, ids=ids, data_fingerprint=fingerprint))
+    return found
+
+
+def _marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
+    """A hash of what a model is asked in each row."""
+    if is_raw(dataset, task):
+        return _raw_marks(dataset, task, columns)
     main = task.model_input
-    raw = is_raw(dataset, task)
-    marks = _raw_marks(dataset, task, columns) if raw else [row_fingerprint({main: row[main]}) for row in dataset]
-    return _row_ids(dataset, columns.id, marks)
+    return [row_fingerprint({main: row[main]}) for row in dataset]
 
 
 def _raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:

@@ -28,12 +28,21 @@ class Found:
         sensitivities: of the layers, or groups of neighbors, that were tried alone; the most sensitive first.
         complete: whether the search came to its end. Then no single layer of ``best`` can go back to INT8, or no set
             of layers suffices.
+        n_measured: how many measurements it took.
     """
 
     best: Point
     points: tuple[Point, ...]
     sensitivities: tuple[Sensitivity, ...]
     complete: bool
+    n_measured: int
+
+    @property
+    def candidates(self) -> list[Point]:
+        """The files to judge: those that keep the limits, from the most layers in float to the fewest; without any,
+        ``best``."""
+        kept = [point for point in self.points if point.passed] or [self.best]
+        return sorted(kept, key=lambda point: (len(point.kept), point.size_bytes), reverse=True)
 
 
 class _BudgetSpentError(Exception):
@@ -43,17 +52,26 @@ class _BudgetSpentError(Exception):
 class _Ledger:
     """What was measured, and how much may follow. Nothing is measured twice."""
 
-    def __init__(self, layers: Sequence[str], measure: Measure, budget: int | None, report: Report) -> None:
+    def __init__(
+        self,
+        layers: Sequence[str],
+        measure: Measure,
+        *,
+        known: Sequence[Sensitivity],
+        budget: int | None,
+        report: Report,
+    ) -> None:
         self.layers = layers
         self.points: dict[frozenset[str], Point] = {}
-        self.sensitivities: dict[tuple[str, ...], Sensitivity] = {}
+        self.sensitivities = {one.layers: one for one in known}
+        self._n_known = len(self.sensitivities)
         self._measure = measure
         self._budget = math.inf if budget is None else budget
         self._report = report
 
     @property
     def n_spent(self) -> int:
-        return len(self.points) + len(self.sensitivities)
+        return len(self.points) + len(self.sensitivities) - self._n_known
 
     def keeps_limits(self, kept: Collection[str], what: str) -> bool:
         key = frozenset(kept)
@@ -93,6 +111,7 @@ def smallest_float_set(
     probe: Probe,
     *,
     max_measurements: int | None = None,
+    known: Sequence[Sensitivity] = (),
     report: Report = lambda line: None,
 ) -> Found:
     """Find few layers to keep in float, so that a file that is INT8 otherwise keeps its limits.
@@ -103,34 +122,37 @@ def smallest_float_set(
     layer back to INT8, first those that save most bytes for the least sensitivity, until it has measured that each of
     the rest is needed. A smaller set may exist all the same: there are 2^layers of them.
 
+    No file is measured twice, and no layer is tried alone twice: nor again where its sensitivity is known.
+
     Args:
         layers: the names of those that can be INT8, in the order of the graph.
         measure: given the layers in float, the file measured on all items.
         probe: given the only layers in INT8, what they do by themselves.
         max_measurements: stop after so many calls of both.
+        known: what ``probe`` found before, in another search among the same layers.
         report: called with a line of text for each step.
 
     Raises:
-        ValueError: there are no layers, or max_measurements < 1.
+        ValueError: there are no layers, max_measurements < 1, or what is known is of other layers.
     """
     if not layers:
         raise ValueError("There is no layer that can be INT8, so there is nothing to keep in float either.")
     if max_measurements is not None and max_measurements < 1:
         raise ValueError(f"max_measurements must be 1 or more, or None for no limit. Got {max_measurements}.")
-    ledger = _Ledger(layers, measure, max_measurements, report)
+    _check_known(known, layers)
+    ledger = _Ledger(layers, measure, known=known, budget=max_measurements, report=report)
     complete = True
     try:
         start = time.perf_counter()
         if not ledger.keeps_limits((), f"all {len(layers)} layers in INT8"):
-            report(_cost(layers, time.perf_counter() - start))
+            seconds = time.perf_counter() - start
             if ledger.keeps_limits(layers, "all layers in float"):
-                for group in _groups(layers):
-                    ledger.probe(group, probe)
+                _probe(ledger, probe, seconds, report)
                 _give_back(ledger, _bisected(ledger))
     except _BudgetSpentError:
         complete = False
         report(f"      The budget of {max_measurements} measurements is spent.")
-    return Found(ledger.best(), tuple(ledger.points.values()), tuple(ledger.order()), complete)
+    return Found(ledger.best(), tuple(ledger.points.values()), tuple(ledger.order()), complete, ledger.n_spent)
 
 
 def sensitivity_shares(sensitivities: Sequence[Sensitivity]) -> list[float]:
@@ -169,14 +191,34 @@ def _groups(layers: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(layers[start : start + size]) for start in range(0, len(layers), size)] if len(layers) > size else []
 
 
-def _cost(layers: Sequence[str], seconds: float) -> str:
-    n_probes = len(_groups(layers))
-    n_steps = math.ceil(math.log2(max(n_probes, 1)))
-    most = 1 + n_probes + n_steps
+def _check_known(known: Sequence[Sensitivity], layers: Sequence[str]) -> None:
+    groups = {*_groups(layers)}
+    others = [one.layers for one in known if one.layers not in groups]
+    if others:
+        raise ValueError(
+            f"sensitivities must be of the layers of this model, as they are tried alone here. {len(others)} of "
+            f"{len(known)} are of others, such as {shortened(others[0])}. Give those of a repair of this model in this "
+            "format with the same exclude=, or none."
+        )
+
+
+def _probe(ledger: _Ledger, probe: Probe, seconds: float, report: Report) -> None:
+    """Try each group alone, except those that are known; ``seconds`` is what the first file took."""
+    waiting = [group for group in _groups(ledger.layers) if group not in ledger.sensitivities]
+    for group in waiting:
+        start = time.perf_counter()
+        ledger.probe(group, probe)
+        if group == waiting[0]:  # the first file that had to be made
+            report(_cost(ledger.layers, len(waiting), max(seconds, time.perf_counter() - start)))
+
+
+def _cost(layers: Sequence[str], n_probes: int, seconds: float) -> str:
+    n_steps = math.ceil(math.log2(len(_groups(layers))))
     return (
-        f"      To find what must stay in float takes 1 + {n_probes} + {n_steps} measurements (nothing in INT8; each "
+        f"      To find what must stay in float takes {n_probes} + {n_steps} measurements (each "
         f"{'layer' if len(layers) <= MOST_GROUPS else 'group of neighbors'} alone, on a sample; a bisection), about "
-        f"{math.ceil(most * seconds / 60)} min, and one or two more for each layer in float: is it needed?"
+        f"{math.ceil((n_probes + n_steps) * seconds / 60)} min, and one or two more for each layer in float: is it "
+        "needed?"
     )
 
 
