@@ -141,7 +141,7 @@ def test_a_limit_that_is_kept_at_once(place, tmp_path):
     result = call("export", place / "images", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
     assert re.search(r"\nKEPT: with all \d+ layers in INT8\.", result.stdout)
-    assert re.search(r"   1  all \d+ layers in INT8: \d of 60 differ, mismatch_rate .*\(within 50 %\)", result.stderr)
+    assert re.search(r"   1  all \d+ layers in INT8: \d+ of 30 differ, mismatch_rate .*\(within 50 %\)", result.stderr)
     assert "<- chosen" in result.stdout
 
 
@@ -151,8 +151,22 @@ def test_a_limit_that_no_file_keeps(place, tmp_path):
     assert found["frontier"]["verdict"].startswith("NOT KEPT: no set of layers suffices.")
     saved = Frontier.load(tmp_path / "out" / "frontier.json")
     assert json.loads(json.dumps(saved.to_dict())) == found["frontier"]
-    assert found["audit"]["metrics"]["cie"] == saved.chosen_point.mismatches
+    assert found["audit"]["metrics"]["cie"] == saved.judged[0].mismatches
+    assert (found["audit"]["n"], saved.n_searched, saved.n_judged) == (N // 2, N // 2, N // 2)
     assert found["latency"]["model_int8.onnx"].keys() == {"1", "8"}
+
+
+def test_an_openvino_file_is_repaired_too(place, tmp_path):
+    pytest.importorskip("nncf")
+    tiny.images(8, seed=9).to_parquet(place / "others.parquet")
+    quantize = ("--format", "openvino", "--quantize", "static", "--calibration", place / "others.parquet")
+    found = found_in(against_another(place, tmp_path / "out", "--json", quantize=quantize), code=1)
+    assert found["frontier"]["verdict"].startswith("NOT KEPT: no set of layers suffices.")
+    assert len(found["frontier"]["points"]) == 2
+    assert found["export"]["path"].endswith("openvino_model.xml")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"openvino_model.xml", "openvino_model.bin", "audit.json", "frontier.json"} <= names
+    assert found["latency"].keys() >= {"torch", "openvino_model.xml"}
 
 
 def test_a_budget_is_told_and_kept(place, tmp_path):
@@ -196,7 +210,7 @@ def test_a_budget_is_told_and_kept(place, tmp_path):
         (["--dataset", "nowhere.csv"], "no such file.*nowhere.csv"),
         (
             ["--quantize", "dynamic", "--limit", "mismatch_rate=0.001", "--dataset", "images.parquet"],
-            "cannot be shown to be kept.*Give at least 2,995 items",
+            "cannot be shown to be kept.*Give at least 5,989 items",
         ),
     ],
 )

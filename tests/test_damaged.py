@@ -76,7 +76,7 @@ def write_frontier(folder):
     baselines = {"torch": {1: Latency(6.0, 5.0, 7.0)}}
     points = (point(0, 9, 25_000_000, b1=2.0), point(4, 0, 100_000_000))
     tried = (Sensitivity(("layer.0",), 50, 3, 0.25, 90_000_000),)
-    Frontier(points, points[1].kept, "KEPT", tried, baselines, "a CPU").save(folder / "frontier.json")
+    Frontier(points, points[1:], points[1].kept, "KEPT", tried, baselines, "a CPU").save(folder / "frontier.json")
     return folder / "frontier.json"
 
 

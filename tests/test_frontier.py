@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hf_compalign.ship import Frontier, Point, Sensitivity, frontier_table
 def frontier():
     return Frontier(
         points=(point(0, 9, 25_000_000, b1=2.0, b8=9.0), point(4, 0, 100_000_000), point(2, 4, 50_000_000, b1=3.0)),
+        judged=(replace(point(4, 1, 100_000_000), n=300), replace(point(2, 6, 50_000_000), n=300)),
         chosen=("layer.0", "layer.1"),
         verdict="KEPT: 2 layers",
         sensitivities=(Sensitivity(("layer.0",), 50, 3, 0.25, 90_000_000),),
@@ -61,27 +63,35 @@ def test_a_saved_frontier_is_read_back_whole(frontier, tmp_path):
     assert Frontier.load(tmp_path / "frontier.json") == frontier
     stored = json.loads((tmp_path / "frontier.json").read_text())
     assert [row["passed"] for row in stored["points"]] == [False, True, True]
+    assert [row["passed"] for row in stored["judged"]] == [True, False]
     assert stored["points"][0]["latency"]["8"]["median_ms"] == 9.0
 
 
 def test_the_chosen_point_is_found_by_its_layers(frontier):
     assert frontier.chosen_point is frontier.points[2]
+    assert (frontier.n_searched, frontier.n_judged) == (N, 300)
+
+
+@pytest.mark.parametrize("name", ["points", "judged"])
+def test_a_chosen_file_that_was_not_measured_is_refused(frontier, name):
+    with pytest.raises(ValueError, match=f"chosen must name the layers that one of the files in {name} keeps."):
+        replace(frontier, **{name: getattr(frontier, name)[:1]})
 
 
 def test_rows_show_the_files_by_size_and_mark_the_chosen_one(frontier):
     table = frontier_table(frontier)
     assert [list(table.columns), *table.rows] == [
-        ["in float", "mismatches", "mismatch_rate bound", "MB", "ms, batch 1", "ms, batch 8", ""],
-        ["torch", "", "", "", "6.0 (5.0 to 7.0)", "-", ""],
-        ["0 layers", "9 of 200", "7.72 %", "25.0", "2.0 (1.0 to 3.0)", "9.0 (8.0 to 10.0)", ""],
-        ["2 layers", "4 of 200", "4.52 %", "50.0", "3.0 (2.0 to 4.0)", "-", "<- chosen"],
-        ["4 layers", "0 of 200", "1.49 %", "100.0", "-", "-", ""],
+        ["in float", "searched", "judged", "mismatch_rate bound", "MB", "ms, batch 1", "ms, batch 8", ""],
+        ["torch", "", "", "", "", "6.0 (5.0 to 7.0)", "-", ""],
+        ["0 layers", "9 of 200", "-", "-", "25.0", "2.0 (1.0 to 3.0)", "9.0 (8.0 to 10.0)", ""],
+        ["2 layers", "4 of 200", "6 of 300", "5.83 %", "50.0", "3.0 (2.0 to 4.0)", "-", "<- chosen"],
+        ["4 layers", "0 of 200", "1 of 300", "2.35 %", "100.0", "-", "-", ""],
     ]
 
 
 def test_a_chosen_file_that_is_dominated_is_shown_all_the_same():
     points = (point(0, 9, 10), point(2, 4, 50), point(1, 3, 20))
-    rows = frontier_table(Frontier(points, ("layer.0", "layer.1"), "")).rows
+    rows = frontier_table(Frontier(points, points[1:2], ("layer.0", "layer.1"), "")).rows
     assert [row[0] for row in rows] == ["0 layers", "1 layer", "2 layers"]
     assert [row[-1] for row in rows] == ["", "", "<- chosen"]
 

@@ -304,6 +304,19 @@ def test_a_frontier_has_a_row_for_each_file():
     assert "<summary>Files, the smallest first</summary>" in page.html
 
 
+@pytest.mark.parametrize("judged", [200, 40])
+def test_a_frontier_says_what_it_was_searched_and_judged_on(judged):
+    files = [SimpleNamespace(**vars(point(1, 4, 10**6)) | {"n": 160, "passed": True})]
+    page = Page(render([report_data.same_audit()], frontier=files, chosen=files[0].kept, judged=judged))
+    assert (
+        f"1 file as the repair measured them, on 160 items of its search (it judged on {judged} others);" in page.words
+    )
+    with pytest.raises(
+        ValueError, match=r"on 160 items of its search \(it judged on 160 others\), and no audit here is"
+    ):
+        render([report_data.same_audit()], frontier=files, judged=160)
+
+
 def test_no_audit_and_a_frontier_of_other_items_are_refused():
     with pytest.raises(ValueError, match="There is nothing to report. Give at least one audit."):
         render([])

@@ -52,7 +52,8 @@ def part(rows, which):
     return rows.select(sorted(order[:N] if which == "searched" else order[N:]))
 
 
-INT8 = {"onnx": {"quantize": "dynamic"}, "openvino": {"quantize": "static", "calibration": tiny.texts(24, seed=3)}}
+OPENVINO = {"quantize": "static", "precision": "f32", "calibration": tiny.texts(24, seed=3)}
+INT8 = {"onnx": {"quantize": "dynamic"}, "openvino": OPENVINO}
 
 
 @pytest.fixture(scope="module", params=INT8)
@@ -223,6 +224,17 @@ def test_an_openvino_file_within_the_limit_is_what_the_export_writes(model, rows
     assert found.export.float_layers == plain.float_layers == ("bert.pooler.dense", "classifier")
 
 
+@pytest.mark.parametrize("limit", [0.9, 0.025])
+def test_each_openvino_file_is_computed_in_the_precision_of_the_export(model, rows, tmp_path, limit):
+    pytest.importorskip("nncf")
+    options = RepairOptions(max_measurements=2, timed_batch_sizes=(), **OPENVINO | {"precision": "bf16"})
+    given = {"limits": {"mismatch_rate": limit}, "dataset": rows, "options": options}
+    found = repair_int8(model, tmp_path / "out", **given, file_format="openvino")
+    assert found.export.precision == "bf16"
+    assert (len(found.frontier.chosen) > 0) == (limit < 0.1)
+    assert 'value="bf16"' in found.export.path.read_text()
+
+
 def test_when_no_set_suffices_it_says_so_and_leaves_the_best(model, rows, tmp_path, monkeypatch):
     def missing(*args, **kwargs):
         raise ImportError("A figure needs packages: pip install 'hf-compalign[report]'")
@@ -355,6 +367,8 @@ def test_bad_input_is_refused_and_nothing_written(model, rows, tmp_path, limits,
 def test_a_format_that_is_not_known_is_refused(model, rows, tmp_path):
     with pytest.raises(ValueError, match="file_format must be one of onnx, openvino. Got 'tflite'."):
         repair_int8(model, tmp_path / "out", limits=LIMITS, dataset=rows, file_format="tflite")
+    with pytest.raises(ValueError, match="precision='bf16' is for OpenVINO files"):
+        repair_int8(model, tmp_path / "out", limits=LIMITS, dataset=rows, options=RepairOptions(precision="bf16"))
     pytest.importorskip("nncf")
     with pytest.raises(ValueError, match="quantize='dynamic' is for ONNX"):
         repair_int8(model, tmp_path / "out", limits=LIMITS, dataset=rows, file_format="openvino")

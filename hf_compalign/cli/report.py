@@ -45,5 +45,6 @@ def report(
             title=title,
             frontier=None if measured is None else measured.points,
             chosen=None if measured is None else measured.chosen,
+            judged=None if measured is None else measured.n_judged,
         )
     stdout().print(str(page), markup=False)

@@ -164,13 +164,6 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     size_bytes = footprint(network).size_bytes
     asking = AuditOptions(options.columns, processor, options.batch_size)
     if dataset is not None and limits and options.quantize is not None:
-        how = RepairOptions(
-            columns=options.columns,
-            batch_size=options.batch_size,
-            max_measurements=options.max_measurements,
-            timed_batch_sizes=TIMED,
-            **shared,
-        )
         repair = repair_int8(
             network,
             folder,
@@ -178,7 +171,7 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
             dataset=dataset,
             file_format=file_format,
             reference=reference,
-            options=how,
+            options=_repair_options(options, shared),
             progress=progress,
         )
         tried = repair.frontier
@@ -211,6 +204,16 @@ def _shared(network: PreTrainedModel, processor: Any, options: ExportOptions) ->
     }
     particular = {"precision": options.precision, "portable": options.portable}
     return found | {name: value for name, value in particular.items() if value not in (None, False)}
+
+
+def _repair_options(options: ExportOptions, shared: Mapping[str, Any]) -> RepairOptions:
+    return RepairOptions(
+        columns=options.columns,
+        batch_size=options.batch_size,
+        max_measurements=options.max_measurements,
+        timed_batch_sizes=TIMED,
+        **shared,
+    )
 
 
 def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, columns: Columns) -> None:

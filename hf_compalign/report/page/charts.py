@@ -69,7 +69,7 @@ def _verdict(found: Record) -> str:
 
 
 def frontier(
-    files: Sequence[plots.Plotted], *, items: Collection[int], chosen: tuple[str, ...] | None
+    files: Sequence[plots.Plotted], *, items: Collection[int], chosen: tuple[str, ...] | None, judged: int | None
 ) -> tuple[Section, str]:
     """The section of the files that a repair measured, the smallest first, and its figure.
 
@@ -77,15 +77,18 @@ def frontier(
         files: as measured.
         items: how many items each audit of the page has. Nothing else shows that a frontier is of other data.
         chosen: the layers in float of the file that the repair chose.
+        judged: on how many other items it was judged; None where there were no others.
 
     Raises:
-        ValueError: no audit has as many items as the files were measured on.
+        ValueError: no audit has as many items as the chosen file was judged on, or as there were in all.
     """
-    n = plural(files[0].n, "item")
-    if files[0].n not in items:
+    searched, on = files[0].n, plural(files[0].n, "item")
+    if judged is not None:
+        on += f" of its search (it judged on {count(judged)} others)"
+    if not any(n in items for n in ((searched,) if judged is None else (judged, searched + judged))):
         of = ", ".join(map(count, sorted(items)))
         raise ValueError(
-            f"The frontier was measured on {n}, and no audit here is of as many: {of}. Give the frontier of a repair "
+            f"The frontier was measured on {on}, and no audit here is of as many: {of}. Give the frontier of a repair "
             "of this model on these items, or leave it out."
         )
     best = undominated(files)
@@ -102,8 +105,8 @@ def frontier(
     ]
     columns = ("in float", "MB", "mismatch rate", "95 % interval", "limits", "")
     lead = (
-        f"{plural(len(files), 'file')} as the repair measured them, on {n}; a frontier does not say of which model and "
-        "which items it is. A number in the chart counts the layers in float, at the files that no other beats in "
+        f"{plural(len(files), 'file')} as the repair measured them, on {on}; a frontier does not say of which model "
+        "and which items it is. A number in the chart counts the layers in float, at the files that no other beats in "
         f"size and mismatches{' and at the chosen one' if chosen is not None else ''}."
     )
     table = Table("Files, the smallest first", columns, rows, words=(4, 5), depth=1)

@@ -34,6 +34,7 @@ def write_report(
     title: str | None = None,
     frontier: Sequence[Plotted] | None = None,
     chosen: tuple[str, ...] | None = None,
+    judged: int | None = None,
 ) -> Path:
     """Write one HTML page about a candidate: verdict, charts, and a table of the items that it answers differently.
 
@@ -47,15 +48,17 @@ def write_report(
         title: of the page; by default the names of both models.
         frontier: the files that a repair measured, as in `hf_compalign.ship.frontier.Frontier.points`.
         chosen: the layers in float of the chosen file, as in ``Frontier.chosen``.
+        judged: on how many other items it was judged, as in ``Frontier.n_judged``; None where the files were measured
+            on the items of an audit.
 
     Returns:
         The path.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: there are no audits, their inputs or references differ, or none has as many items as the frontier.
+        ValueError: there are no audits, their inputs or references differ, or none is of the items of the frontier.
     """
-    write_text_atomic(path, render(audits, title=title, frontier=frontier, chosen=chosen))
+    write_text_atomic(path, render(audits, title=title, frontier=frontier, chosen=chosen, judged=judged))
     return Path(path)
 
 
@@ -65,6 +68,7 @@ def render(
     title: str | None = None,
     frontier: Sequence[Plotted] | None = None,
     chosen: tuple[str, ...] | None = None,
+    judged: int | None = None,
 ) -> str:
     """The page of `write_report`."""
     records = [cleaned(record_of(audit)) for audit in audits]
@@ -90,7 +94,7 @@ def render(
             outcome=outcome,
             words=words,
             figures=figures(found),
-            sections=_sections(records, frontier, chosen),
+            sections=_sections(records, frontier, chosen, judged),
             links=lambda table: links(table, found),
             missing=missing(found),
             static_items=items[:MOST_STATIC],
@@ -125,14 +129,18 @@ def _check_alike(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _sections(
-    records: Sequence[Mapping[str, Any]], frontier: Sequence[Plotted] | None, chosen: tuple[str, ...] | None
+    records: Sequence[Mapping[str, Any]],
+    frontier: Sequence[Plotted] | None,
+    chosen: tuple[str, ...] | None,
+    judged: int | None,
 ) -> list[tuple[Section, str]]:
     """The sections of the page, each with its figure or without."""
     found = records[0]
     about_one = [(section, charts.chart(section, found)) for section in sections_of(found)]
     compared = [charts.candidates(records)] if len(records) > 1 else []
     if frontier:
-        compared.append(charts.frontier(frontier, items={record["n"] for record in records}, chosen=chosen))
+        items = {record["n"] for record in records}
+        compared.append(charts.frontier(frontier, items=items, chosen=chosen, judged=judged))
     place = sum(section.key in ("answers", "limits", "rerun") for section, _ in about_one)
     return [*about_one[:place], *compared, *about_one[place:]]
 

@@ -53,7 +53,7 @@ class Maker(ABC):
         self._mode = options.quantize
         self._config = file_config(model)
         batches = None if options.calibration is None else calibration_batches(options.calibration, model)
-        given = {} if options.precision is None else {"precision": options.precision}
+        given: dict[str, Any] = {} if options.precision is None else {"precision": options.precision}
         self.export: Export = EXPORTERS[self._format](
             model,
             work / "export",
@@ -117,21 +117,17 @@ class OpenVinoMaker(Maker):
         convert_graph(graph, self._source)
         self._feeds = calibration_feeds(OpenVinoModel(self._source, config=self._config), batches)
         self._copy(path)
-        self._set_precision(path)
+        set_precision(path, self.export.precision)
         return path
 
     def _write(self, path: Path, in_float: Collection[str]) -> None:
         self._copy(path)
         quantize_openvino(path, self._feeds, keep_float=in_float)
-        self._set_precision(path)
+        set_precision(path, self.export.precision)
 
     def _copy(self, path: Path) -> None:
         for suffix in (".xml", ".bin"):
             shutil.copy(self._source.with_suffix(suffix), path.with_suffix(suffix))
-
-    def _set_precision(self, path: Path) -> None:
-        if self.export.precision is not None:
-            set_precision(path, self.export.precision)
 
 
 MAKERS: dict[str, type[Maker]] = {"onnx": OnnxMaker, "openvino": OpenVinoMaker}
