@@ -85,9 +85,11 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def repair_records(folder: str | Path) -> tuple[str, ...]:
-    """What a repair said of its file, to go when that is replaced; without a frontier, an audit is not a repair's."""
-    return (FRONTIER_NAME, PLOT_NAME, AUDIT_NAME) if (Path(folder) / FRONTIER_NAME).is_file() else ()
+def repair_records(folder: str | Path, name: str) -> tuple[str, ...]:
+    """What a repair said of its file of this name, to go when that is replaced; without a frontier, an audit is not a
+    repair's."""
+    both = (Path(folder) / one for one in (FRONTIER_NAME, name))
+    return (FRONTIER_NAME, PLOT_NAME, AUDIT_NAME) if all(path.is_file() for path in both) else ()
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:

@@ -246,6 +246,16 @@ def test_the_command_refuses_what_openvino_has_not(saved, tmp_path, options, mes
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_repair_said_of_a_replaced_file_goes_with_it(saved, tmp_path):
+    folder = shutil.copytree(saved[1].path.parent, tmp_path / "copy")
+    for name in ("audit.json", "frontier.json", "frontier.png", "notes.txt"):
+        (folder / name).write_text("{}")
+    export_openvino(tiny.vit(), folder, overwrite=True)
+    names = {file.name for file in folder.iterdir()}
+    assert {"openvino_model.xml", "notes.txt"} < names
+    assert not {"audit.json", "frontier.json", "frontier.png"} & names
+
+
 def test_options_that_openvino_has_not_are_refused(tmp_path):
     for options, message in (
         ({"quantize": "dynamic"}, "quantize='dynamic' is for ONNX: OpenVINO would compute such layers in float"),

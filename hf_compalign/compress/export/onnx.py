@@ -84,7 +84,7 @@ def export_onnx(  # noqa: PLR0913 - what to export and where, and all that a fil
     model, processing_class = opened_model(model, processing_class, folder=folder, name=name)
     simulated = _simulated_layers(model, quantize, exclude, portable)
     batches = None if calibration is None else calibration_batches(calibration, model)
-    stale = () if quantize is None else repair_records(folder)
+    stale = () if quantize is None else repair_records(folder, name)
     staged = staged_folder(folder, overwrite=overwrite, dropped=stale)
     with staged as stage, tempfile.TemporaryDirectory() as scratch:
         path = stage / name

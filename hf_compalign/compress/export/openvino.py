@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from hf_compalign._extras import needs_extra
+from hf_compalign._files import repair_records
 from hf_compalign._folders import staged_folder
 from hf_compalign.compress.calibration import calibration_batches
 from hf_compalign.compress.export.checks import check_options, check_something_left
@@ -71,7 +72,8 @@ def export_openvino(  # noqa: PLR0913 - what to export and where, and how it com
     model, processing_class = opened_model(model, processing_class, folder=folder, name=OPENVINO_NAME)
     _check_float(model)
     batches = None if calibration is None else calibration_batches(calibration, model)
-    with staged_folder(folder, overwrite=overwrite) as stage, tempfile.TemporaryDirectory() as scratch:
+    staged = staged_folder(folder, overwrite=overwrite, dropped=repair_records(folder, OPENVINO_NAME))
+    with staged as stage, tempfile.TemporaryDirectory() as scratch:
         source, path = Path(scratch) / FLOAT_NAME, stage / OPENVINO_NAME
         export_graph(model, source)
         convert_graph(source, path)
