@@ -35,7 +35,7 @@ from hf_compalign.measure.footprint import (
 from hf_compalign.measure.predictions import Columns, Predictions, reader_of
 from hf_compalign.models import check_prepared, load_processor, sample_inputs
 from hf_compalign.opening import load_model, processor_of
-from hf_compalign.ship.formats import EXPORTERS, check_format
+from hf_compalign.ship.formats import EXPORTERS, check_format, particular
 from hf_compalign.ship.frontier import Frontier, frontier_table
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair import RepairOptions, repair_int8
@@ -153,7 +153,7 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     """
     options = options or ExportOptions()
     limits = checked_limits(limits or {})
-    check_format(file_format, options.precision)
+    check_format(file_format, precision=options.precision, portable=options.portable)
     _check(dataset, limits, reference)
     check_not_exported(model)
     network = load_compressed(model)
@@ -195,15 +195,14 @@ def _check(dataset: Dataset | None, limits: Mapping[str, float], reference: Any)
 
 def _shared(network: PreTrainedModel, processor: Any, options: ExportOptions) -> dict[str, Any]:
     """What exporters and repairs take alike."""
-    found = {
+    return {
         "quantize": options.quantize,
         "calibration": _calibration(network, processor, options),
         "exclude": options.exclude,
         "processing_class": processor,
         "overwrite": options.overwrite,
+        **particular(precision=options.precision, portable=options.portable),
     }
-    particular = {"precision": options.precision, "portable": options.portable}
-    return found | {name: value for name, value in particular.items() if value not in (None, False)}
 
 
 def _repair_options(options: ExportOptions, shared: Mapping[str, Any]) -> RepairOptions:

@@ -24,7 +24,7 @@ from hf_compalign.compress.export import (
     set_precision,
 )
 from hf_compalign.models import FileModel, OnnxModel, OpenVinoModel
-from hf_compalign.ship.formats import EXPORTERS
+from hf_compalign.ship.formats import EXPORTERS, particular
 from hf_compalign.ship.repair.options import RepairOptions
 
 
@@ -53,15 +53,14 @@ class Maker(ABC):
         self._mode = options.quantize
         self._config = file_config(model)
         batches = None if options.calibration is None else calibration_batches(options.calibration, model)
-        given: dict[str, Any] = {} if options.precision is None else {"precision": options.precision}
         self.export: Export = EXPORTERS[self._format](
             model,
             work / "export",
             quantize=options.quantize,
-            **given,
             calibration=batches,
             exclude=options.exclude,
             processing_class=options.processing_class,
+            **particular(precision=options.precision, portable=options.portable),
         )
         graph = work / FLOAT_NAME
         export_graph(plain_model(model), graph)
@@ -100,7 +99,14 @@ class OnnxMaker(Maker):
         return graph
 
     def _write(self, path: Path, in_float: Collection[str]) -> None:
-        quantize_graph(self.float_file, path, mode=self._mode, keep_float=in_float, ranges=self._ranges)
+        quantize_graph(
+            self.float_file,
+            path,
+            mode=self._mode,
+            keep_float=in_float,
+            ranges=self._ranges,
+            portable=self.export.portable,
+        )
 
 
 class OpenVinoMaker(Maker):

@@ -16,6 +16,7 @@ class RepairOptions:
     Attributes:
         quantize: "dynamic" or "static", as for `export_onnx`; OpenVINO has "static" only.
         precision: for OpenVINO: "bf16", the default, or "f32", in which all layers in float are computed.
+        portable: for ONNX: 7-bit weights, as for `export_onnx`.
         calibration: for "static", as for `export_onnx`; every file that the search makes is calibrated on it.
         exclude: patterns of layers that stay in float in any case.
         processing_class: the tokenizer or image processor; by default the one saved beside the model.
@@ -36,6 +37,7 @@ class RepairOptions:
 
     quantize: str = "dynamic"
     precision: str | None = None
+    portable: bool = False
     calibration: Iterable[Any] | None = None
     exclude: Sequence[str] | None = None
     processing_class: Any = None

@@ -115,7 +115,7 @@ def repair_int8(  # noqa: PLR0913 - what to export and where, and what to hold i
             or `export_openvino` refuses. The folder is then as it was.
     """
     options, progress = options or RepairOptions(), progress or (lambda line: None)
-    check_format(file_format, options.precision)
+    check_format(file_format, precision=options.precision, portable=options.portable)
     limits = _checked(limits)
     with staged_folder(folder, overwrite=options.overwrite) as stage, tempfile.TemporaryDirectory(dir=stage) as work:
         network = _opened(model)
