@@ -54,6 +54,9 @@ from .ship import save_artifact as save_artifact
 from .ship.deferral import Deferral as Deferral
 from .ship.deferral import DeferringModel as DeferringModel
 from .ship.deferral import fit_deferral as fit_deferral
+from .ship.deployments import DeploymentOptions as DeploymentOptions
+from .ship.deployments import Deployments as Deployments
+from .ship.deployments import compare_deployments as compare_deployments
 from .ship.repair import Repair as Repair
 from .ship.repair import RepairOptions as RepairOptions
 from .ship.repair import repair_int8 as repair_int8

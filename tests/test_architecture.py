@@ -72,6 +72,7 @@ INSIDE = {
     "report.card": (),
     "ship": ("ship.repair",),
     "ship.deferral": (),
+    "ship.deployments": ("ship", "ship.deferral"),
     "ship.repair": ("ship",),
 }
 # Where each optional dependency may be named: one module or room, or one to write its files and one to run them.

@@ -1,12 +1,17 @@
 from .latency import interleaved_latency_ms as interleaved_latency_ms
+from .latency import interleaved_times_ms as interleaved_times_ms
+from .latency import summarized as summarized
 from .machine import machine_name as machine_name
 from .machine import timing_device as timing_device
 from .measuring import Footprint as Footprint
 from .measuring import footprint as footprint
+from .memory import peak_memory_bytes as peak_memory_bytes
 from .record import Latency as Latency
 from .record import quartiles as quartiles
 from .record import wide_spread as wide_spread
+from .side_by_side import batches_of as batches_of
 from .side_by_side import first_batch as first_batch
 from .side_by_side import latencies_on as latencies_on
+from .side_by_side import opened_on as opened_on
 from .text import footprint_section as footprint_section
 from .text import footprint_table as footprint_table

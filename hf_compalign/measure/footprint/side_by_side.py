@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -30,11 +31,7 @@ def latencies_on(
     ``models`` is name -> (model, its tokenizer or image processor). All run on the ``device``. A given module on
     another device stays there, and a copy is timed.
     """
-    networks = {}
-    for name, (model, _) in models.items():
-        network = load_model(model)
-        elsewhere = isinstance(model, nn.Module) and device_of(network).type != device.type
-        networks[name] = (copy.deepcopy(network) if elsewhere else network).to(device)
+    networks = {name: opened_on(model, device) for name, (model, _) in models.items()}
     found: dict[str, dict[int, Latency]] = {name: {} for name in models}
     for size in batch_sizes:
         batches = {
@@ -47,6 +44,13 @@ def latencies_on(
     return found
 
 
+def opened_on(model: Model, device: torch.device) -> PreTrainedModel:
+    """A model on the device; a given module on another device stays there, and this is a copy."""
+    network = load_model(model)
+    elsewhere = isinstance(model, nn.Module) and device_of(network).type != device.type
+    return (copy.deepcopy(network) if elsewhere else network).to(device)
+
+
 def first_batch(
     network: PreTrainedModel,
     dataset: Dataset,
@@ -56,8 +60,21 @@ def first_batch(
     columns: Columns | None = None,
 ) -> dict[str, Any]:
     """The model's inputs for the first ``size`` rows, repeated if there are fewer."""
-    columns = Columns.of(columns)
-    rows = dataset.select([index % len(dataset) for index in range(size)])
+    (found,) = batches_of(network, dataset, sizes=(size,), processing_class=processing_class, columns=columns)
+    return found
+
+
+def batches_of(
+    network: PreTrainedModel,
+    dataset: Dataset,
+    *,
+    sizes: Sequence[int],
+    processing_class: Any = None,
+    columns: Columns | None = None,
+) -> list[dict[str, Any]]:
+    """The model's inputs for batches of these sizes, one after the other; after the last row comes the first again."""
+    columns, starts = Columns.of(columns), [0, *accumulate(sizes)]
+    rows = dataset.select([index % len(dataset) for index in range(starts[-1])])
     reader = reader_of(network, rows, processing_class=processing_class)
     rows = reader.prepared(rows, text=columns.text, image=columns.image)
-    return dict(reader.batch(rows, range(size)))
+    return [dict(reader.batch(rows, range(start, stop))) for start, stop in pairwise(starts)]

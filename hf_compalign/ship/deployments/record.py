@@ -1,0 +1,197 @@
+"""Files side by side, as plain data: printed, saved and loaded without torch."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hf_compalign._files import read_record, write_record
+from hf_compalign._formats import UNKNOWN, count, decimals, interval, percent
+from hf_compalign._records import built, plain
+from hf_compalign._tables import Table, as_text
+from hf_compalign.measure.audit import Verdict
+from hf_compalign.measure.footprint import Latency, quartiles, wide_spread
+from hf_compalign.measure.statistics import Estimate
+from hf_compalign.models import Runtime
+
+FORMAT_VERSION = 1
+_KIND = "hf_compalign.deployments"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One way to deploy a model, measured.
+
+    Attributes:
+        name: as given.
+        runtime: what computed it.
+        n: items compared.
+        mismatches: how many of them it answers differently from the reference.
+        mismatch_rate: their share.
+        mismatch_rate_interval: its two-sided 95 % Wilson interval.
+        mismatch_rate_bound: its one-sided 95 % Clopper-Pearson bound.
+        accuracy: the share of right answers; nan without labels.
+        limits: the verdict on each limit.
+        size_bytes: of the weights; of a `DeferringModel` those of both models.
+        latency: batch size -> one pass, all in turn.
+        alone: the same, of passes one after the other, while nothing else is run in between.
+        speedup: batch size -> how many times faster than the first of the list, by the total time of all passes in
+            turn, with the 95 % interval of a bootstrap over the rounds.
+        peak_memory_bytes: see `hf_compalign.measure.footprint.peak_memory_bytes`; None where it was not measured.
+        answered_rate: the share of the items that a `DeferringModel` did not defer; 1 for others.
+    """
+
+    name: str
+    runtime: Runtime
+    n: int
+    mismatches: int
+    mismatch_rate: float
+    mismatch_rate_interval: tuple[float, float]
+    mismatch_rate_bound: float
+    accuracy: float
+    limits: tuple[Verdict, ...]
+    size_bytes: int
+    latency: Mapping[int, Latency] = field(default_factory=dict)
+    alone: Mapping[int, Latency] = field(default_factory=dict)
+    speedup: Mapping[int, Estimate] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    answered_rate: float = 1.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every limit is kept; True when none was set."""
+        return all(verdict.passed for verdict in self.limits)
+
+
+@dataclass(frozen=True)
+class Deployments:
+    """The result of `hf_compalign.compare_deployments`; ``print`` shows it as a table.
+
+    Attributes:
+        reference: the model whose answers count.
+        rows: in the order given; the first is what the others are how many times faster than.
+        machine: where they were timed; empty when they were not.
+    """
+
+    reference: str
+    rows: tuple[Deployment, ...]
+    machine: str = ""
+
+    def __getitem__(self, name: str) -> Deployment:
+        """The deployment of that name, or a KeyError."""
+        found = next((row for row in self.rows if row.name == name), None)
+        if found is None:
+            raise KeyError(f"There is no deployment {name!r}. There are {', '.join(row.name for row in self.rows)}.")
+        return found
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Those that were timed."""
+        return tuple(sorted({size for row in self.rows for size in row.latency}))
+
+    def frontier(self, batch_size: int) -> list[Deployment]:
+        """Those that no other beats in both time and mismatches, the fastest first.
+
+        Raises:
+            ValueError: that batch size was not timed.
+        """
+        self._check_timed(batch_size)
+        best: list[Deployment] = []
+        for row in sorted(self.rows, key=lambda one: (-one.speedup[batch_size].value, one.mismatches)):
+            if not best or row.mismatches < best[-1].mismatches:
+                best.append(row)
+        return best
+
+    def fastest(self, batch_size: int, *, most: float | None = None) -> Deployment | None:
+        """The fastest that keeps its limits, and whose bound on mismatches is at most ``most``; None if there is none.
+
+        It was chosen on these items, which flatters it a little: audit it on others.
+
+        Raises:
+            ValueError: that batch size was not timed.
+        """
+        self._check_timed(batch_size)
+        kept = [row for row in self.rows if row.passed and (most is None or row.mismatch_rate_bound <= most)]
+        return max(kept, key=lambda row: row.speedup[batch_size].value, default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts, lists and dicts."""
+        found: dict[str, Any] = {"kind": _KIND, "format_version": FORMAT_VERSION, **plain(self)}
+        for row in found["rows"]:
+            # JSON has no nan.
+            row["accuracy"] = None if math.isnan(row["accuracy"]) else row["accuracy"]
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_dict` as JSON; the file is whole or not there."""
+        write_record(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Deployments":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not the JSON of deployments, or a newer version of this library wrote it.
+        """
+        return read_record(path, partial(built, cls), kind=_KIND, version=FORMAT_VERSION, writer="Deployments.save")
+
+    def table(self) -> Table:
+        """A row for each, and the columns of which something is known."""
+        columns: list[tuple[str, Callable[[Deployment], str]]] = [
+            ("", lambda row: row.name),
+            ("mismatches", lambda row: f"{count(row.mismatches)} of {count(row.n)}"),
+            ("rate", lambda row: percent(row.mismatch_rate)),
+            ("95 % interval", lambda row: interval(row.mismatch_rate_interval)),
+            ("at most", lambda row: percent(row.mismatch_rate_bound)),
+            ("accuracy", lambda row: percent(row.accuracy)),
+            ("answers itself", lambda row: "" if row.answered_rate == 1 else percent(row.answered_rate, digits=1)),
+            ("MB", lambda row: decimals(row.size_bytes / 1e6, digits=1)),
+            ("memory, MB", lambda row: _megabytes(row.peak_memory_bytes)),
+        ]
+        for size in self.batch_sizes:
+            columns += [
+                (f"ms, batch {size}", partial(_time, size=size)),
+                (f"alone, batch {size}", partial(_time_alone, size=size)),
+                (f"times faster, batch {size}", partial(_speedup, size=size)),
+            ]
+        cells = [[form(row) for _, form in columns] for row in self.rows]
+        known = [place for place in range(len(columns)) if any(row[place] not in ("", UNKNOWN) for row in cells)]
+        names: Sequence[str] = [columns[place][0] for place in known]
+        return Table("Deployments", names, [[row[place] for place in known] for row in cells])
+
+    def __str__(self) -> str:
+        lines = [f"Against {self.reference or 'the reference'}", as_text(self.table()), ""]
+        lines += [f"{row.name}: {row.runtime}" for row in self.rows]
+        if self.machine:
+            lines += ["", f"Medians and quartiles of one pass, all in turn and each alone, on {self.machine}"]
+        wide = {
+            f"{row.name} (batch {size})": one for row in self.rows for size, one in row.alone.items() if one.is_wide
+        }
+        return "\n".join([*lines, *filter(None, [wide_spread(wide)])])
+
+    def _check_timed(self, batch_size: int) -> None:
+        if batch_size not in self.batch_sizes:
+            timed = ", ".join(map(str, self.batch_sizes)) or "none"
+            raise ValueError(
+                f"Batches of {batch_size} were not timed. Timed: {timed}. Compare with timed_batch_sizes=."
+            )
+
+
+def _megabytes(n_bytes: int | None) -> str:
+    return UNKNOWN if n_bytes is None else decimals(n_bytes / 1e6, digits=0)
+
+
+def _time(row: Deployment, *, size: int) -> str:
+    return quartiles(row.latency[size], digits=1) if size in row.latency else UNKNOWN
+
+
+def _time_alone(row: Deployment, *, size: int) -> str:
+    return quartiles(row.alone[size], digits=1) if size in row.alone else UNKNOWN
+
+
+def _speedup(row: Deployment, *, size: int) -> str:
+    found = row.speedup.get(size)
+    return UNKNOWN if found is None else f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
