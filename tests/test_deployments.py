@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from matplotlib.collections import PathCollection
 from traced import traced_once
 
 from hf_compalign import DeferringModel, Deployments, audit, compare_deployments, export_onnx, export_openvino, predict
@@ -14,6 +15,7 @@ from hf_compalign.measure.audit import ModelInfo
 from hf_compalign.measure.footprint import Latency, batches_of, interleaved_times_ms, peak_memory_bytes, summarized
 from hf_compalign.measure.statistics import Estimate, upper_bound, wilson_interval
 from hf_compalign.models import OnnxModel, OpenVinoModel, Runtime, RuntimeSettings
+from hf_compalign.report.plots import plot_deployments
 from hf_compalign.ship.deferral import Deferral
 from hf_compalign.ship.deployments import Deployment, DeploymentOptions
 from hf_compalign.ship.deployments.measuring import _ratio_of_sums
@@ -222,3 +224,26 @@ def test_settings_reach_the_process_that_measures(compared):
     path = OpenVinoModel(candidates["OpenVINO bf16"]).path
     bad = OpenVinoModel(path, settings=RuntimeSettings("f32", threads=1))
     assert peak_memory_bytes([bad], {"input_ids": torch.ones(2, 3).long()}) > 0
+
+
+# ---- the figure ----
+
+
+def test_the_figure_shows_each_at_its_speed_and_rate():
+    (panel,) = plot_deployments(CHOICE.rows, limit=0.02).axes
+    dots = [tuple(one.get_offsets()[0]) for one in panel.collections if isinstance(one, PathCollection)]
+    assert dots == [(1.0, 0.0), (4.0, 1.2), (3.5, 0.1), (2.0, 0.5)]
+    assert [text.get_text() for text in panel.texts] == ["1", "2", "3", "4"]
+    (best,) = [line for line in panel.lines if line.get_label() == "no other is better in both"]
+    assert [*zip(*best.get_data(), strict=True)] == [(1.0, 0.0), (3.5, 0.1), (4.0, 1.2)]
+    named = [text.get_text() for text in panel.figure.legends[0].get_texts()]
+    assert named[:3] == ["no other is better in both", "2 %", "1. torch"]
+    assert panel.get_xlabel() == "times faster, batches of 8"
+    assert panel.get_ylabel() == "answers unlike the reference's (% of 1,000)"
+
+
+def test_there_is_a_panel_for_each_batch_size():
+    rows = [replace(one, speedup={1: one.speedup[8], **one.speedup}) for one in CHOICE.rows]
+    assert [panel.get_xlabel()[-12:] for panel in plot_deployments(rows).axes] == ["batches of 1", "batches of 8"]
+    with pytest.raises(ValueError, match="There is nothing to plot. Give at least one deployment that was timed."):
+        plot_deployments([replace(one, speedup={}) for one in CHOICE.rows])

@@ -4,6 +4,8 @@ from .cells import plot_cells as plot_cells
 from .changes import plot_changes as plot_changes
 from .curves import plot_margins as plot_margins
 from .curves import plot_reliability as plot_reliability
+from .deployments import TimedPoint as TimedPoint
+from .deployments import plot_deployments as plot_deployments
 from .frontier import Plotted as Plotted
 from .frontier import plot_frontier as plot_frontier
 from .records import AuditLike as AuditLike

@@ -1,0 +1,294 @@
+"""Which file to deploy: what each changes of a model's answers, how much faster it is, and what deferral gives.
+
+python benchmarks/deployments.py run --checkpoint MINILM --data DATA --output OUT [--settings sst2 ...] [--runs 40]
+python benchmarks/deployments.py lengths --checkpoint MINILM --data DATA --output OUT
+python benchmarks/deployments.py report --output OUT --page docs/results.md
+
+For each setting: the fine-tuned original as it is, in PyTorch; its files for ONNX Runtime and OpenVINO in float32,
+bfloat16 and INT8; and those of the original with neurons and heads cut, corrected by least squares without training.
+Calibration is of training rows. The rows that no training saw are dealt in two: on the first half the thresholds of
+deferral are fitted, on the second everything is measured. The original's answers count; a deferring pair is a small
+file with the bfloat16 file behind it, and `fit_deferral` holds the small one to a budget against the original.
+
+Rules, written before the runs. Reached: a file (no pair) is at least 4 times as fast as PyTorch in float32 in batches
+of 8 and 3 times in batches of 1, with at most 2 % of the answers changed; with deferral the exact 95 % bound on the
+second half is at most 1 % at 3.5 times or more; a cut file in INT8 with deferral is 5 times as fast in batches of 8
+with that bound. The guarantee: over 100 random halvings, how often does the share of the second half that a fitted
+threshold answers otherwise exceed the budget; at most 5 may.
+
+`lengths` times texts of 16, 128 and 512 tokens in batches of 1, 8 and 32. `run` skips what is there.
+"""
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import deployments_report
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from study_grid import PRESETS, Plan, Training
+from study_runs import Bench, Place
+from study_settings import Sources
+from tables import random_tokens
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging
+
+from hf_compalign import (
+    DeferringModel,
+    DeploymentOptions,
+    Predictions,
+    compare_deployments,
+    export_onnx,
+    export_openvino,
+    fit_deferral,
+    predict,
+    shrink_,
+)
+from hf_compalign.measure.footprint import interleaved_latency_ms
+from hf_compalign.opening import load_model
+from hf_compalign.report.plots import plot_deployments
+from hf_compalign.ship.deferral import sureness
+
+# What the study has no small plan for.
+_SHORT = {"rte": Training(210, 5e-5, 32), "hatexplain": Training(430, 5e-5, 32)}
+PLANS: dict[str, Plan] = {name: PRESETS["cpu"][name] for name in ("sst2", "cifar10", "banking77")}
+PLANS |= {name: replace(PRESETS["gpu"][name], reference=how) for name, how in _SHORT.items()}
+# At 1 % a fitting half of RTE is too small for any threshold, which `fit_deferral` says.
+BUDGETS = {"rte": 0.03}
+BUDGET = 0.01
+CALIBRATION_ROWS = 512
+CUTS = {"a quarter cut": {"ffn": 0.25, "heads": 0.25}, "half cut": {"ffn": 0.5, "heads": 0.5}}
+SPLITS = 100
+FALLBACK = "OpenVINO bf16"
+LENGTHS, BATCHES = (16, 128, 512), (1, 8, 32)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of the model: which cut, and what writes the file; None: none, it runs in PyTorch."""
+
+    cut: str = ""
+    export: Callable[..., Any] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    calibrated: bool = False
+
+
+def _openvino(cut: str = "", *, precision: str = "bf16", int8: bool = False) -> Form:
+    options = (("precision", precision), *((("quantize", "static"),) if int8 else ()))
+    return Form(cut, export_openvino, options, calibrated=int8)
+
+
+FORMS = {
+    "PyTorch": Form(),
+    "PyTorch bf16": Form(),
+    "ONNX Runtime": Form(export=export_onnx),
+    "ONNX Runtime INT8 dynamic": Form(export=export_onnx, options=(("quantize", "dynamic"),)),
+    "ONNX Runtime INT8": Form(export=export_onnx, options=(("quantize", "static"),), calibrated=True),
+    "OpenVINO": _openvino(precision="f32"),
+    FALLBACK: _openvino(),
+    "OpenVINO INT8 f32": _openvino(precision="f32", int8=True),
+    "OpenVINO INT8 bf16": _openvino(int8=True),
+} | {
+    f"{cut}, OpenVINO {name}": _openvino(cut, int8=int8)
+    for cut in CUTS
+    for name, int8 in (("bf16", False), ("INT8 bf16", True))
+}
+# The small files that get the fallback behind them.
+DEFERRING = ("ONNX Runtime INT8", "OpenVINO INT8 bf16", *(name for name in FORMS if "cut" in name))
+
+
+class Models:
+    """One setting: its original, its rows, and the files, each made once and kept."""
+
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        sources = Sources(options.checkpoint, options.data, PLANS[name].train_rows)
+        self.name, self.folder = name, options.output / "deployments" / name
+        self._bench = Bench(Place(options.output, sources, "deployments"), name, PLANS[name], 0)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def collator(self) -> Any:
+        """Rows -> a batch."""
+        return self._bench.data.collator
+
+    @cached_property
+    def halves(self) -> tuple[Dataset, Dataset]:
+        """The rows that no training saw, dealt in two: to fit on, and to measure on."""
+        data = self._bench.data
+        # Of SST-2 the unseen phrases alone: the sentences of its test part are other data.
+        parts = [data.tests["unseen"]] if "unseen" in data.tests else [data.validation, *data.tests.values()]
+        rows = concatenate_datasets(parts).shuffle(seed=0)
+        return rows.select(range(len(rows) // 2)), rows.select(range(len(rows) // 2, len(rows)))
+
+    def original(self) -> PreTrainedModel:
+        """A fresh copy."""
+        kind = AutoModelForImageClassification if self.name == "cifar10" else AutoModelForSequenceClassification
+        return kind.from_pretrained(self._bench.reference).eval()
+
+    def opened(self, name: str) -> Any:
+        """A form as a model."""
+        form = FORMS[name]
+        if form.export is None:
+            return self.original().bfloat16() if name.endswith("bf16") else self.original()
+        folder = self.folder / name.replace(", ", "-").replace(" ", "-")
+        if not folder.is_dir():
+            more = {"calibration": self._calibration()} if form.calibrated else {}
+            print(form.export(self._cut(form.cut), folder, **dict(form.options), **more), flush=True)
+        return load_model(next(file for file in folder.iterdir() if file.suffix in (".onnx", ".xml")))
+
+    def _calibration(self) -> list[dict[str, torch.Tensor]]:
+        return [*self._bench.data.calibration(CALIBRATION_ROWS, seed=0)]
+
+    def _cut(self, cut: str) -> PreTrainedModel:
+        model = self.original()
+        if cut:
+            shrink_(model, **CUTS[cut], calibration=self._calibration())
+        return model
+
+    def answers(self, name: str) -> tuple[Predictions, Predictions]:
+        """Of a form, on both halves; kept."""
+        found = []
+        for half, rows in enumerate(self.halves):
+            path = self.folder / "answers" / f"{name}-{half}.npz"
+            if not path.is_file():
+                path.parent.mkdir(exist_ok=True)
+                predict(self.opened(name), rows, data_collator=self.collator, batch_size=32).save(path)
+            found.append(Predictions.load(path))
+        return found[0], found[1]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure the settings that are not measured yet."""
+    for name in options.settings:
+        path = options.output / "deployments" / f"{name}.json"
+        if not path.is_file():
+            models = Models(name, options)
+            print(f"== {name}", flush=True)
+            _measure(models, options, path)
+
+
+def _measure(models: Models, options: argparse.Namespace, path: Path) -> None:
+    budget = BUDGETS.get(models.name, BUDGET)
+    deferrals, refused = {}, {}
+    for name in DEFERRING:
+        try:
+            deferrals[name] = fit_deferral(models.answers("PyTorch")[0], models.answers(name)[0], budget=budget)
+        except ValueError as error:
+            refused[name] = str(error)
+    candidates = {name: models.opened(name) for name in FORMS}
+    fallback = candidates[FALLBACK]
+    candidates |= {
+        f"{name}, deferring": DeferringModel(candidates[name], fallback, deferral)
+        for name, deferral in deferrals.items()
+    }
+    _, measured_on = models.halves
+    how = DeploymentOptions(
+        processing_class=getattr(models.collator, "tokenizer", None), n_runs=options.runs, timed_batch_sizes=(1, 8)
+    )
+    found = compare_deployments(
+        models.answers("PyTorch")[1],
+        candidates,
+        measured_on,
+        options=how,
+        progress=lambda line: print(line, flush=True),
+    )
+    print(found, flush=True)
+    plot_deployments(found.rows, limit=budget).savefig(path.with_suffix(".svg"))
+    about = {"budget": budget, "refused": refused, "fitted": {name: str(one) for name, one in deferrals.items()}}
+    about["splits"] = {name: _broken(models, name, budget) for name in DEFERRING}
+    found.save(path.with_name(f"{models.name}-rows.json"))
+    path.write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _broken(models: Models, name: str, budget: float) -> dict[str, Any]:
+    """Over random halvings of all rows: how often the other half broke the budget, and what was answered there."""
+    sides = [_joined(models.answers(one)) for one in ("PyTorch", name, FALLBACK)]
+    reference, candidate, fallback = sides
+    shares, answered, pairs = [], [], []
+    rng = np.random.default_rng(0)
+    for _ in range(SPLITS):
+        order = rng.permutation(len(reference))
+        fitting, rest = order[: len(order) // 2], order[len(order) // 2 :]
+        try:
+            rule = fit_deferral(_rows(reference, fitting), _rows(candidate, fitting), budget=budget)
+        except ValueError:
+            continue
+        threshold = -np.inf if rule.threshold is None else rule.threshold
+        sure = sureness(candidate.logits[rest], rule.score) > threshold
+        differ = candidate.predicted[rest] != reference.predicted[rest]
+        behind = fallback.predicted[rest] != reference.predicted[rest]
+        shares.append(float((sure & differ).mean()))
+        pairs.append(float(np.where(sure, differ, behind).mean()))
+        answered.append(float(sure.mean()))
+    return {"n": len(reference), "fitted": len(shares), "shares": shares, "pairs": pairs, "answered": answered}
+
+
+def _joined(halves: tuple[Predictions, Predictions]) -> Predictions:
+    first, second = halves
+    joined = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in ("logits", "labels")}
+    n = len(joined["labels"])
+    return replace(first, **joined, ids=np.arange(n).astype(str), mask=np.ones(n, dtype=bool))
+
+
+def _rows(one: Predictions, rows: np.ndarray) -> Predictions:
+    arrays = {name: getattr(one, name)[rows] for name in ("logits", "labels", "ids", "mask")}
+    return replace(one, **arrays)
+
+
+def lengths(options: argparse.Namespace) -> None:
+    """Time texts of several lengths."""
+    models = Models("sst2", options)
+    candidates = {name: models.opened(name) for name in FORMS if "quarter" not in name}
+    found: dict[str, Any] = {}
+    for size in BATCHES:
+        for length in LENGTHS:
+            batch = random_tokens(size, length)
+            n_runs = 7 if size * length > 4096 else 20
+            times = interleaved_latency_ms({name: (one, batch) for name, one in candidates.items()}, n_runs=n_runs)
+            found[f"{size} x {length}"] = {
+                name: [one.median_ms, one.low_ms, one.high_ms] for name, one in times.items()
+            }
+            print(size, length, {name: round(one.median_ms, 2) for name, one in times.items()}, flush=True)
+    (options.output / "deployments" / "lengths.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the page."""
+    deployments_report.write_page(options.page, options.output / "deployments")
+
+
+def main() -> None:
+    """Run one of the commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    shared: Mapping[str, Callable[[argparse.Namespace], None]] = {"run": run, "lengths": lengths}
+    for name, command in shared.items():
+        made = commands.add_parser(name)
+        made.set_defaults(command=command)
+        made.add_argument("--checkpoint", required=True, help="the pretrained encoder of the texts")
+        made.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+        made.add_argument("--threads", type=int, default=2, help="of all runtimes")
+        made.add_argument("--settings", nargs="+", default=[*PLANS], choices=[*PLANS])
+        made.add_argument("--runs", type=int, default=40, help="timed passes of each")
+        made.add_argument("--output", type=Path, required=True, help="where models and results are; the study's may be")
+    page = commands.add_parser("report")
+    page.set_defaults(command=report)
+    page.add_argument("--output", type=Path, required=True)
+    page.add_argument("--page", type=Path, required=True, help="a Markdown file with the marks of this benchmark")
+    options = parser.parse_args()
+    if hasattr(options, "threads"):
+        torch.set_num_threads(options.threads)
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        warnings.simplefilter("ignore")
+    options.command(options)
+
+
+if __name__ == "__main__":
+    main()

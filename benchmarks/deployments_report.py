@@ -1,0 +1,134 @@
+"""The page of the deployments benchmark: tables, sentences and pictures, all of them from the records."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tables import head, row
+
+from hf_compalign import Deployments
+from hf_compalign._files import read_text, write_text_atomic
+from hf_compalign._formats import count, percent
+from hf_compalign._tables import as_markdown
+from hf_compalign.ship.deployments import Deployment
+
+BEGIN, END = "<!-- deployments -->", "<!-- /deployments -->"
+LEAD = """A file changes some answers and saves some time; which to deploy is a choice between the two. All numbers are
+of rows that nothing was trained, calibrated, chosen or fitted on. "At most" is the one-sided exact 95 % bound of the
+share of changed answers. Times are of one pass over real rows, other ones in each round, all in turn ("ms") and each
+for itself ("alone"); "times faster" compares the total times of all rounds in turn with PyTorch in float32, with a 95
+% interval. Memory is the growth of a process that opens and runs the file. Threads idle without spinning. Cut models
+had no training: neurons and heads are cut and the rest is corrected by least squares. Deferring pairs have the
+OpenVINO bf16 file behind them, and their bytes are those of both files; the thresholds were fitted on the other half
+of the rows.
+
+    python benchmarks/deployments.py run --checkpoint MINILM --data DATA --output OUT
+    python benchmarks/deployments.py lengths --checkpoint MINILM --data DATA --output OUT
+    python benchmarks/deployments.py report --output OUT --page docs/results.md"""
+ORDER = ("sst2", "cifar10", "banking77", "hatexplain", "rte")
+
+
+def write_page(page: Path, output: Path) -> None:
+    """Replace what stands between the marks of the page, and copy the pictures into the folder assets beside it.
+
+    Raises:
+        ValueError: the page has no such marks, or there are no records.
+    """
+    before, begin, rest = read_text(page).partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{page} has no lines {BEGIN} and {END}, one after the other. Add them where the tables go.")
+    names = [name for name in ORDER if (output / f"{name}.json").is_file()]
+    if not names:
+        raise ValueError(f"There are no records in {output}. Make them with: deployments.py run")
+    records = {name: _Record(name, output) for name in names}
+    lines = [LEAD, "", *_summary(records)]
+    for name, record in records.items():
+        picture = page.parent / "assets" / f"deployments-{name}.svg"
+        picture.parent.mkdir(exist_ok=True)
+        shutil.copyfile(output / f"{name}.svg", picture)
+        lines += ["", f"### {name}", "", f"![Mismatches and speed on {name}](assets/{picture.name})", ""]
+        lines += [as_markdown(record.rows.table()), "", f"On {record.rows.machine}.", *record.refused()]
+    lines += ["", "### The guarantee", "", *_splits(records)]
+    if (output / "lengths.json").is_file():
+        lines += ["", "### Where which runtime wins", "", *_lengths(json.loads(read_text(output / "lengths.json")))]
+    write_text_atomic(page, "\n".join([before + begin, "", *lines, "", end + after]))
+
+
+class _Record:
+    def __init__(self, name: str, output: Path) -> None:
+        self.rows = Deployments.load(output / f"{name}-rows.json")
+        self.about: Mapping[str, Any] = json.loads(read_text(output / f"{name}.json"))
+        self.budget: float = self.about["budget"]
+
+    def refused(self) -> Iterator[str]:
+        for name, why in self.about["refused"].items():
+            yield f"\nNo threshold for {name}: {why}"
+
+    def pairs(self, *, cut: bool = False) -> list[Deployment]:
+        """The deferring ones, or of these the cut ones in INT8."""
+        found = [one for one in self.rows.rows if one.name.endswith("deferring")]
+        return [one for one in found if "cut" in one.name and "INT8" in one.name] if cut else found
+
+
+def _summary(records: Mapping[str, _Record]) -> Iterator[str]:
+    for name, record in records.items():
+        files = [one for one in record.rows.rows if not one.name.endswith("deferring") and one.mismatch_rate <= 0.02]
+        yield f"- {name}: {_best('the fastest file with at most 2 % changed', files)}"
+        kept = [one for one in record.pairs() if one.mismatch_rate_bound <= record.budget]
+        yield f"- {name}: {_best(f'the fastest pair whose bound is within {100 * record.budget:g} %', kept)}"
+        kept = [one for one in record.pairs(cut=True) if one.mismatch_rate_bound <= record.budget]
+        yield f"- {name}: {_best(f'the fastest pair of a cut INT8 file within {100 * record.budget:g} %', kept)}"
+
+
+def _best(what: str, rows: list[Deployment]) -> str:
+    if not rows:
+        return f"{what}: there is none."
+    best = max(rows, key=lambda one: one.speedup[8].value)
+    speeds = " and ".join(f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})" for one in best.speedup.values())
+    itself = "" if best.answered_rate == 1 else f", {percent(best.answered_rate, digits=1)} answered by the small file"
+    return (
+        f"{what} is {best.name}: {speeds} times faster in batches of {' and '.join(map(str, best.speedup))}, "
+        f"{best.mismatches} of {count(best.n)} changed (at most {percent(best.mismatch_rate_bound)}){itself}."
+    )
+
+
+def _splits(records: Mapping[str, _Record]) -> Iterator[str]:
+    yield (
+        "The rows of each set in two random halves, 100 times: a threshold from one half, judged on the other. "
+        "Broken: the small file answered a larger share of the other half than the budget otherwise than the original; "
+        "for the pair, the answers of the file behind it count too."
+    )
+    yield ""
+    yield head(
+        "set",
+        "file",
+        "budget",
+        "rows",
+        "fitted",
+        "broken",
+        "broken by the pair",
+        "changed, mean",
+        "answers itself, mean",
+    )
+    for name, record in records.items():
+        for file, found in record.about["splits"].items():
+            shares, pairs = np.array(found["shares"]), np.array(found["pairs"])
+            means = [percent(float(np.mean(found[key]))) if shares.size else "-" for key in ("pairs", "answered")]
+            broken = [int((one > record.budget).sum()) for one in (shares, pairs)]
+            yield row(name, file, f"{100 * record.budget:g} %", found["n"], found["fitted"], *broken, *means)
+
+
+def _lengths(found: Mapping[str, Mapping[str, list[float]]]) -> Iterator[str]:
+    names = [*next(iter(found.values()))]
+    yield "Milliseconds of PyTorch in float32 (medians, all in turn), and how many times faster the others are:"
+    yield ""
+    yield head("batch x tokens", *(f"{name}, ms" if name == names[0] else name for name in names))
+    for shape, times in found.items():
+        first, best = times[names[0]][0], min(time[0] for time in times.values())
+        cells = [f"{first / times[name][0]:.2f}" for name in names[1:]]
+        cells = [f"**{cell}**" if times[name][0] == best else cell for cell, name in zip(cells, names[1:], strict=True)]
+        yield row(shape, f"{first:.1f}", *cells)
