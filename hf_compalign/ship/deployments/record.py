@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,9 +164,11 @@ class Deployments:
 
     def __str__(self) -> str:
         lines = [f"Against {self.reference or 'the reference'}", as_text(self.table()), ""]
-        lines += [f"{row.name}: {row.runtime}" for row in self.rows]
+        lines += [f"{row.name}: {replace(row.runtime, instructions=())}" for row in self.rows]
+        if instructions := self.rows[0].runtime.instructions:
+            lines += ["", f"On a CPU with {' '.join(instructions)}"]
         if self.machine:
-            lines += ["", f"Medians and quartiles of one pass, all in turn and each alone, on {self.machine}"]
+            lines.append(f"Medians and quartiles of one pass, all in turn and each alone, on {self.machine}")
         wide = {
             f"{row.name} (batch {size})": one for row in self.rows for size, one in row.alone.items() if one.is_wide
         }
