@@ -16,7 +16,8 @@ second half is at most 1 % at 3.5 times or more; a cut file in INT8 with deferra
 with that bound. The guarantee: over 100 random halvings, how often does the share of the second half that a fitted
 threshold answers otherwise exceed the budget; at most 5 may.
 
-`lengths` times texts of 16, 128 and 512 tokens in batches of 1, 8 and 32. `run` skips what is there.
+`lengths` times texts of 16, 128 and 512 tokens in batches of 1, 8 and 32. `run` skips what is there. Where a GPU is,
+it measures instead what PyTorch has for that: half precision, torch.compile, 2:4 sparse kernels.
 """
 
 import argparse
@@ -36,6 +37,8 @@ from study_grid import PRESETS, Plan, Training
 from study_runs import Bench, Place
 from study_settings import Sources
 from tables import random_tokens
+from torch import nn
+from torch.sparse import to_sparse_semi_structured
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging
 
@@ -48,6 +51,7 @@ from hf_compalign import (
     export_openvino,
     fit_deferral,
     predict,
+    prune_,
     shrink_,
 )
 from hf_compalign.measure.footprint import interleaved_latency_ms
@@ -103,6 +107,16 @@ FORMS = {
 DEFERRING = ("ONNX Runtime INT8", "OpenVINO INT8 bf16", *(name for name in FORMS if "cut" in name))
 
 
+# What there is instead where a GPU is: form -> (precision, compiled, 2:4 sparse).
+ON_GPU = {
+    "PyTorch": (torch.float32, False, False),
+    "PyTorch bf16": (torch.bfloat16, False, False),
+    "PyTorch fp16": (torch.float16, False, False),
+    "PyTorch bf16, compiled": (torch.bfloat16, True, False),
+    "PyTorch fp16, 2:4": (torch.float16, False, True),
+}
+
+
 class Models:
     """One setting: its original, its rows, and the files, each made once and kept."""
 
@@ -142,6 +156,20 @@ class Models:
             print(form.export(self._cut(form.cut), folder, **dict(form.options), **more), flush=True)
         return load_model(next(file for file in folder.iterdir() if file.suffix in (".onnx", ".xml")))
 
+    def on_gpu(self, name: str) -> PreTrainedModel:
+        """One of `ON_GPU`."""
+        precision, is_compiled, is_sparse = ON_GPU[name]
+        model = self.original()
+        if is_sparse:
+            prune_(model, 0.5, score="obs", pattern="2:4", calibration=self._calibration())
+        model = model.to("cuda", precision)
+        if is_sparse:
+            for layer in (one for one in model.modules() if isinstance(one, nn.Linear) and min(one.weight.shape) >= 32):
+                layer.weight = nn.Parameter(to_sparse_semi_structured(layer.weight), requires_grad=False)
+        if is_compiled:
+            model.compile()
+        return model
+
     def _calibration(self) -> list[dict[str, torch.Tensor]]:
         return [*self._bench.data.calibration(CALIBRATION_ROWS, seed=0)]
 
@@ -170,7 +198,21 @@ def run(options: argparse.Namespace) -> None:
         if not path.is_file():
             models = Models(name, options)
             print(f"== {name}", flush=True)
-            _measure(models, options, path)
+            (_measure_on_gpu if torch.cuda.is_available() else _measure)(models, options, path)
+
+
+def _measure_on_gpu(models: Models, options: argparse.Namespace, path: Path) -> None:
+    """What PyTorch itself has for a GPU."""
+    candidates = {name: models.on_gpu(name) for name in ON_GPU}
+    found = compare_deployments(candidates["PyTorch"], candidates, models.halves[1], options=_how(models, options))
+    print(found, flush=True)
+    plot_deployments(found.rows).savefig(path.with_name(f"{models.name}-gpu.svg"))
+    found.save(path.with_name(f"{models.name}-gpu-rows.json"))
+
+
+def _how(models: Models, options: argparse.Namespace) -> DeploymentOptions:
+    tokenizer = getattr(models.collator, "tokenizer", None)
+    return DeploymentOptions(processing_class=tokenizer, n_runs=options.runs, timed_batch_sizes=(1, 8))
 
 
 def _measure(models: Models, options: argparse.Namespace, path: Path) -> None:
@@ -188,9 +230,7 @@ def _measure(models: Models, options: argparse.Namespace, path: Path) -> None:
         for name, deferral in deferrals.items()
     }
     _, measured_on = models.halves
-    how = DeploymentOptions(
-        processing_class=getattr(models.collator, "tokenizer", None), n_runs=options.runs, timed_batch_sizes=(1, 8)
-    )
+    how = _how(models, options)
     found = compare_deployments(
         models.answers("PyTorch")[1],
         candidates,

@@ -10,11 +10,13 @@ from hf_compalign import (
     AlignedDistillationTrainer,
     AlignmentArguments,
     AttributionOptions,
+    DeploymentOptions,
     PruningCallback,
     QuantizationCallback,
     WeightAveragingCallback,
     attribution_agreement,
     cache_teacher_logits,
+    compare_deployments,
     predict,
     prune_,
     quantize_,
@@ -190,3 +192,16 @@ def test_attributions_are_the_cpus():
     TEACHER.cpu()
     for here, there in zip(*(agreement.rows for agreement in found), strict=True):
         assert here.all.value == pytest.approx(there.all.value, abs=1e-3)
+
+
+def test_half_precision_and_compiled_models_are_compared():
+    original = tiny.bert().to(DEVICE).eval()
+    compiled = copy.deepcopy(original)
+    compiled.compile()
+    candidates = {"float32": original, "float16": copy.deepcopy(original).half(), "compiled": compiled}
+    options = DeploymentOptions(timed_batch_sizes=(4,), n_runs=3)
+    found = compare_deployments(original, candidates, EVAL, options=options)
+    assert found["compiled"].mismatches == 0
+    assert found["float16"].mismatches <= 2
+    assert found["float16"].runtime.precision == "float16"
+    assert torch.cuda.get_device_name() in found.machine
