@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from torch import nn
 
+from hf_compalign._exported import FORMATS, format_of
 from hf_compalign.compress import model_fingerprint
-from hf_compalign.models import ONNX, OPENVINO, OnnxModel, OpenVinoModel, exported_files, load_processor
+from hf_compalign.models import FileModel, OnnxModel, OpenVinoModel, exported_files, load_processor
 from hf_compalign.tasks import Task, task_of
 
-__all__ = ["Model", "load_model", "model_fingerprint", "name_of", "processor_of"]
+__all__ = ["Model", "load_model", "model_fingerprint", "name_of", "open_file", "processor_of"]
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # A module, a folder written by save_pretrained, a Hub id, or an exported file.
 Model: TypeAlias = Union["PreTrainedModel", str, Path]
+_RUN_BY: dict[str, type[FileModel]] = {one.suffix: one for one in (OnnxModel, OpenVinoModel)}
 
 
 def load_model(model: Model) -> "PreTrainedModel":
@@ -43,15 +45,20 @@ def _opened(where: str | Path) -> Any:
         from hf_compalign.compress import load_compressed
 
         return load_compressed(where)
-    return OnnxModel(path) if path.suffix == ONNX else OpenVinoModel(path)
+    return open_file(path)
+
+
+def open_file(path: Path, *, config: Any = None) -> FileModel:
+    """Open an exported file by its suffix, with this config or the one beside it; see `FileModel`."""
+    return _RUN_BY[path.suffix](path, config=config)
 
 
 def _file(path: Path) -> Path | None:
     """The ONNX or OpenVINO file that a path means; None for a model of PyTorch."""
     files = exported_files(path)
     if len(files) > 1:
-        suffixes = {file.suffix for file in files}
-        kinds = " and ".join(kind for suffix, kind in ((ONNX, "ONNX"), (OPENVINO, "OpenVINO")) if suffix in suffixes)
+        formats = {format_of(file) for file in files}
+        kinds = " and ".join(one.name for one in FORMATS if one in formats)
         names = ", ".join(str(file.relative_to(path)) for file in files)
         raise ValueError(f"The folder {path} holds several {kinds} files: {names}. Give the path of one of them.")
     return files[0] if files else None

@@ -5,8 +5,6 @@ from .devices import default_device as default_device
 from .devices import device_of as device_of
 from .devices import on_device as on_device
 from .devices import runtime_of as runtime_of
-from .file import ONNX as ONNX
-from .file import OPENVINO as OPENVINO
 from .file import FileModel as FileModel
 from .file import exported_files as exported_files
 from .file import file_models as file_models

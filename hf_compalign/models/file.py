@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hf_compalign._exported import FORMATS, format_of, record_name
 from hf_compalign._extras import installed_versions
+from hf_compalign._files import AUDIT_NAME
 from hf_compalign.data import DIGITS
 from hf_compalign.models.audited import check_audited
 from hf_compalign.models.processor import instruction_sets
@@ -23,10 +25,8 @@ _KNOWN_INPUTS = ("input_ids", "pixel_values", "attention_mask", "token_type_ids"
 _MAIN_INPUTS = _KNOWN_INPUTS[:2]
 _CHUNK_BYTES = 1 << 20
 
-ONNX = ".onnx"
-OPENVINO = ".xml"
 # Where a folder may hold files that answer like a model.
-_FILES = (f"*{ONNX}", f"onnx/*{ONNX}", f"openvino_model*{OPENVINO}", f"openvino/openvino_model*{OPENVINO}")
+_FILES = tuple(place for one in FORMATS for place in (one.pattern, f"{one.folder}/{one.pattern}"))
 _TORCH_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 
 
@@ -35,7 +35,7 @@ def exported_files(path: Path, *, weights: bool = True) -> list[Path]:
 
     With ``weights``, a folder with weights of PyTorch means its model of PyTorch, so there are none.
     """
-    if path.suffix in (ONNX, OPENVINO):
+    if format_of(path) is not None:
         return [path]
     if not path.is_dir() or (weights and any(next(path.glob(pattern), None) for pattern in _TORCH_WEIGHTS)):
         return []
@@ -111,8 +111,8 @@ class FileModel(nn.Module, ABC):
         n_logits = outputs[self._output].shape[-1]
         if isinstance(n_logits, int):
             self._check_labels(n_logits)
-        audit = self.path.with_suffix(".audit.json")
-        check_audited(audit, (f"onnx/{self.path.name}",), self.path, lambda: self.fingerprint)
+        names = tuple(f"{one.folder}/{self.path.name}" for one in FORMATS if one.suffix == self.suffix)
+        check_audited(Path(record_name(self.path, AUDIT_NAME)), names, self.path, lambda: self.fingerprint)
         self.eval()
 
     @abstractmethod

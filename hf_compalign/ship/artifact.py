@@ -1,35 +1,37 @@
-"""Write what ships: the weights, the ONNX files, an audit of each, and the card that says so."""
+"""Write what ships: the weights, the exported files, an audit of each, and the card that says so."""
 
 import importlib.util
 import logging
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from hf_compalign._exported import ONNX, OPENVINO, format_of
 from hf_compalign._folders import staged_folder
 from hf_compalign._tables import as_text
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.footprint import Latency, footprint, latencies_on, machine_name, timing_device
 from hf_compalign.measure.predictions import Columns, Predictions
-from hf_compalign.models import FileModel, OnnxModel, load_processor
+from hf_compalign.models import FileModel, load_processor
 from hf_compalign.opening import Model, load_model, name_of, processor_of
 from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name, wide_files
 from hf_compalign.report.page import write_report
 from hf_compalign.ship.card import with_what_was_done, write_model_card
-from hf_compalign.ship.hub import ONNX, WEIGHTS, audit_name
+from hf_compalign.ship.deferral import Deferral, DeferringModel
+from hf_compalign.ship.deferrals import check_deferrals, refuse_left_deferrals, save_deferrals
+from hf_compalign.ship.hub import WEIGHTS, audit_name
 from hf_compalign.ship.reference import reference_answers
+from hf_compalign.ship.variants import Files, checked_variants, copy_variants, refuse_left_variants
 from hf_compalign.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
-_VARIANT = re.compile(r"model(_[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Artifact:
 
     Attributes:
         folder: where.
-        files: the measurements of "original", of the weights and of each ONNX file, by its name in the folder.
+        files: the measurements of "original", of the weights and of each exported file, by its name in the folder.
         machine: where they were timed; empty when they were not.
     """
 
@@ -79,23 +81,26 @@ class Artifact:
         return "\n".join(filter(None, [str(self.folder), as_text(files_table(self.files)), times.rstrip()]))
 
 
-def save_artifact(
+def save_artifact(  # noqa: PLR0913 - what ships, of which files, and what it is held against
     model: PreTrainedModel | str | Path,
     folder: str | Path,
     *,
     reference: Predictions | PreTrainedModel | str | Path,
     dataset: Dataset,
-    onnx: Sequence[str | Path] | Mapping[str, str | Path] = (),
+    onnx: Files = (),
+    openvino: Files = (),
+    deferrals: Mapping[str, Deferral | str | Path] | None = None,
     details: ArtifactDetails | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Write a compressed model as it ships, with an audit of each of its files against the original.
 
-    The Hub, Optimum and Transformers.js read the layout of the folder: ``model.safetensors``, ``config.json`` and the
-    processor, their ``audit.json``, the card ``README.md``, and for each ONNX file ``onnx/<name>.onnx`` with
-    ``onnx/<name>.audit.json``. With the extra `report`, ``report.html`` shows all audits as one page, with the ids of
-    the changed items but none of their texts. The audits are of the files as they were written. `push_to_hub` sends
-    the folder.
+    The Hub, Optimum, sentence-transformers and Transformers.js read the layout of the folder: ``model.safetensors``,
+    ``config.json`` and the processor, their ``audit.json``, the card ``README.md``, for each ONNX file
+    ``onnx/<name>.onnx`` with ``onnx/<name>.audit.json``, and for each OpenVINO file ``openvino/<name>.xml`` with its
+    ``.bin`` and ``openvino/<name>.audit.json``. With the extra `report`, ``report.html`` shows all audits as one page,
+    with the ids of the changed items but none of their texts. The audits are of the files as they were written.
+    `push_to_hub` sends the folder.
 
     Args:
         model: the compressed model: a module, a folder or a Hub id.
@@ -105,6 +110,10 @@ def save_artifact(
         onnx: files of `export_onnx`, which keep their names; or new names -> files, where two have one name:
             ``{"model_int8": "a/model_int8.onnx", "model_quantized": "b/model_int8.onnx"}``. Transformers.js calls
             `model` fp32, `model_int8` int8 and `model_quantized` q8.
+        openvino: files of `export_openvino` likewise, called `openvino_model` or `openvino_model_<what>`.
+        deferrals: which answers of a file count, from `fit_deferral`: name in the folder -> deferral, or its path, such
+            as ``{"onnx/model_int8.onnx": deferral}``, or the name of the weights. Each becomes ``<name>.deferral.json``
+            beside its file (``deferral.json`` for the weights), where `DeferringModel` finds it.
         details: what the card says, the processor, limits for the audits, what is timed.
         overwrite: replace files of the same names in the folder, and remove a ``report.html`` of other audits.
 
@@ -112,83 +121,45 @@ def save_artifact(
         The audits, sizes and latencies of all files.
 
     Raises:
-        ValueError: the folder holds files, or with ``overwrite`` other ONNX files or weights of another kind; an ONNX
-            file is not there, has the name of another or has other labels; there is no processor; the model is itself
-            an ONNX file; or the models cannot be compared on the dataset.
+        ValueError: the folder holds files, or with ``overwrite`` other exported files, deferrals or weights of another
+            kind; an exported file is not there, has the name of another or has other labels; a deferral is for no file
+            of the folder, or was fitted for another one; there is no processor; the model is itself an exported file or
+            a `DeferringModel`; or the models cannot be compared on the dataset.
     """
-    details = details or ArtifactDetails()
+    details, folder = details or ArtifactDetails(), Path(folder)
     checked_limits(details.limits)
-    variants = _variants(onnx)
-    _refuse_leftovers(Path(folder), variants)
+    variants = checked_variants({ONNX: onnx, OPENVINO: openvino})
+    rules = {name: Deferral.of(deferral) for name, deferral in (deferrals or {}).items()}
+    refuse_left_variants(folder, variants)
+    refuse_left_deferrals(folder, rules)
     with staged_folder(folder, overwrite=overwrite, dropped=[REPORT]) as work:
         compressed = _torch_model(model)
         processor = _write_model(compressed, work, details.processing_class)
-        _copy_variants(variants, work, compressed.config)
+        copy_variants(variants, work, compressed.config)
         weights = next(name for name in WEIGHTS if (work / name).is_file())
-        _refuse_other_weights(Path(folder), work, weights)
-        models: dict[str, tuple[Model, Any]] = {weights: (work, processor)}
-        models |= {name: (work / name, processor) for name in variants}
-        if not isinstance(reference, Predictions):
-            models[ORIGINAL] = (reference, processor_of(reference, task_of(compressed), default=processor))
-        card = _card_of(details.card, compressed, reference, Path(folder))
+        _refuse_other_weights(folder, work, weights)
+        places: dict[str, Model] = {weights: work, **{name: work / name for name in variants}}
+        check_deferrals(rules, places)
+        card = _card_of(details.card, compressed, reference, folder)
         asking = AuditOptions(details.columns, processor, details.batch_size)
         original = reference_answers(reference, dataset, task=task_of(compressed), options=asking)
         # A local path says nothing to others.
         original = replace(original, model=public_name(original.model or card.base_model))
         audits = {}
-        for name in (weights, *variants):
-            found = audit(original, models[name][0], dataset, limits=details.limits, options=asking)
+        for name, place in places.items():
+            found = audit(original, place, dataset, limits=details.limits, options=asking)
             audits[name] = replace(found, candidate=replace(found.candidate, model=f"{card.name}/{name}"))
             audits[name].save(work / audit_name(name))
+        models = {name: (place, processor) for name, place in places.items()}
+        if not isinstance(reference, Predictions):
+            models[ORIGINAL] = (reference, processor_of(reference, task_of(compressed), default=processor))
         device = timing_device(files=bool(variants))
-        times = latencies_on(
-            dataset,
-            models,
-            columns=details.columns,
-            batch_sizes=details.timed_batch_sizes,
-            n_runs=details.n_runs,
-            device=device,
-        )
-        files, machine = _measured(models, audits, times), machine_name(device) if details.timed_batch_sizes else ""
-        card = with_what_was_done(replace(card, files=files, machine=machine), compressed)
-        report = _report(work, files)
-        write_model_card(work, audits[weights], details=replace(card, report=report))
-    return Artifact(Path(folder), files, machine)
-
-
-def _variants(onnx: Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, Path]:
-    """Name in the artifact -> file, checked."""
-    if isinstance(onnx, Mapping):
-        named = [(name.removesuffix(".onnx"), Path(path)) for name, path in onnx.items()]
-    else:
-        named = [(Path(path).stem, Path(path)) for path in ([onnx] if isinstance(onnx, str | Path) else onnx)]
-    found: dict[str, Path] = {}
-    for stem, path in named:
-        if path.suffix != ".onnx" or not path.is_file():
-            raise ValueError(f"There is no ONNX file {str(path)!r}. Make it with export_onnx, and give its path.")
-        if not _VARIANT.fullmatch(stem):
-            raise ValueError(
-                f"An ONNX file of an artifact is called model or model_<what>, in small letters. Got {stem!r}. Name "
-                f"it, say onnx={{'model_int8': {str(path)!r}}}."
-            )
-        name = f"{ONNX}/{stem}.onnx"
-        if name in found:
-            raise ValueError(
-                f"Two files would be {name}: {found[name]} and {path}. Name each, say "
-                f"onnx={{'{stem}': {str(found[name])!r}, 'model_quantized': {str(path)!r}}}."
-            )
-        found[name] = path
-    return found
-
-
-def _refuse_leftovers(folder: Path, variants: Mapping[str, Path]) -> None:
-    """An ONNX file of an earlier artifact would lie there with an audit of another model."""
-    left = sorted({f"{ONNX}/{path.name}" for path in (folder / ONNX).glob("*.onnx")} - variants.keys())
-    if left:
-        raise ValueError(
-            f"{folder} holds {', '.join(left)}, which would be no part of the new artifact. Remove it, list it in "
-            "onnx=, or give another folder."
-        )
+        files = _measured(models, audits, _times(models, dataset, details, device))
+        machine = machine_name(device) if details.timed_batch_sizes else ""
+        said = save_deferrals(work, rules, {name: one.candidate for name, one in audits.items()}, original)
+        card = replace(card, files=files, machine=machine, deferrals=said, report=_report(work, files))
+        write_model_card(work, audits[weights], details=with_what_was_done(card, compressed))
+    return Artifact(folder, files, machine)
 
 
 def _refuse_other_weights(folder: Path, work: Path, weights: str) -> None:
@@ -203,9 +174,17 @@ def _refuse_other_weights(folder: Path, work: Path, weights: str) -> None:
 
 def _torch_model(model: Model) -> PreTrainedModel:
     network = load_model(model)
-    if isinstance(network, FileModel):
+    if isinstance(network, DeferringModel):
         raise ValueError(
-            f"model must be the PyTorch model that was exported, and {network.path} is an ONNX file. Give it in onnx=."
+            "model must be one PyTorch model, and a DeferringModel is two. Give the weights that its candidate was "
+            "exported from, the candidate's file in onnx= or openvino=, and its deferral in deferrals=, by the name "
+            "that the file has in the artifact."
+        )
+    if isinstance(network, FileModel):
+        form = format_of(network.path) or ONNX
+        raise ValueError(
+            f"model must be the PyTorch model that was exported, and {network.path} is an {form.name} file. Give it in "
+            f"{form.folder}=."
         )
     return network
 
@@ -219,33 +198,6 @@ def _write_model(model: PreTrainedModel, work: Path, processor: Any) -> Any:
     return processor
 
 
-def _copy_variants(variants: Mapping[str, Path], work: Path, config: Any) -> None:
-    for name, source in variants.items():
-        (work / ONNX).mkdir(exist_ok=True)
-        path, *beside = _opened(source, config).files
-        shutil.copyfile(path, work / name)
-        # The file names those beside it, which hold its weights if they exceed 2 GB.
-        for part in beside:
-            within = part.relative_to(path.parent)
-            target = work / ONNX / within
-            if target.exists():
-                raise ValueError(f"Two ONNX files keep their weights in a {within}. Export one under another name.")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(part, target)
-
-
-def _opened(source: Path, config: Any) -> OnnxModel:
-    """The file, with the config it was exported with if that lies there; the artifact has one for all."""
-    has_own = any((folder / "config.json").is_file() for folder in (source.parent, source.parent.parent))
-    found = OnnxModel(source, config=None if has_own else config)
-    if found.config.id2label != config.id2label:
-        raise ValueError(
-            f"{source} is of another model: its config.json has the labels {found.config.id2label}, the model has "
-            f"{config.id2label}. Export the model that ships."
-        )
-    return found
-
-
 def _card_of(
     given: CardDetails | None, model: PreTrainedModel, reference: Model | Predictions, folder: Path
 ) -> CardDetails:
@@ -253,6 +205,19 @@ def _card_of(
     base = (reference.model if isinstance(reference, Predictions) else name_of(reference)) or "the original"
     card = given or CardDetails(task_of(model).name, base_model=base, dataset="the evaluation data")
     return replace(card, name=card.name or folder.resolve().name)
+
+
+def _times(
+    models: Mapping[str, tuple[Model, Any]], dataset: Dataset, details: ArtifactDetails, device: torch.device
+) -> dict[str, dict[int, Latency]]:
+    return latencies_on(
+        dataset,
+        models,
+        columns=details.columns,
+        batch_sizes=details.timed_batch_sizes,
+        n_runs=details.n_runs,
+        device=device,
+    )
 
 
 def _measured(

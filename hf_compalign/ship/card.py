@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_compalign._exported import FORMATS, ONNX, format_of
 from hf_compalign._formats import percent
 from hf_compalign.compress import QUANTIZATION, SHRINK, entry_of, prunable_layers, sparsity_of
 from hf_compalign.compress.quantize import quantization_of, scheme_of
@@ -18,7 +19,7 @@ from hf_compalign.report.card import CardDetails, write_card
 # A layer with a larger share of zeros is pruned. Training leaves fewer by chance; 8 bits round some 2 % of the weights
 # to zero, more in a layer with a few very large ones, and 4 bits some 14 %.
 _PRUNED_SHARE = {"": 0.05, "int8": 0.1, "int4": 0.25}
-_INT8 = {"int8", "uint8", "quantized"}
+_INT8 = {"int8", "uint8", "qint8", "quint8", "quantized"}
 
 
 def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) -> ModelCard:
@@ -46,8 +47,8 @@ def with_what_was_done(card: CardDetails, model: PreTrainedModel) -> CardDetails
     """Tags and the relation to the base model, by what the model and the files are."""
     quantization = quantization_of(model)
     weights = scheme_of(quantization.scheme).weights if quantization else ""
-    variants = [name for name in card.files if name.endswith(".onnx")]
-    int8_files = [name for name in variants if _INT8 & set(Path(name).stem.split("_"))]
+    formats = {name: format_of(name) for name in card.files}
+    int8_files = [name for name in card.files if formats[name] and _INT8 & set(Path(name).stem.split("_"))]
     zeros = _zeros(model, least=_PRUNED_SHARE[weights])
     pruned = entry_of(model.config, SHRINK) is not None or bool(zeros)
     done = {
@@ -55,11 +56,11 @@ def with_what_was_done(card: CardDetails, model: PreTrainedModel) -> CardDetails
         "quantization": quantization or int8_files,
         "int8": int8_files,
         weights: quantization,
-        "onnx": variants,
-        "transformers.js": variants,
+        **{one.folder: one in formats.values() for one in FORMATS},
+        "transformers.js": ONNX in formats.values(),
     }
     found = next(one.audit for one in card.files.values() if one.audit is not None)
-    unchanged = found.reference.model_fingerprint == found.candidate.model_fingerprint  # only the ONNX files differ
+    unchanged = found.reference.model_fingerprint == found.candidate.model_fingerprint  # only the exported files differ
     only_quantized = not pruned and (quantization or (int8_files and unchanged))
     return replace(
         card,

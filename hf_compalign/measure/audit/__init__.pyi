@@ -20,6 +20,7 @@ from .record import ModelInfo as ModelInfo
 from .record import metrics_beside_fields as metrics_beside_fields
 from .sections import sampled as sampled
 from .sections import sections_of as sections_of
+from .text import batch_words as batch_words
 from .text import describe as describe
 from .text import runtime_words as runtime_words
 from .verdict import Outcome as Outcome

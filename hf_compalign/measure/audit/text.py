@@ -1,14 +1,14 @@
 """An audit as plain text and as tables of a notebook: a verdict in words, then the numbers."""
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from html import escape
 from typing import Any
 
 from hf_compalign._formats import count
 from hf_compalign._records import built
-from hf_compalign._tables import Section, Table, as_text, plain
+from hf_compalign._tables import Name, Section, Table, Words, as_text, plain
 from hf_compalign._visible import cleaned, one_line
 from hf_compalign.measure.audit.sections import sections_of
 from hf_compalign.measure.audit.verdict import outcome
@@ -81,3 +81,22 @@ def _models(found: Mapping[str, Any]) -> list[str]:
 def runtime_words(runtime: Mapping[str, Any]) -> str:
     """What computed a model's answers, from the ``to_dict()`` of an audit."""
     return str(built(Runtime, runtime))
+
+
+def batch_words(models: Iterable[tuple[str, Mapping[str, Any]]]) -> Words:
+    """A sentence about the models whose answers depend on the batch, from the ``to_dict()`` of audits; empty without.
+
+    Args:
+        models: what to call a model, and what its audit says of it.
+    """
+    runtimes = [(name, built(Runtime, model["runtime"])) for name, model in models if model.get("runtime") is not None]
+    names = dict.fromkeys(name for name, runtime in runtimes if runtime.batch_dependent)
+    if not names:
+        return ""
+    named = [part for name in names for part in (", ", Name(name))][1:]
+    return (
+        "What ",
+        *named,
+        " answers to an item depends on the others in its batch, whose range dynamic INT8 takes: alone, or in batches "
+        "of another size than here, some items may be answered otherwise.",
+    )

@@ -15,7 +15,7 @@ from hf_compalign._files import write_text_atomic
 from hf_compalign._formats import UNKNOWN, count, short_name
 from hf_compalign._tables import Beyond, Kept, Name, Section, Words
 from hf_compalign._visible import cleaned
-from hf_compalign.measure.audit import class_name, runtime_words, sections_of
+from hf_compalign.measure.audit import batch_words, class_name, runtime_words, sections_of
 from hf_compalign.report.page import charts
 from hf_compalign.report.page.items import CELLS, item_rows, links, script_json
 from hf_compalign.report.page.summary import figures, missing, verdict
@@ -92,7 +92,7 @@ def render(
             data=Markup(script_json(data)),
             found=found,
             outcome=outcome,
-            words=words,
+            words=[*words, *_on_batches(records)],
             figures=figures(found),
             sections=_sections(records, frontier, chosen, judged),
             links=lambda table: links(table, found),
@@ -126,6 +126,13 @@ def _check_alike(records: Sequence[Mapping[str, Any]]) -> None:
                     f"{place} ({name}) has the {what} {mark}, audit {known[0][0]} has {known[0][1]}. Audit all "
                     "candidates on the same dataset against the same original, or write a page for each."
                 )
+
+
+def _on_batches(records: Sequence[Mapping[str, Any]]) -> list[Words]:
+    """A sentence about the models whose answers depend on the batch, if there are any."""
+    models = [records[0]["reference"], *(record["candidate"] for record in records)]
+    words = batch_words((short_name(model["model"]), model) for model in models)
+    return [words] if words else []
 
 
 def _sections(

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_compalign._checks import check_share
-from hf_compalign.data import row_fingerprint
 from hf_compalign.labels import label_order, names_of
 from hf_compalign.measure.audit import ModelInfo
 from hf_compalign.models import Runtime, device_of, forward_logits, input_names, runtime_of
 from hf_compalign.opening import load_model, model_fingerprint, name_of
+from hf_compalign.ship.deferral.finding import deferral_beside
 from hf_compalign.ship.deferral.record import Deferral
 from hf_compalign.ship.deferral.traffic import Traffic
 from hf_compalign.tasks import task_of
@@ -34,7 +34,8 @@ class DeferringModel(nn.Module):
     Args:
         candidate: the small model, or the path of one.
         reference: the original, or the path of one.
-        deferral: which answers count, from `fit_deferral`, or the path of its ``deferral.json``.
+        deferral: which answers count, from `fit_deferral`, or the path of its ``deferral.json``; by default the one
+            that lies beside the candidate's file or in its folder, as in those of `save_artifact`.
         check_rate: the share of the candidate's answers, drawn at random, that the reference is asked too. They stay
             the candidate's, and ``traffic`` counts how many differ.
         seed: of that draw.
@@ -47,23 +48,24 @@ class DeferringModel(nn.Module):
         path: where the candidate came from, with the tokenizer or image processor; else where the reference did.
 
     Raises:
-        ValueError: the deferral was fitted for another candidate; the two read other inputs or have other labels; the
-            check rate is not in [0, 1]; or `load_model` refuses one of them.
+        ValueError: the deferral was fitted for another candidate, or there is none; the two read other inputs or have
+            other labels; the check rate is not in [0, 1]; or `load_model` refuses one of them.
     """
 
     def __init__(
         self,
         candidate: PreTrainedModel | str | Path,
         reference: PreTrainedModel | str | Path,
-        deferral: Deferral | str | Path,
+        deferral: Deferral | str | Path | None = None,
         *,
         check_rate: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_share("check_rate", check_rate, ends=True)
-        self.deferral = deferral if isinstance(deferral, Deferral) else Deferral.load(deferral)
+        given = None if deferral is None else Deferral.of(deferral)
         self.candidate, self.reference = load_model(candidate), load_model(reference)
+        self.deferral = given or deferral_beside(self.candidate)
         task, other = task_of(self.reference), task_of(self.candidate)
         if task != other:
             raise ValueError(f"Both models must read the same inputs. Got {other.name} and {task.name}.")
@@ -133,9 +135,7 @@ class DeferringModel(nn.Module):
     @property
     def fingerprint(self) -> str:
         """16 hex digits of both models and of which answers count."""
-        rule = f"{self.deferral.score} {self.deferral.threshold!r}"
-        models = {"candidate": model_fingerprint(self.candidate), "reference": model_fingerprint(self.reference)}
-        return row_fingerprint({**models, "rule": rule})
+        return self.deferral.pair_fingerprint(model_fingerprint(self.candidate), model_fingerprint(self.reference))
 
     def _check_fitted(self) -> None:
         for name, fitted in (("candidate", self.deferral.candidate), ("reference", self.deferral.reference)):

@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_compalign._checks import check_share
+from hf_compalign._exported import record_name
 from hf_compalign._files import read_record, write_record
 from hf_compalign._formats import count, decimals, interval, percent, plural, ratio
 from hf_compalign._records import built, plain
+from hf_compalign.data import row_fingerprint
 from hf_compalign.measure.audit import ModelInfo
 from hf_compalign.measure.footprint import Latency, quartiles
 from hf_compalign.measure.statistics import rate, wilson_interval
 from hf_compalign.ship.deferral.scores import check_score, sureness
 
 FORMAT_VERSION = 1
+DEFERRAL_NAME = "deferral.json"
 _KIND = "hf_compalign.deferral"
 
 
@@ -94,8 +97,31 @@ class Deferral:
         # Logits that are nan are greater than nothing, so they are deferred.
         return sureness(logits, self.score) > (-math.inf if self.threshold is None else self.threshold)
 
+    def check_candidate(self, name: str, fingerprint: str) -> None:
+        """Refuse it for another candidate than the one that it was fitted for.
+
+        Raises:
+            ValueError: the fingerprints differ.
+        """
+        if self.candidate.model_fingerprint != fingerprint:
+            raise ValueError(
+                f"The deferral of {name} was fitted for {self.candidate.model or 'another'} "
+                f"({self.candidate.model_fingerprint or 'unknown'}), and the weights of {name} are others "
+                f"({fingerprint}). Its threshold says nothing about them. Fit it anew with "
+                "fit_deferral(predict(original, rows), predict(file, rows))."
+            )
+
+    def pair_fingerprint(self, candidate: str, reference: str) -> str:
+        """16 hex digits of both models, from theirs, and of which answers count."""
+        rule = f"{self.score} {self.threshold!r}"
+        return row_fingerprint({"candidate": candidate, "reference": reference, "rule": rule})
+
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, usually ``deferral.json`` beside the candidate; the file is whole or not there."""
+        """Write it as JSON; the file is whole or not there.
+
+        `DeferringModel` finds ``deferral.json`` in the candidate's folder, or ``<name>.deferral.json`` beside the
+        exported file ``<name>``.
+        """
         write_record(path, {"kind": _KIND, "format_version": FORMAT_VERSION, **plain(self)})
 
     @classmethod
@@ -108,6 +134,11 @@ class Deferral:
         """
         build = partial(built, cls)
         return read_record(path, build, kind=_KIND, version=FORMAT_VERSION, writer="Deferral.save")
+
+    @classmethod
+    def of(cls, given: "Deferral | str | Path") -> "Deferral":
+        """One as it is, or what `save` wrote at that path."""
+        return given if isinstance(given, cls) else cls.load(given)  # type: ignore[arg-type]  # else it is a path
 
     def __str__(self) -> str:
         name = self.score.replace("_", " ")
@@ -132,3 +163,12 @@ class Deferral:
             f"That is {ratio(self.expected_ms, reference.median_ms)} times as fast as the reference alone, if that "
             "one's time grows with the rows it is given.",
         ]
+
+
+def deferral_name(path: str | Path) -> str:
+    """The place of a file's deferral.
+
+    >>> deferral_name("openvino/openvino_model.xml"), deferral_name("model.safetensors")
+    ('openvino/openvino_model.deferral.json', 'deferral.json')
+    """
+    return record_name(path, DEFERRAL_NAME)

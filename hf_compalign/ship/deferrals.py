@@ -1,0 +1,95 @@
+"""The deferrals of an artifact: which file leaves some items to which other model."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from hf_compalign._exported import FORMATS
+from hf_compalign.measure.audit import ModelInfo
+from hf_compalign.measure.predictions import Predictions
+from hf_compalign.opening import Model, load_model, model_fingerprint
+from hf_compalign.report.card import Deferred, public_name
+from hf_compalign.ship.deferral import DEFERRAL_NAME, Deferral, deferral_name
+
+logger = logging.getLogger(__name__)
+
+
+def refuse_left_deferrals(folder: Path, names: Mapping[str, Deferral]) -> None:
+    """A deferral of an earlier artifact would lie there, and the card would not speak of it."""
+    patterns = [DEFERRAL_NAME, *(f"{one.folder}/*.{DEFERRAL_NAME}" for one in FORMATS)]
+    there = {path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern)}
+    left = sorted(there - {*map(deferral_name, names)})
+    if left:
+        raise ValueError(
+            f"{folder} holds {', '.join(left)}, which would be no part of the new artifact. Remove it, list its file "
+            "in deferrals=, or give another folder."
+        )
+
+
+def check_deferrals(deferrals: Mapping[str, Deferral], places: Mapping[str, Model]) -> None:
+    """Refuse deferrals of files that are not there, or that were fitted for others.
+
+    Args:
+        deferrals: by the name of the file.
+        places: where each file of the artifact is.
+    """
+    for name, deferral in deferrals.items():
+        if name not in places:
+            raise ValueError(
+                f"There is no file {name!r} in the artifact that could defer. It holds {', '.join(places)}. Name one "
+                "of these in deferrals=."
+            )
+        deferral.check_candidate(name, model_fingerprint(load_model(places[name])))
+
+
+def save_deferrals(
+    work: Path, deferrals: Mapping[str, Deferral], files: Mapping[str, ModelInfo], original: Predictions
+) -> dict[str, Deferred]:
+    """Write each beside its file, with names that say something to others, and return what the card says.
+
+    Args:
+        work: the folder of the artifact.
+        deferrals: by the name of the file.
+        files: all files of the artifact, by their names there.
+        original: the answers that they are compared with.
+    """
+    alone = {one.model_fingerprint: name for name, one in files.items()}
+    paired = {
+        one.pair_fingerprint(one.candidate.model_fingerprint, one.reference.model_fingerprint): name
+        for name, one in deferrals.items()
+    }
+    said = {}
+    for name, deferral in deferrals.items():
+        reference = deferral.reference
+        within = alone.get(reference.model_fingerprint) or paired.get(reference.model_fingerprint)
+        if within is not None:
+            behind, model = within, files[within].model
+        else:
+            behind = model = _outside(name, reference, original)
+        named = replace(
+            deferral,
+            candidate=replace(deferral.candidate, model=files[name].model),
+            reference=replace(reference, model=model),
+        )
+        named.save(work / deferral_name(name))
+        words = " ".join(str(named).splitlines())
+        said[name] = Deferred(words, behind, pair=reference.model_fingerprint in paired)
+    return said
+
+
+def _outside(name: str, reference: ModelInfo, original: Predictions) -> str:
+    """What to call a reference that is not in the artifact; the original is expected."""
+    if reference.model_fingerprint in ("", original.model_fingerprint):
+        return original.model
+    found = public_name(reference.model)
+    logger.warning(
+        "The deferral of %s was fitted for the reference %s (%s), which is neither the original %s (%s) nor a file of "
+        "the artifact: no audit in it speaks of that model.",
+        name,
+        found,
+        reference.model_fingerprint,
+        original.model,
+        original.model_fingerprint or "unknown",
+    )
+    return found
