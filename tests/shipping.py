@@ -1,4 +1,4 @@
-"""A tiny model of raw texts with its tokenizer, its ONNX files and its card, for what is shipped."""
+"""A tiny model of raw texts with its tokenizer, its exported files and its card, for what is shipped."""
 
 import random
 from pathlib import Path
@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertTokenizer, PreTrainedModel
 
 from hf_compalign import shrink_
-from hf_compalign.compress.export import export_graph, quantize_graph
+from hf_compalign.compress.export import export_graph, export_openvino, quantize_graph
 
 # The files of an artifact with two ONNX files.
 SENT = {
@@ -25,6 +25,10 @@ SENT = {
     "report.html",
     "tokenizer.json",
     "tokenizer_config.json",
+}
+# What two OpenVINO files add.
+SENT_OPENVINO = {
+    f"openvino/openvino_model{what}{suffix}" for what in ("", "_qint8") for suffix in (".xml", ".bin", ".audit.json")
 }
 _WORDS = [f"w{index}" for index in range(tiny.VOCABULARY - 4)]
 NAMES = ("red", "green", "blue")
@@ -67,6 +71,14 @@ def exported(folder: Path, made: PreTrainedModel) -> list[Path]:
     export_graph(made, paths[0])
     quantize_graph(paths[0], paths[1], mode="dynamic")
     return paths
+
+
+def exported_openvino(folder: Path, made: PreTrainedModel) -> dict[str, Path]:
+    """A file in bfloat16 and one in INT8 and float32, under the names of an artifact."""
+    rows = tiny.texts(24, labels=False)
+    bf16 = export_openvino(made, folder / "bf16")
+    qint8 = export_openvino(made, folder / "qint8", quantize="static", precision="f32", calibration=rows)
+    return {"openvino_model": bf16.path, "openvino_model_qint8": qint8.path}
 
 
 def front_matter(folder: Path) -> tuple[dict[str, Any], str]:

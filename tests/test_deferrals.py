@@ -1,0 +1,228 @@
+"""Deferrals ship beside their files: written, found, said on the card, sent, and refused for other files."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shipping
+import tiny
+from traced import traced_once
+
+from hf_compalign import Deferral, DeferringModel, audit, fit_deferral, load_compressed, predict
+from hf_compalign.report.card import CardDetails
+from hf_compalign.ship import ArtifactDetails, checked_files, save_artifact
+from hf_compalign.ship.deferral import Traffic, deferral_name, sureness
+
+DATA = shipping.raw_texts()
+FILE, FLOAT, WEIGHTS = "onnx/model_int8.onnx", "onnx/model.onnx", "model.safetensors"
+# So few items show no less.
+FITTED = {"budget": 0.5, "confidence": 0.5, "scores": ["margin"]}
+
+
+def details():
+    card = CardDetails(task="text-classification", base_model="org/base", dataset="colors", name="org/small")
+    return ArtifactDetails(card, shipping.tokenizer(), timed_batch_sizes=())
+
+
+def answering_otherwise(model):
+    """A model of other answers to some items."""
+    other = shipping.model()
+    other.load_state_dict(model.state_dict())
+    other.classifier.weight.data[0] *= 0.7
+    other.classifier.bias.data[1] += 0.2
+    return other
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Folder of all, the deferrals, and the artifact: INT8 before the weights, the weights before the original."""
+    root = tmp_path_factory.mktemp("deferrals")
+    original = shipping.saved(root / "org-original", shipping.model())
+    model = shipping.saved(root / "changed", answering_otherwise(shipping.model()))
+    with traced_once(tmp_path_factory.mktemp("traced")):
+        onnx = shipping.exported(root / "exported", load_compressed(model))
+    asked = {"processing_class": shipping.tokenizer()}
+    shutil.copy(model / "config.json", root / "exported")
+    answers = [predict(one, DATA, **asked) for one in (original, model, onnx[1])]
+    of_weights, of_file = (fit_deferral(*answers[place : place + 2], **FITTED) for place in (0, 1))
+    deferrals = {FILE: of_file, WEIGHTS: of_weights}
+    save_artifact(
+        model, root / "small", reference=original, dataset=DATA, onnx=onnx, deferrals=deferrals, details=details()
+    )
+    return root, deferrals
+
+
+@pytest.fixture
+def root(made):
+    return made[0]
+
+
+@pytest.fixture
+def copied(root, tmp_path):
+    return Path(shutil.copytree(root / "small", tmp_path / "copy"))
+
+
+@pytest.fixture
+def given(root):
+    """What every artifact of these models needs."""
+    return {
+        "reference": predict(root / "org-original", DATA),
+        "dataset": DATA,
+        "onnx": [root / "exported" / "model_int8.onnx"],
+        "details": details(),
+    }
+
+
+def test_each_lies_beside_its_file_with_names_for_others(made):
+    root, deferrals = made
+    there = {path.relative_to(root / "small").as_posix() for path in (root / "small").rglob("*") if path.is_file()}
+    assert there - shipping.SENT == {"deferral.json", "onnx/model_int8.deferral.json"}
+    behind = {FILE: f"org/small/{WEIGHTS}", WEIGHTS: "org-original"}
+    for name, deferral in deferrals.items():
+        stored = Deferral.load(root / "small" / deferral_name(name))
+        names = replace(deferral.candidate, model=f"org/small/{name}"), replace(deferral.reference, model=behind[name])
+        assert stored == replace(deferral, candidate=names[0], reference=names[1])
+    for path in (root / "small").rglob("*"):
+        assert not path.is_file() or str(root).encode() not in path.read_bytes(), path
+
+
+def test_it_is_found_beside_the_file_and_in_the_folder(made, tmp_path):
+    root, deferrals = made
+    for name, where in ((FILE, root / "small" / FILE), (WEIGHTS, root / "small")):
+        found = DeferringModel(where, root / "org-original").deferral
+        assert (found.threshold, found.candidate.model) == (deferrals[name].threshold, f"org/small/{name}")
+    # In a folder of its own, as a user saves one.
+    for name in ("model_int8.onnx", "config.json"):
+        shutil.copy(root / "exported" / name, tmp_path)
+    with pytest.raises(ValueError, match="no model_int8.deferral.json and no deferral.json. Fit one with fit_deferral"):
+        DeferringModel(tmp_path / "model_int8.onnx", root / "org-original")
+    deferrals[FILE].save(tmp_path / "deferral.json")
+    assert DeferringModel(tmp_path / "model_int8.onnx", root / "org-original").deferral == deferrals[FILE]
+    # That of another file is not taken.
+    deferrals[WEIGHTS].save(tmp_path / "model_int8.deferral.json")
+    with pytest.raises(ValueError, match="Its threshold says nothing about another model"):
+        DeferringModel(tmp_path / "model_int8.onnx", root / "org-original")
+
+
+def test_without_a_place_to_look_there_is_a_clear_error(root):
+    with pytest.raises(ValueError, match="was made in memory, so no deferral lies beside it. Give deferral=, from"):
+        DeferringModel(tiny.bert(), tiny.bert())
+    message = "There is no deferral beside .*org-original: no deferral.json. Fit one with fit_deferral, and save it"
+    with pytest.raises(ValueError, match=message):
+        DeferringModel(root / "org-original", root / "org-original")
+
+
+def test_the_card_says_what_each_pair_does_and_how_to_load_it(made, monkeypatch):
+    root, deferrals = made
+    _, body = shipping.front_matter(root / "small")
+    part = body.partition("## Let a file answer where it is sure")[2].partition("## Versions")[0]
+    for name, behind in ((FILE, f"`{WEIGHTS}` (the reference)"), (WEIGHTS, "`org-original` (the reference)")):
+        said = next(line for line in part.splitlines() if line.startswith(f"`{name}` (the candidate)"))
+        one = deferrals[name]
+        assert f"answers where it is sure, and {behind} answers the rest." in said
+        assert f"answers {one.answered} of 60 items itself" in said
+        assert f"{100 * one.answered_rate:.2f} %" in said
+        assert f"With 50 % confidence, at most {100 * one.bound:.2f} % of all items get another answer" in said
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: str(root / "small"))
+    monkeypatch.chdir(root)  # where the original is
+    pairs = []
+    for code in re.findall(r"```python\n(.*?)```", part, re.S):
+        assert len(code.strip().splitlines()) == 5
+        names = {}
+        exec(code, names)
+        pairs.append(names["pair"])
+    assert [pair.deferral.threshold for pair in pairs] == [one.threshold for one in deferrals.values()]
+    assert pairs[0].path == str(root / "small" / FILE)
+    assert pairs[0].reference.config.name_or_path == str(root / "small")
+    assert pairs[1].reference.config.name_or_path == "org-original"
+
+
+def test_a_cascade_is_loaded_as_one(root, given, tmp_path, monkeypatch):
+    """The file was fitted against the weights together with the original behind them."""
+    behind = DeferringModel(root / "small", root / "org-original")
+    answers = predict(behind, DATA), predict(root / "small" / FILE, DATA)
+    deferrals = {FILE: fit_deferral(*answers, **FITTED), WEIGHTS: root / "small" / "deferral.json"}
+    save_artifact(root / "changed", tmp_path / "small", deferrals=deferrals, **given)
+    _, body = shipping.front_matter(tmp_path / "small")
+    assert f"and `{WEIGHTS}`, with what is behind that, (the reference) answers the rest." in body
+    (code,) = [one for one in re.findall(r"```python\n(.*?)```", body, re.S) if "int8.onnx\", Deferring" in one]
+    assert f'pair = DeferringModel(f"{{folder}}/{FILE}", DeferringModel(folder, "org-original"))' in code
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: str(tmp_path / "small"))
+    monkeypatch.chdir(root)
+    names = {}
+    exec(code, names)
+    assert audit(answers[0], names["pair"], DATA).metrics["cie"] == deferrals[FILE].changed
+
+
+def test_another_reference_is_said(root, given, tmp_path, caplog):
+    answers = predict(root / "org-original", DATA), predict(root / "small" / FILE, DATA)
+    elsewhere = replace(answers[0], model="org/elsewhere", model_fingerprint="0" * 16)
+    deferrals = {FILE: fit_deferral(elsewhere, answers[1], **FITTED)}
+    save_artifact(root / "changed", tmp_path / "small", deferrals=deferrals, **given)
+    assert "was fitted for the reference org/elsewhere (0000000000000000), which is neither the original" in caplog.text
+    assert f'DeferringModel(f"{{folder}}/{FILE}", "org/elsewhere")' in (tmp_path / "small" / "README.md").read_text()
+
+
+def test_what_is_no_deferral_of_the_artifact_is_refused(made, given, tmp_path):
+    root, deferrals = made
+    one = deferrals[FILE]
+    unknown = replace(one, candidate=replace(one.candidate, model_fingerprint=""))
+    refused = [
+        ({"model_int8.onnx": one}, f"no file 'model_int8.onnx' in the artifact .* It holds {WEIGHTS}, {FILE}. Name one"),
+        ({FLOAT: one}, f"There is no file '{FLOAT}' in the artifact that could defer"),
+        ({WEIGHTS: one}, rf"of {WEIGHTS} was fitted for .*model_int8.onnx \(\w+\), and the weights of {WEIGHTS} are ot"),
+        ({FILE: unknown}, r"was fitted for .* \(unknown\), and the weights of .* Fit it anew with fit_deferral"),
+        ({FILE: tmp_path / "nowhere.json"}, "nowhere.json"),
+    ]
+    for wrong, message in refused:
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            save_artifact(root / "changed", tmp_path / "out", deferrals=wrong, **given)
+        assert not (tmp_path / "out").exists()
+
+
+def test_one_of_an_earlier_artifact_does_not_stay_by_accident(made, given, copied):
+    root, deferrals = made
+    given["onnx"] = sorted((root / "exported").glob("*.onnx"))
+    message = "holds deferral.json, onnx/model_int8.deferral.json, which would be no part .* list its file in deferrals="
+    with pytest.raises(ValueError, match=message):
+        save_artifact(root / "changed", copied, overwrite=True, **given)
+    save_artifact(root / "changed", copied, overwrite=True, deferrals=deferrals, **given)
+    assert {"deferral.json", "onnx/model_int8.deferral.json"} <= checked_files(copied).keys()
+
+
+def test_a_pair_is_no_model_to_pack(made, given, tmp_path):
+    root, deferrals = made
+    pair = DeferringModel(root / "small" / FILE, root / "org-original", deferrals[FILE])
+    with pytest.raises(ValueError, match="a DeferringModel is two. Give the weights .* and its deferral in deferrals="):
+        save_artifact(pair, tmp_path / "out", **given)
+
+
+def test_only_deferrals_of_these_weights_are_sent(copied):
+    place = copied / "onnx" / "model_int8.deferral.json"
+    stored = json.loads(place.read_text())
+    stored["candidate"]["model_fingerprint"] = "0" * 16
+    place.write_text(json.dumps(stored))
+    message = rf"The deferral of {FILE} was fitted for org/small/{FILE} \(0{{16}}\), and the weights of .* are others"
+    with pytest.raises(ValueError, match=message):
+        checked_files(copied)
+    place.write_text("{}")
+    with pytest.raises(ValueError, match="model_int8.deferral.json is JSON, but not that of a deferral"):
+        checked_files(copied)
+    place.rename(copied / "onnx" / "model_q4.deferral.json")
+    with pytest.raises(ValueError, match="holds onnx/model_q4.deferral.json without the file that it was fitted for"):
+        checked_files(copied)
+
+
+def test_a_pair_from_the_folder_answers_as_its_deferral_says(made):
+    root, deferrals = made
+    one = deferrals[WEIGHTS]
+    pair = DeferringModel(root / "small", root / "org-original")
+    found = audit(root / "org-original", pair, DATA)
+    assert found.metrics["cie"] == one.changed
+    assert pair.traffic == Traffic(answered=one.answered, deferred=60 - one.answered)
+    margins = sureness(predict(root / "small", DATA).logits, "margin")
+    assert one.threshold is None or np.sum(margins > one.threshold) == one.answered
