@@ -10,7 +10,7 @@ from typing import Any
 
 import shipping
 import tiny
-from huggingface_hub import ModelCard, snapshot_download
+from huggingface_hub import HfApi, ModelCard, snapshot_download
 
 from hf_compalign import AlignedDistillationTrainer, load_compressed
 from hf_compalign.measure.audit import audit
@@ -44,31 +44,40 @@ def fetch(folder: Path) -> dict[str, Any]:
         "files": sorted(path.relative_to(fetched).as_posix() for path in fetched.rglob("*") if path.is_file()),
         "model": same_answers(folder, "tester/small"),
         "onnx": same_answers(folder / "onnx" / "model_int8.onnx", fetched / "onnx" / "model_int8.onnx"),
+        "openvino": same_answers(
+            folder / "openvino" / "openvino_model.xml", fetched / "openvino" / "openvino_model.xml"
+        ),
         "size_bytes": [partial, footprint("tester/small").size_bytes],
         "results": len(ModelCard.load("tester/small").data.eval_results),
     }
 
 
 def card(folder: Path) -> list[Any]:
-    """What the Python of the card comes to, as it stands there."""
-    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
-    names: list[dict[str, Any]] = [{}, {}]
-    for code, found in zip(blocks, names, strict=True):
-        exec(code, found)
-    return [names[0]["classify"](["one text", "and another text"]), names[1]["logits"].tolist()]
+    """What the Python of the card comes to, as it stands there, block after block."""
+    weights, *files, pair = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    names: dict[str, Any] = {}
+    exec(weights, names)
+    logits = []
+    for code in files:
+        exec(code, names)
+        logits.append(names.pop("logits").tolist())
+    exec(pair, names)
+    return [names["classify"](["one text", "and another text"]), *logits, names["pair"].deferral.threshold]
 
 
 def push_again(folder: Path) -> dict[str, Any]:
-    """The same once more; then without the INT8 file, to a branch; into the cache it comes in part."""
+    """The same once more; then without the INT8 files, to a branch; into the cache it comes in part."""
     unchanged = push_to_hub(folder, "small").oid
     other = folder.with_name("other")
     shutil.copytree(folder, other)
-    for name in ("model_int8.onnx", "model_int8.audit.json"):
-        (other / "onnx" / name).unlink()
+    for path in [*other.rglob("model_int8.*"), *other.rglob("openvino_model_qint8.*")]:
+        path.unlink()
     (other / "checkpoint-2").mkdir()
     (other / "checkpoint-2" / "model.safetensors").write_bytes(b"weights")
     for name in ("optimizer.pt", "training_args.bin", "trainer_state.json", ".hidden"):
         (other / name).write_bytes(b"not for others")
+    push_to_hub(other, "tester/small", revision="float")
+    HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo="deferral.json", repo_id="tester/small", revision="float")
     push_to_hub(other, "tester/small", revision="float")
     return {"unchanged": unchanged}
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from datasets import Dataset
 from scipy.stats import beta
-from transformers import pipeline
+from transformers import BertConfig, pipeline
 
 from hf_compalign import AuditOptions, audit, predict
 from hf_compalign.measure.audit import ModelInfo
 from hf_compalign.measure.footprint import Latency, footprint
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import items_needed, upper_bound, wilson_interval
+from hf_compalign.models import runtime_of
 from hf_compalign.ship.deferral import SCORES, Deferral, DeferringModel, Traffic, fit_deferral, sureness
 
 NAMES = ("neg", "pos", "other")
@@ -406,6 +408,98 @@ def test_its_fingerprint_is_of_both_models_and_the_rule(models):
     assert len({both.fingerprint for both in pairs}) == 4
     assert DeferringModel(small, large, made()).fingerprint == pairs[0].fingerprint
     assert predict(pairs[0], tiny.texts(2)).model_fingerprint == pairs[0].fingerprint
+
+
+# ---- several in a row ----
+
+
+class Table(torch.nn.Module):
+    """The logits of each item by its first token, and which items it was asked."""
+
+    architectures = ("TableForSequenceClassification",)
+
+    def __init__(self, logits, names=("no", "yes")):
+        super().__init__()
+        self.config = BertConfig(id2label=dict(enumerate(names)), label2id={name: n for n, name in enumerate(names)})
+        self.logits = torch.nn.Parameter(torch.tensor(logits))
+        self.asked = []
+
+    def forward(self, input_ids):
+        self.asked += input_ids[:, 0].tolist()
+        return {"logits": self.logits[input_ids[:, 0]]}
+
+
+ITEMS = Dataset.from_dict({"input_ids": [[item, 9] for item in range(6)]})
+
+
+@pytest.fixture
+def three():
+    """Two of labels in one order, and an original whose labels are in the other."""
+    small = Table([[5.0, 0.0], [0.0, 4.0], [1.0, 0.0], [0.0, 1.0], [0.5, 0.0], [0.0, 0.2]])
+    middle = Table([[0.0, 9.0], [9.0, 0.0], [0.0, 3.0], [0.0, 4.0], [1.0, 0.0], [0.5, 0.0]])
+    original = Table([[8.0, 8.5], [8.0, 8.5], [8.0, 8.5], [8.0, 8.5], [1.0, 0.0], [0.0, 2.0]], names=("yes", "no"))
+    return small, middle, original
+
+
+def cascade(models, **outer):
+    small, middle, original = models
+    return DeferringModel(small, DeferringModel(middle, original, made(threshold=2.0)), made(threshold=2.0), **outer)
+
+
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_a_pair_may_be_the_reference_of_another(three, batch_size):
+    """Items 0 and 1 are the small one's, 2 and 3 the middle one's, and 4 and 5 the original's."""
+    all_three = cascade(three)
+    found = predict(all_three, ITEMS, batch_size=batch_size)
+    assert found.label_names == ("yes", "no")
+    assert found.logits.tolist() == [[0, 5], [4, 0], [3, 0], [4, 0], [1, 0], [0, 2]]
+    assert found.predicted.tolist() == [1, 0, 0, 0, 0, 1]
+    assert [one.asked for one in three] == [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5], [4, 5]]
+    assert all_three.traffic == Traffic(answered=2, deferred=4)
+    assert all_three.reference.traffic == Traffic(answered=2, deferred=2)
+
+
+def test_checks_of_the_first_ask_the_whole_rest(three):
+    """The middle one answers items 0 and 1 otherwise, and counts them among those it was asked."""
+    all_three = cascade(three, check_rate=1)
+    assert predict(all_three, ITEMS).predicted.tolist() == [1, 0, 0, 0, 0, 1]
+    assert all_three.traffic == Traffic(answered=2, deferred=4, checked=2, changed=2)
+    assert all_three.reference.traffic == Traffic(answered=4, deferred=2)
+    assert sorted(three[2].asked) == [4, 5]
+
+
+def test_a_cascade_is_audited_and_weighed_whole_and_has_a_fingerprint_of_its_own(three):
+    small, middle, original = three
+    all_three = cascade(three)
+    assert footprint(all_three).parameters == 3 * 12
+    assert footprint(all_three).size_bytes == 3 * 12 * 4
+    # Of items 0 to 5 the original answers no, no, no, no, yes, no; the cascade no, yes, yes, yes, yes, no.
+    assert audit(original, all_three, ITEMS).metrics["cie"] == 3
+    tail = DeferringModel(middle, original, made(threshold=2.0))
+    others = [
+        all_three,
+        cascade((small, original, middle)),
+        DeferringModel(small, tail, made(threshold=1.5)),
+        DeferringModel(small, DeferringModel(middle, original, made(threshold=1.5)), made(threshold=2.0)),
+        DeferringModel(DeferringModel(small, middle, made(threshold=2.0)), original, made(threshold=2.0)),
+    ]
+    assert len({one.fingerprint for one in others}) == len(others)
+    assert cascade(three).fingerprint == all_three.fingerprint
+    engine = runtime_of(all_three).engine
+    assert engine.count("PyTorch") == 3
+    assert engine.count(", and for deferred items PyTorch") == 2
+
+
+def test_a_deferral_may_be_fitted_against_a_pair(three, caplog):
+    small, middle, original = three
+    tail = DeferringModel(middle, original, made(threshold=2.0))
+    options = {"budget": 0.5, "confidence": 0.5, "scores": ["margin"]}
+    found = fit_deferral(predict(tail, ITEMS), predict(small, ITEMS), **options)
+    # All but item 3 are answered otherwise, with margins of 5, 4, 1, 0.5 and 0.2, and 2 of 6 may be.
+    assert (found.mismatches, found.threshold, found.changed, found.answered) == (5, 1.0, 2, 2)
+    both = DeferringModel(small, tail, found)
+    assert not caplog.records
+    assert audit(predict(tail, ITEMS), predict(both, ITEMS)).metrics["cie"] == found.changed
 
 
 def test_another_candidate_is_refused_and_another_reference_is_said(models, caplog):

@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import shipping
 import tiny
+import torch
 from traced import traced_once
 
 from hf_compalign import Deferral, DeferringModel, audit, fit_deferral, load_compressed, predict
+from hf_compalign.measure.footprint import footprint
 from hf_compalign.report.card import CardDetails
 from hf_compalign.ship import ArtifactDetails, checked_files, save_artifact
 from hf_compalign.ship.deferral import Traffic, deferral_name, sureness
 
 DATA = shipping.raw_texts()
 FILE, FLOAT, WEIGHTS = "onnx/model_int8.onnx", "onnx/model.onnx", "model.safetensors"
-# So few items show no less.
-FITTED = {"budget": 0.5, "confidence": 0.5, "scores": ["margin"]}
+# Few items show little; these budgets let each file answer a part, and some of that otherwise.
+FITTED = {"budget": 0.1, "confidence": 0.5, "scores": ["margin"]}
 
 
 def details():
@@ -28,27 +30,45 @@ def details():
     return ArtifactDetails(card, shipping.tokenizer(), timed_batch_sizes=())
 
 
-def answering_otherwise(model):
-    """A model of other answers to some items."""
-    other = shipping.model()
-    other.load_state_dict(model.state_dict())
-    other.classifier.weight.data[0] *= 0.7
-    other.classifier.bias.data[1] += 0.2
-    return other
+def balanced(seed=None):
+    """A model that gives all answers; with a seed, one that answers some items otherwise."""
+    model = shipping.model()
+    logits = predict(model, DATA, processing_class=shipping.tokenizer()).logits
+    noise = torch.zeros(16) if seed is None else torch.randn(3, 16, generator=torch.manual_seed(seed)) / 4
+    with torch.no_grad():
+        model.classifier.bias -= torch.from_numpy(logits.mean(0))
+        model.classifier.weight *= 1 + noise
+    return model
+
+
+def halving(reference, candidate):
+    """A deferral of the less sure half of the items."""
+    margins = sureness(candidate.logits, "margin")
+    threshold = float(np.median(margins))
+    differ = reference.predicted != candidate.predicted
+    answered, changed = margins > threshold, (margins > threshold) & differ
+    return replace(
+        fit_deferral(reference, candidate, **FITTED),
+        threshold=threshold,
+        answered=int(answered.sum()),
+        changed=int(changed.sum()),
+    )
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Folder of all, the deferrals, and the artifact: INT8 before the weights, the weights before the original."""
     root = tmp_path_factory.mktemp("deferrals")
-    original = shipping.saved(root / "org-original", shipping.model())
-    model = shipping.saved(root / "changed", answering_otherwise(shipping.model()))
+    original = shipping.saved(root / "org-original", balanced())
+    model = shipping.saved(root / "changed", balanced(seed=1))
     with traced_once(tmp_path_factory.mktemp("traced")):
         onnx = shipping.exported(root / "exported", load_compressed(model))
     asked = {"processing_class": shipping.tokenizer()}
     shutil.copy(model / "config.json", root / "exported")
     answers = [predict(one, DATA, **asked) for one in (original, model, onnx[1])]
-    of_weights, of_file = (fit_deferral(*answers[place : place + 2], **FITTED) for place in (0, 1))
+    of_weights, of_file = fit_deferral(*answers[:2], **FITTED), halving(*answers[1:])
+    assert 0 < of_weights.changed < of_weights.mismatches
+    assert of_weights.answered < len(DATA)
     deferrals = {FILE: of_file, WEIGHTS: of_weights}
     save_artifact(
         model, root / "small", reference=original, dataset=DATA, onnx=onnx, deferrals=deferrals, details=details()
@@ -145,17 +165,23 @@ def test_a_cascade_is_loaded_as_one(root, given, tmp_path, monkeypatch):
     """The file was fitted against the weights together with the original behind them."""
     behind = DeferringModel(root / "small", root / "org-original")
     answers = predict(behind, DATA), predict(root / "small" / FILE, DATA)
-    deferrals = {FILE: fit_deferral(*answers, **FITTED), WEIGHTS: root / "small" / "deferral.json"}
+    deferrals = {FILE: halving(*answers), WEIGHTS: root / "small" / "deferral.json"}
     save_artifact(root / "changed", tmp_path / "small", deferrals=deferrals, **given)
     _, body = shipping.front_matter(tmp_path / "small")
     assert f"and `{WEIGHTS}`, with what is behind that, (the reference) answers the rest." in body
-    (code,) = [one for one in re.findall(r"```python\n(.*?)```", body, re.S) if "int8.onnx\", Deferring" in one]
+    (code,) = [one for one in re.findall(r"```python\n(.*?)```", body, re.S) if 'int8.onnx", Deferring' in one]
     assert f'pair = DeferringModel(f"{{folder}}/{FILE}", DeferringModel(folder, "org-original"))' in code
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: str(tmp_path / "small"))
     monkeypatch.chdir(root)
     names = {}
     exec(code, names)
-    assert audit(answers[0], names["pair"], DATA).metrics["cie"] == deferrals[FILE].changed
+    pair = names["pair"]
+    assert audit(answers[0], pair, DATA).metrics["cie"] == deferrals[FILE].changed
+    assert pair.traffic == Traffic(answered=30, deferred=30)
+    assert pair.reference.traffic.n == 30
+    sizes = [tmp_path / "small" / FILE, tmp_path / "small" / WEIGHTS, root / "org-original" / WEIGHTS]
+    in_memory = sum(footprint(load_compressed(path.parent)).parameters for path in sizes[1:]) * 4
+    assert footprint(pair).size_bytes == sizes[0].stat().st_size + in_memory
 
 
 def test_another_reference_is_said(root, given, tmp_path, caplog):
@@ -172,9 +198,15 @@ def test_what_is_no_deferral_of_the_artifact_is_refused(made, given, tmp_path):
     one = deferrals[FILE]
     unknown = replace(one, candidate=replace(one.candidate, model_fingerprint=""))
     refused = [
-        ({"model_int8.onnx": one}, f"no file 'model_int8.onnx' in the artifact .* It holds {WEIGHTS}, {FILE}. Name one"),
+        (
+            {"model_int8.onnx": one},
+            f"no file 'model_int8.onnx' in the artifact .* It holds {WEIGHTS}, {FILE}. Name one",
+        ),
         ({FLOAT: one}, f"There is no file '{FLOAT}' in the artifact that could defer"),
-        ({WEIGHTS: one}, rf"of {WEIGHTS} was fitted for .*model_int8.onnx \(\w+\), and the weights of {WEIGHTS} are ot"),
+        (
+            {WEIGHTS: one},
+            rf"of {WEIGHTS} was fitted for .*model_int8.onnx \(\w+\), and the weights of {WEIGHTS} are ot",
+        ),
         ({FILE: unknown}, r"was fitted for .* \(unknown\), and the weights of .* Fit it anew with fit_deferral"),
         ({FILE: tmp_path / "nowhere.json"}, "nowhere.json"),
     ]
@@ -187,7 +219,9 @@ def test_what_is_no_deferral_of_the_artifact_is_refused(made, given, tmp_path):
 def test_one_of_an_earlier_artifact_does_not_stay_by_accident(made, given, copied):
     root, deferrals = made
     given["onnx"] = sorted((root / "exported").glob("*.onnx"))
-    message = "holds deferral.json, onnx/model_int8.deferral.json, which would be no part .* list its file in deferrals="
+    message = (
+        "holds deferral.json, onnx/model_int8.deferral.json, which would be no part .* list its file in deferrals="
+    )
     with pytest.raises(ValueError, match=message):
         save_artifact(root / "changed", copied, overwrite=True, **given)
     save_artifact(root / "changed", copied, overwrite=True, deferrals=deferrals, **given)

@@ -14,24 +14,32 @@ import pytest
 import shipping
 import tiny
 import torch
+from traced import traced_once
 
-from hf_compalign import load_compressed
+from hf_compalign import Deferral, fit_deferral, load_compressed
 from hf_compalign.measure.predictions import predict
 from hf_compalign.models import OnnxModel
 from hf_compalign.report.card import CardDetails
 from hf_compalign.ship import ArtifactDetails, audit_name, checked_files, push_to_hub, save_artifact
 
 OF_THE_HUB = {".gitattributes"}
+SURE = "openvino/openvino_model_qint8"  # a file with a deferral
+SENT = shipping.SENT | shipping.SENT_OPENVINO | {f"{SURE}.deferral.json"}
 
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "small"
     model = shipping.model(shrunk=True)
-    onnx = shipping.exported(folder.with_name("exported"), model)
+    with traced_once(tmp_path_factory.mktemp("traced")):
+        onnx = shipping.exported(folder.with_name("exported"), model)
+        openvino = shipping.exported_openvino(folder.with_name("exported"), model)
+    asked = partial(predict, dataset=hub_run.DATA, processing_class=shipping.tokenizer())
+    deferral = fit_deferral(asked(model), asked(openvino["openvino_model_qint8"]), budget=0.5, scores=["margin"])
     card = CardDetails(task="text-classification", base_model="tester/base", dataset="colors", name="tester/small")
     details = ArtifactDetails(card, shipping.tokenizer(), timed_batch_sizes=())
-    save_artifact(model, folder, reference=shipping.model(), dataset=hub_run.DATA, onnx=onnx, details=details)
+    files = {"onnx": onnx, "openvino": openvino, "deferrals": {f"{SURE}.xml": deferral}}
+    save_artifact(model, folder, reference=shipping.model(), dataset=hub_run.DATA, details=details, **files)
     return folder
 
 
@@ -56,8 +64,8 @@ def pushed(artifact):
 def test_one_commit_takes_everything(pushed, artifact):
     hub, found = pushed
     (commit,) = hub.commits("tester/small")
-    assert set(commit.files) == shipping.SENT | OF_THE_HUB
-    for name in shipping.SENT:
+    assert set(commit.files) == SENT | OF_THE_HUB
+    for name in SENT:
         assert commit.files[name] == (artifact / name).read_bytes()
     assert commit.message == "Ship it"
     assert found["push"] == {"url": f"{hub.url}/tester/small/commit/{commit.oid}", "oid": commit.oid}
@@ -68,22 +76,23 @@ def test_one_commit_takes_everything(pushed, artifact):
 def test_what_comes_back_is_the_same_model(pushed, artifact):
     _, found = pushed
     fetched = found["fetch"]
-    assert set(fetched["files"]) == shipping.SENT | OF_THE_HUB
-    for name in ("model", "onnx"):
+    assert set(fetched["files"]) == SENT | OF_THE_HUB
+    for name in ("model", "onnx", "openvino"):
         first, second = fetched[name]["fingerprints"]
         assert first == second
         assert fetched[name]["mismatches"] == 0
         assert fetched[name]["distance"] < tiny.ROUNDING
     size = (artifact / "model.safetensors").stat().st_size
     assert fetched["size_bytes"] == [size, size]
-    assert fetched["results"] == 18  # six metrics of three files
+    assert fetched["results"] == 30  # six metrics of five files
 
 
-def test_the_code_of_the_card_runs_against_the_hub(pushed):
+def test_the_code_of_the_card_runs_against_the_hub(pushed, artifact):
     _, found = pushed
-    answers, logits = found["card"]
+    answers, *logits, threshold = found["card"]
     assert {answer["label"] for answer in answers} <= set(shipping.NAMES)
-    assert [len(row) for row in logits] == [3, 3]
+    assert [[len(row) for row in one] for one in logits] == [[3, 3]] * 3
+    assert threshold == Deferral.load(artifact / f"{SURE}.deferral.json").threshold
 
 
 def test_pushing_the_same_again_makes_no_commit(pushed):
@@ -94,10 +103,13 @@ def test_pushing_the_same_again_makes_no_commit(pushed):
 
 def test_a_branch_holds_only_what_the_folder_holds(pushed):
     hub, _ = pushed
-    first, second = hub.repositories["tester/small"].branches["float"]
-    assert set(first.files) == shipping.SENT | OF_THE_HUB
-    assert set(first.files) - set(second.files) == {"onnx/model_int8.onnx", "onnx/model_int8.audit.json"}
+    first, second, stale, last = hub.repositories["tester/small"].branches["float"]
+    assert set(first.files) == SENT | OF_THE_HUB
+    gone = {f"{SURE}{end}" for end in (".xml", ".bin", ".audit.json", ".deferral.json")}
+    assert set(first.files) - set(second.files) == gone | {"onnx/model_int8.onnx", "onnx/model_int8.audit.json"}
     assert set(second.files) <= set(first.files)
+    assert set(stale.files) - set(second.files) == {"deferral.json"}
+    assert last.files == second.files
 
 
 def test_the_push_of_the_trainer_and_of_a_model_work(pushed):
@@ -182,7 +194,7 @@ def test_what_a_training_leaves_behind_is_not_sent(copied):
         (copied / name).parent.mkdir(exist_ok=True)
         (copied / name).write_text("not for others")
     (copied / "frontier.png").write_bytes(b"an image of the card")
-    assert set(checked_files(copied)) == shipping.SENT | {"frontier.png"}
+    assert set(checked_files(copied)) == SENT | {"frontier.png"}
 
 
 def test_the_fetched_files_are_audited_like_the_local_ones(artifact):

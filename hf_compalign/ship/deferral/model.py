@@ -33,7 +33,8 @@ class DeferringModel(nn.Module):
 
     Args:
         candidate: the small model, or the path of one.
-        reference: the original, or the path of one.
+        reference: the original, or the path of one; or another `DeferringModel`, where a second file is asked before the
+            original.
         deferral: which answers count, from `fit_deferral`, or the path of its ``deferral.json``; by default the one
             that lies beside the candidate's file or in its folder, as in those of `save_artifact`.
         check_rate: the share of the candidate's answers, drawn at random, that the reference is asked too. They stay
@@ -41,7 +42,8 @@ class DeferringModel(nn.Module):
         seed: of that draw.
 
     Attributes:
-        traffic: what became of all items so far. Set it to ``Traffic()`` to count anew.
+        traffic: what became of all items so far. Set it to ``Traffic()`` to count anew. That of a reference that defers
+            itself has those that it was asked: deferred and checked ones.
         config: the reference's config.
         input_names: the inputs that either takes.
         main_input_name: "input_ids" or "pixel_values".
