@@ -33,7 +33,7 @@ class DeferringModel(nn.Module):
 
     Args:
         candidate: the small model, or the path of one.
-        reference: the original, or the path of one; or another `DeferringModel`, where a second file is asked before the
+        reference: the original, or the path of one; or another `DeferringModel`, to ask a second file before the
             original.
         deferral: which answers count, from `fit_deferral`, or the path of its ``deferral.json``; by default the one
             that lies beside the candidate's file or in its folder, as in those of `save_artifact`.
