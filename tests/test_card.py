@@ -16,7 +16,8 @@ from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import Footprint, Latency
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.measure.statistics import Estimate
-from hf_compalign.report.card import CardDetails, Measured, changed_options
+from hf_compalign.models import Runtime
+from hf_compalign.report.card import CardDetails, Deferred, Measured, changed_options
 from hf_compalign.ship import write_model_card
 
 DETAILS = CardDetails(
@@ -130,6 +131,46 @@ def test_the_files_stand_side_by_side(tmp_path):
 )
 def test_transformers_js_is_told_the_file(tmp_path, stem, options):
     assert f"{{ {options} }}" in written(tmp_path, files={f"onnx/{stem}.onnx": Measured(compared(), 0.75)})[1]
+
+
+def computed_in(precision, *, batch_dependent=False):
+    """A file whose audit says in which precision it was computed, or nothing of it."""
+    found = compared()
+    runtime = precision and Runtime("OpenVINO 1", precision, 2, batch_dependent=batch_dependent, batch_size=32)
+    return Measured(dataclasses.replace(found, candidate=dataclasses.replace(found.candidate, runtime=runtime)), 0.75)
+
+
+def test_openvino_is_told_the_precision_of_each_file(tmp_path):
+    said = {"": "bf16", "_small": "f32", "_other": "bf16", "_unknown": None}
+    files = {f"openvino/openvino_model{what}.xml": computed_in(precision) for what, precision in said.items()}
+    _, body = written(tmp_path, files=files)
+    in_bf16 = "in bf16 (`openvino/openvino_model.xml`, `openvino/openvino_model_other.xml`)"
+    in_f32 = "in f32 (`openvino/openvino_model_small.xml`, `openvino/openvino_model_unknown.xml`)"
+    assert f"was audited {in_bf16} and {in_f32}: set `INFERENCE_PRECISION_HINT` to that" in body
+    assert 'f"openvino/openvino_model_unknown.{end}"' in body
+    assert '{"INFERENCE_PRECISION_HINT": "f32"}' in body
+    assert "The OpenVINO files follow below." in body
+    assert "onnxruntime" not in body
+
+
+def test_files_whose_answers_depend_on_the_batch_are_named(tmp_path):
+    files = {f"onnx/model{what}.onnx": computed_in("f32", batch_dependent=bool(what)) for what in ("", "_b", "_c")}
+    _, body = written(tmp_path, files=files)
+    assert "Answers of onnx/model\\_b.onnx, onnx/model\\_c.onnx depend on the batch, as dynamic INT8 takes" in body
+    assert "depend on the batch" not in written(tmp_path, files={"onnx/model.onnx": computed_in("f32")})[1]
+
+
+def test_a_pair_is_loaded_with_what_is_behind_it(tmp_path):
+    """The original is called like its row of the table, and is no file of the folder."""
+    files = {"original": Measured(None, 0.75)} | {name: computed_in("f32") for name in ("model.safetensors", "a.onnx")}
+    deferrals = {"model.safetensors": Deferred("It is sure.", "original")}
+    for pair, code in ((False, "folder"), (True, 'DeferringModel(folder, "original")')):
+        of_file = Deferred("It is surer.", "model.safetensors", pair=pair)
+        _, body = written(tmp_path, files=files, deferrals=deferrals | {"a.onnx": of_file}, name="org/small")
+        assert f'folder = snapshot_download("org/small")\npair = DeferringModel(f"{{folder}}/a.onnx", {code})\n' in body
+        assert 'pair = DeferringModel(folder, "original")\n' in body
+        assert ("`model.safetensors`, with what is behind that, (the reference) answers" in body) is pair
+    assert "Let a file answer" not in written(tmp_path, files=files)[1]
 
 
 def test_images_are_loaded_as_images(tmp_path):

@@ -17,7 +17,7 @@ from hf_compalign import Deferral, DeferringModel, audit, fit_deferral, load_com
 from hf_compalign.measure.footprint import footprint
 from hf_compalign.report.card import CardDetails
 from hf_compalign.ship import ArtifactDetails, checked_files, save_artifact
-from hf_compalign.ship.deferral import Traffic, deferral_name, sureness
+from hf_compalign.ship.deferral import Traffic, deferral_name, finding, sureness
 
 DATA = shipping.raw_texts()
 FILE, FLOAT, WEIGHTS = "onnx/model_int8.onnx", "onnx/model.onnx", "model.safetensors"
@@ -126,6 +126,15 @@ def test_it_is_found_beside_the_file_and_in_the_folder(made, tmp_path):
     deferrals[WEIGHTS].save(tmp_path / "model_int8.deferral.json")
     with pytest.raises(ValueError, match="Its threshold says nothing about another model"):
         DeferringModel(tmp_path / "model_int8.onnx", root / "org-original")
+
+
+def test_it_is_found_on_the_hub(made, monkeypatch):
+    root, deferrals = made
+    on_the_hub = {("org/small", "deferral.json"): root / "small" / "deferral.json"}
+    monkeypatch.setattr(finding, "cached_file", lambda *where: str(on_the_hub[where]))
+    candidate = load_compressed(root / "small")
+    candidate.config.name_or_path = "org/small"
+    assert DeferringModel(candidate, root / "org-original").deferral.threshold == deferrals[WEIGHTS].threshold
 
 
 def test_without_a_place_to_look_there_is_a_clear_error(root):

@@ -125,16 +125,16 @@ def test_the_ways_to_load_them_work_and_agree(root, monkeypatch):
 
 def test_answers_that_depend_on_the_batch_are_marked(root):
     _, body = shipping.front_matter(root / "small")
-    (said,) = [line for line in body.splitlines() if line.startswith("What ")]
-    assert said.startswith("What onnx/model\\_int8.onnx answers to an item depends on the others in its batch")
+    (said,) = [line for line in body.splitlines() if line.startswith("Answers of ")]
+    assert said.startswith("Answers of onnx/model\\_int8.onnx depend on the batch, as dynamic INT8 takes its ranges")
     page = re.sub("<[^>]*>", "", (root / "small" / "report.html").read_text())
-    assert "What model_int8.onnx answers to an item depends on the others in its batch" in page
+    assert "Answers of model_int8.onnx depend on the batch, as dynamic INT8 takes its ranges" in page
 
 
 def test_without_such_files_nothing_is_said_of_batches(root, pair, tmp_path):
     save_artifact(root / "small", tmp_path, **pair)
     for name in ("README.md", "report.html"):
-        assert "depends on the others in its batch" not in (tmp_path / name).read_text()
+        assert "depend on the batch" not in (tmp_path / name).read_text()
     assert "OpenVINO" not in (tmp_path / "README.md").read_text().partition("## Versions")[0]
 
 

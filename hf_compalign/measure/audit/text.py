@@ -95,8 +95,8 @@ def batch_words(models: Iterable[tuple[str, Mapping[str, Any]]]) -> Words:
         return ""
     named = [part for name in names for part in (", ", Name(name))][1:]
     return (
-        "What ",
+        "Answers of ",
         *named,
-        " answers to an item depends on the others in its batch, whose range dynamic INT8 takes: alone, or in batches "
-        "of another size than here, some items may be answered otherwise.",
+        " depend on the batch, as dynamic INT8 takes its ranges from all items in it: alone, or in batches of another "
+        "size than here, some items may be answered otherwise.",
     )
