@@ -45,6 +45,7 @@ from transformers.utils import logging
 from hf_compalign import (
     DeferringModel,
     DeploymentOptions,
+    Deployments,
     Predictions,
     compare_deployments,
     export_onnx,
@@ -71,6 +72,7 @@ CUTS = {"a quarter cut": {"ffn": 0.25, "heads": 0.25}, "half cut": {"ffn": 0.5, 
 SPLITS = 100
 FALLBACK = "OpenVINO bf16"
 LENGTHS, BATCHES = (16, 128, 512), (1, 8, 32)
+PADDED, PADDED_ROWS = "sst2", 1500
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,8 @@ def _measure(models: Models, options: argparse.Namespace, path: Path) -> None:
     }
     _, measured_on = models.halves
     how = _how(models, options)
+    if models.name == PADDED:
+        _padded(models, candidates, options).save(path.with_name(f"{PADDED}-128-rows.json"))
     found = compare_deployments(
         models.answers("PyTorch")[1],
         candidates,
@@ -244,6 +248,17 @@ def _measure(models: Models, options: argparse.Namespace, path: Path) -> None:
     about["splits"] = {name: _broken(models, name, budget) for name in DEFERRING}
     found.save(path.with_name(f"{models.name}-rows.json"))
     path.write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _padded(models: Models, candidates: Mapping[str, Any], options: argparse.Namespace) -> Deployments:
+    """The same on some rows that are padded to 128 tokens, as a server with fixed shapes does."""
+    rows = models.halves[1].select(range(PADDED_ROWS))
+    tokenizer = models.collator.tokenizer
+    padded = rows.map(lambda row: tokenizer.pad(row, padding="max_length", max_length=128))
+    how = replace(_how(models, options), memory=False)
+    found = compare_deployments(candidates["PyTorch"], candidates, padded, options=how)
+    print(found, flush=True)
+    return found
 
 
 def _broken(models: Models, name: str, budget: float) -> dict[str, Any]:

@@ -181,6 +181,15 @@ def test_every_round_has_its_own_rows():
     times = interleaved_times_ms({"a": (Echo(), [{"x": torch.tensor(one)} for one in (1, 2, 3)])}, n_warmup=2, n_runs=4)
     assert seen == [2, 3, 1, 2, 3, 1]
     assert len(times["a"]) == 4
+    seen.clear()
+    batches = [{"x": torch.tensor(one)} for one in range(10)]
+    both = {"a": (Echo(), batches), "b": (Echo(), batches)}
+    times = interleaved_times_ms(both, n_warmup=0, n_runs=5, in_a_row=3)
+    # In a row after one that does not count; then the other begins.
+    assert seen == [0, 0, 1, 2, 0, 0, 1, 2, 3, 3, 4, 3, 3, 4]
+    assert [len(of) for of in times.values()] == [5, 5]
+    with pytest.raises(ValueError, match="in_a_row >= 1. Got n_runs = 5, n_warmup = 0 and in_a_row = 0"):
+        interleaved_times_ms(both, n_warmup=0, n_runs=5, in_a_row=0)
     assert summarized([1.0, 2.0, 3.0]) == Latency(2.0, 1.5, 2.5)
 
 

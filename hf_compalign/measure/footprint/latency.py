@@ -31,16 +31,23 @@ def interleaved_latency_ms(
 
 
 def interleaved_times_ms(
-    candidates: Mapping[str, tuple[nn.Module, Sequence[Mapping[str, Any]]]], *, n_warmup: int = 3, n_runs: int = 20
+    candidates: Mapping[str, tuple[nn.Module, Sequence[Mapping[str, Any]]]],
+    *,
+    n_warmup: int = 3,
+    n_runs: int = 20,
+    in_a_row: int = 1,
 ) -> dict[str, list[float]]:
-    """The times behind `interleaved_latency_ms`, round by round, of models that are given other inputs in each round.
+    """The times behind `interleaved_latency_ms`, run by run, of models that are given other inputs in each run.
 
-    ``candidates`` is name -> (model, the inputs of the first round, of the second ...), from the beginning again when
-    they are used up.
+    ``candidates`` is name -> (model, the inputs of the first run, of the second ...), from the beginning again when
+    they are used up. With ``in_a_row`` above 1 each model makes so many runs before the next has its turn, after one
+    that does not count: as a model that has the machine for itself, with its weights in the caches, while a busy
+    minute still slows all models.
     """
-    if n_runs < 1 or n_warmup < 0:
+    if n_runs < 1 or n_warmup < 0 or in_a_row < 1:
         raise ValueError(
-            f"Timing needs n_runs >= 1 and n_warmup >= 0. Got n_runs = {n_runs} and n_warmup = {n_warmup}."
+            f"Timing needs n_runs >= 1, n_warmup >= 0 and in_a_row >= 1. Got n_runs = {n_runs}, n_warmup = {n_warmup} "
+            f"and in_a_row = {in_a_row}."
         )
     placed = {
         name: (model, [on_device(inputs, device_of(model)) for inputs in batches])
@@ -51,14 +58,17 @@ def interleaved_times_ms(
     # optimum-quanto's int4 weights do not work in inference mode.
     plain = not any(is_quantized(parameter) for model in models for parameter in model.parameters())
     with evaluating(*models), torch.no_grad(), torch.inference_mode(plain):
-        for turn in range(n_warmup + n_runs):
+        for turn, run in enumerate(range(-n_warmup * in_a_row, n_runs, in_a_row)):
             first = turn % max(1, len(placed))
             for name in (*names[first:], *names[:first]):
                 model, batches = placed[name]
-                # The first timed round gets the first inputs.
-                elapsed_ms = _time_ms(model, batches[(turn - n_warmup) % len(batches)])
-                if turn >= n_warmup:
-                    times_ms[name].append(elapsed_ms)
+                if in_a_row > 1:
+                    _time_ms(model, batches[run % len(batches)])
+                for place in range(run, min(run + in_a_row, n_runs)):
+                    # The first timed run gets the first inputs.
+                    elapsed_ms = _time_ms(model, batches[place % len(batches)])
+                    if place >= 0:
+                        times_ms[name].append(elapsed_ms)
     return times_ms
 
 

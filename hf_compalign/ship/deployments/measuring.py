@@ -34,6 +34,8 @@ from hf_compalign.ship.reference import reference_answers
 from hf_compalign.tasks import task_of
 
 _RESAMPLES = 1000
+# Passes of one model before the next has its turn, where each is timed for itself.
+_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class DeploymentOptions:
         batch_size: rows at a time for the answers, and the pass that memory is measured on.
         timed_batch_sizes: the batches whose passes are timed; empty to time nothing.
         n_runs: timed passes of each, on as many different batches of the dataset.
-        alone: also time each for itself.
+        alone: also time each for itself, some passes in a row; these times then count for the speedup.
         memory: also measure the peak memory of each, in a process of its own, which takes some seconds each.
 
     Raises:
@@ -81,8 +83,9 @@ def compare_deployments(
 
     Any of them may be a model of PyTorch in any precision, an ONNX or OpenVINO file, or a `DeferringModel`; how a file
     is run is its `RuntimeSettings`. All are timed on the same batches, which are different rows of the dataset from
-    round to round, since texts differ in length and a `DeferringModel` in what it defers: one pass of each in turn, and
-    then each for itself. What counts is the total time, of which the first candidate's is the measure.
+    pass to pass, since texts differ in length and a `DeferringModel` in what it defers: one pass of each in turn, and
+    then some of each in a row, as of a model that has the machine for itself. What counts is the total time of these,
+    of which the first candidate's is the measure.
 
     Args:
         reference: the original model; or its predictions on the dataset.
@@ -188,14 +191,18 @@ def _timed(
         in_turn = interleaved_times_ms(given, n_runs=options.n_runs)
         for name, times in in_turn.items():
             latency[name][size] = summarized(times)
-            speedup[name][size] = _ratio_of_sums(in_turn[rows[0].name], times)
-            if options.alone:
-                alone[name][size] = summarized(interleaved_times_ms({name: given[name]}, n_runs=options.n_runs)[name])
+        counted = in_turn
+        if options.alone:
+            counted = interleaved_times_ms(given, n_warmup=1, n_runs=options.n_runs, in_a_row=_IN_A_ROW)
+            for name, times in counted.items():
+                alone[name][size] = summarized(times)
+        for name, times in counted.items():
+            speedup[name][size] = _ratio_of_sums(counted[rows[0].name], times)
     return [replace(row, latency=latency[row.name], alone=alone[row.name], speedup=speedup[row.name]) for row in rows]
 
 
 def _ratio_of_sums(first: Sequence[float], second: Sequence[float]) -> Estimate:
-    """The ratio of two total times, with an interval over the rounds, which both share."""
+    """The ratio of two total times, with an interval over the runs, which had the same inputs."""
     times = np.array([first, second])
     drawn = np.random.default_rng(0).integers(times.shape[1], size=(_RESAMPLES, times.shape[1]))
     totals = times[:, drawn].sum(axis=-1)

@@ -35,10 +35,10 @@ class Deployment:
         accuracy: the share of right answers; nan without labels.
         limits: the verdict on each limit.
         size_bytes: of the weights; of a `DeferringModel` those of both models.
-        latency: batch size -> one pass, all in turn.
-        alone: the same, of passes one after the other, while nothing else is run in between.
-        speedup: batch size -> how many times faster than the first of the list, by the total time of all passes in
-            turn, with the 95 % interval of a bootstrap over the rounds.
+        latency: batch size -> one pass, all in turn: others have filled the caches.
+        alone: the same, of some passes in a row.
+        speedup: batch size -> how many times faster than the first of the list, by the total time of all passes, alone
+            where that was timed, with the 95 % interval of a bootstrap over the passes.
         peak_memory_bytes: see `hf_compalign.measure.footprint.peak_memory_bytes`; None where it was not measured.
         answered_rate: the share of the items that a `DeferringModel` did not defer; 1 for others.
     """
@@ -168,7 +168,7 @@ class Deployments:
         if instructions := self.rows[0].runtime.instructions:
             lines += ["", f"On a CPU with {' '.join(instructions)}"]
         if self.machine:
-            lines.append(f"Medians and quartiles of one pass, all in turn and each alone, on {self.machine}")
+            lines.append(f"Medians and quartiles of one pass, in turn and some in a row (alone), on {self.machine}")
         wide = {
             f"{row.name} (batch {size})": one for row in self.rows for size, one in row.alone.items() if one.is_wide
         }
