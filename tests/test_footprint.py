@@ -275,9 +275,9 @@ def test_models_take_turns():
 def test_timing_nothing_is_refused():
     with pytest.raises(ValueError, match=r"at least one tensor with a batch axis. Got scale"):
         footprint(Tied(), inputs={"scale": 1.0})
-    with pytest.raises(ValueError, match="Got n_runs = 0 and n_warmup = 3"):
+    with pytest.raises(ValueError, match="Got n_runs = 0, n_warmup = 3"):
         footprint(Tied(), inputs={"ids": IDS}, n_runs=0)
-    with pytest.raises(ValueError, match="Got n_runs = 20 and n_warmup = -1"):
+    with pytest.raises(ValueError, match="Got n_runs = 20, n_warmup = -1"):
         interleaved_latency_ms({}, n_warmup=-1)
 
 
