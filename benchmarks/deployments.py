@@ -214,6 +214,8 @@ def _measure_on_gpu(models: Models, options: argparse.Namespace, path: Path) -> 
 
 def _how(models: Models, options: argparse.Namespace) -> DeploymentOptions:
     tokenizer = getattr(models.collator, "tokenizer", None)
+    if options.untimed:
+        return DeploymentOptions(processing_class=tokenizer, timed_batch_sizes=(), memory=False)
     return DeploymentOptions(processing_class=tokenizer, n_runs=options.runs, timed_batch_sizes=(1, 8))
 
 
@@ -241,11 +243,12 @@ def _measure(models: Models, options: argparse.Namespace, path: Path) -> None:
         progress=lambda line: print(line, flush=True),
     )
     print(found, flush=True)
-    plot_deployments(found.rows, limit=budget).savefig(path.with_suffix(".svg"))
+    if found.batch_sizes:
+        plot_deployments(found.rows, limit=budget).savefig(path.with_suffix(".svg"))
     about = {"budget": budget, "refused": refused, "fitted": {name: str(one) for name, one in deferrals.items()}}
     about["splits"] = {name: _broken(models, name, budget) for name in DEFERRING}
     found.save(path.with_name(f"{models.name}-rows.json"))
-    if models.name == PADDED:
+    if models.name == PADDED and found.batch_sizes:
         _padded(models, candidates, options).save(path.with_name(f"{PADDED}-128-rows.json"))
     path.write_text(json.dumps(about, indent=1), encoding="utf-8")
 
@@ -330,6 +333,7 @@ def main() -> None:
         made.add_argument("--data", type=Path, required=True, help="folder of the data sets")
         made.add_argument("--threads", type=int, default=2, help="of all runtimes")
         made.add_argument("--settings", nargs="+", default=[*PLANS], choices=[*PLANS])
+        made.add_argument("--untimed", action="store_true", help="only the answers, where the machine is not quiet")
         made.add_argument("--runs", type=int, default=40, help="timed passes of each")
         made.add_argument("--output", type=Path, required=True, help="where models and results are; the study's may be")
     page = commands.add_parser("report")

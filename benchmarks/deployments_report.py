@@ -47,11 +47,14 @@ def write_page(page: Path, output: Path) -> None:
     records = {name: _Record(name, output) for name in names}
     lines = [LEAD, "", *_summary(records)]
     for name, record in records.items():
-        picture = page.parent / "assets" / f"deployments-{name}.svg"
-        picture.parent.mkdir(exist_ok=True)
-        shutil.copyfile(output / f"{name}.svg", picture)
-        lines += ["", f"### {name}", "", f"![Mismatches and speed on {name}](assets/{picture.name})", ""]
-        lines += [as_markdown(record.rows.table()), "", f"On {record.rows.machine}.", *record.refused()]
+        lines += ["", f"### {name}", ""]
+        if record.rows.batch_sizes:
+            picture = page.parent / "assets" / f"deployments-{name}.svg"
+            picture.parent.mkdir(exist_ok=True)
+            shutil.copyfile(output / f"{name}.svg", picture)
+            lines += [f"![Mismatches and speed on {name}](assets/{picture.name})", ""]
+        where = f"On {record.rows.machine}." if record.rows.machine else "Not timed."
+        lines += [as_markdown(record.rows.table()), "", where, *record.refused()]
         if record.padded is not None:
             lines += ["", f"{record.padded.rows[0].n} of these rows, padded to 128 tokens:", ""]
             lines += [as_markdown(record.padded.table())]
@@ -89,7 +92,7 @@ def _summary(records: Mapping[str, _Record]) -> Iterator[str]:
         }
         # Few rows are padded: which file keeps what is judged on all of them.
         for found, where in ((record.rows, name), (record.padded, f"{name}, padded to 128 tokens")):
-            for what, names in wanted.items() if found is not None else ():
+            for what, names in wanted.items() if found is not None and found.batch_sizes else ():
                 yield f"- {where}: {_best(what, [found[one] for one in names])}"
 
 
