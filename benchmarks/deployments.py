@@ -73,6 +73,7 @@ SPLITS = 100
 FALLBACK = "OpenVINO bf16"
 LENGTHS, BATCHES = (16, 128, 512), (1, 8, 32)
 PADDED, PADDED_ROWS = "sst2", 400
+IMAGES = 2000
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,13 @@ class Models:
         rows = concatenate_datasets(parts).shuffle(seed=0)
         return rows.select(range(len(rows) // 2)), rows.select(range(len(rows) // 2, len(rows)))
 
+    def measured_on(self) -> Dataset:
+        """The second half, as any collator takes it: the pixels of images are flat in the study's rows."""
+        rows = self.halves[1]
+        if "pixel_values" not in rows.column_names:
+            return rows
+        return rows.select(range(IMAGES)).with_transform(_shaped)
+
     def original(self) -> PreTrainedModel:
         """A fresh copy."""
         kind = AutoModelForImageClassification if self.name == "cifar10" else AutoModelForSequenceClassification
@@ -193,6 +201,11 @@ class Models:
         return found[0], found[1]
 
 
+def _shaped(batch: dict[str, Any]) -> dict[str, Any]:
+    pixels = torch.as_tensor(np.stack(batch["pixel_values"]), dtype=torch.float32)
+    return {"pixel_values": [*pixels.view(-1, 3, 32, 32)], "labels": [int(label) for label in batch["labels"]]}
+
+
 def run(options: argparse.Namespace) -> None:
     """Measure the settings that are not measured yet."""
     for name in options.settings:
@@ -206,7 +219,7 @@ def run(options: argparse.Namespace) -> None:
 def _measure_on_gpu(models: Models, options: argparse.Namespace, path: Path) -> None:
     """What PyTorch itself has for a GPU."""
     candidates = {name: models.on_gpu(name) for name in ON_GPU}
-    found = compare_deployments(candidates["PyTorch"], candidates, models.halves[1], options=_how(models, options))
+    found = compare_deployments(candidates["PyTorch"], candidates, models.measured_on(), options=_how(models, options))
     print(found, flush=True)
     plot_deployments(found.rows).savefig(path.with_name(f"{models.name}-gpu.svg"))
     found.save(path.with_name(f"{models.name}-gpu-rows.json"))
@@ -216,7 +229,9 @@ def _how(models: Models, options: argparse.Namespace) -> DeploymentOptions:
     tokenizer = getattr(models.collator, "tokenizer", None)
     if options.untimed:
         return DeploymentOptions(processing_class=tokenizer, timed_batch_sizes=(), memory=False)
-    return DeploymentOptions(processing_class=tokenizer, n_runs=options.runs, timed_batch_sizes=(1, 8))
+    return DeploymentOptions(
+        processing_class=tokenizer, n_runs=options.runs, timed_batch_sizes=(1, 8), memory=models.name == PADDED
+    )
 
 
 def _measure(models: Models, options: argparse.Namespace, path: Path) -> None:
@@ -233,10 +248,10 @@ def _measure(models: Models, options: argparse.Namespace, path: Path) -> None:
         f"{name}, deferring": DeferringModel(candidates[name], fallback, deferral)
         for name, deferral in deferrals.items()
     }
-    _, measured_on = models.halves
+    measured_on = models.measured_on()
     how = _how(models, options)
     found = compare_deployments(
-        models.answers("PyTorch")[1],
+        candidates["PyTorch"],
         candidates,
         measured_on,
         options=how,
