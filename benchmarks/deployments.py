@@ -43,6 +43,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 from transformers.utils import logging
 
 from hf_compalign import (
+    Deferral,
     DeferringModel,
     DeploymentOptions,
     Deployments,
@@ -227,8 +228,6 @@ def _measure_on_gpu(models: Models, options: argparse.Namespace, path: Path) -> 
 
 def _how(models: Models, options: argparse.Namespace) -> DeploymentOptions:
     tokenizer = getattr(models.collator, "tokenizer", None)
-    if options.untimed:
-        return DeploymentOptions(processing_class=tokenizer, timed_batch_sizes=(), memory=False)
     return DeploymentOptions(
         processing_class=tokenizer, n_runs=options.runs, timed_batch_sizes=(1, 8), memory=models.name == PADDED
     )
@@ -242,30 +241,32 @@ def _measure(models: Models, options: argparse.Namespace, path: Path) -> None:
             deferrals[name] = fit_deferral(models.answers("PyTorch")[0], models.answers(name)[0], budget=budget)
         except ValueError as error:
             refused[name] = str(error)
+    if not options.untimed:
+        _compare(models, deferrals, options, path)
+    about = {"budget": budget, "refused": refused, "fitted": {name: str(one) for name, one in deferrals.items()}}
+    about["splits"] = {name: _broken(models, name, budget) for name in DEFERRING}
+    path.write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _compare(models: Models, deferrals: Mapping[str, Deferral], options: argparse.Namespace, path: Path) -> None:
     candidates = {name: models.opened(name) for name in FORMS}
     fallback = candidates[FALLBACK]
     candidates |= {
         f"{name}, deferring": DeferringModel(candidates[name], fallback, deferral)
         for name, deferral in deferrals.items()
     }
-    measured_on = models.measured_on()
-    how = _how(models, options)
     found = compare_deployments(
         candidates["PyTorch"],
         candidates,
-        measured_on,
-        options=how,
+        models.measured_on(),
+        options=_how(models, options),
         progress=lambda line: print(line, flush=True),
     )
     print(found, flush=True)
-    if found.batch_sizes:
-        plot_deployments(found.rows, limit=budget).savefig(path.with_suffix(".svg"))
-    about = {"budget": budget, "refused": refused, "fitted": {name: str(one) for name, one in deferrals.items()}}
-    about["splits"] = {name: _broken(models, name, budget) for name in DEFERRING}
+    plot_deployments(found.rows, limit=BUDGET).savefig(path.with_suffix(".svg"))
     found.save(path.with_name(f"{models.name}-rows.json"))
-    if models.name == PADDED and found.batch_sizes:
+    if models.name == PADDED:
         _padded(models, candidates, options).save(path.with_name(f"{PADDED}-128-rows.json"))
-    path.write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def _padded(models: Models, candidates: Mapping[str, Any], options: argparse.Namespace) -> Deployments:
@@ -280,26 +281,41 @@ def _padded(models: Models, candidates: Mapping[str, Any], options: argparse.Nam
 
 
 def _broken(models: Models, name: str, budget: float) -> dict[str, Any]:
-    """Over random halvings of all rows: how often the other half broke the budget, and what was answered there."""
-    sides = [_joined(models.answers(one)) for one in ("PyTorch", name, FALLBACK)]
-    reference, candidate, fallback = sides
-    shares, answered, pairs = [], [], []
+    """Over random halvings of all rows, and over draws from all rows as the population: what a threshold lets pass."""
+    reference, candidate, fallback = (_joined(models.answers(one)) for one in ("PyTorch", name, FALLBACK))
+    differ = candidate.predicted != reference.predicted
+    behind = fallback.predicted != reference.predicted
+    found: dict[str, Any] = {
+        "n": len(reference),
+        "mismatches": int(differ.sum()),
+        "shares": [],
+        "pairs": [],
+        "answered": [],
+        "population": [],
+    }
     rng = np.random.default_rng(0)
     for _ in range(SPLITS):
         order = rng.permutation(len(reference))
         fitting, rest = order[: len(order) // 2], order[len(order) // 2 :]
-        try:
-            rule = fit_deferral(_rows(reference, fitting), _rows(candidate, fitting), budget=budget)
-        except ValueError:
-            continue
-        threshold = -np.inf if rule.threshold is None else rule.threshold
-        sure = sureness(candidate.logits[rest], rule.score) > threshold
-        differ = candidate.predicted[rest] != reference.predicted[rest]
-        behind = fallback.predicted[rest] != reference.predicted[rest]
-        shares.append(float((sure & differ).mean()))
-        pairs.append(float(np.where(sure, differ, behind).mean()))
-        answered.append(float(sure.mean()))
-    return {"n": len(reference), "fitted": len(shares), "shares": shares, "pairs": pairs, "answered": answered}
+        sure = _sure(reference, candidate, fitting, budget)
+        if sure is not None:
+            found["shares"].append(float((sure & differ)[rest].mean()))
+            found["pairs"].append(float(np.where(sure, differ, behind)[rest].mean()))
+            found["answered"].append(float(sure[rest].mean()))
+        sure = _sure(reference, candidate, rng.integers(len(order), size=len(fitting)), budget)
+        if sure is not None:
+            found["population"].append(float((sure & differ).mean()))
+    return found
+
+
+def _sure(reference: Predictions, candidate: Predictions, rows: np.ndarray, budget: float) -> np.ndarray | None:
+    """Which of all rows the candidate answers itself, by a threshold fitted on some; None where there is none."""
+    try:
+        rule = fit_deferral(_rows(reference, rows), _rows(candidate, rows), budget=budget)
+    except ValueError:
+        return None
+    threshold = -np.inf if rule.threshold is None else rule.threshold
+    return sureness(candidate.logits, rule.score) > threshold
 
 
 def _joined(halves: tuple[Predictions, Predictions]) -> Predictions:
@@ -310,8 +326,8 @@ def _joined(halves: tuple[Predictions, Predictions]) -> Predictions:
 
 
 def _rows(one: Predictions, rows: np.ndarray) -> Predictions:
-    arrays = {name: getattr(one, name)[rows] for name in ("logits", "labels", "ids", "mask")}
-    return replace(one, **arrays)
+    arrays = {name: getattr(one, name)[rows] for name in ("logits", "labels", "mask")}
+    return replace(one, **arrays, ids=np.arange(len(rows)).astype(str))
 
 
 def lengths(options: argparse.Namespace) -> None:
@@ -348,7 +364,9 @@ def main() -> None:
         made.add_argument("--data", type=Path, required=True, help="folder of the data sets")
         made.add_argument("--threads", type=int, default=2, help="of all runtimes")
         made.add_argument("--settings", nargs="+", default=[*PLANS], choices=[*PLANS])
-        made.add_argument("--untimed", action="store_true", help="only the answers, where the machine is not quiet")
+        made.add_argument(
+            "--untimed", action="store_true", help="only deferral, of saved answers: the machine need not be quiet"
+        )
         made.add_argument("--runs", type=int, default=40, help="timed passes of each")
         made.add_argument("--output", type=Path, required=True, help="where models and results are; the study's may be")
     page = commands.add_parser("report")
