@@ -60,7 +60,7 @@ def plot_deployments(rows: Sequence[TimedPoint], *, limit: float | None = None) 
     sizes = sorted({size for row in rows for size in row.speedup})
     if not sizes:
         raise ValueError("There is nothing to plot. Give at least one deployment that was timed.")
-    named = [f"{place}. {style.shown(row.name)}" for place, row in enumerate(rows, start=1)]
+    named = [f"{place}. {style.shown(row.name, most=60)}" for place, row in enumerate(rows, start=1)]
     with style.drawing(4.6 + 0.16 * len(rows), width=1.6 + 4.4 * len(sizes)) as figure:
         panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
         for panel, size in zip(panels, sizes, strict=True):
