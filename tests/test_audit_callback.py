@@ -256,7 +256,8 @@ def test_the_rows_are_prepared_once(tmp_path):
     assert Counting.n_texts == 2 * len(rows)  # for the reference and for the model, not for each of 6 evaluations
     assert len(audits_in(run.state.log_history)) == 6
     models, latest = (reference, run.model), callback.latest
-    found = audit(*(predict(one, rows, processing_class=tokenizer) for one in models))
+    size = run.args.eval_batch_size
+    found = audit(*(predict(one, rows, processing_class=tokenizer, batch_size=size) for one in models))
     assert {item.id for item in latest.items} == {item.id for item in found.items} != set()
     for name in ("cells", "data_fingerprint", "candidate"):
         assert getattr(latest, name) == getattr(found, name)
