@@ -26,7 +26,7 @@ from hf_compalign.ship.deferral import Deferral, DeferringModel
 from hf_compalign.ship.deferrals import check_deferrals, refuse_left_deferrals, save_deferrals
 from hf_compalign.ship.hub import WEIGHTS, audit_name
 from hf_compalign.ship.reference import reference_answers
-from hf_compalign.ship.variants import Files, checked_variants, copy_variants, refuse_left_variants
+from hf_compalign.ship.variants import checked_variants, copy_variants, refuse_left_variants
 from hf_compalign.tasks import task_of
 
 logger = logging.getLogger(__name__)
@@ -87,8 +87,8 @@ def save_artifact(  # noqa: PLR0913 - what ships, of which files, and what it is
     *,
     reference: Predictions | PreTrainedModel | str | Path,
     dataset: Dataset,
-    onnx: Files = (),
-    openvino: Files = (),
+    onnx: Sequence[str | Path] | Mapping[str, str | Path] = (),
+    openvino: Sequence[str | Path] | Mapping[str, str | Path] = (),
     deferrals: Mapping[str, Deferral | str | Path] | None = None,
     details: ArtifactDetails | None = None,
     overwrite: bool = False,

@@ -11,12 +11,12 @@ from hf_compalign.models import FileModel
 from hf_compalign.opening import open_file
 
 # Files that keep their names, or new names -> files.
-Files: TypeAlias = Sequence[str | Path] | Mapping[str, str | Path]
+_Files: TypeAlias = Sequence[str | Path] | Mapping[str, str | Path]
 
 _WHAT = r"(_[a-z0-9]+)*"
 
 
-def checked_variants(given: Mapping[FileFormat, Files]) -> dict[str, Path]:
+def checked_variants(given: Mapping[FileFormat, _Files]) -> dict[str, Path]:
     """Name in the artifact -> file, of all formats.
 
     Raises:
@@ -37,7 +37,7 @@ def checked_variants(given: Mapping[FileFormat, Files]) -> dict[str, Path]:
     return found
 
 
-def _named(form: FileFormat, files: Files) -> list[tuple[str, Path]]:
+def _named(form: FileFormat, files: _Files) -> list[tuple[str, Path]]:
     if isinstance(files, Mapping):
         return [(name.removesuffix(form.suffix), Path(path)) for name, path in files.items()]
     return [(Path(path).stem, Path(path)) for path in ([files] if isinstance(files, str | Path) else files)]
