@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,8 +72,8 @@ class DeploymentOptions:
 
 
 def compare_deployments(
-    reference: Predictions | Model,
-    candidates: Mapping[str, Model],
+    reference: Predictions | PreTrainedModel | str | Path,
+    candidates: Mapping[str, PreTrainedModel | str | Path],
     dataset: Dataset,
     *,
     limits: Mapping[str, float] | None = None,
