@@ -1,6 +1,8 @@
 """How files are computed: what a deployment sets, what is recorded of it, and where it cannot be had."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,6 +248,33 @@ def test_a_file_on_another_processor_than_it_was_audited_on_is_said(files, tmp_p
         caplog.clear()
         OnnxModel(path)
         assert ("model.onnx was audited on a CPU with avx2, and this one has" in caplog.text) is said
+
+
+_SIGNALLED = """
+import faulthandler, gc, signal, subprocess, sys
+faulthandler.enable()
+import tiny
+from hf_compalign.compress.export import export_openvino
+from hf_compalign.models import OpenVinoModel, sample_inputs
+inputs = sample_inputs(tiny.bert())
+first, second = (OpenVinoModel(sys.argv[1]) for _ in range(2))
+first(**inputs), second(**inputs)
+export_openvino(tiny.bert(), sys.argv[2], quantize="static", calibration=tiny.texts(8, length=9))
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+subprocess.run(["true"], check=True)
+print("alive")
+"""
+
+
+def test_files_that_are_closed_leave_a_process_that_bears_signals(files, tmp_path):
+    """On a processor with AMX it died of the first signal; elsewhere there is nothing to see."""
+    command = [sys.executable, "-c", _SIGNALLED, str(files["bf16"]), str(tmp_path / "int8")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["alive"]), done.stderr
 
 
 def test_openvino_itself_reads_the_precision_from_the_file(files):

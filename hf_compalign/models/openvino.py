@@ -1,7 +1,8 @@
 """An OpenVINO file that answers like a model of transformers, through OpenVINO."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,7 @@ class OpenVinoModel(FileModel):
 
     def count_parameters(self) -> tuple[int, int]:
         """As `FileModel.count_parameters`; the graph tells scales and zero points from weights."""
-        with needs_extra("openvino", what=_WHAT):
-            import openvino
-        graph = openvino.Core().read_model(str(self.path))
+        graph = openvino_core().read_model(str(self.path))
         constants = [node for node in graph.get_ordered_ops() if node.get_type_name() == "Constant"]
         zero_points = {node.get_friendly_name(): _zero_point(node) for node in constants if _is_quantized(node)}
         scales = {name for node in constants if _is_quantized(node) for name in _scales(node)}
@@ -62,13 +61,11 @@ class OpenVinoModel(FileModel):
         return n_all, n_nonzero
 
     def _open(self, n_threads: int) -> str:
-        with needs_extra("openvino", what=_WHAT):
-            import openvino
+        core = openvino_core()
         if self.device.type != "cpu":
             raise ValueError(f"OpenVINO files run on the CPU here. Got the device {self.device}. Use 'cpu'.")
         if self.settings.spinning:
             raise ValueError("OpenVINO has no setting for spinning threads. Leave spinning= out.")
-        core = openvino.Core()
         try:
             graph = core.read_model(str(self.path))
             precision = self._computable(graph, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
@@ -105,6 +102,23 @@ class OpenVinoModel(FileModel):
     def _run(self, feeds: Mapping[str, Any]) -> Any:
         position = list(_ports(self._compiled.outputs)).index(self._output)
         return self._compiled(dict(feeds))[position]
+
+
+def openvino_core() -> Any:
+    """The one entrance to OpenVINO of this process, kept to its end.
+
+    On processors with AMX each entrance sets up a stack for signals and gives it back when it goes. Of two that go in
+    the order in which they came, the second gives back that of the first, which is gone: the next signal, as of a
+    worker of a DataLoader that ends, then kills the process.
+    """
+    with needs_extra("openvino", what=_WHAT):
+        import openvino
+    return _kept(openvino.Core)
+
+
+@cache
+def _kept(make: Callable[[], Any]) -> Any:
+    return make()
 
 
 def _ports(ports: Iterable[Any]) -> dict[str, Declared]:

@@ -25,7 +25,7 @@ from hf_compalign.compress.export.common import (
 from hf_compalign.compress.export.graph import export_graph, float_layers, graph_layers, quiet
 from hf_compalign.compress.quantize import quantization_of, quantized_layers
 from hf_compalign.compress.seen import seen_in
-from hf_compalign.models import PRECISION_PLACE, OpenVinoModel, check_precision
+from hf_compalign.models import PRECISION_PLACE, OpenVinoModel, check_precision, openvino_core
 
 OPENVINO_NAME = "openvino_model.xml"
 _WHAT = "The export to OpenVINO"
@@ -131,7 +131,7 @@ def convert_graph(source: Path, target: Path) -> None:
     import openvino
 
     try:
-        graph = openvino.Core().read_model(str(source))
+        graph = openvino_core().read_model(str(source))
     except Exception as error:
         message = " ".join(str(error).split())
         raise ValueError(
@@ -161,9 +161,8 @@ def quantize_openvino(path: Path, feeds: Sequence[Mapping[str, Any]], *, keep_fl
     """
     with quiet():
         import nncf
-        import openvino
 
-        graph = openvino.Core().read_model(str(path))
+        graph = openvino_core().read_model(str(path))
         in_float = {*keep_float}
         names = [node.get_friendly_name() for node in graph.get_ordered_ops() if in_float & _layers_of(node)]
         try:
@@ -184,9 +183,8 @@ def quantize_openvino(path: Path, feeds: Sequence[Mapping[str, Any]], *, keep_fl
 
 def set_precision(path: Path, precision: str) -> None:
     """Write into a file in which precision it is computed, with weights that have no more bytes than that."""
-    import openvino
 
-    graph = openvino.Core().read_model(str(path))
+    graph = openvino_core().read_model(str(path))
     graph.set_rt_info(precision, [*PRECISION_PLACE])
     # Of the types with two bytes OpenVINO writes float16 alone, which has more digits than bfloat16.
     _replace(path, graph, two_bytes=precision != "f32")
