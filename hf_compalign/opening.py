@@ -7,7 +7,14 @@ from torch import nn
 
 from hf_compalign._exported import FORMATS, format_of
 from hf_compalign.compress import model_fingerprint
-from hf_compalign.models import FileModel, OnnxModel, OpenVinoModel, exported_files, load_processor
+from hf_compalign.models import (
+    FileModel,
+    OnnxModel,
+    OpenVinoModel,
+    RuntimeSettings,
+    exported_files,
+    load_processor,
+)
 from hf_compalign.tasks import Task, task_of
 
 __all__ = ["Model", "load_model", "model_fingerprint", "name_of", "open_file", "processor_of"]
@@ -48,9 +55,9 @@ def _opened(where: str | Path) -> Any:
     return open_file(path)
 
 
-def open_file(path: Path, *, config: Any = None) -> FileModel:
+def open_file(path: Path, *, config: Any = None, settings: RuntimeSettings | None = None) -> FileModel:
     """Open an exported file by its suffix, with this config or the one beside it; see `FileModel`."""
-    return _RUN_BY[path.suffix](path, config=config)
+    return _RUN_BY[path.suffix](path, config=config, settings=settings)
 
 
 def _file(path: Path) -> Path | None:

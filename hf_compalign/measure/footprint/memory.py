@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hf_compalign.models import FileModel, RuntimeSettings
-from hf_compalign.opening import Model, load_model
+from hf_compalign.opening import Model, load_model, open_file
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _PASSES = 3
@@ -79,9 +79,7 @@ def _run(places: Sequence[Any], inputs: Mapping[str, torch.Tensor]) -> None:
 
 
 def _opened(where: str, settings: Mapping[str, Any] | None) -> Any:
-    model: Any = load_model(where)
-    if settings is not None:
-        model = type(model)(where, config=model.config, settings=RuntimeSettings(**settings))
+    model: Any = load_model(where) if settings is None else open_file(Path(where), settings=RuntimeSettings(**settings))
     return model.eval()
 
 

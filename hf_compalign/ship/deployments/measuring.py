@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import nn
 from transformers import PreTrainedModel
 
 from hf_compalign._checks import check_whole
@@ -104,35 +102,38 @@ def compare_deployments(
     limits = checked_limits(limits or {})
     if not candidates:
         raise ValueError("There is nothing to compare. Give at least one candidate: {'name': model}.")
-    networks = {name: load_model(model) for name, model in candidates.items()}
-    processors = {name: _processor(candidates[name], network, options) for name, network in networks.items()}
-    task = task_of(next(iter(networks.values())))
+    opened = {name: _Candidate.of(model, options) for name, model in candidates.items()}
+    task = task_of(next(iter(opened.values())).network)
     asking = AuditOptions(options.columns, options.processing_class, options.batch_size)
     answers = reference_answers(reference, dataset, task=task, options=asking)
     rows = []
-    for name, network in networks.items():
-        asked = replace(asking, processing_class=processors[name])
-        rows.append(_compared(name, network, answers, dataset=dataset, limits=limits, options=asked))
+    for name, one in opened.items():
+        rows.append(_compared(name, one, answers, dataset=dataset, limits=limits, options=asking))
         progress(f"{name}: {rows[-1].mismatches} of {rows[-1].n} answers differ")
-    rows = _timed(rows, networks, processors, dataset=dataset, options=options)
+    device = timing_device(files=any(file_models(one.network) for one in opened.values()))
+    rows = _timed(rows, opened, dataset=dataset, options=options, device=device)
     if options.memory:
-        rows = [
-            replace(row, peak_memory_bytes=_memory(candidates[row.name], dataset, processors[row.name], options))
-            for row in rows
-        ]
-    device = _device(networks)
+        rows = [replace(row, peak_memory_bytes=_memory(opened[row.name], dataset, options)) for row in rows]
     return Deployments(answers.model, tuple(rows), machine_name(device) if options.timed_batch_sizes else "")
 
 
-def _processor(model: Model, network: PreTrainedModel, options: DeploymentOptions) -> Any:
-    if options.processing_class is not None:
-        return options.processing_class
-    return processor_of(model, task_of(network))
+@dataclass(frozen=True)
+class _Candidate:
+    """A model as it was given, opened, and what reads its rows."""
+
+    given: Model
+    network: Any
+    processor: Any
+
+    @classmethod
+    def of(cls, model: Model, options: DeploymentOptions) -> "_Candidate":
+        network, processor = load_model(model), options.processing_class
+        return cls(model, network, processor_of(model, task_of(network)) if processor is None else processor)
 
 
 def _compared(
     name: str,
-    network: Any,
+    one: _Candidate,
     reference: Predictions,
     *,
     dataset: Dataset,
@@ -140,10 +141,10 @@ def _compared(
     options: AuditOptions,
 ) -> Deployment:
     """Its answers, held against the reference's."""
-    deferring = isinstance(network, DeferringModel)
+    network, deferring = one.network, isinstance(one.network, DeferringModel)
     if deferring:
         network.traffic = Traffic()
-    candidate = answers_of(network, dataset, options)
+    candidate = answers_of(network, dataset, replace(options, processing_class=one.processor))
     found = audit(reference, candidate, limits=limits)
     low, high = found.metrics["mismatch_rate_interval"]
     return Deployment(
@@ -161,45 +162,44 @@ def _compared(
     )
 
 
-def _device(networks: Mapping[str, nn.Module]) -> torch.device:
-    return timing_device(files=any(file_models(network) for network in networks.values()))
-
-
 def _timed(
     rows: Sequence[Deployment],
-    networks: Mapping[str, Any],
-    processors: Mapping[str, Any],
+    opened: Mapping[str, _Candidate],
     *,
     dataset: Dataset,
     options: DeploymentOptions,
+    device: torch.device,
 ) -> list[Deployment]:
-    placed = {name: opened_on(network, _device(networks)) for name, network in networks.items()}
+    placed = {name: opened_on(one.network, device) for name, one in opened.items()}
     latency: dict[str, dict[int, Latency]] = {row.name: {} for row in rows}
     alone: dict[str, dict[int, Latency]] = {row.name: {} for row in rows}
     speedup: dict[str, dict[int, Estimate]] = {row.name: {} for row in rows}
     for size in options.timed_batch_sizes:
-        batches = {
-            name: batches_of(
-                network,
-                dataset,
-                sizes=[size] * options.n_runs,
-                processing_class=processors[name],
-                columns=options.columns,
-            )
+        sizes = [size] * options.n_runs
+        given = {
+            name: (network, _batches(network, opened[name].processor, dataset, sizes, options))
             for name, network in placed.items()
         }
-        given = {name: (network, batches[name]) for name, network in placed.items()}
-        in_turn = interleaved_times_ms(given, n_runs=options.n_runs)
-        for name, times in in_turn.items():
-            latency[name][size] = summarized(times)
-        counted = in_turn
+        counted = in_turn = interleaved_times_ms(given, n_runs=options.n_runs)
         if options.alone:
             counted = interleaved_times_ms(given, n_warmup=1, n_runs=options.n_runs, in_a_row=_IN_A_ROW)
             for name, times in counted.items():
                 alone[name][size] = summarized(times)
         for name, times in counted.items():
+            latency[name][size] = summarized(in_turn[name])
             speedup[name][size] = _ratio_of_sums(counted[rows[0].name], times)
     return [replace(row, latency=latency[row.name], alone=alone[row.name], speedup=speedup[row.name]) for row in rows]
+
+
+def _memory(one: _Candidate, dataset: Dataset, options: DeploymentOptions) -> int | None:
+    (inputs,) = _batches(one.network, one.processor, dataset, [options.batch_size], options)
+    return peak_memory_bytes(_parts(one.given), inputs)
+
+
+def _batches(
+    network: Any, processor: Any, dataset: Dataset, sizes: Sequence[int], options: DeploymentOptions
+) -> list[dict[str, Any]]:
+    return batches_of(network, dataset, sizes=sizes, processing_class=processor, columns=options.columns)
 
 
 def _ratio_of_sums(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -210,16 +210,7 @@ def _ratio_of_sums(first: Sequence[float], second: Sequence[float]) -> Estimate:
     return estimate(float(times[0].sum() / times[1].sum()), totals[0] / totals[1])
 
 
-def _memory(model: Model, dataset: Dataset, processor: Any, options: DeploymentOptions) -> int | None:
-    network = load_model(model)
-    inputs = batches_of(
-        network, dataset, sizes=[options.batch_size], processing_class=processor, columns=options.columns
-    )
-    return peak_memory_bytes([*_parts(model)], inputs[0])
-
-
-def _parts(model: Model) -> list[Model]:
+def _parts(model: Any) -> list[Model]:
     """The models that one is made of."""
-    if not isinstance(model, DeferringModel):
-        return [model]
-    return [*chain(*(_parts(one) for one in (model.candidate, model.reference)))]
+    pair = isinstance(model, DeferringModel)
+    return [*_parts(model.candidate), *_parts(model.reference)] if pair else [model]
