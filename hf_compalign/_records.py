@@ -33,6 +33,15 @@ def plain(value: Any) -> Any:
     return value
 
 
+def without_nan(value: Any) -> Any:
+    """The same dicts and lists with None for nan, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def built(kind: type[_Kind], stored: Any) -> _Kind:
     """A dataclass from its `plain` form in JSON, which has None for nan.
 

@@ -30,6 +30,7 @@ HELPERS = {
     "_folders",
     "_formats",
     "_records",
+    "_saved",
     "_tables",
     "_trainer",
     "_visible",

@@ -1,21 +1,16 @@
 """The files that a repair measured: how often each differs from the reference, how large and how fast it is."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from hf_compalign._files import read_record, write_record
 from hf_compalign._formats import UNKNOWN, decimals, percent, plural
-from hf_compalign._records import built
+from hf_compalign._saved import Saved
 from hf_compalign._tables import Table
 from hf_compalign.measure.audit import Audit, Verdict
 from hf_compalign.measure.footprint import Latency, quartiles
 from hf_compalign.measure.statistics import undominated
 
-FORMAT_VERSION = 1
-_KIND = "hf_compalign.frontier"
 _CHOSEN = "<- chosen"
 
 
@@ -83,7 +78,7 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
-class Frontier:
+class Frontier(Saved):
     """Everything that a repair measured.
 
     Attributes:
@@ -96,6 +91,8 @@ class Frontier:
         baselines: name -> batch size -> latency, of the models that were timed beside the files, such as "torch".
         machine: where all of them were timed.
     """
+
+    kind = "hf_compalign.frontier"
 
     points: tuple[Point, ...]
     judged: tuple[Point, ...]
@@ -132,27 +129,12 @@ class Frontier:
         return best if self.chosen_point in best else sorted([*best, self.chosen_point], key=lambda one: one.size_bytes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts, lists and dicts."""
-        found: dict[str, Any] = {"kind": _KIND, "format_version": FORMAT_VERSION, **asdict(self)}
+        """Plain numbers, texts, lists and dicts; of each file also whether it ``passed``."""
+        found = super().to_dict()
         for name, points in (("points", self.points), ("judged", self.judged)):
             for point, row in zip(points, found[name], strict=True):
                 row["passed"] = point.passed
         return found
-
-    def save(self, path: str | Path) -> None:
-        """Write `to_dict` as JSON; the file is whole or not there."""
-        write_record(path, self.to_dict())
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Frontier":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not the JSON of a frontier, or a newer version of this library wrote it.
-        """
-        build = partial(built, cls)
-        return read_record(path, build, kind=_KIND, version=FORMAT_VERSION, writer="Frontier.save")
 
 
 def frontier_table(frontier: Frontier) -> Table:

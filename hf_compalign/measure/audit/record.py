@@ -3,13 +3,13 @@
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_compalign._files import read_record, write_text_atomic
-from hf_compalign._records import built, plain
+from hf_compalign._records import built, plain, without_nan
 from hf_compalign.measure.attribution import AttributionAgreement
 from hf_compalign.measure.audit.items import ChangedItem
 from hf_compalign.measure.audit.stored import check_consistent, read_metrics
@@ -255,15 +255,7 @@ def _compact(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:  # few rows hold a nan, and looking for one takes longer than writing
-        strict = _mapped(value, lambda leaf: None if isinstance(leaf, float) and math.isnan(leaf) else leaf)
-        return json.dumps(strict, ensure_ascii=False, allow_nan=False)
-
-
-def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """The same dicts and lists, with lists for tuples, around ``leaf`` of everything else."""
-    if isinstance(value, dict):
-        return {name: _mapped(item, leaf) for name, item in value.items()}
-    return [_mapped(item, leaf) for item in value] if isinstance(value, list | tuple) else leaf(value)
+        return json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False)
 
 
 def metrics_beside_fields(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,16 @@
-"""The smallest and most faithful of several files."""
+"""The cheapest and most faithful of several files."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any, TypeVar
 
 _File = TypeVar("_File", bound=Any)
 
 
-def undominated(files: Iterable[_File]) -> list[_File]:
-    """The files that no other beats in both ``size_bytes`` and ``mismatch_rate``, the smallest first."""
+def undominated(files: Iterable[_File], *, cost: Callable[[_File], float] = attrgetter("size_bytes")) -> list[_File]:
+    """The files that no other beats in both their cost and ``mismatch_rate``, the cheapest first."""
     best: list[_File] = []
-    for file in sorted(files, key=lambda one: (one.size_bytes, one.mismatch_rate)):
+    for file in sorted(files, key=lambda one: (cost(one), one.mismatch_rate)):
         if not best or file.mismatch_rate < best[-1].mismatch_rate:
             best.append(file)
     return best

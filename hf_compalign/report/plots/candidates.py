@@ -65,7 +65,7 @@ def _panels(figure: "Figure", n_rows: int, n_costs: int) -> list[Any]:
 
 def _kind(record: Mapping[str, Any]) -> tuple[dict[str, str], str]:
     """The look of a candidate, and what it means."""
-    return style.LIMITS["none" if not record["limits"] else "passed" if record["passed"] else "failed"]
+    return style.look_of(record["limits"], record["passed"])
 
 
 def _draw_names(panel: Any, records: Records) -> None:

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_compalign._formats import count
-from hf_compalign.measure.audit import Verdict
-from hf_compalign.measure.statistics import Estimate
+from hf_compalign.measure.statistics import Estimate, undominated
 from hf_compalign.report.plots import style
+from hf_compalign.report.plots.points import Compared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class TimedPoint(Protocol):
+class TimedPoint(Compared, Protocol):
     """What a figure needs of a deployment, such as a `hf_compalign.ship.deployments.Deployment`."""
 
     @property
@@ -20,28 +20,8 @@ class TimedPoint(Protocol):
         """As it is called."""
 
     @property
-    def n(self) -> int:
-        """How many items there were."""
-
-    @property
-    def mismatch_rate(self) -> float:
-        """The share of the items that it answers differently from the reference."""
-
-    @property
-    def mismatch_rate_interval(self) -> tuple[float, float]:
-        """The two-sided 95 % interval of its mismatch rate."""
-
-    @property
     def speedup(self) -> Mapping[int, Estimate]:
         """Batch size -> how many times faster than the first, with an interval."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether every limit is kept."""
-
-    @property
-    def limits(self) -> Sequence[Verdict]:
-        """The verdict on each limit."""
 
 
 def plot_deployments(rows: Sequence[TimedPoint], *, limit: float | None = None) -> "Figure":
@@ -76,27 +56,19 @@ def _draw(panel: Any, rows: Sequence[TimedPoint], size: int, limit: float | None
         if size not in row.speedup:
             continue
         speed, rate = row.speedup[size], 100 * row.mismatch_rate
-        look, _ = style.LIMITS["none" if not row.limits else "passed" if row.passed else "failed"]
+        look, _ = style.look_of(row.limits, row.passed)
         low, high = (100 * end for end in row.mismatch_rate_interval)
         panel.vlines(speed.value, low, high, look["color"], linewidth=1.2)
         panel.hlines(rate, speed.low, speed.high, look["color"], linewidth=1.2)
         panel.scatter([speed.value], [rate], s=36, zorder=3, clip_on=False, **look)
         panel.annotate(str(place), (speed.value, rate), xytext=(5, 5), textcoords="offset points", fontsize=9)
-    best = sorted(_undominated(rows, size))
-    panel.plot(*zip(*best, strict=True), color=style.MUTED, linewidth=1, zorder=1, label="no other is better in both")
+    timed = [row for row in rows if size in row.speedup]
+    best = undominated(timed, cost=lambda row: -row.speedup[size].value)
+    line = [[row.speedup[size].value for row in best[::-1]], [100 * row.mismatch_rate for row in best[::-1]]]
+    panel.plot(*line, color=style.MUTED, linewidth=1, zorder=1, label="no other is better in both")
     if limit is not None:
         panel.axhline(100 * limit, color=style.MUTED, linestyle="--", linewidth=1, label=f"{100 * limit:.3g} %")
     panel.set_xlabel(f"times faster, batches of {size}")
     panel.set_xlim(left=0)
     panel.set_ylim(bottom=0)
     panel.grid(color=style.FAINT)
-
-
-def _undominated(rows: Sequence[TimedPoint], size: int) -> list[tuple[float, float]]:
-    """Speed and rate, in percent, of those that no other beats in both."""
-    points = [(row.speedup[size].value, 100 * row.mismatch_rate) for row in rows if size in row.speedup]
-    return [one for one in points if not any(_beats(other, one) for other in points)]
-
-
-def _beats(first: tuple[float, float], second: tuple[float, float]) -> bool:
-    return first != second and first[0] >= second[0] and first[1] <= second[1]

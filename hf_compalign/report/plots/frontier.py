@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_compalign._formats import count
-from hf_compalign.measure.audit import Verdict
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.statistics import undominated
 from hf_compalign.report.plots import style
+from hf_compalign.report.plots.points import Compared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Plotted(Protocol):
+class Plotted(Compared, Protocol):
     """What a figure needs of a measured file, such as a `hf_compalign.ship.Point`."""
 
     @property
@@ -21,32 +21,12 @@ class Plotted(Protocol):
         """The layers in float."""
 
     @property
-    def mismatch_rate(self) -> float:
-        """The share of the items that it answers differently from the reference."""
-
-    @property
     def size_bytes(self) -> int:
         """The bytes of the file."""
 
     @property
-    def mismatch_rate_interval(self) -> tuple[float, float]:
-        """The two-sided 95 % interval of its mismatch rate."""
-
-    @property
-    def n(self) -> int:
-        """How many items there were."""
-
-    @property
     def latency(self) -> Mapping[int, Latency]:
         """Of one pass, by the number of items in the batch; empty where it was not timed."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether every limit is kept."""
-
-    @property
-    def limits(self) -> Sequence[Verdict]:
-        """The verdict on each limit."""
 
 
 def plot_frontier(

@@ -54,6 +54,11 @@ def drawing(height: float, *, width: float = WIDTH, columns: int = 2) -> Iterato
             _draw_legend(figure, columns)
 
 
+def look_of(limits: object, passed: bool) -> tuple[dict[str, str], str]:
+    """The look of a file, by what became of its limits, and what that means."""
+    return LIMITS["none" if not limits else "passed" if passed else "failed"]
+
+
 def shown(name: object, *, most: int = 32) -> str:
     r"""A name from the data as `one_line`, with a mark for what is no character.
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,24 @@ from numpy.typing import NDArray
 
 from hf_compalign._checks import check_share
 from hf_compalign._exported import record_name
-from hf_compalign._files import read_record, write_record
 from hf_compalign._formats import count, decimals, interval, percent, plural, ratio
-from hf_compalign._records import built, plain
+from hf_compalign._saved import Saved
 from hf_compalign.data import row_fingerprint
 from hf_compalign.measure.audit import ModelInfo
 from hf_compalign.measure.footprint import Latency, quartiles
-from hf_compalign.measure.statistics import rate, wilson_interval
+from hf_compalign.measure.statistics import rate
 from hf_compalign.ship.deferral.scores import check_score, sureness
+from hf_compalign.ship.deferral.traffic import Answered
 
-FORMAT_VERSION = 1
 DEFERRAL_NAME = "deferral.json"
-_KIND = "hf_compalign.deferral"
 
 
 @dataclass(frozen=True)
-class Deferral:
+class Deferral(Answered, Saved):
     """The result of `hf_compalign.fit_deferral`; ``print`` says what it means.
+
+    Saved as ``deferral.json`` in the candidate's folder, or as ``<name>.deferral.json`` beside the exported file
+    ``<name>``, it is found by `DeferringModel`.
 
     Attributes:
         score: how sure the candidate is, see `hf_compalign.ship.deferral.sureness`.
@@ -44,6 +44,8 @@ class Deferral:
         data_fingerprint: of the inputs; empty when unknown.
         latency: of one pass of the reference and of the candidate; None when unknown.
     """
+
+    kind = "hf_compalign.deferral"
 
     score: str
     threshold: float | None
@@ -69,16 +71,6 @@ class Deferral:
                 "changed cannot be more than answered or mismatches, and these not more than n. Got "
                 f"changed={self.changed}, answered={self.answered}, mismatches={self.mismatches} and n={self.n}."
             )
-
-    @property
-    def answered_rate(self) -> float:
-        """The share of the items that the candidate answers itself."""
-        return rate(self.answered, self.n)
-
-    @property
-    def answered_rate_interval(self) -> tuple[float, float]:
-        """Its two-sided 95 % Wilson interval."""
-        return wilson_interval(self.answered, self.n)
 
     @property
     def expected_ms(self) -> float | None:
@@ -115,25 +107,6 @@ class Deferral:
         """16 hex digits of both models, from theirs, and of which answers count."""
         rule = f"{self.score} {self.threshold!r}"
         return row_fingerprint({"candidate": candidate, "reference": reference, "rule": rule})
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON; the file is whole or not there.
-
-        `DeferringModel` finds ``deferral.json`` in the candidate's folder, or ``<name>.deferral.json`` beside the
-        exported file ``<name>``.
-        """
-        write_record(path, {"kind": _KIND, "format_version": FORMAT_VERSION, **plain(self)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Deferral":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not the JSON of a deferral, or a newer version of this library wrote it.
-        """
-        build = partial(built, cls)
-        return read_record(path, build, kind=_KIND, version=FORMAT_VERSION, writer="Deferral.save")
 
     @classmethod
     def of(cls, given: "Deferral | str | Path") -> "Deferral":

@@ -2,13 +2,36 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from hf_compalign._formats import count, interval, percent, plural
 from hf_compalign.measure.statistics import rate, wilson_interval
 
 
+class _Counts(Protocol):
+    @property
+    def answered(self) -> int: ...
+
+    @property
+    def n(self) -> int: ...
+
+
+class Answered:
+    """For what counts how many of n items a candidate answered itself."""
+
+    @property
+    def answered_rate(self: _Counts) -> float:
+        """The share of the items that the candidate answers itself; nan without items."""
+        return rate(self.answered, self.n)
+
+    @property
+    def answered_rate_interval(self: _Counts) -> tuple[float, float]:
+        """Its two-sided 95 % Wilson interval."""
+        return wilson_interval(self.answered, self.n)
+
+
 @dataclass(frozen=True)
-class Traffic:
+class Traffic(Answered):
     """Counts of items; `DeferringModel.traffic` has those since it was made.
 
     Attributes:
@@ -35,16 +58,6 @@ class Traffic:
     def n(self) -> int:
         """All items."""
         return self.answered + self.deferred
-
-    @property
-    def answered_rate(self) -> float:
-        """The share that the candidate answered; nan without items."""
-        return rate(self.answered, self.n)
-
-    @property
-    def answered_rate_interval(self) -> tuple[float, float]:
-        """Its two-sided 95 % Wilson interval."""
-        return wilson_interval(self.answered, self.n)
 
     @property
     def changed_rate(self) -> float:

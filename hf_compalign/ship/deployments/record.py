@@ -1,23 +1,16 @@
 """Files side by side, as plain data: printed, saved and loaded without torch."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from hf_compalign._files import read_record, write_record
 from hf_compalign._formats import UNKNOWN, count, decimals, interval, percent
-from hf_compalign._records import built, plain
+from hf_compalign._saved import Saved
 from hf_compalign._tables import Table, as_text
 from hf_compalign.measure.audit import Verdict
 from hf_compalign.measure.footprint import Latency, quartiles, wide_spread
-from hf_compalign.measure.statistics import Estimate
+from hf_compalign.measure.statistics import Estimate, undominated
 from hf_compalign.models import Runtime
-
-FORMAT_VERSION = 1
-_KIND = "hf_compalign.deployments"
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class Deployment:
 
 
 @dataclass(frozen=True)
-class Deployments:
+class Deployments(Saved):
     """The result of `hf_compalign.compare_deployments`; ``print`` shows it as a table.
 
     Attributes:
@@ -74,6 +67,8 @@ class Deployments:
         rows: in the order given; the first is what the others are how many times faster than.
         machine: where they were timed; empty when they were not.
     """
+
+    kind = "hf_compalign.deployments"
 
     reference: str
     rows: tuple[Deployment, ...]
@@ -98,11 +93,7 @@ class Deployments:
             ValueError: that batch size was not timed.
         """
         self._check_timed(batch_size)
-        best: list[Deployment] = []
-        for row in sorted(self.rows, key=lambda one: (-one.speedup[batch_size].value, one.mismatches)):
-            if not best or row.mismatches < best[-1].mismatches:
-                best.append(row)
-        return best
+        return undominated(self.rows, cost=lambda row: -row.speedup[batch_size].value)
 
     def fastest(self, batch_size: int, *, most: float | None = None) -> Deployment | None:
         """The fastest that keeps its limits, and whose bound on mismatches is at most ``most``; None if there is none.
@@ -115,28 +106,6 @@ class Deployments:
         self._check_timed(batch_size)
         kept = [row for row in self.rows if row.passed and (most is None or row.mismatch_rate_bound <= most)]
         return max(kept, key=lambda row: row.speedup[batch_size].value, default=None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts, lists and dicts."""
-        found: dict[str, Any] = {"kind": _KIND, "format_version": FORMAT_VERSION, **plain(self)}
-        for row in found["rows"]:
-            # JSON has no nan.
-            row["accuracy"] = None if math.isnan(row["accuracy"]) else row["accuracy"]
-        return found
-
-    def save(self, path: str | Path) -> None:
-        """Write `to_dict` as JSON; the file is whole or not there."""
-        write_record(path, self.to_dict())
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Deployments":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not the JSON of deployments, or a newer version of this library wrote it.
-        """
-        return read_record(path, partial(built, cls), kind=_KIND, version=FORMAT_VERSION, writer="Deployments.save")
 
     def table(self) -> Table:
         """A row for each, and the columns of which something is known."""
