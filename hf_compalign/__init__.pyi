@@ -44,6 +44,9 @@ from .models import Collator as Collator
 from .report.page import write_report as write_report
 from .report.plots import AuditLike as AuditLike
 from .report.plots import Plotted as Plotted
+from .search import Compression as Compression
+from .search import SearchOptions as SearchOptions
+from .search import compress_model as compress_model
 from .ship import Artifact as Artifact
 from .ship import ArtifactDetails as ArtifactDetails
 from .ship import AuditedExport as AuditedExport

@@ -57,7 +57,7 @@ def remove_unfinished(path: Path) -> None:
     for home in (path, path.parent):
         for left in home.glob(f"{glob.escape(prefix)}*"):
             pid = left.name.removeprefix(prefix).partition(".")[0]
-            if left.suffix not in (STAGED, ASIDE) or not pid.isdecimal() or _is_alive(int(pid)):
+            if left.suffix not in (STAGED, ASIDE) or not pid.isdecimal() or is_alive(int(pid)):
                 continue
             if left.suffix == ASIDE and not path.exists():
                 left.rename(path)
@@ -73,7 +73,8 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine still runs."""
     if os.name == "nt":  # where signal 0 is Ctrl+C
         return True
     try:

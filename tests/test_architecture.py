@@ -46,8 +46,9 @@ MAY_IMPORT = {
     "metrics": ("measure",),
     "report": ("measure",),
     "ship": ("compress", "data", "measure", "models", "opening", "report"),
+    "search": ("align", "compress", "data", "measure", "models", "opening", "ship"),
     "demo": ("align", "compress", "data", "measure", "opening", "report.plots"),
-    "cli": ("data", "demo", "measure", "report", "ship"),
+    "cli": ("data", "demo", "measure", "report", "search", "ship"),
 }
 # The same inside of rooms that hold others. "compress" stands here for what lies loose in it.
 INSIDE = {

@@ -1,11 +1,11 @@
-"""The command line: hf-compalign demo | audit | report | export | env."""
+"""The command line: hf-compalign compress | recipes | audit | report | export | demo | env."""
 
 import sys
 import traceback
 
 import typer
 
-from hf_compalign.cli import audit, demo, env, export, report
+from hf_compalign.cli import audit, compress, demo, env, export, report
 
 _FAILURE = 3
 
@@ -17,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo.demo)
+app.command()(compress.compress)
+app.command()(compress.recipes)
 app.command()(audit.audit)
 app.command()(report.report)
 app.command()(export.export)

@@ -18,6 +18,7 @@ from .modes import random_state_kept as random_state_kept
 from .onnx import OnnxModel as OnnxModel
 from .openvino import PRECISION_PLACE as PRECISION_PLACE
 from .openvino import OpenVinoModel as OpenVinoModel
+from .openvino import computes_in as computes_in
 from .openvino import openvino_core as openvino_core
 from .processor import cpu_name as cpu_name
 from .processor import instruction_sets as instruction_sets

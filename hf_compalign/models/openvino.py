@@ -104,6 +104,11 @@ class OpenVinoModel(FileModel):
         return self._compiled(dict(feeds))[position]
 
 
+def computes_in(precision: str) -> bool:
+    """Whether OpenVINO can compute in that precision on this processor."""
+    return precision.upper() in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def openvino_core() -> Any:
     """The one entrance to OpenVINO of this process, kept to its end.
 

@@ -236,10 +236,8 @@ def _calibration(network: PreTrainedModel, processor: Any, options: ExportOption
     rows = options.calibration
     if rows is None:
         return None
-    reader, columns = reader_of(network, rows, processing_class=processor), Columns.of(options.columns)
-    prepared = reader.prepared(rows, text=columns.text, image=columns.image)
-    starts = range(0, len(rows), _CALIBRATION_BATCH)
-    return [dict(reader.batch(prepared, range(start, min(start + _CALIBRATION_BATCH, len(rows))))) for start in starts]
+    reader = reader_of(network, rows, processing_class=processor)
+    return reader.batches(rows, Columns.of(options.columns), size=_CALIBRATION_BATCH)
 
 
 def _timed(models: dict[str, Any], dataset: Dataset | None, asking: AuditOptions) -> dict[str, dict[int, Latency]]:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_compalign.data import check_rows, find_image_column, find_text_columns, rows_at, tokenized, with_pixels
+from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.models import (
     check_prepared,
     checked_device,
@@ -56,6 +57,12 @@ class Reader:
                 dataset = tokenized(dataset, processor, columns, longest=longest)
         check_prepared(dataset, self.network)
         return dataset
+
+    def batches(self, rows: Dataset, columns: Columns, *, size: int) -> list[dict[str, Any]]:
+        """All rows, raw or prepared, as batches of the model's inputs."""
+        prepared = self.prepared(rows, text=columns.text, image=columns.image)
+        starts = range(0, len(rows), size)
+        return [dict(self.batch(prepared, range(start, min(start + size, len(rows))))) for start in starts]
 
     def batch(self, prepared: Dataset, places: Sequence[int]) -> Mapping[str, Any]:
         """These rows of a prepared dataset as one batch of the model's inputs."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
@@ -110,11 +109,12 @@ def compare_deployments(
     for name, one in opened.items():
         rows.append(_compared(name, one, answers, dataset=dataset, limits=limits, options=asking))
         progress(f"{name}: {rows[-1].mismatches} of {rows[-1].n} answers differ")
-    device = timing_device(files=any(file_models(one.network) for one in opened.values()))
-    rows = _timed(rows, opened, dataset=dataset, options=options, device=device)
+    rows, machine = timed_deployments(
+        rows, {name: (one.network, one.processor) for name, one in opened.items()}, dataset, options
+    )
     if options.memory:
         rows = [replace(row, peak_memory_bytes=_memory(opened[row.name], dataset, options)) for row in rows]
-    return Deployments(answers.model, tuple(rows), machine_name(device) if options.timed_batch_sizes else "")
+    return Deployments(answers.model, tuple(rows), machine)
 
 
 @dataclass(frozen=True)
@@ -145,39 +145,38 @@ def _compared(
     if deferring:
         network.traffic = Traffic()
     candidate = answers_of(network, dataset, replace(options, processing_class=one.processor))
-    found = audit(reference, candidate, limits=limits)
-    low, high = found.metrics["mismatch_rate_interval"]
-    return Deployment(
-        name=name,
+    return Deployment.of(
+        name,
+        audit(reference, candidate, limits=limits),
         runtime=candidate.runtime or runtime_of(network),
-        n=found.n,
-        mismatches=found.metrics["cie"],
-        mismatch_rate=found.metrics["mismatch_rate"],
-        mismatch_rate_interval=(low, high),
-        mismatch_rate_bound=found.metrics["mismatch_rate_upper_bound"],
-        accuracy=found.metrics["accuracy_candidate"],
-        limits=found.limits,
         size_bytes=footprint(network).size_bytes,
         answered_rate=network.traffic.answered_rate if deferring else 1.0,
     )
 
 
-def _timed(
+def timed_deployments(
     rows: Sequence[Deployment],
-    opened: Mapping[str, _Candidate],
-    *,
+    models: Mapping[str, tuple[PreTrainedModel, Any]],
     dataset: Dataset,
     options: DeploymentOptions,
-    device: torch.device,
-) -> list[Deployment]:
-    placed = {name: opened_on(one.network, device) for name, one in opened.items()}
+) -> tuple[list[Deployment], str]:
+    """The deployments with their times, and the machine that these are of; see `compare_deployments`.
+
+    Args:
+        rows: as measured on their answers; the first is what the others are how many times faster than.
+        models: name -> (model, its tokenizer or image processor).
+        dataset: what they are timed on.
+        options: the batch sizes and how many passes.
+    """
+    device = timing_device(files=any(file_models(network) for network, _ in models.values()))
+    placed = {name: opened_on(network, device) for name, (network, _) in models.items()}
     latency: dict[str, dict[int, Latency]] = {row.name: {} for row in rows}
     alone: dict[str, dict[int, Latency]] = {row.name: {} for row in rows}
     speedup: dict[str, dict[int, Estimate]] = {row.name: {} for row in rows}
     for size in options.timed_batch_sizes:
         sizes = [size] * options.n_runs
         given = {
-            name: (network, _batches(network, opened[name].processor, dataset, sizes, options))
+            name: (network, _batches(network, models[name][1], dataset, sizes, options))
             for name, network in placed.items()
         }
         counted = in_turn = interleaved_times_ms(given, n_runs=options.n_runs)
@@ -188,7 +187,8 @@ def _timed(
         for name, times in counted.items():
             latency[name][size] = summarized(in_turn[name])
             speedup[name][size] = _ratio_of_sums(counted[rows[0].name], times)
-    return [replace(row, latency=latency[row.name], alone=alone[row.name], speedup=speedup[row.name]) for row in rows]
+    timed = [replace(row, latency=latency[row.name], alone=alone[row.name], speedup=speedup[row.name]) for row in rows]
+    return timed, machine_name(device) if options.timed_batch_sizes else ""
 
 
 def _memory(one: _Candidate, dataset: Dataset, options: DeploymentOptions) -> int | None:

@@ -7,7 +7,7 @@ from functools import partial
 from hf_compalign._formats import UNKNOWN, count, decimals, interval, percent
 from hf_compalign._saved import Saved
 from hf_compalign._tables import Table, as_text
-from hf_compalign.measure.audit import Verdict
+from hf_compalign.measure.audit import Audit, Verdict
 from hf_compalign.measure.footprint import Latency, quartiles, wide_spread
 from hf_compalign.measure.statistics import Estimate, undominated
 from hf_compalign.models import Runtime
@@ -56,6 +56,26 @@ class Deployment:
     def passed(self) -> bool:
         """Whether every limit is kept; True when none was set."""
         return all(verdict.passed for verdict in self.limits)
+
+    @classmethod
+    def of(
+        cls, name: str, found: Audit, *, runtime: Runtime, size_bytes: int, answered_rate: float = 1.0
+    ) -> "Deployment":
+        """What an audit of it against the reference says, before anything is timed."""
+        low, high = found.metrics["mismatch_rate_interval"]
+        return cls(
+            name=name,
+            runtime=runtime,
+            n=found.n,
+            mismatches=found.metrics["cie"],
+            mismatch_rate=found.metrics["mismatch_rate"],
+            mismatch_rate_interval=(low, high),
+            mismatch_rate_bound=found.metrics["mismatch_rate_upper_bound"],
+            accuracy=found.metrics["accuracy_candidate"],
+            limits=found.limits,
+            size_bytes=size_bytes,
+            answered_rate=answered_rate,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,9 @@
+from .judging import chosen_of as chosen_of
 from .judging import fixed_sequence as fixed_sequence
 from .options import RepairOptions as RepairOptions
+from .parts import Part as Part
+from .parts import rows_needed as rows_needed
+from .parts import split as split
 from .repairing import Repair as Repair
 from .repairing import repair_int8 as repair_int8
 from .search import sensitivity_shares as sensitivity_shares

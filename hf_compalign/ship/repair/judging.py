@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from hf_compalign.measure.statistics import items_needed
 from hf_compalign.ship.frontier import Point
 from hf_compalign.ship.repair.parts import rows_needed
-from hf_compalign.ship.repair.search import Found, describe_point
+from hf_compalign.ship.repair.search import Found
 
-Report = Callable[[str], None]
+_Searched = TypeVar("_Searched")
+_Judged = TypeVar("_Judged", bound=Any)
 
 
-def fixed_sequence(candidates: Sequence[Point], judge: Callable[[Point], Point], report: Report) -> list[Point]:
+def fixed_sequence(candidates: Sequence[_Searched], judge: Callable[[_Searched], _Judged]) -> list[_Judged]:
     """Judge the candidates in their order, up to the first that does not keep the limits.
 
     The order is fixed before any of them is judged. A file beyond a limit is chosen only if the first such file of the
@@ -21,22 +23,20 @@ def fixed_sequence(candidates: Sequence[Point], judge: Callable[[Point], Point],
 
     Args:
         candidates: those that the search offers, the safest first.
-        judge: a file as searched -> the same file on rows that the search has not seen.
-        report: called with a line of text for each.
+        judge: a file as searched -> the same file on rows that the search has not seen; it says whether it ``passed``.
 
     Returns:
         The judged files, in this order.
     """
-    judged: list[Point] = []
+    judged: list[_Judged] = []
     for candidate in candidates:
         judged.append(judge(candidate))
-        report(f"judged  {len(candidate.kept)} in float: {describe_point(judged[-1])}")
         if not judged[-1].passed:
             break
     return judged
 
 
-def chosen_of(judged: Sequence[Point]) -> Point:
+def chosen_of(judged: Sequence[_Judged]) -> _Judged:
     """The last that keeps the limits; without any, the first."""
     return next((point for point in reversed(judged) if point.passed), judged[0])
 

@@ -1,4 +1,4 @@
-"""The rows that a repair searches on, and those that judge what it found."""
+"""The rows that files are searched on, and those that judge what was found."""
 
 import math
 from collections.abc import Mapping
@@ -73,7 +73,7 @@ def split(
     n = round(share * len(dataset))
     if not 0 < n < len(dataset):
         raise ValueError(
-            f"A repair searches on some rows and judges on others, and search_share={share:g} of "
+            f"A search is on some rows and judged on others, and search_share={share:g} of "
             f"{plural(len(dataset), 'row')} leaves none to {'judge' if n else 'search'} on. Give more rows."
         )
     order = np.random.default_rng(_SEED).permutation(len(dataset))

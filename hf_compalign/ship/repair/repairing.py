@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
@@ -19,14 +20,14 @@ from hf_compalign.measure.predictions import Predictions
 from hf_compalign.opening import Model, load_model, processor_of
 from hf_compalign.report.plots import plot_frontier
 from hf_compalign.ship.formats import check_format
-from hf_compalign.ship.frontier import Frontier
+from hf_compalign.ship.frontier import Frontier, Point
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair.files import Int8Files
 from hf_compalign.ship.repair.judging import chosen_of, fixed_sequence, verdict_of
 from hf_compalign.ship.repair.makers import MAKERS
 from hf_compalign.ship.repair.options import RepairOptions
 from hf_compalign.ship.repair.parts import split
-from hf_compalign.ship.repair.search import shortened, smallest_float_set
+from hf_compalign.ship.repair.search import describe_point, shortened, smallest_float_set
 from hf_compalign.tasks import task_of
 
 Report = Callable[[str], None]
@@ -139,7 +140,7 @@ def repair_int8(  # noqa: PLR0913 - what to export and where, and what to hold i
             known=options.sensitivities,
             report=progress,
         )
-        sequence = tuple(fixed_sequence(found.candidates, files.judge, progress))
+        sequence = tuple(fixed_sequence(found.candidates, partial(_judged, files, progress)))
         chosen = chosen_of(sequence)
         verdict = verdict_of(found, sequence, n_layers=len(files.layers), share=share)
         frontier = files.timed(Frontier(found.points, sequence, chosen.kept, verdict, found.sensitivities), network)
@@ -147,6 +148,12 @@ def repair_int8(  # noqa: PLR0913 - what to export and where, and what to hold i
         repair = Repair(export, files.audits[chosen.kept], frontier, found.complete)
         _save(stage, repair, limits, progress)
     return repair
+
+
+def _judged(files: Int8Files, progress: Report, point: Point) -> Point:
+    found = files.judge(point)
+    progress(f"judged  {len(point.kept)} in float: {describe_point(found)}")
+    return found
 
 
 def _opened(model: Model) -> PreTrainedModel:

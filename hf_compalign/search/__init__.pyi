@@ -1,0 +1,14 @@
+from .compressing import compress_model as compress_model
+from .options import OBJECTIVES as OBJECTIVES
+from .options import SearchOptions as SearchOptions
+from .planning import Plan as Plan
+from .planning import plan_of as plan_of
+from .recipe import KEYS as KEYS
+from .recipe import Recipe as Recipe
+from .recipe import recipe_of as recipe_of
+from .recipe import recipe_text as recipe_text
+from .recipe import shipped_recipes as shipped_recipes
+from .record import Compression as Compression
+from .record import Search as Search
+from .record import Tried as Tried
+from .steps import Step as Step

@@ -1,0 +1,111 @@
+"""A search as a file: what to compress, on which rows, to which limits."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_compalign._files import read_text, write_text_atomic
+from hf_compalign._records import built
+from hf_compalign.search.options import SearchOptions
+
+_HERE = Path(__file__).parent / "recipes"
+# What a file cannot say, or says in its own way.
+_NOT_KEYS = ("columns", "processing_class", "overwrite")
+
+
+@dataclass(frozen=True)
+class Recipe(SearchOptions):
+    """All that `hf-compalign compress` is told; the keys of a recipe's file.
+
+    Attributes:
+        model: a folder or a Hub id.
+        dataset: a file, a saved dataset, a folder of images or a Hub name; so are ``calibration`` and ``train``.
+        output: the folder of the artifact.
+        limits: name -> value.
+        config: the dataset's configuration on the Hub.
+        split: of the dataset.
+        text_column: the text, or the two of a pair.
+        image_column: the images.
+        label_column: the right answers.
+        max_samples: at most so many rows of the dataset.
+    """
+
+    model: str = ""
+    dataset: str = ""
+    output: str = ""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    calibration: str | None = None
+    train: str | None = None
+    config: str | None = None
+    split: str | None = None
+    text_column: tuple[str, ...] | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    max_samples: int | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `SearchOptions`."""
+        return {one.name: getattr(self, one.name) for one in fields(SearchOptions) if one.name not in _NOT_KEYS}
+
+    def to_yaml(self) -> str:
+        """All keys, resolved."""
+        found = {name: value for name, value in asdict(self).items() if name not in _NOT_KEYS}
+        listed = {name: [*value] if isinstance(value, tuple) else value for name, value in found.items()}
+        return str(yaml.safe_dump(listed, sort_keys=False, allow_unicode=True))
+
+    def save(self, path: Path) -> None:
+        """Write `to_yaml`."""
+        write_text_atomic(path, self.to_yaml())
+
+
+KEYS = tuple(one.name for one in fields(Recipe) if one.name not in _NOT_KEYS)
+
+
+def recipe_of(given: Mapping[str, Any], source: str | Path | None = None) -> Recipe:
+    """What a file says, by a path or the name of a recipe that ships, with what is given instead.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a mapping, has an unknown key or a value of another kind, or the model, the dataset, the
+            output or the limits are nowhere said.
+    """
+    said = {} if source is None else read_recipe(source)
+    found = built(Recipe, {**said, **{name: value for name, value in given.items() if value is not None}})
+    for name in ("model", "dataset", "output", "limits"):
+        if not getattr(found, name):
+            raise ValueError(f"There is no {name}. Say it on the command line, or as {name}: in the recipe.")
+    return found
+
+
+def read_recipe(source: str | Path) -> dict[str, Any]:
+    """The keys and values of a file, or of a recipe that ships."""
+    try:
+        found = yaml.safe_load(recipe_text(source))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{source} must hold keys and values, such as 'objective: bytes'. Got {type(found).__name__}.")
+    for key in found:
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{source} has an unknown key {key!r}.{hint} Known are {', '.join(KEYS)}.")
+    return found
+
+
+def recipe_text(source: str | Path) -> str:
+    """A recipe as it is written: a file, or one that ships, by its name."""
+    path = _HERE / f"{source}.yaml" if str(source) in shipped_recipes() else Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {source}. Those that ship: {', '.join(shipped_recipes())}.")
+    return read_text(path)
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Name -> what it is for: the comment in its first line."""
+    return {path.stem: read_text(path).splitlines()[0].lstrip("# ") for path in sorted(_HERE.glob("*.yaml"))}

@@ -1,0 +1,56 @@
+"""Train a cut model to answer like the original again."""
+
+from pathlib import Path
+
+from transformers import PreTrainedModel, TrainingArguments
+
+from hf_compalign.align import AlignedDistillationTrainer, AlignmentArguments, last_complete_checkpoint
+from hf_compalign.measure.predictions import Columns, reader_of
+from hf_compalign.search.setting import Setting
+
+_SAVE_STEPS = 100
+# Half of every batch are inputs made of the batch itself, which only the original can answer.
+_TRANSFER = 0.5
+
+
+def recover(student: PreTrainedModel, setting: Setting, folder: Path) -> PreTrainedModel:
+    """The student, trained on the original's answers alone: labels do not count.
+
+    Args:
+        student: the cut model; it is changed.
+        setting: the original, the rows to train on, and how long and how fast.
+        folder: for checkpoints; a training that was killed goes on from the last.
+
+    Raises:
+        ValueError: there are no rows to train on.
+    """
+    if setting.train is None:
+        raise ValueError("There are no rows to train a cut model on. Give train=.")
+    options = setting.options
+    columns = Columns.of(options.columns)
+    reader = reader_of(setting.network, setting.train, processing_class=setting.processor)
+    args = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=options.train_steps,
+        per_device_train_batch_size=options.train_batch_size,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        save_steps=_SAVE_STEPS,
+        save_total_limit=1,
+        # Of images, a transform reads columns that the model does not know.
+        remove_unused_columns=setting.task.model_input != "pixel_values",
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    trainer = AlignedDistillationTrainer(
+        student,
+        args,
+        processing_class=setting.processor,
+        train_dataset=reader.prepared(setting.train, text=columns.text, image=columns.image),
+        teacher=setting.network,
+        alignment=AlignmentArguments(transfer=_TRANSFER),
+    )
+    begun = any(folder.glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(folder)) if begun else None)
+    return student.eval()

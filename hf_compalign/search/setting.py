@@ -1,0 +1,125 @@
+"""What a search is given, opened and checked before anything is tried."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from hf_compalign.compress.export import check_not_exported
+from hf_compalign.data import check_rows, combined_fingerprint, sample
+from hf_compalign.measure.audit import AuditOptions, checked_limits
+from hf_compalign.measure.predictions import Columns, ids_of
+from hf_compalign.models import load_processor
+from hf_compalign.opening import load_model, model_fingerprint, name_of
+from hf_compalign.search.options import SearchOptions
+from hf_compalign.search.steps import Step, installed_formats, ladder
+from hf_compalign.tasks import Task, task_of
+
+_SEED = 1
+# Without other rows, the most of the given ones that calibrate.
+_CALIBRATION_SHARE = 0.2
+# What a recipe does not depend on, or says in another way.
+_UNSAID = ("processing_class", "overwrite", "formats")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model, its rows, and what to look for.
+
+    Attributes:
+        network: the original.
+        where: it came from.
+        processor: its tokenizer or image processor.
+        limits: to be kept.
+        rows: to choose and prove on.
+        calibration: rows for ranges and cuts.
+        train: rows to train on, or None.
+        options: the rest; the formats are those to try.
+    """
+
+    network: PreTrainedModel
+    where: str
+    processor: Any
+    limits: Mapping[str, float]
+    rows: Dataset
+    calibration: Dataset
+    train: Dataset | None
+    options: SearchOptions
+
+    @property
+    def task(self) -> Task:
+        """Of the model."""
+        return task_of(self.network)
+
+    @property
+    def asking(self) -> AuditOptions:
+        """How models are asked."""
+        return AuditOptions(self.options.columns, self.processor)
+
+    @property
+    def steps(self) -> list[Step]:
+        """All that may be tried."""
+        options = self.options
+        return [
+            *ladder(
+                options.formats or (),
+                int8=options.int8,
+                cuts=options.cuts,
+                repairs=options.repair_measurements > 0,
+                trains=self.train is not None,
+            )
+        ]
+
+    def recipe(self) -> dict[str, Any]:
+        """All that the search depends on, as plain JSON values."""
+        parts = {"dataset": self.rows, "calibration": self.calibration, "train": self.train}
+        marks = {name: None if rows is None else self._fingerprint(rows) for name, rows in parts.items()}
+        # A tokenizer is nothing to copy.
+        options = asdict(replace(self.options, processing_class=None))
+        said = {name: value for name, value in options.items() if name not in _UNSAID}
+        asked = {"model": model_fingerprint(self.network), "limits": dict(self.limits)}
+        return asked | marks | said | {"formats": list(self.options.formats or ())}
+
+    def _fingerprint(self, rows: Dataset) -> str:
+        return combined_fingerprint(ids_of(rows, self.task, Columns.of(self.options.columns)).tolist())
+
+
+def setting_of(
+    model: PreTrainedModel | str | Path,
+    dataset: Dataset,
+    *,
+    limits: Mapping[str, float],
+    calibration: Dataset | None,
+    train: Dataset | None,
+    options: SearchOptions,
+) -> Setting:
+    """Open and check what `compress_model` is given; see there."""
+    if not limits:
+        raise ValueError("There is nothing to keep. Give a limit, such as limits={'mismatch_rate': 0.01}.")
+    limits = checked_limits(limits)
+    options = replace(options, formats=tuple(options.formats or installed_formats()))
+    if isinstance(model, str | Path):
+        check_not_exported(model)
+    network = load_model(model)
+    processor = options.processing_class or load_processor(name_of(model), task_of(network))
+    check_rows(dataset)
+    for_ranges = calibration if calibration is not None else train
+    if for_ranges is None:
+        dataset, for_ranges = _parted(dataset, options.calibration_rows)
+    calibration = sample(for_ranges, options.calibration_rows)
+    return Setting(network, name_of(model), processor, limits, dataset, calibration, train, options)
+
+
+def _parted(dataset: Dataset, most: int) -> tuple[Dataset, Dataset]:
+    """The rows without those that calibrate, and these."""
+    n = min(most, int(_CALIBRATION_SHARE * len(dataset)))
+    if n == 0:
+        raise ValueError(
+            f"A fifth of the rows calibrates, and of {len(dataset)} that is none. Give more rows, or calibration=."
+        )
+    order = np.random.default_rng(_SEED).permutation(len(dataset))
+    return dataset.select(sorted(order[n:].tolist())), dataset.select(sorted(order[:n].tolist()))

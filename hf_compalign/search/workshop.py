@@ -1,0 +1,119 @@
+"""Makes the files of a search, and keeps them: a search that was killed finds them again."""
+
+import copy
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hf_compalign._folders import staged_folder
+from hf_compalign.compress import load_compressed
+from hf_compalign.compress.shrink import shrink_
+from hf_compalign.measure.audit import answers_of
+from hf_compalign.measure.predictions import Columns, Predictions, reader_of
+from hf_compalign.models import computes_in
+from hf_compalign.opening import load_model
+from hf_compalign.search.record import Tried
+from hf_compalign.search.recovering import recover
+from hf_compalign.search.setting import Setting
+from hf_compalign.search.steps import Step
+from hf_compalign.ship.deferral import DeferringModel
+from hf_compalign.ship.formats import EXPORTERS
+from hf_compalign.ship.repair import Part, RepairOptions, repair_int8
+
+_BATCH = 32
+
+
+class Workshop:
+    """Makes models and files, each once, and asks them.
+
+    Args:
+        setting: the model, its rows, and the options of the search.
+        folder: where everything is kept.
+    """
+
+    def __init__(self, setting: Setting, folder: Path) -> None:
+        self.setting, self.folder = setting, folder
+        self._opened: dict[Step, Any] = {}
+
+    @cached_property
+    def batches(self) -> list[dict[str, Any]]:
+        """The rows for ranges and cuts, as the model takes them."""
+        setting = self.setting
+        reader = reader_of(setting.network, setting.calibration, processing_class=setting.processor)
+        return reader.batches(setting.calibration, Columns.of(setting.options.columns), size=_BATCH)
+
+    def weights(self, step: Step) -> PreTrainedModel:
+        """The model that a step's file is of."""
+        if not step.cut:
+            return self.setting.network
+        folder = self.folder / "weights" / _slug(step.weights)
+        if not folder.is_dir():
+            model = self._trained(step) if step.trained else self._cut(step.cut)
+            with staged_folder(folder) as stage:
+                model.save_pretrained(stage)
+        return load_compressed(folder)
+
+    def _cut(self, share: float) -> PreTrainedModel:
+        model = copy.deepcopy(self.setting.network)
+        shrink_(model, heads=share, ffn=share, calibration=self.batches)
+        return model
+
+    def _trained(self, step: Step) -> PreTrainedModel:
+        student, folder = self.weights(step.untrained), self.folder / "training" / _slug(step.weights)
+        return recover(student, self.setting, folder)
+
+    def path(self, step: Step, searched: Part) -> Path:
+        """The file of a step; one that is repaired is so on the rows that are searched on."""
+        folder = self.folder / "files" / _slug(step.name)
+        if not folder.is_dir():
+            how: dict[str, Any] = {"processing_class": self.setting.processor}
+            if step.file_format == "openvino":
+                how["precision"] = "bf16" if computes_in("bf16") else "f32"
+            if step.int8:
+                how |= {"quantize": "static", "calibration": self.batches}
+            if step.repaired:
+                self._repair(step, folder, searched, how)
+            else:
+                EXPORTERS[step.file_format](self.weights(step), folder, **how)
+        return next(path for path in folder.iterdir() if path.suffix in (".xml", ".onnx"))
+
+    def _repair(self, step: Step, folder: Path, searched: Part, how: dict[str, Any]) -> None:
+        options = self.setting.options
+        repair_int8(
+            self.weights(step),
+            folder,
+            limits=searched.limits,
+            dataset=searched.rows,
+            file_format=step.file_format,
+            reference=searched.reference,
+            options=RepairOptions(
+                columns=options.columns, max_measurements=options.repair_measurements, timed_batch_sizes=(), **how
+            ),
+        )
+
+    def opened(self, step: Step, searched: Part) -> Any:
+        """The file of a step as a model."""
+        if step not in self._opened:
+            self._opened[step] = load_model(self.path(step, searched))
+        return self._opened[step]
+
+    def answers(self, step: Step, searched: Part) -> Predictions:
+        """The answers of a step's file to the rows that are searched on."""
+        path = self.folder / "answers" / f"{_slug(step.name)}.npz"
+        if not path.is_file():
+            answers_of(self.opened(step, searched), searched.rows, self.setting.asking).save(path)
+        return Predictions.load(path)
+
+    def model(self, one: Tried, behind: Tried | None, searched: Part) -> Any:
+        """What was tried, as a model: a file, or two of them."""
+        network = self.opened(one.step, searched)
+        if one.deferral is None or behind is None:
+            return network
+        return DeferringModel(network, self.opened(behind.step, searched), one.deferral)
+
+
+def _slug(name: str) -> str:
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
