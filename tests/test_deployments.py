@@ -17,8 +17,7 @@ from hf_compalign.measure.statistics import Estimate, upper_bound, wilson_interv
 from hf_compalign.models import OnnxModel, OpenVinoModel, Runtime, RuntimeSettings
 from hf_compalign.report.plots import plot_deployments
 from hf_compalign.ship.deferral import Deferral
-from hf_compalign.ship.deployments import Deployment, DeploymentOptions
-from hf_compalign.ship.deployments.measuring import _ratio_of_sums
+from hf_compalign.ship.deployments import Deployment, DeploymentOptions, speedup_of
 
 pytest.importorskip("openvino")
 ROWS = tiny.texts(30, length=9)
@@ -166,7 +165,7 @@ def test_the_fastest_that_keeps_a_bound():
 
 
 def test_the_ratio_is_of_total_times_by_hand():
-    found = _ratio_of_sums([4.0, 8.0], [2.0, 1.0])
+    found = speedup_of([4.0, 8.0], [2.0, 1.0])
     assert found.value == 4.0
     assert (found.low, found.high) == (2.0, 8.0)  # one round drawn twice
 

@@ -11,11 +11,12 @@ from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import footprint
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.models import runtime_of
-from hf_compalign.search.record import ORIGINAL, Search, Tried
+from hf_compalign.search.record import Search, Tried
 from hf_compalign.search.steps import Step
+from hf_compalign.search.timing import times_faster
 from hf_compalign.search.workshop import Workshop
 from hf_compalign.ship.deferral import Deferral, DeferringModel, fit_deferral
-from hf_compalign.ship.deployments import Deployment, DeploymentOptions, timed_deployments
+from hf_compalign.ship.deployments import Deployment
 from hf_compalign.ship.repair import Part
 
 # Of the smallest limit, how much a file that defers may change itself: more leaves it more answers, less is safer.
@@ -53,10 +54,6 @@ class Climber:
         self.found = found
         self._shop, self._searched, self._judged = shop, searched, judged
         self._report, self._save = report, save
-        original = shop.setting.network
-        self._original = Deployment.of(
-            ORIGINAL, searched.best, runtime=runtime_of(original), size_bytes=footprint(original).size_bytes
-        )
 
     def climb(self, steps: Iterable[Step]) -> Search:
         """Try these steps, except for those that were tried or cannot be the best."""
@@ -96,10 +93,10 @@ class Climber:
             size_bytes=footprint(network).size_bytes,
             answered_rate=1.0 if deferral is None else deferral.answered_rate,
         )
-        models = {ORIGINAL: (setting.network, setting.processor), name: (network, setting.processor)}
-        how = DeploymentOptions(options.columns, timed_batch_sizes=(options.batch_size,), n_runs=options.n_runs)
-        (_, timed), _ = timed_deployments([self._original, row], models, self._searched.rows, how)
-        return Tried(step, timed, self._judged.expects(audited), deferral)
+        times = times_faster(
+            setting.network, network, self._searched.rows, processor=setting.processor, options=options
+        )
+        return Tried(step, replace(row, speedup={options.batch_size: times}), self._judged.expects(audited), deferral)
 
     def _deferring(self, alone: Tried, answers: Predictions) -> list[Tried]:
         """The file with that of the whole model behind it, at several budgets; those that can be the best."""

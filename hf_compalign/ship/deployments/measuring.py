@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
@@ -109,12 +110,11 @@ def compare_deployments(
     for name, one in opened.items():
         rows.append(_compared(name, one, answers, dataset=dataset, limits=limits, options=asking))
         progress(f"{name}: {rows[-1].mismatches} of {rows[-1].n} answers differ")
-    rows, machine = timed_deployments(
-        rows, {name: (one.network, one.processor) for name, one in opened.items()}, dataset, options
-    )
+    device = timing_device(files=any(file_models(one.network) for one in opened.values()))
+    rows = _timed(rows, opened, dataset=dataset, options=options, device=device)
     if options.memory:
         rows = [replace(row, peak_memory_bytes=_memory(opened[row.name], dataset, options)) for row in rows]
-    return Deployments(answers.model, tuple(rows), machine)
+    return Deployments(answers.model, tuple(rows), machine_name(device) if options.timed_batch_sizes else "")
 
 
 @dataclass(frozen=True)
@@ -154,29 +154,22 @@ def _compared(
     )
 
 
-def timed_deployments(
+def _timed(
     rows: Sequence[Deployment],
-    models: Mapping[str, tuple[PreTrainedModel, Any]],
+    opened: Mapping[str, _Candidate],
+    *,
     dataset: Dataset,
     options: DeploymentOptions,
-) -> tuple[list[Deployment], str]:
-    """The deployments with their times, and the machine that these are of; see `compare_deployments`.
-
-    Args:
-        rows: as measured on their answers; the first is what the others are how many times faster than.
-        models: name -> (model, its tokenizer or image processor).
-        dataset: what they are timed on.
-        options: the batch sizes and how many passes.
-    """
-    device = timing_device(files=any(file_models(network) for network, _ in models.values()))
-    placed = {name: opened_on(network, device) for name, (network, _) in models.items()}
+    device: torch.device,
+) -> list[Deployment]:
+    placed = {name: opened_on(one.network, device) for name, one in opened.items()}
     latency: dict[str, dict[int, Latency]] = {row.name: {} for row in rows}
     alone: dict[str, dict[int, Latency]] = {row.name: {} for row in rows}
     speedup: dict[str, dict[int, Estimate]] = {row.name: {} for row in rows}
     for size in options.timed_batch_sizes:
         sizes = [size] * options.n_runs
         given = {
-            name: (network, _batches(network, models[name][1], dataset, sizes, options))
+            name: (network, _batches(network, opened[name].processor, dataset, sizes, options))
             for name, network in placed.items()
         }
         counted = in_turn = interleaved_times_ms(given, n_runs=options.n_runs)
@@ -186,9 +179,8 @@ def timed_deployments(
                 alone[name][size] = summarized(times)
         for name, times in counted.items():
             latency[name][size] = summarized(in_turn[name])
-            speedup[name][size] = _ratio_of_sums(counted[rows[0].name], times)
-    timed = [replace(row, latency=latency[row.name], alone=alone[row.name], speedup=speedup[row.name]) for row in rows]
-    return timed, machine_name(device) if options.timed_batch_sizes else ""
+            speedup[name][size] = speedup_of(counted[rows[0].name], times)
+    return [replace(row, latency=latency[row.name], alone=alone[row.name], speedup=speedup[row.name]) for row in rows]
 
 
 def _memory(one: _Candidate, dataset: Dataset, options: DeploymentOptions) -> int | None:
@@ -202,8 +194,11 @@ def _batches(
     return batches_of(network, dataset, sizes=sizes, processing_class=processor, columns=options.columns)
 
 
-def _ratio_of_sums(first: Sequence[float], second: Sequence[float]) -> Estimate:
-    """The ratio of two total times, with an interval over the runs, which had the same inputs."""
+def speedup_of(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """How many times faster the second model is: the ratio of two total times, of runs with the same inputs.
+
+    The interval is that of a bootstrap over the runs.
+    """
     times = np.array([first, second])
     drawn = np.random.default_rng(0).integers(times.shape[1], size=(_RESAMPLES, times.shape[1]))
     totals = times[:, drawn].sum(axis=-1)

@@ -104,7 +104,7 @@ class Deployments(Saved):
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Those that were timed."""
-        return tuple(sorted({size for row in self.rows for size in row.latency}))
+        return tuple(sorted({size for row in self.rows for size in (*row.latency, *row.speedup)}))
 
     def frontier(self, batch_size: int) -> list[Deployment]:
         """Those that no other beats in both time and mismatches, the fastest first.
