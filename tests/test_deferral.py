@@ -78,12 +78,15 @@ def test_the_threshold_is_the_lowest_that_lets_so_many_through(margins, differ, 
     assert found.bound == upper_bound(2, 6, 0.5)
 
 
-def by_brute_force(sure, differ, *, budget, level):
-    """The fixed-sequence test: from the highest threshold down, as long as each is shown to keep the budget."""
+def by_brute_force(sure, differ, *, budget, level, behind=False):
+    """The fixed-sequence test: from the highest threshold down, as long as each is shown to keep the budget.
+
+    What the model behind answers otherwise counts whoever answers it.
+    """
     answered = np.zeros(len(sure), dtype=bool)
     for threshold in [*np.unique(sure)[::-1], -np.inf]:
         above = sure > threshold
-        k, n = int((above & differ).sum()), len(sure)
+        k, n = int(((above & differ) | behind).sum()), len(sure)
         if k == n or beta.ppf(level, k + 1, n - k) > budget:
             break
         answered = above
@@ -106,6 +109,52 @@ def test_the_answered_items_are_those_of_the_fixed_sequence_test(seed):
     assert np.array_equal(found.answers(candidate.logits), by_score[found.score])
     assert found.changed == int((by_score[found.score] & differ).sum())
     assert found.changed / 400 <= found.bound <= 0.04
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_model_behind_changes_counts_too(seed):
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(-6, 7, size=(600, 3)).astype(float)
+    reference, candidate = pair(logits, rng.random(600) < 0.15 * np.exp(-sureness(logits, "margin") / 3))
+    turned = rng.random(600) < 0.01
+    fallback = answers(np.where(turned[:, None], -reference.logits, reference.logits))
+    differ, behind = (one.predicted != reference.predicted for one in (candidate, fallback))
+    found = fit_deferral(reference, candidate, fallback=fallback, budget=0.05, scores=["margin"])
+    itself = by_brute_force(sureness(candidate.logits, "margin"), differ, budget=0.05, level=0.95, behind=behind)
+    assert np.array_equal(found.answers(candidate.logits), itself)
+    assert found.fallback_changed == behind.sum()
+    assert found.answered < fit_deferral(reference, candidate, budget=0.05, scores=["margin"]).answered
+    of_the_pair = np.where(itself, differ, behind).mean()
+    assert of_the_pair <= found.bound <= 0.05
+
+
+def test_the_guarantee_of_a_pair_holds_over_draws():
+    """Budget 3 %: of 400 thresholds fitted on draws of 500 items, at most 5 % (and chance) let more pass."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 3)) * 2
+    reference, candidate = pair(logits, rng.random(20_000) < 0.3 * np.exp(-2 * sureness(logits, "margin")))
+    turned = rng.random(20_000) < 0.01 + 0.05 * (sureness(logits, "margin") < 0.3)
+    fallback = answers(np.where(turned[:, None], -reference.logits, reference.logits))
+    differ, behind = (one.predicted != reference.predicted for one in (candidate, fallback))
+    broken = 0
+    for _ in range(400):
+        drawn = rng.choice(20_000, size=500)
+        sides = [answers(one.logits[drawn]) for one in (reference, candidate, fallback)]
+        try:
+            rule = fit_deferral(*sides[:2], fallback=sides[2], budget=0.03, scores=["margin"])
+        except ValueError:
+            continue
+        broken += np.where(rule.answers(candidate.logits), differ, behind).mean() > 0.03
+    assert broken / 400 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_a_fallback_that_exceeds_the_budget_by_itself_is_refused():
+    reference, candidate = of_margins([*range(1, 601)])
+    fallback = answers(np.where(np.arange(600)[:, None] < 20, -reference.logits, reference.logits))
+    with pytest.raises(ValueError, match=r"fallback by itself exceeds the budget of 1 %: it answers 20 of 600 items"):
+        fit_deferral(reference, candidate, fallback=fallback)
+    with pytest.raises(ValueError, match="The fallback must be Predictions. Got str"):
+        fit_deferral(reference, candidate, fallback="original")
 
 
 def test_the_score_that_answers_most_is_taken():

@@ -21,6 +21,7 @@ FOLDERS = {
     "Compress": ("compress",),
     "Measure": ("measure", "metrics"),
     "Report": ("report",),
+    "Compress in one command": ("search",),
     "Ship": ("ship",),
     "Models and data": ("models", "data"),
 }

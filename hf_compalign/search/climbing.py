@@ -108,7 +108,7 @@ class Climber:
             budget = share * min(self._searched.limits.values())
             name = f"{alone.name}, deferring at {percent(budget)}"
             try:
-                rule = fit_deferral(theirs, answers, budget=budget)
+                rule = fit_deferral(self._searched.reference, answers, fallback=theirs, budget=budget)
             except ValueError as error:
                 self._leave_out(name, str(error))
                 break  # smaller budgets are harder still

@@ -33,7 +33,7 @@ def compress_model(  # noqa: PLR0913 - a model, its rows, where to, and what to 
     calibration: Dataset | None = None,
     train: Dataset | None = None,
     options: SearchOptions | None = None,
-    progress: Report | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Compression:
     """Find the fastest (or smallest) file of a model that keeps the limits, prove it, and write it as it ships.
 

@@ -19,8 +19,8 @@ from hf_compalign.search.record import Tried
 from hf_compalign.search.recovering import recover
 from hf_compalign.search.setting import Setting
 from hf_compalign.search.steps import Step
+from hf_compalign.ship import EXPORTERS
 from hf_compalign.ship.deferral import DeferringModel
-from hf_compalign.ship.formats import EXPORTERS
 from hf_compalign.ship.repair import Part, RepairOptions, repair_int8
 
 _BATCH = 32

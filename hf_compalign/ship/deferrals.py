@@ -56,25 +56,23 @@ def save_deferrals(
     """
     alone = {one.model_fingerprint: name for name, one in files.items()}
     paired = {
-        one.pair_fingerprint(one.candidate.model_fingerprint, one.reference.model_fingerprint): name
+        one.pair_fingerprint(one.candidate.model_fingerprint, one.behind.model_fingerprint): name
         for name, one in deferrals.items()
     }
     said = {}
     for name, deferral in deferrals.items():
-        reference = deferral.reference
-        within = alone.get(reference.model_fingerprint) or paired.get(reference.model_fingerprint)
-        if within is not None:
-            behind, model = within, files[within].model
+        behind = deferral.behind
+        within = alone.get(behind.model_fingerprint) or paired.get(behind.model_fingerprint)
+        model = files[within].model if within is not None else _outside(name, behind, original)
+        named = replace(deferral, candidate=replace(deferral.candidate, model=files[name].model))
+        if deferral.fallback is None:
+            named = replace(named, reference=replace(behind, model=model))
         else:
-            behind = model = _outside(name, reference, original)
-        named = replace(
-            deferral,
-            candidate=replace(deferral.candidate, model=files[name].model),
-            reference=replace(reference, model=model),
-        )
+            reference = replace(deferral.reference, model=_outside(name, deferral.reference, original))
+            named = replace(named, reference=reference, fallback=replace(behind, model=model))
         named.save(work / deferral_name(name))
         words = " ".join(str(named).splitlines())
-        said[name] = Deferred(words, behind, pair=reference.model_fingerprint in paired)
+        said[name] = Deferred(words, within or model, pair=behind.model_fingerprint in paired)
     return said
 
 

@@ -21,6 +21,7 @@ def fit_deferral(
     reference: Predictions,
     candidate: Predictions,
     *,
+    fallback: Predictions | None = None,
     budget: float = 0.01,
     confidence: float = 0.95,
     scores: Sequence[str] = tuple(SCORES),
@@ -41,6 +42,9 @@ def fit_deferral(
     set aside to choose the score. CATs (https://huggingface.co/papers/2104.08803) and Fast yet Safe
     (https://huggingface.co/papers/2405.20915) do the like for early exits of one model.
 
+    With a ``fallback`` that answers the deferred items, in place of the reference, the guarantee is for the pair: what
+    the fallback answers otherwise counts against the budget at any threshold, whoever answers it.
+
     The guarantee is for items like these: drawn as these were, and not used to train, calibrate or repair the
     candidate. What differs there counts, even if the reference is wrong.
 
@@ -55,29 +59,35 @@ def fit_deferral(
     Args:
         reference: its answers, as `hf_compalign.predict` gives them.
         candidate: its answers to the same items.
-        budget: the largest acceptable share of all items that the candidate answers itself and otherwise.
+        fallback: the answers of the model that gets the deferred items, such as a file of the reference in bfloat16;
+            by default that is the reference.
+        budget: the largest acceptable share of all items that get another answer than the reference's.
         confidence: of the guarantee.
         scores: which to try: ``margin``, ``max_probability``, ``energy``. One alone needs fewer items.
         latency: of one pass of the reference and of the candidate, such as `Audit.latency`.
 
     Raises:
         ValueError: no predictions, other items, labels or inputs on the two sides; a budget or a confidence that is
-            not in (0, 1), an unknown score or none; too few items to show the budget at all; or a candidate that
-            differs where it is surest, so that no threshold keeps it.
+            not in (0, 1), an unknown score or none; too few items to show the budget at all; a fallback that exceeds it
+            by itself; or a candidate that differs where it is surest, so that no threshold keeps it.
     """
     check_share("budget", budget, ends=False)
     check_share("confidence", confidence, ends=False)
-    _check(reference, candidate, latency)
+    _check({"reference": reference, "candidate": candidate, "fallback": fallback}, latency)
     scores = _checked_scores(scores)
-    paired = same_items(reference, [candidate])
-    reference, candidate = paired.models
-    differ = (reference.predicted != candidate.predicted)[paired.counted]
+    paired = same_items(reference, [candidate] if fallback is None else [candidate, fallback])
+    reference, candidate, *_ = paired.models
+    differ, also = ((one.predicted != reference.predicted)[paired.counted] for one in (candidate, paired.models[-1]))
+    behind = also if fallback is not None else np.zeros_like(differ)
     n, level = len(differ), 1 - (1 - confidence) / len(scores)
     most = most_within(budget, n, level)
     if most < 0:
         raise ValueError(_too_few(n, budget, confidence, scores))
+    spent = int(behind.sum())
+    if spent > most:
+        raise ValueError(_spent_by_the_fallback(spent, most, n, budget))
     sure = {score: sureness(candidate.logits, score)[paired.counted] for score in scores}
-    thresholds = {score: _threshold(found, differ, most) for score, found in sure.items()}
+    thresholds = {score: _threshold(found, differ & ~behind, most - spent) for score, found in sure.items()}
     answered = {score: found > thresholds[score] for score, found in sure.items()}
     best = max(scores, key=lambda score: int(answered[score].sum()))
     if not answered[best].any():
@@ -97,6 +107,8 @@ def fit_deferral(
         candidate=ModelInfo.of(candidate),
         data_fingerprint=reference.data_fingerprint or candidate.data_fingerprint,
         latency=latency,
+        fallback=None if fallback is None else ModelInfo.of(paired.models[-1]),
+        fallback_changed=spent,
     )
 
 
@@ -106,9 +118,9 @@ def _threshold(sure: NDArray[np.float64], differ: NDArray[np.bool_], most: int) 
     return float(highest[most]) if most < len(highest) else -math.inf
 
 
-def _check(reference: Any, candidate: Any, latency: Any) -> None:
-    for name, side in (("reference", reference), ("candidate", candidate)):
-        if not isinstance(side, Predictions):
+def _check(sides: dict[str, Any], latency: Any) -> None:
+    for name, side in sides.items():
+        if not isinstance(side, Predictions) and not (name == "fallback" and side is None):
             raise ValueError(
                 f"The {name} must be Predictions. Got {type(side).__name__}. Ask a model with predict(model, dataset)."
             )
@@ -139,6 +151,13 @@ def _too_few(n: int, budget: float, confidence: float, scores: tuple[str, ...]) 
         f"A budget of {100 * budget:g} % cannot be shown to be kept on so few items: with {plural(n, 'item')} and a "
         f"confidence of {100 * confidence:g} % you can show at most {percent(upper_bound(0, n, level))}. Give at least "
         f"{plural(int(items_needed(budget, level=level)), 'item')}, or a budget above that.{fewer}"
+    )
+
+
+def _spent_by_the_fallback(spent: int, most: int, n: int, budget: float) -> str:
+    return (
+        f"The fallback by itself exceeds the budget of {100 * budget:g} %: it answers {spent} of {plural(n, 'item')} "
+        f"otherwise than the reference, and {most} may. Take one that is closer, such as the reference itself."
     )
 
 

@@ -140,7 +140,7 @@ class DeferringModel(nn.Module):
         return self.deferral.pair_fingerprint(model_fingerprint(self.candidate), model_fingerprint(self.reference))
 
     def _check_fitted(self) -> None:
-        for name, fitted in (("candidate", self.deferral.candidate), ("reference", self.deferral.reference)):
+        for name, fitted in (("candidate", self.deferral.candidate), ("reference", self.deferral.behind)):
             model = getattr(self, name)
             found = model_fingerprint(model)
             self._check_computed(name, fitted, runtime_of(model))

@@ -43,6 +43,8 @@ class Deferral(Answered, Saved):
         scores: those that were tried. Each was judged at a confidence of 1 - (1 - confidence) / their number.
         data_fingerprint: of the inputs; empty when unknown.
         latency: of one pass of the reference and of the candidate; None when unknown.
+        fallback: the model that gets the deferred items, where that is not the reference.
+        fallback_changed: how many of all items it answers otherwise than the reference; they count in the bound.
     """
 
     kind = "hf_compalign.deferral"
@@ -61,6 +63,8 @@ class Deferral(Answered, Saved):
     candidate: ModelInfo
     data_fingerprint: str = ""
     latency: tuple[Latency, Latency] | None = None
+    fallback: ModelInfo | None = None
+    fallback_changed: int = 0
 
     def __post_init__(self) -> None:
         check_score(self.score)
@@ -71,6 +75,11 @@ class Deferral(Answered, Saved):
                 "changed cannot be more than answered or mismatches, and these not more than n. Got "
                 f"changed={self.changed}, answered={self.answered}, mismatches={self.mismatches} and n={self.n}."
             )
+
+    @property
+    def behind(self) -> ModelInfo:
+        """The model that gets the deferred items."""
+        return self.reference if self.fallback is None else self.fallback
 
     @property
     def expected_ms(self) -> float | None:
@@ -124,6 +133,8 @@ class Deferral(Answered, Saved):
             f"Here {count(self.changed)} do ({percent(rate(self.changed, self.n))}), and {count(self.mismatches)} "
             f"where the candidate answers all ({percent(rate(self.mismatches, self.n))}).",
         ]
+        if self.fallback is not None:
+            lines.append(f"The model behind it answers {count(self.fallback_changed)} otherwise, which count in this.")
         return "\n".join(lines + self._cost())
 
     def _cost(self) -> list[str]:
