@@ -1,9 +1,9 @@
+from .calibrating import calibrate_graph as calibrate_graph
 from .checks import check_neighbors as check_neighbors
 from .checks import check_not_exported as check_not_exported
 from .common import FLOAT_NAME as FLOAT_NAME
 from .common import Export as Export
 from .common import file_config as file_config
-from .graph import calibrate_graph as calibrate_graph
 from .graph import export_graph as export_graph
 from .graph import float_layers as float_layers
 from .graph import graph_layers as graph_layers
@@ -18,3 +18,4 @@ from .openvino import convert_graph as convert_graph
 from .openvino import export_openvino as export_openvino
 from .openvino import quantize_openvino as quantize_openvino
 from .openvino import set_precision as set_precision
+from .smoothing import smooth_graph_ as smooth_graph_

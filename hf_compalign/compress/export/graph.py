@@ -5,10 +5,9 @@ import copy
 import io
 import logging
 import math
-import shutil
 import tempfile
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ _OPERATORS = {"dynamic": ("MatMul", "Gemm", "Gather"), "static": ("MatMul", "Gem
 _WORTH_NAMING = 512
 # A protobuf message holds at most 2 GiB; everything but the weights takes a few MB.
 _MOST_BYTES = 2_000_000_000
-_WHAT = "The export to ONNX"
+WHAT = "The export to ONNX"
 NO_FILE = (
     "Deploy the PyTorch model: quantize_ makes it smaller by a scheme that PyTorch runs, such as 'torchao-w8'. Or "
     "train a student of another architecture (AlignedDistillationTrainer) and export that."
@@ -55,7 +54,7 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
         ImportError: the extra "onnx" is not installed.
         ValueError: the model cannot be run or traced, or has an operation that ONNX lacks.
     """
-    with quiet(), needs_extra("onnx", what=_WHAT):
+    with quiet(), needs_extra("onnx", what=WHAT):
         import onnx  # noqa: F401 - transformers.exporters would say less clearly that these are missing
         import onnx_ir
         import onnxscript  # noqa: F401
@@ -83,7 +82,7 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
 
 def graph_layers(path: Path, mode: str) -> tuple[str, ...]:
     """The layers of a file of `export_graph` that can be quantized, in its order; "static" takes convolutions too."""
-    return tuple(_layer_nodes(_load(path, weights=False), mode))
+    return tuple(_layer_nodes(load_graph(path, weights=False), mode))
 
 
 def float_layers(path: Path) -> tuple[str, ...]:
@@ -92,7 +91,7 @@ def float_layers(path: Path) -> tuple[str, ...]:
     Besides layers these are modules with other parameters, such as positions that are added, and with tensors that
     the exporter has computed beforehand, of `_WORTH_NAMING` numbers or more.
     """
-    graph = _load(path, weights=False).graph
+    graph = load_graph(path, weights=False).graph
     sizes = _float_matrices(graph)
     found: dict[str, None] = {}
     for node in graph.node:
@@ -111,43 +110,7 @@ def float_layers(path: Path) -> tuple[str, ...]:
 
 def opset_of(path: Path) -> int:
     """The version of ONNX's own operators in the file."""
-    return int(next(one.version for one in _load(path, weights=False).opset_import if not one.domain))
-
-
-def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
-    """The smallest and largest value of each activation of a float file on some batches: ranges for `quantize_graph`.
-
-    Raises:
-        ValueError: the model cannot be run on the batches.
-    """
-    with quiet(), needs_extra("onnx", what=_WHAT):
-        import onnxruntime
-        from onnxruntime.quantization import CalibrationDataReader, create_calibrator
-    names = [value.name for value in _load(path, weights=False).graph.input]
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.feeds = (_feed(batch, names) for batch in batches)
-
-        def get_next(self) -> Any:
-            return next(self.feeds, None)
-
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        # A copy, because the calibrator writes beside its source.
-        n_files = len([shutil.copy(file, folder) for file in path.parent.glob(f"{path.name}*")])
-        source, augmented = Path(folder) / path.name, f"{folder}/augmented.onnx"
-        operators = ["MatMul", "Gemm", "Conv"]
-        calibrator = create_calibrator(source, operators, augmented, use_external_data_format=n_files > 1)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        calibrator.infer_session = onnxruntime.InferenceSession(augmented, options, providers=["CPUExecutionProvider"])
-        try:
-            calibrator.collect_data(Reader())
-        except Exception as error:
-            raise ValueError(
-                f"The model cannot be run on the calibration data. Give batches of the shape that it takes. ({error})"
-            ) from error
-        return calibrator.compute_data()
+    return int(next(one.version for one in load_graph(path, weights=False).opset_import if not one.domain))
 
 
 def quantize_graph(
@@ -175,7 +138,7 @@ def quantize_graph(
     """
     if mode == "static" and ranges is None:
         raise ValueError("Static quantization needs the ranges of the activations. Give ranges=calibrate_graph(...).")
-    model = _load(source)
+    model = load_graph(source)
     layers = _layer_nodes(model, mode)
     if unknown := set(keep_float) - set(_layer_nodes(model, "static")):
         raise ValueError(f"keep_float names no layers of {source}: {', '.join(sorted(unknown))}. See graph_layers.")
@@ -183,12 +146,12 @@ def quantize_graph(
     if names:
         model = _dynamic(model, names, portable) if mode == "dynamic" else _static(model, names, ranges, portable)
         del model.metadata_props[:]
-    _save(model, target)
+    save_graph(model, target)
 
 
 def _dynamic(model: Any, names: list[str], portable: bool) -> Any:
     """The model with these nodes in INT8, by the ranges of each batch."""
-    with quiet(), needs_extra("onnx", what=_WHAT):
+    with quiet(), needs_extra("onnx", what=WHAT):
         from onnxruntime.quantization import QuantType, quantize_dynamic
     # ONNX Runtime first turns each Gemm into a MatMul of this name.
     names = names + [f"{name}_MatMul" for name in names]
@@ -204,7 +167,7 @@ def _dynamic(model: Any, names: list[str], portable: bool) -> Any:
             nodes_to_quantize=names,
             use_external_data_format=_n_bytes(model) > _MOST_BYTES,
         )
-        return _load(made)
+        return load_graph(made)
 
 
 def _static(model: Any, names: list[str], ranges: Any, portable: bool) -> Any:
@@ -213,7 +176,7 @@ def _static(model: Any, names: list[str], ranges: Any, portable: bool) -> Any:
     `quantize_static` would look for the ranges in each call, and a repair makes many files of one model. From ONNX
     Runtime 1.28 on it takes known ranges, but that version is not for Python 3.10.
     """
-    with quiet(), needs_extra("onnx", what=_WHAT):
+    with quiet(), needs_extra("onnx", what=WHAT):
         from onnxruntime.quantization import QDQQuantizer, QuantType
     # A quantized layer quantizes its own input; outputs, and so sums and residuals, stay float.
     options: dict[str, Any] = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
@@ -322,8 +285,9 @@ def _float_matrices(graph: Any) -> dict[str, int]:
     }
 
 
-def _load(path: Path, *, weights: bool = True) -> Any:
-    with needs_extra("onnx", what=_WHAT):
+def load_graph(path: Path, *, weights: bool = True) -> Any:
+    """The graph of a file."""
+    with needs_extra("onnx", what=WHAT):
         import onnx
     return onnx.load(str(path), load_external_data=weights)
 
@@ -332,18 +296,11 @@ def _n_bytes(model: Any) -> int:
     return sum(len(one.raw_data) for one in model.graph.initializer)
 
 
-def _save(model: Any, target: Path) -> None:
+def save_graph(model: Any, target: Path) -> None:
+    """Write a graph, with large weights beside the file."""
     import onnx
 
     if _n_bytes(model) > _MOST_BYTES:
         onnx.save(model, str(target), save_as_external_data=True, location=f"{target.name}_data", size_threshold=256)
     else:
         onnx.save(model, str(target))
-
-
-def _feed(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """A batch as the graph takes it; left-out inputs get the model's defaults."""
-    shape = batch.get("input_ids", torch.empty(0)).shape
-    filled = {"attention_mask": torch.ones(shape), "token_type_ids": torch.zeros(shape)} | dict(batch)
-    arrays = {name: torch.as_tensor(filled[name]).detach().cpu() for name in names}
-    return {name: (value.float() if name == "pixel_values" else value.long()).numpy() for name, value in arrays.items()}

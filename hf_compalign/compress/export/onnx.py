@@ -12,6 +12,7 @@ from torch import nn
 from hf_compalign._files import repair_records
 from hf_compalign._folders import staged_folder
 from hf_compalign.compress.calibration import calibration_batches
+from hf_compalign.compress.export.calibrating import calibrate_graph
 from hf_compalign.compress.export.checks import check_options, check_something_left
 from hf_compalign.compress.export.common import (
     FLOAT_NAME,
@@ -23,13 +24,13 @@ from hf_compalign.compress.export.common import (
     summary,
 )
 from hf_compalign.compress.export.graph import (
-    calibrate_graph,
     export_graph,
     float_layers,
     graph_layers,
     opset_of,
     quantize_graph,
 )
+from hf_compalign.compress.export.smoothing import smooth_graph_
 from hf_compalign.compress.quantize import quantization_of, quantized_layers, roundable_layers, scheme_of, unprepare_
 from hf_compalign.compress.seen import LINEAR, seen_in
 from hf_compalign.models import OnnxModel
@@ -66,7 +67,8 @@ def export_onnx(  # noqa: PLR0913 - what to export and where, and all that a fil
             processor is then saved too.
         folder: a folder that is empty or not there yet.
         quantize: None for float32; "dynamic" for activations quantized by their range in each batch; or "static" for
-            fixed ranges from the calibration data.
+            fixed ranges from the calibration data, after factors were moved from activations to weights where that
+            lessens the error (https://huggingface.co/papers/2211.10438).
         calibration: for "static": batches as the model takes them, a DataLoader, or a `datasets.Dataset` of rows that
             can be stacked. A few hundred rows do.
         exclude: patterns of module names (as in `fnmatch`) that stay in float too.
@@ -99,6 +101,8 @@ def export_onnx(  # noqa: PLR0913 - what to export and where, and all that a fil
             fixed = _fixed(model, layers, quantize) if simulated is None else _others(model, layers, simulated)
             kept = kept_layers(layers, fixed, exclude)
             check_something_left(source, layers, kept, quantize)
+            if batches is not None:
+                smooth_graph_(source, batches)
             ranges = None if batches is None else calibrate_graph(source, batches)
             quantize_graph(source, path, mode=quantize, keep_float=kept, ranges=ranges, portable=portable)
             file = OnnxModel(path, config=config)

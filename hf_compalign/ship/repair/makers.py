@@ -22,6 +22,7 @@ from hf_compalign.compress.export import (
     quantize_graph,
     quantize_openvino,
     set_precision,
+    smooth_graph_,
 )
 from hf_compalign.models import FileModel, OnnxModel, OpenVinoModel
 from hf_compalign.ship.formats import EXPORTERS, particular
@@ -95,6 +96,8 @@ class OnnxMaker(Maker):
     _model = OnnxModel
 
     def _prepared(self, graph: Path, batches: Any) -> Path:
+        if batches is not None:
+            smooth_graph_(graph, batches)
         self._ranges = None if batches is None else calibrate_graph(graph, batches)
         return graph
 
