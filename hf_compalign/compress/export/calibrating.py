@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,20 @@ def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         calibrator.infer_session = onnxruntime.InferenceSession(augmented, options, providers=["CPUExecutionProvider"])
-        try:
+        with running():
             calibrator.collect_data(Reader())
-        except Exception as error:
-            raise ValueError(
-                f"The model cannot be run on the calibration data. Give batches of the shape that it takes. ({error})"
-            ) from error
         return calibrator.compute_data()
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Run a graph on calibration data; a ValueError says that these do not fit."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"The model cannot be run on the calibration data. Give batches of the shape that it takes. ({error})"
+        ) from error
 
 
 def feeds_of(session: Any, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

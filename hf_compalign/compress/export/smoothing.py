@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_compalign.compress.export.calibrating import feeds_of
+from hf_compalign.compress.export.calibrating import feeds_of, running
 from hf_compalign.compress.export.graph import load_graph, quiet, save_graph
 
 # Exponents of SmoothQuant: 0 would move nothing, 1 all differences between the channels of the activations.
@@ -102,8 +102,10 @@ def _values(model: Any, names: list[str], batches: Iterable[Mapping[str, Any]]) 
         session = onnxruntime.InferenceSession(f"{folder}/augmented.onnx", providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     kept: dict[str, list[Values]] = {name: [] for name in names}
-    for feed in feeds_of(session, batches):
-        for name, value in zip(names, session.run(names, feed) if names else (), strict=True):
+    for feed in feeds_of(session, batches) if names else ():
+        with running():
+            found = session.run(names, feed)
+        for name, value in zip(names, found, strict=True):
             flat = value.reshape(-1, value.shape[-1])
             some = rng.choice(len(flat), size=min(len(flat), _SAMPLE // 8), replace=False)
             extremes = [*flat.argmax(axis=0), *flat.argmin(axis=0)]
