@@ -1,11 +1,11 @@
-"""The command line: hf-compalign demo | audit | report | export | env."""
+"""The command line: hf-compalign demo | audit | record | compare | plan | report | export | env."""
 
 import sys
 import traceback
 
 import typer
 
-from hf_compalign.cli import audit, demo, env, export, report
+from hf_compalign.cli import audit, compare, demo, env, export, plan, record, report
 
 _FAILURE = 3
 
@@ -18,6 +18,9 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(audit.audit)
+app.command()(record.record)
+app.command()(compare.compare)
+app.command()(plan.plan)
 app.command()(report.report)
 app.command()(export.export)
 app.command()(env.env)
