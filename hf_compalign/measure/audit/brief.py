@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from hf_compalign._formats import count, interval, percent
+from hf_compalign._formats import count, interval, percent, plural
 from hf_compalign._tables import Column, Name, Table, as_text, plain
 from hf_compalign._visible import one_line
 from hf_compalign.measure.audit.items import CHANGES
@@ -29,7 +29,8 @@ def first_changed(found: Row) -> Table:
         columns += [("label", "label", name), ("what changed", "cell", CHANGES.__getitem__)]
     shown = found["items"][:MOST_ITEMS]
     words = tuple(range(1, len(columns)))
-    title = f"The first {count(len(shown))} of {count(found['cie'])} items that changed"
+    first = f"first {count(len(shown))} of " if len(shown) < found["cie"] else ""
+    title = f"The {first}{plural(found['cie'], 'item')} that changed"
     return Table.of(title, shown, columns, words=words)
 
 

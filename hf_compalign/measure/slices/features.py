@@ -100,7 +100,7 @@ class Features:
             yield from _cuts("image", name, numbers)
         names = self.label_names
         for first, second in np.unique(self.answers, axis=0).tolist():
-            yield Condition("answers", value=names[first], second=names[second])
+            yield Condition("answers", value=names[first], second=names[second] if len(names) > 2 else "")
 
     def members(self, condition: Condition) -> Mask:
         """Which rows meet a condition [N].
@@ -117,11 +117,11 @@ class Features:
             values = self.values[existing_column([*self.values], condition.column)]
             return np.array([condition.value in row for row in values])
         if condition.kind == "answers":
-            names = self.label_names
-            for name in (condition.value, condition.second):
+            names, asked = self.label_names, [condition.value, *filter(None, [condition.second])]
+            for name in asked:
                 check_name("label", name, names)
-            wanted = names.index(condition.value), names.index(condition.second)
-            return np.asarray((self.answers == wanted).all(axis=1))
+            wanted = [names.index(name) for name in asked]
+            return np.asarray((self.answers[:, : len(wanted)] == wanted).all(axis=1))
         numbers = self._numbers_of(condition)
         return np.asarray(numbers > condition.threshold if condition.above else numbers <= condition.threshold)
 

@@ -25,7 +25,7 @@ class Condition:
     Attributes:
         kind: "word": the text contains ``value``; "words": its number of words; "value": ``column`` is, or has among
             others, ``value``; "number": of a ``column``; "image": a statistic of the image, ``column``; "answers": the
-            reference answers ``value``, and ``second`` is next.
+            reference answers ``value``, and ``second``, if said, is next.
         above: whether a number is above the ``threshold``, or else at most that.
 
     Raises:
@@ -56,7 +56,8 @@ def condition_words(condition: Condition) -> tuple[str, ...]:
     if condition.kind == "value":
         return Name(condition.column), " is '", value, "'"
     if condition.kind == "answers":
-        return "the reference answers '", value, "' before '", Name(condition.second), "'"
+        next_one = (" before '", Name(condition.second), "'") if condition.second else ()
+        return "the reference answers '", value, "'", *next_one
     return Name(condition.column), f" {'above' if condition.above else 'at most'} {end}"
 
 

@@ -16,6 +16,7 @@ _MISSING = {
     "n_labeled": ("Right and wrong, classes and calibration", "--label-column COLUMN"),
     "limits": ("A verdict", "--limit mismatch_rate=0.02"),
     "groups": ("Groups and fairness", "--groups COLUMN or --bins COLUMN"),
+    "slices": ("Where answers change more than elsewhere", "--find-slices slices.json"),
     "floor": ("Whether a re-run would differ as much", "--floor MODEL"),
     "attribution": ("What both models look at", "--attribution default"),
     "latency": ("Latency", "--latency"),
