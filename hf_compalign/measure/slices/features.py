@@ -1,6 +1,7 @@
 """What is known of each row beside the models' answers to it: words, columns, image statistics, and the reference's."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,19 +89,24 @@ class Features:
         inputs = {*self._texts, self._image, *ID_COLUMNS, self.columns.id}
         return [name for name in self.rows.column_names if name not in inputs]
 
-    def conditions(self) -> Iterator[Condition]:
-        """Every condition that may name a slice."""
-        yield from (Condition("word", value=word) for word in self.words)
+    def conditions(self, least: int) -> Iterator[Condition]:
+        """Every condition that may name a slice, of those that at least so many rows meet."""
+        yield from (Condition("word", value=word) for word, rows in self.words.items() if len(rows) >= least)
         yield from _cuts("words", "", self.lengths)
         for column, rows in self.values.items():
-            yield from (Condition("value", column, value) for value in dict.fromkeys(v for row in rows for v in row))
+            counts = Counter(value for row in rows for value in row)
+            yield from (Condition("value", column, value) for value, count in counts.items() if count >= least)
         for column, numbers in self.numbers.items():
             yield from _cuts("number", column, numbers)
         for name, numbers in self.image_statistics.items():
             yield from _cuts("image", name, numbers)
         names = self.label_names
-        for first, second in np.unique(self.answers, axis=0).tolist():
-            yield Condition("answers", value=names[first], second=names[second] if len(names) > 2 else "")
+        for n_answers in (1, 2) if len(names) > 2 else (1,):
+            found, sizes = np.unique(self.answers[:, :n_answers], axis=0, return_counts=True)
+            for answers in found[sizes >= least].tolist():
+                yield Condition(
+                    "answers", **dict(zip(("value", "second"), (names[one] for one in answers), strict=False))
+                )
 
     def members(self, condition: Condition) -> Mask:
         """Which rows meet a condition [N].
@@ -155,8 +161,8 @@ def _kind(rows: Dataset, name: str) -> str:
     dtype = str(getattr(inner, "dtype", ""))
     if isinstance(inner, ClassLabel) or dtype in ("string", "large_string", "bool"):
         return "value"
-    if inner is not feature or not dtype.startswith(("int", "uint", "float")):
-        return "value" if inner is not feature and dtype.startswith(("int", "uint")) else ""
+    if inner is not feature or not dtype.startswith(("int", "uint", "float")):  # lists of numbers are a model's inputs
+        return ""
     few = len(set(rows[name])) <= _MOST_VALUES
     return "value" if few and not dtype.startswith("float") else "number"
 

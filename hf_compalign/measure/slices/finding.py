@@ -1,21 +1,18 @@
 """Look for slices on one half of the items, and test them on the other."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from hf_compalign.measure.predictions import Columns, Predictions
 from hf_compalign.measure.slices.asking import asked
+from hf_compalign.measure.slices.features import Features, Mask
 from hf_compalign.measure.slices.options import SliceOptions
-from hf_compalign.measure.slices.record import Slices
+from hf_compalign.measure.slices.record import Condition, Slices
 from hf_compalign.measure.slices.testing import tested
 from hf_compalign.measure.statistics import excess_p_value
-
-Mask = NDArray[np.bool_]
 
 _SUSPICIOUS = 0.05  # the largest p-value, on the half that is searched, of a candidate
 _ALIKE = 0.8  # two candidates that share more than this of their items are one
@@ -70,37 +67,36 @@ def find_slices(
     order = np.random.default_rng(options.seed).permutation(len(changed))
     searched = np.zeros(len(changed), dtype=bool)
     searched[order[: len(order) // 2]] = True
-    conditions = [*features.conditions()]
-    members = [features.members(condition) for condition in conditions]
-    places = _candidates([mask[searched] for mask in members], changed[searched], options)
-    rows = tested(
-        [conditions[place] for place in places],
-        [members[place][~searched] for place in places],
-        changed[~searched],
-        level=options.level,
-    )
+    chosen = _candidates(features, changed, searched, options)
+    members = [mask[~searched] for mask in chosen.values()]
+    rows = tested([*chosen], members, changed[~searched], level=options.level)
     return Slices(
         rows=tuple(row for row in rows if row.worse),
         n_searched=int(searched.sum()),
         n_tested=int((~searched).sum()),
-        n_candidates=len(places),
+        n_candidates=len(chosen),
         level=options.level,
     )
 
 
-def _candidates(members: Sequence[Mask], changed: Mask, options: SliceOptions) -> list[int]:
-    """The numbers of the most suspicious conditions, without those that are nearly the same as a better one."""
-    n, total = len(changed), int(changed.sum())
-    sizes = np.array([mask.sum() for mask in members], dtype=np.int64)
-    hits = np.array([(mask & changed).sum() for mask in members], dtype=np.int64)
+def _candidates(features: Features, changed: Mask, searched: Mask, options: SliceOptions) -> dict[Condition, Mask]:
+    """The most suspicious conditions and their items, without those that are nearly the same as a better one."""
+    conditions = [*features.conditions(options.min_size)]
+    n, total = int(searched.sum()), int((changed & searched).sum())
+    counts = []
+    for condition in conditions:  # one at a time: all of them may take more memory than there is
+        mask = features.members(condition) & searched
+        counts.append((mask.sum(), (mask & changed).sum()))
+    sizes, hits = np.array(counts, dtype=np.int64).reshape(-1, 2).T
     p_values = excess_p_value(hits, sizes, total, n)
     large = (sizes >= options.min_size) & (n - sizes >= options.min_size)
-    chosen: list[int] = []
+    chosen: dict[Condition, Mask] = {}
     for place in np.argsort(p_values, kind="stable").tolist():
         if len(chosen) == options.most or p_values[place] > _SUSPICIOUS:
             break
-        if large[place] and not any(_alike(members[place], members[other]) for other in chosen):
-            chosen.append(place)
+        mask = features.members(conditions[place])
+        if large[place] and not any(_alike(mask[searched], other[searched]) for other in chosen.values()):
+            chosen[conditions[place]] = mask
     return chosen
 
 

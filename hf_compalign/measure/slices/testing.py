@@ -2,13 +2,9 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
+from hf_compalign.measure.slices.features import Mask
 from hf_compalign.measure.slices.record import Condition, SliceRow
 from hf_compalign.measure.statistics import benjamini_hochberg, excess_p_value, rate, wilson_interval
-
-Mask = NDArray[np.bool_]
 
 
 def tested(conditions: Sequence[Condition], members: Sequence[Mask], changed: Mask, *, level: float) -> list[SliceRow]:
