@@ -12,12 +12,14 @@ import shipping
 import tiny
 import torch
 from commands import call, error_of
+from datasets import Value
 
 from hf_compalign.compress import load_compressed
 from hf_compalign.measure.audit import Audit, audit, failure, first_changed, metrics_beside_fields
 from hf_compalign.measure.predictions import Predictions, predict
 from hf_compalign.measure.slices import Condition, SliceRow, Slices
 from hf_compalign.report.gate import as_junit, as_summary, write_junit, write_summary
+from hf_compalign.report.page import render
 
 N = 400
 LIMITS = ["--limit", "mismatch_rate=0.05", "--limit", "nfr=0.05"]
@@ -55,6 +57,12 @@ def moved(model, order):
 
 def compared(place, baseline, model, *options):
     return call("compare", place / baseline, place / model, "--dataset", place / "rows.parquet", *options)
+
+
+def slice_of(condition):
+    """A slice in which answers change more than elsewhere."""
+    p_values = {"p_value": 0.001, "p_adjusted": 0.001}
+    return SliceRow(condition, 50, 2, 0.04, mismatch_rate_interval=(0.0, 0.1), rest_rate=0.0, worse=True, **p_values)
 
 
 def forms(folder):
@@ -162,6 +170,19 @@ def test_labels_are_matched_by_name(place, tmp_path):
     assert words in " ".join(result.stderr.split())
 
 
+def test_labels_without_names_are_matched_by_their_order(place, tmp_path):
+    nameless = load_compressed(place / "original")
+    nameless.config.id2label = {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    nameless.config.label2id = {name: label for label, name in nameless.config.id2label.items()}
+    rows = shipping.raw_texts(N)
+    rows.cast_column("label", Value("int64")).to_parquet(tmp_path / "rows.parquet")
+    shipping.saved(tmp_path / "nameless", nameless)
+    result = call("compare", place / "base.npz", tmp_path / "nameless", "--dataset", tmp_path / "rows.parquet", *LIMITS)
+    assert result.exit_code == 0, result.output
+    words = "Labels are matched by their order, as only one side has names: red, green, blue in the baseline, LABEL_0,"
+    assert words in " ".join(result.stderr.split())
+
+
 def test_groups_come_with_the_worst_first(place, tmp_path):
     result = compared(place, "base.npz", "permuted", "--groups", "label", "--bins", "words", *forms(tmp_path))
     assert "There is no --limit and no --slices, so --junit would be ignored" in error_of(result)
@@ -181,9 +202,7 @@ def test_slices_are_saved_and_checked(place, tmp_path):
     assert result.exit_code == 0, result.output
     assert "Slices were looked for, not given" in result.stdout
     assert Slices.load(file).rows == ()
-    about = {"mismatch_rate_interval": (0.0, 0.1), "rest_rate": 0.0, "p_value": 0.01, "p_adjusted": 0.01, "worse": True}
-    row = SliceRow(Condition("words", threshold=5.0, above=True), 50, 2, 0.04, **about)
-    Slices((row,), 100, 100, 1, 0.05).save(file)
+    Slices((slice_of(Condition("words", threshold=5.0, above=True)),), 100, 100, 1, 0.01).save(file)
     good = compared(place, "base.npz", "original", "--slices", file, *forms(tmp_path))
     assert good.exit_code == 0, good.output
     assert "PASSED: not shown to be worse in any of 1 slice." in good.stdout
@@ -272,9 +291,14 @@ def test_hostile_names_neither_break_a_summary_nor_the_xml(tmp_path):
         for answer, model in ((0, "<!-- @me"), (1, "]]> \x02"))
     ]
     found = audit(*sides, groups={"@x": names[1:] * 40}, limits={"mismatch_rate": 0.1, "group_mismatch_gap": 1.0})
-    (case, other) = ElementTree.fromstring(as_junit(found).encode()).iter("testcase")
-    assert len(case) == 1
-    assert len(other) == 0
+    hostile = slice_of(Condition("value", "@column", "</failure>]]>\x00 |"))
+    found = replace(found, slices=Slices((hostile,), 0, 80, 1, 0.01, checked=True))
+    (case, other, of_slice) = ElementTree.fromstring(as_junit(found).encode()).iter("testcase")
+    assert [len(case), len(other), len(of_slice)] == [1, 0, 1]
+    assert (
+        of_slice[0].get("message").startswith("worse than elsewhere: @column is '</failure>]]>[U+0000] |': 4.00 % of")
+    )
+    assert "</failure>" not in render([found])
     assert "@everyone" in case[0].text
     summary = as_summary(found)
     assert not re.search(r"[@#]\w", summary)

@@ -10,6 +10,7 @@ from rich.text import Text
 from hf_compalign.cli import options
 from hf_compalign.cli.auditing import audit_on_rows, check_file, checked_limits, finish, write_files
 from hf_compalign.cli.screen import clear_errors, hush, stderr
+from hf_compalign.labels import are_placeholders
 
 if TYPE_CHECKING:
     from hf_compalign.measure.audit import Audit
@@ -51,9 +52,9 @@ def compare(  # noqa: PLR0913, PLR0917 - the options of a command are its argume
 
     The rows must be those that were recorded: the same --dataset, --split and --max-samples. Items are paired by their
     ids and labels by their names. The limits are those of `hf-compalign audit`, each judged on its upper bound of 95 %
-    confidence. The exit code is 0 within all limits, 1 beyond a limit or with a slice that is worse, 2 for bad
-    input, and 3 for a failure of the program. --summary and --junit hold names of groups and
-    slices, and no other text of the dataset.
+    confidence. The exit code is 0 within all limits, 1 beyond a limit or with a slice that is worse, 2 for bad input,
+    and 3 for a failure of the program. --summary and --junit hold names of groups and slices, and no other text of the
+    dataset.
     """
     console = stderr()
     with clear_errors(console):
@@ -86,8 +87,11 @@ def _check(baseline: Path, model: str) -> None:
 
 
 def _say_order(found: "Audit", console: Console) -> None:
-    """Labels in another order are no difference, and worth a line."""
-    names = found.predictions["candidate"].label_names
-    if names != found.label_names:
-        ours, theirs = ", ".join(found.label_names), ", ".join(names)
-        console.print(Text(f"Labels are matched by name: {ours} in the baseline, {theirs} in the model."))
+    """Labels in another order are no difference, and worth a line; without names on one side only the order is left."""
+    ours, theirs = found.label_names, found.predictions["candidate"].label_names
+    if ours != theirs:
+        how = (
+            "their order, as only one side has names" if are_placeholders(ours) != are_placeholders(theirs) else "name"
+        )
+        lists = f"{', '.join(ours)} in the baseline, {', '.join(theirs)} in the model"
+        console.print(Text(f"Labels are matched by {how}: {lists}."))

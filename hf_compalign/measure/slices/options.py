@@ -20,8 +20,8 @@ class SliceOptions:
     """
 
     min_size: int = 30
-    most: int = 20
-    level: float = 0.05
+    most: int = 10
+    level: float = 0.01
     seed: int = 0
 
     def __post_init__(self) -> None:
