@@ -44,7 +44,8 @@ class Features:
         """Word -> the rows whose text contains it; empty without raw texts."""
         found: dict[str, list[int]] = {}
         for row, texts in enumerate(zip(*(self.rows[name] for name in self._texts), strict=True)):
-            for word in {word.lower() for text in texts for word in _WORD.findall(text or "")}:
+            # In the order of the text: that of a set differs from process to process, and decides between equal slices.
+            for word in dict.fromkeys(word.lower() for text in texts for word in _WORD.findall(text or "")):
                 found.setdefault(word, []).append(row)
         return {word: np.array(rows) for word, rows in found.items()}
 

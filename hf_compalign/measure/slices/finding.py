@@ -46,7 +46,7 @@ def find_slices(
     >>> rows = Dataset.from_dict({"id": [str(row) for row in range(400)], "text": texts})
     >>> found = find_slices(answering(False), answering(True), rows)
     >>> [(str(row), row.mismatch_rate, row.rest_rate) for row in found.rows]
-    [("contains 'bad'", 1.0, 0.0)]
+    [("contains 'not'", 1.0, 0.0)]
 
     Args:
         reference: the model to preserve, or its `Predictions`; as for `hf_compalign.predict`.
