@@ -248,7 +248,7 @@ def test_slices_are_saved_and_checked(place, tmp_path):
         (["compare", "base.npz", "original", "--max-samples", "50"], "They are of 400 items, and 0 of 50 rows are not"),
         (["compare", "base.npz", "two"], "The two models must answer with the same labels. Got 3 labels"),
         (["compare", "base.npz", "original", "--slices", "a.json", "--find-slices", "b.json"], "Give one of them"),
-        (["compare", "base.npz", "original", "--slices", "rows.json"], "rows.json is JSON, but not that of a slices"),
+        (["compare", "base.npz", "original", "--slices", "rows.json"], "rows.json is JSON, but not that of a slicing"),
         (["record", "original", "--output", "base.json"], "Answers are kept as .npz. Got --output base.json"),
         (["record", "nowhere", "--output", "other.npz"], "No model could be loaded from 'nowhere'"),
         (["audit", "base.npz", "original"], "hf-compalign compare holds a model against such a file"),

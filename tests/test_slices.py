@@ -201,6 +201,7 @@ def test_an_audit_finds_and_checks_slices(found):
     [
         (Condition("value", "topics", "film"), "There is no column 'topics'.*Did you mean 'topic'"),
         (Condition("number", "scores", threshold=0.5), "There is no column 'scores'.*Did you mean 'score'"),
+        (Condition("number", "topic", threshold=0.5), "A slice is told by the numbers of 'topic', and it holds none"),
         (Condition("image", "brightness", threshold=0.5), "A slice is told by raw images, and the dataset has none"),
         (Condition("answers", value="a", second="z"), "There is no label 'z'. Allowed: a, b, c"),
     ],
@@ -211,6 +212,19 @@ def test_what_no_row_can_tell_is_refused(found, condition, message):
     slices = Slices((type(row)(**vars(row) | {"condition": condition}),), 1, 1, 1, 0.05)
     with pytest.raises(ValueError, match=message):
         check_slices(slices, *answered(rows, np.zeros(N, dtype=bool)), rows)
+
+
+def test_a_column_of_more_values_than_before_is_still_checked(found):
+    rows = made_rows(0).add_column("size", [row % 100 for row in range(N)])
+    few, many = (Condition("value", "size", "7"), Condition("number", "size", threshold=7.0))
+    slices = Slices(
+        tuple(type(found.rows[0])(**vars(found.rows[0]) | {"condition": one}) for one in (few, many)), 1, 1, 2, 0.01
+    )
+    checked = check_slices(slices, *answered(rows, np.arange(N) % 100 == 7), rows)
+    assert {str(row): (row.n, row.worse) for row in checked.rows} == {
+        "size is '7'": (12, True),
+        "size at most 7": (96, True),
+    }
 
 
 def test_words_need_texts(found):

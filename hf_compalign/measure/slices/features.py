@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Value
 from numpy.typing import NDArray
 
 from hf_compalign._checks import check_name
@@ -121,7 +122,9 @@ class Features:
             found[self.words.get(condition.value, [])] = True
             return found
         if condition.kind == "value":
-            values = self.values[existing_column([*self.values], condition.column)]
+            # Not by its kind here: of other rows a column may hold more values.
+            column = existing_column(self.rows.column_names, condition.column)
+            values = self.values.get(column) or group_membership(self.rows, column)
             return np.array([condition.value in row for row in values])
         if condition.kind == "answers":
             names, asked = self.label_names, [condition.value, *filter(None, [condition.second])]
@@ -140,7 +143,13 @@ class Features:
             self._check("images", self._image)
             check_name("statistic of images", condition.column, [*self.image_statistics])
             return self.image_statistics[condition.column]
-        return self.numbers[existing_column([*self.numbers], condition.column)]
+        column = existing_column(self.rows.column_names, condition.column)
+        if not _holds_numbers(self.rows.features[column]):
+            raise ValueError(
+                f"A slice is told by the numbers of {column!r}, and it holds none. Give a dataset like the one that it was "
+                "found on."
+            )
+        return self.numbers[column] if column in self.numbers else np.array(self.rows[column], dtype=np.float64)
 
     def _check(self, what: str, there: object) -> None:
         if not there:
@@ -162,10 +171,14 @@ def _kind(rows: Dataset, name: str) -> str:
     dtype = str(getattr(inner, "dtype", ""))
     if isinstance(inner, ClassLabel) or dtype in ("string", "large_string", "bool"):
         return "value"
-    if inner is not feature or not dtype.startswith(("int", "uint", "float")):  # lists of numbers are a model's inputs
+    if not _holds_numbers(feature):  # lists of numbers are a model's inputs
         return ""
     few = len(set(rows[name])) <= _MOST_VALUES
     return "value" if few and not dtype.startswith("float") else "number"
+
+
+def _holds_numbers(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint", "float"))
 
 
 def _statistics(pixels: NDArray[np.float64]) -> dict[str, float]:

@@ -102,7 +102,7 @@ class Slices(Saved):
         checked: whether these are checks of slices that were given.
     """
 
-    kind: ClassVar[str] = "hf_compalign.slices"
+    kind: ClassVar[str] = "hf_compalign.slicing"
 
     rows: tuple[SliceRow, ...]
     n_searched: int
