@@ -146,8 +146,8 @@ class Features:
         column = existing_column(self.rows.column_names, condition.column)
         if not _holds_numbers(self.rows.features[column]):
             raise ValueError(
-                f"A slice is told by the numbers of {column!r}, and it holds none. Give a dataset like the one that it was "
-                "found on."
+                f"A slice is told by the numbers of {column!r}, and it holds none. Give a dataset like the one that it "
+                "was found on."
             )
         return self.numbers[column] if column in self.numbers else np.array(self.rows[column], dtype=np.float64)
 
