@@ -39,6 +39,9 @@ from .measure.groups import group_membership as group_membership
 from .measure.predictions import Columns as Columns
 from .measure.predictions import Predictions as Predictions
 from .measure.predictions import predict as predict
+from .measure.slices import SliceOptions as SliceOptions
+from .measure.slices import Slices as Slices
+from .measure.slices import find_slices as find_slices
 from .metrics import load_metric as load_metric
 from .models import Collator as Collator
 from .report.page import write_report as write_report

@@ -1,5 +1,7 @@
-"""Numbers that were given as options."""
+"""Numbers and names that were given as options."""
 
+import difflib
+from collections.abc import Collection
 from numbers import Real
 from typing import Any
 
@@ -18,3 +20,11 @@ def check_share(name: str, value: Any, *, ends: bool) -> None:
     if not is_number or not (0 <= value <= 1 if ends else 0 < value < 1):
         hint = f" Did you mean {value / 100:g}?" if is_number and 1 <= value < 100 else ""
         raise ValueError(f"{name} must be a number in {'[0, 1]' if ends else '(0, 1)'}. Got {value!r}.{hint}")
+
+
+def check_name(kind: str, name: str, allowed: Collection[str]) -> None:
+    """Raise a ValueError that suggests a similar name unless the name is one of the allowed."""
+    if name not in allowed:
+        close = difflib.get_close_matches(name, allowed, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"There is no {kind} {name!r}. Allowed: {', '.join(allowed)}.{hint}")

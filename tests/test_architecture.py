@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "search": ("align", "compress", "data", "measure", "models", "opening", "ship"),
     "demo": ("align", "compress", "data", "measure", "opening", "report.plots"),
     "cli": ("data", "demo", "measure", "report", "search", "ship"),
+    "pytest_plugin": ("data", "measure"),
 }
 # The same inside of rooms that hold others. "compress" stands here for what lies loose in it.
 INSIDE = {
@@ -63,16 +64,19 @@ INSIDE = {
     "measure.footprint": ("measure.predictions",),
     "measure.groups": ("measure.statistics",),
     "measure.attribution": ("measure.predictions", "measure.statistics"),
+    "measure.slices": ("measure.groups", "measure.predictions", "measure.statistics"),
     "measure.audit": (
         "measure.attribution",
         "measure.footprint",
         "measure.groups",
         "measure.predictions",
+        "measure.slices",
         "measure.statistics",
     ),
     "report.plots": (),
     "report.page": ("report.plots",),
     "report.card": (),
+    "report.gate": (),
     "ship": ("ship.deferral", "ship.repair"),
     "ship.deferral": (),
     "ship.deployments": ("ship", "ship.deferral"),
@@ -103,6 +107,7 @@ OPTIONAL = {
     "onnxscript": {"compress.export.graph"},
     "openvino": {"compress.export.openvino", "models.openvino"},
     "optimum": {"compress.quantize.quanto"},
+    "pytest": {"pytest_plugin"},
     "sklearn": {"demo.digits"},
     "torchao": {"compress.quantize.torchao"},
 }

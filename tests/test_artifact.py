@@ -444,6 +444,6 @@ def test_batches_begin_again_where_the_data_end():
 def test_predictions_of_other_data_are_refused(root, tmp_path):
     given = predict(root / "org-original", shipping.raw_texts(30))
     assert isinstance(given, Predictions)
-    with pytest.raises(ValueError, match="Both predictions must cover the same items"):
+    with pytest.raises(ValueError, match="The predictions must be of the rows of the dataset. They are of 30 items"):
         save_artifact(root / "small", tmp_path / "out", reference=given, dataset=DATA, details=UNTIMED)
     assert not (tmp_path / "out").exists()

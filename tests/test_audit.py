@@ -16,7 +16,7 @@ from rich.console import Console
 from scipy.special import softmax
 
 from hf_compalign._visible import one_line
-from hf_compalign.cli import audit as command
+from hf_compalign.cli import auditing as command
 from hf_compalign.measure.attribution import Explanation
 from hf_compalign.measure.audit import FORMAT_VERSION, Audit, AuditOptions, CostRow, audit, sampled
 from hf_compalign.measure.footprint import Latency
@@ -536,7 +536,7 @@ def test_the_file_is_strict_json(tmp_path):
             "audit without n_labeled.*version 1. Audit again",
         ),
         ('{"kind": "hf_compalign.audit"}', "is damaged: its format version is None. Write it again with Audit.save"),
-        (f'{{"kind": "hf_compalign.audit", "format_version": {FORMAT_VERSION + 1}}}', r"version 5.*up to 4. Upgrade"),
+        (f'{{"kind": "hf_compalign.audit", "format_version": {FORMAT_VERSION + 1}}}', r"version 6.*up to 5. Upgrade"),
     ],
 )
 def test_what_is_not_an_audit_is_refused(tmp_path, text, message):

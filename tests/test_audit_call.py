@@ -161,7 +161,7 @@ def test_a_model_needs_a_dataset(place, sides):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"options": AuditOptions(contents=True)}, "contents are what was asked, and there is no dataset"),
+        ({"options": AuditOptions(contents=True)}, "contents are of what was asked, and there is no dataset"),
         ({"options": AuditOptions(bins=["size"])}, "bins are made of columns of a dataset. Got size. Give dataset="),
         ({"options": AuditOptions(latency=True)}, "latency=True needs the models, and predictions hold only their"),
         ({"attribution": AttributionOptions()}, "attribution= needs the models, and predictions hold only their"),

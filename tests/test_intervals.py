@@ -12,9 +12,11 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from hf_compalign.measure.statistics import (
+    benjamini_hochberg,
     check_level,
     count_ratio_interval,
     exact_bounds,
+    excess_p_value,
     holm,
     items_needed,
     mcnemar,
@@ -113,8 +115,29 @@ def test_holm_by_hand_and_without_what_was_not_tested():
 
 def test_what_is_no_p_value_is_refused():
     for wrong in ([0.5, 1.5], [-0.1], [[0.1, 0.2]]):
-        with pytest.raises(ValueError, match=r"p-values must be one row of numbers in \[0, 1\]"):
-            holm(wrong)
+        for adjust in (holm, benjamini_hochberg):
+            with pytest.raises(ValueError, match=r"p-values must be one row of numbers in \[0, 1\]"):
+                adjust(wrong)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_benjamini_and_hochberg_are_those_of_statsmodels(seed):
+    generator = np.random.default_rng(seed)
+    p_values = np.concatenate([generator.random(seed), 10 ** generator.uniform(-8, 0, 3), [0.0, 0.01, 0.01, 1.0]])
+    generator.shuffle(p_values)
+    _, expected, _, _ = multipletests(p_values, method="fdr_bh")
+    assert benjamini_hochberg(p_values) == pytest.approx(expected, rel=1e-12)
+    assert benjamini_hochberg([]).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "total", "n_all"), [(5, 20, 9, 100), (0, 10, 0, 50), (20, 20, 20, 40), (1, 30, 7, 60)]
+)
+def test_an_excess_has_the_p_value_of_fishers_test(k, n, total, n_all):
+    table = [[k, n - k], [total - k, n_all - n - (total - k)]]
+    assert excess_p_value(k, n, total, n_all) == pytest.approx(
+        scipy.stats.fisher_exact(table, alternative="greater").pvalue
+    )
 
 
 @pytest.mark.parametrize(("first", "second"), [(20, 0), (0, 20), (12, 5), (1, 1)])

@@ -1,11 +1,11 @@
-"""The command line: hf-compalign compress | recipes | audit | report | export | demo | env."""
+"""The command line: hf-compalign compress | recipes | audit | record | compare | plan | report | export | demo | env."""
 
 import sys
 import traceback
 
 import typer
 
-from hf_compalign.cli import audit, compress, demo, env, export, report
+from hf_compalign.cli import audit, compare, compress, demo, env, export, plan, record, report
 
 _FAILURE = 3
 
@@ -20,6 +20,9 @@ app.command()(demo.demo)
 app.command()(compress.compress)
 app.command()(compress.recipes)
 app.command()(audit.audit)
+app.command()(record.record)
+app.command()(compare.compare)
+app.command()(plan.plan)
 app.command()(report.report)
 app.command()(export.export)
 app.command()(env.env)

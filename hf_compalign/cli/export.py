@@ -10,7 +10,7 @@ from rich.text import Text
 
 from hf_compalign._tables import as_text
 from hf_compalign.cli import options
-from hf_compalign.cli.audit import print_audit
+from hf_compalign.cli.auditing import print_audit
 from hf_compalign.cli.rows import audited_rows, load_rows
 from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout
 

@@ -22,12 +22,43 @@ TextColumn = Annotated[list[str] | None, typer.Option(help="The text; given twic
 ImageColumn = Annotated[str | None, typer.Option(help="The images.")]
 LabelColumn = Annotated[str | None, typer.Option(help="The right answers.")]
 IdColumn = Annotated[str | None, typer.Option(help="A name for each row.")]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN", help="Also compare within each group; two columns with a comma are crossed. Repeatable."
+    ),
+]
+Bins = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN", help="The same for bins of a number; 'words' is the length of the text. Repeatable."
+    ),
+]
+MinGroupSize = Annotated[int | None, typer.Option(min=1, help="Smaller groups are shown, but not judged. Default: 30.")]
 Limits = Annotated[
     list[str] | None,
     typer.Option("--limit", metavar="NAME=VALUE", help="Such as mismatch_rate=0.02. Exit with 1 unless it is kept."),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows at a time. Default: 32.")]
+GivenDataset = Annotated[
+    str,
+    typer.Option(
+        "--dataset", help="What the model is asked: a file, a saved dataset, a folder of images, or a Hub name."
+    ),
+]
 MaxSamples = Annotated[int | None, typer.Option(min=1, help="At most this many rows, drawn at random.")]
+Output = Annotated[Path | None, typer.Option(help="Save the audit as this JSON file.")]
+Report = Annotated[Path | None, typer.Option(help="Write the audit as this HTML page.")]
+FindSlices = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Look for parts of the data where answers change more than elsewhere; save them as this JSON file.",
+    ),
+]
+NoContents = Annotated[
+    bool, typer.Option("--no-contents", help="Keep the texts, tokens and images of the dataset out of both.")
+]
 
 
 def parsed_limits(texts: Sequence[str]) -> dict[str, float]:

@@ -1,4 +1,7 @@
 from .auditing import audit as audit
+from .brief import failure as failure
+from .brief import first_changed as first_changed
+from .brief import worst_groups as worst_groups
 from .callback import AuditCallback as AuditCallback
 from .candidates import Candidates as Candidates
 from .candidates import compare_candidates as compare_candidates
@@ -8,6 +11,7 @@ from .contents import MOST_CHARACTERS as MOST_CHARACTERS
 from .contents import THUMBNAIL_PIXELS as THUMBNAIL_PIXELS
 from .contents import with_attribution as with_attribution
 from .contents import with_contents as with_contents
+from .items import CHANGES as CHANGES
 from .opened import answers_of as answers_of
 from .options import AuditOptions as AuditOptions
 from .parts import class_name as class_name
@@ -25,6 +29,8 @@ from .text import describe as describe
 from .text import runtime_words as runtime_words
 from .verdict import Outcome as Outcome
 from .verdict import Verdict as Verdict
+from .verdict import checked_slices as checked_slices
 from .verdict import judged_together as judged_together
+from .verdict import missed as missed
 from .verdict import named as named
 from .verdict import outcome as outcome

@@ -18,6 +18,7 @@ from hf_compalign.measure.audit.record import Audit, CostRow
 from hf_compalign.measure.footprint import footprint, footprint_section, latencies_on, machine_name, timing_device
 from hf_compalign.measure.groups import Membership, attributes_of
 from hf_compalign.measure.predictions import Columns, Predictions, ids_of, is_raw
+from hf_compalign.measure.slices import Slices, check_slices, find_slices
 from hf_compalign.models import file_models
 
 _TIMED_BATCH = 8
@@ -103,6 +104,8 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
     found = compared(answers, groups=members, limits=limits, options=options)
     if options.contents and is_raw(dataset, task):
         found = with_contents(found, dataset, ids=ids, task=task, columns=columns)
+    if options.slices:
+        found = replace(found, slices=_slices(options.slices, answers, dataset, columns))
     if pair is not None:
         found = _with_costs(found, pair)
     if explained:
@@ -112,14 +115,25 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
     return found
 
 
+def _slices(wanted: Slices | bool, answers: Mapping[str, Predictions], dataset: Dataset, columns: Columns) -> Slices:
+    """Given slices checked, or new ones."""
+    both = answers["reference"], answers["candidate"]
+    if isinstance(wanted, Slices):
+        return check_slices(wanted, *both, dataset, columns=columns)
+    return find_slices(*both, dataset, columns=columns)
+
+
 def _refuse_what_is_missing(
     pair: tuple[Opened, Opened] | None,
     dataset: Dataset | None,
     attribution: AttributionOptions | None,
     options: AuditOptions,
 ) -> None:
-    if dataset is None and options.contents:
-        raise ValueError("contents are what was asked, and there is no dataset to take it from. Give dataset= too.")
+    for name, is_wanted in {"contents": options.contents, "slices": bool(options.slices)}.items():
+        if dataset is None and is_wanted:
+            raise ValueError(
+                f"{name} are of what was asked, and there is no dataset to take it from. Give dataset= too."
+            )
     for name, is_wanted in {"attribution=": attribution is not None, "latency=True": options.latency}.items():
         if is_wanted and pair is None:
             raise ValueError(

@@ -1,12 +1,12 @@
 """Two models' predictions on the same items: every number of an audit, and a verdict against limits."""
 
-import difflib
 import math
 import platform
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any, NamedTuple
 
+from hf_compalign._checks import check_name
 from hf_compalign._extras import installed_versions
 from hf_compalign.measure.audit.items import changed_items
 from hf_compalign.measure.audit.options import AuditOptions
@@ -15,6 +15,7 @@ from hf_compalign.measure.audit.verdict import Verdict
 from hf_compalign.measure.groups import Gap, GroupAudit, GroupOptions, Membership, audit_groups, normalized_groups
 from hf_compalign.measure.predictions import Predictions, SameItems, asked_the_same, same_items
 from hf_compalign.measure.statistics import (
+    RATE_LIMITS,
     Array,
     Cells,
     ItemScores,
@@ -36,7 +37,6 @@ from hf_compalign.measure.statistics import (
 )
 
 _PACKAGES = ("hf_compalign", "numpy", "scipy", "torch", "transformers")
-_RATES = ("mismatch_rate", "nfr", "flip_rate", "pfr")
 
 
 class _OfGroups(NamedTuple):
@@ -122,7 +122,7 @@ def _metrics(shares: Mapping[str, tuple[int, int]], cells: Cells, scores: ItemSc
     for name, (k, n) in shares.items():
         metrics[name] = rate(k, n)
         metrics[f"{name}_interval"] = list(wilson_interval(k, n))
-        if name in _RATES:
+        if name in RATE_LIMITS:
             metrics[f"{name}_upper_bound"] = upper_bound(k, n)
     return metrics | {
         "cie": shares["mismatch_rate"][0],
@@ -168,12 +168,9 @@ def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dic
         raise ValueError(
             f"limits must be a dict of names and numbers, such as {{'mismatch_rate': 0.02}}. Got {limits!r}."
         )
-    known = (*_RATES, *_OF_GROUPS)
+    known = (*RATE_LIMITS, *_OF_GROUPS)
     for name, limit in limits.items():
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"There is no limit {name!r}. Allowed: {', '.join(known)}.{hint}")
+        check_name("limit", name, known)
         if not isinstance(limit, Real):
             raise ValueError(f"The limit {name} must be a number in [0, 1]. Got {limit!r}.")
         if not 0 <= limit <= 1:  # also refuses nan
@@ -182,7 +179,7 @@ def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dic
         if name in _OF_GROUPS and not grouped:
             raise ValueError(
                 f"The limit {name} needs groups, and there are none. Give groups= to audit (--groups), or limit one "
-                f"of {', '.join(_RATES)}."
+                f"of {', '.join(RATE_LIMITS)}."
             )
     return {name: float(limit) for name, limit in limits.items()}
 

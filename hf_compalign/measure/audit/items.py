@@ -10,8 +10,13 @@ from hf_compalign.labels import IGNORED
 from hf_compalign.measure.attribution import Explanation
 from hf_compalign.measure.statistics import Array, ItemScores
 
-# What became of an item, the most harmful first.
-CHANGES = ("lost", "different_wrong", "unlabeled", "gained")
+# What became of an item in words, the most harmful first.
+CHANGES = {
+    "lost": "right, now wrong",
+    "different_wrong": "wrong, now otherwise",
+    "unlabeled": "no label",
+    "gained": "wrong, now right",
+}
 
 
 @dataclass(frozen=True)
@@ -64,16 +69,17 @@ def changed_items(
     """
     reference, candidate, labels = answers
     changed = np.flatnonzero(reference != candidate)
+    cells = [*CHANGES]
     kinds = np.select(
         [labels == IGNORED, reference == labels, candidate == labels],
-        [CHANGES.index(name) for name in ("unlabeled", "lost", "gained")],
-        CHANGES.index("different_wrong"),
+        [cells.index(name) for name in ("unlabeled", "lost", "gained")],
+        cells.index("different_wrong"),
     )
     order = np.lexsort((changed, -scores.reference_confidence[changed], kinds[changed]))
     return tuple(
         ChangedItem(
             id=str(ids[item]),
-            cell=CHANGES[kinds[item]],
+            cell=cells[kinds[item]],
             label=None if labels[item] == IGNORED else int(labels[item]),
             reference=int(reference[item]),
             candidate=int(candidate[item]),

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from datasets import Dataset, Image
+from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_compalign.labels import label_order, names_of
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.groups import Attribute, Membership
-from hf_compalign.measure.predictions import Columns, Predictions, predict
+from hf_compalign.measure.predictions import Columns, Predictions, checked_rows, predict, rows_of_items, task_of_rows
 from hf_compalign.models import default_device
 from hf_compalign.opening import load_model, processor_of
-from hf_compalign.tasks import TASKS, Task, task_of
+from hf_compalign.tasks import Task, task_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ Side: TypeAlias = Predictions | Opened
 
 
 def opened_sides(given: Mapping[str, Any], dataset: Dataset | None, options: AuditOptions) -> dict[str, Side]:
-    """All models opened and their labels compared, before one of them runs in vain."""
+    """All models opened, their labels and the rows of given answers compared, before one of them runs in vain."""
     sides: dict[str, Side] = {}
     for name, one in given.items():
         if isinstance(one, Predictions):
@@ -68,6 +68,11 @@ def opened_sides(given: Mapping[str, Any], dataset: Dataset | None, options: Aud
     )
     for names in others:
         label_order(first, names)
+    asked = [side for side in sides.values() if isinstance(side, Opened)]
+    if asked and dataset is not None:
+        for side in sides.values():
+            if isinstance(side, Predictions):
+                checked_rows(side, dataset, task=task_of(asked[0].network), columns=Columns.of(options.columns))
     return sides
 
 
@@ -86,27 +91,12 @@ def task_in(sides: Mapping[str, Side], dataset: Dataset, columns: Columns) -> Ta
     for side in sides.values():
         if isinstance(side, Opened):
             return task_of(side.network)
-    prepared = next((task for task in TASKS if task.model_input in dataset.column_names), None)
-    if prepared is not None:
-        return prepared
-    images = any(isinstance(feature, Image) for feature in (dataset.features or {}).values())
-    of_images = columns.image is not None or (images and columns.text is None)
-    return next(task for task in TASKS if (task.model_input == "pixel_values") == of_images)
+    return task_of_rows(dataset, columns)
 
 
 def groups_of_items(
     attributes: Mapping[str, Attribute], ids: Sequence[str] | None, reference: Predictions
 ) -> dict[str, Membership]:
     """Attribute -> the groups of the reference's items; ``ids`` are those of the rows, None without rows."""
-    place = {name: row for row, name in enumerate(ids or ())}
-    items = reference.ids.tolist()
-    unknown = [] if ids is None else [name for name in items if name not in place]
-    if unknown:
-        raise ValueError(
-            f"The dataset must hold the rows that the predictions are of. {len(unknown)} of their {len(items)} items "
-            f"are not among them, such as {unknown[0]!r}. Give the dataset of the predictions, or predict on this one."
-        )
-    return {
-        name: [one.groups[place[item]] for item in items] if one.of_rows else one.groups
-        for name, one in attributes.items()
-    }
+    rows = [] if ids is None else rows_of_items(reference.ids.tolist(), ids)
+    return {name: [one.groups[row] for row in rows] if one.of_rows else one.groups for name, one in attributes.items()}

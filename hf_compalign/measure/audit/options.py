@@ -8,7 +8,8 @@ from hf_compalign._checks import check_whole
 from hf_compalign.measure.groups import MIN_GROUP_SIZE
 
 if TYPE_CHECKING:
-    from hf_compalign.measure.predictions import Columns  # which imports torch
+    from hf_compalign.measure.predictions import Columns  # these import torch
+    from hf_compalign.measure.slices import Slices
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class AuditOptions:
         contents: keep the texts of these items or, of the first 500, thumbnails, with the names of their files; and
             what both models look at in them. The audit is then as private as the dataset.
         latency: time both models side by side, on the first rows of the dataset.
+        slices: True looks for parts of the data where answers change more than elsewhere, as `hf_compalign.find_slices`
+            does; found `Slices` are checked instead, and the audit fails where one is worse. Their names are of the
+            data: words, and values of columns.
 
     Raises:
         ValueError: a number is out of its range.
@@ -38,6 +42,7 @@ class AuditOptions:
     max_items: int = 10_000
     contents: bool = False
     latency: bool = False
+    slices: "Slices | bool" = False
 
     def __post_init__(self) -> None:
         if self.max_items < 0:

@@ -1,7 +1,8 @@
 """Sections of an audit about parts of the items: changes from class to class, classes and groups."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ MISMATCHES: tuple[Column, ...] = (
 )
 _RATES: tuple[Column, ...] = (*MISMATCHES, ("NFR", "nfr", percent), ("95 % interval", "nfr_interval", interval))
 _HARMED = "less harmed"
+_NEARLY_ALL = 0.9
 
 
 def harmful_first(rows: Iterable[Row]) -> list[Row]:
@@ -77,7 +79,25 @@ def changes(found: Row) -> Section:
     title = "Changes from class to class, the most frequent first"
     table = Table.of(title, rows, columns, items=items, rest="rarer", words=(1,), depth=1)
     lead = "The reference's answer, and what the candidate answers instead."
-    return Section("changes", "Which class turned into which", (table,), lead=(lead,))
+    return Section("changes", "Which class turned into which", (table,), tuple(_reordered(found)), (lead,))
+
+
+def _reordered(found: Row) -> Iterator[Words]:
+    """A sentence where nearly all answers are the reference's under other labels: a broken order of the labels."""
+    kept = Counter(dict(enumerate(found["frequencies"]["reference"])))
+    usual: dict[int, tuple[int, int]] = {}
+    for row in found["changes"]:  # the most frequent first
+        kept[row["reference"]] -= row["n"]
+        usual.setdefault(row["reference"], (row["candidate"], row["n"]))
+    stay = {label: (label, n) for label, n in kept.items() if n and n >= usual.get(label, (label, 0))[1]}
+    moved = {label: one for label, one in usual.items() if label not in stay}
+    targets, fitting = zip(*(stay | moved).values(), strict=True)
+    if moved and len({*targets}) == len(targets) and sum(fitting) >= _NEARLY_ALL * found["n"]:
+        name = partial(class_name, found["label_names"])
+        pairs = [part for label, (now, _) in moved.items() for part in (", ", name(label), " as ", name(now))]
+        share = percent(sum(fitting) / found["n"])
+        lead = f"{share} of the answers are the reference's with other labels: "
+        yield (lead, *pairs[1:], ". Compare the order of the labels of both models.")
 
 
 def classes(found: Row) -> Section:

@@ -18,6 +18,7 @@ from hf_compalign.measure.audit.verdict import Verdict
 from hf_compalign.measure.footprint import Latency
 from hf_compalign.measure.groups import Gap, GroupRates, GroupRow
 from hf_compalign.measure.predictions import Predictions
+from hf_compalign.measure.slices import Slices
 from hf_compalign.measure.statistics import (
     CalibrationShift,
     Cells,
@@ -33,7 +34,7 @@ from hf_compalign.models import Runtime
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _KIND = "hf_compalign.audit"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -98,6 +99,7 @@ class Audit:
         min_group_size: a smaller group is shown, and takes part in no gap and no verdict.
         floor: how often an uncompressed re-run differs from the reference; None unless one was given.
         attribution: whether both models look at the same parts of the inputs; None unless wanted.
+        slices: parts of the data where answers change more than elsewhere; None unless wanted.
         items: those that the models answer differently, the most harmful first.
         n_items_left_out: how many more there are.
         costs: of both models; empty unless measured.
@@ -131,6 +133,7 @@ class Audit:
     gaps: tuple[Gap, ...] = ()
     floor: SeedFloor | None = None
     attribution: AttributionAgreement | None = None
+    slices: Slices | None = None
     costs: tuple[CostRow, ...] = ()
     size_bytes: tuple[int, int] | None = None
     latency: tuple[Latency, Latency] | None = None
@@ -139,8 +142,8 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether all limits are kept; True when none was set."""
-        return all(verdict.passed for verdict in self.limits)
+        """Whether all limits are kept, and no slice that was to be checked is worse; True when none was set."""
+        return all(verdict.passed for verdict in self.limits) and (self.slices is None or self.slices.passed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts, lists and dicts: one for each attribute but the predictions."""

@@ -22,6 +22,7 @@ from hf_compalign.measure.attribution import compared_with, similarity_title
 from hf_compalign.measure.audit.parts import MISMATCHES, changes, classes, frequencies, groups
 from hf_compalign.measure.audit.verdict import limits
 from hf_compalign.measure.footprint import Latency, wide_spread
+from hf_compalign.measure.slices import slices_section
 from hf_compalign.measure.statistics import Cells
 
 RATES = {
@@ -63,8 +64,9 @@ Form = Callable[[Any], str]
 def sections_of(found: Row) -> list[Section]:
     """The sections of an audit that have something to show, from its ``to_dict()``."""
     made = [answers(found), limits(found), *_if_any(rerun, found["floor"], found), costs(found)]
-    made += [changes(found), classes(found), *groups(found), *_if_any(calibration, found["calibration"])]
-    made += [*_if_any(margins, found["margins"]), frequencies(found), *_if_any(attribution, found["attribution"])]
+    made += [changes(found), classes(found), *groups(found), *_if_any(slices_section, found["slices"])]
+    made += [*_if_any(calibration, found["calibration"]), *_if_any(margins, found["margins"]), frequencies(found)]
+    made += _if_any(attribution, found["attribution"])
     return [section for section in made if section.notes or section.shown(2)]
 
 

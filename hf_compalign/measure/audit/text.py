@@ -41,7 +41,7 @@ def describe_html(found: Mapping[str, Any]) -> str:
 def _verdict(found: Mapping[str, Any]) -> list[str]:
     """Two lines: what changed, and what it means for the limits."""
     said = outcome(found)
-    verdict = f"{said.title.upper()}: {said.words}" if found["limits"] else said.words[0].upper() + said.words[1:]
+    verdict = f"{said.title.upper()}: {said.words}" if said.state != "none" else said.words[0].upper() + said.words[1:]
     return [said.happened, verdict]
 
 

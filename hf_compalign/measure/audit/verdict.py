@@ -1,6 +1,7 @@
 """The verdict of an audit in words: what changed, and whether the limits are kept."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from hf_compalign._formats import count, percent, plural
 from hf_compalign._records import built
 from hf_compalign._tables import Beyond, Column, Kept, Section, Table
 from hf_compalign._visible import one_line
+from hf_compalign.measure.statistics import RATE_LIMITS, at_best, items_needed
 
 WITHIN, UNSHOWN, EXCEEDED = "within", "not shown to be within", "exceeded"
 
@@ -72,17 +74,28 @@ def outcome(found: Row) -> Outcome:
     if found["n_labeled"]:
         lost, gained = found["cells"]["lost"], found["cells"]["gained"]
         happened += f" {_turned(lost, 'right', 'wrong')}, {_turned(gained, 'wrong', 'right')}."
-    if not limits:
+    slices = checked_slices(found)
+    if not limits and not slices:
         return Outcome("none", "No limit set", happened, "no limit was set, so this is no verdict.")
     failed = [(built(Verdict, row).words, named(row)) for row in limits if not row["passed"]]
-    if failed:
-        words = "; ".join(
-            f"{of} the limit on {', '.join(name for word, name in failed if word == of)}"
-            for of in (EXCEEDED, UNSHOWN)
-            if of in dict(failed)
-        )
-        return Outcome("failed", "Not passed", happened, f"{words}{_unjudged(limits)}.")
-    return Outcome("passed", "Passed", happened, f"shown to be within every limit{_unjudged(limits)}.")
+    words = [
+        f"{of} the limit on {', '.join(name for word, name in failed if word == of)}"
+        for of in (EXCEEDED, UNSHOWN)
+        if of in dict(failed)
+    ]
+    if worse := sum(row["worse"] for row in slices):
+        words.append(f"worse than elsewhere in {plural(worse, 'slice')}")
+    if words:
+        return Outcome("failed", "Not passed", happened, f"{'; '.join(words)}{_unjudged(limits)}.")
+    words = ["shown to be within every limit"] if limits else []
+    words += [f"not shown to be worse in any of {plural(len(slices), 'slice')}"] if slices else []
+    return Outcome("passed", "Passed", happened, f"{'; '.join(words)}{_unjudged(limits)}.")
+
+
+def checked_slices(found: Row) -> Sequence[Row]:
+    """The slices that an audit was to check; those that it looked for are no verdict."""
+    slices = found["slices"]
+    return slices["rows"] if slices and slices["checked"] else ()
 
 
 def _turned(n: int, before: str, after: str) -> str:
@@ -123,6 +136,16 @@ def named(limit: Row) -> str:
     return f"{limit['name']} of {attribute}" if attribute else str(limit["name"])
 
 
+def missed(limit: Row) -> str:
+    """By how much a limit is missed, as a part of a sentence.
+
+    >>> missed({"name": "nfr", "attribute": "", "value": 0.01, "upper_bound": 0.03, "limit": 0.02})
+    'nfr is 1.00 %, its upper bound 3.00 %, the limit 2.00 %'
+    """
+    value, bound, most = (percent(limit[key]) for key in ("value", "upper_bound", "limit"))
+    return f"{named(limit)} is {value}, its upper bound {bound}, the limit {most}"
+
+
 def _left_out(groups: Sequence[str], most: int = 3) -> str:
     if not groups:
         return ""
@@ -145,4 +168,16 @@ def limits(found: Row) -> Section:
         "A limit is kept when the one-sided 95 % upper bound is within it: too few items never pass. It is exceeded "
         "when the one-sided 95 % lower bound is beyond it. Between the two nothing is shown."
     )
-    return Section("limits", "Limits", (table,), lead=(lead,))
+    return Section("limits", "Limits", (table,), tuple(_too_few(found)), (lead,))
+
+
+def _too_few(found: Row) -> Iterator[str]:
+    """What so many items can show at best of each limit on a rate that they neither keep nor exceed."""
+    for row in found["limits"]:
+        if row["name"] in RATE_LIMITS and built(Verdict, row).words == UNSHOWN:
+            n = found["n" if row["name"] == "mismatch_rate" else "n_labeled"]
+            needed = items_needed(row["limit"], row["value"])
+            more = ""
+            if needed < math.inf:
+                more = f" At the observed {percent(row['value'])} it takes some {plural(int(needed), 'item')}."
+            yield f"{row['name']}: {at_best(row['limit'], n)}{more}"

@@ -1,9 +1,11 @@
 from .columns import Columns as Columns
 from .pairing import SameItems as SameItems
 from .pairing import asked_the_same as asked_the_same
+from .pairing import rows_of_items as rows_of_items
 from .pairing import same_items as same_items
 from .predicting import Asked as Asked
 from .predicting import ask as ask
+from .predicting import checked_rows as checked_rows
 from .predicting import ids_of as ids_of
 from .predicting import parts_of as parts_of
 from .predicting import predict as predict
@@ -12,3 +14,4 @@ from .predictions import Predictions as Predictions
 from .reader import Reader as Reader
 from .reader import is_raw as is_raw
 from .reader import reader_of as reader_of
+from .reader import task_of_rows as task_of_rows

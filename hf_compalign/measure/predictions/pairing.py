@@ -1,6 +1,6 @@
 """Bring several models' predictions to the same items, classes and labels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,3 +48,22 @@ def asked_the_same(reference: Predictions, other: Predictions) -> Predictions:
             "Predict again with both models on the same dataset."
         )
     return other
+
+
+def rows_of_items(items: Sequence[str], names: Sequence[str]) -> list[int]:
+    """The row of each item.
+
+    Args:
+        items: ids of predictions.
+        names: of the rows of a dataset, as `ids_of` gives them.
+
+    Raises:
+        ValueError: an item is none of the rows.
+    """
+    place = {name: row for row, name in enumerate(names)}
+    if unknown := [name for name in items if name not in place]:
+        raise ValueError(
+            f"The dataset must hold the rows that the predictions are of. {len(unknown)} of their {len(items)} items "
+            f"are not among them, such as {unknown[0]!r}. Give the dataset of the predictions, or predict on this one."
+        )
+    return [place[name] for name in items]

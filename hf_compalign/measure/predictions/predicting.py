@@ -35,6 +35,11 @@ from hf_compalign.models import Collator, default_collator, evaluating, forward_
 from hf_compalign.opening import model_fingerprint
 from hf_compalign.tasks import Task, task_of
 
+_SAME_ROWS = (
+    "Predict again on this dataset (hf-compalign record), or give the rows that they were made on: the same --dataset, "
+    "--split, --max-samples and columns."
+)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -149,20 +154,8 @@ def parts_of(
     Raises:
         ValueError: the answers are to other rows.
     """
-    marks = _marks(dataset, task, columns)
+    names, marks = checked_rows(answers, dataset, task=task, columns=columns)
     place = {name: position for position, name in enumerate(answers.ids.tolist())}
-    names = _row_ids(dataset, columns.id, marks).tolist()
-    missing = [name for name in names if name not in place]
-    if missing or len(names) != len(place):
-        raise ValueError(
-            f"The predictions must be of the rows of the dataset. They are of {plural(len(place), 'item')}, and "
-            f"{len(missing)} of {plural(len(names), 'row')} are not among them. Predict on this dataset."
-        )
-    if answers.data_fingerprint not in ("", combined_fingerprint(marks)):
-        raise ValueError(
-            "The predictions must be of the rows of the dataset. The ids match, but the data differ: "
-            f"{answers.data_fingerprint} against {combined_fingerprint(marks)}. Predict again on this dataset."
-        )
     found = []
     for rows in parts:
         positions, own = [place[names[row]] for row in rows], [marks[row] for row in rows]
@@ -171,6 +164,30 @@ def parts_of(
         fingerprint = combined_fingerprint(own) if answers.data_fingerprint else ""
         found.append(replace(answers, **arrays, ids=ids, data_fingerprint=fingerprint))
     return found
+
+
+def checked_rows(
+    answers: Predictions, dataset: Dataset, *, task: Task, columns: Columns
+) -> tuple[list[str], list[str]]:
+    """The names of the rows, and a hash of what is asked in each, if the answers are to these rows, in any order.
+
+    Raises:
+        ValueError: the answers are to other rows.
+    """
+    marks = _marks(dataset, task, columns)
+    names, known = _row_ids(dataset, columns.id, marks).tolist(), set(answers.ids.tolist())
+    missing = [name for name in names if name not in known]
+    if missing or len(names) != len(known):
+        raise ValueError(
+            f"The predictions must be of the rows of the dataset. They are of {plural(len(known), 'item')}, and "
+            f"{len(missing)} of {plural(len(names), 'row')} are not among them. {_SAME_ROWS}"
+        )
+    if answers.data_fingerprint not in ("", combined_fingerprint(marks)):
+        raise ValueError(
+            "The predictions must be of the rows of the dataset. The ids match, but the data differ: "
+            f"{answers.data_fingerprint} against {combined_fingerprint(marks)}. {_SAME_ROWS}"
+        )
+    return names, marks
 
 
 def _marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:

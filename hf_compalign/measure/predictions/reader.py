@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_compalign.data import check_rows, find_image_column, find_text_columns, rows_at, tokenized, with_pixels
@@ -22,7 +22,7 @@ from hf_compalign.models import (
     position_limit,
 )
 from hf_compalign.opening import Model, load_model, name_of
-from hf_compalign.tasks import Task, task_of
+from hf_compalign.tasks import TASKS, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -101,3 +101,13 @@ def is_raw(dataset: Dataset, task: Task) -> bool:
     """Whether the rows are texts or images that must become the model's inputs first."""
     # A transform, such as that of `with_pixels`, makes the inputs on access.
     return task.model_input not in dataset.column_names and dataset.format["type"] != "custom"
+
+
+def task_of_rows(dataset: Dataset, columns: Columns) -> Task:
+    """The task that rows are for, by what they hold."""
+    prepared = next((task for task in TASKS if task.model_input in dataset.column_names), None)
+    if prepared is not None:
+        return prepared
+    images = any(isinstance(feature, Image) for feature in (dataset.features or {}).values())
+    of_images = columns.image is not None or (images and columns.text is None)
+    return next(task for task in TASKS if (task.model_input == "pixel_values") == of_images)

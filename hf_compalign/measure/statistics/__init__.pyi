@@ -22,9 +22,11 @@ from .comparison import per_class as per_class
 from .comparison import proportions as proportions
 from .floor import SeedFloor as SeedFloor
 from .floor import seed_floor as seed_floor
+from .intervals import benjamini_hochberg as benjamini_hochberg
 from .intervals import check_level as check_level
 from .intervals import count_ratio_interval as count_ratio_interval
 from .intervals import exact_bounds as exact_bounds
+from .intervals import excess_p_value as excess_p_value
 from .intervals import holm as holm
 from .intervals import items_needed as items_needed
 from .intervals import mcnemar as mcnemar
@@ -35,6 +37,13 @@ from .intervals import wilson_interval as wilson_interval
 from .margins import MarginRow as MarginRow
 from .margins import mismatches_by_margin as mismatches_by_margin
 from .pareto import undominated as undominated
+from .planning import LIKELY as LIKELY
+from .planning import RATE_LIMITS as RATE_LIMITS
+from .planning import Plan as Plan
+from .planning import PlanRow as PlanRow
+from .planning import at_best as at_best
+from .planning import chance_to_pass as chance_to_pass
+from .planning import plan_items as plan_items
 from .probabilities import ItemScores as ItemScores
 from .probabilities import js_distance as js_distance
 from .probabilities import kl_divergence as kl_divergence

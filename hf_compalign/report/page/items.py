@@ -11,12 +11,6 @@ from urllib.parse import urlencode
 from hf_compalign._formats import is_known
 from hf_compalign._tables import Table
 
-CELLS = {
-    "lost": "right, now wrong",
-    "different_wrong": "wrong, now otherwise",
-    "unlabeled": "no label",
-    "gained": "wrong, now right",
-}
 _IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 # Tokenizers mark that a word goes on (WordPiece), or that it begins (byte-level BPE, SentencePiece).
 _GOES_ON, _BEGINS = "##", ("Ġ", "▁")

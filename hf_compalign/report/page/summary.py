@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_compalign._formats import change, count, decimals, interval, is_known, megabytes, percent, plural, ratio
 from hf_compalign._records import built
-from hf_compalign.measure.audit import Outcome, named, outcome
+from hf_compalign.measure.audit import Outcome, missed, outcome
 from hf_compalign.measure.footprint import Latency, quartiles
 from hf_compalign.measure.statistics import SeedFloor
 
@@ -16,6 +16,7 @@ _MISSING = {
     "n_labeled": ("Right and wrong, classes and calibration", "--label-column COLUMN"),
     "limits": ("A verdict", "--limit mismatch_rate=0.02"),
     "groups": ("Groups and fairness", "--groups COLUMN or --bins COLUMN"),
+    "slices": ("Where answers change more than elsewhere", "--find-slices slices.json"),
     "floor": ("Whether a re-run would differ as much", "--floor MODEL"),
     "attribution": ("What both models look at", "--attribution default"),
     "latency": ("Latency", "--latency"),
@@ -28,19 +29,14 @@ def verdict(found: Mapping[str, Any]) -> tuple[Outcome, tuple[str, ...]]:
     """The verdict of an audit, and what happened, in sentences."""
     said = outcome(found)
     words = said.words[0].upper() + said.words[1:]
-    if said.state == "passed":
+    if said.state == "passed" and found["limits"]:
         words += " The one-sided 95 % upper bound of each is within it, not just what was observed."
     failed = [row for row in found["limits"] if not row["passed"]]
     if failed:
-        words += f" {'; '.join(map(_failure, failed))}."
+        words += f" {'; '.join(map(missed, failed))}."
     if failed and all(is_known(row["value"]) and row["value"] <= row["limit"] for row in failed):
         words += " What was observed is within it, but so few items cannot show that it would stay there."
     return said, (said.happened, words)
-
-
-def _failure(row: Mapping[str, Any]) -> str:
-    value, bound, limit = (percent(row[key]) for key in ("value", "upper_bound", "limit"))
-    return f"{named(row)} is {value}, its upper bound {bound}, the limit {limit}"
 
 
 def figures(found: Mapping[str, Any]) -> list[Figure]:

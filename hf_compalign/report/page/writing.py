@@ -15,9 +15,9 @@ from hf_compalign._files import write_text_atomic
 from hf_compalign._formats import UNKNOWN, count, short_name
 from hf_compalign._tables import Beyond, Kept, Name, Section, Words
 from hf_compalign._visible import cleaned
-from hf_compalign.measure.audit import batch_words, class_name, runtime_words, sections_of
+from hf_compalign.measure.audit import CHANGES, batch_words, class_name, runtime_words, sections_of
 from hf_compalign.report.page import charts
-from hf_compalign.report.page.items import CELLS, item_rows, links, script_json
+from hf_compalign.report.page.items import item_rows, links, script_json
 from hf_compalign.report.page.summary import figures, missing, verdict
 from hf_compalign.report.plots import AuditLike, Plotted, record_of
 
@@ -80,7 +80,7 @@ def render(
     outcome, words = verdict(found)
     style, script = _source("report.css"), _source("report.js")
     items = item_rows(found)
-    data = {"names": found["label_names"], "cells": CELLS, "items": items}
+    data = {"names": found["label_names"], "cells": CHANGES, "items": items}
     return (
         _environment()
         .get_template("report.html")
@@ -104,7 +104,7 @@ def render(
             explained={item["explanation"]["kind"] for item in items if item["explanation"]},
             some_unexplained=not all(item["explanation"] for item in items),
             long_names=any(len(word) > _LONG_WORD for name in found["label_names"] for word in name.split()),
-            cells=CELLS,
+            cells=CHANGES,
             class_name=lambda index: class_name(found["label_names"], index),
             short_name=short_name,
             runtime_words=runtime_words,

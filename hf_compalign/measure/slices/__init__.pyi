@@ -1,0 +1,9 @@
+from .checking import check_slices as check_slices
+from .finding import find_slices as find_slices
+from .options import SliceOptions as SliceOptions
+from .record import Condition as Condition
+from .record import SliceRow as SliceRow
+from .record import Slices as Slices
+from .record import condition_words as condition_words
+from .text import slice_words as slice_words
+from .text import slices_section as slices_section
