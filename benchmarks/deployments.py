@@ -8,7 +8,7 @@ For each setting: the fine-tuned original as it is, in PyTorch; its files for ON
 bfloat16 and INT8; and those of the original with neurons and heads cut, corrected by least squares without training.
 Calibration is of training rows. The rows that no training saw are dealt in two: on the first half the thresholds of
 deferral are fitted, on the second everything is measured. The original's answers count; a deferring pair is a small
-file with the bfloat16 file behind it, and `fit_deferral` holds the small one to a budget against the original.
+file with the bfloat16 file behind it, and `fit_deferral` holds the pair to a budget against the original.
 
 Rules, written before the runs. Reached: a file (no pair) is at least 4 times as fast as PyTorch in float32 in batches
 of 8 and 3 times in batches of 1, with at most 2 % of the answers changed; with deferral the exact 95 % bound on the
@@ -89,7 +89,8 @@ def _measure(models: Models, options: argparse.Namespace, path: Path) -> None:
     deferrals, refused = {}, {}
     for name in DEFERRING:
         try:
-            deferrals[name] = fit_deferral(models.answers("PyTorch")[0], models.answers(name)[0], budget=budget)
+            sides = [models.answers(one)[0] for one in ("PyTorch", name, FALLBACK)]
+            deferrals[name] = fit_deferral(*sides[:2], fallback=sides[2], budget=budget)
         except ValueError as error:
             refused[name] = str(error)
     if not options.untimed:
@@ -136,33 +137,29 @@ def _broken(models: Models, name: str, budget: float) -> dict[str, Any]:
     reference, candidate, fallback = (_joined(models.answers(one)) for one in ("PyTorch", name, FALLBACK))
     differ = candidate.predicted != reference.predicted
     behind = fallback.predicted != reference.predicted
-    found: dict[str, Any] = {
-        "n": len(reference),
-        "mismatches": int(differ.sum()),
-        "shares": [],
-        "pairs": [],
-        "answered": [],
-        "population": [],
-    }
+    found: dict[str, Any] = {"n": len(reference), "mismatches": int(differ.sum())}
+    found |= {"behind": int(behind.sum()), "pairs": [], "answered": [], "population": []}
     rng = np.random.default_rng(0)
     for _ in range(SPLITS):
         order = rng.permutation(len(reference))
         fitting, rest = order[: len(order) // 2], order[len(order) // 2 :]
-        sure = _sure(reference, candidate, fitting, budget)
+        sure = _sure(reference, candidate, fallback, fitting, budget)
         if sure is not None:
-            found["shares"].append(float((sure & differ)[rest].mean()))
             found["pairs"].append(float(np.where(sure, differ, behind)[rest].mean()))
             found["answered"].append(float(sure[rest].mean()))
-        sure = _sure(reference, candidate, rng.integers(len(order), size=len(fitting)), budget)
+        sure = _sure(reference, candidate, fallback, rng.integers(len(order), size=len(fitting)), budget)
         if sure is not None:
-            found["population"].append(float((sure & differ).mean()))
+            found["population"].append(float(np.where(sure, differ, behind).mean()))
     return found
 
 
-def _sure(reference: Predictions, candidate: Predictions, rows: np.ndarray, budget: float) -> np.ndarray | None:
+def _sure(
+    reference: Predictions, candidate: Predictions, fallback: Predictions, rows: np.ndarray, budget: float
+) -> np.ndarray | None:
     """Which of all rows the candidate answers itself, by a threshold fitted on some; None where there is none."""
     try:
-        rule = fit_deferral(_rows(reference, rows), _rows(candidate, rows), budget=budget)
+        sides = [_rows(one, rows) for one in (reference, candidate, fallback)]
+        rule = fit_deferral(*sides[:2], fallback=sides[2], budget=budget)
     except ValueError:
         return None
     threshold = -np.inf if rule.threshold is None else rule.threshold

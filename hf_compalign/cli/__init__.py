@@ -1,4 +1,4 @@
-"""The command line: hf-compalign compress | recipes | audit | record | compare | plan | report | export | demo | env."""
+"""The command line: hf-compalign compress | recipes | audit | record | compare | plan | report | export | ..."""
 
 import sys
 import traceback
