@@ -17,6 +17,7 @@ from .losses import kl_loss as kl_loss
 from .losses import logits_loss as logits_loss
 from .losses import masked_mean as masked_mean
 from .losses import task_loss as task_loss
+from .losses import value_loss as value_loss
 from .losses import where_teacher_is_right as where_teacher_is_right
 from .teacher import LiveTeacher as LiveTeacher
 from .teacher import cache_teacher_logits as cache_teacher_logits

@@ -1,6 +1,7 @@
 """The loss terms, pure functions with one value per item, and the only reduction.
 
 Every term takes the logits [..., C] of student and teacher and the labels [...], -100 where unknown, and gives [...].
+A regression has its values for logits, [..., 1].
 """
 
 from collections.abc import Callable, Sequence
@@ -33,6 +34,18 @@ def task_loss(student: Tensor, teacher: Tensor | None, labels: Tensor, *, label_
         label_smoothing=label_smoothing,
     )
     return flat.reshape(labels.shape)
+
+
+def value_loss(student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
+    """Squared error of a regression, (z_s - y)^2, of values [..., 1] and labels [...]; 0 where the label is nan.
+
+    In the squared unit of the labels; at student = teacher it is the teacher's own error. The teacher is not used.
+
+    >>> value_loss(torch.tensor([[1.0], [2.0]]), None, torch.tensor([3.0, float("nan")])).tolist()
+    [4.0, 0.0]
+    """
+    own = student.squeeze(-1)
+    return (own - torch.where(labels.isnan(), own.detach(), labels)).square()
 
 
 def agreement_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, soft: bool = False) -> Tensor:
@@ -87,7 +100,8 @@ def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tens
     Args:
         student: of each layer, [B, positions, features] or any [B, ...].
         teacher: the same of the teacher.
-        mask: [B, positions], 0 where there is padding; it counts for states that have these positions.
+        mask: [B, positions], or of several texts in a row [B, texts, positions], 0 where there is padding; it counts
+            for states that have these positions.
 
     Returns:
         [B], one value per item.
@@ -111,6 +125,7 @@ def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tens
 def _relative_error(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     student, teacher = student.float(), teacher.float()
     error, size = (student - teacher).square(), teacher.square()
+    mask = mask if mask is None or mask.ndim < 3 else mask.flatten(0, -2)
     if mask is not None and mask.shape == error.shape[:2]:
         error, size = (values * mask.unsqueeze(-1) for values in (error, size))
     return error.flatten(1).sum(1) / size.flatten(1).sum(1).clamp_min(torch.finfo(size.dtype).tiny)
@@ -136,6 +151,25 @@ def gated(values: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     [2.0, 0.0]
     """
     return torch.where(where_teacher_is_right(teacher, labels), values, torch.zeros_like(values))
+
+
+def gated_by_share(values: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """A term's values [B] of whole examples, each times the share of its items that pass the gate.
+
+    Args:
+        values: [B].
+        teacher: logits [B, ..., C].
+        labels: [B, ...], -100 where unknown.
+        mask: [B, ...] of bool, which positions are items.
+
+    >>> right, wrong = [0.0, 2.0], [2.0, 0.0]
+    >>> teacher, labels = torch.tensor([[right, wrong]]), torch.tensor([[1, 1]])
+    >>> gated_by_share(torch.tensor([3.0]), teacher, labels, labels == 1).tolist()
+    [1.5]
+    """
+    passed = where_teacher_is_right(teacher, labels) & mask
+    n_passed, n = (which.reshape(len(values), -1).sum(1) for which in (passed, mask))
+    return torch.where(n_passed > 0, values * n_passed / n.clamp_min(1), torch.zeros_like(values))
 
 
 def masked_mean(per_item: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:

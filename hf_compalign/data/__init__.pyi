@@ -23,4 +23,5 @@ from .rows import label_ids as label_ids
 from .rows import load_file as load_file
 from .rows import mix_unlabeled as mix_unlabeled
 from .rows import sample as sample
+from .rows import token_label_ids as token_label_ids
 from .rows import with_label_ids as with_label_ids

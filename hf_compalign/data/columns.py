@@ -79,8 +79,9 @@ def find_image_column(dataset: Dataset, wanted: str | None = None) -> str:
 
 
 def label_names(dataset: Dataset, column: str | None) -> tuple[str, ...] | None:
-    """The class names of a label column, if the dataset has them."""
+    """The class names of a label column, or of a column of lists of labels, if the dataset has them."""
     feature = (dataset.features or {}).get(column)
+    feature = getattr(feature, "feature", feature)  # of lists, such as those of tokens
     return tuple(feature.names) if isinstance(feature, ClassLabel) else None
 
 

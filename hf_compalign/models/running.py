@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_compalign.data import LABEL_COLUMNS, check_filled, check_rows, naming_rows
 from hf_compalign.models.devices import device_of, on_device
 from hf_compalign.models.tokens import check_tokens, explaining_tokens
-from hf_compalign.tasks import logits_of, task_of
+from hf_compalign.tasks import POSITION_COLUMNS, logits_of, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +32,8 @@ def input_names(model: "PreTrainedModel") -> tuple[str, ...]:
 
 @cache
 def _input_names(forward: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(name for name in inspect.signature(forward).parameters if name not in ("self", *LABEL_COLUMNS))
+    left_out = ("self", *LABEL_COLUMNS, *POSITION_COLUMNS)
+    return tuple(name for name in inspect.signature(forward).parameters if name not in left_out)
 
 
 def known_inputs(model: "PreTrainedModel", batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hf_compalign.measure.groups import Attribute, Membership
 from hf_compalign.measure.predictions import Columns, Predictions, predict
 from hf_compalign.models import default_device
 from hf_compalign.opening import load_model, processor_of
-from hf_compalign.tasks import TASKS, Task, task_of
+from hf_compalign.tasks import CLASSIFIERS, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ def task_in(sides: Mapping[str, Side], dataset: Dataset, columns: Columns) -> Ta
     for side in sides.values():
         if isinstance(side, Opened):
             return task_of(side.network)
-    prepared = next((task for task in TASKS if task.model_input in dataset.column_names), None)
+    prepared = next((task for task in CLASSIFIERS if task.model_input in dataset.column_names), None)
     if prepared is not None:
         return prepared
     images = any(isinstance(feature, Image) for feature in (dataset.features or {}).values())
     of_images = columns.image is not None or (images and columns.text is None)
-    return next(task for task in TASKS if (task.model_input == "pixel_values") == of_images)
+    return next(task for task in CLASSIFIERS if (task.model_input == "pixel_values") == of_images)
 
 
 def groups_of_items(

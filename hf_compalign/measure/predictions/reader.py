@@ -21,7 +21,7 @@ from hf_compalign.models import (
     position_limit,
 )
 from hf_compalign.opening import Model, load_model, name_of
-from hf_compalign.tasks import Task, task_of
+from hf_compalign.tasks import CLASSIFIERS, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def reader_of(
         device = default_device(network)
     if device is not None:
         network = network.to(checked_device(device))
-    task, where = task_of(network), name_of(model)
+    task, where = task_of(network, CLASSIFIERS), name_of(model)
     raw = is_raw(dataset, task)
     if processing_class is None and (raw or opened):
         try:

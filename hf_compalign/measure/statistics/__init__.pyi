@@ -53,3 +53,4 @@ from .scoring import task_scores as task_scores
 from .symmetry import Frequencies as Frequencies
 from .symmetry import TestResult as TestResult
 from .symmetry import predicted_frequencies as predicted_frequencies
+from .values import value_metrics as value_metrics
