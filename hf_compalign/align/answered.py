@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_compalign.models import Collator
+from hf_compalign.models import Collator, place_of, unpadded_answers, unpadded_ids
 from hf_compalign.tasks import Task
 
 LOGITS_COLUMN = "teacher_logits"
@@ -30,7 +30,7 @@ class AnsweredCollator:
         given = [row[LOGITS_COLUMN] for row in rows if LOGITS_COLUMN in row]
         if len(given) < len(rows):
             return self.collate(rows)
-        ids = ids_of(rows, self.task)
+        ids = unpadded_ids(rows, self.task)
         batch = self.collate([{name: row[name] for name in row if name != LOGITS_COLUMN} for row in rows])
         answers = [torch.as_tensor(answer, dtype=torch.float32) for answer in given]
         return {**batch, LOGITS_COLUMN: _padded(answers, ids, batch[self.task.model_input], self.task)}
@@ -41,24 +41,6 @@ def answered_collator(collate: Collator, task: Task) -> Collator:
     return collate if task.label_depth == 0 or task.cached_shape is None else AnsweredCollator(collate, task)
 
 
-def ids_of(rows: Sequence[Mapping[str, Any]], task: Task) -> list[Any]:
-    """The main input of each row as a list, before a collator pads it."""
-    return [torch.as_tensor(row[task.model_input]).tolist() if task.padded_axis is not None else [] for row in rows]
-
-
-def unpadded(answers: Tensor, ids: Sequence[list[int]], batch: Mapping[str, Any], task: Task) -> Any:
-    """The answers [B, ...] to a batch, each cut to its row, as one array or a list of arrays.
-
-    Raises:
-        ValueError: padding takes part in the answers, and rows are padded.
-    """
-    if task.padded_axis is None:
-        return answers.numpy()
-    padded = batch[task.model_input]
-    places = [_place(row, whole.tolist(), task) for row, whole in zip(ids, padded, strict=True)]
-    return [answer[place].numpy() for answer, place in zip(answers, places, strict=True)]
-
-
 def _padded(answers: Sequence[Tensor], ids: Sequence[list[int]], padded: Tensor, task: Task) -> Tensor:
     """[B, ...]: the rows' answers with zeros where the batch has padding."""
     if task.padded_axis is None:
@@ -67,17 +49,26 @@ def _padded(answers: Sequence[Tensor], ids: Sequence[list[int]], padded: Tensor,
     shape[task.padded_axis] = padded.shape[1]
     filled = torch.zeros(len(answers), *shape)
     for whole, answer, row, of_batch in zip(filled, answers, ids, padded, strict=True):
-        whole[_place(row, of_batch.tolist(), task)] = answer
+        _check_length(row, of_batch, task)
+        whole[place_of(row, of_batch.tolist(), task)] = answer
     return filled
 
 
-def _place(row: list[int], padded: list[int], task: Task) -> tuple[slice, ...]:
-    """Where in the answer to a padded row the row's own stands: behind the padding where that is on the left."""
-    n, width = len(row), len(padded)
-    if n != width and task.padding_counts:
+def answers_to_rows(answers: Tensor, ids: Sequence[list[int]], batch: Mapping[str, Any], task: Task) -> list[Any]:
+    """The answers [B, ...] to a batch, each cut to its row, as arrays.
+
+    Raises:
+        ValueError: padding takes part in the answers, and rows are padded.
+    """
+    for row, of_batch in zip(ids, batch[task.model_input], strict=True):
+        _check_length(row, of_batch, task)
+    return [answer.numpy() for answer in unpadded_answers(answers, ids, batch, task)]
+
+
+def _check_length(row: list[int], padded: Tensor, task: Task) -> None:
+    if task.padding_counts and len(row) != len(padded):
         raise ValueError(
             f"Cached answers of {task.name} are to rows of one length, since padding takes part in them. Got a row of "
-            f"{n} tokens padded to {width}. Tokenize with padding='max_length', or pass teacher= instead of the cache."
+            f"{len(row)} tokens padded to {len(padded)}. Tokenize with padding='max_length', or pass teacher= instead "
+            "of the cache."
         )
-    start = 0 if padded[:n] == row else width - n
-    return (*(slice(None),) * (task.padded_axis or 0), slice(start, start + n))

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from hf_compalign.align.answered import LOGITS_COLUMN
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.search import MISMATCHES, SHIFT
-from hf_compalign.align.task_checks import check_options, is_unknown, label_column, read_labels
+from hf_compalign.align.task_checks import check_options
 from hf_compalign.align.teacher import LiveTeacher, check_cached_logits, check_distinct, trusts_positions
 from hf_compalign.align.vocabulary import check_same_tokens, vocabulary_mark, vocabulary_of
 from hf_compalign.data import check_rows
-from hf_compalign.models import position_limit
+from hf_compalign.models import is_unknown, label_column, position_limit, read_labels
 from hf_compalign.tasks import Task, task_of
 
 logger = logging.getLogger(__name__)
@@ -196,8 +196,8 @@ def check_datasets(trainer: Any, teacher: LiveTeacher | None) -> str | None:
 
 def _check_labels(trainer: Any, dataset: Dataset, split: str) -> None:
     try:
-        column = label_column(trainer, dataset)
-        labels = [] if column is None else read_labels(trainer, dataset, column)
+        column = label_column(dataset, trainer.label_names)
+        labels = [] if column is None else read_labels(dataset, column, trainer.task, trainer.model.config)
     except ValueError as error:
         if dataset.format["type"] == "custom":
             return  # the transform may well make other labels of them

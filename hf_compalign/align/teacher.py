@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from hf_compalign._checks import check_whole
 from hf_compalign._compat import dataset_fingerprint
-from hf_compalign.align.answered import LOGITS_COLUMN, ids_of, unpadded
+from hf_compalign.align.answered import LOGITS_COLUMN, answers_to_rows
 from hf_compalign.align.vocabulary import ANY_VOCABULARY, check_vocabularies, vocabulary_mark, vocabulary_of
 from hf_compalign.data import DIGITS, combined_fingerprint, naming_rows, row_fingerprint
 from hf_compalign.labels import are_placeholders, label_order
@@ -27,6 +27,7 @@ from hf_compalign.models import (
     default_device,
     forward,
     input_names,
+    unpadded_ids,
 )
 from hf_compalign.opening import load_model, model_fingerprint
 from hf_compalign.tasks import Task, hidden_states_of, task_of
@@ -136,7 +137,7 @@ def cache_teacher_logits(
     if theirs is not None and ours is not None:
         check_vocabularies(ours, theirs)
     tokens = vocabulary_mark(ours)
-    collate = data_collator or default_collator(processing_class)
+    collate = data_collator or default_collator(processing_class, choices=task.has_choices)
     filled = {name: _filled(split, live, collate, batch_size, tokens) for name, split in splits.items()}
     return DatasetDict(filled) if isinstance(dataset, dict) else filled[""]
 
@@ -152,9 +153,9 @@ def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_siz
         # Hashed first: a collator may pad or change the rows it is given. Only the main input, from which the others
         # follow: the student may take fewer of them than the teacher.
         marks = [f"{prefix}-{row_fingerprint({main: row[main]})}" for row in inputs]
-        ids = ids_of(inputs, teacher.task)
+        ids = unpadded_ids(inputs, teacher.task)
         collated = collate(inputs)
-        answers = unpadded(teacher.logits(collated).cpu(), ids, collated, teacher.task)
+        answers = answers_to_rows(teacher.logits(collated).cpu(), ids, collated, teacher.task)
         return {LOGITS_COLUMN: answers, FINGERPRINT_COLUMN: marks}
 
     stale = [name for name in (LOGITS_COLUMN, FINGERPRINT_COLUMN) if name in dataset.column_names]

@@ -14,6 +14,7 @@ TEXT_PAIRS = (
     ("question", "sentence"),
     ("text", "text_pair"),
 )
+WORD_COLUMNS = ("tokens", "words")
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "question")
 
 
@@ -59,6 +60,17 @@ def find_text_columns(dataset: Dataset, wanted: Sequence[str] | None = None) -> 
         f"Cannot tell which columns hold the text. Got the columns {_listed(dataset.column_names)}. "
         "Name one or two of them as the text columns."
     )
+
+
+def find_word_column(dataset: Dataset, wanted: Sequence[str] | None = None) -> str | None:
+    """The column of texts as lists of words: the wanted one, or one with a usual name; None where texts are whole.
+
+    Raises:
+        ValueError: there is no wanted column.
+    """
+    names = WORD_COLUMNS if wanted is None else [existing_column(dataset.column_names, name) for name in wanted]
+    features = dataset.features or {}
+    return next((name for name in names if hasattr(features.get(name), "feature")), None)
 
 
 def find_image_column(dataset: Dataset, wanted: str | None = None) -> str:

@@ -83,6 +83,16 @@ class Task:
         return self.name in ("fill-mask", "text-generation", "text2text-generation")
 
     @property
+    def has_choices(self) -> bool:
+        """Whether a row holds several texts to choose from."""
+        return self.name == "multiple-choice"
+
+    @property
+    def yes_or_no(self) -> bool:
+        """Whether each label is a question of its own."""
+        return self.problem == MULTI
+
+    @property
     def is_classifier(self) -> bool:
         """Whether an example of text or image gets one class of those in the config."""
         return self in CLASSIFIERS
@@ -175,6 +185,13 @@ TASKS = (
 )
 # One class for each text or image: what everything but the training can do with a model.
 CLASSIFIERS = tuple(task for task in TASKS[:6] if task.problem == SINGLE)
+
+# What models can be asked and audited for: those, and texts with several items each.
+MEASURED = (
+    *CLASSIFIERS,
+    *(task for task in TASKS if task.problem == MULTI and task.model_input not in AUDIO_INPUTS),
+    *(task for task in TASKS if task.name in ("token-classification", "multiple-choice")),
+)
 
 
 def task_of(model: Any, among: Sequence[Task] = TASKS) -> Task:

@@ -8,13 +8,14 @@ from typing import Any, TypeAlias
 from datasets import Dataset, Image
 from transformers import PreTrainedModel
 
-from hf_compalign.labels import label_order, names_of
+from hf_compalign.data import find_word_column
+from hf_compalign.labels import label_order
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.groups import Attribute, Membership
-from hf_compalign.measure.predictions import Columns, Predictions, predict
+from hf_compalign.measure.predictions import YES_NO, Columns, Predictions, predict
 from hf_compalign.models import default_device
 from hf_compalign.opening import load_model, processor_of
-from hf_compalign.tasks import CLASSIFIERS, Task, task_of
+from hf_compalign.tasks import MEASURED, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,18 @@ def opened_sides(given: Mapping[str, Any], dataset: Dataset | None, options: Aud
             if processor is None and path is not None:
                 processor = processor_of(path, task_of(network))
             sides[name] = Opened(path, network, processor, dataset, options)
-    first, *others = (
-        side.label_names if isinstance(side, Predictions) else names_of(side.network.config.id2label)
-        for side in sides.values()
-    )
+    first, *others = (_class_names(side) for side in sides.values())
     for names in others:
         label_order(first, names)
     return sides
+
+
+def _class_names(side: Side) -> tuple[str, ...]:
+    """What a side answers with; the labels themselves where an answer is yes or no to each."""
+    if isinstance(side, Predictions):
+        return side.label_names
+    task = task_of(side.network, MEASURED)
+    return YES_NO if task.yes_or_no else task.class_names(side.network.config)
 
 
 def answers_of(given: Any, dataset: Dataset, options: AuditOptions) -> Predictions:
@@ -86,18 +92,31 @@ def task_in(sides: Mapping[str, Side], dataset: Dataset, columns: Columns) -> Ta
     for side in sides.values():
         if isinstance(side, Opened):
             return task_of(side.network)
-    prepared = next((task for task in CLASSIFIERS if task.model_input in dataset.column_names), None)
+    if find_word_column(dataset, columns.text) is not None:
+        return next(task for task in MEASURED if task.label_depth == 1)
+    prepared = next((task for task in MEASURED if task.model_input in dataset.column_names), None)
     if prepared is not None:
         return prepared
     images = any(isinstance(feature, Image) for feature in (dataset.features or {}).values())
     of_images = columns.image is not None or (images and columns.text is None)
-    return next(task for task in CLASSIFIERS if (task.model_input == "pixel_values") == of_images)
+    return next(task for task in MEASURED if (task.model_input == "pixel_values") == of_images)
 
 
 def groups_of_items(
     attributes: Mapping[str, Attribute], ids: Sequence[str] | None, reference: Predictions
 ) -> dict[str, Membership]:
-    """Attribute -> the groups of the reference's items; ``ids`` are those of the rows, None without rows."""
+    """Attribute -> the groups of the reference's items; ``ids`` are those of the rows, None without rows.
+
+    Raises:
+        ValueError: the items are not of these rows, or share examples.
+    """
+    if reference.examples is not None:
+        if attributes:
+            raise ValueError(
+                "groups compares items that are examples of their own, and these share examples: the words of a text, "
+                "say, or several labels. Leave groups and bins out."
+            )
+        return {}
     place = {name: row for row, name in enumerate(ids or ())}
     items = reference.ids.tolist()
     unknown = [] if ids is None else [name for name in items if name not in place]

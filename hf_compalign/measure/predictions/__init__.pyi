@@ -1,4 +1,5 @@
 from .columns import Columns as Columns
+from .items import YES_NO as YES_NO
 from .pairing import SameItems as SameItems
 from .pairing import asked_the_same as asked_the_same
 from .pairing import same_items as same_items

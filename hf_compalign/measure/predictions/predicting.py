@@ -20,18 +20,26 @@ from hf_compalign.data import (
     combined_fingerprint,
     existing_column,
     find_image_column,
-    find_label_column,
     find_text_columns,
+    find_word_column,
     image_files,
-    label_ids,
     row_fingerprint,
     rows_at,
 )
-from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.predictions.columns import Columns
+from hf_compalign.measure.predictions.items import RowItems, items_of_rows
 from hf_compalign.measure.predictions.predictions import Predictions
 from hf_compalign.measure.predictions.reader import Reader, is_raw, reader_of
-from hf_compalign.models import Collator, default_collator, evaluating, forward_logits, input_names, runtime_of
+from hf_compalign.models import (
+    Collator,
+    default_collator,
+    evaluating,
+    forward_logits,
+    input_names,
+    runtime_of,
+    unpadded_answers,
+    unpadded_ids,
+)
 from hf_compalign.opening import model_fingerprint
 from hf_compalign.tasks import Task, task_of
 
@@ -43,12 +51,13 @@ class Asked:
     rows: Dataset
     collate: Collator
     batch_size: int
+    items: RowItems
     answers: Predictions
 
     def again(self, network: PreTrainedModel) -> Predictions:
         """Run the changed model on the same rows. Its inputs and labels must be the same as before."""
-        logits, _ = _run(network, self.rows, self.collate, self.batch_size, marked=False)
-        return replace(self.answers, logits=logits, model_fingerprint=model_fingerprint(network))
+        answers, _ = _run(network, self.rows, self.collate, self.batch_size, marked=False)
+        return replace(self.answers, logits=self.items.logits(answers), model_fingerprint=model_fingerprint(network))
 
 
 def predict(
@@ -61,7 +70,10 @@ def predict(
     batch_size: int = 32,
     device: str | torch.device | None = None,
 ) -> Predictions:
-    """Run a model on every row.
+    """Run a model on every row, and take its answers item by item.
+
+    An item is a text or an image with one class, or a multiple choice; a word of a text whose tokens have classes; or a
+    text or image and one of several labels. docs/tasks.md says more.
 
     Args:
         model: a module, a folder written by save_pretrained, a Hub id, an .onnx file or an OpenVINO .xml file.
@@ -73,7 +85,7 @@ def predict(
         device: where to run; by default a given module stays where it is, and a loaded model takes a GPU if any.
 
     Returns:
-        Logits [N, C], the labels in the model's order of label names, and a name for each row.
+        Logits [N, C], the labels in the model's order of label names, and a name for each item.
 
     Raises:
         ValueError: the dataset is empty or none of `datasets`, its columns are ambiguous, a row cannot become the
@@ -87,46 +99,49 @@ def ask(
     reader: Reader, dataset: Dataset, *, collate: Collator | None = None, columns: Columns | None, batch_size: int
 ) -> Asked:
     """As `predict`, but keep what it takes to ask the same rows again."""
-    columns, network = Columns.of(columns), reader.network
-    names = names_of(network.config.id2label)
+    columns, network, task = Columns.of(columns), reader.network, reader.task
     check_whole("batch_size", batch_size, least=1)
-    label_column = find_label_column(dataset, columns.label)
-    labels = np.full(len(dataset), IGNORED) if label_column is None else label_ids(dataset, label_column, names)
+    given = dataset
     # Two models may prepare the same text or image differently, so hash the raw rows where there are any.
-    raw = is_raw(dataset, reader.task)
-    raw_hashes = _raw_marks(dataset, reader.task, columns) if raw else []
+    raw = is_raw(dataset, task)
+    raw_hashes = _raw_marks(dataset, task, columns) if raw else []
     dataset = reader.prepared(dataset, text=columns.text, image=columns.image)
-    collate = collate or default_collator(reader.processing_class)
-    logits, own_hashes = _run(network, dataset, collate, batch_size, marked=not raw)
+    items = items_of_rows(given, dataset, task, network.config, columns=columns, tokenizer=reader.processing_class)
+    collate = collate or default_collator(reader.processing_class, choices=task.has_choices)
+    found, own_hashes = _run(network, dataset, collate, batch_size, marked=not raw)
     marks = raw_hashes if raw else own_hashes
     answers = Predictions(
-        logits=logits,
-        labels=labels,
-        ids=_row_ids(dataset, columns.id, marks),
-        label_names=names,
+        logits=items.logits(found),
+        labels=items.labels,
+        ids=items.ids(_row_ids(dataset, columns.id, marks)),
+        label_names=items.classes,
+        examples=items.examples,
         model=reader.where,
         model_fingerprint=model_fingerprint(network),
         data_fingerprint=combined_fingerprint(marks),
         runtime=runtime_of(network).asked_by(batch_size),
     )
-    return Asked(dataset, collate, batch_size, answers)
+    return Asked(dataset, collate, batch_size, items, answers)
 
 
 def _run(
     model: PreTrainedModel, dataset: Dataset, collate: Collator, batch_size: int, *, marked: bool
-) -> tuple[np.ndarray, list[str]]:
-    """Logits [N, C] and, if ``marked``, a hash of each row's main input."""
-    known = input_names(model)
-    main = task_of(model).model_input
-    logits: list[np.ndarray] = []
+) -> tuple[list[np.ndarray], list[str]]:
+    """The answer to each row, without padding, and, if ``marked``, a hash of each row's main input."""
+    known, task = input_names(model), task_of(model)
+    main = task.model_input
+    answers: list[np.ndarray] = []
     marks: list[str] = []
     with evaluating(model):
         for start in tqdm(range(0, len(dataset), batch_size), desc="Predicting", leave=False):
             inputs = rows_at(dataset, range(start, min(start + batch_size, len(dataset))), known)
             if marked:
                 marks.extend(row_fingerprint({main: row[main]}) for row in inputs)
-            logits.append(forward_logits(model, collate(inputs)).cpu().numpy())
-    return np.concatenate(logits), marks
+            ids = unpadded_ids(inputs, task)
+            batch = collate(inputs)
+            found = forward_logits(model, batch).cpu()
+            answers += [answer.numpy() for answer in unpadded_answers(found, ids, batch, task)]
+    return answers, marks
 
 
 def ids_of(dataset: Dataset, task: Task, columns: Columns) -> np.ndarray:
@@ -189,7 +204,8 @@ def _raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
         files = image_files(dataset.select_columns([column]), column)
         rows = ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
     else:
-        rows = dataset.select_columns(list(find_text_columns(dataset, columns.text)))
+        words = find_word_column(dataset, columns.text) if task.label_depth == 1 else None
+        rows = dataset.select_columns([words] if words else list(find_text_columns(dataset, columns.text)))
     return [row_fingerprint(row) for row in rows]
 
 

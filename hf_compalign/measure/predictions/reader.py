@@ -9,7 +9,16 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_compalign.data import check_rows, find_image_column, find_text_columns, rows_at, tokenized, with_pixels
+from hf_compalign.data import (
+    check_rows,
+    find_image_column,
+    find_text_columns,
+    find_word_column,
+    rows_at,
+    tokenized,
+    tokenized_words,
+    with_pixels,
+)
 from hf_compalign.models import (
     check_prepared,
     checked_device,
@@ -21,7 +30,7 @@ from hf_compalign.models import (
     position_limit,
 )
 from hf_compalign.opening import Model, load_model, name_of
-from hf_compalign.tasks import CLASSIFIERS, Task, task_of
+from hf_compalign.tasks import MEASURED, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -52,14 +61,27 @@ class Reader:
                 column, n_channels = find_image_column(dataset, image), image_channels(self.network)
                 dataset = with_pixels(dataset, processor, column, n_channels=n_channels)
             else:
-                columns, longest = find_text_columns(dataset, text), position_limit(self.network)
-                dataset = tokenized(dataset, processor, columns, longest=longest)
+                dataset = self._tokenized(dataset, text)
         check_prepared(dataset, self.network)
         return dataset
 
+    def _tokenized(self, dataset: Dataset, text: Sequence[str] | None) -> Dataset:
+        longest = position_limit(self.network)
+        if self.task.label_depth == 1:
+            words = find_word_column(dataset, text) or find_text_columns(dataset, text)[0]
+            return tokenized_words(dataset, self.processing_class, words, longest=longest)
+        if self.task.has_choices:
+            raise ValueError(
+                "The choices of a question are tokenized before they are asked. Got the columns "
+                f"{', '.join(dataset.column_names)}. Give rows with input_ids, a list for each choice."
+            )
+        return tokenized(dataset, self.processing_class, find_text_columns(dataset, text), longest=longest)
+
     def batch(self, prepared: Dataset, places: Sequence[int]) -> Mapping[str, Any]:
         """These rows of a prepared dataset as one batch of the model's inputs."""
-        return default_collator(self.processing_class)(rows_at(prepared, places, input_names(self.network)))
+        return default_collator(self.processing_class, choices=self.task.has_choices)(
+            rows_at(prepared, places, input_names(self.network))
+        )
 
 
 def reader_of(
@@ -78,7 +100,7 @@ def reader_of(
         device = default_device(network)
     if device is not None:
         network = network.to(checked_device(device))
-    task, where = task_of(network, CLASSIFIERS), name_of(model)
+    task, where = task_of(network, MEASURED), name_of(model)
     raw = is_raw(dataset, task)
     if processing_class is None and (raw or opened):
         try:
