@@ -192,6 +192,8 @@ MEASURED = (
     *(task for task in TASKS if task.problem == MULTI and task.model_input not in AUDIO_INPUTS),
     *(task for task in TASKS if task.name in ("token-classification", "multiple-choice")),
 )
+# What answers with numbers.
+REGRESSIONS = tuple(task for task in TASKS if not task.categorical)
 
 
 def task_of(model: Any, among: Sequence[Task] = TASKS) -> Task:
@@ -219,10 +221,11 @@ def task_of(model: Any, among: Sequence[Task] = TASKS) -> Task:
     if task is None or (task.class_axis is not None and task.problem in ("", SINGLE) and config.num_labels < 2):
         got = getattr(config, "problem_type", None) or f"num_labels={config.num_labels}"
         got = f"{got}, which is a regression" if got == "num_labels=1" and found[0].problem else got
-        supported = ", ".join(one.problem for one in found if one.problem not in ("", SINGLE))
+        more = [one.problem for one in found if one.problem not in ("", SINGLE)]
+        if len(more) < len(found):
+            more.append(f"{SINGLE} with two labels or more")
         raise ValueError(
-            f"{names[0]} is set up for a problem that is not supported. Got {got}; supported is "
-            f"{supported}{' and ' if supported else ''}single_label_classification with two labels or more."
+            f"{names[0]} is set up for a problem that is not supported. Got {got}; supported is {' or '.join(more)}."
         )
     audio = task.model_input in AUDIO_INPUTS
     return replace(task, model_input=model.main_input_name) if audio else task

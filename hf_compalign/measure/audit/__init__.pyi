@@ -8,6 +8,10 @@ from .contents import MOST_CHARACTERS as MOST_CHARACTERS
 from .contents import THUMBNAIL_PIXELS as THUMBNAIL_PIXELS
 from .contents import with_attribution as with_attribution
 from .contents import with_contents as with_contents
+from .entities import EntityComparison as EntityComparison
+from .entities import EntityScores as EntityScores
+from .entities import compare_entities as compare_entities
+from .entities import entities_of as entities_of
 from .opened import answers_of as answers_of
 from .options import AuditOptions as AuditOptions
 from .parts import class_name as class_name
@@ -20,6 +24,8 @@ from .record import ModelInfo as ModelInfo
 from .record import metrics_beside_fields as metrics_beside_fields
 from .sections import sampled as sampled
 from .sections import sections_of as sections_of
+from .shifts import ValueComparison as ValueComparison
+from .shifts import compare_values as compare_values
 from .text import batch_words as batch_words
 from .text import describe as describe
 from .text import runtime_words as runtime_words

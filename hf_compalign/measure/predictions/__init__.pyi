@@ -8,8 +8,10 @@ from .predicting import ask as ask
 from .predicting import ids_of as ids_of
 from .predicting import parts_of as parts_of
 from .predicting import predict as predict
+from .predicting import predict_values as predict_values
 from .predictions import FORMAT_VERSION as FORMAT_VERSION
 from .predictions import Predictions as Predictions
 from .reader import Reader as Reader
 from .reader import is_raw as is_raw
 from .reader import reader_of as reader_of
+from .values import Values as Values

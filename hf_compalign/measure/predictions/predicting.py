@@ -20,6 +20,7 @@ from hf_compalign.data import (
     combined_fingerprint,
     existing_column,
     find_image_column,
+    find_label_column,
     find_text_columns,
     find_word_column,
     image_files,
@@ -30,18 +31,20 @@ from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.measure.predictions.items import RowItems, items_of_rows
 from hf_compalign.measure.predictions.predictions import Predictions
 from hf_compalign.measure.predictions.reader import Reader, is_raw, reader_of
+from hf_compalign.measure.predictions.values import Values, values_of
 from hf_compalign.models import (
     Collator,
     default_collator,
     evaluating,
     forward_logits,
     input_names,
+    read_labels,
     runtime_of,
     unpadded_answers,
     unpadded_ids,
 )
 from hf_compalign.opening import model_fingerprint
-from hf_compalign.tasks import Task, task_of
+from hf_compalign.tasks import REGRESSIONS, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,39 @@ def predict(
     """
     reader = reader_of(model, dataset, processing_class=processing_class, device=device)
     return ask(reader, dataset, collate=data_collator, columns=columns, batch_size=batch_size).answers
+
+
+def predict_values(
+    model: PreTrainedModel | str | Path,
+    dataset: Dataset,
+    *,
+    processing_class: Any = None,
+    data_collator: Collator | None = None,
+    columns: Columns | None = None,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+) -> Values:
+    """Run a regression on every row; the arguments are those of `predict`.
+
+    Returns:
+        A number for each row, or for each row and each of the model's labels.
+
+    Raises:
+        ValueError: the model answers with classes, or whatever `predict` refuses.
+    """
+    how: dict[str, Any] = {"processing_class": processing_class, "device": device}
+    reader, columns = reader_of(model, dataset, among=REGRESSIONS, **how), Columns.of(columns)
+    check_whole("batch_size", batch_size, least=1)
+    config, task = reader.network.config, reader.task
+    column = find_label_column(dataset, columns.label)
+    labels = None if column is None else [*read_labels(dataset, column, task, config)]
+    marks = _raw_marks(dataset, task, columns) if is_raw(dataset, task) else []
+    prepared = reader.prepared(dataset, text=columns.text, image=columns.image)
+    collate = data_collator or default_collator(reader.processing_class)
+    found, own = _run(reader.network, prepared, collate, batch_size, marked=not marks)
+    marks = marks or own
+    ids, mark = _row_ids(prepared, columns.id, marks), combined_fingerprint(marks)
+    return values_of(found, ids, labels, task.class_names(config), model=reader.where, data_fingerprint=mark)
 
 
 def ask(

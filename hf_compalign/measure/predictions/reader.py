@@ -85,9 +85,14 @@ class Reader:
 
 
 def reader_of(
-    model: Model, dataset: Dataset, *, processing_class: Any = None, device: str | torch.device | None = None
+    model: Model,
+    dataset: Dataset,
+    *,
+    processing_class: Any = None,
+    device: str | torch.device | None = None,
+    among: Sequence[Task] = MEASURED,
 ) -> Reader:
-    """Open a model for the rows of a dataset; the arguments are those of `hf_compalign.predict`.
+    """Open a model of one of these tasks for the rows of a dataset; the arguments are those of `hf_compalign.predict`.
 
     Raises:
         ValueError: there are no rows, no model or no such device, the head is not supported, or raw rows have no
@@ -95,12 +100,17 @@ def reader_of(
     """
     check_rows(dataset)
     network = load_model(model)
+    if not task_of(network).categorical and among is MEASURED:
+        raise ValueError(
+            f"{type(network).__name__} is a regression: it answers with numbers, and not with classes. Ask it with "
+            "predict_values, and compare two with compare_values(reference, candidate, tolerance=...)."
+        )
     opened = isinstance(model, str | Path)
     if device is None and opened:
         device = default_device(network)
     if device is not None:
         network = network.to(checked_device(device))
-    task, where = task_of(network, MEASURED), name_of(model)
+    task, where = task_of(network, among), name_of(model)
     raw = is_raw(dataset, task)
     if processing_class is None and (raw or opened):
         try:
