@@ -6,6 +6,7 @@ from .items import labels_in as labels_in
 from .table import AUDIO_INPUTS as AUDIO_INPUTS
 from .table import CLASSIFIERS as CLASSIFIERS
 from .table import MEASURED as MEASURED
+from .table import QUESTIONS as QUESTIONS
 from .table import REGRESSIONS as REGRESSIONS
 from .table import TASKS as TASKS
 from .table import Task as Task

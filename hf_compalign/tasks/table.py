@@ -192,6 +192,7 @@ MEASURED = (
     *(task for task in TASKS if task.problem == MULTI and task.model_input not in AUDIO_INPUTS),
     *(task for task in TASKS if task.name in ("token-classification", "multiple-choice")),
 )
+QUESTIONS = tuple(task for task in TASKS if task.name == "question-answering")
 # What answers with numbers.
 REGRESSIONS = tuple(task for task in TASKS if not task.categorical)
 

@@ -26,6 +26,10 @@ from .sections import sampled as sampled
 from .sections import sections_of as sections_of
 from .shifts import ValueComparison as ValueComparison
 from .shifts import compare_values as compare_values
+from .span_changes import SpanComparison as SpanComparison
+from .span_changes import SpanScores as SpanScores
+from .span_changes import compare_spans as compare_spans
+from .span_changes import words_f1 as words_f1
 from .text import batch_words as batch_words
 from .text import describe as describe
 from .text import runtime_words as runtime_words

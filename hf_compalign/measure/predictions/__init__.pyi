@@ -14,4 +14,8 @@ from .predictions import Predictions as Predictions
 from .reader import Reader as Reader
 from .reader import is_raw as is_raw
 from .reader import reader_of as reader_of
+from .spans import SpanOptions as SpanOptions
+from .spans import Spans as Spans
+from .spans import best_span as best_span
+from .spans import predict_spans as predict_spans
 from .values import Values as Values

@@ -127,7 +127,7 @@ def predict_values(
     collate = data_collator or default_collator(reader.processing_class)
     found, own = _run(reader.network, prepared, collate, batch_size, marked=not marks)
     marks = marks or own
-    ids, mark = _row_ids(prepared, columns.id, marks), combined_fingerprint(marks)
+    ids, mark = row_ids(prepared, columns.id, marks), combined_fingerprint(marks)
     return values_of(found, ids, labels, task.class_names(config), model=reader.where, data_fingerprint=mark)
 
 
@@ -149,7 +149,7 @@ def ask(
     answers = Predictions(
         logits=items.logits(found),
         labels=items.labels,
-        ids=items.ids(_row_ids(dataset, columns.id, marks)),
+        ids=items.ids(row_ids(dataset, columns.id, marks)),
         label_names=items.classes,
         examples=items.examples,
         model=reader.where,
@@ -182,7 +182,7 @@ def _run(
 
 def ids_of(dataset: Dataset, task: Task, columns: Columns) -> np.ndarray:
     """The names [N] that `predict` gives the rows."""
-    return _row_ids(dataset, columns.id, _marks(dataset, task, columns))
+    return row_ids(dataset, columns.id, _marks(dataset, task, columns))
 
 
 def parts_of(
@@ -202,7 +202,7 @@ def parts_of(
     """
     marks = _marks(dataset, task, columns)
     place = {name: position for position, name in enumerate(answers.ids.tolist())}
-    names = _row_ids(dataset, columns.id, marks).tolist()
+    names = row_ids(dataset, columns.id, marks).tolist()
     missing = [name for name in names if name not in place]
     if missing or len(names) != len(place):
         raise ValueError(
@@ -218,7 +218,7 @@ def parts_of(
     for rows in parts:
         positions, own = [place[names[row]] for row in rows], [marks[row] for row in rows]
         arrays = {name: getattr(answers, name)[positions] for name in ("logits", "labels", "mask")}
-        ids = _row_ids(dataset.select(rows), columns.id, own)
+        ids = row_ids(dataset.select(rows), columns.id, own)
         fingerprint = combined_fingerprint(own) if answers.data_fingerprint else ""
         found.append(replace(answers, **arrays, ids=ids, data_fingerprint=fingerprint))
     return found
@@ -245,7 +245,7 @@ def _raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
     return [row_fingerprint(row) for row in rows]
 
 
-def _row_ids(dataset: Dataset, wanted: str | None, marks: Sequence[str]) -> np.ndarray:
+def row_ids(dataset: Dataset, wanted: str | None, marks: Sequence[str]) -> np.ndarray:
     """Names [N] of the rows: from an id column if it is unique, else their hashes, numbered where two are equal."""
     names = ID_COLUMNS if wanted is None else [existing_column(dataset.column_names, wanted)]
     for name in names:

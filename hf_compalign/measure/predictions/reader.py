@@ -30,7 +30,7 @@ from hf_compalign.models import (
     position_limit,
 )
 from hf_compalign.opening import Model, load_model, name_of
-from hf_compalign.tasks import MEASURED, Task, task_of
+from hf_compalign.tasks import MEASURED, QUESTIONS, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,12 @@ def reader_of(
     """
     check_rows(dataset)
     network = load_model(model)
-    if not task_of(network).categorical and among is MEASURED:
+    if among is MEASURED and task_of(network) in QUESTIONS:
+        raise ValueError(
+            f"{type(network).__name__} answers with spans of texts, and not with classes. Ask it with predict_spans, "
+            "and compare two with compare_spans."
+        )
+    if among is MEASURED and not task_of(network).categorical:
         raise ValueError(
             f"{type(network).__name__} is a regression: it answers with numbers, and not with classes. Ask it with "
             "predict_values, and compare two with compare_values(reference, candidate, tolerance=...)."
