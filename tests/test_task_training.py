@@ -322,7 +322,7 @@ def test_what_a_task_cannot_be_trained_with_is_refused(tmp_path):
         (
             "regression",
             {"alignment": AlignmentArguments(preset="logits", only_where_teacher_is_right=True)},
-            "asks whether the teacher's class is the label, and a regression has no",
+            "ask whether the teacher's class is the label, and a regression has no",
         ),
         ("regression", {"settings": {"label_smoothing_factor": 0.1}}, "over the other classes, and a regression has"),
         (

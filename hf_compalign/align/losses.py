@@ -5,6 +5,7 @@ A regression has its values for logits, [..., 1].
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -91,6 +92,21 @@ def kl_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: fl
     return temperature**2 * (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
 
 
+def margin_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Squared difference of the margins between the teacher's two largest logits, r and q; 0 at student = teacher.
+
+    ((z_s[r] - z_s[q]) - (z_t[r] - z_t[q]))^2: how sure the teacher is of its answer, against the answer that it is most
+    likely to be lost to. The other logits do not matter. The labels are not used. As the margins of
+    https://huggingface.co/papers/2010.02666, there of two passages.
+
+    >>> margin_loss(torch.tensor([[1.0, 0.0, 9.0]]), torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([0])).tolist()
+    [1.0]
+    """
+    largest, places = teacher.topk(2, dim=-1)
+    own = student.gather(-1, places)
+    return ((own[..., 0] - own[..., 1]) - (largest[..., 0] - largest[..., 1])).square()
+
+
 def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
     """Distance of the hidden states: mean over layers of sum |h_s - h_t|^2 / sum |h_t|^2; 0 at student = teacher.
 
@@ -144,32 +160,41 @@ def where_teacher_is_right(teacher: Tensor, labels: Tensor) -> Tensor:
     return (teacher.argmax(-1) == labels) | (labels == IGNORED)
 
 
-def gated(values: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """A term's values [...], with 0 for the items on which the teacher is known to be wrong; they still count as items.
+@dataclass(frozen=True)
+class Focus:
+    """How much the teacher's terms count: ``alpha + beta`` where the teacher is right, ``alpha`` where it is wrong.
 
-    >>> gated(torch.tensor([2.0, 2.0]), torch.tensor([[2.0, 0.0]] * 2), torch.tensor([0, 1])).tolist()
-    [2.0, 0.0]
+    Focal distillation, https://huggingface.co/papers/2011.09161; the gate is alpha = 0 and beta = 1. Every item still
+    counts as one.
+
+    >>> teacher, labels = torch.tensor([[2.0, 0.0]] * 2), torch.tensor([0, 1])
+    >>> Focus(alpha=0.5, beta=1.0)(torch.tensor([2.0, 2.0]), teacher, labels).tolist()
+    [3.0, 1.0]
     """
-    return torch.where(where_teacher_is_right(teacher, labels), values, torch.zeros_like(values))
 
+    alpha: float = 1.0
+    beta: float = 0.0
 
-def gated_by_share(values: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """A term's values [B] of whole examples, each times the share of its items that pass the gate.
+    def __call__(self, values: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """A term's values [...], weighted by whether the teacher's logits [..., C] are right."""
+        return self._weighted(values, where_teacher_is_right(teacher, labels).to(values.dtype))
 
-    Args:
-        values: [B].
-        teacher: logits [B, ..., C].
-        labels: [B, ...], -100 where unknown.
-        mask: [B, ...] of bool, which positions are items.
+    def of_examples(self, values: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """Values [B] of whole examples, weighted by the share of their items [B, ...] on which the teacher is right.
 
-    >>> right, wrong = [0.0, 2.0], [2.0, 0.0]
-    >>> teacher, labels = torch.tensor([[right, wrong]]), torch.tensor([[1, 1]])
-    >>> gated_by_share(torch.tensor([3.0]), teacher, labels, labels == 1).tolist()
-    [1.5]
-    """
-    passed = where_teacher_is_right(teacher, labels) & mask
-    n_passed, n = (which.reshape(len(values), -1).sum(1) for which in (passed, mask))
-    return torch.where(n_passed > 0, values * n_passed / n.clamp_min(1), torch.zeros_like(values))
+        >>> right, wrong = [0.0, 2.0], [2.0, 0.0]
+        >>> teacher, labels = torch.tensor([[right, wrong]]), torch.tensor([[1, 1]])
+        >>> Focus(alpha=0.0, beta=1.0).of_examples(torch.tensor([3.0]), teacher, labels, labels == 1).tolist()
+        [1.5]
+        """
+        passed = where_teacher_is_right(teacher, labels) & mask
+        n_passed, n = (which.reshape(len(values), -1).sum(1) for which in (passed, mask))
+        return self._weighted(values, n_passed / n.clamp_min(1))
+
+    def _weighted(self, values: Tensor, right: Tensor) -> Tensor:
+        weights = self.alpha + self.beta * right
+        # What does not count at all may be nan.
+        return torch.where(weights > 0, values * weights, torch.zeros_like(values))
 
 
 def masked_mean(per_item: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
@@ -194,9 +219,10 @@ def masked_mean(per_item: Tensor, mask: Tensor, count: Tensor | None = None) -> 
 
 
 def teacher_terms(*, soft_agreement: bool, temperature: float) -> dict[str, TermFunction]:
-    """The three terms that compare logits, with their options bound."""
+    """The terms that compare logits, with their options bound."""
     return {
         "agreement": partial(agreement_loss, soft=soft_agreement),
         "logits": logits_loss,
+        "margin": margin_loss,
         "kl": partial(kl_loss, temperature=temperature),
     }

@@ -5,7 +5,7 @@ from typing import Any
 from hf_compalign.tasks import Task
 
 # The terms about classes, which a regression has none of.
-_OF_CLASSES = ("agreement", "kl")
+_OF_CLASSES = ("agreement", "margin", "kl")
 
 
 def check_options(task: Task, trainer: Any) -> None:
@@ -29,10 +29,10 @@ def check_options(task: Task, trainer: Any) -> None:
                 f"The {name} term compares classes, and a regression answers with numbers. Got {trainer.alignment}. "
                 f"Take the preset 'default', 'logits' or 'labels', or set {name}_weight=0."
             )
-    if trainer.alignment.only_where_teacher_is_right:
+    if trainer.alignment.focus is not None:
         raise ValueError(
-            "only_where_teacher_is_right asks whether the teacher's class is the label, and a regression has no "
-            "classes. Leave it out."
+            "only_where_teacher_is_right, focal_alpha and focal_beta ask whether the teacher's class is the label, and "
+            "a regression has no classes. Leave them out."
         )
     if trainer.args.label_smoothing_factor > 0:
         raise ValueError(

@@ -17,7 +17,7 @@ from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checkpoint import check_resumable, last_complete_checkpoint, restore_weighting
 from hf_compalign.align.checks import check_datasets, check_setup, fitted
 from hf_compalign.align.dropout import switch_dropout_off
-from hf_compalign.align.losses import gated, gated_by_share, masked_mean, task_loss, value_loss
+from hf_compalign.align.losses import masked_mean, task_loss, value_loss
 from hf_compalign.align.meter import LossGuard, TermMeter
 from hf_compalign.align.search import closest, distance_metric
 from hf_compalign.align.start import count_start
@@ -144,7 +144,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
         """[K], the terms of one batch; over an optimizer step's batches and processes they add up to its means."""
         n_items, n_labeled, n_examples = (None, None, None) if counts is None else counts[:3]
         answers = None if teacher is None else self.task.logits(teacher.logits, items.labels)
-        gate = self.alignment.only_where_teacher_is_right
+        focus = self.alignment.focus
         losses = []
         for name, term in self._terms.items():
             if name == "task":
@@ -155,13 +155,13 @@ class AlignedDistillationTrainer(TaughtTrainer):
             elif name == "hidden":
                 values = term(hidden_states_of(outputs), teacher.hidden_states, inputs.get("attention_mask"))
                 values = values.reshape(len(items.mask), -1).mean(1)  # multiple choice: the states of each choice
-                if gate:
-                    values = gated_by_share(values, answers, items.labels, items.mask)
+                if focus is not None:
+                    values = focus.of_examples(values, answers, items.labels, items.mask)
                 losses.append(masked_mean(values, torch.ones_like(values, dtype=torch.bool), n_examples))
             else:
                 values = term(items.logits, answers, items.labels)
-                if gate:
-                    values = gated(values, answers, items.labels)
+                if focus is not None:
+                    values = focus(values, answers, items.labels)
                 losses.append(masked_mean(values, items.mask, n_items))
         return torch.stack(losses)
 
