@@ -50,8 +50,8 @@ def run(script, *arguments):
     import_module(script).main([str(argument) for argument in arguments])
 
 
-run_glue, run_images, run_bare = (
-    partial(run, script) for script in ("run_glue", "run_image_classification", "run_no_trainer")
+run_glue, run_images, run_bare, run_ner = (
+    partial(run, script) for script in ("run_glue", "run_image_classification", "run_no_trainer", "run_ner")
 )
 
 
@@ -599,3 +599,46 @@ def test_every_flag_of_the_page_exists(name, capsys):
     beginnings = {flag for flag in named if flag.endswith("_")}
     assert all(any(flag.startswith(one) for flag in known) for one in beginnings)
     assert named - beginnings - known <= foreign
+
+
+@pytest.fixture(scope="module")
+def tagged_files(tmp_path_factory):
+    """Words whose tag is told by the word: w0 begins a name, w1 goes on with it, and all others are outside."""
+    folder, tags = tmp_path_factory.mktemp("tagged"), {"w0": "B-X", "w1": "I-X"}
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 48), ("validation", 20)):
+        words = [[WORDS[place] for place in rng.integers(0, 4, rng.integers(2, 7))] for _ in range(n)]
+        rows = {"tokens": words, "ner_tags": [[tags.get(word, "O") for word in text] for text in words]}
+        Dataset.from_dict(rows).to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+def test_words_are_tagged_compressed_and_audited(bert_folder, tagged_files, tmp_path, capsys):
+    run_ner(
+        *("--model_name_or_path", bert_folder, "--train_file", tagged_files / "train.parquet", "--sparsity", "0.5"),
+        *("--validation_file", tagged_files / "validation.parquet", "--max_seq_length", "16", *TRAIN),
+        *("--ignore_mismatched_sizes", "True", "--output_dir", tmp_path),
+    )
+    found, rows = recomputed_audit(tmp_path), load_file(tagged_files / "validation.parquet")
+    assert (found.n, found.n_examples) == (sum(map(len, rows["tokens"])), 20)
+    assert found.label_names == ("B-X", "I-X", "O")
+    assert found.metrics["accuracy_reference"] > 0.8
+    assert stored(tmp_path, "audit.json")["metrics"]["cie"] == found.metrics["cie"]
+    assert stored(tmp_path, "eval_results.json")["eval_mismatch_rate"] == pytest.approx(found.metrics["mismatch_rate"])
+    assert stored(tmp_path, "eval_results.json")["eval_accuracy"] == pytest.approx(found.metrics["accuracy_candidate"])
+    assert "entities of the reference in 20 texts the candidate keeps" in capsys.readouterr().out
+    model = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert sparsity_of(prunable_weights(model)) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_words_without_a_column_or_data_to_evaluate_on_are_refused(bert_folder, tagged_files, tmp_path):
+    given = ("--train_file", tagged_files / "train.parquet", *TRAIN, "--output_dir", tmp_path)
+    with pytest.raises(ValueError, match="There is nothing to evaluate on. Give validation_file, or leave do_eval out"):
+        run_ner("--model_name_or_path", bert_folder, *given)
+    with pytest.raises(ValueError, match="There is no column 'tag'"):
+        run_ner(
+            *("--model_name_or_path", bert_folder, "--validation_file", tagged_files / "validation.parquet"),
+            *("--label_column_name", "tag", *given),
+        )
+    with pytest.raises(ValueError, match="Give dataset_name or train_file. Got None and None"):
+        run_ner("--model_name_or_path", bert_folder, *TRAIN, "--output_dir", tmp_path)
