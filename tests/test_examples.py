@@ -50,8 +50,9 @@ def run(script, *arguments):
     import_module(script).main([str(argument) for argument in arguments])
 
 
-run_glue, run_images, run_bare, run_ner = (
-    partial(run, script) for script in ("run_glue", "run_image_classification", "run_no_trainer", "run_ner")
+run_glue, run_images, run_bare, run_ner, run_multilabel = (
+    partial(run, script)
+    for script in ("run_glue", "run_image_classification", "run_no_trainer", "run_ner", "run_multilabel")
 )
 
 
@@ -642,3 +643,26 @@ def test_words_without_a_column_or_data_to_evaluate_on_are_refused(bert_folder, 
         )
     with pytest.raises(ValueError, match="Give dataset_name or train_file. Got None and None"):
         run_ner("--model_name_or_path", bert_folder, *TRAIN, "--output_dir", tmp_path)
+
+
+def test_several_labels_are_compressed_and_audited_label_by_label(bert_folder, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 64), ("validation", 20)):
+        words = rng.integers(0, 4, (n, 3))
+        rows = {"text": [" ".join(WORDS[word] for word in text) for text in words]}
+        rows |= {f"has {word}": (words == word).any(1).astype(int).tolist() for word in range(2)}
+        Dataset.from_dict(rows).to_csv(tmp_path / f"{name}.csv")
+    given = ("--train_file", tmp_path / "train.csv", "--validation_file", tmp_path / "validation.csv", *TRAIN)
+    run_multilabel(
+        *("--model_name_or_path", bert_folder, *given, "--label_column_names", "has 0", "has 1", "--sparsity", "0.5"),
+        *("--teacher_num_train_epochs", "12", "--output_dir", tmp_path / "out"),
+    )
+    found = recomputed_audit(tmp_path / "out")
+    assert (found.n, found.n_examples, found.label_names) == (40, 20, ("no", "yes"))
+    assert found.metrics["accuracy_reference"] > 0.8
+    for name in ("mismatch_rate", "accuracy", "f1"):
+        evaluated = stored(tmp_path / "out", "eval_results.json")[f"eval_{name}"]
+        assert evaluated == pytest.approx(found.metrics[name if name == "mismatch_rate" else f"{name}_candidate"])
+    assert stored(tmp_path / "out", "config.json")["problem_type"] == "multi_label_classification"
+    with pytest.raises(ValueError, match="Name the columns of the labels with label_column_names, such as toxic"):
+        run_multilabel("--model_name_or_path", bert_folder, *given, "--output_dir", tmp_path / "out")
