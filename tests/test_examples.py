@@ -50,9 +50,9 @@ def run(script, *arguments):
     import_module(script).main([str(argument) for argument in arguments])
 
 
-run_glue, run_images, run_bare, run_ner, run_multilabel = (
+run_glue, run_images, run_bare, run_ner, run_multilabel, run_qa = (
     partial(run, script)
-    for script in ("run_glue", "run_image_classification", "run_no_trainer", "run_ner", "run_multilabel")
+    for script in ("run_glue", "run_image_classification", "run_no_trainer", "run_ner", "run_multilabel", "run_qa")
 )
 
 
@@ -666,3 +666,43 @@ def test_several_labels_are_compressed_and_audited_label_by_label(bert_folder, t
     assert stored(tmp_path / "out", "config.json")["problem_type"] == "multi_label_classification"
     with pytest.raises(ValueError, match="Name the columns of the labels with label_column_names, such as toxic"):
         run_multilabel("--model_name_or_path", bert_folder, *given, "--output_dir", tmp_path / "out")
+
+
+def test_questions_about_texts_are_answered_by_both_models(bert_folder, tmp_path, capsys):
+    """The answer is w0, wherever it is; texts are longer than a window."""
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 64), ("validation", 20)):
+        rows = []
+        for number in range(n):
+            words = [WORDS[place] for place in rng.integers(1, 5, 14)]
+            place = int(rng.integers(0, 14))
+            words[place] = WORDS[0]
+            start = len(" ".join(words[:place])) + (place > 0)
+            answers = {"text": [WORDS[0]], "answer_start": [start]}
+            rows.append({"id": f"q{number}", "question": WORDS[6], "context": " ".join(words), "answers": answers})
+        Dataset.from_list(rows).to_parquet(tmp_path / f"{name}.parquet")
+    run_qa(
+        *("--model_name_or_path", bert_folder, "--train_file", tmp_path / "train.parquet", "--sparsity", "0.3"),
+        *("--validation_file", tmp_path / "validation.parquet", *TRAIN, "--teacher_num_train_epochs", "20"),
+        *("--max_seq_length", "14", "--doc_stride", "4", "--max_answer_length", "3", "--output_dir", tmp_path / "out"),
+    )
+    found = stored(tmp_path / "out", "answers.json")
+    assert found["n"] == 20
+    assert found["reference"]["exact_match"] > 0.6
+    assert "of 20 questions have another answer" in capsys.readouterr().out
+    assert 0 <= stored(tmp_path / "out", "eval_results.json")["eval_mismatch_rate"] < 1
+    load_file(tmp_path / "train.parquet").remove_columns("context").to_parquet(tmp_path / "plain.parquet")
+    flags = ("--train_file", tmp_path / "plain.parquet", "--validation_file", tmp_path / "validation.parquet")
+    with pytest.raises(ValueError, match="There is no column 'context'"):
+        run_qa("--model_name_or_path", bert_folder, *flags, *TRAIN, "--output_dir", tmp_path / "out")
+
+
+def test_the_place_of_an_answer_is_that_of_its_tokens_if_the_window_holds_it_whole():
+    place = import_module("run_qa").Questions._place
+    parts, offsets = [None, 0, None, 1, 1, 1, None], [(0, 0), (0, 2), (0, 0), (10, 14), (15, 17), (18, 20), (0, 0)]
+    answer = {"text": ["xx y"], "answer_start": [15]}
+    assert place(parts, offsets, answer) == (4, 5)
+    assert place(parts, offsets, {"text": ["x"], "answer_start": [16]}) == (4, 4)
+    assert place(parts, offsets, {"text": ["x" * 9], "answer_start": [15]}) == (0, 0)
+    assert place(parts, offsets, {"text": ["x"], "answer_start": [3]}) == (0, 0)
+    assert place(parts, offsets, {"text": [], "answer_start": []}) == (0, 0)
