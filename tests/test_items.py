@@ -9,6 +9,8 @@ from datasets import ClassLabel, Dataset, List
 from every_task import CASES, padded, rows
 
 from hf_compalign import (
+    AlignedDistillationTrainer,
+    AuditCallback,
     AuditOptions,
     Columns,
     Predictions,
@@ -19,6 +21,7 @@ from hf_compalign import (
     predict,
 )
 from hf_compalign.measure.predictions import FORMAT_VERSION, ask, reader_of
+from hf_compalign.measure.statistics import upper_bound
 
 pytestmark = pytest.mark.numeric
 
@@ -229,6 +232,27 @@ def test_texts_are_audited_word_by_word_with_their_contents():
     again = audit(*saved, dataset, options=options)
     assert again.items == found.items
     assert again.metrics["mismatch_rate_upper_bound"] == found.metrics["mismatch_rate_upper_bound"]
+
+
+def test_a_training_counts_the_mismatches_that_its_audit_counts(tmp_path):
+    name = "token-classification"
+    student, teacher = (CASES[name].model(seed) for seed in (2, 1))
+    evaluated, options = rows(name, 6, seed=5), AuditOptions(processing_class=tiny.tokenizer())
+    trainer = AlignedDistillationTrainer(
+        student,
+        tiny.arguments(tmp_path, eval_steps=2, max_steps=2),
+        teacher=teacher,
+        train_dataset=rows(name, 8),
+        eval_dataset=evaluated,
+        data_collator=padded,
+        callbacks=[AuditCallback(CASES[name].model(1), evaluated, options=options)],
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_cie"] == metrics["eval_audit_cie"] > 0
+    assert metrics["eval_cie_u"] == metrics["eval_audit_cie_u"]
+    upper = metrics["eval_audit_mismatch_rate_upper_bound"]
+    assert upper > upper_bound(int(metrics["eval_cie"]), len(predict(student, evaluated, data_collator=padded)))
 
 
 def test_what_is_not_known_for_items_that_share_examples_is_refused():
