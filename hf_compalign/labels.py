@@ -137,6 +137,23 @@ class LabelReader:
         ids = self._ids_of_names(known) if known and isinstance(known[0], str) else self._ids_of_numbers(known)
         return np.array([IGNORED if label is None else ids[label] for label in found], dtype=np.int64)
 
+    def ids_of_lists(self, lists: Iterable[Any]) -> list[NDArray[np.int64]]:
+        """The same for each of several lists of labels, such as those of the tokens of a text.
+
+        Raises:
+            ValueError: a row holds no list, or its labels are not the model's.
+        """
+        found = []
+        for given in lists:
+            labels = given.tolist() if hasattr(given, "tolist") else given
+            if not isinstance(labels, list | tuple):
+                raise ValueError(
+                    f"The column {self.column!r} must hold a list of labels in each row, one for each token. Got "
+                    f"{labels!r:.80}. Name the column with the labels of the tokens."
+                )
+            found.append(self.ids(labels))
+        return found
+
     def _order_of(self, classes: tuple[str, ...]) -> list[int]:
         found = places(classes, self.names)
         order = [place for place in found if place is not None]

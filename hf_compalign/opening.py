@@ -15,7 +15,7 @@ from hf_compalign.models import (
     exported_files,
     load_processor,
 )
-from hf_compalign.tasks import Task, task_of
+from hf_compalign.tasks import CLASSIFIERS, TASKS, Task, task_of
 
 __all__ = ["Model", "load_model", "model_fingerprint", "name_of", "open_file", "processor_of"]
 
@@ -42,7 +42,7 @@ def load_model(model: Model) -> "PreTrainedModel":
         if not isinstance(model, str | Path):
             raise ValueError(f"A model is a module, a path or a Hub id. Got {type(model).__name__}.")
         model = _opened(model)
-    task_of(model)
+    task_of(model, CLASSIFIERS if isinstance(model, FileModel) else TASKS)  # files of other tasks are not written
     return model
 
 

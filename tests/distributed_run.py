@@ -8,6 +8,7 @@ from typing import Any
 import tiny
 import torch
 import torch.distributed as dist
+from every_task import CASES, padded, rows
 from processes import leave_group
 
 from hf_compalign import (
@@ -72,6 +73,32 @@ def run(folder: Path, weighting: str) -> dict[str, Any]:
         "processes": trainer.accelerator.num_processes,
         "writes": trainer.args.should_save,
     }
+
+
+def every_task(folder: Path, name: str) -> dict[str, Any]:
+    """What a short training of a task ends with, and how many answers it then finds changed."""
+    launched = dist.is_torchelastic_launched()
+    trainer = AlignedDistillationTrainer(
+        CASES[name].model(2),
+        tiny.arguments(
+            folder,
+            per_device_train_batch_size=8 // PROCESSES if launched else 8,
+            per_device_eval_batch_size=3,
+            optim="sgd",
+            learning_rate=0.01,
+            num_train_epochs=1,
+            ddp_backend="gloo" if launched else None,
+        ),
+        teacher=CASES[name].model(1),
+        alignment=AlignmentArguments(preset="logits", task_weight=1.0),
+        train_dataset=rows(name, 16),
+        eval_dataset=rows(name, 7, seed=5),
+        data_collator=padded,
+    )
+    trainer.train()
+    found = trainer.evaluate()
+    distances = {one: found[f"eval_{one}"] for one in ("cie", "kl", "rms_shift") if f"eval_{one}" in found}
+    return {"parameters": tiny.flat(trainer.model).tolist(), "distances": distances}
 
 
 def quantized(folder: Path, scheme: str | None) -> list[dict[str, Any]]:
@@ -139,6 +166,7 @@ if __name__ == "__main__":
     results = {
         "aligned": {weighting: run(output / weighting, weighting) for weighting in WEIGHTINGS},
         "from its start": from_its_start(output / "start"),
+        "every task": {name: every_task(output / name, name) for name in CASES},
         "quantized": {scheme: quantized(output / scheme, scheme) for scheme in SCHEMES},
     }
     if results["aligned"]["fixed"]["writes"]:

@@ -11,9 +11,9 @@ from PIL import Image as Pictures
 from hf_compalign.measure.audit import MOST_CHARACTERS, THUMBNAIL_PIXELS, audit, with_contents
 from hf_compalign.measure.audit import contents as audit_contents
 from hf_compalign.measure.predictions import Columns, Predictions
-from hf_compalign.tasks import TASKS
+from hf_compalign.tasks import CLASSIFIERS
 
-TEXT, IMAGE = TASKS
+TEXT, IMAGE = CLASSIFIERS
 IDS = [f"row {row}" for row in range(4)]
 
 

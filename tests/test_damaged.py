@@ -33,7 +33,7 @@ from hf_compalign.measure.predictions import Predictions
 from hf_compalign.models import load_processor
 from hf_compalign.ship import Frontier, Sensitivity, frontier_table
 from hf_compalign.ship.deferral import Deferral
-from hf_compalign.tasks import TASKS
+from hf_compalign.tasks import CLASSIFIERS
 
 DAMAGES = int(os.environ.get("DAMAGES", "60"))
 VALUES = [None, True, -1, 0, 7, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x", "..", [], [1], [[]], {}]
@@ -142,7 +142,7 @@ def write_tokenizer(name, folder):
 
 
 def read_tokenizer(path):
-    load_processor(path.parent, TASKS[0])
+    load_processor(path.parent, CLASSIFIERS[0])
 
 
 def begun(callback, path, step):

@@ -69,6 +69,15 @@ def test_two_processes_find_the_same_rate_and_keep_the_same_start(results, tmp_p
     assert one["parameters"] == two["parameters"]
 
 
+@pytest.mark.parametrize("name", distributed_run.CASES)
+def test_two_processes_equal_one_for_every_task(results, name, tmp_path):
+    one = distributed_run.every_task(tmp_path, name)
+    two = json.loads((results[0] / "results.json").read_text())["every task"][name]
+    np.testing.assert_allclose(one["parameters"], two["parameters"], atol=1e-5)
+    assert one["distances"] == pytest.approx(two["distances"], rel=1e-3)
+    assert one["distances"]
+
+
 @pytest.mark.parametrize("scheme", distributed_run.SCHEMES)
 def test_two_processes_train_the_same_quantized_model(results, scheme, tmp_path):
     folder, _, _ = results

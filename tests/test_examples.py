@@ -50,8 +50,9 @@ def run(script, *arguments):
     import_module(script).main([str(argument) for argument in arguments])
 
 
-run_glue, run_images, run_bare = (
-    partial(run, script) for script in ("run_glue", "run_image_classification", "run_no_trainer")
+run_glue, run_images, run_bare, run_ner, run_multilabel, run_qa = (
+    partial(run, script)
+    for script in ("run_glue", "run_image_classification", "run_no_trainer", "run_ner", "run_multilabel", "run_qa")
 )
 
 
@@ -599,3 +600,109 @@ def test_every_flag_of_the_page_exists(name, capsys):
     beginnings = {flag for flag in named if flag.endswith("_")}
     assert all(any(flag.startswith(one) for flag in known) for one in beginnings)
     assert named - beginnings - known <= foreign
+
+
+@pytest.fixture(scope="module")
+def tagged_files(tmp_path_factory):
+    """Words whose tag is told by the word: w0 begins a name, w1 goes on with it, and all others are outside."""
+    folder, tags = tmp_path_factory.mktemp("tagged"), {"w0": "B-X", "w1": "I-X"}
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 48), ("validation", 20)):
+        words = [[WORDS[place] for place in rng.integers(0, 4, rng.integers(2, 7))] for _ in range(n)]
+        rows = {"tokens": words, "ner_tags": [[tags.get(word, "O") for word in text] for text in words]}
+        Dataset.from_dict(rows).to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+def test_words_are_tagged_compressed_and_audited(bert_folder, tagged_files, tmp_path, capsys):
+    run_ner(
+        *("--model_name_or_path", bert_folder, "--train_file", tagged_files / "train.parquet", "--sparsity", "0.5"),
+        *("--validation_file", tagged_files / "validation.parquet", "--max_seq_length", "16", *TRAIN),
+        *("--ignore_mismatched_sizes", "True", "--output_dir", tmp_path),
+    )
+    found, rows = recomputed_audit(tmp_path), load_file(tagged_files / "validation.parquet")
+    assert (found.n, found.n_examples) == (sum(map(len, rows["tokens"])), 20)
+    assert found.label_names == ("B-X", "I-X", "O")
+    assert found.metrics["accuracy_reference"] > 0.8
+    assert stored(tmp_path, "audit.json")["metrics"]["cie"] == found.metrics["cie"]
+    assert stored(tmp_path, "eval_results.json")["eval_mismatch_rate"] == pytest.approx(found.metrics["mismatch_rate"])
+    assert stored(tmp_path, "eval_results.json")["eval_accuracy"] == pytest.approx(found.metrics["accuracy_candidate"])
+    assert "entities of the reference in 20 texts the candidate keeps" in capsys.readouterr().out
+    model = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert sparsity_of(prunable_weights(model)) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_words_without_a_column_or_data_to_evaluate_on_are_refused(bert_folder, tagged_files, tmp_path):
+    given = ("--train_file", tagged_files / "train.parquet", *TRAIN, "--output_dir", tmp_path)
+    with pytest.raises(ValueError, match="There is nothing to evaluate on. Give validation_file, or leave do_eval out"):
+        run_ner("--model_name_or_path", bert_folder, *given)
+    with pytest.raises(ValueError, match="There is no column 'tag'"):
+        run_ner(
+            *("--model_name_or_path", bert_folder, "--validation_file", tagged_files / "validation.parquet"),
+            *("--label_column_name", "tag", *given),
+        )
+    with pytest.raises(ValueError, match="Give dataset_name or train_file. Got None and None"):
+        run_ner("--model_name_or_path", bert_folder, *TRAIN, "--output_dir", tmp_path)
+
+
+def test_several_labels_are_compressed_and_audited_label_by_label(bert_folder, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 64), ("validation", 20)):
+        words = rng.integers(0, 4, (n, 3))
+        rows = {"text": [" ".join(WORDS[word] for word in text) for text in words]}
+        rows |= {f"has {word}": (words == word).any(1).astype(int).tolist() for word in range(2)}
+        Dataset.from_dict(rows).to_csv(tmp_path / f"{name}.csv")
+    given = ("--train_file", tmp_path / "train.csv", "--validation_file", tmp_path / "validation.csv", *TRAIN)
+    run_multilabel(
+        *("--model_name_or_path", bert_folder, *given, "--label_column_names", "has 0", "has 1", "--sparsity", "0.5"),
+        *("--teacher_num_train_epochs", "12", "--output_dir", tmp_path / "out"),
+    )
+    found = recomputed_audit(tmp_path / "out")
+    assert (found.n, found.n_examples, found.label_names) == (40, 20, ("no", "yes"))
+    assert found.metrics["accuracy_reference"] > 0.8
+    for name in ("mismatch_rate", "accuracy", "f1"):
+        evaluated = stored(tmp_path / "out", "eval_results.json")[f"eval_{name}"]
+        assert evaluated == pytest.approx(found.metrics[name if name == "mismatch_rate" else f"{name}_candidate"])
+    assert stored(tmp_path / "out", "config.json")["problem_type"] == "multi_label_classification"
+    with pytest.raises(ValueError, match="Name the columns of the labels with label_column_names, such as toxic"):
+        run_multilabel("--model_name_or_path", bert_folder, *given, "--output_dir", tmp_path / "out")
+
+
+def test_questions_about_texts_are_answered_by_both_models(bert_folder, tmp_path, capsys):
+    """The answer is w0, wherever it is; texts are longer than a window."""
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 64), ("validation", 20)):
+        rows = []
+        for number in range(n):
+            words = [WORDS[place] for place in rng.integers(1, 5, 14)]
+            place = int(rng.integers(0, 14))
+            words[place] = WORDS[0]
+            start = len(" ".join(words[:place])) + (place > 0)
+            answers = {"text": [WORDS[0]], "answer_start": [start]}
+            rows.append({"id": f"q{number}", "question": WORDS[6], "context": " ".join(words), "answers": answers})
+        Dataset.from_list(rows).to_parquet(tmp_path / f"{name}.parquet")
+    run_qa(
+        *("--model_name_or_path", bert_folder, "--train_file", tmp_path / "train.parquet", "--sparsity", "0.3"),
+        *("--validation_file", tmp_path / "validation.parquet", *TRAIN, "--teacher_num_train_epochs", "20"),
+        *("--max_seq_length", "14", "--doc_stride", "4", "--max_answer_length", "3", "--output_dir", tmp_path / "out"),
+    )
+    found = stored(tmp_path / "out", "answers.json")
+    assert found["n"] == 20
+    assert found["reference"]["exact_match"] > 0.6
+    assert "of 20 questions have another answer" in capsys.readouterr().out
+    assert 0 <= stored(tmp_path / "out", "eval_results.json")["eval_mismatch_rate"] < 1
+    load_file(tmp_path / "train.parquet").remove_columns("context").to_parquet(tmp_path / "plain.parquet")
+    flags = ("--train_file", tmp_path / "plain.parquet", "--validation_file", tmp_path / "validation.parquet")
+    with pytest.raises(ValueError, match="There is no column 'context'"):
+        run_qa("--model_name_or_path", bert_folder, *flags, *TRAIN, "--output_dir", tmp_path / "out")
+
+
+def test_the_place_of_an_answer_is_that_of_its_tokens_if_the_window_holds_it_whole():
+    place = import_module("run_qa").Questions._place
+    parts, offsets = [None, 0, None, 1, 1, 1, None], [(0, 0), (0, 2), (0, 0), (10, 14), (15, 17), (18, 20), (0, 0)]
+    answer = {"text": ["xx y"], "answer_start": [15]}
+    assert place(parts, offsets, answer) == (4, 5)
+    assert place(parts, offsets, {"text": ["x"], "answer_start": [16]}) == (4, 4)
+    assert place(parts, offsets, {"text": ["x" * 9], "answer_start": [15]}) == (0, 0)
+    assert place(parts, offsets, {"text": ["x"], "answer_start": [3]}) == (0, 0)
+    assert place(parts, offsets, {"text": [], "answer_start": []}) == (0, 0)

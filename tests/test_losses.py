@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 
 from hf_compalign.align import (
+    Focus,
     agreement_loss,
-    gated,
     hidden_loss,
     kl_loss,
     logits_loss,
+    margin_loss,
     masked_mean,
     task_loss,
     where_teacher_is_right,
@@ -42,6 +43,10 @@ def test_terms_against_numpy(shape):
     np.testing.assert_allclose(agreement_loss(student, teacher, labels), -logs[rows, teacher.numpy().argmax(-1)])
     np.testing.assert_allclose(agreement_loss(student, teacher, labels, soft=True), -(soft * logs).sum(-1))
     np.testing.assert_allclose(logits_loss(student, teacher, labels), ((student - teacher) ** 2).mean(-1))
+    order = np.argsort(-teacher.numpy(), axis=-1)[:, :2]
+    ours, theirs = (np.take_along_axis(one.numpy(), order, -1) for one in (student, teacher))
+    margins = (ours[:, 0] - ours[:, 1]) - (theirs[:, 0] - theirs[:, 1])
+    np.testing.assert_allclose(margin_loss(student, teacher, labels), margins**2)
     t = 3.0
     p, q = softmax(teacher.numpy() / t, axis=-1), softmax(student.numpy() / t, axis=-1)
     expected = t**2 * rel_entr(p, q).sum(-1)
@@ -52,7 +57,7 @@ def test_terms_against_numpy(shape):
 @settings(max_examples=40, deadline=None)
 def test_divergences_are_0_at_equality_and_never_negative(shape):
     student, teacher, labels = (x.float() if x.is_floating_point() else x for x in draw(shape))
-    for term in (logits_loss, kl_loss):
+    for term in (logits_loss, kl_loss, margin_loss):
         assert (term(student, teacher, labels) >= 0).all()
         assert (term(teacher, teacher, labels) == 0).all()
 
@@ -106,7 +111,7 @@ def test_the_gate_zeroes_items_on_which_the_teacher_is_wrong():
     teacher = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
     labels = torch.tensor([0, 1, -100])  # right, wrong, unknown
     assert where_teacher_is_right(teacher, labels).tolist() == [True, False, True]
-    values = gated(logits_loss(torch.zeros(3, 2), teacher, labels), teacher, labels)
+    values = Focus(alpha=0.0, beta=1.0)(logits_loss(torch.zeros(3, 2), teacher, labels), teacher, labels)
     assert values.tolist() == [2.0, 0.0, 2.0]
 
 
@@ -143,3 +148,15 @@ def test_the_count_of_a_whole_step_makes_batches_add_up():
     whole = masked_mean(values, mask)
     parts = sum(masked_mean(values[s], mask[s], torch.tensor(5)) for s in (slice(0, 4), slice(4, 6)))
     assert whole == pytest.approx(parts.item())
+
+
+def test_focal_weights_are_the_general_form_of_the_gate():
+    teacher, labels = torch.tensor([[2.0, 0.0]] * 3), torch.tensor([0, 1, -100])
+    values = torch.tensor([1.0, 2.0, 3.0])
+    assert Focus()(values, teacher, labels).tolist() == [1.0, 2.0, 3.0]
+    assert Focus(alpha=1.0, beta=5.0)(values, teacher, labels).tolist() == [6.0, 2.0, 18.0]
+    broken = torch.tensor([1.0, math.nan, 3.0])
+    assert Focus(alpha=0.0, beta=1.0)(broken, teacher, labels).tolist() == [1.0, 0.0, 3.0]
+    items, mask = labels.reshape(1, 3), torch.tensor([[True, True, False]])
+    whole = Focus(alpha=0.5, beta=1.0).of_examples(torch.tensor([4.0]), teacher[None], items, mask)
+    assert whole.tolist() == [4.0 * (0.5 + 0.5)]

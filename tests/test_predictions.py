@@ -166,7 +166,7 @@ def test_a_newer_format_is_refused(tmp_path):
         arrays = dict(archive)
     about = json.loads(str(arrays["about"])) | {"format_version": FORMAT_VERSION + 1}
     np.savez(tmp_path / "x.npz", **arrays | {"about": np.array(json.dumps(about))})
-    with pytest.raises(ValueError, match=r"format version 2, and this version .* reads up to 1. Upgrade"):
+    with pytest.raises(ValueError, match=r"format version 3, and this version .* reads up to 2. Upgrade"):
         Predictions.load(tmp_path / "x.npz")
 
 

@@ -1,6 +1,7 @@
 """Slices: planted ones are found and named, chance finds none, and saved ones are checked on the next candidate."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,13 @@ def test_columns_and_lengths_are_found_and_named(where, name):
     rows = made_rows(3)
     found = find_slices(*answered(rows, planted(rows, where(rows), 3)), rows)
     assert str(found.rows[0]).startswith(name)
+
+
+def test_items_that_share_examples_are_refused():
+    rows = made_rows(4)
+    both = [replace(one, examples=np.arange(N) // 2) for one in answered(rows, np.zeros(N, dtype=bool))]
+    with pytest.raises(ValueError, match="Slices are of items that are examples of their own, and these share"):
+        find_slices(*both, rows)
 
 
 def test_the_reference_answers_that_change_are_found():

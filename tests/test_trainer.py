@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_teacher_logits
-from hf_compalign.align import check_setup, hidden_loss
+from hf_compalign.align import check_setup, hidden_loss, margin_loss
 from hf_compalign.measure.statistics import kl_divergence
 
 pytestmark = pytest.mark.numeric
@@ -192,6 +192,18 @@ def test_the_gate_reaches_the_loss(tmp_path):
     right = z_t.argmax(-1) == torch.tensor(dataset["labels"][:])
     assert 0 < right.sum() < 16
     expected = ((z_s - z_t) ** 2).mean(-1)[right].sum() / 16
+    assert tiny.distance(loss_of(trainer, dataset), expected) < tiny.ROUNDING
+
+
+def test_focal_weights_and_the_margin_reach_the_loss(tmp_path):
+    dataset, teacher = tiny.texts(16), tiny.bert(seed=1)
+    alignment = AlignmentArguments(
+        preset="logits", logits_weight=0.0, margin_weight=2.0, focal_alpha=0.5, focal_beta=1.0
+    )
+    trainer = build(tmp_path, dataset=dataset, alignment=alignment)
+    z_s, z_t = logits(trainer.model, dataset), logits(teacher, dataset)
+    right = z_t.argmax(-1) == torch.tensor(dataset["labels"][:])
+    expected = (2 * margin_loss(z_s, z_t, None) * (0.5 + right.float())).mean()
     assert tiny.distance(loss_of(trainer, dataset), expected) < tiny.ROUNDING
 
 

@@ -142,6 +142,19 @@ def test_state_survives_json(name):
         ),
         ({"temperature": 4.0}, "temperature=4.0 would be ignored: it needs kl_weight > 0"),
         ({"soft_agreement": True, "agreement_weight": 0.0}, "soft_agreement=True would be ignored"),
+        (
+            {"focal_alpha": -1.0},
+            "and focal_beta must be finite numbers >= 0, and not both 0. Got -1.0 and 0.0",
+        ),
+        ({"focal_alpha": 0.0}, "and not both 0. Got 0.0 and 0.0. 1 and 0 weigh all items alike"),
+        (
+            {"focal_beta": 1.0, "only_where_teacher_is_right": True},
+            "focal_alpha=0 and focal_beta=1. Got 1.0 and 1.0",
+        ),
+        (
+            {"preset": "labels", "focal_beta": 1.0},
+            "focal_beta=1.0 would be ignored: it needs a teacher term",
+        ),
         ({"softadapt_beta": 1.0}, "softadapt_beta=1.0 would be ignored: it needs weighting='softadapt'"),
     ],
 )

@@ -11,13 +11,15 @@ from .interpolation import interpolate_ as interpolate_
 from .learning_rate import LearningRateSuggestion as LearningRateSuggestion
 from .learning_rate import RateTrial as RateTrial
 from .learning_rate import suggest_learning_rate as suggest_learning_rate
+from .losses import Focus as Focus
 from .losses import agreement_loss as agreement_loss
-from .losses import gated as gated
 from .losses import hidden_loss as hidden_loss
 from .losses import kl_loss as kl_loss
 from .losses import logits_loss as logits_loss
+from .losses import margin_loss as margin_loss
 from .losses import masked_mean as masked_mean
 from .losses import task_loss as task_loss
+from .losses import value_loss as value_loss
 from .losses import where_teacher_is_right as where_teacher_is_right
 from .teacher import LiveTeacher as LiveTeacher
 from .teacher import cache_teacher_logits as cache_teacher_logits

@@ -1,6 +1,7 @@
 """What teacher and student answer in an evaluation, compared item by item."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,16 +9,24 @@ from torch import Tensor
 from transformers.utils import logging
 
 from hf_compalign.align.losses import kl_loss
-from hf_compalign.measure.statistics import Cells, alignment_metrics, upper_bound
+from hf_compalign.measure.statistics import Cells, alignment_metrics, upper_bound, value_metrics
 from hf_compalign.tasks import Items
 
 logger = logging.get_logger(__name__)
 
+Gather = Callable[[Tensor], Tensor]
+"""Rows of this process's examples -> those of all processes' examples, each once."""
+
 
 class Agreement:
-    """The answers of both models to the items of one evaluation after another."""
+    """The answers of both models to the items of one evaluation after another.
 
-    def __init__(self) -> None:
+    Args:
+        categorical: whether items have classes, and not values.
+    """
+
+    def __init__(self, *, categorical: bool = True) -> None:
+        self._categorical = categorical
         self._answers: list[np.ndarray] = []
         self._said = False
 
@@ -25,22 +34,47 @@ class Agreement:
         """Forget the items of the evaluation before."""
         self._answers = []
 
-    def add(self, items: Items, teacher: Tensor, gather: Callable[[Tensor], Tensor]) -> None:
-        """Note the student's items of a batch and the teacher's logits [N, C], of all processes' examples."""
-        kl = kl_loss(items.logits, teacher, items.labels)
-        columns = [teacher.argmax(-1), items.logits.argmax(-1), items.labels, kl]
-        answers = torch.stack([column.double() for column in columns], dim=-1)
-        self._answers.append(gather(answers[items.mask]).cpu().numpy())
+    def add(self, items: Items, teacher: Tensor, gather: Gather) -> None:
+        """Note the student's items of a batch and the teacher's logits [..., C], of all processes' examples."""
+        if self._categorical:
+            kl = kl_loss(items.logits, teacher, items.labels)
+            columns = [teacher.argmax(-1), items.logits.argmax(-1), items.labels, kl]
+        else:
+            columns = [teacher.squeeze(-1), items.logits.squeeze(-1)]
+        self._answers.append(gathered_items(columns, items.mask, gather).cpu().numpy())
 
     def metrics(self, *, aligns: bool) -> dict[str, float]:
         """Their agreement, none without items; where the training aligns, a teacher far behind is said once."""
         if not self._answers:
             return {}
-        reference, candidate, labels, kl = np.concatenate(self._answers).T
-        reference, candidate, labels = (answers.astype(int) for answers in (reference, candidate, labels))
+        answers = np.concatenate(self._answers).T
+        if not self._categorical:
+            return value_metrics(*answers)
+        reference, candidate, labels = answers[:3].astype(int)
         if aligns and not self._said:
             self._said = _said_if_far_ahead(Cells.count(reference, candidate, labels))
-        return alignment_metrics(reference, candidate, labels, kl)
+        return alignment_metrics(reference, candidate, labels, answers[3])
+
+
+def gathered_items(columns: list[Tensor], mask: Tensor, gather: Gather) -> Tensor:
+    """[N, K]: K numbers of each item that the mask keeps, of all processes' examples.
+
+    Examples are gathered whole, since the Trainer's gathering drops the examples that fill up a last batch.
+    """
+    rows = torch.stack([column.double() for column in (mask, *columns)], dim=-1)
+    rows = gather(rows.reshape(len(rows), -1, rows.shape[-1]))
+    flat = rows.reshape(-1, rows.shape[-1])
+    return flat[flat[:, 0] > 0][:, 1:]
+
+
+def padding_gather(trainer: Any) -> Gather:
+    """The Trainer's own gathering, of rows that may have more positions in one process than in another."""
+
+    def gather(rows: Tensor) -> Tensor:
+        found: Tensor = trainer.gather_function(trainer.accelerator.pad_across_processes(rows, dim=1))
+        return found
+
+    return gather
 
 
 def _said_if_far_ahead(cells: Cells) -> bool:

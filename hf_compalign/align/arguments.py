@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from hf_compalign._trainer import flag
-from hf_compalign.align.losses import TermFunction, hidden_loss, task_loss, teacher_terms
+from hf_compalign.align.losses import Focus, TermFunction, hidden_loss, task_loss, teacher_terms
 from hf_compalign.align.transfer_images import IMAGE_KINDS
 from hf_compalign.align.transfer_texts import TEXT_KINDS
 from hf_compalign.align.weighting import (
@@ -27,7 +27,7 @@ PRESETS: Mapping[str, Mapping[str, float]] = {
     "kd": {"task": 1.0, "kl": 1.0},
     "labels": {"task": 1.0},
 }
-TERMS = ("task", "agreement", "logits", "kl", "hidden")
+TERMS = ("task", "agreement", "logits", "margin", "kl", "hidden")
 
 # Options that only work together with others: (their prefix, whether that is there, what they need, in words).
 _NEEDS = (
@@ -35,6 +35,7 @@ _NEEDS = (
     ("soft_agreement", lambda a: "agreement" in a.weights(), "agreement_weight > 0"),
     ("weighting", lambda a: len(a.weights()) > 1, "two terms or more, as preset='paper' has"),
     ("softadapt_", lambda a: a.weighting == "softadapt", "weighting='softadapt'"),
+    ("focal_", lambda a: a.needs_teacher, "a teacher term with weight > 0"),
     ("only_where_teacher_is_right", lambda a: a.needs_teacher, "a teacher term with weight > 0"),
     ("student_dropout", lambda a: a.needs_teacher, "a teacher term with weight > 0"),
     ("transfer_kinds", lambda a: a.transfer > 0, "transfer > 0"),
@@ -66,6 +67,9 @@ class AlignmentArguments:
     logits_weight: float | None = flag(
         None, "Weight of the squared error between the two models' logits; by default the preset's."
     )
+    margin_weight: float | None = flag(
+        None, "Weight of the squared error between the two models' margins of the teacher's answer; by default none."
+    )
     kl_weight: float | None = flag(
         None, "Weight of the KL divergence from the teacher at `temperature`; by default the preset's."
     )
@@ -77,6 +81,8 @@ class AlignmentArguments:
     only_where_teacher_is_right: bool = flag(
         False, "Zero the teacher's terms on items whose label shows that the teacher is wrong there."
     )
+    focal_alpha: float = flag(1.0, "Weight of the teacher's terms on items on which the teacher is wrong.")
+    focal_beta: float = flag(0.0, "What is added to it on items on which the teacher is right, or nobody knows.")
     student_dropout: bool = flag(
         False,
         "Keep the student's dropout on while a teacher term is active. Off by default: the teacher "
@@ -109,6 +115,7 @@ class AlignmentArguments:
                 f"All loss weights are 0: nothing would be trained. The preset {self.preset!r} has "
                 f"{_listed(PRESETS[self.preset])}. For the stock Trainer's loss take preset='labels'."
             )
+        _check_focus(self)
         _check_choice("weighting", self.weighting, WEIGHTINGS)
         _check_choice("softadapt_variant", self.softadapt_variant, SOFTADAPT_VARIANTS)
         if self.temperature <= 0:
@@ -132,6 +139,14 @@ class AlignmentArguments:
     def needs_teacher(self) -> bool:
         """Whether any term with a teacher takes part."""
         return any(name != "task" for name in self.weights())
+
+    @property
+    def focus(self) -> Focus | None:
+        """How the teacher's terms depend on whether the teacher is right; None where they do not."""
+        if self.only_where_teacher_is_right:
+            return Focus(alpha=0.0, beta=1.0)
+        given = Focus(self.focal_alpha, self.focal_beta)
+        return None if given == Focus() else given
 
     def weights(self) -> dict[str, float]:
         """The terms that take part, with their weights."""
@@ -182,6 +197,20 @@ def _listed(weights: Mapping[str, float]) -> str:
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}. Got {value!r}.")
+
+
+def _check_focus(options: AlignmentArguments) -> None:
+    alpha, beta = options.focal_alpha, options.focal_beta
+    if not (0 <= alpha < float("inf") and 0 <= beta < float("inf") and alpha + beta > 0):
+        raise ValueError(
+            f"focal_alpha and focal_beta must be finite numbers >= 0, and not both 0. Got {alpha} and {beta}. 1 and 0 "
+            "weigh all items alike."
+        )
+    if options.only_where_teacher_is_right and (alpha, beta) != (1.0, 0.0):
+        raise ValueError(
+            f"only_where_teacher_is_right is focal_alpha=0 and focal_beta=1. Got {alpha} and {beta} beside it. Give "
+            "one or the other."
+        )
 
 
 def _check_transfer(share: float, kinds: list[str] | None) -> None:

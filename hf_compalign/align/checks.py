@@ -8,29 +8,28 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from hf_compalign.align.answered import LOGITS_COLUMN
 from hf_compalign.align.arguments import AlignmentArguments
-from hf_compalign.align.teacher import LOGITS_COLUMN, LiveTeacher, check_cached_logits, check_distinct, trusts_positions
+from hf_compalign.align.search import MISMATCHES, SHIFT
+from hf_compalign.align.task_checks import check_options
+from hf_compalign.align.teacher import LiveTeacher, check_cached_logits, check_distinct, trusts_positions
 from hf_compalign.align.vocabulary import check_same_tokens, vocabulary_mark, vocabulary_of
-from hf_compalign.data import LABEL_COLUMNS, check_rows, label_ids
-from hf_compalign.labels import IGNORED, names_of
-from hf_compalign.models import position_limit
-from hf_compalign.tasks import task_of
+from hf_compalign.data import check_rows
+from hf_compalign.models import is_unknown, label_column, position_limit, read_labels
+from hf_compalign.tasks import Task, task_of
 
 logger = logging.getLogger(__name__)
 
 # What two models must share for their hidden states to be about the same.
 _SHAPE = ("model_type", "num_hidden_layers", "hidden_size")
 
-LOWER_IS_BETTER = ("mismatch_rate", "cie", "cie_u", "kl")
+LOWER_IS_BETTER = (MISMATCHES, "cie", "cie_u", "kl", SHIFT)
 
 
 def check_setup(trainer: Any) -> None:
     """Refuse settings that the loss and its weighting cannot work with."""
     args = trainer.args
-    if len(trainer.label_names) != 1:
-        raise ValueError(
-            f"label_names must hold one name. Got {trainer.label_names}. Name the one column with the class labels."
-        )
+    check_options(trainer.task, trainer)
     if trainer.alignment.weighting == "uncertainty":
         if trainer.optimizer is not None:
             raise ValueError(
@@ -75,19 +74,31 @@ def check_student_and_teacher(trainer: Any, teacher: PreTrainedModel) -> None:
     student: PreTrainedModel = trainer.model
     check_distinct(teacher, student)
     ours, theirs = task_of(student), task_of(teacher)
-    if ours != theirs:
+    if (str(ours), ours.model_input) != (str(theirs), theirs.model_input):
+        of_input = "" if str(ours) != str(theirs) else f", of {theirs.model_input} and {ours.model_input}"
         raise ValueError(
-            f"Teacher and student must do the same task. Got {theirs.name} and {ours.name}. "
+            f"Teacher and student must do the same task. Got {theirs} and {ours}{of_input}. "
             "Use the original of this student as its teacher."
         )
     check_same_tokens(student, teacher, trainer.processing_class, trainer.data_collator)
     _check_positions(student, teacher, longest=getattr(trainer.processing_class, "model_max_length", inf))
-    names = names_of(student.config.id2label), names_of(teacher.config.id2label)
+    _check_same_answers(ours, student, teacher)
+    names = ours.class_names(student.config), ours.class_names(teacher.config)
     if trusts_positions(*names):
         logger.warning(
             "Only one of teacher and student has label names, so they are matched by position: teacher %s, student %s.",
             list(names[1]),
             list(names[0]),
+        )
+
+
+def _check_same_answers(task: Task, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Refuse models that answer with other numbers of tokens, though their tokenizers may be the same."""
+    ours, theirs = (getattr(model.config, "vocab_size", None) for model in (student, teacher))
+    if task.predicts_tokens and ours != theirs:
+        raise ValueError(
+            f"Two language models are compared token by token of one vocabulary. Got logits for {theirs} tokens of the "
+            f"teacher and for {ours} of the student. Resize the embeddings of one: model.resize_token_embeddings(n)."
         )
 
 
@@ -184,15 +195,20 @@ def check_datasets(trainer: Any, teacher: LiveTeacher | None) -> str | None:
 
 
 def _check_labels(trainer: Any, dataset: Dataset, split: str) -> None:
-    columns = [trainer.label_names[0], *LABEL_COLUMNS]
-    column = next((name for name in columns if name in dataset.column_names), None)
     try:
-        labels: Any = [] if column is None else label_ids(dataset, column, names_of(trainer.model.config.id2label))
+        column = label_column(dataset, trainer.label_names)
+        labels = [] if column is None else read_labels(dataset, column, trainer.task, trainer.model.config)
     except ValueError as error:
         if dataset.format["type"] == "custom":
             return  # the transform may well make other labels of them
         raise ValueError(f"The {split} dataset does not fit the model. {error}") from error
-    if split == "train" and all(label == IGNORED for label in labels) and not trainer.alignment.needs_teacher:
+    made_by_collator = column is None and trainer.task.predicts_tokens
+    if (
+        split == "train"
+        and all(map(is_unknown, labels))
+        and not made_by_collator
+        and not trainer.alignment.needs_teacher
+    ):
         raise ValueError(
             f"The train dataset has no labels (columns: {', '.join(dataset.column_names)}), and the task term is the "
             "only one in use. Add a label column, name it with TrainingArguments(label_names=[...]), or train on "

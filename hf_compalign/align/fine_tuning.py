@@ -59,7 +59,12 @@ class ModelArguments:
 
 
 def load_for_labels(
-    auto_class: Any, path: str | Path, names: Sequence[str], *, ignore_mismatched_sizes: bool = False
+    auto_class: Any,
+    path: str | Path,
+    names: Sequence[str],
+    *,
+    ignore_mismatched_sizes: bool = False,
+    problem_type: str | None = None,
 ) -> PreTrainedModel:
     """A model whose head answers with these labels: in its own order where it knows them, else in this one.
 
@@ -68,12 +73,15 @@ def load_for_labels(
         path: a local folder or a Hub id.
         names: the label names.
         ignore_mismatched_sizes: start with a new head where the model has one for other labels.
+        problem_type: as ``config.problem_type`` has it, such as "multi_label_classification"; None leaves it as it is.
     """
     config = AutoConfig.from_pretrained(str(path))
     own = names_of(config.id2label)
     if len(own) != len(names) or None in places(names, own):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
+    if problem_type is not None:
+        config.problem_type = problem_type
     return auto_class.from_pretrained(str(path), config=config, ignore_mismatched_sizes=ignore_mismatched_sizes)
 
 
@@ -84,6 +92,7 @@ def fine_tune_teacher(
     auto_class: Any,
     names: Sequence[str],
     recipe: Mapping[str, Any],
+    problem_type: str | None = None,
     **trainer: Any,
 ) -> str:
     """Fine-tune model_name_or_path with the labels alone, unless that has been done before.
@@ -94,6 +103,7 @@ def fine_tune_teacher(
         auto_class: the class of transformers that loads such a model.
         names: the label names.
         recipe: what else the teacher depends on, such as its data; plain JSON.
+        problem_type: as for `load_for_labels`.
         **trainer: further arguments of `Trainer`, among them train_dataset; with an eval_dataset, the teacher's metrics
             on it are printed, and saved beside it as eval_results.json.
 
@@ -120,7 +130,10 @@ def fine_tune_teacher(
     )
     if done:
         return str(folder)
-    model = load_for_labels(auto_class, models.origin, names, ignore_mismatched_sizes=models.ignore_mismatched_sizes)
+    mismatched = models.ignore_mismatched_sizes
+    model = load_for_labels(
+        auto_class, models.origin, names, ignore_mismatched_sizes=mismatched, problem_type=problem_type
+    )
     # The stock Trainer, but with the right loss also under gradient accumulation and in several processes.
     # https://github.com/huggingface/transformers/issues/47688
     labels_alone = AlignmentArguments(preset="labels")

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from hf_compalign.models import labeled_collator
+from hf_compalign.models import Collator, labeled_collator
 
 
 class LabeledTrainer(Trainer):
@@ -34,10 +34,13 @@ class LabeledTrainer(Trainer):
         with self._reading(test_dataset):
             return super().get_test_dataloader(test_dataset)
 
+    def _collator_for(self, dataset: Any) -> Collator:
+        return labeled_collator(self.data_collator, dataset, self.model, column=self.label_names[0])
+
     @contextmanager
     def _reading(self, dataset: Any) -> Iterator[None]:
         own = self.data_collator
-        self.data_collator = labeled_collator(own, dataset, self.model, column=self.label_names[0])
+        self.data_collator = self._collator_for(dataset)
         try:
             yield
         finally:

@@ -18,7 +18,7 @@ from hf_compalign._checks import check_whole
 from hf_compalign._compat import twin
 from hf_compalign._formats import count, number
 from hf_compalign._tables import Table, as_text
-from hf_compalign.align.agreement import Agreement
+from hf_compalign.align.agreement import Agreement, Gather, gathered_items
 from hf_compalign.align.losses import logits_loss
 from hf_compalign.align.start import answered_by_teacher
 from hf_compalign.align.trainer import AlignedDistillationTrainer
@@ -214,12 +214,11 @@ class _Tally(Agreement):
         super().__init__()
         self.sums = torch.zeros(3, dtype=torch.float64)
 
-    def add(self, items: Items, teacher: Tensor, gather: Callable[[Tensor], Tensor]) -> None:
+    def add(self, items: Items, teacher: Tensor, gather: Gather) -> None:
         """Sum up a batch, of all processes' examples."""
         differ = items.logits.argmax(-1) != teacher.argmax(-1)
-        errors = logits_loss(items.logits, teacher, items.labels).double()
-        rows = torch.stack([differ.double(), errors, torch.ones_like(errors)], dim=-1)
-        self.sums += gather(rows[items.mask]).sum(0).cpu()
+        errors = logits_loss(items.logits, teacher, items.labels)
+        self.sums += gathered_items([differ, errors, torch.ones_like(errors)], items.mask, gather).sum(0).cpu()
 
 
 class _FirstBatches:
@@ -261,6 +260,11 @@ def _check(trainer: Any, rates: Sequence[float]) -> None:
     if not isinstance(trainer, AlignedDistillationTrainer):
         raise ValueError(
             f"A suggestion is about an AlignedDistillationTrainer, which knows a teacher. Got {type(trainer).__name__}."
+        )
+    if not trainer.task.categorical:
+        raise ValueError(
+            "A suggestion counts mismatches of classes, and a regression answers with numbers. Try a few rates, and "
+            "compare eval_rms_shift."
         )
     if not rates or not all(0 < rate < math.inf for rate in rates):
         raise ValueError(f"rates must be finite numbers > 0. Got {list(rates)}. The default is {list(RATES)}.")

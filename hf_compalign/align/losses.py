@@ -1,9 +1,11 @@
 """The loss terms, pure functions with one value per item, and the only reduction.
 
 Every term takes the logits [..., C] of student and teacher and the labels [...], -100 where unknown, and gives [...].
+A regression has its values for logits, [..., 1].
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -33,6 +35,18 @@ def task_loss(student: Tensor, teacher: Tensor | None, labels: Tensor, *, label_
         label_smoothing=label_smoothing,
     )
     return flat.reshape(labels.shape)
+
+
+def value_loss(student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
+    """Squared error of a regression, (z_s - y)^2, of values [..., 1] and labels [...]; 0 where the label is nan.
+
+    In the squared unit of the labels; at student = teacher it is the teacher's own error. The teacher is not used.
+
+    >>> value_loss(torch.tensor([[1.0], [2.0]]), None, torch.tensor([3.0, float("nan")])).tolist()
+    [4.0, 0.0]
+    """
+    own = student.squeeze(-1)
+    return (own - torch.where(labels.isnan(), own.detach(), labels)).square()
 
 
 def agreement_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, soft: bool = False) -> Tensor:
@@ -78,6 +92,21 @@ def kl_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: fl
     return temperature**2 * (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
 
 
+def margin_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Squared difference of the margins between the teacher's two largest logits, r and q; 0 at student = teacher.
+
+    ((z_s[r] - z_s[q]) - (z_t[r] - z_t[q]))^2: how sure the teacher is of its answer, against the answer that it is most
+    likely to be lost to. The other logits do not matter. The labels are not used. As the margins of
+    https://huggingface.co/papers/2010.02666, there of two passages.
+
+    >>> margin_loss(torch.tensor([[1.0, 0.0, 9.0]]), torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([0])).tolist()
+    [1.0]
+    """
+    largest, places = teacher.topk(2, dim=-1)
+    own = student.gather(-1, places)
+    return ((own[..., 0] - own[..., 1]) - (largest[..., 0] - largest[..., 1])).square()
+
+
 def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
     """Distance of the hidden states: mean over layers of sum |h_s - h_t|^2 / sum |h_t|^2; 0 at student = teacher.
 
@@ -87,7 +116,8 @@ def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tens
     Args:
         student: of each layer, [B, positions, features] or any [B, ...].
         teacher: the same of the teacher.
-        mask: [B, positions], 0 where there is padding; it counts for states that have these positions.
+        mask: [B, positions], or of several texts in a row [B, texts, positions], 0 where there is padding; it counts
+            for states that have these positions.
 
     Returns:
         [B], one value per item.
@@ -111,6 +141,7 @@ def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tens
 def _relative_error(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     student, teacher = student.float(), teacher.float()
     error, size = (student - teacher).square(), teacher.square()
+    mask = mask if mask is None or mask.ndim < 3 else mask.flatten(0, -2)
     if mask is not None and mask.shape == error.shape[:2]:
         error, size = (values * mask.unsqueeze(-1) for values in (error, size))
     return error.flatten(1).sum(1) / size.flatten(1).sum(1).clamp_min(torch.finfo(size.dtype).tiny)
@@ -129,13 +160,41 @@ def where_teacher_is_right(teacher: Tensor, labels: Tensor) -> Tensor:
     return (teacher.argmax(-1) == labels) | (labels == IGNORED)
 
 
-def gated(values: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """A term's values [...], with 0 for the items on which the teacher is known to be wrong; they still count as items.
+@dataclass(frozen=True)
+class Focus:
+    """How much the teacher's terms count: ``alpha + beta`` where the teacher is right, ``alpha`` where it is wrong.
 
-    >>> gated(torch.tensor([2.0, 2.0]), torch.tensor([[2.0, 0.0]] * 2), torch.tensor([0, 1])).tolist()
-    [2.0, 0.0]
+    Focal distillation, https://huggingface.co/papers/2011.09161; the gate is alpha = 0 and beta = 1. Every item still
+    counts as one.
+
+    >>> teacher, labels = torch.tensor([[2.0, 0.0]] * 2), torch.tensor([0, 1])
+    >>> Focus(alpha=0.5, beta=1.0)(torch.tensor([2.0, 2.0]), teacher, labels).tolist()
+    [3.0, 1.0]
     """
-    return torch.where(where_teacher_is_right(teacher, labels), values, torch.zeros_like(values))
+
+    alpha: float = 1.0
+    beta: float = 0.0
+
+    def __call__(self, values: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """A term's values [...], weighted by whether the teacher's logits [..., C] are right."""
+        return self._weighted(values, where_teacher_is_right(teacher, labels).to(values.dtype))
+
+    def of_examples(self, values: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """Values [B] of whole examples, weighted by the share of their items [B, ...] on which the teacher is right.
+
+        >>> right, wrong = [0.0, 2.0], [2.0, 0.0]
+        >>> teacher, labels = torch.tensor([[right, wrong]]), torch.tensor([[1, 1]])
+        >>> Focus(alpha=0.0, beta=1.0).of_examples(torch.tensor([3.0]), teacher, labels, labels == 1).tolist()
+        [1.5]
+        """
+        passed = where_teacher_is_right(teacher, labels) & mask
+        n_passed, n = (which.reshape(len(values), -1).sum(1) for which in (passed, mask))
+        return self._weighted(values, n_passed / n.clamp_min(1))
+
+    def _weighted(self, values: Tensor, right: Tensor) -> Tensor:
+        weights = self.alpha + self.beta * right
+        # What does not count at all may be nan.
+        return torch.where(weights > 0, values * weights, torch.zeros_like(values))
 
 
 def masked_mean(per_item: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
@@ -160,9 +219,10 @@ def masked_mean(per_item: Tensor, mask: Tensor, count: Tensor | None = None) -> 
 
 
 def teacher_terms(*, soft_agreement: bool, temperature: float) -> dict[str, TermFunction]:
-    """The three terms that compare logits, with their options bound."""
+    """The terms that compare logits, with their options bound."""
     return {
         "agreement": partial(agreement_loss, soft=soft_agreement),
         "logits": logits_loss,
+        "margin": margin_loss,
         "kl": partial(kl_loss, temperature=temperature),
     }

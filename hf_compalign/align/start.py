@@ -10,8 +10,8 @@ from transformers.utils import logging
 
 from hf_compalign._compat import save_as_best
 from hf_compalign._formats import count, number
-from hf_compalign.align.search import MISMATCHES
-from hf_compalign.align.teacher import LOGITS_COLUMN
+from hf_compalign.align.answered import LOGITS_COLUMN
+from hf_compalign.align.search import MISMATCHES, distance_metric
 from hf_compalign.models import random_state_kept
 
 logger = logging.get_logger(__name__)
@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 def count_start(trainer: Any) -> None:
     """Let the start of the training that begins be a candidate for the best model, where a teacher can judge it.
 
-    The Trainer's own metric for the best model, the loss, then gives way to the mismatch rate.
+    The Trainer's own metric for the best model, the loss, then gives way to the mismatch rate, or a regression's shift.
     """
     trainer.remove_callback(StartCallback)
     args = trainer.args
@@ -29,12 +29,13 @@ def count_start(trainer: Any) -> None:
     if not (seeks and evaluates and trainer.alignment.needs_teacher and answered_by_teacher(trainer)):
         return
     if args.metric_for_best_model == "loss" and not isinstance(trainer.eval_dataset, dict):
+        distance = distance_metric(trainer.task)
         logger.info(
             "The best model is the one with the lowest %s against the teacher. For the loss, set "
             "metric_for_best_model='eval_loss'.",
-            MISMATCHES,
+            distance,
         )
-        args.metric_for_best_model, args.greater_is_better = MISMATCHES, False
+        args.metric_for_best_model, args.greater_is_better = distance, False
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         # Saving an optimizer in shards before its first step would make it count that as a step.
         logger.info("With FSDP and DeepSpeed the start is no candidate for the best model.")
@@ -83,7 +84,8 @@ class StartCallback(TrainerCallback):
             return
         better, value = f"a better {args.metric_for_best_model}", number(state.best_metric)
         dataset = self._trainer.eval_dataset
-        if _best_metric(args) == f"eval_{MISMATCHES}" and hasattr(dataset, "__len__"):
+        one_item_each = self._trainer.task.label_depth == 0
+        if _best_metric(args) == f"eval_{MISMATCHES}" and one_item_each and hasattr(dataset, "__len__"):
             better = "fewer mismatches"
             value = f"{count(round(state.best_metric * len(dataset)))} of {count(len(dataset))}"
         logger.warning(

@@ -10,16 +10,16 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from hf_compalign._compat import prepared
-from hf_compalign.align.agreement import Agreement
+from hf_compalign.align.agreement import Agreement, padding_gather
+from hf_compalign.align.answered import LOGITS_COLUMN, answered_collator
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checks import check_student_and_teacher
 from hf_compalign.align.labeled import LabeledTrainer
 from hf_compalign.align.start import start_apart
-from hf_compalign.align.teacher import LOGITS_COLUMN, Answer, LiveTeacher
-from hf_compalign.labels import names_of
-from hf_compalign.models import input_names
+from hf_compalign.align.teacher import Answer, LiveTeacher
+from hf_compalign.models import Collator, input_names
 from hf_compalign.opening import load_model
-from hf_compalign.tasks import Task
+from hf_compalign.tasks import Task, labels_in
 
 logger = logging.get_logger(__name__)
 
@@ -35,13 +35,13 @@ class TaughtTrainer(LabeledTrainer):
 
     def _take_teacher(self, teacher: Any) -> None:
         """Load the teacher, if there is a live one, and see that it can teach this model."""
-        self._agreement = Agreement()
+        self._agreement = Agreement(categorical=self.task.categorical)
         self.teacher = None if teacher is None else load_model(teacher)
         self._live: LiveTeacher | None = None
         self._for_teacher_alone = {LOGITS_COLUMN}
         if self.teacher is not None:
             check_student_and_teacher(self, self.teacher)
-            self._live = LiveTeacher(self.teacher, names_of(self.model.config.id2label))
+            self._live = LiveTeacher(self.teacher, self.task.class_names(self.model.config))
             self._live.to(self.args.device)
             # DistilBERT, say, takes no token_type_ids, and its teacher BERT needs them for pairs.
             self._for_teacher_alone |= set(input_names(self.teacher)) - set(input_names(self.model))
@@ -67,6 +67,16 @@ class TaughtTrainer(LabeledTrainer):
     def _of_student(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in inputs.items() if name not in self._for_teacher_alone}
 
+    def _with_decoder_inputs(self, inputs: dict[str, Any], labels: Tensor | None) -> dict[str, Any]:
+        """The inputs with what an encoder-decoder reads of the target, where its collator has not made them."""
+        if not self.task.decodes or "decoder_input_ids" in inputs:
+            return inputs
+        target, _ = self.task.targets(labels, inputs, self.model.config)  # refuses a batch without
+        return inputs | {"decoder_input_ids": self.model.prepare_decoder_input_ids_from_labels(labels=target)}
+
+    def _collator_for(self, dataset: Any) -> Collator:
+        return answered_collator(super()._collator_for(dataset), self.task)
+
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's loop, with the agreement of student and teacher added to its metrics."""
         self._agreement.begin()
@@ -87,18 +97,19 @@ class TaughtTrainer(LabeledTrainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """One evaluation batch, as the Trainer does it; both models' answers to each example are noted."""
         inputs = dict(prepared(self, inputs))
+        labels = labels_in(inputs, self.label_names)
+        inputs = self._with_decoder_inputs(inputs, labels)
         with torch.no_grad():
             teacher = self._taught(inputs, training=False)
         inputs = self._of_student(inputs)
         if teacher is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        labels = inputs.get(self.label_names[0])
         # With labels the Trainer calls compute_loss, which takes the teacher's answer from here; without, the model.
         batch = inputs if labels is None else {**inputs, LOGITS_COLUMN: teacher.logits}
         loss, logits, gathered_labels = super().prediction_step(model, batch, False, ignore_keys)
-        student = logits[0] if isinstance(logits, tuple) else logits
-        # The Trainer's own gathering drops the examples that fill up the last batch of a distributed evaluation.
-        self._agreement.add(self.task.items(student, labels), teacher.logits, self.gather_function)
+        answer = self.task.answer(logits if isinstance(logits, tuple) else (logits,))
+        items = self.task.items(answer, labels, inputs, self.model.config)
+        self._agreement.add(items, self.task.logits(teacher.logits, items.labels), padding_gather(self))
         return (loss, None, None) if prediction_loss_only else (loss, logits, gathered_labels)
 
     # A private method of Trainer: `_compat.OVERRIDDEN` says why.

@@ -1,7 +1,7 @@
 """The frozen original: run beside the student, or read from a column of logits that was filled once."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 
 from hf_compalign._checks import check_whole
 from hf_compalign._compat import dataset_fingerprint
+from hf_compalign.align.answered import LOGITS_COLUMN, answers_to_rows
 from hf_compalign.align.vocabulary import ANY_VOCABULARY, check_vocabularies, vocabulary_mark, vocabulary_of
 from hf_compalign.data import DIGITS, combined_fingerprint, naming_rows, row_fingerprint
-from hf_compalign.labels import are_placeholders, label_order, names_of
+from hf_compalign.labels import are_placeholders, label_order
 from hf_compalign.models import (
     Collator,
     check_prepared,
@@ -26,11 +27,11 @@ from hf_compalign.models import (
     default_device,
     forward,
     input_names,
+    unpadded_ids,
 )
 from hf_compalign.opening import load_model, model_fingerprint
-from hf_compalign.tasks import hidden_states_of, logits_of, task_of
+from hf_compalign.tasks import Task, hidden_states_of, task_of
 
-LOGITS_COLUMN = "teacher_logits"
 FINGERPRINT_COLUMN = "teacher_fingerprint"
 # Rows of a cached dataset that are checked when training starts; evenly spaced, so that a stale part shows.
 CHECKED_ROWS = 256
@@ -42,7 +43,7 @@ class Answer:
     """What a teacher says of a batch.
 
     Attributes:
-        logits: [..., C], float32, in the order of the student's labels.
+        logits: [B, ...], float32, as the model gives them, in the order of the student's labels.
         hidden_states: of the embeddings and each layer, [B, ...]; none if they were not asked for.
     """
 
@@ -59,7 +60,8 @@ class LiveTeacher:
     def __init__(self, model: PreTrainedModel, student_labels: Sequence[str]) -> None:
         self.model = model.eval()
         self.student_labels = tuple(student_labels)
-        self._order = label_order(student_labels, names_of(model.config.id2label))
+        self.task = task_of(model)
+        self._order = label_order(student_labels, self.task.class_names(model.config))
 
     def to(self, device: torch.device) -> None:
         """Move the teacher to the student's device; a model that is spread or quantized stays where it is."""
@@ -67,7 +69,7 @@ class LiveTeacher:
             self.model.to(device)
 
     def logits(self, inputs: Mapping[str, Any], autocast: AbstractContextManager[Any] | None = None) -> Tensor:
-        """Logits [..., C] in float32 of a batch, computed in the given autocast."""
+        """Logits [B, ...] in float32 of a batch, computed in the given autocast."""
         return self.answer(inputs, autocast).logits
 
     def answer(
@@ -76,9 +78,10 @@ class LiveTeacher:
         """What the model says of a batch, computed in the given autocast; with its hidden states if asked for them."""
         with autocast or nullcontext():
             outputs = forward(self.model, inputs, **({"output_hidden_states": True} if states else {}))
-        logits = logits_of(outputs).float()
-        ordered = logits if self._order is None else logits[..., list(self._order)]
-        return Answer(ordered, hidden_states_of(outputs) if states else ())
+        logits = self.task.answer(outputs).float()
+        if self._order is not None and self.task.class_axis is not None:
+            logits = logits.index_select(self.task.class_axis, torch.tensor(self._order, device=logits.device))
+        return Answer(logits, hidden_states_of(outputs) if states else ())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,11 +114,11 @@ def cache_teacher_logits(
         device: where to run the teacher; by default a GPU if there is one.
 
     Returns:
-        The dataset with the two columns added: logits as C float32 each.
+        The dataset with the two columns added: the logits of each row, float32, without padding.
 
     Raises:
         ValueError: the dataset is empty or not prepared, is an iterable one, or the labels or the tokenizers do not
-            match.
+            match; answers to such rows are not cached.
     """
     splits = dataset if isinstance(dataset, dict) else {"": dataset}
     check_whole("batch_size", batch_size, least=1)
@@ -126,20 +129,22 @@ def cache_teacher_logits(
                 "instead: the live teacher takes any dataset."
             )
     model = load_model(teacher)
-    live = LiveTeacher(model, student_labels or names_of(model.config.id2label))
+    task = task_of(model)
+    _shape_of_answers(task)  # refuses those of other tasks
+    live = LiveTeacher(model, student_labels or task.class_names(model.config))
     live.to(checked_device(device or default_device(model) or "cpu"))
     theirs, ours = vocabulary_of(model), vocabulary_of(model, processing_class, data_collator)
     if theirs is not None and ours is not None:
         check_vocabularies(ours, theirs)
     tokens = vocabulary_mark(ours)
-    collate = data_collator or default_collator(processing_class)
+    collate = data_collator or default_collator(processing_class, choices=task.has_choices)
     filled = {name: _filled(split, live, collate, batch_size, tokens) for name, split in splits.items()}
     return DatasetDict(filled) if isinstance(dataset, dict) else filled[""]
 
 
 def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_size: int, tokens: str) -> Dataset:
     check_prepared(dataset, teacher.model)
-    columns, main = input_names(teacher.model), task_of(teacher.model).model_input
+    columns, main = input_names(teacher.model), teacher.task.model_input
     prefix = f"{teacher.fingerprint}-{_order_mark(teacher.student_labels)}-{tokens}"
 
     def answer(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
@@ -148,7 +153,10 @@ def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_siz
         # Hashed first: a collator may pad or change the rows it is given. Only the main input, from which the others
         # follow: the student may take fewer of them than the teacher.
         marks = [f"{prefix}-{row_fingerprint({main: row[main]})}" for row in inputs]
-        return {LOGITS_COLUMN: teacher.logits(collate(inputs)).cpu().numpy(), FINGERPRINT_COLUMN: marks}
+        ids = unpadded_ids(inputs, teacher.task)
+        collated = collate(inputs)
+        answers = answers_to_rows(teacher.logits(collated).cpu(), ids, collated, teacher.task)
+        return {LOGITS_COLUMN: answers, FINGERPRINT_COLUMN: marks}
 
     stale = [name for name in (LOGITS_COLUMN, FINGERPRINT_COLUMN) if name in dataset.column_names]
     with naming_rows(dataset):
@@ -181,13 +189,14 @@ def check_cached_logits(
             f"The {split} dataset has a column {LOGITS_COLUMN!r} but no {FINGERPRINT_COLUMN!r}, so nothing tells "
             "whether the logits are still right. Fill both with cache_teacher_logits."
         )
-    names = names_of(student.config.id2label)
+    task = task_of(student)
+    names = task.class_names(student.config)
     expected_order = _order_mark(names)
-    main = task_of(student).model_input
+    main, shape_of = task.model_input, _shape_of_answers(task)
     found: set[str] = set()
     for index in np.unique(np.linspace(0, len(dataset) - 1, CHECKED_ROWS).astype(int)).tolist():
         row = dataset[index]
-        _check_logits(row[LOGITS_COLUMN], len(names), split, index)
+        _check_logits(row[LOGITS_COLUMN], shape_of(len(row[main]), student.config), split, index)
         # Caches of earlier versions do not say which tokenizer made the rows.
         teacher, order, tokens, inputs = _marks(row[FINGERPRINT_COLUMN], split, index)
         if inputs != row_fingerprint({main: row[main]}):
@@ -260,13 +269,24 @@ def _marks(fingerprint: Any, split: str, index: int) -> tuple[str, str, list[str
     return parts[0], parts[1], parts[2:-1], parts[-1]
 
 
-def _check_logits(logits: Any, n_labels: int, split: str, index: int) -> None:
-    values = np.asarray(logits, dtype=np.float64)
-    if values.shape != (n_labels,):
+def _shape_of_answers(task: Task) -> Callable[[int, Any], tuple[int, ...]]:
+    """(length of a row, config) -> the shape of the answer to it."""
+    if task.cached_shape is None:
         raise ValueError(
-            f"The column {LOGITS_COLUMN!r} of the {split} dataset must hold {n_labels} logits a row, one for each "
-            f"label of the student. Got shape {values.shape} in row {index}. Run cache_teacher_logits again with the "
-            "right teacher."
+            f"Answers of {task.name} are not cached: a row of them is many times as large as its input. Pass teacher= "
+            f"to the trainer, without a column {LOGITS_COLUMN!r}: the live teacher answers batch by batch."
+        )
+    return task.cached_shape
+
+
+def _check_logits(logits: Any, expected: tuple[int, ...], split: str, index: int) -> None:
+    values = np.asarray(logits, dtype=np.float64)
+    if values.shape != expected:
+        size = " x ".join(map(str, expected))
+        raise ValueError(
+            f"The column {LOGITS_COLUMN!r} of the {split} dataset must hold {size} logits a row, as the "
+            f"student answers. Got shape {values.shape} in row {index}. Run cache_teacher_logits again with the right "
+            "teacher."
         )
     if not np.isfinite(values).all():
         raise ValueError(

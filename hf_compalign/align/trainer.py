@@ -17,17 +17,16 @@ from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checkpoint import check_resumable, last_complete_checkpoint, restore_weighting
 from hf_compalign.align.checks import check_datasets, check_setup, fitted
 from hf_compalign.align.dropout import switch_dropout_off
-from hf_compalign.align.losses import gated, masked_mean, task_loss
+from hf_compalign.align.losses import masked_mean, task_loss, value_loss
 from hf_compalign.align.meter import LossGuard, TermMeter
-from hf_compalign.align.search import fewest_mismatches
+from hf_compalign.align.search import closest, distance_metric
 from hf_compalign.align.start import count_start
 from hf_compalign.align.taught import TaughtTrainer
 from hf_compalign.align.teacher import Answer, without_fingerprints
 from hf_compalign.align.transfer_setup import transfer_of
 from hf_compalign.align.weighting import state_as_json
-from hf_compalign.labels import IGNORED
 from hf_compalign.models import explaining_tokens
-from hf_compalign.tasks import Items, hidden_states_of, logits_of, task_of
+from hf_compalign.tasks import Items, are_known, hidden_states_of, labels_in, task_of
 
 STATE_FILE = "alignment.json"
 
@@ -45,7 +44,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
     the training adapts them. https://huggingface.co/papers/2012.01604
 
     Args:
-        model: the student, with a sequence or image classification head.
+        model: the student, with a head of one of the tasks (`docs/tasks.md`).
         args: as for `Trainer`.
         *further: the arguments that `Trainer` takes next: data_collator, train_dataset, eval_dataset and so on.
         teacher: the original: a module, a local folder or a Hub id. None when the datasets carry its logits
@@ -85,7 +84,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
         self.task = task_of(self.model)
         # Each term is divided by the count of a whole optimizer step, over all its batches and processes.
         loss_is_scaled(self)
-        self.label_names = self.label_names or ["labels"]
+        self.label_names = self.label_names or [*self.task.label_names]
         check_setup(self)
         self._take_teacher(teacher)
         self.alignment = fitted(self.alignment, self.model, self.teacher)
@@ -110,58 +109,77 @@ class AlignedDistillationTrainer(TaughtTrainer):
         if training and self.alignment.needs_teacher and not self.alignment.student_dropout:
             switch_dropout_off(model)
         given, inputs = inputs, dict(inputs)
-        labels = inputs.pop(self.label_names[0], None)
+        labels = labels_in(inputs, self.label_names)
+        for name in self.label_names:
+            inputs.pop(name, None)
+        inputs = self._with_decoder_inputs(inputs, labels)
         states = training and "hidden" in self._terms  # an evaluation is about the answers
         teacher = self._taught(inputs, training=training, states=states) if self.alignment.needs_teacher else None
         with explaining_tokens(self.model, inputs):
             outputs = model(**self._of_student(inputs), **({"output_hidden_states": True} if states else {}))
-        items = self.task.items(logits_of(outputs), labels)
+        items = self.task.items(self.task.answer(outputs), labels, inputs, self.model.config)
         counts = None if num_items_in_batch is None else self._counts if training else self._counted([given])
-        losses = self._losses(outputs, items, teacher, counts, mask=inputs.get("attention_mask"))
+        losses = self._losses(outputs, items, teacher, counts, inputs=inputs, labels=labels)
         if not training:
             loss = (self.weighting.base * losses).sum()
         else:
             if self._begins_step:
                 # The Trainer clears the gradients of the model alone.
                 self.weighting.zero_grad()
-            loss = self.weighting(losses, batches=1 if counts is None else counts[2])
+            loss = self.weighting(losses, batches=1 if counts is None else counts[3])
             self._note(losses)
         # Trainer takes the first of a plain tuple for the loss when it evaluates.
         return (loss, outputs if hasattr(outputs, "keys") else (loss, *outputs)) if return_outputs else loss
 
     def _losses(
-        self, outputs: Any, items: Items, teacher: Answer | None, counts: Tensor | None, *, mask: Tensor | None
+        self,
+        outputs: Any,
+        items: Items,
+        teacher: Answer | None,
+        counts: Tensor | None,
+        *,
+        inputs: dict[str, Any],
+        labels: Tensor | None,
     ) -> Tensor:
         """[K], the terms of one batch; over an optimizer step's batches and processes they add up to its means."""
-        n_items, n_labeled = (None, None) if counts is None else counts[:2]
+        n_items, n_labeled, n_examples = (None, None, None) if counts is None else counts[:3]
+        answers = None if teacher is None else self.task.logits(teacher.logits, items.labels)
+        focus = self.alignment.focus
         losses = []
         for name, term in self._terms.items():
             if name == "task":
-                losses.append(self._task_loss(outputs, items, n_labeled))
-            elif teacher is None or (name == "hidden" and not teacher.hidden_states):
+                losses.append(self._task_loss(outputs, items, labels, n_labeled))
+            elif teacher is None or answers is None or (name == "hidden" and not teacher.hidden_states):
                 # Evaluation on a dataset without the teacher's answers, or of what is no answer: nothing to compare.
                 losses.append(items.logits.new_zeros(()))
+            elif name == "hidden":
+                values = term(hidden_states_of(outputs), teacher.hidden_states, inputs.get("attention_mask"))
+                values = values.reshape(len(items.mask), -1).mean(1)  # multiple choice: the states of each choice
+                if focus is not None:
+                    values = focus.of_examples(values, answers, items.labels, items.mask)
+                losses.append(masked_mean(values, torch.ones_like(values, dtype=torch.bool), n_examples))
             else:
-                compared: tuple[Any, ...] = (items.logits, teacher.logits, items.labels)
-                if name == "hidden":
-                    compared = (hidden_states_of(outputs), teacher.hidden_states, mask)
-                values = term(*compared)
-                if self.alignment.only_where_teacher_is_right:
-                    values = gated(values, teacher.logits, items.labels)
+                values = term(items.logits, answers, items.labels)
+                if focus is not None:
+                    values = focus(values, answers, items.labels)
                 losses.append(masked_mean(values, items.mask, n_items))
         return torch.stack(losses)
 
-    def _task_loss(self, outputs: Any, items: Items, count: Tensor | None) -> Tensor:
+    def _task_loss(self, outputs: Any, items: Items, labels: Tensor | None, count: Tensor | None) -> Tensor:
         if self.compute_loss_func is not None:
             world = self.accelerator.num_processes
             # A step may be without labels; what is divided by is not 0 then.
             total = None if count is None else (count * world).clamp_min(1)
             # The user's function divides by all processes' items, and DDP divides once more by the processes.
             scale = 1 if count is None else world
-            own: Tensor = self.compute_loss_func(outputs, items.labels, num_items_in_batch=total) * scale
+            given = items.labels if labels is None else labels
+            own: Tensor = self.compute_loss_func(outputs, given, num_items_in_batch=total) * scale
             return own
-        smoothing = self.args.label_smoothing_factor
-        values = task_loss(items.logits, None, items.labels, label_smoothing=smoothing)
+        if self.task.categorical:
+            smoothing = self.args.label_smoothing_factor
+            values = task_loss(items.logits, None, items.labels, label_smoothing=smoothing)
+        else:
+            values = value_loss(items.logits, None, items.labels)
         return masked_mean(values, items.labeled, count)
 
     def get_batch_samples(
@@ -176,15 +194,15 @@ class AlignedDistillationTrainer(TaughtTrainer):
         return batches, self._counts[0] if count is None else count
 
     def _counted(self, batches: list[Any]) -> Tensor:
-        """[3]: the items, the labeled items and the batches of an optimizer step, for one process on average."""
-        counts = torch.zeros(3, device=self.args.device)
+        """[4]: items, labeled items, examples and batches of an optimizer step, for one process on average."""
+        counts = torch.zeros(4, device=self.args.device)
         for batch in batches:
-            labels = batch.get(self.label_names[0])
+            labels, mask = self.task.targets(labels_in(batch, self.label_names), batch, self.model.config)
             size = next(value.shape[0] for value in batch.values() if isinstance(value, Tensor))
-            counts[0] += size
-            if labels is not None:
-                counts[1] += (labels != IGNORED).sum().to(counts.device)
-            counts[2] += 1
+            counts[0] += mask.sum().to(counts.device)
+            counts[1] += (mask & are_known(labels)).sum().to(counts.device)
+            counts[2] += size
+            counts[3] += 1
         return self._mean_over_processes(counts)
 
     def _mean_over_processes(self, values: Tensor) -> Tensor:
@@ -272,7 +290,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
             ValueError: there is no objective, and its direction is another.
         """
         if compute_objective is None and (self._live is not None or self._cached_fingerprint is not None):
-            compute_objective = fewest_mismatches(self.eval_dataset, direction)
+            compute_objective = closest(self.eval_dataset, direction, distance_metric(self.task))
         return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction, *args, **kwargs)
 
     def _recipe(self) -> dict[str, Any]:

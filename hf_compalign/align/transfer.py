@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from hf_compalign.align.teacher import LOGITS_COLUMN
+from hf_compalign.align.answered import LOGITS_COLUMN
 from hf_compalign.align.transfer_images import Images
 from hf_compalign.align.transfer_texts import Texts
 from hf_compalign.labels import IGNORED

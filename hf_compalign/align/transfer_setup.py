@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_compalign.align.teacher import LOGITS_COLUMN
+from hf_compalign.align.answered import LOGITS_COLUMN
 from hf_compalign.align.transfer import NEEDS_LIVE_TEACHER, Transfer
 from hf_compalign.align.transfer_images import IMAGE_KINDS, Images
 from hf_compalign.align.transfer_texts import TEXT_KINDS, Texts, Tokens
@@ -28,6 +28,11 @@ def transfer_of(trainer: Any) -> Transfer | None:
     options = trainer.alignment
     if not options.transfer:
         return None
+    if not trainer.task.is_classifier:
+        raise ValueError(
+            f"transfer makes texts or images that have one class each. Got a model for {trainer.task}. Leave transfer "
+            "out."
+        )
     if trainer.teacher is None or LOGITS_COLUMN in (getattr(trainer.train_dataset, "column_names", None) or ()):
         raise ValueError(NEEDS_LIVE_TEACHER)
     images = trainer.task.model_input == "pixel_values"

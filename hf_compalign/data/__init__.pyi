@@ -5,10 +5,12 @@ from .columns import existing_column as existing_column
 from .columns import find_image_column as find_image_column
 from .columns import find_label_column as find_label_column
 from .columns import find_text_columns as find_text_columns
+from .columns import find_word_column as find_word_column
 from .columns import label_names as label_names
 from .fingerprint import DIGITS as DIGITS
 from .fingerprint import combined_fingerprint as combined_fingerprint
 from .fingerprint import row_fingerprint as row_fingerprint
+from .inputs import WORD_PLACES as WORD_PLACES
 from .inputs import check_filled as check_filled
 from .inputs import check_texts as check_texts
 from .inputs import image_files as image_files
@@ -16,6 +18,7 @@ from .inputs import image_of as image_of
 from .inputs import naming_rows as naming_rows
 from .inputs import rows_at as rows_at
 from .inputs import tokenized as tokenized
+from .inputs import tokenized_words as tokenized_words
 from .inputs import with_pixels as with_pixels
 from .rows import BUILDERS as BUILDERS
 from .rows import class_names as class_names
@@ -23,4 +26,5 @@ from .rows import label_ids as label_ids
 from .rows import load_file as load_file
 from .rows import mix_unlabeled as mix_unlabeled
 from .rows import sample as sample
+from .rows import token_label_ids as token_label_ids
 from .rows import with_label_ids as with_label_ids

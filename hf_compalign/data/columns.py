@@ -14,6 +14,7 @@ TEXT_PAIRS = (
     ("question", "sentence"),
     ("text", "text_pair"),
 )
+WORD_COLUMNS = ("tokens", "words")
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "question")
 
 
@@ -61,6 +62,17 @@ def find_text_columns(dataset: Dataset, wanted: Sequence[str] | None = None) -> 
     )
 
 
+def find_word_column(dataset: Dataset, wanted: Sequence[str] | None = None) -> str | None:
+    """The column of texts as lists of words: the wanted one, or one with a usual name; None where texts are whole.
+
+    Raises:
+        ValueError: there is no wanted column.
+    """
+    names = WORD_COLUMNS if wanted is None else [existing_column(dataset.column_names, name) for name in wanted]
+    features = dataset.features or {}
+    return next((name for name in names if hasattr(features.get(name), "feature")), None)
+
+
 def find_image_column(dataset: Dataset, wanted: str | None = None) -> str:
     """The wanted image column, or the only one of type `Image`.
 
@@ -79,8 +91,9 @@ def find_image_column(dataset: Dataset, wanted: str | None = None) -> str:
 
 
 def label_names(dataset: Dataset, column: str | None) -> tuple[str, ...] | None:
-    """The class names of a label column, if the dataset has them."""
+    """The class names of a label column, or of a column of lists of labels, if the dataset has them."""
     feature = (dataset.features or {}).get(column)
+    feature = getattr(feature, "feature", feature)  # of lists, such as those of tokens
     return tuple(feature.names) if isinstance(feature, ClassLabel) else None
 
 

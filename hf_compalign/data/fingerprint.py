@@ -35,7 +35,10 @@ def _content(value: Any) -> bytes:
         return value.encode()
     if isinstance(value, Mapping):
         return row_fingerprint(value).encode()
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of several lengths, such as the choices of a question
+        return "\x1f".join(row_fingerprint({"": one}) for one in value).encode()
     if array.dtype.kind == "f":
         data = array.astype(np.float32).tobytes()
     elif array.dtype.kind in "iub":

@@ -20,6 +20,10 @@ _MODES = {1: "L", 3: "RGB"}
 _WHITE = 255
 
 
+# Where each word of a text begins among its tokens, -1 where it has none.
+WORD_PLACES = "word_places"
+
+
 class RowError(ValueError):
     """A row cannot be read; `naming_rows` says which."""
 
@@ -37,14 +41,8 @@ def tokenized(dataset: Dataset, tokenizer: Any, columns: Sequence[str], *, longe
         ValueError: a column holds no texts, or a row has none; or the tokenizer's limit is no length.
     """
     check_texts(dataset, columns)
-    own = tokenizer.model_max_length
-    if not isinstance(own, int | float) or own < 1:
-        raise ValueError(
-            f"The tokenizer's model_max_length must be a number from 1 on. Got {own!r}. Set it to the longest text, in "
-            "tokens, that the model takes."
-        )
-    limit = min(own, longest or _NO_LIMIT)
-    cut: dict[str, Any] = {"truncation": True, "max_length": limit} if limit < _NO_LIMIT else {}
+    cut = _cut(tokenizer, longest)
+    own, limit = tokenizer.model_max_length, cut.get("max_length", _NO_LIMIT)
 
     def tokenize(batch: Mapping[str, list[Any]]) -> Any:
         return tokenizer(*(batch[column] for column in columns), **cut)
@@ -62,6 +60,45 @@ def tokenized(dataset: Dataset, tokenizer: Any, columns: Sequence[str], *, longe
                 limit,
             )
     return rows
+
+
+def tokenized_words(dataset: Dataset, tokenizer: Any, column: str, *, longest: int | None = None) -> Dataset:
+    """As `tokenized`, of texts as lists of words, or whole; with a column `WORD_PLACES`: where each word begins.
+
+    Raises:
+        ValueError: the tokenizer does not know which token belongs to which word, or its limit is no length.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"The words of a text are found with a fast tokenizer. Got {type(tokenizer).__name__}. Load it with "
+            "AutoTokenizer, or give tokenized rows with labels."
+        )
+    check_filled(dataset, column)
+    cut = _cut(tokenizer, longest)
+    in_words = hasattr(dataset.features[column], "feature")
+
+    def tokenize(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
+        found = tokenizer(batch[column], is_split_into_words=in_words, **cut)
+        places = []
+        for row in range(len(batch[column])):
+            words = found.word_ids(row)
+            first = {word: place for place, word in reversed([*enumerate(words)]) if word is not None}
+            places.append([first.get(word, -1) for word in range(max(first, default=-1) + 1)])
+        return {**found, WORD_PLACES: places}
+
+    return dataset.with_format(None).map(tokenize, batched=True, desc="Tokenizing")
+
+
+def _cut(tokenizer: Any, longest: int | None) -> dict[str, Any]:
+    """What a tokenizer is told so that texts fit it and the model."""
+    own = tokenizer.model_max_length
+    if not isinstance(own, int | float) or own < 1:
+        raise ValueError(
+            f"The tokenizer's model_max_length must be a number from 1 on. Got {own!r}. Set it to the longest text, in "
+            "tokens, that the model takes."
+        )
+    limit = min(own, longest or _NO_LIMIT)
+    return {"truncation": True, "max_length": limit} if limit < _NO_LIMIT else {}
 
 
 def with_pixels(dataset: Dataset, processor: Any, column: str, *, n_channels: int = 3) -> Dataset:

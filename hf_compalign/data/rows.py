@@ -75,6 +75,15 @@ def label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> np.ndarray
     return LabelReader(names, label_names(dataset, column), column=column).ids(_values(dataset, column))
 
 
+def token_label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> list[np.ndarray]:
+    """The same of a column of lists of labels: int64 [tokens] for each row.
+
+    Raises:
+        ValueError: a row holds no list, or the labels are not the model's, or neither names nor class ids.
+    """
+    return LabelReader(names, label_names(dataset, column), column=column).ids_of_lists(_values(dataset, column))
+
+
 def with_label_ids(dataset: Dataset, column: str, names: Sequence[str]) -> Dataset:
     """Replace the label column by `label_ids`, as a column `labels` of plain integers."""
     ids = label_ids(dataset, column, names)

@@ -20,6 +20,9 @@ from .openvino import PRECISION_PLACE as PRECISION_PLACE
 from .openvino import OpenVinoModel as OpenVinoModel
 from .openvino import computes_in as computes_in
 from .openvino import openvino_core as openvino_core
+from .padding import place_of as place_of
+from .padding import unpadded_answers as unpadded_answers
+from .padding import unpadded_ids as unpadded_ids
 from .processor import cpu_name as cpu_name
 from .processor import instruction_sets as instruction_sets
 from .processors import load_processor as load_processor
@@ -36,6 +39,9 @@ from .runtime import RuntimeSettings as RuntimeSettings
 from .runtime import check_precision as check_precision
 from .samples import sample_inputs as sample_inputs
 from .saturation import SaturatingModel as SaturatingModel
+from .task_labels import is_unknown as is_unknown
+from .task_labels import label_column as label_column
+from .task_labels import read_labels as read_labels
 from .tensors import is_quantized as is_quantized
 from .tensors import plain_tensors as plain_tensors
 from .tokens import explaining_tokens as explaining_tokens

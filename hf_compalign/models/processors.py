@@ -5,19 +5,19 @@ from typing import Any
 
 from hf_compalign._compat import has_tokenizer, image_processor_class
 from hf_compalign.models.file import exported_files
-from hf_compalign.tasks import Task
+from hf_compalign.tasks import AUDIO_INPUTS, Task
 
 
 def load_processor(path: str | Path, task: Task) -> Any:
-    """The tokenizer or image processor saved beside a model; for an exported file, perhaps one folder above.
+    """What reads texts, images or sounds, saved beside a model; for an exported file, perhaps one folder above.
 
     Raises:
         ValueError: there is none.
     """
     import transformers
 
-    text = task.model_input == "input_ids"
-    auto_class = transformers.AutoTokenizer if text else image_processor_class()
+    text, audio = task.model_input == "input_ids", task.model_input in AUDIO_INPUTS
+    auto_class = transformers.AutoTokenizer if text else _processor_class(audio=audio)
     files = exported_files(Path(path))
     if files:
         beside = files[0].absolute().parent
@@ -29,8 +29,14 @@ def load_processor(path: str | Path, task: Task) -> Any:
     except ImportError:
         raise
     except Exception as error:  # whatever damaged files make transformers and tokenizers raise
-        kind = "tokenizer" if text else "image processor"
+        kind = "tokenizer" if text else "feature extractor" if audio else "image processor"
         raise ValueError(
             f"No {kind} could be loaded from {str(path)!r}. Save it beside the model with save_pretrained, or pass "
             f"processing_class=. ({error})"
         ) from error
+
+
+def _processor_class(*, audio: bool) -> Any:
+    import transformers
+
+    return transformers.AutoFeatureExtractor if audio else image_processor_class()

@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_compalign.data import LABEL_COLUMNS, check_filled, check_rows, naming_rows
 from hf_compalign.models.devices import device_of, on_device
 from hf_compalign.models.tokens import check_tokens, explaining_tokens
-from hf_compalign.tasks import logits_of, task_of
+from hf_compalign.tasks import POSITION_COLUMNS, logits_of, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +32,8 @@ def input_names(model: "PreTrainedModel") -> tuple[str, ...]:
 
 @cache
 def _input_names(forward: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(name for name in inspect.signature(forward).parameters if name not in ("self", *LABEL_COLUMNS))
+    left_out = ("self", *LABEL_COLUMNS, *POSITION_COLUMNS)
+    return tuple(name for name in inspect.signature(forward).parameters if name not in left_out)
 
 
 def known_inputs(model: "PreTrainedModel", batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,13 +42,32 @@ def known_inputs(model: "PreTrainedModel", batch: Mapping[str, Any]) -> dict[str
     return on_device({name: value for name, value in batch.items() if name in known}, device_of(model))
 
 
-def default_collator(processing_class: Any = None) -> Collator:
-    """As in the Trainer: padding by the tokenizer if there is one, else stacking."""
+def default_collator(processing_class: Any = None, *, choices: bool = False) -> Collator:
+    """As in the Trainer: padding by the tokenizer if there is one, else stacking; ``choices``: several texts a row."""
+    if choices:
+        return _choices_collator(default_collator(processing_class))
     from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
     if isinstance(processing_class, PreTrainedTokenizerBase) and processing_class.pad_token is not None:
         return DataCollatorWithPadding(processing_class)
     return _stack
+
+
+def _choices_collator(collate: Collator) -> Collator:
+    """The collator for rows with several texts each, one for each choice, from one for single texts."""
+
+    def collated(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+        sizes = {len(next(iter(row.values()))) for row in rows}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"The rows of a batch must have as many choices each. Got {min(sizes)} and {max(sizes)}. Give all "
+                "questions the same number, or a data_collator= that fills them up."
+            )
+        n_choices = sizes.pop()
+        texts = [{name: row[name][place] for name in row} for row in rows for place in range(n_choices)]
+        return {name: values.reshape(len(rows), n_choices, -1) for name, values in collate(texts).items()}
+
+    return collated
 
 
 def _stack(rows: list[dict[str, Any]]) -> Mapping[str, Any]:

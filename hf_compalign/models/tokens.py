@@ -42,9 +42,10 @@ def check_tokens(dataset: Dataset, model: "PreTrainedModel") -> None:
     for start in range(0, len(rows) if names else 0, _BLOCK_ROWS):
         block = rows[start : start + _BLOCK_ROWS]
         for name in names:
-            found = _problem(name, *_flat(block[name], name), model=model, positions=positions)
+            texts, owners = _texts(block[name])
+            found = _problem(name, *_flat(texts, name), model=model, positions=positions)
             if found is not None:
-                raise ValueError(f"Row {start + found[0]} {found[1]}")
+                raise ValueError(f"Row {start + int(owners[found[0]])} {found[1]}")
 
 
 @contextmanager
@@ -98,9 +99,18 @@ def _skeleton(model: FileModel) -> nn.Module:
     return skeleton
 
 
-def _flat(column: Any, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The ids of all rows of an Arrow column one after the other, and the length of each row."""
-    rows = column.combine_chunks()
+def _texts(column: Any) -> tuple[Any, NDArray[Any]]:
+    """The texts of an Arrow column of ids, and the row of each: multiple choice has several in a row."""
+    texts = column.combine_chunks()
+    owners = np.arange(len(texts))
+    if hasattr(getattr(texts.type, "value_type", None), "value_type"):
+        size = getattr(texts.type, "list_size", None)
+        return texts.flatten(), np.repeat(owners, size or texts.value_lengths().fill_null(0).to_numpy())
+    return texts, owners
+
+
+def _flat(rows: Any, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The ids of all rows of an Arrow array one after the other, and the length of each row."""
     ids = rows.flatten().to_numpy(zero_copy_only=False) if hasattr(rows, "flatten") else np.array([""])
     if ids.size and ids.dtype.kind not in "iu":
         raise ValueError(f"The column {name!r} must hold lists of whole numbers. Got {rows.type}.")

@@ -1,5 +1,6 @@
 """Try one step after the other, leaving out what cannot be the best any more."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -23,9 +24,11 @@ from hf_compalign.ship.repair import Part
 BUDGET_SHARES = (1.0, 0.6, 0.3)
 # A file in INT8 that is not faster than this, against the same in float, is not worth what it changes.
 _FASTER = 1.03
+# How much worse than the best a cut may be for a stronger one to be tried.
+_MUCH = 1.25
 # Why a step is left out.
 _NOT_FASTER = "INT8 is no faster than float here, and changes more"
-_NOT_WORTH = "a weaker cut is already no better than what there is"
+_NOT_WORTH = "a weaker cut is already much worse than what there is"
 _NO_REPAIR = "INT8 without a repair keeps the limits, or would not be the best even if it did"
 
 
@@ -135,8 +138,10 @@ def why_not(step: Step, found: Search) -> str | None:
         if plain is None or plain.promises or (found.best is not None and found.cost(plain) >= found.cost(found.best)):
             return _NO_REPAIR
     weaker = [one for one in found.tried if one.step.trained == step.trained and 0 < one.step.cut < step.cut]
-    if weaker and found.best not in weaker:
-        return _NOT_WORTH
+    if weaker and found.best is not None:
+        least = min((found.cost(one) for one in weaker if one.promises), default=math.inf)
+        if least > _MUCH * found.cost(found.best):
+            return _NOT_WORTH
     return None
 
 

@@ -27,7 +27,7 @@ from hf_compalign.ship.deferrals import check_deferrals, refuse_left_deferrals, 
 from hf_compalign.ship.hub import WEIGHTS, audit_name
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.variants import checked_variants, copy_variants, refuse_left_variants
-from hf_compalign.tasks import task_of
+from hf_compalign.tasks import CLASSIFIERS, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def save_artifact(  # noqa: PLR0913 - what ships, of which files, and what it is
         check_deferrals(rules, places)
         card = _card_of(details.card, compressed, reference, folder)
         asking = AuditOptions(details.columns, processor, details.batch_size)
-        original = reference_answers(reference, dataset, task=task_of(compressed), options=asking)
+        original = reference_answers(reference, dataset, task=task_of(compressed, CLASSIFIERS), options=asking)
         # A local path says nothing to others.
         original = replace(original, model=public_name(original.model or card.base_model))
         audits = {}
@@ -152,7 +152,7 @@ def save_artifact(  # noqa: PLR0913 - what ships, of which files, and what it is
             audits[name].save(work / audit_name(name))
         models = {name: (place, processor) for name, place in places.items()}
         if not isinstance(reference, Predictions):
-            models[ORIGINAL] = (reference, processor_of(reference, task_of(compressed), default=processor))
+            models[ORIGINAL] = (reference, processor_of(reference, task_of(compressed, CLASSIFIERS), default=processor))
         device = timing_device(files=bool(variants))
         files = _measured(models, audits, _times(models, dataset, details, device))
         machine = machine_name(device) if details.timed_batch_sizes else ""
@@ -192,7 +192,7 @@ def _torch_model(model: Model) -> PreTrainedModel:
 def _write_model(model: PreTrainedModel, work: Path, processor: Any) -> Any:
     """The model and its processor, which is returned."""
     if processor is None:
-        processor = load_processor(name_of(model), task_of(model))
+        processor = load_processor(name_of(model), task_of(model, CLASSIFIERS))
     model.save_pretrained(work)
     processor.save_pretrained(work)
     return processor
@@ -203,7 +203,7 @@ def _card_of(
 ) -> CardDetails:
     """The details of the card, by default what the model, the reference and the folder tell."""
     base = (reference.model if isinstance(reference, Predictions) else name_of(reference)) or "the original"
-    card = given or CardDetails(task_of(model).name, base_model=base, dataset="the evaluation data")
+    card = given or CardDetails(task_of(model, CLASSIFIERS).name, base_model=base, dataset="the evaluation data")
     return replace(card, name=card.name or folder.resolve().name)
 
 

@@ -39,7 +39,7 @@ from hf_compalign.ship.formats import EXPORTERS, check_format, particular
 from hf_compalign.ship.frontier import Frontier, frontier_table
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair import RepairOptions, repair_int8
-from hf_compalign.tasks import task_of
+from hf_compalign.tasks import CLASSIFIERS, task_of
 
 TIMED = (1, 8)
 _LENGTH = 32  # of made-up texts, where no data are given
@@ -157,7 +157,7 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     _check(dataset, limits, reference)
     check_not_exported(model)
     network = load_compressed(model)
-    processor = processor_of(model, task_of(network))
+    processor = processor_of(model, task_of(network, CLASSIFIERS))
     if dataset is not None:
         _check_rows(dataset, network, model, Columns.of(options.columns))
     shared = _shared(network, processor, options)
@@ -181,7 +181,7 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     file, found = load_model(made.path), None
     if dataset is not None:
         answers = reference_answers(
-            network if reference is None else reference, dataset, task=task_of(network), options=asking
+            network if reference is None else reference, dataset, task=task_of(network, CLASSIFIERS), options=asking
         )
         found = audit(answers, file, dataset, limits=limits, options=asking)
     latency = _timed({"torch": network, made.path.name: file}, dataset, asking)
@@ -218,7 +218,7 @@ def _repair_options(options: ExportOptions, shared: Mapping[str, Any]) -> Repair
 def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, columns: Columns) -> None:
     """What `predict` would refuse too, but before the export."""
     check_rows(rows)
-    task = task_of(network)
+    task = task_of(network, CLASSIFIERS)
     label = find_label_column(rows, columns.label)
     if label is not None:
         label_ids(rows, label, names_of(network.config.id2label))

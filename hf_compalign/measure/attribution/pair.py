@@ -175,6 +175,12 @@ def opened_pair(
         _check_is_model(model)
     how = {"processing_class": processing_class, "device": options.device}
     sides = [reader_of(model, dataset, **how) for model in (reference, candidate)]
+    for side in sides:
+        if not side.task.is_classifier:
+            raise ValueError(
+                f"An explanation is of the one class of a text or image. Got a model for {side.task}. Leave the "
+                "attribution out."
+            )
     kinds = [IMAGE if side.task.model_input == "pixel_values" else TEXT for side in sides]
     if kinds[0] != kinds[1]:
         raise ValueError(

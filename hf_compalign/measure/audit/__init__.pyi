@@ -11,6 +11,10 @@ from .contents import MOST_CHARACTERS as MOST_CHARACTERS
 from .contents import THUMBNAIL_PIXELS as THUMBNAIL_PIXELS
 from .contents import with_attribution as with_attribution
 from .contents import with_contents as with_contents
+from .entities import EntityComparison as EntityComparison
+from .entities import EntityScores as EntityScores
+from .entities import compare_entities as compare_entities
+from .entities import entities_of as entities_of
 from .items import CHANGES as CHANGES
 from .opened import answers_of as answers_of
 from .options import AuditOptions as AuditOptions
@@ -24,6 +28,12 @@ from .record import ModelInfo as ModelInfo
 from .record import metrics_beside_fields as metrics_beside_fields
 from .sections import sampled as sampled
 from .sections import sections_of as sections_of
+from .shifts import ValueComparison as ValueComparison
+from .shifts import compare_values as compare_values
+from .span_changes import SpanComparison as SpanComparison
+from .span_changes import SpanScores as SpanScores
+from .span_changes import compare_spans as compare_spans
+from .span_changes import words_f1 as words_f1
 from .text import batch_words as batch_words
 from .text import describe as describe
 from .text import runtime_words as runtime_words

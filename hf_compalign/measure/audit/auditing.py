@@ -98,7 +98,9 @@ def audit(  # noqa: PLR0913 - both models, what they are asked, and what they ar
         return compared(answers, groups=members, limits=limits, options=options)
     task = task_in(sides, dataset, columns)
     # The name of each row: as a model that was just asked has it, or worked out anew.
-    asked = [answers[name].ids for name, side in sides.items() if isinstance(side, Opened)]
+    asked = [
+        answers[name].ids for name, side in sides.items() if isinstance(side, Opened) and answers[name].examples is None
+    ]
     ids = (asked[0] if asked else ids_of(dataset, task, columns)).tolist()
     members = groups_of_items(attributes, ids, answers["reference"])
     found = compared(answers, groups=members, limits=limits, options=options)

@@ -127,6 +127,11 @@ def compare_candidates(
     """
     if not candidates:
         raise ValueError("There is no candidate to compare with the reference. Give at least one, by name.")
+    if reference.examples is not None:
+        raise ValueError(
+            "Candidates are compared on items that are examples of their own, and these share examples: the words of a "
+            "text, say, or several labels. Audit each candidate: audit(reference, candidate)."
+        )
     aligned = same_items(reference, candidates.values())
     labels = aligned.labels[aligned.counted]
     truth, *answers = (model.predicted[aligned.counted] for model in aligned.models)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from hf_compalign._checks import check_name
 from hf_compalign._extras import installed_versions
 from hf_compalign.measure.audit.items import changed_items
@@ -19,21 +21,20 @@ from hf_compalign.measure.statistics import (
     Array,
     Cells,
     ItemScores,
+    Rate,
+    SeedFloor,
     calibration_shift,
     class_bias,
     class_changes,
-    exact_bounds,
     mcnemar,
     mismatches_by_margin,
     per_class,
     predicted_frequencies,
-    proportions,
     rate,
+    rates_of,
     seed_floor,
     task_score_changes,
     task_scores,
-    upper_bound,
-    wilson_interval,
 )
 
 _PACKAGES = ("hf_compalign", "numpy", "scipy", "torch", "transformers")
@@ -74,35 +75,35 @@ def compared(
     memberships = normalized_groups(groups, len(reference))
     paired = same_items(reference, [answers["candidate"]])
     counted, names, candidate = paired.counted, reference.label_names, paired.models[1]
-    rerun = _rerun(answers["floor"], paired) if "floor" in answers else None
+    examples = None if reference.examples is None else reference.examples[counted]
     both = reference.predicted[counted], candidate.predicted[counted], paired.labels[counted]
     scores = ItemScores.of(reference.logits, candidate.logits, paired.labels, rows=counted)
     cells = Cells.count(*both)
-    shares = proportions(*both)
-    metrics = _metrics(shares, cells, scores) | _task_metrics(both, len(names))
+    rates = rates_of(*both, examples=examples)
+    metrics = _metrics(rates, cells, scores, shared=examples is not None) | _task_metrics(both, len(names), examples)
     memberships = {name: [of[item] for item in counted.tolist()] for name, of in memberships.items()}
-    judged = GroupOptions(min_group_size=options.min_group_size)
-    grouped = audit_groups(*both, memberships, n_classes=len(names), options=judged)
+    grouped = audit_groups(*both, memberships, n_classes=len(names), options=GroupOptions(options.min_group_size))
     items = changed_items(reference.ids[counted], both, scores, memberships, most=options.max_items)
     return Audit(
         n=len(counted),
         n_labeled=cells.n,
         cells=cells if cells.n else None,
         metrics=metrics,
-        per_class=tuple(per_class(*both, len(names))) if cells.n else (),
-        calibration=calibration_shift(*both, scores) if cells.n else None,
-        frequencies=predicted_frequencies(*both[:2], len(names)),
+        per_class=tuple(per_class(*both, len(names), examples=examples)) if cells.n else (),
+        calibration=calibration_shift(*both, scores, examples=examples) if cells.n else None,
+        frequencies=predicted_frequencies(*both[:2], len(names), tested=examples is None),
         class_bias=class_bias(*both, len(names)) if cells.n else None,
         changes=class_changes(*both),
-        margins=mismatches_by_margin(*both[:2], scores.reference_margin),
+        margins=mismatches_by_margin(*both[:2], scores.reference_margin, examples=examples),
         groups=grouped.rows,
         group_rates=grouped.rates,
         gaps=grouped.gaps,
         min_group_size=options.min_group_size,
-        floor=None if rerun is None else seed_floor(*both[:2], rerun.predicted[counted], model=rerun.model),
+        floor=_floor(answers.get("floor"), paired, both, examples),
         items=items,
         n_items_left_out=metrics["cie"] - len(items),
-        limits=tuple(_verdict(name, limit, shares, grouped) for name, limit in limits.items()),
+        n_examples=None if examples is None else len(np.unique(examples)),
+        limits=tuple(_verdict(name, limit, rates, grouped) for name, limit in limits.items()),
         label_names=names,
         reference=ModelInfo.of(reference),
         candidate=ModelInfo.of(candidate),
@@ -117,37 +118,42 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | unknown | installed_versions(_PACKAGES)
 
 
-def _metrics(shares: Mapping[str, tuple[int, int]], cells: Cells, scores: ItemScores) -> dict[str, Any]:
+def _metrics(rates: Mapping[str, Rate], cells: Cells, scores: ItemScores, *, shared: bool) -> dict[str, Any]:
+    """The rates and the means; McNemar's test is of independent items, which those that share examples are not."""
     metrics: dict[str, Any] = {}
-    for name, (k, n) in shares.items():
-        metrics[name] = rate(k, n)
-        metrics[f"{name}_interval"] = list(wilson_interval(k, n))
+    for name, one in rates.items():
+        metrics[name] = rate(one.k, one.n)
+        metrics[f"{name}_interval"] = list(one.interval)
         if name in RATE_LIMITS:
-            metrics[f"{name}_upper_bound"] = upper_bound(k, n)
+            metrics[f"{name}_upper_bound"] = one.bounds[1]
     return metrics | {
-        "cie": shares["mismatch_rate"][0],
+        "cie": rates["mismatch_rate"].k,
         "cie_u": cells.lost if cells.n else math.nan,
-        "mcnemar_p": mcnemar(cells.lost, cells.gained) if cells.n else math.nan,
+        "mcnemar_p": mcnemar(cells.lost, cells.gained) if cells.n and not shared else math.nan,
         "kl": float(scores.kl.mean()),
         "probability_loyalty": 1 - float(scores.js_distance.mean()),
         "logit_error": float(scores.logit_error.mean()),
     }
 
 
-def _task_metrics(answers: tuple[Array, Array, Array], n_classes: int) -> dict[str, Any]:
+def _task_metrics(answers: tuple[Array, Array, Array], n_classes: int, examples: Array | None) -> dict[str, Any]:
     """What the task is scored by: of both models, and the change."""
     metrics: dict[str, Any] = {
         f"{name}_{side}": score
         for side, predicted in zip(("reference", "candidate"), answers, strict=False)
         for name, score in task_scores(predicted, answers[2], n_classes).items()
     }
-    for name, moved in task_score_changes(*answers, n_classes).items():
+    for name, moved in task_score_changes(*answers, n_classes, examples=examples).items():
         metrics |= {f"{name}_change": moved.value, f"{name}_change_interval": [moved.low, moved.high]}
     return metrics
 
 
-def _rerun(floor: Predictions, paired: SameItems) -> Predictions:
-    """The floor's predictions in the order of the reference's items."""
+def _floor(
+    floor: Predictions | None, paired: SameItems, both: tuple[Array, Array, Array], examples: Array | None
+) -> SeedFloor | None:
+    """The candidate beside a re-run, whose predictions come in the order of the reference's items."""
+    if floor is None:
+        return None
     rerun = asked_the_same(paired.models[0], floor)
     unanswered = int((~rerun.mask[paired.counted]).sum())
     if unanswered:
@@ -155,7 +161,7 @@ def _rerun(floor: Predictions, paired: SameItems) -> Predictions:
             f"The floor must answer all items of the comparison. It masks out {unanswered} of {len(paired.counted)}. "
             "Predict with it on the same dataset."
         )
-    return rerun
+    return seed_floor(*both[:2], rerun.predicted[paired.counted], model=rerun.model, examples=examples)
 
 
 def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dict[str, float]:
@@ -184,14 +190,14 @@ def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dic
     return {name: float(limit) for name, limit in limits.items()}
 
 
-def _verdict(name: str, limit: float, shares: Mapping[str, tuple[int, int]], grouped: GroupAudit) -> Verdict:
+def _verdict(name: str, limit: float, rates: Mapping[str, Rate], grouped: GroupAudit) -> Verdict:
     if name in _OF_GROUPS:
         return _group_verdict(name, limit, grouped)
-    k, n = shares[name]
-    if not n:
+    found = rates[name]
+    if not found.n:
         raise _unlabeled(name)
-    lower, upper = (float(bound) for bound in exact_bounds(k, n))
-    return Verdict(name, limit, rate(k, n), upper, upper <= limit, lower_bound=lower)
+    lower, upper = found.bounds
+    return Verdict(name, limit, rate(found.k, found.n), upper, upper <= limit, lower_bound=lower)
 
 
 def _group_verdict(name: str, limit: float, grouped: GroupAudit) -> Verdict:

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset, Image
 
-from hf_compalign.data import find_image_column, find_text_columns, image_files, image_of
+from hf_compalign.data import find_image_column, find_text_columns, find_word_column, image_files, image_of
 from hf_compalign.measure.attribution import AttributionAgreement, Explanation
 from hf_compalign.measure.audit.record import Audit
 from hf_compalign.measure.predictions import Columns
@@ -35,7 +35,7 @@ def with_contents(
     columns = Columns.of(columns)
     if len(ids) != len(dataset):
         raise ValueError(f"ids must name the rows of the dataset: {len(dataset)} of them. Got {len(ids)}.")
-    place = {str(name): row for row, name in enumerate(ids)}
+    place = _rows_of(found, ids)
     unknown = [item.id for item in found.items if item.id not in place]
     if unknown:
         raise ValueError(
@@ -43,7 +43,7 @@ def with_contents(
         )
     of_images = task.model_input == "pixel_values"
     shown = found.items[: MOST_THUMBNAILS if of_images else None]
-    names = (find_image_column(dataset, columns.image),) if of_images else find_text_columns(dataset, columns.text)
+    names = _asked_columns(dataset, task, columns)
     # Other columns may be large, or hold images that would be decoded.
     rows = dataset.select_columns(list(names)).select([place[item.id] for item in shown])
     rows = image_files(rows, *names) if of_images else rows
@@ -59,6 +59,23 @@ def with_contents(
     return replace(found, items=tuple(items))
 
 
+def _rows_of(found: Audit, ids: Sequence[str]) -> dict[str, int]:
+    """The row of each changed item: that of its name, or of the row it begins with, as ``<row>/<item>``."""
+    place = {str(name): row for row, name in enumerate(ids)}
+    parts = {item.id: item.id.split("/") for item in found.items if item.id not in place}
+    starts = {name: ["/".join(of[:end]) for end in range(len(of) - 1, 0, -1)] for name, of in parts.items()}
+    rows = {name: next((place[start] for start in of if start in place), None) for name, of in starts.items()}
+    return place | {name: row for name, row in rows.items() if row is not None}
+
+
+def _asked_columns(dataset: Dataset, task: Task, columns: Columns) -> tuple[str, ...]:
+    """The columns of what was asked: an image, one or two texts, or the words of one."""
+    if task.model_input == "pixel_values":
+        return (find_image_column(dataset, columns.image),)
+    words = find_word_column(dataset, columns.text) if task.label_depth == 1 else None
+    return (words,) if words else find_text_columns(dataset, columns.text)
+
+
 def with_attribution(found: Audit, agreement: AttributionAgreement, explanations: Mapping[str, Explanation]) -> Audit:
     """The audit with what `attribution_agreement` returned for its two models: as private as the dataset for texts.
 
@@ -68,8 +85,8 @@ def with_attribution(found: Audit, agreement: AttributionAgreement, explanations
     return replace(found, attribution=agreement, items=items)
 
 
-def _shortened(text: str | None) -> str:
-    text = text or ""
+def _shortened(given: str | list[str] | None) -> str:
+    text = given or "" if isinstance(given, str | None) else " ".join(given)
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
 
 

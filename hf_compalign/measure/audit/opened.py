@@ -8,13 +8,21 @@ from typing import Any, TypeAlias
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from hf_compalign.labels import label_order, names_of
+from hf_compalign.labels import label_order
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.groups import Attribute, Membership
-from hf_compalign.measure.predictions import Columns, Predictions, checked_rows, predict, rows_of_items, task_of_rows
+from hf_compalign.measure.predictions import (
+    YES_NO,
+    Columns,
+    Predictions,
+    checked_rows,
+    predict,
+    rows_of_items,
+    task_of_rows,
+)
 from hf_compalign.models import default_device
 from hf_compalign.opening import load_model, processor_of
-from hf_compalign.tasks import Task, task_of
+from hf_compalign.tasks import MEASURED, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -62,18 +70,25 @@ def opened_sides(given: Mapping[str, Any], dataset: Dataset | None, options: Aud
             if processor is None and path is not None:
                 processor = processor_of(path, task_of(network))
             sides[name] = Opened(path, network, processor, dataset, options)
-    first, *others = (
-        side.label_names if isinstance(side, Predictions) else names_of(side.network.config.id2label)
-        for side in sides.values()
-    )
+    first, *others = (_class_names(side) for side in sides.values())
     for names in others:
         label_order(first, names)
     asked = [side for side in sides.values() if isinstance(side, Opened)]
     if asked and dataset is not None:
         for side in sides.values():
             if isinstance(side, Predictions):
-                checked_rows(side, dataset, task=task_of(asked[0].network), columns=Columns.of(options.columns))
+                checked_rows(
+                    side, dataset, task=task_of(asked[0].network, MEASURED), columns=Columns.of(options.columns)
+                )
     return sides
+
+
+def _class_names(side: Side) -> tuple[str, ...]:
+    """What a side answers with; the labels themselves where an answer is yes or no to each."""
+    if isinstance(side, Predictions):
+        return side.label_names
+    task = task_of(side.network, MEASURED)
+    return YES_NO if task.yes_or_no else task.class_names(side.network.config)
 
 
 def answers_of(given: Any, dataset: Dataset, options: AuditOptions) -> Predictions:
@@ -97,6 +112,17 @@ def task_in(sides: Mapping[str, Side], dataset: Dataset, columns: Columns) -> Ta
 def groups_of_items(
     attributes: Mapping[str, Attribute], ids: Sequence[str] | None, reference: Predictions
 ) -> dict[str, Membership]:
-    """Attribute -> the groups of the reference's items; ``ids`` are those of the rows, None without rows."""
+    """Attribute -> the groups of the reference's items; ``ids`` are those of the rows, None without rows.
+
+    Raises:
+        ValueError: the items are not of these rows, or share examples.
+    """
+    if reference.examples is not None:
+        if attributes:
+            raise ValueError(
+                "groups compares items that are examples of their own, and these share examples: the words of a text, "
+                "say, or several labels. Leave groups and bins out."
+            )
+        return {}
     rows = [] if ids is None else rows_of_items(reference.ids.tolist(), ids)
     return {name: [one.groups[row] for row in rows] if one.of_rows else one.groups for name, one in attributes.items()}

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FORMAT_VERSION = 5
+# What an audit may do without: its predictions, and what audits of earlier versions lack.
+_OPTIONAL = ("predictions", "n_examples")
 _KIND = "hf_compalign.audit"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -84,9 +86,10 @@ class Audit:
         n_labeled: those of them with a known label.
         cells: the five cells over the labeled items; None without any.
         metrics: name -> number; ``<rate>_interval`` -> its two-sided 95 % Wilson interval; for the rates that
-            can be limited ``<rate>_upper_bound`` -> one-sided 95 % Clopper-Pearson. ``accuracy``, ``f1`` and ``mcc``,
-            as `hf_compalign.measure.statistics.task_scores` gives them, end in ``_reference``, ``_candidate`` and
-            ``_change``, the change with a bootstrap interval. What needs labels is nan without them.
+            can be limited ``<rate>_upper_bound`` -> one-sided 95 % Clopper-Pearson. Where items share examples, both
+            are over these: a bootstrap, and `hf_compalign.measure.statistics.cluster_bound`. ``accuracy``, ``f1`` and
+            ``mcc``, as `hf_compalign.measure.statistics.task_scores` gives them, end in ``_reference``, ``_candidate``
+            and ``_change``, the change with a bootstrap interval. What needs labels is nan without them.
         per_class: one row per class of the labels; empty without labels.
         data_fingerprint: the inputs both were asked; empty when unknown.
         versions: of Python and the libraries involved.
@@ -106,6 +109,7 @@ class Audit:
         size_bytes: of the reference's and the candidate's weights; None when unknown.
         latency: of the reference and the candidate, timed side by side; None when unknown.
         machine: where they were timed.
+        n_examples: that the items belong to, where they share examples; None where each item is one.
         predictions: of "reference", "candidate" and perhaps "floor"; not in `to_dict`, and empty in a loaded audit.
     """
 
@@ -138,6 +142,7 @@ class Audit:
     size_bytes: tuple[int, int] | None = None
     latency: tuple[Latency, Latency] | None = None
     machine: str = ""
+    n_examples: int | None = None
     predictions: Mapping[str, Predictions] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -161,7 +166,7 @@ class Audit:
         Raises:
             ValueError: something is missing, of another kind, or contradicts the rest.
         """
-        missing = [one.name for one in fields(Audit) if one.name != "predictions" and one.name not in stored]
+        missing = [one.name for one in fields(Audit) if one.name not in (*_OPTIONAL, *stored)]
         if missing:
             raise ValueError(
                 f"It is an audit without {', '.join(missing)}, of format version {stored.get('format_version')}. Audit "

@@ -87,7 +87,7 @@ def answers(found: Row) -> Section:
         for k, of in (counts.get(name, (0, 0)),)
         if of
     ]
-    notes = []
+    notes = _of_examples(found)
     if is_known(found["mcnemar_p"]):
         notes.append(
             f"McNemar's test of the accuracy: {p_words(found['mcnemar_p'])}. It says nothing about answers that "
@@ -101,11 +101,21 @@ def answers(found: Row) -> Section:
         Table("Probabilities", ("distance of the probabilities", "mean"), moved),
         Table("What became of the items", ("reference and candidate", "items", "share"), items, depth=2),
     )
-    lead = (
-        "The intervals are Wilson's, of a change in a score bootstrapped. The upper bounds are one-sided: of the rates "
-        "that may have a limit."
-    )
+    lead = "The upper bounds are one-sided: of the rates that may have a limit."
+    if found.get("n_examples") is None:
+        lead = f"The intervals are Wilson's, of a change in a score bootstrapped. {lead}"
     return Section("answers", "What became of the answers", tables, tuple(notes), (lead,))
+
+
+def _of_examples(found: Row) -> list[str]:
+    """Whose items these are, where examples have several."""
+    if found.get("n_examples") is None:
+        return []
+    return [
+        f"The items belong to {plural(found['n_examples'], 'example')}, and those of one are alike. So intervals and "
+        "upper bounds are over examples: the intervals bootstrapped, and the bounds whatever the items of an example "
+        "have to do with each other."
+    ]
 
 
 def task_scores(found: Row) -> list[tuple[Words, ...]]:

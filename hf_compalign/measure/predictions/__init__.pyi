@@ -1,4 +1,5 @@
 from .columns import Columns as Columns
+from .items import YES_NO as YES_NO
 from .pairing import SameItems as SameItems
 from .pairing import asked_the_same as asked_the_same
 from .pairing import rows_of_items as rows_of_items
@@ -9,9 +10,15 @@ from .predicting import checked_rows as checked_rows
 from .predicting import ids_of as ids_of
 from .predicting import parts_of as parts_of
 from .predicting import predict as predict
+from .predicting import predict_values as predict_values
 from .predictions import FORMAT_VERSION as FORMAT_VERSION
 from .predictions import Predictions as Predictions
 from .reader import Reader as Reader
 from .reader import is_raw as is_raw
 from .reader import reader_of as reader_of
 from .reader import task_of_rows as task_of_rows
+from .spans import SpanOptions as SpanOptions
+from .spans import Spans as Spans
+from .spans import best_span as best_span
+from .spans import predict_spans as predict_spans
+from .values import Values as Values

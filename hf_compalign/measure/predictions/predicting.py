@@ -22,18 +22,29 @@ from hf_compalign.data import (
     find_image_column,
     find_label_column,
     find_text_columns,
+    find_word_column,
     image_files,
-    label_ids,
     row_fingerprint,
     rows_at,
 )
-from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.predictions.columns import Columns
+from hf_compalign.measure.predictions.items import RowItems, items_of_rows
 from hf_compalign.measure.predictions.predictions import Predictions
 from hf_compalign.measure.predictions.reader import Reader, is_raw, reader_of
-from hf_compalign.models import Collator, default_collator, evaluating, forward_logits, input_names, runtime_of
+from hf_compalign.measure.predictions.values import Values, values_of
+from hf_compalign.models import (
+    Collator,
+    default_collator,
+    evaluating,
+    forward_logits,
+    input_names,
+    read_labels,
+    runtime_of,
+    unpadded_answers,
+    unpadded_ids,
+)
 from hf_compalign.opening import model_fingerprint
-from hf_compalign.tasks import Task, task_of
+from hf_compalign.tasks import REGRESSIONS, Task, task_of
 
 _SAME_ROWS = (
     "Predict again on this dataset (hf-compalign record), or give the rows that they were made on: the same --dataset, "
@@ -48,12 +59,13 @@ class Asked:
     rows: Dataset
     collate: Collator
     batch_size: int
+    items: RowItems
     answers: Predictions
 
     def again(self, network: PreTrainedModel) -> Predictions:
         """Run the changed model on the same rows. Its inputs and labels must be the same as before."""
-        logits, _ = _run(network, self.rows, self.collate, self.batch_size, marked=False)
-        return replace(self.answers, logits=logits, model_fingerprint=model_fingerprint(network))
+        answers, _ = _run(network, self.rows, self.collate, self.batch_size, marked=False)
+        return replace(self.answers, logits=self.items.logits(answers), model_fingerprint=model_fingerprint(network))
 
 
 def predict(
@@ -66,7 +78,10 @@ def predict(
     batch_size: int = 32,
     device: str | torch.device | None = None,
 ) -> Predictions:
-    """Run a model on every row.
+    """Run a model on every row, and take its answers item by item.
+
+    An item is a text or an image with one class, or a multiple choice; a word of a text whose tokens have classes; or a
+    text or image and one of several labels. docs/tasks.md says more.
 
     Args:
         model: a module, a folder written by save_pretrained, a Hub id, an .onnx file or an OpenVINO .xml file.
@@ -78,7 +93,7 @@ def predict(
         device: where to run; by default a given module stays where it is, and a loaded model takes a GPU if any.
 
     Returns:
-        Logits [N, C], the labels in the model's order of label names, and a name for each row.
+        Logits [N, C], the labels in the model's order of label names, and a name for each item.
 
     Raises:
         ValueError: the dataset is empty or none of `datasets`, its columns are ambiguous, a row cannot become the
@@ -88,55 +103,91 @@ def predict(
     return ask(reader, dataset, collate=data_collator, columns=columns, batch_size=batch_size).answers
 
 
+def predict_values(
+    model: PreTrainedModel | str | Path,
+    dataset: Dataset,
+    *,
+    processing_class: Any = None,
+    data_collator: Collator | None = None,
+    columns: Columns | None = None,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+) -> Values:
+    """Run a regression on every row; the arguments are those of `predict`.
+
+    Returns:
+        A number for each row, or for each row and each of the model's labels.
+
+    Raises:
+        ValueError: the model answers with classes, or whatever `predict` refuses.
+    """
+    how: dict[str, Any] = {"processing_class": processing_class, "device": device}
+    reader, columns = reader_of(model, dataset, among=REGRESSIONS, **how), Columns.of(columns)
+    check_whole("batch_size", batch_size, least=1)
+    config, task = reader.network.config, reader.task
+    column = find_label_column(dataset, columns.label)
+    labels = None if column is None else [*read_labels(dataset, column, task, config)]
+    marks = _raw_marks(dataset, task, columns) if is_raw(dataset, task) else []
+    prepared = reader.prepared(dataset, text=columns.text, image=columns.image)
+    collate = data_collator or default_collator(reader.processing_class)
+    found, own = _run(reader.network, prepared, collate, batch_size, marked=not marks)
+    marks = marks or own
+    ids, mark = row_ids(prepared, columns.id, marks), combined_fingerprint(marks)
+    return values_of(found, ids, labels, task.class_names(config), model=reader.where, data_fingerprint=mark)
+
+
 def ask(
     reader: Reader, dataset: Dataset, *, collate: Collator | None = None, columns: Columns | None, batch_size: int
 ) -> Asked:
     """As `predict`, but keep what it takes to ask the same rows again."""
-    columns, network = Columns.of(columns), reader.network
-    names = names_of(network.config.id2label)
+    columns, network, task = Columns.of(columns), reader.network, reader.task
     check_whole("batch_size", batch_size, least=1)
-    label_column = find_label_column(dataset, columns.label)
-    labels = np.full(len(dataset), IGNORED) if label_column is None else label_ids(dataset, label_column, names)
+    given = dataset
     # Two models may prepare the same text or image differently, so hash the raw rows where there are any.
-    raw = is_raw(dataset, reader.task)
-    raw_hashes = _raw_marks(dataset, reader.task, columns) if raw else []
+    raw = is_raw(dataset, task)
+    raw_hashes = _raw_marks(dataset, task, columns) if raw else []
     dataset = reader.prepared(dataset, text=columns.text, image=columns.image)
-    collate = collate or default_collator(reader.processing_class)
-    logits, own_hashes = _run(network, dataset, collate, batch_size, marked=not raw)
+    items = items_of_rows(given, dataset, task, network.config, columns=columns, tokenizer=reader.processing_class)
+    collate = collate or default_collator(reader.processing_class, choices=task.has_choices)
+    found, own_hashes = _run(network, dataset, collate, batch_size, marked=not raw)
     marks = raw_hashes if raw else own_hashes
     answers = Predictions(
-        logits=logits,
-        labels=labels,
-        ids=_row_ids(dataset, columns.id, marks),
-        label_names=names,
+        logits=items.logits(found),
+        labels=items.labels,
+        ids=items.ids(row_ids(dataset, columns.id, marks)),
+        label_names=items.classes,
+        examples=items.examples,
         model=reader.where,
         model_fingerprint=model_fingerprint(network),
         data_fingerprint=combined_fingerprint(marks),
         runtime=runtime_of(network).asked_by(batch_size),
     )
-    return Asked(dataset, collate, batch_size, answers)
+    return Asked(dataset, collate, batch_size, items, answers)
 
 
 def _run(
     model: PreTrainedModel, dataset: Dataset, collate: Collator, batch_size: int, *, marked: bool
-) -> tuple[np.ndarray, list[str]]:
-    """Logits [N, C] and, if ``marked``, a hash of each row's main input."""
-    known = input_names(model)
-    main = task_of(model).model_input
-    logits: list[np.ndarray] = []
+) -> tuple[list[np.ndarray], list[str]]:
+    """The answer to each row, without padding, and, if ``marked``, a hash of each row's main input."""
+    known, task = input_names(model), task_of(model)
+    main = task.model_input
+    answers: list[np.ndarray] = []
     marks: list[str] = []
     with evaluating(model):
         for start in tqdm(range(0, len(dataset), batch_size), desc="Predicting", leave=False):
             inputs = rows_at(dataset, range(start, min(start + batch_size, len(dataset))), known)
             if marked:
                 marks.extend(row_fingerprint({main: row[main]}) for row in inputs)
-            logits.append(forward_logits(model, collate(inputs)).cpu().numpy())
-    return np.concatenate(logits), marks
+            ids = unpadded_ids(inputs, task)
+            batch = collate(inputs)
+            found = forward_logits(model, batch).cpu()
+            answers += [answer.numpy() for answer in unpadded_answers(found, ids, batch, task)]
+    return answers, marks
 
 
 def ids_of(dataset: Dataset, task: Task, columns: Columns) -> np.ndarray:
     """The names [N] that `predict` gives the rows."""
-    return _row_ids(dataset, columns.id, _marks(dataset, task, columns))
+    return row_ids(dataset, columns.id, _marks(dataset, task, columns))
 
 
 def parts_of(
@@ -160,7 +211,7 @@ def parts_of(
     for rows in parts:
         positions, own = [place[names[row]] for row in rows], [marks[row] for row in rows]
         arrays = {name: getattr(answers, name)[positions] for name in ("logits", "labels", "mask")}
-        ids = _row_ids(dataset.select(rows), columns.id, own)
+        ids = row_ids(dataset.select(rows), columns.id, own)
         fingerprint = combined_fingerprint(own) if answers.data_fingerprint else ""
         found.append(replace(answers, **arrays, ids=ids, data_fingerprint=fingerprint))
     return found
@@ -175,9 +226,10 @@ def checked_rows(
         ValueError: the answers are to other rows.
     """
     marks = _marks(dataset, task, columns)
-    names, known = _row_ids(dataset, columns.id, marks).tolist(), set(answers.ids.tolist())
+    names, known = row_ids(dataset, columns.id, marks).tolist(), set(answers.ids.tolist())
     missing = [name for name in names if name not in known]
-    if missing or len(names) != len(known):
+    # Items that share examples have names of their own.
+    if answers.examples is None and (missing or len(names) != len(known)):
         raise ValueError(
             f"The predictions must be of the rows of the dataset. They are of {plural(len(known), 'item')}, and "
             f"{len(missing)} of {plural(len(names), 'row')} are not among them. {_SAME_ROWS}"
@@ -206,11 +258,12 @@ def _raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
         files = image_files(dataset.select_columns([column]), column)
         rows = ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
     else:
-        rows = dataset.select_columns(list(find_text_columns(dataset, columns.text)))
+        words = find_word_column(dataset, columns.text) if task.label_depth == 1 else None
+        rows = dataset.select_columns([words] if words else list(find_text_columns(dataset, columns.text)))
     return [row_fingerprint(row) for row in rows]
 
 
-def _row_ids(dataset: Dataset, wanted: str | None, marks: Sequence[str]) -> np.ndarray:
+def row_ids(dataset: Dataset, wanted: str | None, marks: Sequence[str]) -> np.ndarray:
     """Names [N] of the rows: from an id column if it is unique, else their hashes, numbered where two are equal."""
     names = ID_COLUMNS if wanted is None else [existing_column(dataset.column_names, wanted)]
     for name in names:

@@ -19,9 +19,11 @@ from hf_compalign.measure.predictions.npz import read_npz
 from hf_compalign.measure.statistics import each_block, row_blocks
 from hf_compalign.models import Runtime
 
-FORMAT_VERSION = 1
+# Files without examples, version 1, are what earlier versions of this library read.
+FORMAT_VERSION = 2
 # The arrays of a file, and what they are of: kinds of numpy's types.
 _ARRAYS = {"logits": "f", "labels": "i", "ids": "U", "mask": "b"}
+_OPTIONAL = {"examples": "i"}
 # The hash of a row that equals others.
 _NUMBERED = re.compile(r"[0-9a-f]+#\d+")
 _EQUAL_ROWS = (
@@ -45,6 +47,8 @@ class Predictions:
         ids: str [N], all different. They pair the predictions of two models.
         label_names: C names, in the order of the logits' columns.
         mask: bool [N], the items that count at all; by default all of them.
+        examples: int64 [N], which example each item belongs to, such as the text of a token; None where each item is an
+            example of its own. Items of one example are alike, so intervals are over examples.
         model: where the model came from, for people.
         model_fingerprint: of its weights; empty when unknown.
         data_fingerprint: of the inputs, in any order; empty when unknown.
@@ -63,6 +67,7 @@ class Predictions:
     model_fingerprint: str = ""
     data_fingerprint: str = ""
     runtime: Runtime | None = None
+    examples: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         labels = np.asarray(self.labels)
@@ -80,6 +85,8 @@ class Predictions:
             "label_names": tuple(map(str, self.label_names)),
             "mask": np.ones(len(labels), dtype=bool) if self.mask is None else np.asarray(self.mask, dtype=bool),
         }
+        if self.examples is not None:
+            converted["examples"] = np.asarray(self.examples).astype(np.int64, copy=False)
         for name, value in converted.items():
             object.__setattr__(self, name, value)
         self._check_shapes()
@@ -93,7 +100,8 @@ class Predictions:
             raise ValueError("There are no predictions: logits have 0 rows. Give a dataset that is not empty.")
         if n_labels < 2:
             raise ValueError(f"A choice needs at least 2 labels. Got logits with {n_labels} column(s).")
-        for name in ("labels", "ids", "mask"):
+        given = ("labels", "ids", "mask", *(["examples"] if self.examples is not None else []))
+        for name in given:
             shape = getattr(self, name).shape
             if shape != (n,):
                 raise ValueError(f"{name} must have one entry per row of the {n} logits. Got {list(shape)}.")
@@ -178,7 +186,9 @@ class Predictions:
         logits = np.empty(self.logits.shape, dtype=self.logits.dtype)
         for block in row_blocks(*logits.shape):
             logits[block] = self.logits[rows[block]][:, slice(None) if columns is None else columns]
-        return replace(self, logits=logits, labels=labels, ids=self.ids[rows], label_names=names, mask=self.mask[rows])
+        ids, mask = self.ids[rows], self.mask[rows]
+        examples = None if self.examples is None else self.examples[rows]
+        return replace(self, logits=logits, labels=labels, ids=ids, label_names=names, mask=mask, examples=examples)
 
     def _rows_of(self, reference: "Predictions") -> NDArray[np.int64]:
         """Our row of each of the reference's items."""
@@ -202,9 +212,12 @@ class Predictions:
         """
         if Path(path).suffix != ".npz":
             raise ValueError(f"Predictions are saved as .npz. Got {str(path)!r}. Use that suffix.")
-        about = {"format_version": FORMAT_VERSION} | {name: getattr(self, name) for name in ("label_names", *_TEXTS)}
+        version = 1 if self.examples is None else FORMAT_VERSION
+        about = {"format_version": version} | {name: getattr(self, name) for name in ("label_names", *_TEXTS)}
         about["runtime"] = plain(self.runtime)
         arrays = {name: getattr(self, name) for name in _ARRAYS}
+        if self.examples is not None:
+            arrays["examples"] = self.examples
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
 
@@ -216,7 +229,7 @@ class Predictions:
             FileNotFoundError: there is no such file.
             ValueError: it is not an .npz of predictions, or a newer version of this library wrote it.
         """
-        stored = read_npz(Path(path), ("about", *_ARRAYS))
+        stored = read_npz(Path(path), ("about", *_ARRAYS, *_OPTIONAL))
         missing = [name for name in ("about", *_ARRAYS) if name not in stored]
         if missing:
             raise ValueError(
@@ -233,8 +246,8 @@ class Predictions:
                 f"It has format version {about.format_version}, and this version of hf_compalign reads up to "
                 f"{FORMAT_VERSION}. Upgrade hf_compalign."
             )
-        for name, kinds in _ARRAYS.items():
-            if stored[name].dtype.kind not in kinds:
+        for name, kinds in (_ARRAYS | _OPTIONAL).items():
+            if name in stored and stored[name].dtype.kind not in kinds:
                 raise ValueError(f"{name} cannot be numbers of {stored[name].dtype}.")
         texts = {name: getattr(about, name) for name in ("label_names", *_TEXTS)}
         return cls(**stored, **texts, runtime=about.runtime)  # type: ignore[arg-type]  # the texts are no arrays

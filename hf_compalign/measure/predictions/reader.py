@@ -9,7 +9,16 @@ import torch
 from datasets import Dataset, Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_compalign.data import check_rows, find_image_column, find_text_columns, rows_at, tokenized, with_pixels
+from hf_compalign.data import (
+    check_rows,
+    find_image_column,
+    find_text_columns,
+    find_word_column,
+    rows_at,
+    tokenized,
+    tokenized_words,
+    with_pixels,
+)
 from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.models import (
     check_prepared,
@@ -22,7 +31,7 @@ from hf_compalign.models import (
     position_limit,
 )
 from hf_compalign.opening import Model, load_model, name_of
-from hf_compalign.tasks import TASKS, Task, task_of
+from hf_compalign.tasks import MEASURED, QUESTIONS, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,7 @@ class Reader:
                 column, n_channels = find_image_column(dataset, image), image_channels(self.network)
                 dataset = with_pixels(dataset, processor, column, n_channels=n_channels)
             else:
-                columns, longest = find_text_columns(dataset, text), position_limit(self.network)
-                dataset = tokenized(dataset, processor, columns, longest=longest)
+                dataset = self._tokenized(dataset, text)
         check_prepared(dataset, self.network)
         return dataset
 
@@ -64,15 +72,34 @@ class Reader:
         starts = range(0, len(rows), size)
         return [dict(self.batch(prepared, range(start, min(start + size, len(rows))))) for start in starts]
 
+    def _tokenized(self, dataset: Dataset, text: Sequence[str] | None) -> Dataset:
+        longest = position_limit(self.network)
+        if self.task.label_depth == 1:
+            words = find_word_column(dataset, text) or find_text_columns(dataset, text)[0]
+            return tokenized_words(dataset, self.processing_class, words, longest=longest)
+        if self.task.has_choices:
+            raise ValueError(
+                "The choices of a question are tokenized before they are asked. Got the columns "
+                f"{', '.join(dataset.column_names)}. Give rows with input_ids, a list for each choice."
+            )
+        return tokenized(dataset, self.processing_class, find_text_columns(dataset, text), longest=longest)
+
     def batch(self, prepared: Dataset, places: Sequence[int]) -> Mapping[str, Any]:
         """These rows of a prepared dataset as one batch of the model's inputs."""
-        return default_collator(self.processing_class)(rows_at(prepared, places, input_names(self.network)))
+        return default_collator(self.processing_class, choices=self.task.has_choices)(
+            rows_at(prepared, places, input_names(self.network))
+        )
 
 
 def reader_of(
-    model: Model, dataset: Dataset, *, processing_class: Any = None, device: str | torch.device | None = None
+    model: Model,
+    dataset: Dataset,
+    *,
+    processing_class: Any = None,
+    device: str | torch.device | None = None,
+    among: Sequence[Task] = MEASURED,
 ) -> Reader:
-    """Open a model for the rows of a dataset; the arguments are those of `hf_compalign.predict`.
+    """Open a model of one of these tasks for the rows of a dataset; the arguments are those of `hf_compalign.predict`.
 
     Raises:
         ValueError: there are no rows, no model or no such device, the head is not supported, or raw rows have no
@@ -80,12 +107,22 @@ def reader_of(
     """
     check_rows(dataset)
     network = load_model(model)
+    if among is MEASURED and task_of(network) in QUESTIONS:
+        raise ValueError(
+            f"{type(network).__name__} answers with spans of texts, and not with classes. Ask it with predict_spans, "
+            "and compare two with compare_spans."
+        )
+    if among is MEASURED and not task_of(network).categorical:
+        raise ValueError(
+            f"{type(network).__name__} is a regression: it answers with numbers, and not with classes. Ask it with "
+            "predict_values, and compare two with compare_values(reference, candidate, tolerance=...)."
+        )
     opened = isinstance(model, str | Path)
     if device is None and opened:
         device = default_device(network)
     if device is not None:
         network = network.to(checked_device(device))
-    task, where = task_of(network), name_of(model)
+    task, where = task_of(network, among), name_of(model)
     raw = is_raw(dataset, task)
     if processing_class is None and (raw or opened):
         try:
@@ -105,9 +142,11 @@ def is_raw(dataset: Dataset, task: Task) -> bool:
 
 def task_of_rows(dataset: Dataset, columns: Columns) -> Task:
     """The task that rows are for, by what they hold."""
-    prepared = next((task for task in TASKS if task.model_input in dataset.column_names), None)
+    if find_word_column(dataset, columns.text) is not None:
+        return next(task for task in MEASURED if task.label_depth == 1)
+    prepared = next((task for task in MEASURED if task.model_input in dataset.column_names), None)
     if prepared is not None:
         return prepared
     images = any(isinstance(feature, Image) for feature in (dataset.features or {}).values())
     of_images = columns.image is not None or (images and columns.text is None)
-    return next(task for task in TASKS if (task.model_input == "pixel_values") == of_images)
+    return next(task for task in MEASURED if (task.model_input == "pixel_values") == of_images)

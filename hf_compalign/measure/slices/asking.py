@@ -30,7 +30,8 @@ def asked(
     """What is known of each item that counts, and whether its answers differ, bool [N].
 
     Raises:
-        ValueError: whatever `predict` refuses, or the dataset does not hold the items of the predictions.
+        ValueError: whatever `predict` refuses, the dataset does not hold the items of the predictions, or these share
+            examples.
     """
     check_rows(dataset)
     columns = Columns.of(columns)
@@ -38,6 +39,11 @@ def asked(
         one if isinstance(one, Predictions) else predict(one, dataset, columns=columns)
         for one in (reference, candidate)
     ]
+    if both[0].examples is not None:
+        raise ValueError(
+            "Slices are of items that are examples of their own, and these share examples: the words of a text, say, "
+            "or several labels. Leave slices out."
+        )
     paired = same_items(both[0], [both[1]])
     counted, (first, second) = paired.counted, paired.models
     task = task_of_rows(dataset, columns)

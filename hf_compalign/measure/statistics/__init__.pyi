@@ -6,11 +6,17 @@ from .bootstrap import Estimate as Estimate
 from .bootstrap import estimate as estimate
 from .bootstrap import mean_estimate as mean_estimate
 from .bootstrap import resampled_counts as resampled_counts
+from .bootstrap import resampled_examples as resampled_examples
 from .bootstrap import resampled_sums as resampled_sums
 from .calibration import CalibrationShift as CalibrationShift
 from .calibration import calibration_shift as calibration_shift
+from .certainty import Rate as Rate
+from .certainty import rates_of as rates_of
 from .changes import ClassChange as ClassChange
 from .changes import class_changes as class_changes
+from .clusters import cluster_bound as cluster_bound
+from .clusters import rate_bounds as rate_bounds
+from .clusters import rate_interval as rate_interval
 from .comparison import Cells as Cells
 from .comparison import ClassRow as ClassRow
 from .comparison import alignment_metrics as alignment_metrics
@@ -62,3 +68,4 @@ from .scoring import task_scores as task_scores
 from .symmetry import Frequencies as Frequencies
 from .symmetry import TestResult as TestResult
 from .symmetry import predicted_frequencies as predicted_frequencies
+from .values import value_metrics as value_metrics

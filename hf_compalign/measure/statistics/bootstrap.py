@@ -6,10 +6,11 @@ interval of the results. All draws follow from the seed alone.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
+from scipy import sparse, special
 
 from hf_compalign.measure.statistics.blocks import each_block, row_blocks
 from hf_compalign.measure.statistics.intervals import check_level
@@ -70,12 +71,19 @@ def resampled_counts(
 
 
 def resampled_sums(
-    values: ArrayLike, cells: ArrayLike | None = None, *, n_cells: int = 1, n_resamples: int = 1000, seed: int = 0
+    values: ArrayLike,
+    cells: ArrayLike | None = None,
+    *,
+    n_cells: int = 1,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    examples: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """Sums of the values [N, K] over N drawn items, by cell: float64 [n_resamples, n_cells, K].
 
     ``cells``, integers [N] in [0, n_cells), names each item's cell; by default there is one. All columns are summed
     over the same draws, so they are paired; a column of ones counts the drawn items. A sum that includes inf is inf.
+    Where items share ``examples`` [N], as many of these are drawn as there are, with all their items.
 
     >>> resampled_sums([[2.0], [2.0]], n_resamples=3).ravel()
     array([4., 4., 4.])
@@ -92,6 +100,10 @@ def resampled_sums(
     # 0 times inf would be nan, so extra columns count the infinite values.
     split = [np.where(infinite, 0.0, columns), infinite] if infinite.any() else [columns]
     places = np.zeros(n, dtype=np.int64) if cells is None else np.asarray(cells, dtype=np.int64)
+    if examples is not None:
+        table = _by_example(np.column_stack(split), places, n_cells, np.asarray(examples))
+        sums = resampled_examples(table, n_resamples=n_resamples, seed=seed).reshape(n_resamples, n_cells, -1)
+        return _with_infinite(sums, n_columns) if infinite.any() else sums
     # With the items of a cell side by side, a sum over the cell is a product of matrices.
     order = np.argsort(places, kind="stable")
     items = _Items(np.column_stack([*split, np.ones(n)])[order], places[order], n_cells)
@@ -99,7 +111,33 @@ def resampled_sums(
     blocks = row_blocks(n_resamples, 1, block_size=_RESAMPLES)
     drawn = each_block(lambda b: items.drawn(b.stop - b.start, np.random.default_rng([seed, b.start])), blocks)
     sums = np.concatenate(drawn)[..., :-1]
-    return np.where(sums[..., n_columns:] > 0, math.inf, sums[..., :n_columns]) if infinite.any() else sums
+    return _with_infinite(sums, n_columns) if infinite.any() else sums
+
+
+def resampled_examples(
+    table: sparse.csr_array, *, n_resamples: int = 1000, seed: int | tuple[int, ...] = 0
+) -> NDArray[np.float64]:
+    """Sums of a table's rows [G, K], one for each example, over G drawn examples: float64 [n_resamples, K]."""
+    n = table.shape[0]
+    _check_drawable(n, n_resamples)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    return np.asarray((table.T @ drawn.T).T, dtype=np.float64)
+
+
+def _by_example(
+    values: NDArray[np.float64], cells: NDArray[np.int64], n_cells: int, examples: NDArray[Any]
+) -> sparse.csr_array:
+    """The sums of the values [N, K] by example and cell: [G, n_cells * K]."""
+    _, rows = np.unique(examples, return_inverse=True)
+    width = values.shape[1]
+    columns = cells[:, np.newaxis] * width + np.arange(width)
+    places = np.repeat(rows, width), columns.ravel()
+    return sparse.coo_array((values.ravel(), places), shape=(int(rows.max()) + 1, n_cells * width)).tocsr()
+
+
+def _with_infinite(sums: NDArray[np.float64], n_columns: int) -> NDArray[np.float64]:
+    """The sums of the first columns, inf where the others count an infinite value."""
+    return np.where(sums[..., n_columns:] > 0, math.inf, sums[..., :n_columns])
 
 
 def mean_estimate(values: ArrayLike, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:

@@ -67,7 +67,7 @@ class CalibrationShift:
     nll_change: Estimate
 
 
-def calibration_shift(
+def calibration_shift(  # noqa: PLR0913 - both models, the truth, and how they are drawn
     reference_predicted: ArrayLike,
     candidate_predicted: ArrayLike,
     labels: ArrayLike,
@@ -76,8 +76,11 @@ def calibration_shift(
     n_bins: int = 15,
     n_resamples: int = 1000,
     seed: int = 0,
+    examples: ArrayLike | None = None,
 ) -> CalibrationShift:
     """Calibration of both models' predictions [N], with the probabilities in ``scores``, and its change.
+
+    Where items share ``examples`` [N], these are drawn, with all their items.
 
     >>> scores = ItemScores.of([[2.0, 0.0], [0.0, 2.0]], [[4.0, 0.0], [0.0, 4.0]], [0, 0])
     >>> found = calibration_shift([0, 1], [0, 1], [0, 0], scores)
@@ -98,7 +101,8 @@ def calibration_shift(
         columns = (getattr(scores, f"{side}_{name}")[known] for name in ("confidence", *_ERRORS[1:]))
         models.append(_Answers(n_bins, predicted[known] == y[known], *columns))
     before, after = (model.calibration() for model in models)
-    draws = _changes(*models, n_resamples=n_resamples, seed=seed)
+    shared = None if examples is None else np.asarray(examples)[known]
+    draws = _changes(*models, examples=shared, n_resamples=n_resamples, seed=seed)
     changes = (_difference(getattr(after, name), getattr(before, name)) for name in _ERRORS)
     return CalibrationShift(int(known.sum()), n_bins, before, after, *map(estimate, changes, draws))
 
@@ -137,19 +141,21 @@ class _Answers:
         return Calibration(ece, brier, nll, tuple(bins))
 
 
-def _changes(reference: _Answers, candidate: _Answers, *, n_resamples: int, seed: int) -> Array:
+def _changes(reference: _Answers, candidate: _Answers, *, examples: Array | None, n_resamples: int, seed: int) -> Array:
     """Draws of the change of ECE, Brier score and NLL: [3, R], and [3, 0] without items."""
     n, n_bins = len(reference.right), reference.n_bins
     if not n:
         return np.empty((3, 0))
     columns = [reference.excess, candidate.excess, reference.brier, candidate.brier, reference.nll, candidate.nll]
     cells = reference.bins * n_bins + candidate.bins
-    sums = resampled_sums(
-        np.column_stack(columns), cells, n_cells=n_bins**2, n_resamples=n_resamples, seed=seed
-    ).reshape(n_resamples, n_bins, n_bins, len(columns))
-    ece_reference = np.abs(sums[..., 0].sum(axis=2)).sum(axis=1) / n
-    ece_candidate = np.abs(sums[..., 1].sum(axis=1)).sum(axis=1) / n
-    means = sums[..., 2:].sum(axis=(1, 2)) / n
+    drawn: dict[str, Any] = {"n_cells": n_bins**2, "n_resamples": n_resamples, "seed": seed}
+    columns.append(np.ones(n))  # examples do not have the same number of items
+    sums = resampled_sums(np.column_stack(columns), cells, examples=examples, **drawn)
+    sums = sums.reshape(n_resamples, n_bins, n_bins, len(columns))
+    drawn_n = sums[..., -1].sum(axis=(1, 2))
+    ece_reference = np.abs(sums[..., 0].sum(axis=2)).sum(axis=1) / drawn_n
+    ece_candidate = np.abs(sums[..., 1].sum(axis=1)).sum(axis=1) / drawn_n
+    means = sums[..., 2:-1].sum(axis=(1, 2)) / drawn_n[:, np.newaxis]
     changes = [ece_candidate - ece_reference, means[:, 1] - means[:, 0], _difference(means[:, 3], means[:, 2])]
     return np.stack(changes)
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts
+from hf_compalign.measure.statistics.clusters import rate_interval
 from hf_compalign.measure.statistics.intervals import count_ratio_interval, mcnemar, rate, wilson_interval
 from hf_compalign.measure.statistics.rates import Array
 
@@ -179,8 +180,15 @@ class ClassRow:
     recall_candidate: float
 
 
-def per_class(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_classes: int) -> list[ClassRow]:
-    """One row per class of the labels, with rates of nan for empty classes.
+def per_class(
+    reference: ArrayLike,
+    candidate: ArrayLike,
+    labels: ArrayLike,
+    n_classes: int,
+    *,
+    examples: ArrayLike | None = None,
+) -> list[ClassRow]:
+    """One row per class of the labels, with rates of nan for empty classes; see `rate_interval` for ``examples``.
 
     Raises:
         ValueError: not integers of one shape [N], or a label is neither in [0, n_classes) nor -100.
@@ -190,17 +198,21 @@ def per_class(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, n_c
     known, r_right, c_right = y != IGNORED, r == y, c == y
     kinds = (known, r != c, r_right & ~c_right, c_right & ~r_right, r_right, c_right)
     counts = [np.bincount(y[known & kind], minlength=n_classes).tolist() for kind in kinds]
+
+    def interval(hits: Array, label: int, k: int, n: int) -> tuple[float, float]:
+        return wilson_interval(k, n) if examples is None else rate_interval(hits, y == label, examples)
+
     return [
         ClassRow(
             label=label,
             n=n,
             mismatches=mismatches,
             mismatch_rate=rate(mismatches, n),
-            mismatch_rate_interval=wilson_interval(mismatches, n),
+            mismatch_rate_interval=interval(kinds[1], label, mismatches, n),
             lost=lost,
             gained=gained,
             nfr=rate(lost, n),
-            nfr_interval=wilson_interval(lost, n),
+            nfr_interval=interval(kinds[2], label, lost, n),
             recall_reference=rate(r_hits, n),
             recall_candidate=rate(c_hits, n),
         )

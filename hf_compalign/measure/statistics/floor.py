@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import sparse
 
 from hf_compalign._formats import change, interval, p_words, percent
-from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts
+from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts, resampled_examples
+from hf_compalign.measure.statistics.clusters import rate_interval
 from hf_compalign.measure.statistics.comparison import closer_p_value, paired
-from hf_compalign.measure.statistics.intervals import rate, wilson_interval
+from hf_compalign.measure.statistics.intervals import mcnemar, rate
 
 _RISK = 0.05
 
@@ -22,7 +24,7 @@ class SeedFloor:
     Attributes:
         model: the re-run, for people.
         mismatches: of the n items, those that the re-run answers differently from the reference.
-        mismatch_rate_interval: the 95 % Wilson interval of mismatches / n.
+        mismatch_rate_interval: the 95 % interval of mismatches / n, as `rate_interval` has it.
         difference: the candidate's mismatch rate minus the re-run's, with a paired 95 % bootstrap interval.
         p_value: exact and paired, of equal mismatch rates; see `closer_p_value`.
     """
@@ -66,6 +68,7 @@ def seed_floor(
     model: str = "",
     n_resamples: int = 1000,
     seed: int = 0,
+    examples: ArrayLike | None = None,
 ) -> SeedFloor:
     """Compare a candidate's answers with those of a re-run, int [N] each, by their mismatches with the reference.
 
@@ -73,21 +76,36 @@ def seed_floor(
     >>> floor.mismatch_rate, round(floor.difference.value, 2), floor.below
     (0.2, -0.18, True)
 
+    Where items share ``examples`` [N], these are drawn, and the test is of examples: in as many of them the candidate
+    has more mismatches as in others the re-run.
+
     Raises:
         ValueError: not integers of one shape [N], or nothing to draw.
     """
     r, c, other = paired(reference, candidate, rerun)
     c_differs, other_differs = c != r, other != r
-    # Items on which neither differs, the re-run alone, the candidate alone, both.
-    counts = np.bincount(2 * c_differs + other_differs, minlength=4)
-    draws = resampled_counts(counts, n_resamples=n_resamples, seed=seed)
+    if examples is None:
+        # Items on which neither differs, the re-run alone, the candidate alone, both.
+        counts = np.bincount(2 * c_differs + other_differs, minlength=4)
+        draws = resampled_counts(counts, n_resamples=n_resamples, seed=seed)
+        value, drawn = float(counts[2] - counts[1]) / len(r), (draws[:, 2] - draws[:, 1]) / len(r)
+        p_value = closer_p_value(r, c, other)
+    else:
+        excess = c_differs.astype(int) - other_differs
+        _, places = np.unique(np.asarray(examples), return_inverse=True)
+        of_examples = np.bincount(places, weights=excess)
+        sums = resampled_examples(
+            sparse.csr_array(np.column_stack([of_examples, np.bincount(places)])), n_resamples=n_resamples, seed=seed
+        )
+        value, drawn = float(excess.mean()), sums[:, 0] / sums[:, 1]
+        p_value = mcnemar(int((of_examples > 0).sum()), int((of_examples < 0).sum()))
     n, mismatches = len(r), int(other_differs.sum())
     return SeedFloor(
         model=model,
         n=n,
         mismatches=mismatches,
         mismatch_rate=rate(mismatches, n),
-        mismatch_rate_interval=wilson_interval(mismatches, n),
-        difference=estimate(float(counts[2] - counts[1]) / n, (draws[:, 2] - draws[:, 1]) / n),
-        p_value=closer_p_value(r, c, other),
+        mismatch_rate_interval=rate_interval(other_differs, np.ones(n, dtype=bool), examples),
+        difference=estimate(value, drawn),
+        p_value=p_value,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hf_compalign.measure.statistics.clusters import rate_interval
 from hf_compalign.measure.statistics.comparison import paired
 from hf_compalign.measure.statistics.intervals import rate, wilson_interval
 
@@ -25,7 +26,12 @@ class MarginRow:
 
 
 def mismatches_by_margin(
-    reference: ArrayLike, candidate: ArrayLike, margin: ArrayLike, *, n_bins: int = 10
+    reference: ArrayLike,
+    candidate: ArrayLike,
+    margin: ArrayLike,
+    *,
+    n_bins: int = 10,
+    examples: ArrayLike | None = None,
 ) -> tuple[MarginRow, ...]:
     """Mismatch rate of the predictions [N] by the reference's margin [N], the lowest margins first.
 
@@ -55,6 +61,15 @@ def mismatches_by_margin(
     counts = np.bincount(bins, minlength=len(highs))
     mismatches = np.bincount(bins, weights=r != c, minlength=len(highs)).astype(np.int64)
     return tuple(
-        MarginRow(low, high, n, k, rate(k, n), wilson_interval(k, n))
-        for low, high, n, k in zip(lows.tolist(), highs.tolist(), counts.tolist(), mismatches.tolist(), strict=True)
+        MarginRow(
+            low,
+            high,
+            n,
+            k,
+            rate(k, n),
+            wilson_interval(k, n) if examples is None else rate_interval(r != c, bins == place, examples),
+        )
+        for place, (low, high, n, k) in enumerate(
+            zip(lows.tolist(), highs.tolist(), counts.tolist(), mismatches.tolist(), strict=True)
+        )
     )

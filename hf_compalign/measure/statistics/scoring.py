@@ -10,7 +10,7 @@ from scipy import sparse
 
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.statistics.blocks import each_block, row_blocks
-from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts
+from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts, resampled_examples
 from hf_compalign.measure.statistics.comparison import check_classes, paired
 from hf_compalign.measure.statistics.rates import Array, divided
 
@@ -45,6 +45,7 @@ def task_score_changes(
     *,
     n_resamples: int = 1000,
     seed: int = 0,
+    examples: ArrayLike | None = None,
 ) -> dict[str, Estimate]:
     """Each of `task_scores` of the candidate minus that of the reference, with its paired bootstrap interval.
 
@@ -52,16 +53,18 @@ def task_score_changes(
     >>> {name: round(change.value, 2) for name, change in found.items()}
     {'accuracy': -0.25, 'f1': -0.33, 'mcc': -0.42}
 
-    Answers and labels are int [N] each.
+    Answers and labels are int [N] each. Where items share ``examples`` [N], these are drawn, with all their items.
 
     Raises:
         ValueError: as `task_scores`, or fewer than one resample.
     """
+    known = paired(labels)[0] != IGNORED
     r, c, y = _labeled((reference, candidate, labels), n_classes)
     if not len(y):
         return {name: Estimate(math.nan, math.nan, math.nan) for name in SCORES}
     # An item counts only through its label and both answers.
-    kinds, counts = np.unique((r * n_classes + c) * n_classes + y, return_counts=True)
+    kinds, kind, counts = np.unique((r * n_classes + c) * n_classes + y, return_inverse=True, return_counts=True)
+    table = None if examples is None else _table(kind, np.asarray(examples)[known])
     both, label = np.divmod(kinds, n_classes)
     sums = [_sums(answer, label, n_classes) for answer in np.divmod(both, n_classes)]
 
@@ -70,13 +73,19 @@ def task_score_changes(
         return np.asarray(after - before)
 
     def block(rows: slice) -> NDArray[np.float64]:
-        of_block = resampled_counts(counts, n_resamples=rows.stop - rows.start, seed=(seed, rows.start))
-        return changes(of_block)
+        draw: dict[str, Any] = {"n_resamples": rows.stop - rows.start, "seed": (seed, rows.start)}
+        return changes(resampled_counts(counts, **draw) if table is None else resampled_examples(table, **draw))
 
     blocks = row_blocks(n_resamples, len(kinds) + n_classes, block_size=1 << 16)
     draws = np.concatenate(each_block(block, blocks)) if blocks else np.empty((0, len(SCORES)))
     found = zip(SCORES, changes(counts), draws.T, strict=True)
     return {name: estimate(value, drawn) for name, value, drawn in found}
+
+
+def _table(kind: Array, examples: Array) -> sparse.csr_array:
+    """How many items of each kind [K] each example [G] has."""
+    _, places = np.unique(examples, return_inverse=True)
+    return sparse.coo_array((np.ones(len(kind)), (places, kind))).tocsr()
 
 
 def _labeled(answers: Sequence[ArrayLike], n_classes: int) -> tuple[Array, ...]:

@@ -1,6 +1,7 @@
 """Whether two models give the classes equally often: two paired tests, and one that ignores the pairing."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -42,14 +43,17 @@ class Frequencies:
     chi_squared_unpaired: TestResult
 
 
-def predicted_frequencies(reference: ArrayLike, candidate: ArrayLike, n_classes: int) -> Frequencies:
+def predicted_frequencies(
+    reference: ArrayLike, candidate: ArrayLike, n_classes: int, *, tested: bool = True
+) -> Frequencies:
     """Count the answers [N] of both models per class, and test whether the frequencies changed.
 
     With n_ij items that go from class i to j, n_i. and n_.i answers i before and after, and d_i = n_i. - n_.i:
     Stuart-Maxwell is d' S^+ d with S_ii = n_i. + n_.i - 2 n_ii and S_ij = -(n_ij + n_ji), df = rank of S; for two
     classes this is McNemar's statistic. Bowker is the sum of (n_ij - n_ji)^2 / (n_ij + n_ji) over the pairs of
     classes between which items move, df = their number. The unpaired df = classes that either model predicts - 1.
-    All three approximate large counts: read the p-values with care where few items changed.
+    All three approximate large counts: read the p-values with care where few items changed. They are for independent
+    items; unless ``tested`` the p-values are nan.
 
     >>> found = predicted_frequencies([0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 1, 0], 3)
     >>> found.reference, found.candidate
@@ -64,13 +68,10 @@ def predicted_frequencies(reference: ArrayLike, candidate: ArrayLike, n_classes:
     check_classes(n_classes, reference=r, candidate=c)
     counts = np.stack([np.bincount(r, minlength=n_classes), np.bincount(c, minlength=n_classes)])
     moves = _moves(r, c)
-    return Frequencies(
-        reference=tuple(counts[0].tolist()),
-        candidate=tuple(counts[1].tolist()),
-        stuart_maxwell=_stuart_maxwell(moves),
-        bowker=_bowker(moves),
-        chi_squared_unpaired=_chi_squared(counts[:, counts.sum(axis=0) > 0]),
-    )
+    tests = [_stuart_maxwell(moves), _bowker(moves), _chi_squared(counts[:, counts.sum(axis=0) > 0])]
+    if not tested:
+        tests = [replace(test, p_value=math.nan) for test in tests]
+    return Frequencies(tuple(counts[0].tolist()), tuple(counts[1].tolist()), *tests)
 
 
 def _moves(r: Array, c: Array) -> sparse.csr_array:

@@ -74,6 +74,11 @@ def fit_deferral(
     check_share("budget", budget, ends=False)
     check_share("confidence", confidence, ends=False)
     _check({"reference": reference, "candidate": candidate, "fallback": fallback}, latency)
+    if reference.examples is not None:
+        raise ValueError(
+            "A deferral is decided example by example, and these items share examples: the words of a text, say, or "
+            "several labels. Give predictions with one item for each example."
+        )
     scores = _checked_scores(scores)
     paired = same_items(reference, [candidate] if fallback is None else [candidate, fallback])
     reference, candidate, *_ = paired.models

@@ -19,7 +19,7 @@ from hf_compalign.opening import load_model, model_fingerprint, name_of
 from hf_compalign.ship.deferral.finding import deferral_beside
 from hf_compalign.ship.deferral.record import Deferral
 from hf_compalign.ship.deferral.traffic import Traffic
-from hf_compalign.tasks import task_of
+from hf_compalign.tasks import CLASSIFIERS, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class DeferringModel(nn.Module):
         given = None if deferral is None else Deferral.of(deferral)
         self.candidate, self.reference = load_model(candidate), load_model(reference)
         self.deferral = given or deferral_beside(self.candidate)
-        task, other = task_of(self.reference), task_of(self.candidate)
+        task, other = task_of(self.reference, CLASSIFIERS), task_of(self.candidate, CLASSIFIERS)
         if task != other:
             raise ValueError(f"Both models must read the same inputs. Got {other.name} and {task.name}.")
         self.config = self.reference.config

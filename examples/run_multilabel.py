@@ -1,0 +1,192 @@
+"""Compress a text classifier with several labels at once so that it keeps the answers of the original, and audit it.
+
+The flags are those of transformers' own scripts, of `AlignmentArguments` and of `CompressionArguments`:
+
+    python examples/run_multilabel.py --train_file train.csv --validation_file validation.csv \
+        --label_column_names toxic insult threat --model_name_or_path google-bert/bert-base-uncased --sparsity 0.5 \
+        --do_train --do_eval --output_dir outputs/labels
+
+README.md beside this file has more.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    HfArgumentParser,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, AuditOptions, Columns, audit
+from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels, train_student
+from hf_compalign.compress import CompressionArguments
+from hf_compalign.data import existing_column, find_text_columns, load_file, sample, tokenized
+from hf_compalign.labels import names_of
+from hf_compalign.measure.statistics import task_scores
+from hf_compalign.opening import load_model
+
+PROBLEM = "multi_label_classification"
+
+
+@dataclass
+class DataArguments:
+    """Which data to take, and how."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "A dataset on the Hub."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of that dataset."})
+    train_file: str | None = field(default=None, metadata={"help": "Training data: parquet, csv or json."})
+    validation_file: str | None = field(default=None, metadata={"help": "Evaluation data: parquet, csv or json."})
+    label_column_names: list[str] = field(
+        default_factory=list, metadata={"help": "The columns of the labels, 1 where one holds and 0 where not."}
+    )
+    text_column_names: list[str] | None = field(
+        default=None, metadata={"help": "The text column, or the two of a pair."}
+    )
+    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are truncated to so many tokens."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Take so many training rows, at random."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Take so many evaluation rows, at random."})
+
+    def __post_init__(self) -> None:
+        if (self.dataset_name is None) == (self.train_file is None):
+            raise ValueError(f"Give dataset_name or train_file. Got {self.dataset_name} and {self.train_file}.")
+        if self.train_file is None and self.validation_file is not None:
+            raise ValueError("validation_file goes with train_file; a dataset on the Hub has a split of its own.")
+        if not self.label_column_names:
+            raise ValueError("Name the columns of the labels with label_column_names, such as toxic insult threat.")
+
+    @property
+    def source(self) -> str:
+        """What the training data are called."""
+        return str(self.dataset_name or self.train_file)
+
+
+def load_data(data: DataArguments, args: TrainingArguments) -> dict[str, Dataset]:
+    """The rows of the splits train and, where there are such data, validation."""
+    if not args.do_train or args.do_predict:
+        raise ValueError("Give do_train, and do_eval for the audit. To only compare two models use hf_compalign.audit.")
+    if data.train_file is not None:
+        files = {"train": data.train_file, "validation": data.validation_file}
+        splits = {split: load_file(file) for split, file in files.items() if file is not None}
+    else:
+        found = load_dataset(data.dataset_name, data.dataset_config_name)
+        splits = {split: found[split] for split in ("train", "validation") if split in found}
+    if args.do_eval and "validation" not in splits:
+        raise ValueError("There is nothing to evaluate on. Give validation_file, or leave do_eval out.")
+    most = {"train": data.max_train_samples, "validation": data.max_eval_samples}
+    return {split: sample(dataset, most[split]) for split, dataset in splits.items()}
+
+
+class Texts:
+    """Which columns are the texts and their labels, and how they become a model's inputs."""
+
+    def __init__(self, data: DataArguments, train: Dataset, checkpoint: str) -> None:
+        self.names = tuple(existing_column(train.column_names, name) for name in data.label_column_names)
+        rest = train.remove_columns(list(self.names))
+        self.columns = find_text_columns(rest, data.text_column_names)
+        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        # Saved with the tokenizer, so that whoever loads the model truncates as it was trained.
+        self.tokenizer.model_max_length = min(data.max_seq_length, self.tokenizer.model_max_length)
+        self.collator = DataCollatorWithPadding(self.tokenizer)
+
+    def labeled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
+        """The texts with the column `labels`: 1 or 0 for each of these labels, in this order."""
+        columns = dataset.select_columns([*names])[:]
+        labels = [[float(holds) for holds in row] for row in zip(*(columns[name] for name in names), strict=True)]
+        return dataset.select_columns([*self.columns]).add_column("labels", labels)
+
+    def prepared(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
+        """The same, tokenized."""
+        return tokenized(self.labeled(dataset, names), self.tokenizer, self.columns)
+
+
+def scores(prediction: EvalPrediction) -> dict[str, float]:
+    """What the Trainer reports beside the agreement with the teacher: of all answers yes and no, and the F1 of yes."""
+    answers, labels = prediction.predictions > 0, prediction.label_ids
+    return task_scores(answers.astype(int).ravel(), labels.astype(int).ravel(), 2)
+
+
+def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Dataset) -> None:
+    """Print and save the audit of the saved student against the original, label by label, with both predictions."""
+    options = AuditOptions(
+        columns=Columns(text=texts.columns, label="labels"),
+        processing_class=texts.tokenizer,
+        batch_size=args.per_device_eval_batch_size,
+    )
+    found = audit(teacher, args.output_dir, dataset, options=options)
+    for side, predictions in found.predictions.items():
+        predictions.save(Path(args.output_dir) / f"predictions_{side}.npz")
+    found.save(Path(args.output_dir) / "audit.json")
+    print(found)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fine-tune the teacher if need be, compress the student, audit it."""
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments)
+    )
+    models, data, alignment, compression, args = parser.parse_args_into_dataclasses(argv)
+    logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING)
+    splits = load_data(data, args)
+    set_seed(args.seed)
+
+    # The original: given, or fine-tuned with the labels alone.
+    texts = Texts(data, splits["train"], models.origin)
+    teacher = models.teacher_name_or_path
+    with_tokenizer = {"data_collator": texts.collator, "processing_class": texts.tokenizer, "compute_metrics": scores}
+    if teacher is None:
+        teacher = fine_tune_teacher(
+            models,
+            args,
+            auto_class=AutoModelForSequenceClassification,
+            names=texts.names,
+            recipe={"data": data.source, "rows": data.max_train_samples, "max_seq_length": data.max_seq_length},
+            problem_type=PROBLEM,
+            train_dataset=texts.prepared(splits["train"], texts.names),
+            eval_dataset=texts.prepared(splits["validation"], texts.names) if "validation" in splits else None,
+            **with_tokenizer,
+        )
+    original = load_model(teacher)
+    student = load_for_labels(
+        AutoModelForSequenceClassification,
+        models.student_name_or_path or teacher,
+        names_of(original.config.id2label),
+        ignore_mismatched_sizes=models.ignore_mismatched_sizes,
+        problem_type=PROBLEM,
+    )
+    names = names_of(student.config.id2label)
+    labeled = {split: texts.prepared(rows, names) for split, rows in splits.items()}
+    trainer = AlignedDistillationTrainer(
+        student,
+        args,
+        teacher=original,
+        alignment=alignment,
+        train_dataset=labeled["train"],
+        eval_dataset=labeled.get("validation"),
+        callbacks=compression.callbacks(),
+        **with_tokenizer,
+    )
+    metrics = train_student(trainer, models)
+    trainer.save_model()
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+    if args.do_eval:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+        # The proof; only the first process writes it.
+        if trainer.is_world_process_zero():
+            audit_saved(args, teacher, texts, texts.labeled(splits["validation"], names))
+    trainer.accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Compress a model that labels words, such as names, so that it keeps the answers of the original, and audit it.
+
+The flags are those of transformers' own scripts, of `AlignmentArguments` and of `CompressionArguments`:
+
+    python examples/run_ner.py --dataset_name eriktks/conll2003 --label_column_name ner_tags \
+        --model_name_or_path google-bert/bert-base-cased --sparsity 0.5 --do_train --do_eval --output_dir outputs/ner
+
+README.md beside this file has more.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+from transformers import (
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    DataCollatorForTokenClassification,
+    EvalPrediction,
+    HfArgumentParser,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, AuditOptions, Columns, audit
+from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels, train_student
+from hf_compalign.compress import CompressionArguments
+from hf_compalign.data import (
+    WORD_PLACES,
+    existing_column,
+    find_word_column,
+    label_names,
+    load_file,
+    sample,
+    token_label_ids,
+    tokenized_words,
+)
+from hf_compalign.labels import IGNORED, names_of
+from hf_compalign.measure.audit import compare_entities
+from hf_compalign.measure.statistics import task_scores
+from hf_compalign.opening import load_model
+
+
+@dataclass
+class DataArguments:
+    """Which data to take, and how."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "A dataset on the Hub."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of that dataset."})
+    train_file: str | None = field(default=None, metadata={"help": "Training data: parquet or json."})
+    validation_file: str | None = field(default=None, metadata={"help": "Evaluation data: parquet or json."})
+    text_column_name: str | None = field(default=None, metadata={"help": "The column of words: tokens or words."})
+    label_column_name: str = field(default="ner_tags", metadata={"help": "The column of tags, one for each word."})
+    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are truncated to so many tokens."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Take so many training rows, at random."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Take so many evaluation rows, at random."})
+
+    def __post_init__(self) -> None:
+        if (self.dataset_name is None) == (self.train_file is None):
+            raise ValueError(f"Give dataset_name or train_file. Got {self.dataset_name} and {self.train_file}.")
+        if self.train_file is None and self.validation_file is not None:
+            raise ValueError("validation_file goes with train_file; a dataset on the Hub has a split of its own.")
+
+    @property
+    def source(self) -> str:
+        """What the training data are called."""
+        return str(self.dataset_name or self.train_file)
+
+
+def load_data(data: DataArguments, args: TrainingArguments) -> dict[str, Dataset]:
+    """The rows of the splits train and, where there are such data, validation."""
+    if not args.do_train or args.do_predict:
+        raise ValueError("Give do_train, and do_eval for the audit. To only compare two models use hf_compalign.audit.")
+    if data.train_file is not None:
+        files = {"train": data.train_file, "validation": data.validation_file}
+        splits = {split: load_file(file) for split, file in files.items() if file is not None}
+    else:
+        found = load_dataset(data.dataset_name, data.dataset_config_name)
+        splits = {split: found[split] for split in ("train", "validation") if split in found}
+    if args.do_eval and "validation" not in splits:
+        raise ValueError("There is nothing to evaluate on. Give validation_file, or leave do_eval out.")
+    most = {"train": data.max_train_samples, "validation": data.max_eval_samples}
+    return {split: sample(dataset, most[split]) for split, dataset in splits.items()}
+
+
+class Words:
+    """Which columns are the words and their tags, and how they become a model's inputs."""
+
+    def __init__(self, data: DataArguments, train: Dataset, checkpoint: str) -> None:
+        wanted = None if data.text_column_name is None else [data.text_column_name]
+        column = find_word_column(train, wanted)
+        if column is None:
+            raise ValueError(f"Name the column of words with text_column_name: one of {', '.join(train.column_names)}.")
+        self.column, self.tags = column, existing_column(train.column_names, data.label_column_name)
+        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        # Saved with the tokenizer, so that whoever loads the model truncates as it was trained.
+        self.tokenizer.model_max_length = min(data.max_seq_length, self.tokenizer.model_max_length)
+        self.collator = DataCollatorForTokenClassification(self.tokenizer)
+
+    def names(self, dataset: Dataset) -> tuple[str, ...]:
+        """The names of the tags: those of the column's classes, or all that occur."""
+        return label_names(dataset, self.tags) or tuple(sorted({tag for tags in dataset[self.tags] for tag in tags}))
+
+    def labeled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
+        """The inputs, with the tag of each word at its first token."""
+        tags = token_label_ids(dataset, self.tags, names)
+        rows = tokenized_words(dataset, self.tokenizer, self.column)
+        labels = []
+        for ids, places, of_words in zip(rows["input_ids"], rows[WORD_PLACES], tags, strict=True):
+            row = [IGNORED] * len(ids)
+            for place, tag in zip(places, of_words.tolist(), strict=False):  # what is truncated has no place
+                if place >= 0:
+                    row[place] = tag
+            labels.append(row)
+        inputs = [name for name in self.tokenizer.model_input_names if name in rows.column_names]
+        return rows.select_columns(inputs).add_column("labels", labels)
+
+
+def scores(prediction: EvalPrediction) -> dict[str, float]:
+    """What the Trainer reports beside the agreement with the teacher, over the tagged words."""
+    logits, labels = prediction.predictions, prediction.label_ids
+    known = labels != IGNORED
+    return task_scores(logits.argmax(-1)[known], labels[known], logits.shape[-1])
+
+
+def audit_saved(args: TrainingArguments, teacher: str, words: Words, dataset: Dataset) -> None:
+    """Print and save the audit of the saved student against the original, word by word, and print that of names."""
+    options = AuditOptions(
+        columns=Columns(text=(words.column,), label=words.tags),
+        processing_class=words.tokenizer,
+        batch_size=args.per_device_eval_batch_size,
+    )
+    found = audit(teacher, args.output_dir, dataset, options=options)
+    for side, predictions in found.predictions.items():
+        predictions.save(Path(args.output_dir) / f"predictions_{side}.npz")
+    found.save(Path(args.output_dir) / "audit.json")
+    print(found)
+    if any(name.startswith("B-") for name in found.label_names):
+        print(compare_entities(*found.predictions.values()))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fine-tune the teacher if need be, compress the student, audit it."""
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments)
+    )
+    models, data, alignment, compression, args = parser.parse_args_into_dataclasses(argv)
+    logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING)
+    splits = load_data(data, args)
+    set_seed(args.seed)
+
+    # The original: given, or fine-tuned with the tags alone.
+    words = Words(data, splits["train"], models.origin)
+    teacher = models.teacher_name_or_path
+    with_tokenizer = {"data_collator": words.collator, "processing_class": words.tokenizer, "compute_metrics": scores}
+    if teacher is None:
+        names = words.names(splits["train"])
+        teacher = fine_tune_teacher(
+            models,
+            args,
+            auto_class=AutoModelForTokenClassification,
+            names=names,
+            recipe={"data": data.source, "rows": data.max_train_samples, "max_seq_length": data.max_seq_length},
+            train_dataset=words.labeled(splits["train"], names),
+            eval_dataset=words.labeled(splits["validation"], names) if "validation" in splits else None,
+            **with_tokenizer,
+        )
+    original = load_model(teacher)
+    student = load_for_labels(
+        AutoModelForTokenClassification,
+        models.student_name_or_path or teacher,
+        names_of(original.config.id2label),
+        ignore_mismatched_sizes=models.ignore_mismatched_sizes,
+    )
+    labeled = {split: words.labeled(rows, names_of(student.config.id2label)) for split, rows in splits.items()}
+    trainer = AlignedDistillationTrainer(
+        student,
+        args,
+        teacher=original,
+        alignment=alignment,
+        train_dataset=labeled["train"],
+        eval_dataset=labeled.get("validation"),
+        callbacks=compression.callbacks(),
+        **with_tokenizer,
+    )
+    metrics = train_student(trainer, models)
+    trainer.save_model()
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+    if args.do_eval:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+        # The proof; only the first process writes it.
+        if trainer.is_world_process_zero():
+            audit_saved(args, teacher, words, splits["validation"])
+    trainer.accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""What a prediction is: the tasks, and how each model's answers become items."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,14 @@
+from .answers import hidden_states_of as hidden_states_of
+from .answers import logits_of as logits_of
+from .items import Items as Items
+from .items import are_known as are_known
+from .items import labels_in as labels_in
+from .table import AUDIO_INPUTS as AUDIO_INPUTS
+from .table import CLASSIFIERS as CLASSIFIERS
+from .table import MEASURED as MEASURED
+from .table import QUESTIONS as QUESTIONS
+from .table import REGRESSIONS as REGRESSIONS
+from .table import TASKS as TASKS
+from .table import Task as Task
+from .table import task_of as task_of
+from .targets import POSITION_COLUMNS as POSITION_COLUMNS
