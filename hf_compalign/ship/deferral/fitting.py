@@ -74,11 +74,6 @@ def fit_deferral(
     check_share("budget", budget, ends=False)
     check_share("confidence", confidence, ends=False)
     _check({"reference": reference, "candidate": candidate, "fallback": fallback}, latency)
-    if reference.examples is not None:
-        raise ValueError(
-            "A deferral is decided example by example, and these items share examples: the words of a text, say, or "
-            "several labels. Give predictions with one item for each example."
-        )
     scores = _checked_scores(scores)
     paired = same_items(reference, [candidate] if fallback is None else [candidate, fallback])
     reference, candidate, *_ = paired.models
@@ -129,6 +124,11 @@ def _check(sides: dict[str, Any], latency: Any) -> None:
             raise ValueError(
                 f"The {name} must be Predictions. Got {type(side).__name__}. Ask a model with predict(model, dataset)."
             )
+    if sides["reference"].examples is not None:
+        raise ValueError(
+            "A deferral is decided example by example, and these items share examples: the words of a text, say, or "
+            "several labels. Give predictions with one item for each example."
+        )
     if latency is not None and not (isinstance(latency, tuple) and [*map(type, latency)] == [Latency, Latency]):
         raise ValueError(
             f"latency must be two of Latency, the reference's first. Got {latency!r}. "
