@@ -9,6 +9,7 @@ from pathlib import Path
 
 import griffe
 import pytest
+import tiny
 import typer
 
 import hf_compalign
@@ -39,15 +40,15 @@ def _relative(path):
 
 
 def _tree():
-    """The paths that the README's tree names; a folder ends in a slash."""
+    """The paths that the tree of CONTRIBUTING.md names; a folder ends in a slash."""
     above = []
-    for line in re.search(r"## The files\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1].splitlines():
+    for line in re.search(r"## The files\n\n```text\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1].splitlines():
         name = line.split()[0]
         above[(len(line) - len(line.lstrip())) // 2 :] = [name]
         yield "".join(above)
 
 
-def test_the_readme_names_every_file_in_its_place():
+def test_the_tree_names_every_file_in_its_place():
     named = {*_tree()}
     assert not [path for path in named if "<" not in path and not (ROOT / path).exists()]
     left_open = tuple(
@@ -56,7 +57,7 @@ def test_the_readme_names_every_file_in_its_place():
     for path in sorted(ROOT.glob("hf_compalign/**/*.py")):
         place = _relative(path)
         inside = place.startswith((*left_open, "hf_compalign/metrics/"))
-        assert path.name == "__init__.py" or inside or place in named, f"the README's tree does not name {place}"
+        assert path.name == "__init__.py" or inside or place in named, f"the tree in CONTRIBUTING.md does not name {place}"
 
 
 def _run_examples(test, **options):
@@ -66,10 +67,24 @@ def _run_examples(test, **options):
     assert not runner.failures, "".join(report)
 
 
+def stand_ins(folder):
+    """What the README says that its reader has: a fine-tuned model in a folder, its tokenizer, and data."""
+    model = tiny.bert(**tiny.NAMED, vocab_size=len(tiny.WORDS))
+    tokenizer = tiny.tokenizer()
+    for one in (model, tokenizer):
+        one.save_pretrained(folder / "my-model")
+    raw = tiny.reviews().map(lambda row, place: {"id": place}, with_indices=True)
+    return {"train": raw.map(lambda row: tokenizer(row["text"])), "test": raw, "tokenizer": tokenizer}
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
 @pytest.mark.parametrize("page", pages_with("python", "pycon"), ids=_relative)
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": "__main__"}
+    names = {"__name__": "__main__"} | (stand_ins(tmp_path) if page == ROOT / "README.md" else {})
     for line, code in blocks(page, "python", "pycon"):
         if code.lstrip().startswith(">>>"):
             test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), line)
