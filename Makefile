@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # What breaks first when a dependency moves: training, loading, exporting, asking, the command line, what extras are for.
-FIRST := trainer audit_callback loading predict export openvino runtime saturation cli metrics group_fairness plots ranges
+FIRST := trainer audit_callback loading predict export openvino runtime cli metrics group_fairness plots ranges
 
 .PHONY: demo test test-kernels test-lowest test-newest check lint types docs architectures format clean
 .NOTPARALLEL:

@@ -42,7 +42,9 @@ def _relative(path):
 def _tree():
     """The paths that the tree of CONTRIBUTING.md names; a folder ends in a slash."""
     above = []
-    for line in re.search(r"## The files\n\n```text\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1].splitlines():
+    for line in re.search(r"## The files\n\n```text\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[
+        1
+    ].splitlines():
         name = line.split()[0]
         above[(len(line) - len(line.lstrip())) // 2 :] = [name]
         yield "".join(above)
@@ -57,7 +59,9 @@ def test_the_tree_names_every_file_in_its_place():
     for path in sorted(ROOT.glob("hf_compalign/**/*.py")):
         place = _relative(path)
         inside = place.startswith((*left_open, "hf_compalign/metrics/"))
-        assert path.name == "__init__.py" or inside or place in named, f"the tree in CONTRIBUTING.md does not name {place}"
+        assert path.name == "__init__.py" or inside or place in named, (
+            f"the tree in CONTRIBUTING.md does not name {place}"
+        )
 
 
 def _run_examples(test, **options):

@@ -1,6 +1,5 @@
 """Try one step after the other, leaving out what cannot be the best any more."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -24,11 +23,11 @@ from hf_compalign.ship.repair import Part
 BUDGET_SHARES = (1.0, 0.6, 0.3)
 # A file in INT8 that is not faster than this, against the same in float, is not worth what it changes.
 _FASTER = 1.03
-# How much worse than the best a cut may be for a stronger one to be tried.
-_MUCH = 1.25
+# How often the limit a cut may change for a stronger one to be tried, with the original behind it.
+_MUCH = 5
 # Why a step is left out.
 _NOT_FASTER = "INT8 is no faster than float here, and changes more"
-_NOT_WORTH = "a weaker cut is already much worse than what there is"
+_NOT_WORTH = "a weaker cut already changes too much"
 _NO_REPAIR = "INT8 without a repair keeps the limits, or would not be the best even if it did"
 
 
@@ -137,12 +136,16 @@ def why_not(step: Step, found: Search) -> str | None:
         plain = found.of(replace(step, repaired=False))
         if plain is None or plain.promises or (found.best is not None and found.cost(plain) >= found.cost(found.best)):
             return _NO_REPAIR
-    weaker = [one for one in found.tried if one.step.trained == step.trained and 0 < one.step.cut < step.cut]
-    if weaker and found.best is not None:
-        least = min((found.cost(one) for one in weaker if one.promises), default=math.inf)
-        if least > _MUCH * found.cost(found.best):
-            return _NOT_WORTH
+    weaker = (found.of(one.step.in_float) for one in found.tried if 0 < one.step.cut < step.cut)
+    if any(_is_too_much(one, found) for one in weaker if one is not None and one.step.trained == step.trained):
+        return _NOT_WORTH
     return None
+
+
+def _is_too_much(one: Tried, found: Search) -> bool:
+    """Whether a cut leaves too little to a file that is cut more; for the fewest bytes nothing stands behind it."""
+    limit = min(verdict.limit for verdict in one.expected)
+    return not one.promises if found.objective == "bytes" else one.mismatch_rate > _MUCH * limit
 
 
 def _is_int8_faster(step: Step, found: Search) -> bool:
