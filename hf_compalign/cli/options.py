@@ -75,12 +75,14 @@ def parsed_limits(texts: Sequence[str]) -> dict[str, float]:
     return limits
 
 
-def check_targets(*files: Path | None, folder: Path | None = None) -> None:
+def check_targets(*files: str | Path | None, folder: Path | None = None) -> None:
     """Refuse files and a folder that cannot be written, before anything is computed for them."""
-    for file in filter(None, files):
+    # The parameters of a context are texts in older versions of typer.
+    paths = [Path(file) for file in files if file is not None]
+    for file in paths:
         if file.is_dir():
             raise ValueError(f"{file} is a folder. Give the path of a file.")
-    for home in (*(file.parent for file in files if file is not None), *filter(None, [folder])):
+    for home in (*(file.parent for file in paths), *filter(None, [folder])):
         there = next(one for one in (home, *home.parents) if one.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise ValueError(f"{there} is no folder that can be written into. Give another path.")
