@@ -30,17 +30,10 @@ def staged_folder(folder: str | Path, *, overwrite: bool = False, dropped: Colle
         ValueError: the folder is a file, or is not empty without ``overwrite``.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file. Give a folder.")
     real = folder.resolve()
     real.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(real)
-    held = sorted(name for name in (os.listdir(real) if real.exists() else ()) if not _is_staged(name, real))
-    if held and not overwrite:
-        raise ValueError(
-            f"The folder {folder} is not empty: it holds {', '.join(held[:3])}{' ...' if len(held) > 3 else ''}. Give "
-            "another folder, or say overwrite=True (--overwrite) to replace files of the same name."
-        )
+    check_free(folder, overwrite=overwrite)
     home = real if _is_fixed(real) else real.parent
     work = Path(tempfile.mkdtemp(dir=home, prefix=f"{staging_prefix(real)}{os.getpid()}.", suffix=STAGED))
     work.chmod(usual_mode(0o777))
@@ -50,6 +43,19 @@ def staged_folder(folder: str | Path, *, overwrite: bool = False, dropped: Colle
             _fill(work, real, dropped)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Raise a ValueError if a folder is a file, or is not empty without ``overwrite``: nothing can be written there."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file. Give a folder.")
+    real = folder.resolve()
+    held = sorted(name for name in (os.listdir(real) if real.exists() else ()) if not _is_staged(name, real))
+    if held and not overwrite:
+        raise ValueError(
+            f"The folder {folder} is not empty: it holds {', '.join(held[:3])}{' ...' if len(held) > 3 else ''}. Give "
+            "another folder, or say overwrite=True (--overwrite) to replace files of the same name."
+        )
 
 
 def _is_staged(name: str, folder: Path) -> bool:

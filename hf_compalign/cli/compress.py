@@ -1,6 +1,5 @@
 """hf-compalign compress, and the recipes that ship."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,13 +8,12 @@ import typer
 from rich.text import Text
 
 from hf_compalign.cli import options
+from hf_compalign.cli.auditing import data_columns
 from hf_compalign.cli.rows import audited_rows, load_rows
 from hf_compalign.cli.screen import clear_errors, hush, hush_loading, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from hf_compalign.search import Recipe
 
 # Parameters that are no keys of a recipe, or are said there in another way.
 _NOT_KEYS = ("recipe", "limit", "dry_run", "overwrite", "as_json")
@@ -92,13 +90,12 @@ def compress(  # noqa: PLR0913, PLR0917 - the options of a command are its argum
         given = {name: value for name, value in ctx.params.items() if name not in _NOT_KEYS and value not in ([], ())}
         said = recipe_of(given | {"limits": options.parsed_limits(limit) if limit else None}, recipe)
         hush_loading()
-        columns = _columns(said)
         rows: dict[str, Any] = {
-            "dataset": audited_rows(_where(said), console),
+            "dataset": audited_rows(vars(said), console),
             "calibration": _rows(said.calibration),
             "train": _rows(said.train),
             "limits": said.limits,
-            "options": SearchOptions(**said.options, columns=columns, overwrite=overwrite),
+            "options": SearchOptions(**said.options, columns=data_columns(vars(said)), overwrite=overwrite),
         }
         if dry_run:
             stdout().print(Text(str(plan_of(said.model, **rows))))
@@ -131,16 +128,6 @@ def recipes(
         width = max(map(len, shipped))
         for one, words in shipped.items():
             typer.echo(f"{one:<{width}}  {words}")
-
-
-def _where(said: "Recipe") -> Mapping[str, Any]:
-    return {name: getattr(said, name) for name in ("dataset", "config", "split", "max_samples")}
-
-
-def _columns(said: "Recipe") -> Any:
-    from hf_compalign.measure.predictions import Columns
-
-    return Columns(text=said.text_column, image=said.image_column, label=said.label_column)
 
 
 def _rows(where: str | None) -> "Dataset | None":

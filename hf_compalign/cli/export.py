@@ -10,7 +10,7 @@ from rich.text import Text
 
 from hf_compalign._tables import as_text
 from hf_compalign.cli import options
-from hf_compalign.cli.auditing import print_audit
+from hf_compalign.cli.auditing import data_columns, print_audit
 from hf_compalign.cli.rows import audited_rows, load_rows
 from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout
 
@@ -75,8 +75,6 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     console = stderr()
     with clear_errors(console):
         hush(bars=console.is_terminal)
-        from hf_compalign.measure.predictions import Columns
-
         limits = options.parsed_limits(limit or [])
         _check(file_format, quantize, calibration=calibration, dataset=dataset, limited=bool(limits))
         _refuse_idle(ctx.params)
@@ -89,7 +87,7 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
             calibration=_calibration(calibration, calibration_rows),
             exclude=exclude or None,
             portable=portable,
-            columns=Columns(text=text_column or None, image=image_column, label=label_column),
+            columns=data_columns(ctx.params),
             batch_size=batch_size or 32,
             max_measurements=max_measurements,
             overwrite=overwrite,

@@ -36,7 +36,6 @@ class Climber:
 
     Args:
         shop: makes the files.
-        searched: the rows to choose on.
         judged: the rows that will prove, of which nothing but their number is used.
         found: what an earlier search, cut short, has tried.
         report: called with each line of what is done.
@@ -46,7 +45,6 @@ class Climber:
     def __init__(
         self,
         shop: Workshop,
-        searched: Part,
         judged: Part,
         found: Search,
         *,
@@ -54,7 +52,7 @@ class Climber:
         save: Callable[[Search], None],
     ) -> None:
         self.found = found
-        self._shop, self._searched, self._judged = shop, searched, judged
+        self._shop, self._searched, self._judged = shop, shop.searched, judged
         self._report, self._save = report, save
 
     def climb(self, steps: Iterable[Step]) -> Search:
@@ -74,7 +72,7 @@ class Climber:
         return self.found
 
     def _try(self, step: Step) -> None:
-        network, answers = self._shop.opened(step, self._searched), self._shop.answers(step, self._searched)
+        network, answers = self._shop.opened(step), self._shop.answers(step)
         alone = self._measured(step, step.name, answers, network)
         pairs = [] if alone.promises else self._deferring(alone, answers)
         # Together: a search that is killed in between tries the step again.
@@ -105,7 +103,7 @@ class Climber:
         behind, options = self.found.fallback, self._shop.setting.options
         if not options.deferral or options.objective == "bytes" or behind is None or alone.step == behind.step:
             return []
-        theirs, pairs = self._shop.answers(behind.step, self._searched), []
+        theirs, pairs = self._shop.answers(behind.step), []
         for share in BUDGET_SHARES:
             budget = share * min(self._searched.limits.values())
             name = f"{alone.name}, deferring at {percent(budget)}"
@@ -118,8 +116,7 @@ class Climber:
             if self.found.best is not None and least >= self.found.cost(self.found.best):
                 self._leave_out(name, f"it answers {percent(rule.answered_rate)} itself: no faster than what there is")
                 break  # and answer less
-            small, large = (self._shop.opened(one.step, self._searched) for one in (alone, behind))
-            network = DeferringModel(small, large, rule)
+            network = DeferringModel(self._shop.opened(alone.step), self._shop.opened(behind.step), rule)
             pairs.append(self._measured(alone.step, name, joined(rule, answers, theirs), network, rule))
         return pairs
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from hf_compalign._folders import check_free
 from hf_compalign._formats import plural
 from hf_compalign.measure.audit import answers_of
 from hf_compalign.measure.predictions import Predictions
@@ -68,19 +69,19 @@ def compress_model(  # noqa: PLR0913 - a model, its rows, where to, and what to 
     options, report, output = options or SearchOptions(), progress or (lambda line: None), Path(output)
     folder = work_folder(output)
     overwrite = options.overwrite or folder.is_dir()
-    _check_output(output, overwrite=overwrite)
+    check_free(output, overwrite=overwrite)
     setting = setting_of(model, dataset, limits=limits, calibration=calibration, train=train, options=options)
     with working_in(folder, setting.recipe()):
         searched, judged = _parts(setting, folder)
         rows = [plural(len(part), "row") for part in (searched.rows, judged.rows, setting.calibration)]
         report(f"Choosing on {rows[0]}, proving on {rows[1]}, calibrating on {rows[2]}")
-        shop = Workshop(setting, folder)
-        found = _climbed(shop, searched, judged, report)
-        proofs, chosen = judged_in_turn(found, shop, searched, judged, report)
+        shop = Workshop(setting, folder, searched)
+        found = _climbed(shop, judged, report)
+        proofs, chosen = judged_in_turn(found, shop, judged, report)
         result = Compression(setting.where, setting.limits, found, proofs, None)
         if chosen is not None:
-            result = replace(result, proved=compared(found, chosen, shop, searched, judged))
-            result = ship(result, chosen, shop, searched=searched, judged=judged, output=output, overwrite=overwrite)
+            result = replace(result, proved=compared(found, chosen, shop, judged))
+            result = ship(result, chosen, shop, judged=judged, output=output, overwrite=overwrite)
     if result.passed:
         shutil.rmtree(folder)
     return result
@@ -101,19 +102,9 @@ def _parts(setting: Setting, folder: Path) -> tuple[Part, Part]:
     )
 
 
-def _climbed(shop: Workshop, searched: Part, judged: Part, report: Report) -> Search:
+def _climbed(shop: Workshop, judged: Part, report: Report) -> Search:
     """All that was tried, saved after each step."""
     options, path = shop.setting.options, shop.folder / "search.json"
     found = Search.load(path) if path.is_file() else Search(options.objective, options.batch_size)
-    climber = Climber(shop, searched, judged, found, report=report, save=lambda so_far: so_far.save(path))
+    climber = Climber(shop, judged, found, report=report, save=lambda so_far: so_far.save(path))
     return climber.climb(shop.setting.steps)
-
-
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    if output.is_file():
-        raise ValueError(f"{output} is a file. Give a folder.")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise ValueError(
-            f"The folder {output} is not empty. Give another folder, or say overwrite=True (--overwrite) to replace "
-            "files of the same name."
-        )

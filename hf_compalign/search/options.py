@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_compalign._checks import check_share, check_whole
 from hf_compalign.measure.predictions import Columns
-from hf_compalign.search.steps import FORMATS
+from hf_compalign.search.steps import NEEDED
 
 OBJECTIVES = ("latency", "bytes")
 
@@ -60,9 +60,9 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}. Got {self.objective!r}.")
-        unknown = [name for name in self.formats or () if name not in FORMATS]
+        unknown = [name for name in self.formats or () if name not in NEEDED]
         if unknown or self.formats == () or isinstance(self.formats, str):
-            raise ValueError(f"formats must be a list with some of {', '.join(FORMATS)}. Got {self.formats!r}.")
+            raise ValueError(f"formats must be a list with some of {', '.join(NEEDED)}. Got {self.formats!r}.")
         for name in ("batch_size", "calibration_rows", "train_steps", "train_batch_size", "n_runs"):
             check_whole(name, getattr(self, name), least=1)
         check_whole("repair_measurements", self.repair_measurements, least=0)

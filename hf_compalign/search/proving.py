@@ -16,7 +16,7 @@ Report = Callable[[str], None]
 
 
 def judged_in_turn(
-    found: Search, shop: Workshop, searched: Part, judged: Part, report: Report
+    found: Search, shop: Workshop, judged: Part, report: Report
 ) -> tuple[tuple[Deployment, ...], Tried | None]:
     """The files of the sequence on the rows that prove, and the one that is chosen; None if the first fails.
 
@@ -28,7 +28,7 @@ def judged_in_turn(
         return (), None
 
     def judge(one: Tried) -> Deployment:
-        row = _judged(one, shop.model(one, found.fallback, searched), judged)
+        row = _judged(one, shop.model(one, found.fallback), judged)
         kept = "keeps" if row.passed else "does not keep"
         bound = percent(row.mismatch_rate_bound)
         report(f"proof  {one.name}: {row.mismatches} of {row.n} changed, at most {bound}; it {kept} the limits")
@@ -49,11 +49,11 @@ def _judged(one: Tried, network: Any, judged: Part) -> Deployment:
     )
 
 
-def compared(found: Search, chosen: Tried, shop: Workshop, searched: Part, judged: Part) -> Deployments:
+def compared(found: Search, chosen: Tried, shop: Workshop, judged: Part) -> Deployments:
     """The original, the chosen file and, where it defers, the file behind it, timed on the rows that prove."""
-    models = {ORIGINAL: shop.setting.network, chosen.name: shop.model(chosen, found.fallback, searched)}
+    models = {ORIGINAL: shop.setting.network, chosen.name: shop.model(chosen, found.fallback)}
     if chosen.deferral is not None and found.fallback is not None:
-        models[found.fallback.name] = shop.opened(found.fallback.step, searched)
+        models[found.fallback.name] = shop.opened(found.fallback.step)
     options = shop.setting.options
     how = DeploymentOptions(
         options.columns,

@@ -3,32 +3,27 @@
 from dataclasses import replace
 from pathlib import Path
 
-from hf_compalign._exported import format_of
 from hf_compalign.search.record import Compression, Tried
 from hf_compalign.search.workshop import Workshop
 from hf_compalign.ship import ArtifactDetails, save_artifact
 from hf_compalign.ship.repair import Part
 
-RECORD, PLOT = "compression.json", "frontier.png"
+RECORD = "compression.json"
 
 
 def ship(
-    found: Compression, chosen: Tried, shop: Workshop, *, searched: Part, judged: Part, output: Path, overwrite: bool
+    found: Compression, chosen: Tried, shop: Workshop, *, judged: Part, output: Path, overwrite: bool
 ) -> Compression:
-    """Write the artifact, with the record of the search and its plot.
+    """Write the artifact, with the record of the search.
 
     Its weights keep the limits too: those of the chosen file, or the original's where that file defers.
     """
-    behind = None if chosen.deferral is None else found.search.fallback
-    paths = {"": shop.path(chosen.step, searched)}
-    if behind is not None:
-        paths["_original"] = shop.path(behind.step, searched)
+    path, form = shop.path(chosen.step), chosen.step.file_format
     files: dict[str, dict[str, Path]] = {"onnx": {}, "openvino": {}}
-    for ending, path in paths.items():
-        form = format_of(path)
-        files[form.folder if form else "onnx"][f"{path.stem}{ending}"] = path
-    first = paths[""]
-    name = f"{chosen.step.file_format}/{first.name}"
+    files[form][path.stem] = path
+    if chosen.deferral is not None and found.search.fallback is not None:
+        behind = found.search.fallback.step
+        files[behind.file_format][f"{shop.path(behind).stem}_original"] = shop.path(behind)
     save_artifact(
         shop.setting.network if chosen.deferral else shop.weights(chosen.step),
         output,
@@ -36,7 +31,7 @@ def ship(
         dataset=judged.rows,
         onnx=files["onnx"],
         openvino=files["openvino"],
-        deferrals={name: chosen.deferral} if chosen.deferral else {},
+        deferrals={f"{form}/{path.name}": chosen.deferral} if chosen.deferral else {},
         details=ArtifactDetails(
             processing_class=shop.setting.processor,
             columns=shop.setting.options.columns,

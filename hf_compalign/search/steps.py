@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
+from hf_compalign._exported import FORMATS
 from hf_compalign._formats import percent
 
 # What must be installed for each format.
-FORMATS = {"openvino": ("openvino", "nncf", "onnxscript"), "onnx": ("onnxruntime", "onnxscript")}
-_TITLES = {"openvino": "OpenVINO", "onnx": "ONNX"}
+NEEDED = {"openvino": ("openvino", "nncf", "onnxscript"), "onnx": ("onnxruntime", "onnxscript")}
+_TITLES = {one.folder: one.name for one in FORMATS}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def installed_formats() -> tuple[str, ...]:
     Raises:
         ImportError: there is none.
     """
-    found = tuple(name for name, needed in FORMATS.items() if all(map(find_spec, needed)))
+    found = tuple(name for name, needed in NEEDED.items() if all(map(find_spec, needed)))
     if not found:
         raise ImportError(
             "Writing and running files needs OpenVINO or ONNX Runtime. Install them: pip install "

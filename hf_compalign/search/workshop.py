@@ -13,7 +13,7 @@ from hf_compalign.compress import load_compressed
 from hf_compalign.compress.shrink import shrink_
 from hf_compalign.measure.audit import answers_of
 from hf_compalign.measure.predictions import Columns, Predictions, reader_of
-from hf_compalign.models import computes_in
+from hf_compalign.models import computes_in, exported_files
 from hf_compalign.opening import load_model
 from hf_compalign.search.record import Tried
 from hf_compalign.search.recovering import recover
@@ -32,10 +32,11 @@ class Workshop:
     Args:
         setting: the model, its rows, and the options of the search.
         folder: where everything is kept.
+        searched: the rows that are searched on, which files are asked and repaired on.
     """
 
-    def __init__(self, setting: Setting, folder: Path) -> None:
-        self.setting, self.folder = setting, folder
+    def __init__(self, setting: Setting, folder: Path, searched: Part) -> None:
+        self.setting, self.folder, self.searched = setting, folder, searched
         self._opened: dict[Step, Any] = {}
 
     @cached_property
@@ -65,8 +66,8 @@ class Workshop:
         student, folder = self.weights(step.untrained), self.folder / "training" / _slug(step.weights)
         return recover(student, self.setting, folder)
 
-    def path(self, step: Step, searched: Part) -> Path:
-        """The file of a step; one that is repaired is so on the rows that are searched on."""
+    def path(self, step: Step) -> Path:
+        """The file of a step."""
         folder = self.folder / "files" / _slug(step.name)
         if not folder.is_dir():
             how: dict[str, Any] = {"processing_class": self.setting.processor}
@@ -75,13 +76,14 @@ class Workshop:
             if step.int8:
                 how |= {"quantize": "static", "calibration": self.batches}
             if step.repaired:
-                self._repair(step, folder, searched, how)
+                self._repair(step, folder, how)
             else:
                 EXPORTERS[step.file_format](self.weights(step), folder, **how)
-        return next(path for path in folder.iterdir() if path.suffix in (".xml", ".onnx"))
+        (path,) = exported_files(folder)
+        return path
 
-    def _repair(self, step: Step, folder: Path, searched: Part, how: dict[str, Any]) -> None:
-        options = self.setting.options
+    def _repair(self, step: Step, folder: Path, how: dict[str, Any]) -> None:
+        options, searched = self.setting.options, self.searched
         repair_int8(
             self.weights(step),
             folder,
@@ -94,25 +96,25 @@ class Workshop:
             ),
         )
 
-    def opened(self, step: Step, searched: Part) -> Any:
+    def opened(self, step: Step) -> Any:
         """The file of a step as a model."""
         if step not in self._opened:
-            self._opened[step] = load_model(self.path(step, searched))
+            self._opened[step] = load_model(self.path(step))
         return self._opened[step]
 
-    def answers(self, step: Step, searched: Part) -> Predictions:
+    def answers(self, step: Step) -> Predictions:
         """The answers of a step's file to the rows that are searched on."""
         path = self.folder / "answers" / f"{_slug(step.name)}.npz"
         if not path.is_file():
-            answers_of(self.opened(step, searched), searched.rows, self.setting.asking).save(path)
+            answers_of(self.opened(step), self.searched.rows, self.setting.asking).save(path)
         return Predictions.load(path)
 
-    def model(self, one: Tried, behind: Tried | None, searched: Part) -> Any:
+    def model(self, one: Tried, behind: Tried | None) -> Any:
         """What was tried, as a model: a file, or two of them."""
-        network = self.opened(one.step, searched)
+        network = self.opened(one.step)
         if one.deferral is None or behind is None:
             return network
-        return DeferringModel(network, self.opened(behind.step, searched), one.deferral)
+        return DeferringModel(network, self.opened(behind.step), one.deferral)
 
 
 def _slug(name: str) -> str:

@@ -19,3 +19,4 @@ from .openvino import export_openvino as export_openvino
 from .openvino import quantize_openvino as quantize_openvino
 from .openvino import set_precision as set_precision
 from .smoothing import smooth_graph_ as smooth_graph_
+from .smoothing import smoothed_ranges as smoothed_ranges

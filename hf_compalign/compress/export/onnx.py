@@ -12,7 +12,6 @@ from torch import nn
 from hf_compalign._files import repair_records
 from hf_compalign._folders import staged_folder
 from hf_compalign.compress.calibration import calibration_batches
-from hf_compalign.compress.export.calibrating import calibrate_graph
 from hf_compalign.compress.export.checks import check_options, check_something_left
 from hf_compalign.compress.export.common import (
     FLOAT_NAME,
@@ -30,7 +29,7 @@ from hf_compalign.compress.export.graph import (
     opset_of,
     quantize_graph,
 )
-from hf_compalign.compress.export.smoothing import smooth_graph_
+from hf_compalign.compress.export.smoothing import smoothed_ranges
 from hf_compalign.compress.quantize import quantization_of, quantized_layers, roundable_layers, scheme_of, unprepare_
 from hf_compalign.compress.seen import LINEAR, seen_in
 from hf_compalign.models import OnnxModel
@@ -101,9 +100,7 @@ def export_onnx(  # noqa: PLR0913 - what to export and where, and all that a fil
             fixed = _fixed(model, layers, quantize) if simulated is None else _others(model, layers, simulated)
             kept = kept_layers(layers, fixed, exclude)
             check_something_left(source, layers, kept, quantize)
-            if batches is not None:
-                smooth_graph_(source, batches)
-            ranges = None if batches is None else calibrate_graph(source, batches)
+            ranges = None if batches is None else smoothed_ranges(source, batches)
             quantize_graph(source, path, mode=quantize, keep_float=kept, ranges=ranges, portable=portable)
             file = OnnxModel(path, config=config)
             difference = checked_difference(model, file, exact=False)

@@ -1,7 +1,7 @@
 """Move factors from activations to weights, so that both lose less in INT8; what the graph computes stays the same."""
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_compalign.compress.export.calibrating import feeds_of, running
+from hf_compalign.compress.export.calibrating import calibrate_graph, feeds_of, running
 from hf_compalign.compress.export.graph import load_graph, quiet, save_graph
 
 # Exponents of SmoothQuant: 0 would move nothing, 1 all differences between the channels of the activations.
@@ -58,6 +58,12 @@ def smooth_graph_(path: Path, batches: Iterable[Mapping[str, Any]]) -> tuple[str
         path.with_name(f"{path.name}_data").unlink(missing_ok=True)  # it would grow
         save_graph(model, path)
     return tuple(changed)
+
+
+def smoothed_ranges(path: Path, batches: Sequence[Mapping[str, Any]]) -> Any:
+    """Smooth a float file in place, and return the ranges of its activations then: see `calibrate_graph`."""
+    smooth_graph_(path, batches)
+    return calibrate_graph(path, batches)
 
 
 def _weights(model: Any) -> dict[str, Values]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hf_compalign._formats import count, interval, percent
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.predictions import Predictions, same_items
-from hf_compalign.measure.statistics import rate, rate_bounds, rate_interval
+from hf_compalign.measure.statistics import rate, rate_among
 
 _OUTSIDE = "O"
 _PREFIXES = ("B", "I", "E", "S")
@@ -111,18 +111,16 @@ def compare_entities(reference: Predictions, candidate: Predictions) -> EntityCo
     truth = None if (labels == IGNORED).any() else _entities(labels, texts, names)
     kept = before & after
     either = [*(before | after)]
-    hits = np.array([one not in kept for one in either], dtype=bool)
-    of = np.array([one[0] for one in either], dtype=np.int64)
-    among = np.ones(len(either), dtype=bool)
+    changed = rate_among([one not in kept for one in either], examples=[one[0] for one in either])
     return EntityComparison(
         n_examples=len(texts),
         n_reference=len(before),
         n_candidate=len(after),
         n_kept=len(kept),
-        mismatches=int(hits.sum()),
-        mismatch_rate=rate(int(hits.sum()), len(either)),
-        mismatch_rate_interval=rate_interval(hits, among, of),
-        mismatch_rate_upper_bound=rate_bounds(hits, among, of)[1],
+        mismatches=changed.k,
+        mismatch_rate=changed.value,
+        mismatch_rate_interval=changed.interval,
+        mismatch_rate_upper_bound=changed.bounds[1],
         agreement_f1=rate(2 * len(kept), len(before) + len(after)),
         reference=None if truth is None else _scores(before, truth),
         candidate=None if truth is None else _scores(after, truth),

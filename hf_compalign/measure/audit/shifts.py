@@ -13,9 +13,7 @@ from hf_compalign.measure.statistics import (
     Array,
     Estimate,
     estimate,
-    rate,
-    rate_bounds,
-    rate_interval,
+    rate_among,
     resampled_sums,
     value_metrics,
 )
@@ -93,7 +91,7 @@ def compare_values(reference: Values, candidate: Values, *, tolerance: Any = Non
         )
     moved = candidate.aligned_to(reference)
     shift, examples = moved.values - reference.values, reference.examples
-    hits, among = np.abs(shift) > float(tolerance), np.ones(len(shift), dtype=bool)
+    beyond = rate_among(np.abs(shift) > float(tolerance), examples=examples)
     found = value_metrics(reference.values, moved.values)
     labels = np.where(np.isnan(reference.labels), moved.labels, reference.labels)
     before, after = (_errors(one.values, labels) for one in (reference, moved))
@@ -101,10 +99,10 @@ def compare_values(reference: Values, candidate: Values, *, tolerance: Any = Non
         n=len(shift),
         n_examples=None if examples is None else len(np.unique(examples)),
         tolerance=float(tolerance),
-        mismatches=int(hits.sum()),
-        mismatch_rate=rate(int(hits.sum()), len(shift)),
-        mismatch_rate_interval=rate_interval(hits, among, examples),
-        mismatch_rate_upper_bound=rate_bounds(hits, among, examples)[1],
+        mismatches=beyond.k,
+        mismatch_rate=beyond.value,
+        mismatch_rate_interval=beyond.interval,
+        mismatch_rate_upper_bound=beyond.bounds[1],
         mean_shift=_mean(shift, examples),
         rms_shift=found["rms_shift"],
         r2=found["r2"],

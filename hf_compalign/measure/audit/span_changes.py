@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_compalign._formats import count, interval, percent
 from hf_compalign.measure.predictions import Spans
-from hf_compalign.measure.statistics import rate, rate_bounds, rate_interval
+from hf_compalign.measure.statistics import rate_among
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -75,16 +75,15 @@ def compare_spans(reference: Spans, candidate: Spans) -> SpanComparison:
             f"{len(missing)} of the reference's missing in the candidate's. Predict both on the same dataset."
         )
     theirs = [candidate.texts[place[name]] for name in reference.ids.tolist()]
-    hits = np.array([_plain(one) != _plain(other) for one, other in zip(reference.texts, theirs, strict=True)])
-    among, n = np.ones(len(hits), dtype=bool), len(hits)
+    changed = rate_among([_plain(one) != _plain(other) for one, other in zip(reference.texts, theirs, strict=True)])
     shared = [words_f1(one, other) for one, other in zip(reference.texts, theirs, strict=True)]
     known = all(reference.truth) and bool(reference.truth)
     return SpanComparison(
-        n=n,
-        mismatches=int(hits.sum()),
-        mismatch_rate=rate(int(hits.sum()), n),
-        mismatch_rate_interval=rate_interval(hits, among),
-        mismatch_rate_upper_bound=rate_bounds(hits, among)[1],
+        n=changed.n,
+        mismatches=changed.k,
+        mismatch_rate=changed.value,
+        mismatch_rate_interval=changed.interval,
+        mismatch_rate_upper_bound=changed.bounds[1],
         f1=float(np.mean(shared)),
         reference=_scores(reference.texts, reference.truth) if known else None,
         candidate=_scores(theirs, reference.truth) if known else None,

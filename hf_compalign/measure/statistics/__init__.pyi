@@ -11,6 +11,7 @@ from .bootstrap import resampled_sums as resampled_sums
 from .calibration import CalibrationShift as CalibrationShift
 from .calibration import calibration_shift as calibration_shift
 from .certainty import Rate as Rate
+from .certainty import rate_among as rate_among
 from .certainty import rates_of as rates_of
 from .changes import ClassChange as ClassChange
 from .changes import class_changes as class_changes

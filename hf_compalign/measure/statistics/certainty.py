@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.statistics.clusters import rate_bounds, rate_interval
 from hf_compalign.measure.statistics.comparison import paired, proportions
-from hf_compalign.measure.statistics.intervals import exact_bounds, wilson_interval
+from hf_compalign.measure.statistics.intervals import exact_bounds, rate, wilson_interval
 from hf_compalign.measure.statistics.rates import Array
 
 
@@ -22,6 +22,24 @@ class Rate:
     interval: tuple[float, float]
     bounds: tuple[float, float]
 
+    @property
+    def value(self) -> float:
+        """k / n; nan without items."""
+        return rate(self.k, self.n)
+
+
+def rate_among(hits: ArrayLike, among: ArrayLike | None = None, examples: ArrayLike | None = None) -> Rate:
+    """The rate of the hits among some items, by default all, bool [N] both, over ``examples`` [N] if items share them.
+
+    >>> found = rate_among([True, False, False])
+    >>> found.k, found.n, round(found.bounds[1], 4)
+    (1, 3, 0.8646)
+    """
+    of = np.asarray(hits, dtype=bool)
+    counted = np.ones_like(of) if among is None else np.asarray(among, dtype=bool)
+    k, n = int((of & counted).sum()), int(counted.sum())
+    return Rate(k, n, rate_interval(of, counted, examples), rate_bounds(of, counted, examples))
+
 
 def rates_of(
     reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, *, examples: ArrayLike | None = None
@@ -33,14 +51,11 @@ def rates_of(
     >>> found.k, found.n, found.interval == wilson_interval(1, 2)
     (1, 2, True)
     """
-    counts = proportions(reference, candidate, labels)
     if examples is None:
+        counts = proportions(reference, candidate, labels)
         return {name: Rate(k, n, wilson_interval(k, n), _exact(k, n)) for name, (k, n) in counts.items()}
     masks = _masks(*paired(reference, candidate, labels))
-    return {
-        name: Rate(*counts[name], rate_interval(hits, among, examples), rate_bounds(hits, among, examples))
-        for name, (hits, among) in masks.items()
-    }
+    return {name: rate_among(hits, among, examples) for name, (hits, among) in masks.items()}
 
 
 def _exact(k: int, n: int) -> tuple[float, float]:

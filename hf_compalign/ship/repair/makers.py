@@ -12,7 +12,6 @@ from hf_compalign.compress.export import (
     INT8_NAME,
     OPENVINO_NAME,
     Export,
-    calibrate_graph,
     calibration_feeds,
     convert_graph,
     export_graph,
@@ -22,7 +21,7 @@ from hf_compalign.compress.export import (
     quantize_graph,
     quantize_openvino,
     set_precision,
-    smooth_graph_,
+    smoothed_ranges,
 )
 from hf_compalign.models import FileModel, OnnxModel, OpenVinoModel
 from hf_compalign.ship.formats import EXPORTERS, particular
@@ -96,9 +95,7 @@ class OnnxMaker(Maker):
     _model = OnnxModel
 
     def _prepared(self, graph: Path, batches: Any) -> Path:
-        if batches is not None:
-            smooth_graph_(graph, batches)
-        self._ranges = None if batches is None else calibrate_graph(graph, batches)
+        self._ranges = None if batches is None else smoothed_ranges(graph, batches)
         return graph
 
     def _write(self, path: Path, in_float: Collection[str]) -> None:
