@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -28,7 +28,7 @@ from transformers import (
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, AuditOptions, Columns, audit
 from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
-from hf_compalign.data import existing_column, find_text_columns, load_file, sample, tokenized
+from hf_compalign.data import DatasetArguments, existing_column, find_text_columns, tokenized
 from hf_compalign.labels import names_of
 from hf_compalign.measure.statistics import task_scores
 from hf_compalign.opening import load_model
@@ -37,13 +37,9 @@ PROBLEM = "multi_label_classification"
 
 
 @dataclass
-class DataArguments:
+class DataArguments(DatasetArguments):
     """Which data to take, and how."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "A dataset on the Hub."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of that dataset."})
-    train_file: str | None = field(default=None, metadata={"help": "Training data: parquet, csv or json."})
-    validation_file: str | None = field(default=None, metadata={"help": "Evaluation data: parquet, csv or json."})
     label_column_names: list[str] = field(
         default_factory=list, metadata={"help": "The columns of the labels, 1 where one holds and 0 where not."}
     )
@@ -51,37 +47,11 @@ class DataArguments:
         default=None, metadata={"help": "The text column, or the two of a pair."}
     )
     max_seq_length: int = field(default=128, metadata={"help": "Longer texts are truncated to so many tokens."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Take so many training rows, at random."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Take so many evaluation rows, at random."})
 
     def __post_init__(self) -> None:
-        if (self.dataset_name is None) == (self.train_file is None):
-            raise ValueError(f"Give dataset_name or train_file. Got {self.dataset_name} and {self.train_file}.")
-        if self.train_file is None and self.validation_file is not None:
-            raise ValueError("validation_file goes with train_file; a dataset on the Hub has a split of its own.")
+        super().__post_init__()
         if not self.label_column_names:
             raise ValueError("Name the columns of the labels with label_column_names, such as toxic insult threat.")
-
-    @property
-    def source(self) -> str:
-        """What the training data are called."""
-        return str(self.dataset_name or self.train_file)
-
-
-def load_data(data: DataArguments, args: TrainingArguments) -> dict[str, Dataset]:
-    """The rows of the splits train and, where there are such data, validation."""
-    if not args.do_train or args.do_predict:
-        raise ValueError("Give do_train, and do_eval for the audit. To only compare two models use hf_compalign.audit.")
-    if data.train_file is not None:
-        files = {"train": data.train_file, "validation": data.validation_file}
-        splits = {split: load_file(file) for split, file in files.items() if file is not None}
-    else:
-        found = load_dataset(data.dataset_name, data.dataset_config_name)
-        splits = {split: found[split] for split in ("train", "validation") if split in found}
-    if args.do_eval and "validation" not in splits:
-        raise ValueError("There is nothing to evaluate on. Give validation_file, or leave do_eval out.")
-    most = {"train": data.max_train_samples, "validation": data.max_eval_samples}
-    return {split: sample(dataset, most[split]) for split, dataset in splits.items()}
 
 
 class Texts:
@@ -134,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     models, data, alignment, compression, args = parser.parse_args_into_dataclasses(argv)
     logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING)
-    splits = load_data(data, args)
+    splits = data.load(args)
     set_seed(args.seed)
 
     # The original: given, or fine-tuned with the labels alone.

@@ -1,3 +1,4 @@
+from .arguments import DatasetArguments as DatasetArguments
 from .checks import check_rows as check_rows
 from .columns import ID_COLUMNS as ID_COLUMNS
 from .columns import LABEL_COLUMNS as LABEL_COLUMNS
