@@ -185,12 +185,9 @@ def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ValueError: not one row of numbers in [0, 1].
     """
-    p = _checked_p_values(p_values)
-    order = np.argsort(-p)
-    ranks = np.arange(len(p), 0, -1)
-    adjusted = np.empty(p.shape)
-    adjusted[order] = np.minimum.accumulate(np.minimum(len(p) * p[order] / ranks, 1.0))
-    return adjusted
+    from scipy import stats  # half a second, for this and the next alone
+
+    return np.asarray(stats.false_discovery_control(_checked_p_values(p_values), method="bh"))
 
 
 def excess_p_value(k: ArrayLike, n: ArrayLike, total: int, n_all: int) -> NDArray[np.float64]:
