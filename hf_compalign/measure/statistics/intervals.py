@@ -185,7 +185,7 @@ def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ValueError: not one row of numbers in [0, 1].
     """
-    from scipy import stats  # half a second, for this and the next alone
+    from scipy import stats  # half a second, for this alone
 
     return np.asarray(stats.false_discovery_control(_checked_p_values(p_values), method="bh"))
 
