@@ -31,6 +31,15 @@ def test_raw_texts_are_tokenized_and_padded():
     assert not model.training
 
 
+def test_texts_of_one_length_are_asked_together_and_answered_in_their_order():
+    rng, model, widths = np.random.default_rng(0), tiny.bert(**NAMED), []
+    texts = [" ".join(["good"] * n) for n in rng.permutation(12) + 1]
+    model.register_forward_pre_hook(lambda _, args, given: widths.append(given["input_ids"].shape[1]), with_kwargs=True)
+    found = predict(model, Dataset.from_dict({"text": texts}), processing_class=tokenizer(), batch_size=4)
+    assert widths == [12, 8, 4]
+    assert tiny.distance(found.logits, logits_one_by_one(model, texts)) < tiny.ROUNDING
+
+
 def test_every_part_of_the_model_keeps_its_mode():
     model = tiny.bert(dropout=0.5).train()
     model.bert.encoder.layer[0].eval()  # as one freezes a layer

@@ -16,6 +16,7 @@ from .inputs import check_filled as check_filled
 from .inputs import check_texts as check_texts
 from .inputs import image_files as image_files
 from .inputs import image_of as image_of
+from .inputs import lengths as lengths
 from .inputs import naming_rows as naming_rows
 from .inputs import rows_at as rows_at
 from .inputs import tokenized as tokenized

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, Image, Value
+from pyarrow import compute
 
 from hf_compalign._formats import plural
 
@@ -49,8 +50,7 @@ def tokenized(dataset: Dataset, tokenizer: Any, columns: Sequence[str], *, longe
 
     rows = dataset.with_format(None).map(tokenize, batched=True, desc="Tokenizing")
     if limit < own:
-        ids = rows.with_format("arrow")[:]["input_ids"]
-        full = sum(np.count_nonzero(chunk.value_lengths().to_numpy() == limit) for chunk in ids.chunks)
+        full = int(np.count_nonzero(lengths(rows, "input_ids") == limit))
         if full:
             logger.warning(
                 "%d of %d texts fill all %d positions of the model: longer ones are cut there, since the tokenizer's "
@@ -60,6 +60,11 @@ def tokenized(dataset: Dataset, tokenizer: Any, columns: Sequence[str], *, longe
                 limit,
             )
     return rows
+
+
+def lengths(dataset: Dataset, column: str) -> np.ndarray:
+    """How long the lists [N] in a column are."""
+    return compute.list_value_length(dataset.with_format("arrow")[:][column]).to_numpy()
 
 
 def tokenized_words(dataset: Dataset, tokenizer: Any, column: str, *, longest: int | None = None) -> Dataset:

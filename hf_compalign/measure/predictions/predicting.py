@@ -24,6 +24,7 @@ from hf_compalign.data import (
     find_text_columns,
     find_word_column,
     image_files,
+    lengths,
     row_fingerprint,
     rows_at,
 )
@@ -171,18 +172,27 @@ def _run(
     """The answer to each row, without padding, and, if ``marked``, a hash of each row's main input."""
     known, task = input_names(model), task_of(model)
     main = task.model_input
-    answers: list[np.ndarray] = []
-    marks: list[str] = []
+    order = _longest_first(dataset, main)
+    answers: dict[int, np.ndarray] = {}
+    marks: dict[int, str] = {}
     with evaluating(model):
         for start in tqdm(range(0, len(dataset), batch_size), desc="Predicting", leave=False):
-            inputs = rows_at(dataset, range(start, min(start + batch_size, len(dataset))), known)
+            places = order[start : start + batch_size]
+            inputs = rows_at(dataset, places, known)
             if marked:
-                marks.extend(row_fingerprint({main: row[main]}) for row in inputs)
+                marks |= {place: row_fingerprint({main: row[main]}) for place, row in zip(places, inputs, strict=True)}
             ids = unpadded_ids(inputs, task)
             batch = collate(inputs)
-            found = forward_logits(model, batch).cpu()
-            answers += [answer.numpy() for answer in unpadded_answers(found, ids, batch, task)]
-    return answers, marks
+            found = unpadded_answers(forward_logits(model, batch).cpu(), ids, batch, task)
+            answers |= {place: answer.numpy() for place, answer in zip(places, found, strict=True)}
+    return [answers[row] for row in range(len(dataset))], [marks[row] for row in sorted(marks)]
+
+
+def _longest_first(dataset: Dataset, main: str) -> list[int]:
+    """The rows in the order to ask them: a batch is padded to its longest text, so texts of one length go together."""
+    if main != "input_ids" or main not in dataset.column_names:
+        return [*range(len(dataset))]
+    return np.argsort(-lengths(dataset, main), kind="stable").tolist()
 
 
 def ids_of(dataset: Dataset, task: Task, columns: Columns) -> np.ndarray:
