@@ -9,6 +9,7 @@ from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.inner_losses import attention_loss, attribution_loss, hidden_loss
 from hf_compalign.align.inside import INNER, Inside
 from hf_compalign.align.losses import masked_mean, teacher_terms
+from hf_compalign.align.parts import values_of
 from hf_compalign.align.projection import Projection
 from hf_compalign.tasks import Items
 
@@ -47,10 +48,9 @@ class TeacherTerms:
             count: of the items of an optimizer step; None takes those of the batch.
         """
         losses = {}
-        for name, term in self._of_items.items():
-            values = term(items.logits, answers, items.labels)
-            if self._focus is not None:
-                values = self._focus(values, answers, items.labels)
+        found = values_of([*self._of_items.values()], items.logits, answers, items.labels)
+        for name, value in zip(self._of_items, found, strict=True):
+            values = value if self._focus is None else self._focus(value, answers, items.labels)
             losses[name] = masked_mean(values, items.mask, count)
         return losses
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hf_compalign.align.inner_checks import fitted
 from hf_compalign.align.inside import Watch
 from hf_compalign.align.losses import masked_mean, task_loss, value_loss
 from hf_compalign.align.meter import LossGuard, TermMeter
+from hf_compalign.align.parts import values_of
 from hf_compalign.align.projection import Projection, load_projection, save_projection
 from hf_compalign.align.search import closest, distance_metric
 from hf_compalign.align.start import count_start
@@ -160,11 +162,13 @@ class AlignedDistillationTrainer(TaughtTrainer):
             given = items.labels if labels is None else labels
             own: Tensor = self.compute_loss_func(outputs, given, num_items_in_batch=total) * scale
             return own
+        term: Any = value_loss
         if self.task.categorical:
-            smoothing = self.args.label_smoothing_factor
-            values = task_loss(items.logits, None, items.labels, label_smoothing=smoothing)
-        else:
-            values = value_loss(items.logits, None, items.labels)
+            term = partial(task_loss, label_smoothing=self.args.label_smoothing_factor)
+        if self.alignment.needs_teacher:
+            (values,) = values_of([term], items.logits, None, items.labels)
+        else:  # the stock Trainer's own sums
+            values = term(items.logits, None, items.labels)
         return masked_mean(values, items.labeled, count)
 
     def get_batch_samples(
