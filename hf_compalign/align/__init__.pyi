@@ -1,5 +1,6 @@
 from .arguments import AlignmentArguments as AlignmentArguments
 from .averaging import WeightAveragingCallback as WeightAveragingCallback
+from .carried import carry_teacher_logits as carry_teacher_logits
 from .checkpoint import last_complete_checkpoint as last_complete_checkpoint
 from .checks import check_setup as check_setup
 from .fine_tuning import ModelArguments as ModelArguments

@@ -147,7 +147,7 @@ def check_cached_logits(
         row = dataset[index]
         _check_logits(row[LOGITS_COLUMN], shape_of(len(row[main]), student.config), split, index)
         # Caches of earlier versions do not say which tokenizer made the rows.
-        teacher, order, tokens, inputs = _marks(row[FINGERPRINT_COLUMN], split, index)
+        teacher, order, tokens, inputs = marks_of(row[FINGERPRINT_COLUMN], split, index)
         if inputs != row_fingerprint({main: row[main]}):
             raise ValueError(
                 f"The cached teacher logits of the {split} dataset are stale: the inputs of row {index} are not those "
@@ -207,7 +207,7 @@ def _order_mark(names: Sequence[str]) -> str:
     return row_fingerprint({"names": known_as})[: DIGITS // 2]
 
 
-def _marks(fingerprint: Any, split: str, index: int) -> tuple[str, str, list[str], str]:
+def marks_of(fingerprint: Any, split: str, index: int) -> tuple[str, str, list[str], str]:
     """What a row says of the teacher, the order of the labels, perhaps the tokens, and the inputs."""
     parts = str(fingerprint).split("-")
     if len(parts) not in (3, 4):
