@@ -1,6 +1,6 @@
 """What the loss costs: its share of an optimizer step for each task and term, and the memory that it takes.
 
-python benchmarks/loss_cost.py [--steps 6] [--batch_size 8] [--length 64] [--hidden_size 384] [--layers 6]
+python benchmarks/loss_cost.py [--steps 4] [--batch_size 8] [--length 64] [--hidden_size 384] [--layers 6]
 
 A step is the forward pass of a student with random weights, the loss, the backward pass and AdamW. In every step all
 terms are timed one after the other on the same logits, from the logits to their gradient, so that whatever else the
@@ -192,7 +192,7 @@ def _memory(name: str, *, reset: bool = False) -> int:
 def main() -> None:
     """Time, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("steps", 6), ("batch_size", 8), ("length", 64), ("hidden_size", 384), ("layers", 6)):
+    for name, default in (("steps", 4), ("batch_size", 8), ("length", 64), ("hidden_size", 384), ("layers", 6)):
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in (("classes", 50_000), ("items", 1024)):
         parser.add_argument(f"--{name}", type=int, default=default, help="of the logits whose memory is measured")
