@@ -1,11 +1,12 @@
 """What alignment costs: median time of an optimizer step against the stock Trainer's, side by side in one run.
 
-python benchmarks/step_cost.py [--dropout 0.0] [--rounds 6] [--steps 12] [--batch_size 16] [--length 64]
+python benchmarks/step_cost.py [--dropout 0.0] [--rounds 6] [--steps 12] [--batch_size 16] [--length 64] [--layers 6]
 
 The trainings take turns, round after round, on the same batches and from the same weights, so that whatever
 else the machine does hits all of them alike. The model is the shape of MiniLM-L6 (22.7 M parameters) with random
 weights: how long a step takes does not depend on them. Dropout is 0 for all, so that the ratios are the cost of
-alignment alone; with --dropout 0.1 the stock Trainer pays for it and the aligned one, which switches it off, does not.
+alignment alone; attention maps also cost the slower attention that returns them. With --dropout 0.1 the stock Trainer
+pays for it and the aligned one, which switches it off, does not.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from hf_compalign import (
     suggest_learning_rate,
 )
 
+EAGER = "live teacher, attention maps, both eager"
 SKIPPED = 2  # the first steps of a round warm the caches up
 
 
@@ -64,12 +66,12 @@ class StepTimes(TrainerCallback):
             torch.cuda.synchronize()
 
 
-def build_model(dropout: float) -> BertForSequenceClassification:
+def build_model(dropout: float, layers: int = 6, attention: str = "sdpa") -> BertForSequenceClassification:
     """A model of MiniLM-L6's shape."""
     torch.manual_seed(0)
-    shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-    config = BertConfig(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, **shape)
-    return BertForSequenceClassification(config)
+    shape = {"hidden_size": 384, "num_hidden_layers": layers, "num_attention_heads": 12, "intermediate_size": 1536}
+    drops = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
+    return BertForSequenceClassification(BertConfig(**shape, **drops, attn_implementation=attention))
 
 
 def rows(n: int, length: int, vocabulary: int) -> Dataset:
@@ -126,17 +128,21 @@ def main() -> None:
     """Time, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dropout", type=float, default=0.0)
-    for name, default in (("rounds", 6), ("steps", 12), ("batch_size", 16), ("length", 64)):
+    for name, default in (("rounds", 6), ("steps", 12), ("batch_size", 16), ("length", 64), ("layers", 6)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
 
-    model, teacher = build_model(options.dropout), build_model(options.dropout)
+    model, teacher = (build_model(options.dropout, options.layers) for _ in range(2))
+    eager, eager_teacher = (build_model(options.dropout, options.layers, "eager") for _ in range(2))
     dataset = rows(options.steps * options.batch_size, options.length, model.config.vocab_size)
     cached = cache_teacher_logits(dataset, teacher, batch_size=options.batch_size)
     aligned = {
         "cached teacher": {"train_dataset": cached},
         "live teacher, logits alone": {"teacher": teacher, "alignment": AlignmentArguments(preset="logits")},
         "live teacher": {"teacher": teacher},
+        "two live teachers": {"teacher": [teacher, build_model(options.dropout, options.layers)]},
+        "live teacher, input gradients": {"teacher": teacher, "alignment": AlignmentArguments(attribution_weight=1.0)},
+        EAGER: {"teacher": eager_teacher, "alignment": AlignmentArguments(attention_weight=1.0)},
         "live teacher, transfer 0.5": {"teacher": teacher, "alignment": AlignmentArguments(transfer=0.5)},
         "live teacher, averaged": {"teacher": teacher, "callbacks": [after_every_step()]},
     }
@@ -148,7 +154,8 @@ def main() -> None:
         for turn in range(options.rounds):
             order = list(kinds) if turn % 2 == 0 else list(reversed(kinds))
             for name in order:
-                times[name].append(timed(kinds[name], model, options.steps, options.batch_size, folder))
+                own = eager if name == f"aligned, {EAGER}" else model
+                times[name].append(timed(kinds[name], own, options.steps, options.batch_size, folder))
 
     stock = times["stock Trainer"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

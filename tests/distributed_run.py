@@ -24,6 +24,10 @@ from hf_compalign.compress.callbacks import QuantizationCallback
 PROCESSES = 2
 WEIGHTINGS = ("fixed", "softadapt", "uncertainty")
 SCHEMES = ("onnxruntime-w8a8", "torchao-w4", "quanto-w8a8")
+INSIDE: dict[str, tuple[int, dict[str, Any]]] = {
+    "projection": (24, {"hidden_weight": 1.0, "hidden_projection": True, "attention_weight": 1.0}),
+    "gradients": (16, {"attribution_weight": 1.0, "task_weight": 1.0, "weighting": "uncertainty"}),
+}
 EVALUATED = 23  # not a multiple of any batch: the last one is filled up with duplicates
 
 
@@ -101,6 +105,29 @@ def every_task(folder: Path, name: str) -> dict[str, Any]:
     return {"parameters": tiny.flat(trainer.model).tolist(), "distances": distances}
 
 
+def about_the_inside(folder: Path, name: str) -> list[float]:
+    """What is learned by terms about the inside of the models, a projection included."""
+    launched = dist.is_torchelastic_launched()
+    width, alignment = INSIDE[name]
+    trainer = AlignedDistillationTrainer(
+        tiny.bert(seed=2, attn_implementation="eager"),
+        tiny.arguments(
+            folder,
+            per_device_train_batch_size=4 // PROCESSES if launched else 4,
+            gradient_accumulation_steps=2,
+            optim="sgd",
+            learning_rate=0.01,
+            num_train_epochs=1,
+            ddp_backend="gloo" if launched else None,
+        ),
+        teacher=tiny.bert(seed=1, hidden_size=width, num_hidden_layers=4, attn_implementation="eager"),
+        alignment=AlignmentArguments(preset="logits", **alignment),
+        train_dataset=tiny.texts(24, unknown=4),
+    )
+    trainer.train()
+    return torch.cat([tiny.flat(trainer.model), *(one.detach().flatten() for one in trainer._learned)]).tolist()
+
+
 def quantized(folder: Path, scheme: str | None) -> list[dict[str, Any]]:
     """What quantization-aware training ends with, in each process: the weights, and the record of what is rounded."""
     launched = dist.is_torchelastic_launched()
@@ -166,6 +193,7 @@ if __name__ == "__main__":
     results = {
         "aligned": {weighting: run(output / weighting, weighting) for weighting in WEIGHTINGS},
         "from its start": from_its_start(output / "start"),
+        "inside": {name: about_the_inside(output / name, name) for name in INSIDE},
         "every task": {name: every_task(output / name, name) for name in CASES},
         "quantized": {scheme: quantized(output / scheme, scheme) for scheme in SCHEMES},
     }

@@ -78,6 +78,13 @@ def test_two_processes_equal_one_for_every_task(results, name, tmp_path):
     assert one["distances"]
 
 
+@pytest.mark.parametrize("name", distributed_run.INSIDE)
+def test_two_processes_learn_the_same_from_the_inside_of_a_teacher(results, name, tmp_path):
+    one = distributed_run.about_the_inside(tmp_path, name)
+    two = json.loads((results[0] / "results.json").read_text())["inside"][name]
+    np.testing.assert_allclose(one, two, atol=1e-6)
+
+
 @pytest.mark.parametrize("scheme", distributed_run.SCHEMES)
 def test_two_processes_train_the_same_quantized_model(results, scheme, tmp_path):
     folder, _, _ = results

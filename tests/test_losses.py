@@ -13,7 +13,6 @@ from scipy.special import log_softmax, rel_entr, softmax
 from hf_compalign.align import (
     Focus,
     agreement_loss,
-    hidden_loss,
     kl_loss,
     logits_loss,
     margin_loss,
@@ -82,23 +81,6 @@ def test_unknown_labels_cost_nothing_and_have_no_gradient():
     assert values[1:].tolist() == [0, 0]
     assert student.grad[1:].abs().sum() == 0
     assert student.grad[0].abs().sum() > 0
-
-
-def test_hidden_states_are_compared_item_by_item_without_their_padding():
-    student, teacher = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)  # layers, items, positions, features
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0]])
-    expected = []
-    for item, length in enumerate(mask.sum(1).tolist()):
-        pairs = [(student[layer][item, :length], teacher[layer][item, :length]) for layer in range(3)]
-        expected.append(np.mean([((s - t).norm() ** 2 / t.norm() ** 2).item() for s, t in pairs]))
-    found = hidden_loss([*student], [*teacher], mask)
-    assert found.tolist() == pytest.approx(expected, rel=1e-5)
-    assert hidden_loss([*teacher], [*teacher], mask).tolist() == [0, 0, 0, 0]
-
-
-def test_hidden_states_of_other_depths_and_widths_are_refused():
-    with pytest.raises(ValueError, match=r"same depth and width. Got the shapes \[\(2, 4\)\] of the student"):
-        hidden_loss([torch.ones(2, 4)], [torch.ones(2, 3)])
 
 
 def test_label_smoothing_is_torchs():

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from hf_compalign._trainer import flag
-from hf_compalign.align.losses import Focus, TermFunction, hidden_loss, task_loss, teacher_terms
+from hf_compalign.align.losses import Focus
 from hf_compalign.align.transfer_images import IMAGE_KINDS
 from hf_compalign.align.transfer_texts import TEXT_KINDS
 from hf_compalign.align.weighting import (
@@ -27,11 +27,13 @@ PRESETS: Mapping[str, Mapping[str, float]] = {
     "kd": {"task": 1.0, "kl": 1.0},
     "labels": {"task": 1.0},
 }
-TERMS = ("task", "agreement", "logits", "margin", "kl", "hidden")
+TERMS = ("task", "agreement", "logits", "margin", "kl", "hidden", "attention", "attribution")
 
 # Options that only work together with others: (their prefix, whether that is there, what they need, in words).
 _NEEDS = (
     ("temperature", lambda a: "kl" in a.weights(), "kl_weight > 0"),
+    ("hidden_layers", lambda a: {"hidden", "attention"} & a.weights().keys(), "hidden_weight or attention_weight > 0"),
+    ("hidden_projection", lambda a: "hidden" in a.weights(), "hidden_weight > 0"),
     ("soft_agreement", lambda a: "agreement" in a.weights(), "agreement_weight > 0"),
     ("weighting", lambda a: len(a.weights()) > 1, "two terms or more, as preset='paper' has"),
     ("softadapt_", lambda a: a.weighting == "softadapt", "weighting='softadapt'"),
@@ -75,6 +77,29 @@ class AlignmentArguments:
     )
     hidden_weight: float | None = flag(
         None, "Weight of the distance between the two models' hidden states; by default the preset's."
+    )
+    attention_weight: float | None = flag(
+        None,
+        "Weight of the KL divergence of the student's attention maps from the teacher's; by default none. Both models "
+        "must compute with attn_implementation='eager'.",
+    )
+    attribution_weight: float | None = flag(
+        None,
+        "Weight of the squared difference of the two models' normalized input gradients; by default none. Of "
+        "classifiers of texts and images alone, and costly: each step goes backward through both models once more, and "
+        "twice through the student's gradient.",
+    )
+    hidden_layers: list[int] | None = flag(
+        None,
+        "For each hidden state of the student, the embeddings first, the number of the teacher's that it follows: 0 "
+        "for the embeddings, 1 for the first layer, -1 for none. By default its own number, or evenly spaced up to the "
+        "last where the teacher has more layers. Attention maps follow the same layers.",
+    )
+    hidden_projection: bool = flag(
+        False, "Learn a linear projection of the student's hidden states to the width of a wider or narrower teacher's."
+    )
+    teacher_weights: list[float] | None = flag(
+        None, "How much each of several teachers counts in the mean of their logits; by default all alike."
     )
     temperature: float = flag(2.0, "Temperature T of the KL term, scaled by T^2.")
     soft_agreement: bool = flag(False, "Agree with the teacher's probabilities instead of its predicted class.")
@@ -167,12 +192,6 @@ class AlignmentArguments:
         weights = self.weights()
         changed = "" if weights == PRESETS[self.preset] else " with other weights"
         return f"preset {self.preset}{changed}: {_listed(weights)}"
-
-    def terms(self) -> dict[str, TermFunction]:
-        """The functions of the terms that take part, in the order of `weights`."""
-        functions: dict[str, TermFunction] = {"task": task_loss, "hidden": hidden_loss}
-        functions |= teacher_terms(soft_agreement=self.soft_agreement, temperature=self.temperature)
-        return {name: functions[name] for name in self.weights()}
 
     def build_weighting(self, seed: int) -> Weighting:
         """A fresh weighting for the terms that take part, in the order of `weights`."""

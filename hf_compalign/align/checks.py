@@ -1,7 +1,6 @@
 """What cannot work is refused when the trainer is built, with the reason and the way out."""
 
 import logging
-from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -9,19 +8,16 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_compalign.align.answered import LOGITS_COLUMN
-from hf_compalign.align.arguments import AlignmentArguments
+from hf_compalign.align.live import LiveTeacher, TeacherEnsemble
 from hf_compalign.align.search import MISMATCHES, SHIFT
 from hf_compalign.align.task_checks import check_options
-from hf_compalign.align.teacher import LiveTeacher, check_cached_logits, check_distinct, trusts_positions
+from hf_compalign.align.teacher import check_cached_logits, check_distinct, trusts_positions
 from hf_compalign.align.vocabulary import check_same_tokens, vocabulary_mark, vocabulary_of
 from hf_compalign.data import check_rows
 from hf_compalign.models import is_unknown, label_column, position_limit, read_labels
 from hf_compalign.tasks import Task, task_of
 
 logger = logging.getLogger(__name__)
-
-# What two models must share for their hidden states to be about the same.
-_SHAPE = ("model_type", "num_hidden_layers", "hidden_size")
 
 LOWER_IS_BETTER = (MISMATCHES, "cie", "cie_u", "kl", SHIFT)
 
@@ -30,16 +26,19 @@ def check_setup(trainer: Any) -> None:
     """Refuse settings that the loss and its weighting cannot work with."""
     args = trainer.args
     check_options(trainer.task, trainer)
-    if trainer.alignment.weighting == "uncertainty":
-        if trainer.optimizer is not None:
+    for option, learns, else_take in (
+        ("weighting='uncertainty'", trainer.alignment.weighting == "uncertainty", "use another weighting"),
+        ("hidden_projection=True", trainer.alignment.hidden_projection, "leave it out"),
+    ):
+        if learns and trainer.optimizer is not None:
             raise ValueError(
-                "weighting='uncertainty' learns its weights in the Trainer's optimizer, and cannot with optimizers=. "
-                "Leave optimizers out and choose with TrainingArguments(optim=...), or use another weighting."
+                f"{option} learns its weights in the Trainer's optimizer, and cannot with optimizers=. "
+                f"Leave optimizers out and choose with TrainingArguments(optim=...), or {else_take}."
             )
-        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        if learns and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
             raise ValueError(
-                "weighting='uncertainty' keeps its weights outside the model, which DeepSpeed and FSDP do not "
-                "optimize. Use DDP, or another weighting."
+                f"{option} keeps its weights outside the model, which DeepSpeed and FSDP do not "
+                f"optimize. Use DDP, or {else_take}."
             )
     _check_ignored(trainer)
     # With several evaluation datasets their names stand before the metric's.
@@ -102,46 +101,6 @@ def _check_same_answers(task: Task, student: PreTrainedModel, teacher: PreTraine
         )
 
 
-def fitted(
-    alignment: AlignmentArguments, student: PreTrainedModel, teacher: PreTrainedModel | None
-) -> AlignmentArguments:
-    """The arguments, without the default's term of the hidden states where they cannot be compared.
-
-    Raises:
-        ValueError: they cannot, and the term was asked for.
-    """
-    if "hidden" not in alignment.weights():
-        return alignment
-    by_default = alignment.preset == "default" and alignment.hidden_weight is None
-    wrong = _why_states_differ(student, teacher)
-    if wrong and not by_default:
-        raise ValueError(f"{wrong} Leave hidden_weight out.")
-    if by_default and not wrong and not _is_plain_encoder(student):
-        wrong = f"A {student.config.model_type} may not return hidden states; hidden_weight=1 asks for them."
-    if wrong:
-        logger.info("Only logits are aligned. %s", wrong)
-        return replace(alignment, preset="logits")
-    return alignment
-
-
-def _why_states_differ(student: PreTrainedModel, teacher: PreTrainedModel | None) -> str | None:
-    if teacher is None:
-        return "Hidden states are not cached with the logits: they need a live teacher. Pass teacher=."
-    for fact in _SHAPE:
-        ours, theirs = (getattr(model.config, fact, None) for model in (student, teacher))
-        if ours != theirs:
-            return (
-                "Hidden states can be compared between models of the same type, depth and width. Got "
-                f"{fact}={ours} of the student and {theirs} of the teacher."
-            )
-    return None
-
-
-def _is_plain_encoder(model: PreTrainedModel) -> bool:
-    config = model.config
-    return all(getattr(config, fact, None) for fact in _SHAPE) and not config.is_encoder_decoder
-
-
 def _check_positions(student: PreTrainedModel, teacher: PreTrainedModel, *, longest: float) -> None:
     """Refuse a teacher that cannot read all that the student and its tokenizer can."""
     ours, theirs = (position_limit(model) or inf for model in (student, teacher))
@@ -154,7 +113,7 @@ def _check_positions(student: PreTrainedModel, teacher: PreTrainedModel, *, long
         )
 
 
-def check_datasets(trainer: Any, teacher: LiveTeacher | None) -> str | None:
+def check_datasets(trainer: Any, teacher: LiveTeacher | TeacherEnsemble | None) -> str | None:
     """Refuse data that do not fit the terms in use; return the fingerprint of the cached teacher, if there is one."""
     given = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"eval": trainer.eval_dataset}
     splits = {"train": trainer.train_dataset} | given

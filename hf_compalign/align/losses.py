@@ -4,7 +4,7 @@ Every term takes the logits [..., C] of student and teacher and the labels [...]
 A regression has its values for logits, [..., 1].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hf_compalign.labels import IGNORED
 
-TermFunction = Callable[..., Tensor]
-"""(student logits, teacher logits, labels) -> one value per item; the task term alone does without a teacher."""
+TermFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(student logits, teacher logits, labels) -> one value per item."""
 
 
 def task_loss(student: Tensor, teacher: Tensor | None, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -105,46 +105,6 @@ def margin_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     largest, places = teacher.topk(2, dim=-1)
     own = student.gather(-1, places)
     return ((own[..., 0] - own[..., 1]) - (largest[..., 0] - largest[..., 1])).square()
-
-
-def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
-    """Distance of the hidden states: mean over layers of sum |h_s - h_t|^2 / sum |h_t|^2; 0 at student = teacher.
-
-    The sums go over the positions and features of an item. Without a unit: 0.01 is an error of a tenth of the length.
-    https://huggingface.co/papers/1909.10351, with the states as they are, since both models have the same width.
-
-    Args:
-        student: of each layer, [B, positions, features] or any [B, ...].
-        teacher: the same of the teacher.
-        mask: [B, positions], or of several texts in a row [B, texts, positions], 0 where there is padding; it counts
-            for states that have these positions.
-
-    Returns:
-        [B], one value per item.
-
-    Raises:
-        ValueError: the two models differ in depth or width.
-
-    >>> states = [torch.ones(2, 3, 4)]
-    >>> hidden_loss([2 * states[0]], states).tolist(), hidden_loss(states, states).tolist()
-    ([1.0, 1.0], [0.0, 0.0])
-    """
-    shapes = [[tuple(state.shape) for state in states] for states in (student, teacher)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            "Hidden states can be compared between models of the same depth and width. Got the shapes "
-            f"{shapes[0]} of the student and {shapes[1]} of the teacher. Set hidden_weight=0."
-        )
-    return torch.stack([_relative_error(*pair, mask) for pair in zip(student, teacher, strict=True)]).mean(0)
-
-
-def _relative_error(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-    student, teacher = student.float(), teacher.float()
-    error, size = (student - teacher).square(), teacher.square()
-    mask = mask if mask is None or mask.ndim < 3 else mask.flatten(0, -2)
-    if mask is not None and mask.shape == error.shape[:2]:
-        error, size = (values * mask.unsqueeze(-1) for values in (error, size))
-    return error.flatten(1).sum(1) / size.flatten(1).sum(1).clamp_min(torch.finfo(size.dtype).tiny)
 
 
 def where_teacher_is_right(teacher: Tensor, labels: Tensor) -> Tensor:

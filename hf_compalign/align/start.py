@@ -49,7 +49,7 @@ def answered_by_teacher(trainer: Any) -> bool:
     given = trainer.eval_dataset
     datasets = given.values() if isinstance(given, dict) else [given]
     cached = all(LOGITS_COLUMN in (getattr(one, "column_names", None) or ()) for one in datasets)
-    return given is not None and (cached or trainer.teacher is not None)
+    return given is not None and (cached or bool(trainer.teachers))
 
 
 class StartCallback(TrainerCallback):

@@ -1,6 +1,6 @@
 """A Trainer that compares its model with a teacher wherever it evaluates."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,44 +15,48 @@ from hf_compalign.align.answered import LOGITS_COLUMN, answered_collator
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checks import check_student_and_teacher
 from hf_compalign.align.labeled import LabeledTrainer
+from hf_compalign.align.live import Answer, LiveTeacher, TeacherEnsemble, live_teacher, loaded_teachers, shares_of
 from hf_compalign.align.start import start_apart
-from hf_compalign.align.teacher import Answer, LiveTeacher
 from hf_compalign.models import Collator, input_names
-from hf_compalign.opening import load_model
 from hf_compalign.tasks import Task, labels_in
 
 logger = logging.get_logger(__name__)
 
 
 class TaughtTrainer(LabeledTrainer):
-    """A `LabeledTrainer` with a teacher: run live, or read from a column of its logits."""
+    """A `LabeledTrainer` with a teacher, or several: run live, or read from a column of their logits."""
 
     alignment: AlignmentArguments
     task: Task
-    teacher: PreTrainedModel | None
+    teacher: PreTrainedModel | list[PreTrainedModel] | None
+    teachers: tuple[PreTrainedModel, ...]
     model: Any
     _signature_columns: list[str] | None
 
     def _take_teacher(self, teacher: Any) -> None:
-        """Load the teacher, if there is a live one, and see that it can teach this model."""
+        """Load the teachers, if there are live ones, and see that they can teach this model."""
         self._agreement = Agreement(categorical=self.task.categorical)
-        self.teacher = None if teacher is None else load_model(teacher)
-        self._live: LiveTeacher | None = None
+        self.teachers = () if teacher is None else loaded_teachers(teacher)
+        self.teacher = [*self.teachers] if len(self.teachers) > 1 else next(iter(self.teachers), None)
+        self._live: LiveTeacher | TeacherEnsemble | None = None
         self._for_teacher_alone = {LOGITS_COLUMN}
-        if self.teacher is not None:
-            check_student_and_teacher(self, self.teacher)
-            self._live = LiveTeacher(self.teacher, self.task.class_names(self.model.config))
+        shares_of(self.alignment.teacher_weights, len(self.teachers))  # refused without several
+        for one in self.teachers:
+            check_student_and_teacher(self, one)
+        if self.teachers:
+            labels = self.task.class_names(self.model.config)
+            self._live = live_teacher(self.teachers, labels, self.alignment.teacher_weights)
             self._live.to(self.args.device)
             # DistilBERT, say, takes no token_type_ids, and its teacher BERT needs them for pairs.
-            self._for_teacher_alone |= set(input_names(self.teacher)) - set(input_names(self.model))
+            self._for_teacher_alone |= set(self._live.input_names) - set(input_names(self.model))
 
-    def _taught(self, inputs: Mapping[str, Any], *, training: bool, states: bool = False) -> Answer | None:
+    def _taught(self, inputs: Mapping[str, Any], *, training: bool, asked: Collection[str] = ()) -> Answer | None:
         """From the batch's column, else from the live teacher; None in an evaluation that has neither."""
         cached: Tensor | None = inputs.get(LOGITS_COLUMN)
-        if cached is not None and not states:
+        if cached is not None and not asked:
             return Answer(cached.float())
         if self._live is not None:
-            return self._live.answer(inputs, self.accelerator.autocast(), states=states)
+            return self._live.answer(inputs, self.accelerator.autocast(), asked=asked)
         if training:
             raise ValueError(
                 f"The batch has no {LOGITS_COLUMN!r}, and no teacher= was given. If the dataset has the column, the "

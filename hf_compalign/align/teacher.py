@@ -1,92 +1,35 @@
-"""The frozen original: run beside the student, or read from a column of logits that was filled once."""
+"""The frozen original's answers as a column of the dataset, filled once and refused when they are stale."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_compalign._checks import check_whole
 from hf_compalign._compat import dataset_fingerprint
 from hf_compalign.align.answered import LOGITS_COLUMN, answers_to_rows
+from hf_compalign.align.live import LiveTeacher, TeacherEnsemble, live_teacher, loaded_teachers
 from hf_compalign.align.vocabulary import ANY_VOCABULARY, check_vocabularies, vocabulary_mark, vocabulary_of
 from hf_compalign.data import DIGITS, combined_fingerprint, naming_rows, row_fingerprint
-from hf_compalign.labels import are_placeholders, label_order
+from hf_compalign.labels import are_placeholders
 from hf_compalign.models import (
     Collator,
     check_prepared,
     checked_device,
     default_collator,
     default_device,
-    forward,
-    input_names,
     unpadded_ids,
 )
-from hf_compalign.opening import load_model, model_fingerprint
-from hf_compalign.tasks import Task, hidden_states_of, task_of
+from hf_compalign.tasks import Task, task_of
 
 FINGERPRINT_COLUMN = "teacher_fingerprint"
 # Rows of a cached dataset that are checked when training starts; evenly spaced, so that a stale part shows.
 CHECKED_ROWS = 256
 _ANY_ORDER = "any"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a teacher says of a batch.
-
-    Attributes:
-        logits: [B, ...], float32, as the model gives them, in the order of the student's labels.
-        hidden_states: of the embeddings and each layer, [B, ...]; none if they were not asked for.
-    """
-
-    logits: Tensor
-    hidden_states: Sequence[Tensor] = ()
-
-
-class LiveTeacher:
-    """A model put in eval mode and run without gradients, whose logits come in the order of the student's labels.
-
-    Its parameters stay as they are: a copy of it can be trained.
-    """
-
-    def __init__(self, model: PreTrainedModel, student_labels: Sequence[str]) -> None:
-        self.model = model.eval()
-        self.student_labels = tuple(student_labels)
-        self.task = task_of(model)
-        self._order = label_order(student_labels, self.task.class_names(model.config))
-
-    def to(self, device: torch.device) -> None:
-        """Move the teacher to the student's device; a model that is spread or quantized stays where it is."""
-        if getattr(self.model, "hf_device_map", None) is None and not getattr(self.model, "is_quantized", False):
-            self.model.to(device)
-
-    def logits(self, inputs: Mapping[str, Any], autocast: AbstractContextManager[Any] | None = None) -> Tensor:
-        """Logits [B, ...] in float32 of a batch, computed in the given autocast."""
-        return self.answer(inputs, autocast).logits
-
-    def answer(
-        self, inputs: Mapping[str, Any], autocast: AbstractContextManager[Any] | None = None, *, states: bool = False
-    ) -> Answer:
-        """What the model says of a batch, computed in the given autocast; with its hidden states if asked for them."""
-        with autocast or nullcontext():
-            outputs = forward(self.model, inputs, **({"output_hidden_states": True} if states else {}))
-        logits = self.task.answer(outputs).float()
-        if self._order is not None and self.task.class_axis is not None:
-            logits = logits.index_select(self.task.class_axis, torch.tensor(self._order, device=logits.device))
-        return Answer(logits, hidden_states_of(outputs) if states else ())
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Which weights these are; see `model_fingerprint`. The teacher is frozen, so it is worked out once."""
-        return model_fingerprint(self.model)
 
 
 def cache_teacher_logits(
@@ -106,8 +49,9 @@ def cache_teacher_logits(
 
     Args:
         dataset: tokenized texts or pixel values, as the Trainer takes them; a `DatasetDict` is filled split by split.
-        teacher: a module, a local folder or a Hub id.
-        student_labels: the student's label names, when its order differs from the teacher's.
+        teacher: a module, a local folder or a Hub id; or a list of several, whose logits are averaged. One that is to
+            count twice stands there twice.
+        student_labels: the student's label names, when its order differs from that of the only or first teacher.
         processing_class: the tokenizer that made the rows, to pad with and to compare with the teacher's.
         data_collator: in place of the default one, as in the Trainer.
         batch_size: rows at a time.
@@ -117,8 +61,8 @@ def cache_teacher_logits(
         The dataset with the two columns added: the logits of each row, float32, without padding.
 
     Raises:
-        ValueError: the dataset is empty or not prepared, is an iterable one, or the labels or the tokenizers do not
-            match; answers to such rows are not cached.
+        ValueError: the dataset is empty or not prepared, is an iterable one, or the labels, the tasks or the tokenizers
+            do not match; answers to such rows are not cached.
     """
     splits = dataset if isinstance(dataset, dict) else {"": dataset}
     check_whole("batch_size", batch_size, least=1)
@@ -128,23 +72,28 @@ def cache_teacher_logits(
                 f"Only a datasets.Dataset can be cached. Got {type(split).__name__}. Pass teacher= to the trainer "
                 "instead: the live teacher takes any dataset."
             )
-    model = load_model(teacher)
-    task = task_of(model)
+    models = loaded_teachers(teacher)
+    task = task_of(models[0])
     _shape_of_answers(task)  # refuses those of other tasks
-    live = LiveTeacher(model, student_labels or task.class_names(model.config))
-    live.to(checked_device(device or default_device(model) or "cpu"))
-    theirs, ours = vocabulary_of(model), vocabulary_of(model, processing_class, data_collator)
-    if theirs is not None and ours is not None:
-        check_vocabularies(ours, theirs)
+    live = live_teacher(models, student_labels or task.class_names(models[0].config))
+    live.to(checked_device(device or default_device(models[0]) or "cpu"))
+    ours = vocabulary_of(models[0], processing_class, data_collator)
+    for model in models:
+        theirs = vocabulary_of(model)
+        if theirs is not None and ours is not None:
+            check_vocabularies(ours, theirs)
     tokens = vocabulary_mark(ours)
     collate = data_collator or default_collator(processing_class, choices=task.has_choices)
     filled = {name: _filled(split, live, collate, batch_size, tokens) for name, split in splits.items()}
     return DatasetDict(filled) if isinstance(dataset, dict) else filled[""]
 
 
-def _filled(dataset: Dataset, teacher: LiveTeacher, collate: Collator, batch_size: int, tokens: str) -> Dataset:
-    check_prepared(dataset, teacher.model)
-    columns, main = input_names(teacher.model), teacher.task.model_input
+def _filled(
+    dataset: Dataset, teacher: LiveTeacher | TeacherEnsemble, collate: Collator, batch_size: int, tokens: str
+) -> Dataset:
+    for model in teacher.models:
+        check_prepared(dataset, model)
+    columns, main = teacher.input_names, teacher.task.model_input
     prefix = f"{teacher.fingerprint}-{_order_mark(teacher.student_labels)}-{tokens}"
 
     def answer(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
@@ -198,7 +147,7 @@ def check_cached_logits(
         row = dataset[index]
         _check_logits(row[LOGITS_COLUMN], shape_of(len(row[main]), student.config), split, index)
         # Caches of earlier versions do not say which tokenizer made the rows.
-        teacher, order, tokens, inputs = _marks(row[FINGERPRINT_COLUMN], split, index)
+        teacher, order, tokens, inputs = marks_of(row[FINGERPRINT_COLUMN], split, index)
         if inputs != row_fingerprint({main: row[main]}):
             raise ValueError(
                 f"The cached teacher logits of the {split} dataset are stale: the inputs of row {index} are not those "
@@ -258,7 +207,7 @@ def _order_mark(names: Sequence[str]) -> str:
     return row_fingerprint({"names": known_as})[: DIGITS // 2]
 
 
-def _marks(fingerprint: Any, split: str, index: int) -> tuple[str, str, list[str], str]:
+def marks_of(fingerprint: Any, split: str, index: int) -> tuple[str, str, list[str], str]:
     """What a row says of the teacher, the order of the labels, perhaps the tokens, and the inputs."""
     parts = str(fingerprint).split("-")
     if len(parts) not in (3, 4):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,23 @@ from hf_compalign._compat import loss_is_scaled, prepared
 from hf_compalign._files import write_text_atomic
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checkpoint import check_resumable, last_complete_checkpoint, restore_weighting
-from hf_compalign.align.checks import check_datasets, check_setup, fitted
+from hf_compalign.align.checks import check_datasets, check_setup
 from hf_compalign.align.dropout import switch_dropout_off
+from hf_compalign.align.inner_checks import fitted
+from hf_compalign.align.inside import Watch
 from hf_compalign.align.losses import masked_mean, task_loss, value_loss
 from hf_compalign.align.meter import LossGuard, TermMeter
+from hf_compalign.align.parts import values_of
+from hf_compalign.align.projection import Projection, load_projection, save_projection
 from hf_compalign.align.search import closest, distance_metric
 from hf_compalign.align.start import count_start
 from hf_compalign.align.taught import TaughtTrainer
-from hf_compalign.align.teacher import Answer, without_fingerprints
+from hf_compalign.align.teacher import without_fingerprints
+from hf_compalign.align.terms import TeacherTerms
 from hf_compalign.align.transfer_setup import transfer_of
 from hf_compalign.align.weighting import state_as_json
 from hf_compalign.models import explaining_tokens
-from hf_compalign.tasks import Items, are_known, hidden_states_of, labels_in, task_of
+from hf_compalign.tasks import Items, are_known, labels_in, task_of
 
 STATE_FILE = "alignment.json"
 
@@ -47,13 +53,14 @@ class AlignedDistillationTrainer(TaughtTrainer):
         model: the student, with a head of one of the tasks (`docs/tasks.md`).
         args: as for `Trainer`.
         *further: the arguments that `Trainer` takes next: data_collator, train_dataset, eval_dataset and so on.
-        teacher: the original: a module, a local folder or a Hub id. None when the datasets carry its logits
-            (`cache_teacher_logits`), or with the preset "labels".
+        teacher: the original: a module, a local folder or a Hub id; or a list of several, whose logits are averaged,
+            for the loss and for the metrics. None when the datasets carry their logits (`cache_teacher_logits`), or
+            with the preset "labels".
         alignment: the loss terms and their weights; the default needs no change. The attribute has what is in force.
         **trainer: the other arguments of `Trainer`, by name.
 
     Attributes:
-        teacher: the model that was given or loaded; None without one.
+        teacher: the model that was given or loaded, a list where there are several; None without one.
         weighting: the `Weighting` of the terms, in the order of `AlignmentArguments.weights`.
 
     Raises:
@@ -62,6 +69,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
 
     _signature_columns: list[str] | None
     _counts: Tensor | None  # of the optimizer step
+    _projection: Projection | None
 
     def __init__(
         self,
@@ -87,13 +95,12 @@ class AlignedDistillationTrainer(TaughtTrainer):
         self.label_names = self.label_names or [*self.task.label_names]
         check_setup(self)
         self._take_teacher(teacher)
-        self.alignment = fitted(self.alignment, self.model, self.teacher)
+        self.alignment = fitted(self, self.teachers)
         self._cached_fingerprint = check_datasets(self, self._live)
         self.train_dataset = without_fingerprints(self.train_dataset)
         self.eval_dataset = without_fingerprints(self.eval_dataset)
         self._transfer = transfer_of(self)
-        self._terms = self.alignment.terms()
-        self._reset_weighting()
+        self._reset_learned()
 
     # ---- the loss ----
 
@@ -113,57 +120,37 @@ class AlignedDistillationTrainer(TaughtTrainer):
         for name in self.label_names:
             inputs.pop(name, None)
         inputs = self._with_decoder_inputs(inputs, labels)
-        states = training and "hidden" in self._terms  # an evaluation is about the answers
-        teacher = self._taught(inputs, training=training, states=states) if self.alignment.needs_teacher else None
-        with explaining_tokens(self.model, inputs):
-            outputs = model(**self._of_student(inputs), **({"output_hidden_states": True} if states else {}))
+        asked = self._compared.inner if training else ()  # an evaluation is about the answers
+        teacher = self._taught(inputs, training=training, asked=asked) if self.alignment.needs_teacher else None
+        watch = Watch(self.accelerator.unwrap_model(model), self._of_student(inputs), asked, trained=True)
+        with explaining_tokens(self.model, inputs), watch:
+            outputs = model(**watch.inputs, **watch.options)
         items = self.task.items(self.task.answer(outputs), labels, inputs, self.model.config)
         counts = None if num_items_in_batch is None else self._counts if training else self._counted([given])
-        losses = self._losses(outputs, items, teacher, counts, inputs=inputs, labels=labels)
+        n_items, n_labeled, n_examples = (None, None, None) if counts is None else counts[:3]
+        found = {}
+        if "task" in self._names:
+            found["task"] = self._task_loss(outputs, items, labels, n_labeled)
+        if teacher is not None:
+            answers = self.task.logits(teacher.logits, items.labels)
+            found |= self._compared.of_items(items, answers, n_items)
+            if asked:
+                inside = watch.seen(outputs, items.logits, answers), teacher.inside
+                padding = inputs.get("attention_mask")
+                found |= self._compared.of_examples(inside, items, answers, padding=padding, count=n_examples)
+        # An evaluation on a dataset without the teacher's answers, or of what is no answer, has nothing to compare.
+        nothing = items.logits.new_zeros(())
+        losses = torch.stack([found.get(name, nothing) for name in self._names])
         if not training:
             loss = (self.weighting.base * losses).sum()
         else:
             if self._begins_step:
-                # The Trainer clears the gradients of the model alone.
-                self.weighting.zero_grad()
+                for parameter in self._learned:
+                    parameter.grad = None  # the Trainer clears the gradients of the model alone
             loss = self.weighting(losses, batches=1 if counts is None else counts[3])
             self._note(losses)
         # Trainer takes the first of a plain tuple for the loss when it evaluates.
         return (loss, outputs if hasattr(outputs, "keys") else (loss, *outputs)) if return_outputs else loss
-
-    def _losses(
-        self,
-        outputs: Any,
-        items: Items,
-        teacher: Answer | None,
-        counts: Tensor | None,
-        *,
-        inputs: dict[str, Any],
-        labels: Tensor | None,
-    ) -> Tensor:
-        """[K], the terms of one batch; over an optimizer step's batches and processes they add up to its means."""
-        n_items, n_labeled, n_examples = (None, None, None) if counts is None else counts[:3]
-        answers = None if teacher is None else self.task.logits(teacher.logits, items.labels)
-        focus = self.alignment.focus
-        losses = []
-        for name, term in self._terms.items():
-            if name == "task":
-                losses.append(self._task_loss(outputs, items, labels, n_labeled))
-            elif teacher is None or answers is None or (name == "hidden" and not teacher.hidden_states):
-                # Evaluation on a dataset without the teacher's answers, or of what is no answer: nothing to compare.
-                losses.append(items.logits.new_zeros(()))
-            elif name == "hidden":
-                values = term(hidden_states_of(outputs), teacher.hidden_states, inputs.get("attention_mask"))
-                values = values.reshape(len(items.mask), -1).mean(1)  # multiple choice: the states of each choice
-                if focus is not None:
-                    values = focus.of_examples(values, answers, items.labels, items.mask)
-                losses.append(masked_mean(values, torch.ones_like(values, dtype=torch.bool), n_examples))
-            else:
-                values = term(items.logits, answers, items.labels)
-                if focus is not None:
-                    values = focus(values, answers, items.labels)
-                losses.append(masked_mean(values, items.mask, n_items))
-        return torch.stack(losses)
 
     def _task_loss(self, outputs: Any, items: Items, labels: Tensor | None, count: Tensor | None) -> Tensor:
         if self.compute_loss_func is not None:
@@ -175,11 +162,13 @@ class AlignedDistillationTrainer(TaughtTrainer):
             given = items.labels if labels is None else labels
             own: Tensor = self.compute_loss_func(outputs, given, num_items_in_batch=total) * scale
             return own
+        term: Any = value_loss
         if self.task.categorical:
-            smoothing = self.args.label_smoothing_factor
-            values = task_loss(items.logits, None, items.labels, label_smoothing=smoothing)
-        else:
-            values = value_loss(items.logits, None, items.labels)
+            term = partial(task_loss, label_smoothing=self.args.label_smoothing_factor)
+        if self.alignment.needs_teacher:
+            (values,) = values_of([term], items.logits, None, items.labels)
+        else:  # the stock Trainer's own sums
+            values = term(items.logits, None, items.labels)
         return masked_mean(values, items.labeled, count)
 
     def get_batch_samples(
@@ -211,15 +200,24 @@ class AlignedDistillationTrainer(TaughtTrainer):
 
     # ---- bookkeeping of the terms ----
 
-    def _reset_weighting(self) -> None:
+    def _reset_learned(self) -> None:
+        """Build what is trained beside the model, and what counts along with it, afresh."""
+        self._names = [*self.alignment.weights()]
         self.weighting = self.alignment.build_weighting(self.args.seed).to(self.args.device)
-        for parameter in self.weighting.parameters():
+        self._learned = [*self.weighting.parameters()]
+        self._projection = None
+        if self.alignment.hidden_projection:
+            widths = [model.config.hidden_size for model in (self.model, *self.teachers)]
+            self._projection = Projection(*widths, seed=self.args.seed).to(self.args.device)
+            self._learned += self._projection.parameters()
+        self._compared = TeacherTerms(self.alignment, self._projection)
+        for parameter in self._learned:
             # They live outside the model, so DDP does not know them.
             parameter.register_hook(self._mean_over_processes)
         self._begins_step = True
         self._counts = None
-        self._meter = TermMeter(list(self._terms), self.args.device)
-        self._step_losses = torch.zeros(len(self._terms), device=self.args.device)
+        self._meter = TermMeter(self._names, self.args.device)
+        self._step_losses = torch.zeros(len(self._names), device=self.args.device)
 
     def _note(self, losses: Tensor) -> None:
         """Add up the losses of an optimizer step; at its last batch, log them and let the weighting see them."""
@@ -245,13 +243,13 @@ class AlignedDistillationTrainer(TaughtTrainer):
     # ---- what surrounds the loop ----
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The Trainer's optimizer, which also trains the weighting where it is learned."""
+        """The Trainer's optimizer, which also trains what is learned beside the model: weights, a projection."""
         fresh = self.optimizer is None
         if fresh:
-            self._reset_weighting()
+            self._reset_learned()
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
-        if fresh and self.weighting.learns:
-            optimizer.add_param_group({"params": list(self.weighting.parameters()), "weight_decay": 0.0})
+        if fresh and self._learned:
+            optimizer.add_param_group({"params": self._learned, "weight_decay": 0.0})
         return optimizer
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -304,8 +302,12 @@ class AlignedDistillationTrainer(TaughtTrainer):
         if self.args.should_save:
             state = self._recipe() | {"weighting": state_as_json(self.weighting)}
             write_text_atomic(Path(output_dir) / STATE_FILE, json.dumps(state, indent=2))
+            if self._projection is not None:
+                save_projection(self._projection, Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             restore_weighting(self.weighting, Path(checkpoint) / STATE_FILE, self._recipe())
+            if self._projection is not None:
+                load_projection(self._projection, Path(checkpoint))

@@ -33,7 +33,7 @@ def transfer_of(trainer: Any) -> Transfer | None:
             f"transfer makes texts or images that have one class each. Got a model for {trainer.task}. Leave transfer "
             "out."
         )
-    if trainer.teacher is None or LOGITS_COLUMN in (getattr(trainer.train_dataset, "column_names", None) or ()):
+    if not trainer.teachers or LOGITS_COLUMN in (getattr(trainer.train_dataset, "column_names", None) or ()):
         raise ValueError(NEEDS_LIVE_TEACHER)
     images = trainer.task.model_input == "pixel_values"
     allowed = tuple(IMAGE_KINDS) if images else TEXT_KINDS
@@ -48,7 +48,7 @@ def transfer_of(trainer: Any) -> Transfer | None:
 
 
 def _images(trainer: Any) -> Images:
-    for model in (trainer.model, trainer.teacher):
+    for model in (trainer.model, *trainer.teachers):
         names = input_names(model)
         if "pixel_values" not in names or _OF_PATCHES.intersection(names):
             raise ValueError(
@@ -59,7 +59,7 @@ def _images(trainer: Any) -> Images:
 
 
 def _texts(trainer: Any, kinds: Any) -> Texts:
-    student, teacher = trainer.model, trainer.teacher
+    student, teachers = trainer.model, trainer.teachers
     tokenizer = tokenizer_of(student, trainer.processing_class, trainer.data_collator)
     ids: dict[str, Any] = {name: _id(name, tokenizer, student.config) for name in (*_STRUCTURE, "mask", "unk")}
     for kind, name, why in (
@@ -89,11 +89,13 @@ def _texts(trainer: Any, kinds: Any) -> Texts:
         },
         mask=ids["mask"],
         left=getattr(tokenizer, "padding_side", "right") == "left",
-        longest=min((limit for limit in map(position_limit, (student, teacher)) if limit), default=None),
+        longest=min((limit for limit in map(position_limit, (student, *teachers)) if limit), default=None),
         n_ids=None if tokenizer is None else len(tokenizer),
     )
-    embedding = _embedding(teacher) if "replace" in kinds else None
-    return Texts(tokens, frozenset(input_names(student) + input_names(teacher)), embedding)
+    # Of several teachers the first says which words are alike.
+    embedding = _embedding(teachers[0]) if "replace" in kinds else None
+    names = {name for model in (student, *teachers) for name in input_names(model)}
+    return Texts(tokens, frozenset(names), embedding)
 
 
 def _id(name: str, tokenizer: Any, config: Any) -> Any:

@@ -71,7 +71,8 @@ def check_vocabularies(ours: Mapping[str, int], theirs: Mapping[str, int]) -> No
     raise ValueError(
         f"Teacher and student must share a tokenizer. {len(differing)} tokens have different ids: {token!r}, for one, "
         f"is {theirs.get(token, 'unknown')} to the teacher, {ours.get(token, 'unknown')} to the student. Use the "
-        "original of this student as its teacher, and its tokenizer."
+        "original of this student as its teacher, and its tokenizer; or let a teacher with its own tokenizer answer "
+        "beforehand: carry_teacher_logits."
     )
 
 

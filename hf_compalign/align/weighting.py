@@ -31,7 +31,6 @@ class Weighting(nn.Module):
 
     base: Tensor
     factors: Tensor
-    learns = False  # has parameters that the optimizer trains
     observes = False  # needs the losses of each step, averaged over processes
 
     def __init__(self, base: Sequence[float]) -> None:
@@ -177,8 +176,6 @@ class UncertaintyWeighting(Weighting):
     >>> UncertaintyWeighting([1.0, 1.0])(torch.tensor([2.0, 4.0])).item()
     3.0
     """
-
-    learns = True
 
     def __init__(self, base: Sequence[float], *, bound: float = 4.0) -> None:
         super().__init__(base)

@@ -1,3 +1,4 @@
+from .answers import attentions_of as attentions_of
 from .answers import hidden_states_of as hidden_states_of
 from .answers import logits_of as logits_of
 from .items import Items as Items

@@ -44,6 +44,21 @@ def hidden_states_of(outputs: Any) -> tuple[Tensor, ...]:
     return states
 
 
+def attentions_of(outputs: Any) -> tuple[Tensor, ...]:
+    """The attention maps of each layer, from a call with ``output_attentions=True``.
+
+    Raises:
+        ValueError: the model returns none under that name.
+    """
+    maps: tuple[Tensor, ...] | None = getattr(outputs, "attentions", None)
+    if not maps or any(one is None for one in maps):
+        raise ValueError(
+            f"The model returns no attentions. Got a {type(outputs).__name__}. Set attention_weight=0, or take a model "
+            "that returns them."
+        )
+    return maps
+
+
 # ---- from a model's answer, and the labels [...] of its items, to their logits [..., C] ----
 
 
