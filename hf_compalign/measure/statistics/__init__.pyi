@@ -72,4 +72,5 @@ from .scoring import task_scores as task_scores
 from .symmetry import Frequencies as Frequencies
 from .symmetry import TestResult as TestResult
 from .symmetry import predicted_frequencies as predicted_frequencies
+from .values import correlations as correlations
 from .values import value_metrics as value_metrics
