@@ -50,9 +50,9 @@ def run(script, *arguments):
     import_module(script).main([str(argument) for argument in arguments])
 
 
-run_glue, run_images, run_bare, run_ner, run_multilabel, run_qa = (
-    partial(run, script)
-    for script in ("run_glue", "run_image_classification", "run_no_trainer", "run_ner", "run_multilabel", "run_qa")
+run_glue, run_images, run_sounds, run_bare, run_ner, run_multilabel, run_qa = (
+    partial(run, f"run_{script}")
+    for script in ("glue", "image_classification", "audio_classification", "no_trainer", "ner", "multilabel", "qa")
 )
 
 
@@ -638,6 +638,57 @@ def test_augmentation_keeps_the_content_and_changes_the_picture():
         assert set(np.diff(crop, axis=1).ravel().tolist()) in ({1}, {-1})
         seen.add(crop.tobytes())
     assert len(seen) > 10
+
+
+# ---- sounds ----
+
+
+@pytest.fixture(scope="module")
+def ast_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ast")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    shape = {"patch_size": 8, "frequency_stride": 8, "time_stride": 8, "max_length": 16, "num_mel_bins": 16}
+    torch.manual_seed(0)
+    config = transformers.ASTConfig(**sizes, **shape, num_labels=2, initializer_range=0.2)
+    transformers.ASTForAudioClassification(config).save_pretrained(folder)
+    transformers.ASTFeatureExtractor(sampling_rate=16000, num_mel_bins=16, max_length=16).save_pretrained(folder)
+    return folder
+
+
+def test_sounds_are_classified_compressed_and_audited(ast_folder, tmp_path):
+    """Noise, loud or quiet."""
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 32), ("validation", 20)):
+        loud = rng.integers(0, 2, n)
+        sounds = rng.normal(size=(n, 2000)) * 0.1 ** (1 + 3 * (1 - loud[:, None]))
+        rows = {"audio": sounds.tolist(), "label": [["quiet", "loud"][one] for one in loud]}
+        Dataset.from_dict(rows).to_parquet(tmp_path / f"{name}.parquet")
+    run_sounds(
+        *("--model_name_or_path", ast_folder, "--train_file", tmp_path / "train.parquet", "--sparsity", "0.5"),
+        *("--validation_file", tmp_path / "validation.parquet", "--audio_column_name", "audio", *TRAIN),
+        *("--max_length_seconds", "0.1", "--output_dir", tmp_path / "out"),
+    )
+    found = recomputed_audit(tmp_path / "out")
+    assert (found.n, found.label_names) == (20, ("loud", "quiet"))
+    assert found.metrics["accuracy_reference"] > 0.8
+    evaluated = stored(tmp_path / "out", "eval_results.json")
+    assert evaluated["eval_mismatch_rate"] == pytest.approx(found.metrics["mismatch_rate"])
+    assert evaluated["eval_accuracy"] == pytest.approx(found.metrics["accuracy_candidate"])
+    model = transformers.AutoModelForAudioClassification.from_pretrained(tmp_path / "out")
+    assert sparsity_of(prunable_weights(model)) == pytest.approx(0.5, abs=1e-2)
+
+
+def test_the_training_hears_a_random_part_of_a_long_sound():
+    class Whole:
+        sampling_rate = 10
+
+        def __call__(self, sounds, *, sampling_rate):
+            return sounds
+
+    hear = import_module("run_audio_classification").RandomParts(Whole(), 0.5)
+    heard = [hear([np.arange(8), np.arange(3)], sampling_rate=10) for _ in range(40)]
+    assert {tuple(long) for long, _ in heard} == {tuple(range(start, start + 5)) for start in range(4)}
+    assert all(short.tolist() == [0, 1, 2] for _, short in heard)
 
 
 # ---- their page ----
