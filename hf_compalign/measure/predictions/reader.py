@@ -121,16 +121,8 @@ def reader_of(
     """
     check_rows(dataset)
     network = load_model(model)
-    if among is MEASURED and task_of(network) in QUESTIONS:
-        raise ValueError(
-            f"{type(network).__name__} answers with spans of texts, and not with classes. Ask it with predict_spans, "
-            "and compare two with compare_spans."
-        )
-    if among is MEASURED and not task_of(network).categorical:
-        raise ValueError(
-            f"{type(network).__name__} is a regression: it answers with numbers, and not with classes. Ask it with "
-            "predict_values, and compare two with compare_values(reference, candidate, tolerance=...)."
-        )
+    if among is MEASURED:
+        _check_has_classes(network)
     opened = isinstance(model, str | Path)
     if device is None and opened:
         device = default_device(network)
@@ -146,6 +138,27 @@ def reader_of(
             if raw:
                 raise
     return Reader(network, where, task, processing_class)
+
+
+def _check_has_classes(network: PreTrainedModel) -> None:
+    """Raise a ValueError that says what to do instead, unless the model can be asked for classes."""
+    task, name = task_of(network), type(network).__name__
+    if task in QUESTIONS:
+        raise ValueError(
+            f"{name} answers with spans of texts, and not with classes. Ask it with predict_spans, and compare two with "
+            "compare_spans."
+        )
+    if not task.categorical:
+        raise ValueError(
+            f"{name} is a regression: it answers with numbers, and not with classes. Ask it with predict_values, and "
+            "compare two with compare_values(reference, candidate, tolerance=...), or as rerankers with compare_ranks."
+        )
+    if task.name not in {one.name for one in MEASURED}:
+        raise ValueError(
+            f"predict and audit do not ask models for {task.name}, such as {name}: they would keep the logits of every "
+            "pixel or token. AlignedDistillationTrainer compares two of them as it goes: give the reference as its "
+            "teacher= and the candidate as its model=, and evaluate() says eval_mismatch_rate and eval_kl."
+        )
 
 
 def is_raw(dataset: Dataset, task: Task) -> bool:
