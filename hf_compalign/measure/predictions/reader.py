@@ -145,8 +145,8 @@ def _check_has_classes(network: PreTrainedModel) -> None:
     task, name = task_of(network), type(network).__name__
     if task in QUESTIONS:
         raise ValueError(
-            f"{name} answers with spans of texts, and not with classes. Ask it with predict_spans, and compare two with "
-            "compare_spans."
+            f"{name} answers with spans of texts, and not with classes. Ask it with predict_spans, and compare two "
+            "with compare_spans."
         )
     if not task.categorical:
         raise ValueError(
