@@ -5,16 +5,20 @@ The flags are those of transformers' own scripts, of `AlignmentArguments` and of
     python examples/run_glue.py --task_name sst2 --model_name_or_path google-bert/bert-base-uncased \
         --sparsity 0.5 --do_train --do_eval --output_dir outputs/sst2
 
+Where the labels are numbers, as in STS-B, a regression is trained, and values are compared by `--tolerance`.
+
 README.md beside this file has more.
 """
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Value, load_dataset
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -48,7 +52,9 @@ from hf_compalign.data import (
     with_label_ids,
 )
 from hf_compalign.labels import names_of
-from hf_compalign.measure.statistics import task_scores
+from hf_compalign.measure.audit import compare_values
+from hf_compalign.measure.predictions import predict_values
+from hf_compalign.measure.statistics import correlations, task_scores
 from hf_compalign.opening import load_model
 from hf_compalign.report.card import CardDetails, changed_options
 from hf_compalign.ship import write_model_card
@@ -63,7 +69,7 @@ REPORTED = ("num_train_epochs", "learning_rate", "per_device_train_batch_size", 
 class DataArguments:
     """Which data to take, and how."""
 
-    task_name: str | None = field(default=None, metadata={"help": "A classification task of GLUE on the Hub: sst2 ..."})
+    task_name: str | None = field(default=None, metadata={"help": "A task of GLUE on the Hub: sst2, stsb ..."})
     dataset_name: str | None = field(default=None, metadata={"help": "Another dataset on the Hub."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of that dataset."})
     train_file: str | None = field(default=None, metadata={"help": "Training data: parquet, csv or json."})
@@ -81,6 +87,9 @@ class DataArguments:
         default=None, metadata={"help": "The text column, or the two of a pair."}
     )
     label_column_name: str | None = field(default=None, metadata={"help": "The label column."})
+    tolerance: float | None = field(
+        default=None, metadata={"help": "Of a regression: a change by more, in the unit of the labels, is a mismatch."}
+    )
     max_seq_length: int = field(default=128, metadata={"help": "Longer texts are truncated to so many tokens."})
     pad_to_max_length: bool = field(
         default=False, metadata={"help": "Pad all texts to max_seq_length, not just to the longest of their batch."}
@@ -132,13 +141,15 @@ def sampled(splits: dict[str, Dataset], data: DataArguments) -> dict[str, Datase
 class Texts:
     """Which columns are the texts and the labels, and how texts become a model's inputs."""
 
-    def __init__(self, data: DataArguments, args: TrainingArguments, train: Dataset, checkpoint: str) -> None:
+    def __init__(self, data: DataArguments, args: TrainingArguments, train: Dataset, models: ModelArguments) -> None:
         self.args = args
         self.columns = find_text_columns(train, data.text_column_names)
         self.label_column = find_label_column(train, data.label_column_name)
         if self.label_column is None:
             raise ValueError(f"Name the label column with label_column_name: one of {', '.join(train.column_names)}.")
-        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        self.regression = answers_with_numbers(models.teacher_name_or_path, train, self.label_column)
+        self._check_options(data)
+        self.tokenizer = AutoTokenizer.from_pretrained(models.origin)
         # Saved with the tokenizer, so that whoever loads the model truncates as it was trained.
         self.tokenizer.model_max_length = min(data.max_seq_length, self.tokenizer.model_max_length)
         self.collator = DataCollatorWithPadding(
@@ -147,20 +158,51 @@ class Texts:
             pad_to_multiple_of=8 if args.fp16 or args.bf16 else None,
         )
 
+    def _check_options(self, data: DataArguments) -> None:
+        if self.regression and self.args.do_eval and data.tolerance is None:
+            raise ValueError(
+                f"The column {self.label_column!r} holds numbers: this is a regression. Say with tolerance from which "
+                "change on a value counts as another answer, in the unit of the labels, such as --tolerance 0.5."
+            )
+        if self.regression and data.transfer_file is not None:
+            raise ValueError("transfer_file is for texts with classes. Leave it out: this is a regression.")
+        if not self.regression and data.tolerance is not None:
+            raise ValueError(
+                f"tolerance is for a regression. Got {data.tolerance:g}, and classes in the column "
+                f"{self.label_column!r}. Leave it out."
+            )
+
+    @property
+    def problem(self) -> dict[str, str]:
+        """What a config has to say of the labels; of classes transformers tells it from their number."""
+        return {"problem_type": "regression"} if self.regression else {}
+
+    @property
+    def scores(self) -> Callable[[EvalPrediction], dict[str, float]]:
+        """What the Trainer reports beside the agreement with the teacher."""
+        return value_scores if self.regression else class_scores
+
+    def class_names(self, train: Dataset) -> tuple[str, ...]:
+        """What the model answers with; a sample may lack a class, so all rows are asked."""
+        return ("score",) if self.regression else class_names(train, self.label_column)
+
     def tokenized(self, dataset: Dataset) -> Dataset:
         """The dataset with the tokenizer's columns added; one process computes them, the others read them."""
         with self.args.main_process_first(desc="tokenizing"):
             return tokenized(dataset, self.tokenizer, self.columns)
 
     def labeled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
-        """Tokenized texts, and labels as the ids of a model with these label names."""
+        """Tokenized texts, and labels as the ids of a model with these label names, or as they are if numbers."""
         dataset = dataset.select_columns([*self.columns, self.label_column])
+        if self.regression:
+            values = dataset.cast_column(self.label_column, Value("float32"))
+            return self.tokenized(values.rename_columns({self.label_column: "labels"}))
         return self.tokenized(with_label_ids(dataset, self.label_column, names))
 
     def check_labels(self, splits: Mapping[str, Dataset], names: Sequence[str]) -> None:
         """Refuse labels that are not among these names, before hours of training."""
         for dataset in splits.values():
-            if self.label_column in dataset.column_names:
+            if self.label_column in dataset.column_names and not self.regression:
                 label_ids(dataset, self.label_column, names)
 
     def unlabeled(self, path: str) -> Dataset:
@@ -174,10 +216,24 @@ class Texts:
         return self.tokenized(dataset.select_columns(list(found)).rename_columns(names))
 
 
-def scores(prediction: EvalPrediction) -> dict[str, float]:
-    """What the Trainer reports beside the agreement with the teacher: accuracy, F1 and Matthews' correlation."""
+def answers_with_numbers(teacher: str | None, train: Dataset, label_column: str) -> bool:
+    """Whether it is a regression: by the teacher's config, or without one by labels that are no whole numbers."""
+    if teacher is not None:
+        config = AutoConfig.from_pretrained(teacher)
+        return bool(config.num_labels == 1 or config.problem_type == "regression")
+    labels = train.with_format(None).select_columns([label_column])[:][label_column]
+    return any(isinstance(label, float) and label % 1 for label in labels)
+
+
+def class_scores(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy, F1 and Matthews' correlation, by which GLUE scores its classifications."""
     logits = prediction.predictions
     return task_scores(logits.argmax(-1), prediction.label_ids, logits.shape[-1])
+
+
+def value_scores(prediction: EvalPrediction) -> dict[str, float]:
+    """Pearson's and Spearman's correlation, by which GLUE scores STS-B."""
+    return correlations(prediction.predictions.reshape(-1), prediction.label_ids.reshape(-1))
 
 
 def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Dataset) -> Audit:
@@ -196,6 +252,19 @@ def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Da
     return found
 
 
+def compare_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Dataset, tolerance: float) -> None:
+    """Print and save how far the saved student's values lie from the original's: what an audit is for a regression."""
+    options = {
+        "columns": Columns(label=texts.label_column if texts.label_column in dataset.column_names else None),
+        "processing_class": texts.tokenizer,
+        "batch_size": args.per_device_eval_batch_size,
+    }
+    values = [predict_values(model, dataset, **options) for model in (teacher, args.output_dir)]
+    found = compare_values(*values, tolerance=tolerance)
+    (Path(args.output_dir) / "values.json").write_text(json.dumps(asdict(found), indent=2))
+    print(found)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Fine-tune the teacher if need be, compress the student, audit it."""
     parser = HfArgumentParser(
@@ -207,12 +276,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(args.seed)
 
     # The original: given, or fine-tuned with the labels alone.
-    texts = Texts(data, args, whole["train"], models.origin)
+    texts = Texts(data, args, whole["train"], models)
     raw = sampled(whole, data)
     teacher = models.teacher_name_or_path
     if teacher is None:
-        # A sample may lack a class.
-        names = class_names(whole["train"], texts.label_column)
+        names = texts.class_names(whole["train"])
         texts.check_labels(raw, names)
         teacher = fine_tune_teacher(
             models,
@@ -222,9 +290,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             recipe={"data": data.source, "rows": data.max_train_samples, "max_seq_length": data.max_seq_length},
             train_dataset=texts.labeled(raw["train"], names),
             eval_dataset=texts.labeled(raw["validation"], names) if "validation" in raw else None,
-            compute_metrics=scores,
+            compute_metrics=texts.scores,
             data_collator=texts.collator,
             processing_class=texts.tokenizer,
+            **texts.problem,
         )
     original = load_model(teacher)
 
@@ -234,6 +303,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         models.student_name_or_path or teacher,
         names_of(original.config.id2label),
         ignore_mismatched_sizes=models.ignore_mismatched_sizes,
+        **texts.problem,
     )
     names = names_of(student.config.id2label)
     texts.check_labels(raw, names)
@@ -254,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_dataset=splits.get("validation"),
         data_collator=texts.collator,
         processing_class=texts.tokenizer,
-        compute_metrics=scores,
+        compute_metrics=texts.scores,
         callbacks=compression.callbacks(),
     )
     metrics = train_student(trainer, models)
@@ -267,11 +337,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
 
-    # The proof, and a card that tells it; only the first process writes.
+    # The proof, and of classes a card that tells it; only the first process writes.
     split = "test" if "test" in raw else "validation"
     audited = texts.tokenized(raw[split]) if args.do_eval else None
     found = None
-    if audited is not None and trainer.is_world_process_zero():
+    if audited is not None and texts.regression and trainer.is_world_process_zero():
+        compare_saved(args, teacher, texts, audited, data.tolerance)
+    elif audited is not None and trainer.is_world_process_zero():
         found = audit_saved(args, teacher, texts, audited)
     trainer.accelerator.wait_for_everyone()
     if args.push_to_hub:

@@ -19,7 +19,7 @@ import shipping
 import tiny
 import torch
 import transformers
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, Value
 from safetensors.torch import load_file as load_weights
 
 from hf_compalign.align import suggest_learning_rate, train_student
@@ -50,9 +50,9 @@ def run(script, *arguments):
     import_module(script).main([str(argument) for argument in arguments])
 
 
-run_glue, run_images, run_bare, run_ner, run_multilabel, run_qa = (
-    partial(run, script)
-    for script in ("run_glue", "run_image_classification", "run_no_trainer", "run_ner", "run_multilabel", "run_qa")
+run_glue, run_images, run_sounds, run_bare, run_ner, run_multilabel, run_qa = (
+    partial(run, f"run_{script}")
+    for script in ("glue", "image_classification", "audio_classification", "no_trainer", "ner", "multilabel", "qa")
 )
 
 
@@ -279,33 +279,92 @@ def test_plain_recovery_of_the_same_teacher(glue_run, text_files, tmp_path, monk
     assert not (tmp_path / "teacher").exists()
 
 
-def test_mnli_from_the_hub_is_measured_on_the_matched_validation_set(bert_folder, monkeypatch, tmp_path):
+class BegunError(Exception):
+    """The teacher would be fine-tuned now."""
+
+
+def begin(models, args, *, names, train_dataset, **options):
+    """In place of the training: tell what it would begin with."""
+    raise BegunError(names, train_dataset, options)
+
+
+# The columns of a task of GLUE on the Hub, its texts first, and the names of its classes.
+GLUE = {
+    "cola": ("sentence", ["unacceptable", "acceptable"]),
+    "sst2": ("sentence", ["negative", "positive"]),
+    "mrpc": ("sentence1 sentence2", ["not_equivalent", "equivalent"]),
+    "qqp": ("question1 question2", ["not_duplicate", "duplicate"]),
+    "stsb": ("sentence1 sentence2", None),
+    "mnli": ("premise hypothesis", ["entailment", "neutral", "contradiction"]),
+    "qnli": ("question sentence", ["entailment", "not_entailment"]),
+    "rte": ("sentence1 sentence2", ["entailment", "not_entailment"]),
+    "wnli": ("sentence1 sentence2", ["not_entailment", "entailment"]),
+}
+
+
+def of_glue(task, *sizes):
+    """Splits of a task of GLUE with so many rows, as the Hub has them."""
+    columns, classes = GLUE[task]
+    splits = []
+    for seed, n in enumerate(sizes):
+        rows = texts(n, seed=seed, n_classes=len(classes or "12"))
+        labels = [["no", "yes", "maybe"].index(name) for name in rows["label"]]
+        label = ClassLabel(names=classes) if classes else Value("float32")
+        found = dict.fromkeys(columns.split(), rows["sentence"]) | {"idx": list(range(n))}
+        found["label"] = labels if classes else [4.5 * label + 0.25 for label in labels]
+        features = {name: Value("string") for name in columns.split()} | {"idx": Value("int32"), "label": label}
+        splits.append(Dataset.from_dict(found, Features(features)))
+    return splits
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_every_task_of_glue_is_read_by_its_columns_and_labels(task, bert_folder, monkeypatch, tmp_path):
     import run_glue as script
 
-    def split(n, seed):
-        rows = texts(n, seed=seed, n_classes=3)
-        labels = [["no", "yes", "maybe"].index(name) for name in rows["label"]]
-        columns = {"premise": rows["sentence"], "hypothesis": rows["sentence"], "label": labels, "idx": list(range(n))}
-        features = {"premise": Value("string"), "hypothesis": Value("string"), "idx": Value("int32")}
-        return Dataset.from_dict(columns, Features(features | {"label": ClassLabel(names=["no", "yes", "maybe"])}))
+    columns, classes = GLUE[task]
+    train, validation, other = of_glue(task, 9, 6, 5)
+    names = ("validation_matched", "validation_mismatched") if task == "mnli" else ("validation", "test")
+    splits = {"train": train, names[0]: validation, names[1]: other}
+    monkeypatch.setattr(script, "load_dataset", lambda *name: {("nyu-mll/glue", task): splits}[name])
+    monkeypatch.setattr(script, "fine_tune_teacher", begin)
+    tolerance = [] if classes else ["--tolerance", "0.5"]
+    with pytest.raises(BegunError) as begun:
+        run_glue("--task_name", task, "--model_name_or_path", bert_folder, *TRAIN, *tolerance, "--output_dir", tmp_path)
+    found, rows, options = begun.value.args
+    assert list(found) == (classes or ["score"])
+    assert rows["labels"] == train["label"]
+    assert options.get("problem_type") == (None if classes else "regression")
+    assert rows["input_ids"][0].count(3) == len(columns.split()), "both texts of a pair are asked"
+    assert len(options["eval_dataset"]) == 6
+    answers = np.eye(len(classes))[[0, 1, 1]] if classes else np.array([[0.0], [1.0], [0.5]])
+    scored = options["compute_metrics"](transformers.EvalPrediction(answers, np.array([0, 1, 0])))
+    wanted = {"accuracy", "f1", "mcc"} if classes else {"pearson", "spearman"}
+    assert {*scored} == wanted
+    assert all(0 < value < 1 for value in scored.values())
 
-    asked = []
 
-    def load(*name):
-        asked.append(name)
-        return DatasetDict(train=split(24, 0), validation_matched=split(12, 1), validation_mismatched=split(5, 2))
-
-    monkeypatch.setattr(script, "load_dataset", load)
-    flags = ["--task_name", "mnli", "--model_name_or_path", bert_folder, "--ignore_mismatched_sizes", *TRAIN]
-    run_glue(*flags, "--output_dir", tmp_path)
-    assert asked == [("nyu-mll/glue", "mnli")]
-    reference = Predictions.load(tmp_path / "predictions_reference.npz")
-    assert reference.ids.tolist() == [str(index) for index in range(12)]
-    assert reference.label_names == ("no", "yes", "maybe")
-    _, dataset, header = indexed(tmp_path)
-    assert dataset == {"name": "mnli", "type": "nyu-mll/glue", "config": "mnli", "split": "validation_matched"}
-    assert "pruning" not in header["tags"]
-    assert "sparsity" not in stored(tmp_path, "trainer_state.json")["log_history"][0]
+def test_a_regression_is_compressed_and_its_values_are_compared(bert_folder, tmp_path, capsys):
+    files = {"train": tmp_path / "train.parquet", "validation": tmp_path / "validation.parquet"}
+    for path, rows in zip(files.values(), of_glue("stsb", 32, 16), strict=True):
+        rows.to_parquet(path)
+    given = [part for name, path in files.items() for part in (f"--{name}_file", path)]
+    run_glue(
+        *("--model_name_or_path", bert_folder, *given, *TRAIN, "--ignore_mismatched_sizes", "--cache_teacher"),
+        *("--sparsity", "0.5", "--tolerance", "0.25", "--output_dir", tmp_path / "out"),
+    )
+    found = stored(tmp_path / "out", "values.json")
+    assert (found["n"], found["tolerance"]) == (16, 0.25)
+    assert f"{found['mismatches']} of 16 values moved by more than 0.25" in capsys.readouterr().out
+    assert stored(tmp_path / "out/teacher", "eval_results.json")["eval_pearson"] > 0.8
+    evaluated = stored(tmp_path / "out", "eval_results.json")
+    assert evaluated["eval_mean_shift"] == pytest.approx(found["mean_shift"]["value"], abs=1e-5)
+    config = stored(tmp_path / "out", "config.json")
+    assert (config["problem_type"], config["id2label"]) == ("regression", {"0": "score"})
+    given += ["--teacher_name_or_path", tmp_path / "out/teacher", *TRAIN, "--output_dir", tmp_path]
+    with pytest.raises(ValueError, match="column 'label' holds numbers.* Say with tolerance from which change on"):
+        run_glue(*given)
+    with pytest.raises(ValueError, match="transfer_file is for texts with classes. Leave it out: this is a regression"):
+        run_glue(*given, "--tolerance", "1", "--transfer_file", files["train"])
 
 
 @pytest.mark.parametrize(
@@ -320,6 +379,7 @@ def test_mnli_from_the_hub_is_measured_on_the_matched_validation_set(bert_folder
         (["--do_train", "--task_name", "sst2"], "Give one of task_name, dataset_name and train_file"),
         (["--do_train", "--validation_file", "x.csv", "--task_name", "sst2"], "Give one of task_name, dataset_name"),
         (["--do_train", "--label_column_name", "labl"], "There is no column 'labl'.*Did you mean 'label'"),
+        (["--do_train", "--tolerance", "1"], "tolerance is for a regression. Got 1, and classes in the column 'label'"),
     ],
 )
 def test_glue_refuses_what_it_would_ignore_or_cannot_do(flags, message, bert_folder, text_files, tmp_path):
@@ -341,15 +401,6 @@ def test_columns_that_cannot_be_told_are_asked_for(glue_run, text_files, tmp_pat
         run_glue(*given)
 
 
-def test_a_regression_is_refused(bert_folder, tmp_path):
-    Dataset.from_dict({"sentence": ["w1 w2", "w3"], "label": [0.5, 4.25]}).to_parquet(tmp_path / "stsb.parquet")
-    with pytest.raises(ValueError, match="must be class ids or names. Got float.*a regression is not supported"):
-        run_glue(
-            *("--model_name_or_path", bert_folder, "--train_file", tmp_path / "stsb.parquet", "--do_train"),
-            *("--output_dir", tmp_path / "out"),
-        )
-
-
 def test_the_card_with_the_audit_is_what_ends_up_on_the_hub(glue_run, text_files, monkeypatch, tmp_path):
     pushed = []
 
@@ -367,14 +418,28 @@ def test_the_card_with_the_audit_is_what_ends_up_on_the_hub(glue_run, text_files
     monkeypatch.setattr(
         huggingface_hub.ModelCard, "push_to_hub", lambda card, repo_id, **_: pushed.append((repo_id, str(card)))
     )
-    files = ["--train_file", text_files / "train.csv", "--validation_file", text_files / "validation.csv"]
-    flags = [*files, "--teacher_name_or_path", glue_run / "teacher", *TRAIN, "--save_strategy", "no", "--push_to_hub"]
+    rows = {name: load_file(text_files / f"{name}.csv") for name in ("train", "validation")}
+    splits = {"train": rows["train"], "validation_matched": rows["validation"]}
+    monkeypatch.setattr(import_module("run_glue"), "load_dataset", lambda *name: splits)
+    flags = [
+        "--task_name",
+        "mnli",
+        "--teacher_name_or_path",
+        glue_run / "teacher",
+        *TRAIN,
+        "--save_strategy",
+        "no",
+        "--push_to_hub",
+    ]
     run_glue(*flags, "--output_dir", tmp_path)
     assert {"model.safetensors", "audit.json", "predictions_candidate.npz"} <= pushed[-2]
     repo_id, card = pushed[-1]
     assert repo_id == "someone/pruned"
     assert 'model="someone/pruned"' in card
     assert card.strip() == (tmp_path / "README.md").read_text().strip()
+    _, dataset, header = indexed(tmp_path)
+    assert dataset == {"name": "mnli", "type": "nyu-mll/glue", "config": "mnli", "split": "validation_matched"}
+    assert "pruning" not in header["tags"]
 
 
 # ---- without a Trainer ----
@@ -523,17 +588,10 @@ def test_images_from_parquet_with_a_cached_teacher_and_a_split_of_their_own(imag
     assert stored(tmp_path / "out", "audit.json")["metrics"]["accuracy_reference"] > 0.8
 
 
-class BegunError(Exception):
-    """The teacher would be fine-tuned now."""
-
-
 @pytest.mark.parametrize("script", ["run_glue", "run_image_classification"])
 def test_classes_are_those_of_all_rows_and_every_split_is_checked_first(
     script, bert_folder, vit_folder, monkeypatch, tmp_path
 ):
-    def begin(models, args, *, names, train_dataset, **_):
-        raise BegunError(*names, len(train_dataset))
-
     def parquet(name, labels):
         if script == "run_glue":
             rows = texts(len(labels), seed=0).remove_columns("label")
@@ -548,7 +606,8 @@ def test_classes_are_those_of_all_rows_and_every_split_is_checked_first(
     given = ["--model_name_or_path", model, "--train_file", train, "--max_train_samples", "4", "--output_dir", tmp_path]
     with pytest.raises(BegunError) as begun:
         run(script, *given, *TRAIN, "--validation_file", right)
-    assert begun.value.args == ("maybe", "no", "yes", 4)
+    names, rows, _ = begun.value.args
+    assert (names, len(rows)) == (("maybe", "no", "yes"), 4)
     wrong = parquet("wrong", ["other", "no"])
     for flags in (["--validation_file", wrong], ["--validation_file", right, "--test_file", wrong]):
         with pytest.raises(ValueError, match=r"names of the model's labels \(maybe, no, yes\). Got other"):
@@ -579,6 +638,57 @@ def test_augmentation_keeps_the_content_and_changes_the_picture():
         assert set(np.diff(crop, axis=1).ravel().tolist()) in ({1}, {-1})
         seen.add(crop.tobytes())
     assert len(seen) > 10
+
+
+# ---- sounds ----
+
+
+@pytest.fixture(scope="module")
+def ast_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ast")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    shape = {"patch_size": 8, "frequency_stride": 8, "time_stride": 8, "max_length": 16, "num_mel_bins": 16}
+    torch.manual_seed(0)
+    config = transformers.ASTConfig(**sizes, **shape, num_labels=2, initializer_range=0.2)
+    transformers.ASTForAudioClassification(config).save_pretrained(folder)
+    transformers.ASTFeatureExtractor(sampling_rate=16000, num_mel_bins=16, max_length=16).save_pretrained(folder)
+    return folder
+
+
+def test_sounds_are_classified_compressed_and_audited(ast_folder, tmp_path):
+    """Noise, loud or quiet."""
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 32), ("validation", 20)):
+        loud = rng.integers(0, 2, n)
+        sounds = rng.normal(size=(n, 2000)) * 0.1 ** (1 + 3 * (1 - loud[:, None]))
+        rows = {"audio": sounds.tolist(), "label": [["quiet", "loud"][one] for one in loud]}
+        Dataset.from_dict(rows).to_parquet(tmp_path / f"{name}.parquet")
+    run_sounds(
+        *("--model_name_or_path", ast_folder, "--train_file", tmp_path / "train.parquet", "--sparsity", "0.5"),
+        *("--validation_file", tmp_path / "validation.parquet", "--audio_column_name", "audio", *TRAIN),
+        *("--max_length_seconds", "0.1", "--output_dir", tmp_path / "out"),
+    )
+    found = recomputed_audit(tmp_path / "out")
+    assert (found.n, found.label_names) == (20, ("loud", "quiet"))
+    assert found.metrics["accuracy_reference"] > 0.8
+    evaluated = stored(tmp_path / "out", "eval_results.json")
+    assert evaluated["eval_mismatch_rate"] == pytest.approx(found.metrics["mismatch_rate"])
+    assert evaluated["eval_accuracy"] == pytest.approx(found.metrics["accuracy_candidate"])
+    model = transformers.AutoModelForAudioClassification.from_pretrained(tmp_path / "out")
+    assert sparsity_of(prunable_weights(model)) == pytest.approx(0.5, abs=1e-2)
+
+
+def test_the_training_hears_a_random_part_of_a_long_sound():
+    class Whole:
+        sampling_rate = 10
+
+        def __call__(self, sounds, *, sampling_rate):
+            return sounds
+
+    hear = import_module("run_audio_classification").RandomParts(Whole(), 0.5)
+    heard = [hear([np.arange(8), np.arange(3)], sampling_rate=10) for _ in range(40)]
+    assert {tuple(long) for long, _ in heard} == {tuple(range(start, start + 5)) for start in range(4)}
+    assert all(short.tolist() == [0, 1, 2] for _, short in heard)
 
 
 # ---- their page ----

@@ -3,6 +3,7 @@ from .checks import check_rows as check_rows
 from .columns import ID_COLUMNS as ID_COLUMNS
 from .columns import LABEL_COLUMNS as LABEL_COLUMNS
 from .columns import existing_column as existing_column
+from .columns import find_audio_column as find_audio_column
 from .columns import find_image_column as find_image_column
 from .columns import find_label_column as find_label_column
 from .columns import find_text_columns as find_text_columns
@@ -12,6 +13,7 @@ from .fingerprint import DIGITS as DIGITS
 from .fingerprint import combined_fingerprint as combined_fingerprint
 from .fingerprint import row_fingerprint as row_fingerprint
 from .inputs import WORD_PLACES as WORD_PLACES
+from .inputs import RowError as RowError
 from .inputs import check_filled as check_filled
 from .inputs import check_texts as check_texts
 from .inputs import image_files as image_files
@@ -30,3 +32,6 @@ from .rows import mix_unlabeled as mix_unlabeled
 from .rows import sample as sample
 from .rows import token_label_ids as token_label_ids
 from .rows import with_label_ids as with_label_ids
+from .sounds import sound_files as sound_files
+from .sounds import sound_of as sound_of
+from .sounds import with_sounds as with_sounds

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from datasets import ClassLabel, Dataset, Image, Value
+from datasets import Audio, ClassLabel, Dataset, Image, Value
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 ID_COLUMNS = ("id", "idx", "guid")
@@ -79,14 +79,28 @@ def find_image_column(dataset: Dataset, wanted: str | None = None) -> str:
     Raises:
         ValueError: there is no wanted column, or not exactly one column of images.
     """
+    return _only_column(dataset, wanted, Image)
+
+
+def find_audio_column(dataset: Dataset, wanted: str | None = None) -> str:
+    """The wanted column of sounds, or the only one of type `Audio`.
+
+    Raises:
+        ValueError: there is no wanted column, or not exactly one column of sounds.
+    """
+    return _only_column(dataset, wanted, Audio)
+
+
+def _only_column(dataset: Dataset, wanted: str | None, kind: type) -> str:
     if wanted is not None:
         return existing_column(dataset.column_names, wanted)
-    images = [name for name, feature in (dataset.features or {}).items() if isinstance(feature, Image)]
-    if len(images) == 1:
-        return images[0]
+    found = [name for name, feature in (dataset.features or {}).items() if isinstance(feature, kind)]
+    if len(found) == 1:
+        return found[0]
+    name = kind.__name__.lower()
     raise ValueError(
-        f"Cannot tell which column holds the images. Got the columns {_listed(dataset.column_names)}; {len(images)} of "
-        "them are of type Image. Name the image column."
+        f"Cannot tell which column holds the {'images' if kind is Image else 'sounds'}. Got the columns "
+        f"{_listed(dataset.column_names)}; {len(found)} of them are of type {kind.__name__}. Name the {name} column."
     )
 
 

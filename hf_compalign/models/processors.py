@@ -5,7 +5,7 @@ from typing import Any
 
 from hf_compalign._compat import has_tokenizer, image_processor_class
 from hf_compalign.models.file import exported_files
-from hf_compalign.tasks import AUDIO_INPUTS, Task
+from hf_compalign.tasks import Task
 
 
 def load_processor(path: str | Path, task: Task) -> Any:
@@ -16,7 +16,7 @@ def load_processor(path: str | Path, task: Task) -> Any:
     """
     import transformers
 
-    text, audio = task.model_input == "input_ids", task.model_input in AUDIO_INPUTS
+    text, audio = task.model_input == "input_ids", task.reads_sounds
     auto_class = transformers.AutoTokenizer if text else _processor_class(audio=audio)
     files = exported_files(Path(path))
     if files:

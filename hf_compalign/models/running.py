@@ -43,12 +43,13 @@ def known_inputs(model: "PreTrainedModel", batch: Mapping[str, Any]) -> dict[str
 
 
 def default_collator(processing_class: Any = None, *, choices: bool = False) -> Collator:
-    """As in the Trainer: padding by the tokenizer if there is one, else stacking; ``choices``: several texts a row."""
+    """As in the Trainer: padded by a tokenizer or feature extractor, else stacked; ``choices``: several texts a row."""
     if choices:
         return _choices_collator(default_collator(processing_class))
-    from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+    from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, SequenceFeatureExtractor
 
-    if isinstance(processing_class, PreTrainedTokenizerBase) and processing_class.pad_token is not None:
+    of_texts = isinstance(processing_class, PreTrainedTokenizerBase) and processing_class.pad_token is not None
+    if of_texts or isinstance(processing_class, SequenceFeatureExtractor):
         return DataCollatorWithPadding(processing_class)
     return _stack
 
@@ -104,7 +105,8 @@ def check_prepared(dataset: Dataset, model: "PreTrainedModel") -> None:
     if needed not in columns:
         raise ValueError(
             f"The dataset must hold the model's inputs. Got the columns {', '.join(columns)}; "
-            f"{type(model).__name__} needs {needed!r}. Tokenize the texts, or turn the images into pixel values, first."
+            f"{type(model).__name__} needs {needed!r}. Tokenize the texts, or turn the images or sounds into its "
+            "inputs, first."
         )
     if dataset.format["type"] != "custom":
         check_filled(dataset, needed)

@@ -7,15 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from hf_compalign.models.images import image_channels, image_size
+from hf_compalign.tasks import AUDIO_INPUTS
 
 # The height and width of images where the config names none.
 _IMAGE_SIZE = 224
 # How many tokens a model has whose config names no number: CANINE reads characters by their code points.
 _CHARACTERS = 256
+# How many samples a sound has: a quarter of a second at the usual rate, and more than a step of the convolutions.
+_SAMPLES = 4000
 
 
 def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = 7) -> dict[str, Tensor]:
-    """Inputs for the model: noise for images, or random tokens, padded in all texts but the first."""
+    """Inputs for the model: noise for images and sounds, or random tokens, padded in all texts but the first."""
     config: Any = model.config
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
@@ -23,6 +26,9 @@ def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = 7) -> dic
         height, width = image_size(model) or (_IMAGE_SIZE, _IMAGE_SIZE)
         shape = n_items, image_channels(model), height, width
         return {"pixel_values": torch.randn(*shape, generator=generator).to(device)}
+    if model.main_input_name in AUDIO_INPUTS:
+        noise = torch.randn(n_items, *_of_a_sound(config), generator=generator)
+        return {str(model.main_input_name): noise.to(device)}
     # Some models start to count positions above 0.
     positions = getattr(config, "max_position_embeddings", length * 2)
     length = min(length, max(3, positions // 2, positions - 8))
@@ -42,3 +48,11 @@ def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = 7) -> dic
     if getattr(config, "type_vocab_size", 0) > 1 and "token_type_ids" in signature(type(model).forward).parameters:
         inputs["token_type_ids"] = torch.zeros_like(ids)
     return {name: value.to(device) for name, value in inputs.items()}
+
+
+def _of_a_sound(config: Any) -> tuple[int, ...]:
+    """The shape of what a model reads of a sound: frames of mel bins as AST or as Whisper has them, or samples."""
+    n_bins = getattr(config, "num_mel_bins", None)
+    if n_bins and hasattr(config, "max_source_positions"):
+        return n_bins, 2 * config.max_source_positions
+    return (config.max_length, n_bins) if n_bins and hasattr(config, "time_stride") else (_SAMPLES,)

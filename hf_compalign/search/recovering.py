@@ -47,7 +47,7 @@ def recover(student: PreTrainedModel, setting: Setting, folder: Path) -> PreTrai
         student,
         args,
         processing_class=setting.processor,
-        train_dataset=reader.prepared(setting.train, text=columns.text, image=columns.image),
+        train_dataset=reader.prepared(setting.train, columns),
         teacher=setting.network,
         alignment=AlignmentArguments(transfer=_TRANSFER),
     )

@@ -88,6 +88,11 @@ class Task:
         return self.name == "multiple-choice"
 
     @property
+    def reads_sounds(self) -> bool:
+        """Whether what is asked is a sound."""
+        return self.model_input in AUDIO_INPUTS
+
+    @property
     def yes_or_no(self) -> bool:
         """Whether each label is a question of its own."""
         return self.problem == MULTI
@@ -186,10 +191,11 @@ TASKS = (
 # One class for each text or image: what everything but the training can do with a model.
 CLASSIFIERS = tuple(task for task in TASKS[:6] if task.problem == SINGLE)
 
-# What models can be asked and audited for: those, and texts with several items each.
+# What models can be asked and audited for: those, sounds, and examples with several items each.
 MEASURED = (
     *CLASSIFIERS,
-    *(task for task in TASKS if task.problem == MULTI and task.model_input not in AUDIO_INPUTS),
+    *(task for task in TASKS if task.problem == MULTI),
+    *(task for task in TASKS if task.reads_sounds and task.problem == SINGLE),
     *(task for task in TASKS if task.name in ("token-classification", "multiple-choice")),
 )
 QUESTIONS = tuple(task for task in TASKS if task.name == "question-answering")
@@ -228,8 +234,7 @@ def task_of(model: Any, among: Sequence[Task] = TASKS) -> Task:
         raise ValueError(
             f"{names[0]} is set up for a problem that is not supported. Got {got}; supported is {' or '.join(more)}."
         )
-    audio = task.model_input in AUDIO_INPUTS
-    return replace(task, model_input=model.main_input_name) if audio else task
+    return replace(task, model_input=model.main_input_name) if task.reads_sounds else task
 
 
 def _fits(task: Task, name: str, model: Any) -> bool:
@@ -237,7 +242,7 @@ def _fits(task: Task, name: str, model: Any) -> bool:
     main = getattr(model, "main_input_name", None)
     if task.head not in name:
         return False
-    if task.model_input in AUDIO_INPUTS:
+    if task.reads_sounds:
         return main in AUDIO_INPUTS
     if task.head == "ForConditionalGeneration" and not model.config.is_encoder_decoder:
         return False  # it reads images too

@@ -67,10 +67,7 @@ class Pair:
         Both models must be in evaluation mode. The first ``n_bounded`` rows get a floor and a repeat.
         """
         chosen = dataset.select(list(rows))
-        ours, theirs = (
-            side.prepared(chosen, text=self.columns.text, image=self.columns.image)
-            for side in (self.reference, self.candidate)
-        )
+        ours, theirs = (side.prepared(chosen, self.columns) for side in (self.reference, self.candidate))
         lengths = _check_same_tokens(ours, theirs) if self.kind == TEXT else [0] * len(rows)
         order = sorted(range(len(rows)), key=lambda place: (place >= n_bounded, lengths[place]))
         # No batch has some of the first rows and some of the others.

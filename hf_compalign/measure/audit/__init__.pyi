@@ -21,6 +21,8 @@ from .options import AuditOptions as AuditOptions
 from .parts import class_name as class_name
 from .parts import groups_in_order as groups_in_order
 from .parts import harmful_first as harmful_first
+from .rank_changes import RankComparison as RankComparison
+from .rank_changes import compare_ranks as compare_ranks
 from .record import FORMAT_VERSION as FORMAT_VERSION
 from .record import Audit as Audit
 from .record import CostRow as CostRow

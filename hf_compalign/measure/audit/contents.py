@@ -8,9 +8,16 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
-from datasets import Dataset, Image
+from datasets import Audio, Dataset, Image
 
-from hf_compalign.data import find_image_column, find_text_columns, find_word_column, image_files, image_of
+from hf_compalign.data import (
+    find_audio_column,
+    find_image_column,
+    find_text_columns,
+    find_word_column,
+    image_files,
+    image_of,
+)
 from hf_compalign.measure.attribution import AttributionAgreement, Explanation
 from hf_compalign.measure.audit.record import Audit
 from hf_compalign.measure.predictions import Columns
@@ -27,7 +34,7 @@ def with_contents(
     """The audit with the texts or thumbnails of its changed items: it is then as private as the dataset.
 
     The audit is one of predictions on this raw dataset, and ``ids`` are the names of its rows in them. The first
-    `MOST_THUMBNAILS` images get a thumbnail, and all the name of their file, if the dataset knows it.
+    `MOST_THUMBNAILS` images get a thumbnail, and all images and sounds the name of their file, if the dataset knows it.
 
     Raises:
         ValueError: other rows, or a column that is not there.
@@ -41,9 +48,11 @@ def with_contents(
         raise ValueError(
             f"The audit is of other rows: {len(unknown)} of its items are not among the ids, such as {unknown[0]!r}."
         )
+    names = _asked_columns(dataset, task, columns)
+    if task.reads_sounds:
+        return replace(found, items=_with_files(found, dataset, names[0], place))
     of_images = task.model_input == "pixel_values"
     shown = found.items[: MOST_THUMBNAILS if of_images else None]
-    names = _asked_columns(dataset, task, columns)
     # Other columns may be large, or hold images that would be decoded.
     rows = dataset.select_columns(list(names)).select([place[item.id] for item in shown])
     rows = image_files(rows, *names) if of_images else rows
@@ -52,11 +61,14 @@ def with_contents(
         asked = [row[name] for name in names]
         kept = {"image": _thumbnail(*asked)} if of_images else {"texts": tuple(map(_shortened, asked))}
         items.append(replace(item, **kept))
-    items += found.items[len(items) :]
-    if of_images:
-        files = _file_names(dataset, *names)
-        items = [replace(item, name=files[place[item.id]]) for item in items]
-    return replace(found, items=tuple(items))
+    found = replace(found, items=(*items, *found.items[len(items) :]))
+    return replace(found, items=_with_files(found, dataset, names[0], place)) if of_images else found
+
+
+def _with_files(found: Audit, dataset: Dataset, column: str, place: Mapping[str, int]) -> tuple[Any, ...]:
+    """The changed items with the names of their files."""
+    files = _file_names(dataset, column)
+    return tuple(replace(item, name=files[place[item.id]]) for item in found.items)
 
 
 def _rows_of(found: Audit, ids: Sequence[str]) -> dict[str, int]:
@@ -69,7 +81,9 @@ def _rows_of(found: Audit, ids: Sequence[str]) -> dict[str, int]:
 
 
 def _asked_columns(dataset: Dataset, task: Task, columns: Columns) -> tuple[str, ...]:
-    """The columns of what was asked: an image, one or two texts, or the words of one."""
+    """The columns of what was asked: an image, a sound, one or two texts, or the words of one."""
+    if task.reads_sounds:
+        return (find_audio_column(dataset, columns.audio),)
     if task.model_input == "pixel_values":
         return (find_image_column(dataset, columns.image),)
     words = find_word_column(dataset, columns.text) if task.label_depth == 1 else None
@@ -91,10 +105,11 @@ def _shortened(given: str | list[str] | None) -> str:
 
 
 def _file_names(dataset: Dataset, column: str) -> list[str]:
-    """The file of each image, within the folder of all; empty where the dataset does not know it."""
-    if not isinstance(dataset.features[column], Image):
+    """The file of each image or sound, within the folder of all; empty where the dataset does not know it."""
+    kind = type(dataset.features[column])
+    if kind not in (Image, Audio):
         return [""] * len(dataset)
-    rows = dataset.select_columns([column]).cast_column(column, Image(decode=False))
+    rows = dataset.select_columns([column]).cast_column(column, kind(decode=False))
     files = [PurePath((row[column] or {}).get("path") or "") for row in rows]
     folders = [file.parent for file in files if file.is_absolute()]
     common = os.path.commonpath(folders) if folders else ""

@@ -76,5 +76,5 @@ def batches_of(
     columns, starts = Columns.of(columns), [0, *accumulate(sizes)]
     rows = dataset.select([index % len(dataset) for index in range(starts[-1])])
     reader = reader_of(network, rows, processing_class=processing_class)
-    rows = reader.prepared(rows, text=columns.text, image=columns.image)
+    rows = reader.prepared(rows, columns)
     return [dict(reader.batch(rows, range(start, stop))) for start, stop in pairwise(starts)]

@@ -11,12 +11,14 @@ class Columns:
     Attributes:
         text: the text column, or the two of a pair.
         image: the column of images, of paths of image files, or of arrays.
+        audio: the column of sounds: of WAV files, of their paths, or of lists of floats.
         label: the column of right answers.
-        id: the column that names each row; by default `id`, `idx` or `guid`, else a hash of its text or image.
+        id: the column that names each row; by default `id`, `idx` or `guid`, else a hash of its text, image or sound.
     """
 
     text: Sequence[str] | None = None
     image: str | None = None
+    audio: str | None = None
     label: str | None = None
     id: str | None = None
 

@@ -19,6 +19,7 @@ from hf_compalign.data import (
     ID_COLUMNS,
     combined_fingerprint,
     existing_column,
+    find_audio_column,
     find_image_column,
     find_label_column,
     find_text_columns,
@@ -27,6 +28,7 @@ from hf_compalign.data import (
     lengths,
     row_fingerprint,
     rows_at,
+    sound_files,
 )
 from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.measure.predictions.items import RowItems, items_of_rows
@@ -81,14 +83,14 @@ def predict(
 ) -> Predictions:
     """Run a model on every row, and take its answers item by item.
 
-    An item is a text or an image with one class, or a multiple choice; a word of a text whose tokens have classes; or a
-    text or image and one of several labels. docs/tasks.md says more.
+    An item is a text, an image or a sound with one class, or a multiple choice; a word of a text whose tokens have
+    classes; or a text, image or sound and one of several labels. docs/tasks.md says more.
 
     Args:
         model: a module, a folder written by save_pretrained, a Hub id, an .onnx file or an OpenVINO .xml file.
-        dataset: raw texts or images, or already tokenized texts or pixel values. Raw texts are cut to the model's
-            positions.
-        processing_class: the tokenizer or image processor; by default the one saved beside the model.
+        dataset: raw texts, images or sounds, or already tokenized texts, pixel values or features. Raw texts are cut to
+            the model's positions.
+        processing_class: the tokenizer, image processor or feature extractor; by default that saved beside the model.
         data_collator: how rows become a batch; by default as in the Trainer.
         columns: where to find what in a raw dataset.
         device: where to run; by default a given module stays where it is, and a loaded model takes a GPU if any.
@@ -129,7 +131,7 @@ def predict_values(
     column = find_label_column(dataset, columns.label)
     labels = None if column is None else [*read_labels(dataset, column, task, config)]
     marks = _raw_marks(dataset, task, columns) if is_raw(dataset, task) else []
-    prepared = reader.prepared(dataset, text=columns.text, image=columns.image)
+    prepared = reader.prepared(dataset, columns)
     collate = data_collator or default_collator(reader.processing_class)
     found, own = _run(reader.network, prepared, collate, batch_size, marked=not marks)
     marks = marks or own
@@ -147,7 +149,7 @@ def ask(
     # Two models may prepare the same text or image differently, so hash the raw rows where there are any.
     raw = is_raw(dataset, task)
     raw_hashes = _raw_marks(dataset, task, columns) if raw else []
-    dataset = reader.prepared(dataset, text=columns.text, image=columns.image)
+    dataset = reader.prepared(dataset, columns)
     items = items_of_rows(given, dataset, task, network.config, columns=columns, tokenizer=reader.processing_class)
     collate = collate or default_collator(reader.processing_class, choices=task.has_choices)
     found, own_hashes = _run(network, dataset, collate, batch_size, marked=not raw)
@@ -261,16 +263,25 @@ def _marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
 
 
 def _raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
-    """A hash of the text or image in each row of a raw dataset."""
+    """A hash of the text, image or sound in each row of a raw dataset."""
     rows: Iterable[Mapping[str, Any]]
     if task.model_input == "pixel_values":
         column = find_image_column(dataset, columns.image)
         files = image_files(dataset.select_columns([column]), column)
         rows = ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
+    elif task.reads_sounds:
+        column = find_audio_column(dataset, columns.audio)
+        files = sound_files(dataset.select_columns([column]), column)
+        rows = ({"audio": _content(row[column])} for row in files)
     else:
         words = find_word_column(dataset, columns.text) if task.label_depth == 1 else None
         rows = dataset.select_columns([words] if words else list(find_text_columns(dataset, columns.text)))
     return [row_fingerprint(row) for row in rows]
+
+
+def _content(sound: Any) -> Any:
+    """What tells a sound from others: the bytes of a file, or its path, or its samples."""
+    return sound["bytes"] or sound["path"] if isinstance(sound, Mapping) else sound
 
 
 def row_ids(dataset: Dataset, wanted: str | None, marks: Sequence[str]) -> np.ndarray:

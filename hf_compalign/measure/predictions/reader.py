@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, Image
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from datasets import Audio, Dataset, Image
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
 
 from hf_compalign.data import (
     check_rows,
+    find_audio_column,
     find_image_column,
     find_text_columns,
     find_word_column,
@@ -18,6 +19,7 @@ from hf_compalign.data import (
     tokenized,
     tokenized_words,
     with_pixels,
+    with_sounds,
 )
 from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.models import (
@@ -33,6 +35,8 @@ from hf_compalign.models import (
 from hf_compalign.opening import Model, load_model, name_of
 from hf_compalign.tasks import MEASURED, QUESTIONS, Task, task_of
 
+_PROCESSOR = {"texts": "a tokenizer", "images": "an image processor", "sounds": "a feature extractor"}
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -43,34 +47,44 @@ class Reader:
     task: Task
     processing_class: Any  # None where prepared rows need none
 
-    def prepared(self, dataset: Dataset, *, text: Sequence[str] | None = None, image: str | None = None) -> Dataset:
+    def prepared(self, dataset: Dataset, columns: Columns | None = None) -> Dataset:
         """Turn raw rows into the model's inputs, truncated but not yet padded; leave prepared rows alone.
 
         Raises:
             ValueError: the columns are ambiguous, the dataset lacks the model's inputs, or a row cannot become one.
         """
-        of_images, processor = self.task.model_input == "pixel_values", self.processing_class
-        if image is not None and not of_images:
-            raise ValueError(
-                f"{type(self.network).__name__} reads texts. Got {image!r} as the image column: leave it out."
-            )
+        columns = Columns.of(columns)
+        kind = "images" if self.task.model_input == "pixel_values" else "sounds" if self.task.reads_sounds else "texts"
+        for other, column, name in (("images", "image", columns.image), ("sounds", "audio", columns.audio)):
+            if name is not None and kind != other:
+                reads = f"{type(self.network).__name__} reads {kind}"
+                raise ValueError(f"{reads}. Got {name!r} as the {column} column: leave it out.")
         if is_raw(dataset, self.task):
-            if isinstance(processor, PreTrainedTokenizerBase) == of_images:
-                kind = "an image processor" if of_images else "a tokenizer"
-                raise ValueError(f"{type(self.network).__name__} needs {kind}. Got {type(processor).__name__}.")
-            if of_images:
-                column, n_channels = find_image_column(dataset, image), image_channels(self.network)
-                dataset = with_pixels(dataset, processor, column, n_channels=n_channels)
+            self._check_processor(kind)
+            if kind == "images":
+                column, n_channels = find_image_column(dataset, columns.image), image_channels(self.network)
+                dataset = with_pixels(dataset, self.processing_class, column, n_channels=n_channels)
+            elif kind == "sounds":
+                dataset = with_sounds(dataset, self.processing_class, find_audio_column(dataset, columns.audio))
             else:
-                dataset = self._tokenized(dataset, text)
+                dataset = self._tokenized(dataset, columns.text)
         check_prepared(dataset, self.network)
         return dataset
 
     def batches(self, rows: Dataset, columns: Columns, *, size: int) -> list[dict[str, Any]]:
         """All rows, raw or prepared, as batches of the model's inputs."""
-        prepared = self.prepared(rows, text=columns.text, image=columns.image)
+        prepared = self.prepared(rows, columns)
         starts = range(0, len(rows), size)
         return [dict(self.batch(prepared, range(start, min(start + size, len(rows))))) for start in starts]
+
+    def _check_processor(self, kind: str) -> None:
+        """Raise a ValueError unless the processing class is for what the model reads."""
+        made_for = {"texts": PreTrainedTokenizerBase, "sounds": SequenceFeatureExtractor}
+        fits = [other for other, of in made_for.items() if isinstance(self.processing_class, of)] or ["images"]
+        if kind not in fits:
+            raise ValueError(
+                f"{type(self.network).__name__} needs {_PROCESSOR[kind]}. Got {type(self.processing_class).__name__}."
+            )
 
     def _tokenized(self, dataset: Dataset, text: Sequence[str] | None) -> Dataset:
         longest = position_limit(self.network)
@@ -107,16 +121,8 @@ def reader_of(
     """
     check_rows(dataset)
     network = load_model(model)
-    if among is MEASURED and task_of(network) in QUESTIONS:
-        raise ValueError(
-            f"{type(network).__name__} answers with spans of texts, and not with classes. Ask it with predict_spans, "
-            "and compare two with compare_spans."
-        )
-    if among is MEASURED and not task_of(network).categorical:
-        raise ValueError(
-            f"{type(network).__name__} is a regression: it answers with numbers, and not with classes. Ask it with "
-            "predict_values, and compare two with compare_values(reference, candidate, tolerance=...)."
-        )
+    if among is MEASURED:
+        _check_has_classes(network)
     opened = isinstance(model, str | Path)
     if device is None and opened:
         device = default_device(network)
@@ -134,8 +140,29 @@ def reader_of(
     return Reader(network, where, task, processing_class)
 
 
+def _check_has_classes(network: PreTrainedModel) -> None:
+    """Raise a ValueError that says what to do instead, unless the model can be asked for classes."""
+    task, name = task_of(network), type(network).__name__
+    if task in QUESTIONS:
+        raise ValueError(
+            f"{name} answers with spans of texts, and not with classes. Ask it with predict_spans, and compare two "
+            "with compare_spans."
+        )
+    if not task.categorical:
+        raise ValueError(
+            f"{name} is a regression: it answers with numbers, and not with classes. Ask it with predict_values, and "
+            "compare two with compare_values(reference, candidate, tolerance=...), or as rerankers with compare_ranks."
+        )
+    if task.name not in {one.name for one in MEASURED}:
+        raise ValueError(
+            f"predict and audit do not ask models for {task.name}, such as {name}: they would keep the logits of every "
+            "pixel or token. AlignedDistillationTrainer compares two of them as it goes: give the reference as its "
+            "teacher= and the candidate as its model=, and evaluate() says eval_mismatch_rate and eval_kl."
+        )
+
+
 def is_raw(dataset: Dataset, task: Task) -> bool:
-    """Whether the rows are texts or images that must become the model's inputs first."""
+    """Whether the rows are texts, images or sounds that must become the model's inputs first."""
     # A transform, such as that of `with_pixels`, makes the inputs on access.
     return task.model_input not in dataset.column_names and dataset.format["type"] != "custom"
 
@@ -147,6 +174,8 @@ def task_of_rows(dataset: Dataset, columns: Columns) -> Task:
     prepared = next((task for task in MEASURED if task.model_input in dataset.column_names), None)
     if prepared is not None:
         return prepared
-    images = any(isinstance(feature, Image) for feature in (dataset.features or {}).values())
-    of_images = columns.image is not None or (images and columns.text is None)
+    held = {type(feature) for feature in (dataset.features or {}).values()} if columns.text is None else set()
+    if columns.audio is not None or Audio in held:
+        return next(task for task in MEASURED if task.reads_sounds)
+    of_images = columns.image is not None or Image in held
     return next(task for task in MEASURED if (task.model_input == "pixel_values") == of_images)

@@ -54,6 +54,9 @@ from .planning import plan_items as plan_items
 from .probabilities import ItemScores as ItemScores
 from .probabilities import js_distance as js_distance
 from .probabilities import kl_divergence as kl_divergence
+from .ranks import kendall_tau as kendall_tau
+from .ranks import ranked as ranked
+from .ranks import top_overlap as top_overlap
 from .rates import CLASS_COUNTS as CLASS_COUNTS
 from .rates import PARITY as PARITY
 from .rates import RATES as RATES
@@ -69,4 +72,5 @@ from .scoring import task_scores as task_scores
 from .symmetry import Frequencies as Frequencies
 from .symmetry import TestResult as TestResult
 from .symmetry import predicted_frequencies as predicted_frequencies
+from .values import correlations as correlations
 from .values import value_metrics as value_metrics
