@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -18,6 +19,7 @@ import hf_compalign
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("hf_compalign/metrics/*/README.md")])
 FOR_OWN_MODELS = (ROOT / "README.md", ROOT / "SKILL.md")
+NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 MODULES = sorted(path for path in ROOT.glob("hf_compalign/**/*.py") if ">>> " in path.read_text())
 
 _FENCE = re.compile(r"^(?P<indent> *)``` *(?P<language>\w+)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.M | re.S)
@@ -109,6 +111,19 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
         else:
             # The empty lines give an error's traceback the page's own line numbers.
             exec(compile("\n" * line + code, page, "exec"), names)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_relative)
+def test_a_notebook_runs_and_holds_no_outputs(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+        code = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+            exec(compile(code, f"{path.name}, cell {number}", "exec"), names)
+        for link in re.findall(r"\]\((\.\./[^)#]+)", code):
+            assert (path.parent / link).is_file(), f"there is no {link}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_relative)
