@@ -90,6 +90,11 @@ def as_markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, marks, *rows))
 
 
+def section_as_markdown(section: Section) -> str:
+    """The short tables of a section, and the sentences about them."""
+    return "\n\n".join([*map(as_markdown, section.shown(0)), *map(escaped, section.notes)])
+
+
 def escaped(words: Words) -> str:
     """A text for Markdown, which neither ends a cell nor starts markup of its own."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", plain(words))

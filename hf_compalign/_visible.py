@@ -1,7 +1,8 @@
-"""Make text from any source safe to show on a page, in a figure and in a terminal."""
+"""Make text from any source safe to show on a page, in a figure and in a terminal, and names fit for others."""
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 # A terminal obeys controls, and they end lines. Tabs and new lines stay here; `one_line` folds them.
@@ -44,3 +45,26 @@ def cleaned(value: Any, clean: Callable[[str], str] = visible) -> Any:
         # Most of an audit are thousands of scores: a fast way for those.
         return [*value] if _NUMBERS.issuperset(map(type, value)) else [cleaned(item, clean) for item in value]
     return value
+
+
+def public_name(model: str) -> str:
+    """What to call a model to others: its id, or its folder without the local path to it.
+
+    >>> public_name("google-bert/bert-base-uncased"), public_name("/home/me/models/my-model")
+    ('google-bert/bert-base-uncased', 'my-model')
+    """
+    return model if is_hub_id(model) else Path(model).name
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether it is no folder here, and could be a model on the Hub."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
+
+    if Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True

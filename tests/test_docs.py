@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -11,11 +12,14 @@ import griffe
 import pytest
 import tiny
 import typer
+import yaml
 
 import hf_compalign
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("hf_compalign/metrics/*/README.md")])
+FOR_OWN_MODELS = (ROOT / "README.md", ROOT / "SKILL.md")
+NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 MODULES = sorted(path for path in ROOT.glob("hf_compalign/**/*.py") if ">>> " in path.read_text())
 
 _FENCE = re.compile(r"^(?P<indent> *)``` *(?P<language>\w+)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.M | re.S)
@@ -72,7 +76,7 @@ def _run_examples(test, **options):
 
 
 def stand_ins(folder):
-    """What the README says that its reader has: a fine-tuned model in a folder, its tokenizer, and data."""
+    """What the reader of these pages has: a fine-tuned model in a folder, its tokenizer, and data."""
     model = tiny.bert(**tiny.NAMED, vocab_size=len(tiny.WORDS))
     tokenizer = tiny.tokenizer()
     for one in (model, tokenizer):
@@ -81,14 +85,24 @@ def stand_ins(folder):
     return {"train": raw.map(lambda row: tokenizer(row["text"])), "test": raw, "tokenizer": tokenizer}
 
 
-def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+@pytest.mark.parametrize(("page", "most"), [("README.md", 200), ("SKILL.md", 80)])
+def test_a_page_is_short(page, most):
+    assert len((ROOT / page).read_text().splitlines()) <= most
+
+
+def test_the_skill_says_when_to_take_it():
+    """As agents read it: https://agentskills.io/specification"""
+    _, front, _ = (ROOT / "SKILL.md").read_text().split("---\n", 2)
+    skill = yaml.safe_load(front)
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", skill["name"])
+    assert "Use when" in skill["description"]
+    assert len(skill["description"]) <= 1024
 
 
 @pytest.mark.parametrize("page", pages_with("python", "pycon"), ids=_relative)
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": "__main__"} | (stand_ins(tmp_path) if page == ROOT / "README.md" else {})
+    names = {"__name__": "__main__"} | (stand_ins(tmp_path) if page in FOR_OWN_MODELS else {})
     for line, code in blocks(page, "python", "pycon"):
         if code.lstrip().startswith(">>>"):
             test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), line)
@@ -97,6 +111,19 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
         else:
             # The empty lines give an error's traceback the page's own line numbers.
             exec(compile("\n" * line + code, page, "exec"), names)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_relative)
+def test_a_notebook_runs_and_holds_no_outputs(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+        code = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+            exec(compile(code, f"{path.name}, cell {number}", "exec"), names)
+        for link in re.findall(r"\]\((\.\./[^)#]+)", code):
+            assert (path.parent / link).is_file(), f"there is no {link}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_relative)

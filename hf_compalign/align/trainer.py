@@ -15,6 +15,7 @@ from transformers.utils import logging
 from hf_compalign._compat import loss_is_scaled, prepared
 from hf_compalign._files import write_text_atomic
 from hf_compalign.align.arguments import AlignmentArguments
+from hf_compalign.align.card import complete_card
 from hf_compalign.align.checkpoint import check_resumable, last_complete_checkpoint, restore_weighting
 from hf_compalign.align.checks import check_datasets, check_setup
 from hf_compalign.align.dropout import switch_dropout_off
@@ -290,6 +291,20 @@ class AlignedDistillationTrainer(TaughtTrainer):
         if compute_objective is None and (self._live is not None or self._cached_fingerprint is not None):
             compute_objective = closest(self.eval_dataset, direction, distance_metric(self.task))
         return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction, *args, **kwargs)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Draft the card as the Trainer does, with the teacher, the alignment and what the callbacks did.
+
+        `push_to_hub` calls it. `hf_compalign.ship.write_model_card` writes another one, around an audit.
+        """
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            complete_card(
+                Path(self.args.output_dir) / "README.md",
+                alignment=self.alignment,
+                teacher="" if self.teacher is None else self.teacher.name_or_path,
+                callbacks=self.callback_handler.callbacks,
+            )
 
     def _recipe(self) -> dict[str, Any]:
         teacher = self._cached_fingerprint if self._live is None else self._live.fingerprint

@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from hf_compalign._exported import ONNX, OPENVINO, format_of
 from hf_compalign._folders import staged_folder
 from hf_compalign._tables import as_text
+from hf_compalign._visible import public_name
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.footprint import Latency, footprint, latencies_on, machine_name, timing_device
 from hf_compalign.measure.predictions import Columns, Predictions
 from hf_compalign.models import FileModel, load_processor
 from hf_compalign.opening import Model, load_model, name_of, processor_of
-from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, public_name, wide_files
+from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, wide_files
 from hf_compalign.report.page import write_report
 from hf_compalign.ship.card import with_what_was_done, write_model_card
 from hf_compalign.ship.deferral import Deferral, DeferringModel

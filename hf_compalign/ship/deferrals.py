@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from hf_compalign._exported import FORMATS
+from hf_compalign._visible import public_name
 from hf_compalign.measure.audit import ModelInfo
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.opening import Model, load_model, model_fingerprint
-from hf_compalign.report.card import Deferred, public_name
+from hf_compalign.report.card import Deferred
 from hf_compalign.ship.deferral import DEFERRAL_NAME, Deferral, deferral_name
 
 logger = logging.getLogger(__name__)

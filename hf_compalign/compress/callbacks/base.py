@@ -81,6 +81,14 @@ class CompressionCallback(TrainerCallback, ExportableState, ABC):
             logs.update(achieved)
             add_to_log(state, achieved)
 
+    def card_section(self) -> str:
+        """What the model card of an `AlignedDistillationTrainer` says of it."""
+        given = {name: value for name, value in self._recipe().items() if value not in (None, False, 0)}
+        return (
+            f"## {type(self).__name__}\n\n{', '.join(f'`{name}` {value}' for name, value in given.items())}. "
+            "`hf_compalign.load_compressed` opens the model."
+        )
+
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into trainer_state.json."""
         progress = {"span": list(self.timing.span)} | self._progress()

@@ -6,6 +6,7 @@ from .callback import AuditCallback as AuditCallback
 from .candidates import Candidates as Candidates
 from .candidates import compare_candidates as compare_candidates
 from .candidates import pruning_identified_exemplars as pruning_identified_exemplars
+from .card import findings as findings
 from .comparing import checked_limits as checked_limits
 from .contents import MOST_CHARACTERS as MOST_CHARACTERS
 from .contents import THUMBNAIL_PIXELS as THUMBNAIL_PIXELS

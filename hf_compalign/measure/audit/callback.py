@@ -16,6 +16,7 @@ from hf_compalign._compat import add_to_log
 from hf_compalign._trainer import of_first_process
 from hf_compalign.data import check_rows
 from hf_compalign.measure.audit.auditing import audit
+from hf_compalign.measure.audit.card import findings
 from hf_compalign.measure.audit.comparing import checked_limits
 from hf_compalign.measure.audit.opened import answers_of, groups_of_items
 from hf_compalign.measure.audit.options import AuditOptions
@@ -128,6 +129,17 @@ class AuditCallback(TrainerCallback):
         if self._handler is not None:
             # The metrics were logged before this event: only a line of its own reaches the trackers.
             self._handler.on_log(args, state, control, logs=numbers | {"epoch": state.epoch})
+
+    def card_section(self) -> str:
+        """What the model card of an `AlignedDistillationTrainer` says of the last audit; empty without one."""
+        if self.latest is None:
+            return ""
+        n, changed = self.latest.n, self.latest.metrics["cie"]
+        return (
+            "## Is it still the same model?\n\n"
+            f"At the last evaluation, after {self._step} steps, it answered {n - changed} of {n} items like the "
+            f"reference and {changed} differently.\n\n{findings(self.latest)}"
+        )
 
     def _numbers(
         self,

@@ -3,6 +3,7 @@
 import datasets
 import evaluate
 import numpy as np
+from evaluate.utils.file_utils import add_start_docstrings
 from numpy.typing import ArrayLike
 
 from hf_compalign.measure.attribution import SIMILARITIES, similarities
@@ -23,6 +24,19 @@ Args:
 Returns:
     cosine, spearman, top_k_overlap and weighted_jaccard, each the mean over all examples, and the same with _agreeing
     and _mismatches, over the examples that the two models answer alike and those that they do not.
+
+Examples:
+    >>> from hf_compalign.metrics import load_metric
+    >>> agreement = load_metric("attribution_agreement")
+    >>> found = agreement.compute(
+    ...     predictions=[1, 0],
+    ...     teacher_predictions=[1, 1],
+    ...     attributions=[[0.6, 0.8, 0.0], [1.0, 0.0]],
+    ...     teacher_attributions=[[0.6, 0.8, 0.0], [0.0, 1.0]],
+    ...     top_k=1,
+    ... )
+    >>> found["top_k_overlap"], found["top_k_overlap_agreeing"], found["cosine_mismatches"]
+    (0.5, 1.0, 0.0)
 """
 
 _CITATION = """
@@ -36,6 +50,7 @@ _CITATION = """
 """
 
 
+@add_start_docstrings(_DESCRIPTION, _INPUTS)
 class AttributionAgreement(ClassMetric):
     """Paired comparison of a student's attributions with its teacher's."""
 

@@ -3,6 +3,7 @@
 import datasets
 import evaluate
 import numpy as np
+from evaluate.utils.file_utils import add_start_docstrings
 from numpy.typing import ArrayLike
 
 from hf_compalign.measure.statistics import ItemScores, calibration_shift
@@ -25,6 +26,17 @@ Args:
 Returns:
     ece, brier, nll of the student, teacher_ece, teacher_brier, teacher_nll; the changes ece_change, brier_change,
     nll_change and the ends of their 95 % intervals, such as ece_change_low and ece_change_high; n.
+
+Examples:
+    >>> from hf_compalign.metrics import load_metric
+    >>> calibration_shift = load_metric("calibration_shift")
+    >>> found = calibration_shift.compute(
+    ...     references=[0, 1, 1, 0],
+    ...     probabilities=[[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.9, 0.1]],
+    ...     teacher_probabilities=[[0.7, 0.3], [0.3, 0.7], [0.7, 0.3], [0.7, 0.3]],
+    ... )
+    >>> round(found["teacher_ece"], 3), round(found["ece"], 3), round(found["ece_change"], 3)
+    (0.05, 0.15, 0.1)
 """
 
 _CITATION = """
@@ -37,6 +49,7 @@ _CITATION = """
 """
 
 
+@add_start_docstrings(_DESCRIPTION, _INPUTS)
 class CalibrationShift(ClassMetric):
     """Calibration of the student's and the teacher's probabilities."""
 

@@ -3,6 +3,7 @@
 import datasets
 import evaluate
 import numpy as np
+from evaluate.utils.file_utils import add_start_docstrings
 from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
@@ -22,6 +23,17 @@ Args:
     n_classes: optional, how many classes there are; by default up to the largest one that occurs.
 Returns:
     cev, sde, n_skipped; and per class, as lists, fpr, teacher_fpr, fpr_change, fnr, teacher_fnr, fnr_change.
+
+Examples:
+    >>> from hf_compalign.metrics import load_metric
+    >>> class_bias = load_metric("class_bias")
+    >>> found = class_bias.compute(
+    ...     predictions=[0, 1, 1, 1, 1, 0],
+    ...     references=[0, 0, 0, 1, 1, 1],
+    ...     teacher_predictions=[0, 1, 0, 1, 1, 0],
+    ... )
+    >>> found["fpr_change"], found["fnr_change"], found["cev"]
+    ([0.0, 100.0], [100.0, 0.0], 2500.0)
 """
 
 _CITATION = """
@@ -34,6 +46,7 @@ _CITATION = """
 """
 
 
+@add_start_docstrings(_DESCRIPTION, _INPUTS)
 class ClassBias(ClassMetric):
     """Change of the one-vs-rest error rates of each class."""
 

@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+from evaluate.utils.file_utils import add_start_docstrings
 from numpy.typing import ArrayLike
 
 from hf_compalign.labels import IGNORED
@@ -42,6 +43,19 @@ Returns:
     <measure>_upper_bound, <measure>_all_groups, teacher_<measure>_all_groups and, as a list, <measure>_left_out; and
     per group, as lists, groups, group_n, group_mismatch_rate, group_nfr, group_accuracy, teacher_group_accuracy and
     group_p_adjusted.
+
+Examples:
+    >>> from hf_compalign.metrics import load_metric
+    >>> group_fairness = load_metric("group_fairness")
+    >>> found = group_fairness.compute(
+    ...     predictions=[1, 0, 0, 0, 1, 1, 0, 0],
+    ...     references=[1, 1, 0, 0, 1, 1, 0, 0],
+    ...     teacher_predictions=[1, 1, 0, 0, 1, 1, 0, 0],
+    ...     groups=["women", "women", "women", "women", "men", "men", "men", "men"],
+    ...     min_group_size=2,
+    ... )
+    >>> found["groups"], found["group_mismatch_rate"], found["mismatch_gap"]
+    (['women', 'men'], [0.25, 0.0], 0.25)
 """
 
 _CITATION = """
@@ -65,6 +79,7 @@ _OF_MEASURE = {
 }
 
 
+@add_start_docstrings(_DESCRIPTION, _INPUTS)
 class GroupFairness(ClassMetric):
     """Comparison of a student's predictions with its teacher's, group by group."""
 

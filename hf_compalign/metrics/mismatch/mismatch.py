@@ -2,6 +2,7 @@
 
 import datasets
 import evaluate
+from evaluate.utils.file_utils import add_start_docstrings
 from numpy.typing import ArrayLike
 
 from hf_compalign.measure.statistics import Cells, proportions, rate
@@ -23,6 +24,17 @@ Args:
 Returns:
     mismatch_rate, cie, agreement over all examples; cie_u, nfr, pfr, flip_rate, btc, bec, accuracy,
     teacher_accuracy, accuracy_change over the labeled ones; kl and probability_loyalty with probabilities.
+
+Examples:
+    >>> from hf_compalign.metrics import load_metric
+    >>> mismatch = load_metric("mismatch")
+    >>> found = mismatch.compute(
+    ...     predictions=[0, 1, 1, 0, 2],
+    ...     references=[0, 1, 0, 1, 1],
+    ...     teacher_predictions=[0, 1, 0, 0, 0],
+    ... )
+    >>> found["cie"], found["mismatch_rate"], found["cie_u"], found["nfr"]
+    (2, 0.4, 1, 0.2)
 """
 
 _CITATION = """
@@ -36,6 +48,7 @@ _CITATION = """
 """
 
 
+@add_start_docstrings(_DESCRIPTION, _INPUTS)
 class Mismatch(ClassMetric):
     """Paired comparison of a student's predictions with its teacher's."""
 

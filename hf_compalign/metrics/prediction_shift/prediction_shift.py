@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import datasets
 import evaluate
+from evaluate.utils.file_utils import add_start_docstrings
 from numpy.typing import ArrayLike
 
 from hf_compalign.metrics.probabilities import check_same_classes, divergences, probability_pair, table_of
@@ -21,6 +22,16 @@ Args:
     teacher_logits: optional, the teacher's logits, [N, C].
 Returns:
     kl, js_distance, probability_loyalty; logit_error with logits.
+
+Examples:
+    >>> from hf_compalign.metrics import load_metric
+    >>> prediction_shift = load_metric("prediction_shift")
+    >>> found = prediction_shift.compute(
+    ...     probabilities=[[0.5, 0.5], [0.1, 0.9]],
+    ...     teacher_probabilities=[[1.0, 0.0], [0.1, 0.9]],
+    ... )
+    >>> round(found["kl"], 4), round(found["js_distance"], 4)
+    (0.3466, 0.279)
 """
 
 _CITATION = """
@@ -33,6 +44,7 @@ _CITATION = """
 """
 
 
+@add_start_docstrings(_DESCRIPTION, _INPUTS)
 class PredictionShift(evaluate.Metric):
     """Divergences between the student's and the teacher's probabilities."""
 

@@ -2,11 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
-
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not in an __all__
 
 from hf_compalign.measure.audit import Audit
 from hf_compalign.measure.footprint import Footprint, Latency
@@ -98,22 +94,6 @@ class CardDetails:
             raise ValueError(
                 f"base_model_relation must be one of {', '.join(RELATIONS)}. Got {self.base_model_relation!r}."
             )
-
-
-def public_name(model: str) -> str:
-    """What to call a model to others: its id, or its folder without the local path to it."""
-    return model if is_hub_id(model) else Path(model).name
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether it is no folder here, and could be a model on the Hub."""
-    if Path(name).exists():
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 def changed_options(arguments: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The model card: what the Hub shows of a compressed model, with the numbers of its audit."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_compalign._exported import FORMATS, ONNX
 from hf_compalign._files import write_text_atomic
-from hf_compalign._tables import Section, as_markdown, escaped
-from hf_compalign.measure.audit import Audit, metrics_beside_fields, sections_of
+from hf_compalign._tables import section_as_markdown
+from hf_compalign._visible import is_hub_id, public_name
+from hf_compalign.measure.audit import Audit, findings
 from hf_compalign.measure.footprint import footprint_section
-from hf_compalign.report.card.details import CardDetails, is_hub_id, public_name
+from hf_compalign.report.card.details import CardDetails
 from hf_compalign.report.card.files import (
     depending_files,
     exported_files,
@@ -61,7 +61,7 @@ def write_card(
         origin=public_name(details.base_model),
         details=details,
         audit=audit,
-        found=_findings(audit),
+        found=findings(audit),
         costs=_costs(details),
         files_table=files_table(details.files),
         wide_spread=wide_files(details.files),
@@ -117,22 +117,10 @@ def _results(audit: Audit | None, details: CardDetails, *, of: str = "") -> list
     ]
 
 
-def _findings(audit: Audit) -> str:
-    """The short tables of an audit; the card has a part of its own for the costs."""
-    found = metrics_beside_fields(replace(audit, items=(), group_rates=(), costs=()).to_dict())
-    shown = (section for section in sections_of(found) if section.shown(0))
-    return "\n\n".join(f"**{escaped(section.title)}**\n\n{_markdown(section)}" for section in shown)
-
-
 def _costs(details: CardDetails) -> str:
     if details.footprints is None:
         if details.latencies is not None:
             raise ValueError("A card shows latencies beside the footprints. Got no footprints: give both, or neither.")
         return ""
     sides = ("original", "compressed")
-    return _markdown(footprint_section(*details.footprints, latencies=details.latencies, sides=sides))
-
-
-def _markdown(section: Section) -> str:
-    """The short tables of a section, and the sentences about them."""
-    return "\n\n".join([*map(as_markdown, section.shown(0)), *map(escaped, section.notes)])
+    return section_as_markdown(footprint_section(*details.footprints, latencies=details.latencies, sides=sides))
