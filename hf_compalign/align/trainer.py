@@ -302,7 +302,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
             complete_card(
                 Path(self.args.output_dir) / "README.md",
                 alignment=self.alignment,
-                teacher="" if self.teacher is None else self.teacher.name_or_path,
+                teachers=[one.name_or_path for one in self.teachers],
                 callbacks=self.callback_handler.callbacks,
             )
 
