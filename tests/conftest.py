@@ -30,5 +30,14 @@ def _what_stays_is_not_garbage():
     gc.freeze()
 
 
+@pytest.fixture(scope="module")
+def traced_once():
+    """Exports of the same model trace it once."""
+    import traced
+
+    with traced.traced_once():
+        yield
+
+
 def pytest_unconfigure():
     shutil.rmtree(_HF_HOME, ignore_errors=True)

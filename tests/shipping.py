@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import tiny
+import traced
 import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertTokenizer, PreTrainedModel
 
 from hf_compalign import shrink_
-from hf_compalign.compress.export import export_graph, export_openvino, quantize_graph
+from hf_compalign.compress.export import export_openvino, quantize_graph
 
 # The files of an artifact with two ONNX files.
 SENT = {
@@ -68,7 +69,7 @@ def exported(folder: Path, made: PreTrainedModel) -> list[Path]:
     """A float and an INT8 ONNX file of the model."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "model.onnx", folder / "model_int8.onnx"]
-    export_graph(made, paths[0])
+    traced.export_graph(made, paths[0])
     quantize_graph(paths[0], paths[1], mode="dynamic")
     return paths
 

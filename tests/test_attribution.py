@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import traced
 import zoo
 from captum.attr import LayerIntegratedGradients
 from datasets import Dataset, Features, Image
@@ -34,7 +35,6 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_compalign.compress.export import export_graph
 from hf_compalign.compress.prune import prune_
 from hf_compalign.compress.quantize import SCHEMES, prepare_, quantizable_layers, quantize_, scheme_of
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_
@@ -625,7 +625,7 @@ def onnx_file(tmp_path_factory):
     model = tiny.vit()
     model.config.architectures = ["ViTForImageClassification"]
     model.config.save_pretrained(folder)
-    export_graph(model, folder / "model.onnx")
+    traced.export_graph(model, folder / "model.onnx")
     return folder / "model.onnx"
 
 

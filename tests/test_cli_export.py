@@ -10,7 +10,6 @@ import tiny
 from commands import call, error_of
 from datasets import Dataset, DatasetDict
 from onnx import TensorProto, numpy_helper
-from traced import traced_once
 
 from hf_compalign import cli
 from hf_compalign.cli.export import default_output
@@ -18,15 +17,11 @@ from hf_compalign.measure.audit import audit
 from hf_compalign.measure.predictions import predict
 from hf_compalign.ship import EXPORTERS, ExportOptions, Frontier, export_audited
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 pytest.importorskip("onnxruntime")
 
 N = 60
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _traced_once(tmp_path_factory):
-    with traced_once(tmp_path_factory.mktemp("traced")):
-        yield
 
 
 @pytest.fixture(scope="module")

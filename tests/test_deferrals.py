@@ -61,7 +61,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("deferrals")
     original = shipping.saved(root / "org-original", balanced())
     model = shipping.saved(root / "changed", balanced(seed=1))
-    with traced_once(tmp_path_factory.mktemp("traced")):
+    with traced_once():
         onnx = shipping.exported(root / "exported", load_compressed(model))
     asked = {"processing_class": shipping.tokenizer()}
     shutil.copy(model / "config.json", root / "exported")

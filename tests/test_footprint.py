@@ -9,10 +9,10 @@ import huggingface_hub.constants
 import pytest
 import tiny
 import torch
+import traced
 import transformers
 from torch import nn
 
-from hf_compalign.compress.export import export_graph
 from hf_compalign.compress.quantize import quantize_
 from hf_compalign.measure.footprint import Footprint, Latency, footprint, footprint_table, interleaved_latency_ms
 from hf_compalign.measure.footprint import latency as latency_module
@@ -150,7 +150,7 @@ def test_an_onnx_file_is_weighed_and_timed_like_a_model(tmp_path):
     model.config.architectures = ["ViTForImageClassification"]
     model.config.save_pretrained(tmp_path)
     path = tmp_path / "model.onnx"
-    export_graph(model, path)
+    traced.export_graph(model, path)
     inputs = {"pixel_values": torch.zeros(2, 1, 8, 8)}
     found = footprint(path, inputs=inputs, compressed=True, n_runs=2)
     assert (found.parameters, found.size_bytes) == (model.num_parameters(), path.stat().st_size)

@@ -31,7 +31,7 @@ SENT = shipping.SENT | shipping.SENT_OPENVINO | {f"{SURE}.deferral.json"}
 def artifact(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "small"
     model = shipping.model(shrunk=True)
-    with traced_once(tmp_path_factory.mktemp("traced")):
+    with traced_once():
         onnx = shipping.exported(folder.with_name("exported"), model)
         openvino = shipping.exported_openvino(folder.with_name("exported"), model)
     asked = partial(predict, dataset=hub_run.DATA, processing_class=shipping.tokenizer())

@@ -7,12 +7,13 @@ import onnx
 import pytest
 import tiny
 import torch
+import traced
 from onnx import TensorProto, helper, numpy_helper
 from tiny import NAMED, reviews, tokenizer, without_equal_tensors
 from transformers import BertConfig, ViTConfig
 
 from hf_compalign import audit, predict
-from hf_compalign.compress.export import export_graph, quantize_graph
+from hf_compalign.compress.export import quantize_graph
 from hf_compalign.models import OnnxModel, beside, default_device, input_names, load_processor, sample_inputs
 from hf_compalign.opening import load_model, model_fingerprint
 from hf_compalign.tasks import task_of
@@ -29,7 +30,7 @@ def place(tmp_path_factory):
     (folder / "repo" / "model.safetensors").unlink()
     files = folder / "repo" / "onnx"
     files.mkdir()
-    export_graph(model, files / "model.onnx")
+    traced.export_graph(model, files / "model.onnx")
     quantize_graph(files / "model.onnx", files / "model_int8.onnx", mode="dynamic", keep_float=["classifier"])
     return folder
 

@@ -10,11 +10,9 @@ import torch
 from commands import call, error_of
 from exported import rounded_products, weight_types
 from tiny import NAMED, reviews, tokenizer, without_equal_tensors
-from traced import traced_once
 
 from hf_compalign import audit, load_compressed, predict, prune_, shrink_
 from hf_compalign.compress.export import export_openvino
-from hf_compalign.compress.export import onnx as export
 from hf_compalign.compress.export import openvino as openvino_export
 from hf_compalign.compress.quantize import quantize_
 from hf_compalign.measure.footprint import footprint, interleaved_latency_ms
@@ -23,15 +21,9 @@ from hf_compalign.opening import load_model, model_fingerprint
 
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
+pytestmark = pytest.mark.usefixtures("traced_once")
 TEXTS = tiny.texts(20, length=9)
 IMAGES = tiny.images(24)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _traced_once(tmp_path_factory):
-    with traced_once(tmp_path_factory.mktemp("traced")), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openvino_export, "export_graph", export.export_graph)
-        yield
 
 
 @pytest.fixture(scope="module")

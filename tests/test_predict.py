@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import traced
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from tiny import NAMED, reviews, tokenizer
 from transformers import Siglip2Config, Siglip2ForImageClassification, Siglip2ImageProcessorPil, ViTImageProcessorPil
 
 from hf_compalign import audit, predict
-from hf_compalign.compress.export import export_graph
 from hf_compalign.data import find_image_column, find_label_column, find_text_columns, label_names
 from hf_compalign.measure.predictions import Columns, ask, reader_of
 from hf_compalign.models import OnnxModel
@@ -239,7 +239,7 @@ def test_a_model_in_onnx_answers_on_prepared_rows_like_the_original(tmp_path):
     model = tiny.vit()
     model.config.architectures = ["ViTForImageClassification"]
     model.config.save_pretrained(tmp_path)
-    export_graph(model, tmp_path / "model.onnx")
+    traced.export_graph(model, tmp_path / "model.onnx")
     dataset = tiny.images(7)
     found, expected = predict(tmp_path / "model.onnx", dataset, batch_size=3), predict(model, dataset)
     assert tiny.distance(found.logits, expected.logits) < tiny.ROUNDING

@@ -87,7 +87,7 @@ def test_every_key_is_an_option_of_the_command():
 
 
 def test_the_command_does_the_whole_job_and_saves_its_recipe(place, tmp_path):
-    with traced_once(place):
+    with traced_once():
         done = call(
             "compress", place / "model", "--dataset", place / "rows.parquet", "--recipe", place / "quick.yaml",
             "--output", tmp_path / "out",

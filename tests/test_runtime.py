@@ -10,7 +10,6 @@ import pytest
 import tiny
 import torch
 from commands import call, error_of
-from traced import traced_once
 
 from hf_compalign import Audit, DeferringModel, Predictions, audit, export_onnx, predict, write_report
 from hf_compalign.compress.export import export_openvino
@@ -28,15 +27,11 @@ from hf_compalign.models import openvino as openvino_file
 from hf_compalign.models import processor as this_processor
 from hf_compalign.ship.deferral import Deferral
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 openvino = pytest.importorskip("openvino")
 TEXTS = tiny.texts(24, length=9, labels=False)
 HERE = Runtime("OpenVINO 1", "bf16", 3, ("avx2", "avx512_vnni"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _traced_once(tmp_path_factory):
-    with traced_once(tmp_path_factory.mktemp("traced")):
-        yield
 
 
 @pytest.fixture(scope="module")

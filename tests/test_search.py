@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import shipping
 import tiny
-from traced import traced_once
 
 from hf_compalign import (
     Compression,
@@ -26,14 +25,9 @@ from hf_compalign.ship.deferral import Deferral
 from hf_compalign.ship.deployments import Deployment
 
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("traced_once")
 N, LIMIT = 250, {"mismatch_rate": 0.2}
 QUICK = SearchOptions(formats=("onnx",), cuts=(0.5,), repair_measurements=0, n_runs=2, batch_size=4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _traced_once(tmp_path_factory):
-    with traced_once(tmp_path_factory.mktemp("traced")):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("variants")
     original = shipping.saved(root / "org-original", shipping.model())
     model = shipping.model(shrunk=True)
-    with traced_once(tmp_path_factory.mktemp("traced")):
+    with traced_once():
         onnx = shipping.exported(root / "exported", model)
         found = shipping.exported_openvino(root / "exported", model)
     card = CardDetails(task="text-classification", base_model="org/base", dataset="colors", name="org/small")
