@@ -9,7 +9,7 @@ READY := .venv/.ready
 # What breaks first when a dependency moves: training, loading, exporting, asking, the command line, what extras are for.
 FIRST := trainer audit_callback loading predict export openvino runtime cli metrics group_fairness plots ranges
 
-.PHONY: demo test test-kernels test-lowest test-newest check lint types docs architectures format clean
+.PHONY: demo test test-slow test-kernels test-lowest test-newest check lint types docs architectures format clean
 .NOTPARALLEL:
 
 demo: $(READY)
@@ -17,20 +17,24 @@ demo: $(READY)
 
 # tests/conftest.py turns the network off and gives each of the two workers one thread.
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+# What starts processes or a browser, and the code of the pages: CI runs it too.
+test-slow: $(READY)
+	$(BIN)/pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 # The kernels of a CPU without AVX-512, and MKL's oldest: a test that depends on how one CPU rounds fails on any.
 test-kernels: export ATEN_CPU_CAPABILITY = avx2
 test-kernels: export MKL_CBWR = COMPATIBLE
 test-kernels: export ONEDNN_MAX_CPU_ISA = AVX2
 test-kernels: $(READY)
-	$(BIN)/pytest -n 2 --dist worksteal -m numeric $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal -m "numeric and not slow" $(ARGS)
 
 # The two ends of the ranges in pyproject.toml, each in an environment of its own.
 test-lowest: .venv-lowest/.ready
 test-newest: .venv-newest/.ready
 test-lowest test-newest: test-%:
-	.venv-$*/bin/pytest -n 2 --dist worksteal $(FIRST:%=tests/test_%.py) $(ARGS)
+	.venv-$*/bin/pytest -n 2 --dist worksteal -m "not slow" $(FIRST:%=tests/test_%.py) $(ARGS)
 
 check: lint types docs test
 

@@ -13,8 +13,6 @@ from hf_compalign.compress.callbacks import QuantizationCallback, ShrinkCallback
 
 def compression(kind: str) -> list[TrainerCallback]:
     """Of 24 optimizer steps, the first 10 remove units and the following 10 prune what is left; or all 21 round."""
-    if kind == "pruning":
-        return [PruningCallback(0.6, every=1)]
     if kind == "quantizing":
         return [QuantizationCallback("quanto-w8a8", begin=0.1)]
     return [

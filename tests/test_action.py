@@ -95,6 +95,7 @@ def test_the_extras_to_install_are_those_of_the_package():
         assert re.search(rf"^{extra} = \[", text, re.M)
 
 
+@pytest.mark.slow
 def test_a_good_model_passes_and_a_comment_is_made(place):
     given = {
         "baseline": "base.npz",
@@ -122,6 +123,7 @@ def test_a_good_model_passes_and_a_comment_is_made(place):
     assert run(place, "Verdict", code="0")[0].returncode == 0
 
 
+@pytest.mark.slow
 def test_another_model_fails_after_all_is_written(place):
     given = {"baseline": "base.npz", "dataset": "rows.parquet", "limits": "mismatch_rate=0.05", "contents": "true"}
     done, outputs = run(place, "Compare", **given, model="other")
@@ -129,7 +131,12 @@ def test_another_model_fails_after_all_is_written(place):
     assert "Not passed" in (place / "job.md").read_text()
     assert any(text in (place / "hf-compalign" / "report.html").read_text() for text in shipping.raw_texts(200)["text"])
     assert run(place, "Verdict", code="1")[0].returncode == 1
-    done, outputs = run(place, "Compare", **given, model="$(touch hacked); nowhere")
+
+
+def test_a_comparison_that_could_not_be_made_says_so_and_runs_no_input(place):
+    (place / "bin" / "hf-compalign").write_text("#!/bin/sh\nexit 2\n")
+    given = {"baseline": "base.npz", "dataset": "rows.parquet", "limits": "mismatch_rate=0.05"}
+    _, outputs = run(place, "Compare", **given, model="$(touch hacked); nowhere")
     assert outputs == {"exit-code": "2"}
     assert "could not compare (exit code 2)" in (place / "hf-compalign" / "summary.md").read_text()
     assert not (place / "hacked").exists()

@@ -93,6 +93,7 @@ def test_each_is_timed_in_turn_and_alone(compared):
     assert " (threads: " in found.machine
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_files_in_a_process_of_their_own(compared):
     candidates, _, _ = compared
     settled = OpenVinoModel(candidates["OpenVINO bf16"], settings=RuntimeSettings("f32", threads=1))
@@ -104,6 +105,7 @@ def test_memory_is_that_of_files_in_a_process_of_their_own(compared):
     assert 0 < found["OpenVINO"].peak_memory_bytes < 1e9
 
 
+@pytest.mark.slow
 def test_large_weights_show_in_the_memory(tmp_path):
     model = tiny.bert(intermediate_size=400_000)
     model.save_pretrained(tmp_path / "large")
@@ -222,6 +224,7 @@ def test_nothing_to_compare_and_other_labels_are_refused():
         compare_deployments(tiny.bert(n_labels=3), {"two": tiny.bert(n_labels=2)}, tiny.texts(4, labels=False))
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why(tmp_path):
     with pytest.raises((RuntimeError, ValueError), match="nowhere"):
         peak_memory_bytes([tmp_path / "nowhere"], {"input_ids": torch.ones(1, 2).long()})

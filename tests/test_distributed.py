@@ -8,7 +8,7 @@ import distributed_run
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

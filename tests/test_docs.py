@@ -25,6 +25,8 @@ MODULES = sorted(path for path in ROOT.glob("hf_compalign/**/*.py") if ">>> " in
 _FENCE = re.compile(r"^(?P<indent> *)``` *(?P<language>\w+)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.M | re.S)
 _DOCTEST_OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 def blocks(page, *languages):
     """The fenced blocks of a page in these languages: (lines before the code, code)."""
@@ -99,6 +101,7 @@ def test_the_skill_says_when_to_take_it():
     assert len(skill["description"]) <= 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("python", "pycon"), ids=_relative)
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -113,6 +116,7 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
             exec(compile("\n" * line + code, page, "exec"), names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=_relative)
 def test_a_notebook_runs_and_holds_no_outputs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -493,6 +493,7 @@ def test_the_bare_loop_leaves_a_pruned_model_and_tells_its_mismatches(bare_run, 
     assert found.n == 30
 
 
+@pytest.mark.slow
 def test_the_bare_loop_gives_the_same_with_accumulation_and_with_two_processes(
     bare_run, glue_run, text_files, tmp_path, capsys
 ):

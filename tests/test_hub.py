@@ -22,6 +22,8 @@ from hf_compalign.models import OnnxModel
 from hf_compalign.report.card import CardDetails
 from hf_compalign.ship import ArtifactDetails, audit_name, checked_files, push_to_hub, save_artifact
 
+pytestmark = pytest.mark.slow
+
 OF_THE_HUB = {".gitattributes"}
 SURE = "openvino/openvino_model_qint8"  # a file with a deferral
 SENT = shipping.SENT | shipping.SENT_OPENVINO | {f"{SURE}.deferral.json"}

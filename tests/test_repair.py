@@ -50,7 +50,7 @@ OPENVINO = {"quantize": "static", "precision": "f32", "calibration": tiny.texts(
 INT8 = {"onnx": {"quantize": "dynamic"}, "openvino": OPENVINO}
 
 
-@pytest.fixture(scope="module", params=INT8)
+@pytest.fixture(scope="module", params=["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def repaired(request, model, rows, tmp_path_factory):
     """(the result, its folder, the lines that were reported)"""
     if request.param == "openvino":

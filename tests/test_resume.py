@@ -156,7 +156,8 @@ def test_the_state_of_the_alignment_is_readable(tmp_path):
     assert len(state["weighting"]["log_variance"]) == 3
 
 
-@pytest.mark.parametrize("kind", ["pruning", "shrinking-and-pruning", "quantizing"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shrinking-and-pruning", "quantizing"])
 def test_a_killed_process_resumes_to_the_same_result(tmp_path, kind):
     whole = killed_run.build(str(tmp_path / "whole"), kind)
     whole.train()

@@ -265,6 +265,7 @@ print("alive")
 """
 
 
+@pytest.mark.slow
 def test_files_that_are_closed_leave_a_process_that_bears_signals(files, tmp_path):
     """On a processor with AMX it died of the first signal; elsewhere there is nothing to see."""
     command = [sys.executable, "-c", _SIGNALLED, str(files["bf16"]), str(tmp_path / "int8")]

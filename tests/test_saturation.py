@@ -1,5 +1,6 @@
 """A file as on a CPU whose products saturate: against sums by hand, and ONNX Runtime's own kernels for such a CPU."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hf_compalign.models import OnnxModel, SaturatingModel, saturation
 from hf_compalign.models import saturated as rewriting
 from hf_compalign.models.saturated import saturate_
 
+pytestmark = pytest.mark.usefixtures("traced_once")
 UINT8, INT8, FLOAT = TensorProto.UINT8, TensorProto.INT8, TensorProto.FLOAT
 
 
@@ -270,54 +272,66 @@ def test_another_file_with_extreme_weights_does_not(files, name, quantize):
 # ---- ONNX Runtime's own kernels for a CPU without VNNI ----
 
 ASKED = """
-import sys
+import json, sys
 import numpy, onnxruntime
-options = onnxruntime.SessionOptions()
-options.log_severity_level = 3
-options.add_session_config_entry("session.x64quantprecision", sys.argv[3])
-session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-numpy.save(sys.argv[2] + ".npy", session.run(["logits"], dict(numpy.load(sys.argv[2] + ".npz")))[0])
+for path, asked, precision in json.loads(sys.argv[1]):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.x64quantprecision", precision)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    numpy.save(asked + ".npy", session.run(["logits"], dict(numpy.load(asked + ".npz")))[0])
 """
 
 
-def on_another_cpu(path, inputs, folder, *, precision="0"):
-    """What ONNX Runtime answers on a CPU with AVX2 and no VNNI, which an emulator computes."""
+def on_another_cpu(folder, asked):
+    """What ONNX Runtime answers on a CPU with AVX2 and no VNNI, which an emulator computes: to (path, inputs, precision).
+
+    All are asked in one process: there it takes seconds to import a library.
+    """
     emulator = shutil.which("qemu-x86_64")
     if emulator is None:
         pytest.skip("the emulator of another CPU is not installed: apt-get install qemu-user")
-    feeds = OnnxModel(path).feeds(inputs)
-    np.savez(folder / "asked.npz", **feeds)
-    call = [emulator, "-cpu", "Haswell", sys.executable, "-c", ASKED, path, folder / "asked", precision]
+    told = []
+    for path, inputs, precision in asked:
+        told.append([str(path), str(folder / f"asked-{len(told)}"), precision])
+        np.savez(f"{told[-1][1]}.npz", **OnnxModel(path).feeds(inputs))
+    call = [emulator, "-cpu", "Haswell", sys.executable, "-c", ASKED, json.dumps(told)]
     subprocess.run(call, check=True, capture_output=True)
-    return np.load(folder / "asked.npy")
+    return [np.load(f"{name}.npy") for _, name, _ in told]
 
 
-@pytest.mark.parametrize("operator", ["MatMulInteger", "QGemm", "QLinearMatMul"])
-def test_products_are_those_of_the_other_cpu(tmp_path, operator):
+def test_products_are_those_of_the_other_cpu(tmp_path):
     activations, weights = random_product(37, 5)
-    path = product(tmp_path, weights, operator=operator, zero=3)
-    there = on_another_cpu(path, {"input_ids": activations}, tmp_path)
-    assert np.array_equal(logits(SaturatingModel(path), activations), there)
-    exact = on_another_cpu(path, {"input_ids": activations}, tmp_path, precision="1")
-    assert not np.array_equal(exact, there)
-    if not saturation._saturates():
-        assert np.array_equal(exact, logits(OnnxModel(path), activations))
+    paths = []
+    for operator in ("MatMulInteger", "QGemm", "QLinearMatMul"):
+        (tmp_path / operator).mkdir()
+        paths.append(product(tmp_path / operator, weights, operator=operator, zero=3))
+    asked = [(path, {"input_ids": activations}, precision) for path in paths for precision in "01"]
+    found = on_another_cpu(tmp_path, asked)
+    for path, there, exact in zip(paths, found[::2], found[1::2], strict=True):
+        assert np.array_equal(logits(SaturatingModel(path), activations), there)
+        assert not np.array_equal(exact, there)
+        if not saturation._saturates():
+            assert np.array_equal(exact, logits(OnnxModel(path), activations))
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolutions_are_those_of_the_other_cpu(tmp_path, name):
-    path, *_ = convolution(tmp_path, **CONVOLUTIONS[name])
-    there = on_another_cpu(path, {"pixel_values": pixels(path)}, tmp_path)
-    assert np.array_equal(SaturatingModel(path)(pixel_values=pixels(path))["logits"], there)
+def test_convolutions_are_those_of_the_other_cpu(tmp_path):
+    asked = []
+    for name, options in CONVOLUTIONS.items():
+        (tmp_path / name).mkdir()
+        path, *_ = convolution(tmp_path / name, **options)
+        asked.append((path, {"pixel_values": pixels(path)}, "0"))
+    for (path, inputs, _), there in zip(asked, on_another_cpu(tmp_path, asked), strict=True):
+        assert np.array_equal(SaturatingModel(path)(**inputs)["logits"], there), path
 
 
-@pytest.mark.parametrize(("name", "quantize"), KINDS)
-@pytest.mark.parametrize("portable", [False, True])
-def test_models_answer_as_on_the_other_cpu(files, tmp_path, name, quantize, portable):
-    path = files(name, quantize, portable)
-    batch = {key: values for key, values in tiny.batch(ROWS[name]).items() if key != "labels"}
-    there = on_another_cpu(path, batch, tmp_path)
-    assert np.abs(SaturatingModel(path)(**batch)["logits"].numpy() - there).max() < FAR / 10
+def test_models_answer_as_on_the_other_cpu(files, tmp_path):
+    asked = []
+    for name, quantize in KINDS:
+        batch = {key: values for key, values in tiny.batch(ROWS[name]).items() if key != "labels"}
+        asked += [(files(name, quantize, portable), batch, "0") for portable in (False, True)]
+    for (path, batch, _), there in zip(asked, on_another_cpu(tmp_path, asked), strict=True):
+        assert np.abs(SaturatingModel(path)(**batch)["logits"].numpy() - there).max() < FAR / 10, path
 
 
 # ---- errors ----
