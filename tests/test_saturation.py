@@ -284,7 +284,7 @@ for path, asked, precision in json.loads(sys.argv[1]):
 
 
 def on_another_cpu(folder, asked):
-    """What ONNX Runtime answers on a CPU with AVX2 and no VNNI, which an emulator computes: to (path, inputs, precision).
+    """What ONNX Runtime answers to (path, inputs, precision) on a CPU with AVX2 and no VNNI, which is emulated.
 
     All are asked in one process: there it takes seconds to import a library.
     """
