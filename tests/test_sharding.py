@@ -15,6 +15,9 @@ from hf_compalign import PruningCallback
 from hf_compalign.compress import load_compressed, prunable_weights, same_everywhere_, sparsity_of
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
