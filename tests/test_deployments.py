@@ -172,6 +172,14 @@ def test_the_ratio_is_of_total_times_by_hand():
     assert (found.low, found.high) == (2.0, 8.0)  # one round drawn twice
 
 
+def test_a_speedup_with_a_wide_interval_is_said_and_times_that_spread_are_not():
+    rows = [replace(one, alone={8: Latency(2.0, 1.0, 4.0)}) for one in CHOICE.rows]
+    assert "Not to be trusted" not in str(Deployments("big", tuple(rows)))
+    rows[1] = replace(rows[1], speedup={8: Estimate(4.0, 3.4, 4.5)})
+    said = "how many times faster int8 (batch 8) is has an interval wider than a quarter of it. Time on a quiet machine"
+    assert said in str(Deployments("big", tuple(rows)))
+
+
 def test_every_round_has_its_own_rows():
     seen = []
 

@@ -14,7 +14,6 @@ from transformers import AutoModelForSequenceClassification
 from hf_compalign import PruningCallback
 from hf_compalign.compress import load_compressed, prunable_weights, same_everywhere_, sparsity_of
 
-
 pytestmark = pytest.mark.slow
 
 

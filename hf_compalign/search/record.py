@@ -8,11 +8,10 @@ from hf_compalign._formats import count, decimals, percent, plural
 from hf_compalign._saved import Saved
 from hf_compalign._tables import as_text
 from hf_compalign.measure.audit import Verdict
-from hf_compalign.measure.footprint import wide_spread
 from hf_compalign.measure.statistics import items_needed, undominated
 from hf_compalign.search.steps import Step
 from hf_compalign.ship.deferral import Deferral
-from hf_compalign.ship.deployments import Deployment, Deployments
+from hf_compalign.ship.deployments import Deployment, Deployments, unsure_speedups
 
 ORIGINAL = "PyTorch"
 
@@ -138,12 +137,8 @@ class Compression(Saved):
         for row in self.judged:
             kept = "keeps the limits" if row.passed else "does not"
             lines.append(f"proved on {count(row.n)} others  {row.name}: {count(row.mismatches)} changed, {kept}")
-        wide = (
-            {}
-            if self.chosen is None
-            else {f"batch {size}": one for size, one in self.chosen.alone.items() if one.is_wide}
-        )
-        return "\n".join([*lines, *filter(None, [wide_spread(wide)]), "", self.sentence])
+        unsure = "" if self.chosen is None else unsure_speedups([self.chosen])
+        return "\n".join([*lines, *filter(None, [unsure]), "", self.sentence])
 
     @property
     def sentence(self) -> str:

@@ -6,6 +6,7 @@ from .machine import timing_device as timing_device
 from .measuring import Footprint as Footprint
 from .measuring import footprint as footprint
 from .memory import peak_memory_bytes as peak_memory_bytes
+from .record import WIDE as WIDE
 from .record import Latency as Latency
 from .record import quartiles as quartiles
 from .record import wide_spread as wide_spread

@@ -1,6 +1,6 @@
 """Files side by side, as plain data: printed, saved and loaded without torch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -8,7 +8,7 @@ from hf_compalign._formats import UNKNOWN, count, decimals, interval, percent
 from hf_compalign._saved import Saved
 from hf_compalign._tables import Table, as_text
 from hf_compalign.measure.audit import Audit, Verdict
-from hf_compalign.measure.footprint import Latency, quartiles, wide_spread
+from hf_compalign.measure.footprint import WIDE, Latency, quartiles
 from hf_compalign.measure.statistics import Estimate, undominated
 from hf_compalign.models import Runtime
 
@@ -158,10 +158,7 @@ class Deployments(Saved):
             lines += ["", f"On a CPU with {' '.join(instructions)}"]
         if self.machine:
             lines.append(f"Medians and quartiles of one pass, in turn and some in a row (alone), on {self.machine}")
-        wide = {
-            f"{row.name} (batch {size})": one for row in self.rows for size, one in row.alone.items() if one.is_wide
-        }
-        return "\n".join([*lines, *filter(None, [wide_spread(wide)])])
+        return "\n".join([*lines, *filter(None, [unsure_speedups(self.rows)])])
 
     def _check_timed(self, batch_size: int) -> None:
         if batch_size not in self.batch_sizes:
@@ -169,6 +166,25 @@ class Deployments(Saved):
             raise ValueError(
                 f"Batches of {batch_size} were not timed. Timed: {timed}. Compare with timed_batch_sizes=."
             )
+
+
+def unsure_speedups(rows: Iterable[Deployment]) -> str:
+    """A sentence about the speedups whose interval is wider than a quarter of them; empty without any.
+
+    The times themselves may spread on a quiet machine too: each round has its own rows, which differ in length.
+    """
+    unsure = [
+        f"{row.name} (batch {size})"
+        for row in rows
+        for size, one in row.speedup.items()
+        if one.high - one.low > WIDE * one.value
+    ]
+    if not unsure:
+        return ""
+    return (
+        f"Not to be trusted: how many times faster {', '.join(unsure)} is has an interval wider than a quarter of it. "
+        "Time on a quiet machine, or with more n_runs."
+    )
 
 
 def _megabytes(n_bytes: int | None) -> str:
