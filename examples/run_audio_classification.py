@@ -12,7 +12,6 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from hf_compalign.data import (
     DatasetArguments,
     class_names,
     find_audio_column,
-    find_label_column,
+    label_column_of,
     with_label_ids,
     with_sounds,
 )
@@ -75,9 +74,7 @@ class Sounds:
 
     def __init__(self, data: DataArguments, train: Dataset, checkpoint: str) -> None:
         self.audio_column = find_audio_column(train, data.audio_column_name)
-        self.label_column = find_label_column(train, data.label_column_name)
-        if self.label_column is None:
-            raise ValueError(f"Name the label column with label_column_name: one of {', '.join(train.column_names)}.")
+        self.label_column = label_column_of(train, data.label_column_name)
         self.extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
         self.trained = RandomParts(self.extractor, data.max_length_seconds)
         self.collator = DataCollatorWithPadding(self.extractor)
@@ -107,9 +104,7 @@ def audit_saved(args: TrainingArguments, teacher: str, sounds: Sounds, dataset: 
         batch_size=args.per_device_eval_batch_size,
     )
     found = audit(teacher, args.output_dir, dataset, options=options)
-    for side, predictions in found.predictions.items():
-        predictions.save(Path(args.output_dir) / f"predictions_{side}.npz")
-    found.save(Path(args.output_dir) / "audit.json")
+    found.save_with_predictions(args.output_dir)
     print(found)
 
 

@@ -42,8 +42,8 @@ from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_label
 from hf_compalign.compress import CompressionArguments
 from hf_compalign.data import (
     class_names,
-    find_label_column,
     find_text_columns,
+    label_column_of,
     label_ids,
     load_file,
     mix_unlabeled,
@@ -144,9 +144,7 @@ class Texts:
     def __init__(self, data: DataArguments, args: TrainingArguments, train: Dataset, models: ModelArguments) -> None:
         self.args = args
         self.columns = find_text_columns(train, data.text_column_names)
-        self.label_column = find_label_column(train, data.label_column_name)
-        if self.label_column is None:
-            raise ValueError(f"Name the label column with label_column_name: one of {', '.join(train.column_names)}.")
+        self.label_column = label_column_of(train, data.label_column_name)
         self.regression = answers_with_numbers(models.teacher_name_or_path, train, self.label_column)
         self._check_options(data)
         self.tokenizer = AutoTokenizer.from_pretrained(models.origin)
@@ -238,16 +236,13 @@ def value_scores(prediction: EvalPrediction) -> dict[str, float]:
 
 def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Dataset) -> Audit:
     """The audit of the saved student against the original; it is printed, and saved with both models' predictions."""
-    folder = Path(args.output_dir)
     options = AuditOptions(
         columns=Columns(label=texts.label_column if texts.label_column in dataset.column_names else None),
         processing_class=texts.tokenizer,
         batch_size=args.per_device_eval_batch_size,
     )
     found = audit(teacher, args.output_dir, dataset, options=options)
-    for side, predictions in found.predictions.items():
-        predictions.save(folder / f"predictions_{side}.npz")
-    found.save(folder / "audit.json")
+    found.save_with_predictions(args.output_dir)
     print(found)
     return found
 

@@ -43,7 +43,7 @@ from hf_compalign.compress import CompressionArguments
 from hf_compalign.data import (
     class_names,
     find_image_column,
-    find_label_column,
+    label_column_of,
     label_ids,
     load_file,
     mix_unlabeled,
@@ -147,9 +147,7 @@ class Images:
 
     def __init__(self, data: DataArguments, train: Dataset, checkpoint: str) -> None:
         self.image_column = find_image_column(train, data.image_column_name)
-        self.label_column = find_label_column(train, data.label_column_name)
-        if self.label_column is None:
-            raise ValueError(f"Name the label column with label_column_name: one of {', '.join(train.column_names)}.")
+        self.label_column = label_column_of(train, data.label_column_name)
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
         self.n_channels = getattr(AutoConfig.from_pretrained(checkpoint), "num_channels", 3)
         self.trained = augmented(self.processor) if data.train_augmentation else self.processor
@@ -202,7 +200,6 @@ def scores(prediction: EvalPrediction) -> dict[str, float]:
 
 def audit_saved(args: TrainingArguments, teacher: str, images: Images, dataset: Dataset) -> Audit:
     """The audit of the saved student against the original; it is printed, and saved with both models' predictions."""
-    folder = Path(args.output_dir)
     label_column = images.label_column if images.label_column in dataset.column_names else None
     options = AuditOptions(
         columns=Columns(image=images.image_column, label=label_column),
@@ -210,9 +207,7 @@ def audit_saved(args: TrainingArguments, teacher: str, images: Images, dataset: 
         batch_size=args.per_device_eval_batch_size,
     )
     found = audit(teacher, args.output_dir, dataset, options=options)
-    for side, predictions in found.predictions.items():
-        predictions.save(folder / f"predictions_{side}.npz")
-    found.save(folder / "audit.json")
+    found.save_with_predictions(args.output_dir)
     print(found)
     return found
 

@@ -12,7 +12,6 @@ README.md beside this file has more.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from datasets import Dataset
 from transformers import (
@@ -91,9 +90,7 @@ def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Da
         batch_size=args.per_device_eval_batch_size,
     )
     found = audit(teacher, args.output_dir, dataset, options=options)
-    for side, predictions in found.predictions.items():
-        predictions.save(Path(args.output_dir) / f"predictions_{side}.npz")
-    found.save(Path(args.output_dir) / "audit.json")
+    found.save_with_predictions(args.output_dir)
     print(found)
 
 

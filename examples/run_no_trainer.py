@@ -36,7 +36,7 @@ from hf_compalign.align import Weighting, agreement_loss, logits_loss, masked_me
 from hf_compalign.compress import prunable_weights, sparsity_of
 from hf_compalign.compress.callbacks import SCHEDULES
 from hf_compalign.compress.prune import check_sparsity, compute_masks, magnitude
-from hf_compalign.data import find_label_column, find_text_columns, load_file, tokenized, with_label_ids
+from hf_compalign.data import find_text_columns, label_column_of, load_file, tokenized, with_label_ids
 from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.models import position_limit
 
@@ -170,9 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def prepared(path: str) -> Dataset:
         rows = load_file(path)
-        texts, label = find_text_columns(rows, args.text_column_names), find_label_column(rows, args.label_column_name)
-        if label is None:
-            raise ValueError(f"Name the label column with label_column_name: one of {', '.join(rows.column_names)}.")
+        texts, label = find_text_columns(rows, args.text_column_names), label_column_of(rows, args.label_column_name)
         rows = with_label_ids(rows.select_columns([*texts, label]), label, names_of(teacher.config.id2label))
         return tokenized(rows, tokenizer, texts, longest=position_limit(teacher)).remove_columns(list(texts))
 

@@ -1,4 +1,5 @@
 from .arguments import DatasetArguments as DatasetArguments
+from .arguments import label_column_of as label_column_of
 from .checks import check_rows as check_rows
 from .columns import ID_COLUMNS as ID_COLUMNS
 from .columns import LABEL_COLUMNS as LABEL_COLUMNS

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from datasets import Dataset, load_dataset
 
 from hf_compalign._trainer import flag
+from hf_compalign.data.columns import find_label_column
 from hf_compalign.data.rows import load_file, sample
 
 if TYPE_CHECKING:
@@ -58,3 +59,15 @@ class DatasetArguments:
             raise ValueError("There is nothing to evaluate on. Give validation_file, or leave do_eval out.")
         most = {"train": self.max_train_samples, "validation": self.max_eval_samples}
         return {split: sample(dataset, most[split]) for split, dataset in splits.items()}
+
+
+def label_column_of(rows: Dataset, wanted: str | None) -> str:
+    """The label column that the flag `label_column_name` names, or else one of the usual names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = find_label_column(rows, wanted)
+    if found is None:
+        raise ValueError(f"Name the label column with label_column_name: one of {', '.join(rows.column_names)}.")
+    return found

@@ -210,6 +210,12 @@ class Audit:
         """Write `to_json`; the file is whole or not there."""
         write_text_atomic(path, f"{self.to_json()}\n")
 
+    def save_with_predictions(self, folder: str | Path) -> None:
+        """Write ``audit.json`` into the folder, and the predictions of each side as ``predictions_<side>.npz``."""
+        for side, predictions in self.predictions.items():
+            predictions.save(Path(folder) / f"predictions_{side}.npz")
+        self.save(Path(folder) / "audit.json")
+
     @classmethod
     def load(cls, path: str | Path) -> "Audit":
         """Read what `save` wrote.
