@@ -41,7 +41,7 @@ def test_the_teacher_runs_in_eval_mode_and_without_gradients():
     model = tiny.bert(seed=1, dropout=0.5).train()
     live = LiveTeacher(model, ("LABEL_0", "LABEL_1", "LABEL_2"))
     batch = default_collator()(list(tiny.texts(4)))
-    first, second = live.logits(batch), live.logits(batch)
+    first, second = live.answer(batch).logits, live.answer(batch).logits
     assert torch.equal(first, second)
     assert not first.requires_grad
     # A student that is copied from it can be trained.
@@ -51,8 +51,8 @@ def test_the_teacher_runs_in_eval_mode_and_without_gradients():
 def test_logits_come_in_the_students_order():
     model = tiny.bert(seed=1, **TURNED)
     batch = default_collator()(list(tiny.texts(4)))
-    own = LiveTeacher(model, ("c", "a", "b")).logits(batch)
-    assert torch.equal(LiveTeacher(model, ("a", "b", "c")).logits(batch), own[:, [1, 2, 0]])
+    own = LiveTeacher(model, ("c", "a", "b")).answer(batch).logits
+    assert torch.equal(LiveTeacher(model, ("a", "b", "c")).answer(batch).logits, own[:, [1, 2, 0]])
 
 
 def test_valid_logits_are_accepted_after_every_way_of_arranging_rows(teacher, cached, tmp_path):

@@ -59,10 +59,6 @@ class LiveTeacher:
         if getattr(self.model, "hf_device_map", None) is None and not getattr(self.model, "is_quantized", False):
             self.model.to(device)
 
-    def logits(self, inputs: Mapping[str, Any], autocast: AbstractContextManager[Any] | None = None) -> Tensor:
-        """Logits [B, ...] in float32 of a batch, computed in the given autocast."""
-        return self.answer(inputs, autocast).logits
-
     def answer(
         self,
         inputs: Mapping[str, Any],
@@ -103,8 +99,8 @@ class TeacherEnsemble:
     >>> models = [BertForSequenceClassification(BertConfig(vocab_size=9, **shape)) for _ in range(2)]
     >>> one, other = (LiveTeacher(model, ("LABEL_0", "LABEL_1")) for model in models)
     >>> batch = {"input_ids": torch.tensor([[1, 2]])}
-    >>> mean = (one.logits(batch) + other.logits(batch)) / 2
-    >>> torch.allclose(TeacherEnsemble([one, other], [0.5, 0.5]).logits(batch), mean)
+    >>> mean = (one.answer(batch).logits + other.answer(batch).logits) / 2
+    >>> torch.allclose(TeacherEnsemble([one, other], [0.5, 0.5]).answer(batch).logits, mean)
     True
     """
 
@@ -129,10 +125,6 @@ class TeacherEnsemble:
         for member in self.members:
             member.to(device)
 
-    def logits(self, inputs: Mapping[str, Any], autocast: AbstractContextManager[Any] | None = None) -> Tensor:
-        """Logits [B, ...] in float32 of a batch, computed in the given autocast."""
-        return self.answer(inputs, autocast).logits
-
     def answer(
         self,
         inputs: Mapping[str, Any],
@@ -148,7 +140,7 @@ class TeacherEnsemble:
         if asked:
             raise ValueError(f"Several teachers have no {', '.join(asked)} in common. Take one teacher.")
         with autocast or nullcontext():
-            answers = [member.logits(inputs) for member in self.members]
+            answers = [member.answer(inputs).logits for member in self.members]
         if len({answer.shape for answer in answers}) > 1:
             shapes = ", ".join(str(tuple(answer.shape)) for answer in answers)
             raise ValueError(f"The answers of several teachers must have one shape. Got {shapes}. Take one of them.")

@@ -104,7 +104,7 @@ def _filled(
         marks = [f"{prefix}-{row_fingerprint({main: row[main]})}" for row in inputs]
         ids = unpadded_ids(inputs, teacher.task)
         collated = collate(inputs)
-        answers = answers_to_rows(teacher.logits(collated).cpu(), ids, collated, teacher.task)
+        answers = answers_to_rows(teacher.answer(collated).logits.cpu(), ids, collated, teacher.task)
         return {LOGITS_COLUMN: answers, FINGERPRINT_COLUMN: marks}
 
     stale = [name for name in (LOGITS_COLUMN, FINGERPRINT_COLUMN) if name in dataset.column_names]
