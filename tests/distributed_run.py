@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from every_task import CASES, padded, rows
 from processes import leave_group
+from transformers import TrainingArguments
 
 from hf_compalign import (
     AlignedDistillationTrainer,
@@ -31,19 +32,23 @@ INSIDE: dict[str, tuple[int, dict[str, Any]]] = {
 EVALUATED = 23  # not a multiple of any batch: the last one is filled up with duplicates
 
 
-def run(folder: Path, weighting: str) -> dict[str, Any]:
+def arguments(folder: Path, *, batch: int, **settings: Any) -> TrainingArguments:
+    """Batches of so many rows over all processes."""
     launched = dist.is_torchelastic_launched()
+    settings |= {"per_device_train_batch_size": batch // PROCESSES if launched else batch, "optim": "sgd"}
+    return tiny.arguments(folder, ddp_backend="gloo" if launched else None, **settings)
+
+
+def run(folder: Path, weighting: str) -> dict[str, Any]:
     trainer = AlignedDistillationTrainer(
         tiny.bert(seed=2),
-        tiny.arguments(
+        arguments(
             folder,
-            per_device_train_batch_size=8 // PROCESSES if launched else 8,
+            batch=8,
             per_device_eval_batch_size=3,
-            optim="sgd",
             learning_rate=0.05,
             logging_steps=2,
             save_steps=4,
-            ddp_backend="gloo" if launched else None,
         ),
         teacher=tiny.bert(seed=1),
         alignment=AlignmentArguments(
@@ -81,17 +86,14 @@ def run(folder: Path, weighting: str) -> dict[str, Any]:
 
 def every_task(folder: Path, name: str) -> dict[str, Any]:
     """What a short training of a task ends with, and how many answers it then finds changed."""
-    launched = dist.is_torchelastic_launched()
     trainer = AlignedDistillationTrainer(
         CASES[name].model(2),
-        tiny.arguments(
+        arguments(
             folder,
-            per_device_train_batch_size=8 // PROCESSES if launched else 8,
+            batch=8,
             per_device_eval_batch_size=3,
-            optim="sgd",
             learning_rate=0.01,
             num_train_epochs=1,
-            ddp_backend="gloo" if launched else None,
         ),
         teacher=CASES[name].model(1),
         alignment=AlignmentArguments(preset="logits", task_weight=1.0),
@@ -107,18 +109,15 @@ def every_task(folder: Path, name: str) -> dict[str, Any]:
 
 def about_the_inside(folder: Path, name: str) -> list[float]:
     """What is learned by terms about the inside of the models, a projection included."""
-    launched = dist.is_torchelastic_launched()
     width, alignment = INSIDE[name]
     trainer = AlignedDistillationTrainer(
         tiny.bert(seed=2, attn_implementation="eager"),
-        tiny.arguments(
+        arguments(
             folder,
-            per_device_train_batch_size=4 // PROCESSES if launched else 4,
+            batch=4,
             gradient_accumulation_steps=2,
-            optim="sgd",
             learning_rate=0.01,
             num_train_epochs=1,
-            ddp_backend="gloo" if launched else None,
         ),
         teacher=tiny.bert(seed=1, hidden_size=width, num_hidden_layers=4, attn_implementation="eager"),
         alignment=AlignmentArguments(preset="logits", **alignment),
@@ -133,13 +132,11 @@ def quantized(folder: Path, scheme: str | None) -> list[dict[str, Any]]:
     launched = dist.is_torchelastic_launched()
     trainer = AlignedDistillationTrainer(
         tiny.bert(seed=2, hidden_size=32),
-        tiny.arguments(
+        arguments(
             folder,
-            per_device_train_batch_size=8 // PROCESSES if launched else 8,
-            optim="sgd",
+            batch=8,
             learning_rate=0.05,
             save_steps=10,
-            ddp_backend="gloo" if launched else None,
         ),
         teacher=tiny.bert(seed=1),
         train_dataset=tiny.texts(40),
@@ -159,19 +156,16 @@ def quantized(folder: Path, scheme: str | None) -> list[dict[str, Any]]:
 
 def from_its_start(folder: Path) -> dict[str, Any]:
     """What a start that is pruned at once is measured to be, what some rates make of it, and what is kept of both."""
-    launched = dist.is_torchelastic_launched()
     trainer = AlignedDistillationTrainer(
         tiny.bert(seed=1),
-        tiny.arguments(
+        arguments(
             folder,
-            per_device_train_batch_size=8 // PROCESSES if launched else 8,
+            batch=8,
             per_device_eval_batch_size=3,
-            optim="sgd",
             learning_rate=1.0,  # it undoes the start
             eval_steps=5,
             save_steps=5,
             load_best_model_at_end=True,
-            ddp_backend="gloo" if launched else None,
         ),
         teacher=tiny.bert(seed=1),
         train_dataset=tiny.texts(40),
