@@ -44,6 +44,8 @@ from .measure.slices import Slices as Slices
 from .measure.slices import find_slices as find_slices
 from .metrics import load_metric as load_metric
 from .models import Collator as Collator
+from .models import WindowCollator as WindowCollator
+from .models import read_in_windows as read_in_windows
 from .report.page import write_report as write_report
 from .report.plots import AuditLike as AuditLike
 from .report.plots import Plotted as Plotted

@@ -13,6 +13,7 @@ from hf_compalign.models import (
     OpenVinoModel,
     RuntimeSettings,
     exported_files,
+    follow_config,
     load_processor,
 )
 from hf_compalign.tasks import CLASSIFIERS, TASKS, Task, task_of
@@ -43,7 +44,8 @@ def load_model(model: Model) -> "PreTrainedModel":
             raise ValueError(f"A model is a module, a path or a Hub id. Got {type(model).__name__}.")
         model = _opened(model)
     task_of(model, CLASSIFIERS if isinstance(model, FileModel) else TASKS)  # files of other tasks are not written
-    return model
+    opened: PreTrainedModel = follow_config(model)
+    return opened
 
 
 def _opened(where: str | Path) -> Any:

@@ -21,6 +21,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from hf_compalign import read_in_windows
+
 PADDING = 1  # as the configs of the zoo have it
 N_LABELS = 3
 MULTI = {"problem_type": "multi_label_classification"}
@@ -90,6 +92,13 @@ def _choices(n: int, rng: Any) -> Dataset:
     ids = [rng.integers(4, 40, (3, length)).tolist() for length in lengths]
     masks = [np.ones((3, length), dtype=int).tolist() for length in lengths]
     return Dataset.from_dict({"input_ids": ids, "attention_mask": masks, "labels": rng.integers(0, 3, n).tolist()})
+
+
+def _windows(n: int, rng: Any) -> Dataset:
+    ids = [rng.integers(4, 40, (rng.integers(1, 4), rng.integers(3, 8))) for _ in range(n)]
+    masks = [np.ones_like(row).tolist() for row in ids]
+    labels = rng.integers(0, N_LABELS, n).tolist()
+    return Dataset.from_dict({"input_ids": [row.tolist() for row in ids], "attention_mask": masks, "labels": labels})
 
 
 def _masked(n: int, rng: Any) -> Dataset:
@@ -178,6 +187,7 @@ CASES = {
         lambda seed: zoo.build("vit", seed=seed, hidden_dropout_prob=0.0, **MULTI),
         lambda n, rng: Dataset.from_dict({"pixel_values": _images(n, rng), "labels": _several(n, rng)}),
     ),
+    "windows": Case(lambda seed: read_in_windows(zoo.build("bert", seed=seed), length=8, stride=2), _windows),
     "regression": Case(
         _bert(num_labels=1), lambda n, rng: Dataset.from_dict(_texts(n, rng) | {"labels": rng.normal(size=n).tolist()})
     ),

@@ -14,7 +14,7 @@ from hf_compalign.align.task_checks import check_options
 from hf_compalign.align.teacher import check_cached_logits, check_distinct, trusts_positions
 from hf_compalign.align.vocabulary import check_same_tokens, vocabulary_mark, vocabulary_of
 from hf_compalign.data import check_rows
-from hf_compalign.models import is_unknown, label_column, position_limit, read_labels
+from hf_compalign.models import is_unknown, label_column, position_limit, read_labels, windows_of
 from hf_compalign.tasks import Task, task_of
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,13 @@ def check_student_and_teacher(trainer: Any, teacher: PreTrainedModel) -> None:
         raise ValueError(
             f"Teacher and student must do the same task. Got {theirs} and {ours}{of_input}. "
             "Use the original of this student as its teacher."
+        )
+    windows = [windows_of(model) for model in (student, teacher)]
+    if (windows[0] is None) != (windows[1] is None):
+        raise ValueError(
+            "Teacher and student must both read long texts in windows, or neither. Got "
+            f"{windows[1] or 'none'} of the teacher and {windows[0] or 'none'} of the student. Call "
+            "read_in_windows on the other one too."
         )
     check_same_tokens(student, teacher, trainer.processing_class, trainer.data_collator)
     _check_positions(student, teacher, longest=getattr(trainer.processing_class, "model_max_length", inf))

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from hf_compalign._compat import attention_of
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.inside import INNER
+from hf_compalign.models import windows_of
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +159,10 @@ def _check_gradients(trainer: Any, teacher: PreTrainedModel) -> None:
         raise ValueError(
             "Gradients of inputs are compared for classifiers of texts and images, whose answer is one logit. Got a "
             f"model for {trainer.task}."
+        )
+    if windows_of(student) is not None:
+        raise ValueError(
+            "Gradients of inputs are compared for texts that are read at once. Got a student with windows."
         )
     for option, given in (
         ("gradient_checkpointing", args.gradient_checkpointing),

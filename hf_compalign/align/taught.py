@@ -17,7 +17,7 @@ from hf_compalign.align.checks import check_student_and_teacher
 from hf_compalign.align.labeled import LabeledTrainer
 from hf_compalign.align.live import Answer, LiveTeacher, TeacherEnsemble, live_teacher, loaded_teachers, shares_of
 from hf_compalign.align.start import start_apart
-from hf_compalign.models import Collator, input_names
+from hf_compalign.models import Collator, collator_for, input_names
 from hf_compalign.tasks import Task, labels_in
 
 logger = logging.get_logger(__name__)
@@ -79,7 +79,7 @@ class TaughtTrainer(LabeledTrainer):
         return inputs | {"decoder_input_ids": self.model.prepare_decoder_input_ids_from_labels(labels=target)}
 
     def _collator_for(self, dataset: Any) -> Collator:
-        return answered_collator(super()._collator_for(dataset), self.task)
+        return answered_collator(collator_for(self.model, given=super()._collator_for(dataset)), self.task)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's loop, with the agreement of student and teacher added to its metrics."""

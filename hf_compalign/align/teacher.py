@@ -20,7 +20,7 @@ from hf_compalign.models import (
     Collator,
     check_prepared,
     checked_device,
-    default_collator,
+    collator_for,
     default_device,
     unpadded_ids,
 )
@@ -83,7 +83,7 @@ def cache_teacher_logits(
         if theirs is not None and ours is not None:
             check_vocabularies(ours, theirs)
     tokens = vocabulary_mark(ours)
-    collate = data_collator or default_collator(processing_class, choices=task.has_choices)
+    collate = collator_for(models[0], processing_class, data_collator)
     filled = {name: _filled(split, live, collate, batch_size, tokens) for name, split in splits.items()}
     return DatasetDict(filled) if isinstance(dataset, dict) else filled[""]
 

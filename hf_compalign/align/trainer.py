@@ -32,7 +32,7 @@ from hf_compalign.align.teacher import without_fingerprints
 from hf_compalign.align.terms import TeacherTerms
 from hf_compalign.align.transfer_setup import transfer_of
 from hf_compalign.align.weighting import state_as_json
-from hf_compalign.models import explaining_tokens
+from hf_compalign.models import explaining_tokens, follow_config
 from hf_compalign.tasks import Items, are_known, labels_in, task_of
 
 STATE_FILE = "alignment.json"
@@ -90,7 +90,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
         for callback in self.callback_handler.callbacks:
             if hasattr(callback, "attach"):  # such as an AuditCallback, whose numbers are to reach the trackers
                 callback.attach(self)
-        self.task = task_of(self.model)
+        self.task = task_of(follow_config(self.model))
         # Each term is divided by the count of a whole optimizer step, over all its batches and processes.
         loss_is_scaled(self)
         self.label_names = self.label_names or [*self.task.label_names]
@@ -242,6 +242,11 @@ class AlignedDistillationTrainer(TaughtTrainer):
         self._meter.raise_if_broken(self._mean_over_processes)
 
     # ---- what surrounds the loop ----
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """A fresh model, as the Trainer makes it; it reads windows if its config says so."""
+        model: nn.Module = follow_config(super().call_model_init(trial))
+        return model
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The Trainer's optimizer, which also trains what is learned beside the model: weights, a projection."""

@@ -12,11 +12,14 @@ from hf_compalign.models import (
     default_collator,
     device_of,
     input_names,
+    is_windows,
     known_inputs,
     labeled_loader,
     on_device,
     random_state_kept,
     token_problem,
+    window_rows,
+    windows_of,
 )
 
 Batch = Mapping[str, Tensor]
@@ -87,7 +90,7 @@ def _checked(batch: Any, model: nn.Module) -> dict[str, Tensor]:
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"The calibration data hold NaN or infinite values in {name!r}. Remove those rows.")
-    return tensors
+    return window_rows(tensors) if windows_of(model) and is_windows(tensors) else tensors
 
 
 def training_batches(loader: DataLoader[Any], model: nn.Module) -> list[dict[str, Tensor]]:

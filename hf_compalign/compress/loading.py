@@ -18,7 +18,7 @@ from hf_compalign.compress.fingerprint import model_fingerprint
 from hf_compalign.compress.quantize import Quantization, convert_, load_quantized, requantize_
 from hf_compalign.compress.record import QUANTIZATION, check_record, entry_of, malformed, shrink_of
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_, cut_units, layers_of, zero_units_plan
-from hf_compalign.models import check_audited, shards_of
+from hf_compalign.models import check_audited, follow_config, shards_of
 
 # Where a model is and how to get it: for its config and for its weights.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -88,7 +88,8 @@ def load_compressed(path_or_id: str | Path, **kwargs: Any) -> PreTrainedModel:
     if not _changing(kwargs):
         folder = Path(where, kwargs.get("subfolder") or "")
         check_audited(folder / AUDIT_NAME, (_SAFE, _INDEX), folder, partial(model_fingerprint, model))
-    return model
+    opened: PreTrainedModel = follow_config(model)
+    return opened
 
 
 def _compress_(

@@ -36,3 +36,4 @@ from .rows import with_label_ids as with_label_ids
 from .sounds import sound_files as sound_files
 from .sounds import sound_of as sound_of
 from .sounds import with_sounds as with_sounds
+from .windows import tokenized_windows as tokenized_windows

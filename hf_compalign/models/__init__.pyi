@@ -23,6 +23,8 @@ from .openvino import openvino_core as openvino_core
 from .padding import place_of as place_of
 from .padding import unpadded_answers as unpadded_answers
 from .padding import unpadded_ids as unpadded_ids
+from .pooling import is_windows as is_windows
+from .pooling import window_rows as window_rows
 from .processor import cpu_name as cpu_name
 from .processor import instruction_sets as instruction_sets
 from .processors import load_processor as load_processor
@@ -49,3 +51,9 @@ from .tokens import position_limit as position_limit
 from .tokens import token_problem as token_problem
 from .weights import beside as beside
 from .weights import shards_of as shards_of
+from .windows import WindowCollator as WindowCollator
+from .windows import Windows as Windows
+from .windows import collator_for as collator_for
+from .windows import follow_config as follow_config
+from .windows import read_in_windows as read_in_windows
+from .windows import windows_of as windows_of

@@ -17,6 +17,7 @@ from hf_compalign._extras import installed_versions
 from hf_compalign._files import AUDIT_NAME
 from hf_compalign.data import DIGITS
 from hf_compalign.models.audited import check_audited
+from hf_compalign.models.pooling import flat_windows, is_windows, pooled
 from hf_compalign.models.processor import instruction_sets
 from hf_compalign.models.runtime import Runtime, RuntimeSettings
 
@@ -162,11 +163,14 @@ class FileModel(nn.Module, ABC):
         """The logits, [items, labels], on the CPU; no gradients.
 
         Args:
-            **inputs: tensors or arrays.
+            **inputs: tensors or arrays; of texts in windows [items, windows, tokens], whose logits are averaged.
 
         Raises:
             ValueError: the main input is missing, an input is unknown, there is no item, or the file cannot take it.
         """
+        if is_windows(inputs):
+            windows, places = flat_windows(inputs)
+            return {"logits": pooled(self(**windows)["logits"], places)}
         if self._threads != self._wanted_threads():
             self._reopen()
         feeds = self.feeds(inputs)

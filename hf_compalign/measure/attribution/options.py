@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hf_compalign._checks import check_whole
-from hf_compalign.models import FileModel, is_quantized
+from hf_compalign.models import FileModel, is_quantized, windows_of
 
 TEXT, IMAGE = "text", "image"
 # The first of each is the default.
@@ -61,7 +61,12 @@ class AttributionOptions:
 
 
 def check_explainable(model: nn.Module, method: str) -> None:
-    """Raise a ValueError for a method that follows gradients and a model that lets none through."""
+    """Raise a ValueError for a method that follows gradients and a model that lets none through, or has windows."""
+    if windows_of(model) is not None:
+        raise ValueError(
+            f"Texts that are read in windows are not explained. Got {type(model).__name__} with {windows_of(model)}. "
+            "Leave the attribution out, or take config.text_windows out of both models."
+        )
     if method == OCCLUSION:
         return
     instead = "Images can be explained with method='occlusion', which needs none."

@@ -37,7 +37,7 @@ from hf_compalign.measure.predictions.reader import Reader, is_raw, reader_of
 from hf_compalign.measure.predictions.values import Values, values_of
 from hf_compalign.models import (
     Collator,
-    default_collator,
+    collator_for,
     evaluating,
     forward_logits,
     input_names,
@@ -132,7 +132,7 @@ def predict_values(
     labels = None if column is None else [*read_labels(dataset, column, task, config)]
     marks = _raw_marks(dataset, task, columns) if is_raw(dataset, task) else []
     prepared = reader.prepared(dataset, columns)
-    collate = data_collator or default_collator(reader.processing_class)
+    collate = collator_for(reader.network, reader.processing_class, data_collator)
     found, own = _run(reader.network, prepared, collate, batch_size, marked=not marks)
     marks = marks or own
     ids, mark = row_ids(prepared, columns.id, marks), combined_fingerprint(marks)
@@ -151,7 +151,7 @@ def ask(
     raw_hashes = _raw_marks(dataset, task, columns) if raw else []
     dataset = reader.prepared(dataset, columns)
     items = items_of_rows(given, dataset, task, network.config, columns=columns, tokenizer=reader.processing_class)
-    collate = collate or default_collator(reader.processing_class, choices=task.has_choices)
+    collate = collator_for(network, reader.processing_class, collate)
     found, own_hashes = _run(network, dataset, collate, batch_size, marked=not raw)
     marks = raw_hashes if raw else own_hashes
     answers = Predictions(

@@ -17,6 +17,7 @@ from hf_compalign.data import (
     find_word_column,
     rows_at,
     tokenized,
+    tokenized_windows,
     tokenized_words,
     with_pixels,
     with_sounds,
@@ -25,12 +26,13 @@ from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.models import (
     check_prepared,
     checked_device,
-    default_collator,
+    collator_for,
     default_device,
     image_channels,
     input_names,
     load_processor,
     position_limit,
+    windows_of,
 )
 from hf_compalign.opening import Model, load_model, name_of
 from hf_compalign.tasks import MEASURED, QUESTIONS, Task, task_of
@@ -96,13 +98,15 @@ class Reader:
                 "The choices of a question are tokenized before they are asked. Got the columns "
                 f"{', '.join(dataset.column_names)}. Give rows with input_ids, a list for each choice."
             )
-        return tokenized(dataset, self.processing_class, find_text_columns(dataset, text), longest=longest)
+        texts, windows = find_text_columns(dataset, text), windows_of(self.network)
+        if windows is not None:
+            how = {"length": windows.length, "stride": windows.stride}
+            return tokenized_windows(dataset, self.processing_class, texts, **how)
+        return tokenized(dataset, self.processing_class, texts, longest=longest)
 
     def batch(self, prepared: Dataset, places: Sequence[int]) -> Mapping[str, Any]:
         """These rows of a prepared dataset as one batch of the model's inputs."""
-        return default_collator(self.processing_class, choices=self.task.has_choices)(
-            rows_at(prepared, places, input_names(self.network))
-        )
+        return collator_for(self.network, self.processing_class)(rows_at(prepared, places, input_names(self.network)))
 
 
 def reader_of(

@@ -1,0 +1,57 @@
+"""Texts cut into windows that overlap."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from hf_compalign.data.inputs import check_texts
+
+
+def tokenized_windows(dataset: Dataset, tokenizer: Any, columns: Sequence[str], *, length: int, stride: int) -> Dataset:
+    """As `tokenized`, with a list of windows in each of the tokenizer's columns; a short text is one window.
+
+    Args:
+        dataset: with texts in the columns.
+        tokenizer: a fast one.
+        columns: the text column, or the two of a pair, of which the second is cut and the first stands in each window.
+        length: tokens of a window, special ones included.
+        stride: tokens that two windows share.
+
+    Raises:
+        ValueError: the tokenizer is a slow one, a column holds no texts, or a first text leaves no room for its second.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"Texts are cut into windows by a fast tokenizer. Got {type(tokenizer).__name__}. Load it with "
+            "AutoTokenizer."
+        )
+    check_texts(dataset, columns)
+    pairs = len(columns) == 2
+    special = tokenizer.num_special_tokens_to_add(pair=pairs)
+
+    def tokenize(batch: Mapping[str, list[Any]]) -> dict[str, list[list[Any]]]:
+        texts = [batch[column] for column in columns]
+        if pairs:
+            first = max(len(ids) for ids in tokenizer(texts[0], add_special_tokens=False)["input_ids"])
+            if first + special + stride >= length:
+                raise ValueError(
+                    f"A text of {first} tokens in the column {columns[0]!r} leaves no room for that in {columns[1]!r}: "
+                    f"a window has {length}, of which {special} are special and two windows share {stride}. Shorten "
+                    "it, or name the longer column last."
+                )
+        found = tokenizer(
+            *texts,
+            truncation="only_second" if pairs else True,
+            max_length=length,
+            stride=stride,
+            return_overflowing_tokens=True,
+        )
+        owners = found.pop("overflow_to_sample_mapping")
+        rows: dict[str, list[list[Any]]] = {name: [[] for _ in texts[0]] for name in found}
+        for name, windows in found.items():
+            for owner, window in zip(owners, windows, strict=True):
+                rows[name][owner].append(window)
+        return rows
+
+    return dataset.with_format(None).map(tokenize, batched=True, desc="Tokenizing")

@@ -1,0 +1,173 @@
+"""Texts that are longer than a model: it reads windows of them, and answers with the mean of their logits."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from hf_compalign._checks import check_whole
+from hf_compalign._compat import become
+from hf_compalign.models.pooling import IDS, MASK, OF_WINDOWS, flat_windows, is_windows, pooled, spread
+from hf_compalign.models.running import Collator, default_collator
+from hf_compalign.models.tokens import position_limit
+from hf_compalign.tasks import task_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Where a config says it.
+_ENTRY = "text_windows"
+_FEWEST = 4  # tokens of a window: the special ones of a pair of texts, and one of the text
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a long text is cut: windows of ``length`` tokens, special ones included, of which two share ``stride``."""
+
+    length: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        check_whole("length", self.length, least=_FEWEST)
+        check_whole("stride", self.stride, least=0)
+        if self.stride > self.length - _FEWEST:
+            raise ValueError(
+                f"Two windows of {self.length} tokens cannot share {self.stride}: each must get further. Take a stride "
+                f"of at most {self.length - _FEWEST}."
+            )
+
+
+def read_in_windows(model: "PreTrainedModel", *, length: int | None = None, stride: int) -> "PreTrainedModel":
+    """Let a classifier or regression of texts read long texts in windows; its logits are the mean over the windows.
+
+    Its config says so from then on, as ``text_windows``: it is saved along, and whatever of this package opens the
+    model, or a file exported from it, reads texts so. Its rows have a list of windows in ``input_ids``
+    (`hf_compalign.data.tokenized_windows`), its batches are [B, windows, tokens]; those of [B, tokens] are as ever.
+
+    Args:
+        model: which is changed.
+        length: tokens of a window, special ones included; by default as many as the model has positions.
+        stride: tokens that two windows share.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: it does another task, a length has to be said, or it is longer than the model's positions.
+    """
+    task, limit = task_of(model), position_limit(model)
+    if task.head != "ForSequenceClassification":
+        raise ValueError(
+            f"A classifier or regression of whole texts can read them in windows. Got {type(model).__name__}. Answers "
+            "to questions are found in windows by predict_spans."
+        )
+    if length is None and limit is None:
+        raise ValueError(f"{type(model).__name__} takes texts of any length. Say with length= how long a window is.")
+    windows = Windows(limit if length is None else length, stride)  # type: ignore[arg-type]  # one of them is there
+    if limit is not None and windows.length > limit:
+        raise ValueError(f"length must be at most {limit}, the positions of the model. Got {length}.")
+    setattr(model.config, _ENTRY, asdict(windows))
+    return follow_config(model)
+
+
+def windows_of(model: nn.Module) -> Windows | None:
+    """How the config says that the model reads long texts; None where it says nothing.
+
+    Raises:
+        ValueError: what it says is no `Windows`.
+    """
+    entry = getattr(getattr(model, "config", None), _ENTRY, None)
+    if entry is None:
+        return None
+    try:
+        return Windows(**entry)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"config.{_ENTRY} must hold length and stride. Got {entry!r:.200}. Set it with read_in_windows. ({error})"
+        ) from error
+
+
+def follow_config(model: Any) -> Any:
+    """The model, which from now on takes windows if its config says so."""
+    from transformers import PreTrainedModel
+
+    # Exported files, and pairs that defer, take them as they are.
+    if isinstance(model, PreTrainedModel) and windows_of(model) and not hasattr(type(model), "takes_windows"):
+        become(model, _windowed(type(model)))  # type: ignore[arg-type]  # a class can be hashed
+    return model
+
+
+@cache
+def _windowed(stock: type) -> type:
+    """The class that also takes batches of windows; it has the name of the stock class, by which it is saved."""
+
+    @wraps(stock.forward)  # type: ignore[attr-defined]  # what it takes is read from its signature
+    def forward(self: Any, *args: Any, **inputs: Any) -> Any:
+        given = inspect.signature(stock.forward).bind_partial(self, *args).arguments if args else {}  # type: ignore[attr-defined]
+        inputs |= {name: value for name, value in given.items() if name != "self"}
+        if not is_windows(inputs):
+            return stock.forward(self, **inputs)  # type: ignore[attr-defined]
+        labels = inputs.pop("labels", None)
+        flat, places = flat_windows(inputs)
+        outputs = stock.forward(self, **flat | {"return_dict": True})  # type: ignore[attr-defined]
+        for name in ("hidden_states", "attentions"):
+            if outputs.get(name) is not None:
+                # As of several texts in a row, empty windows included.
+                outputs[name] = tuple(spread(layer, places).flatten(0, 1) for layer in outputs[name])
+        outputs["logits"] = pooled(outputs["logits"], places)
+        if labels is not None:
+            logits = outputs["logits"]
+            outputs["loss"] = self.loss_function(logits=logits, labels=labels, pooled_logits=logits, config=self.config)
+        return outputs
+
+    namespace = {"forward": forward, "takes_windows": True}
+    same = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(stock.__name__, (stock,), namespace | same)
+
+
+@dataclass(frozen=True)
+class WindowCollator:
+    """Rows with a list of windows become a batch [B, windows, tokens]; empty windows have an attention mask of 0.
+
+    Attributes:
+        collate: for rows with one text: it pads the windows, and whatever else the rows have.
+    """
+
+    collate: Collator
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The batch of some rows."""
+        parts = [_windows_in(row) for row in rows]
+        batch = self.collate([window for part in parts for window in part])
+        sizes = [len(part) for part in parts]
+        firsts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        found = {name: value[firsts] for name, value in batch.items() if name not in OF_WINDOWS}
+        of_windows = {name: batch[name] for name in OF_WINDOWS if name in batch}
+        of_windows.setdefault(MASK, torch.ones_like(of_windows[IDS]))
+        return found | {
+            name: pad_sequence([*value.split(sizes)], batch_first=True) for name, value in of_windows.items()
+        }
+
+
+def _windows_in(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each window; one that was not cut is one window."""
+    if not len(row[IDS]) or not isinstance(row[IDS][0], Sequence | Tensor) or not torch.as_tensor(row[IDS][0]).ndim:
+        return [dict(row)]
+    rest = {name: value for name, value in row.items() if name not in OF_WINDOWS}
+    names = [name for name in OF_WINDOWS if name in row]
+    return [rest | {name: row[name][window] for name in names} for window in range(len(row[IDS]))]
+
+
+def collator_for(model: nn.Module, processing_class: Any = None, given: Collator | None = None) -> Collator:
+    """How a model's rows become a batch: with the given collator, or that of `default_collator`.
+
+    Rows with several texts, of a multiple choice, need a collator for them; those with windows need none of their own.
+    """
+    if windows_of(model) is not None:
+        return WindowCollator(given or default_collator(processing_class))
+    return given or default_collator(processing_class, choices=task_of(model).has_choices)
