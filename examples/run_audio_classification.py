@@ -21,13 +21,12 @@ from transformers import (
     AutoModelForAudioClassification,
     DataCollatorWithPadding,
     EvalPrediction,
-    HfArgumentParser,
     TrainingArguments,
     set_seed,
 )
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, AuditOptions, Columns, audit
-from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels, train_student
+from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
 from hf_compalign.data import (
     DatasetArguments,
@@ -110,10 +109,8 @@ def audit_saved(args: TrainingArguments, teacher: str, sounds: Sounds, dataset: 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fine-tune the teacher if need be, compress the student, audit it."""
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments)
-    )
-    models, data, alignment, compression, args = parser.parse_args_into_dataclasses(argv)
+    parser = RecipeParser((ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments))
+    models, data, alignment, compression, args = parser.parse(argv)
     logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING)
     # The Trainer would drop the sounds, from which the inputs are only made on access.
     args.remove_unused_columns = False
@@ -164,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
+    parser.save(args)
     if args.do_eval:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)

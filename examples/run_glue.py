@@ -23,7 +23,7 @@ from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
     EvalPrediction,
-    HfArgumentParser,
+    PreTrainedModel,
     TrainingArguments,
     set_seed,
 )
@@ -38,7 +38,7 @@ from hf_compalign import (
     cache_teacher_logits,
     footprint,
 )
-from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels, train_student
+from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
 from hf_compalign.data import (
     class_names,
@@ -260,12 +260,25 @@ def compare_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: 
     print(found)
 
 
+def prepared(
+    texts: Texts, raw: Mapping[str, Dataset], names: Sequence[str], *, data: DataArguments, original: PreTrainedModel
+) -> dict[str, Dataset]:
+    """The rows to train and evaluate on: labeled ones, others for the teacher alone, its answers where these are cached."""
+    args = texts.args
+    splits = {split: texts.labeled(raw[split], names) for split in ("train", "validation") if split in raw}
+    if data.transfer_file is not None:
+        splits["train"] = mix_unlabeled(splits["train"], texts.unlabeled(data.transfer_file), seed=args.seed)
+    if data.cache_teacher:
+        with args.main_process_first(desc="caching the teacher's logits"):
+            options = {"student_labels": names, "data_collator": texts.collator, "batch_size": args.eval_batch_size}
+            splits = {split: cache_teacher_logits(rows, original, **options) for split, rows in splits.items()}
+    return splits
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Fine-tune the teacher if need be, compress the student, audit it."""
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments)
-    )
-    models, data, alignment, compression, args = parser.parse_args_into_dataclasses(argv)
+    parser = RecipeParser((ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments))
+    models, data, alignment, compression, args = parser.parse(argv)
     logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING)
     whole = load_data(data, args)
     set_seed(args.seed)
@@ -292,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     original = load_model(teacher)
 
-    # The student, and what it is trained on: labeled texts, and others that only the teacher answers.
+    # The student, and what it is trained on.
     student = load_for_labels(
         AutoModelForSequenceClassification,
         models.student_name_or_path or teacher,
@@ -302,13 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     names = names_of(student.config.id2label)
     texts.check_labels(raw, names)
-    splits = {split: texts.labeled(raw[split], names) for split in ("train", "validation") if split in raw}
-    if data.transfer_file is not None:
-        splits["train"] = mix_unlabeled(splits["train"], texts.unlabeled(data.transfer_file), seed=args.seed)
-    if data.cache_teacher:
-        with args.main_process_first(desc="caching the teacher's logits"):
-            options = {"student_labels": names, "data_collator": texts.collator, "batch_size": args.eval_batch_size}
-            splits = {split: cache_teacher_logits(rows, original, **options) for split, rows in splits.items()}
+    splits = prepared(texts, raw, names, data=data, original=original)
 
     trainer = AlignedDistillationTrainer(
         student,
@@ -327,6 +334,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.log_metrics("train", metrics | {"train_samples": len(splits["train"])})
     trainer.save_metrics("train", metrics | {"train_samples": len(splits["train"])})
     trainer.save_state()
+    parser.save(args)
     if args.do_eval and "validation" in splits:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)

@@ -22,7 +22,6 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     EvalPrediction,
-    HfArgumentParser,
     TrainingArguments,
     default_data_collator,
     set_seed,
@@ -38,7 +37,7 @@ from hf_compalign import (
     cache_teacher_logits,
     footprint,
 )
-from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels, train_student
+from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
 from hf_compalign.data import (
     class_names,
@@ -214,10 +213,8 @@ def audit_saved(args: TrainingArguments, teacher: str, images: Images, dataset: 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fine-tune the teacher if need be, compress the student, audit it."""
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments)
-    )
-    models, data, alignment, compression, args = parser.parse_args_into_dataclasses(argv)
+    parser = RecipeParser((ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments))
+    models, data, alignment, compression, args = parser.parse(argv)
     logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING)
     # The Trainer would drop the images, from which the pixel values are only made on access.
     args.remove_unused_columns = False
@@ -281,6 +278,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.log_metrics("train", metrics | {"train_samples": len(train)})
     trainer.save_metrics("train", metrics | {"train_samples": len(train)})
     trainer.save_state()
+    parser.save(args)
     if args.do_eval:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)

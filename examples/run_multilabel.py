@@ -19,13 +19,12 @@ from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
     EvalPrediction,
-    HfArgumentParser,
     TrainingArguments,
     set_seed,
 )
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, AuditOptions, Columns, audit
-from hf_compalign.align import ModelArguments, fine_tune_teacher, load_for_labels, train_student
+from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
 from hf_compalign.data import DatasetArguments, existing_column, find_text_columns, tokenized
 from hf_compalign.labels import names_of
@@ -96,10 +95,8 @@ def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Da
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fine-tune the teacher if need be, compress the student, audit it."""
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments)
-    )
-    models, data, alignment, compression, args = parser.parse_args_into_dataclasses(argv)
+    parser = RecipeParser((ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments))
+    models, data, alignment, compression, args = parser.parse(argv)
     logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING)
     splits = data.load(args)
     set_seed(args.seed)
@@ -145,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
+    parser.save(args)
     if args.do_eval:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)

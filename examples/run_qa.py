@@ -19,14 +19,13 @@ from datasets import Dataset
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
-    HfArgumentParser,
     TrainingArguments,
     default_data_collator,
     set_seed,
 )
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments
-from hf_compalign.align import ModelArguments, fine_tune_teacher, train_student
+from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, train_student
 from hf_compalign.compress import CompressionArguments
 from hf_compalign.data import DatasetArguments, existing_column
 from hf_compalign.measure.audit import SpanComparison, compare_spans
@@ -101,10 +100,8 @@ class Questions:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fine-tune the teacher if need be, compress the student, compare their answers."""
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments)
-    )
-    models, data, alignment, compression, args = parser.parse_args_into_dataclasses(argv)
+    parser = RecipeParser((ModelArguments, DataArguments, AlignmentArguments, CompressionArguments, TrainingArguments))
+    models, data, alignment, compression, args = parser.parse(argv)
     logging.basicConfig(level=logging.INFO if args.should_log else logging.WARNING)
     splits = data.load(args)
     set_seed(args.seed)
@@ -142,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
+    parser.save(args)
     if args.do_eval:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)

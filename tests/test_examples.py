@@ -179,6 +179,12 @@ def test_glue_from_files_leaves_a_pruned_model_its_audit_and_its_card(glue_run):
     assert saved["candidate"]["model"] == str(glue_run)
 
 
+def test_the_recipe_that_a_run_leaves_makes_the_same_run_again(glue_run, tmp_path):
+    run_glue("--recipe", glue_run / "recipe.yaml", "--output_dir", tmp_path)
+    one, other = (load_compressed(folder).state_dict() for folder in (glue_run, tmp_path))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_quantized_student_is_audited_as_it_answers(glue_run, text_files, tmp_path):
     run_glue(
         *("--teacher_name_or_path", glue_run / "teacher", "--train_file", text_files / "train.csv", *TRAIN),

@@ -27,6 +27,7 @@ from .losses import task_loss as task_loss
 from .losses import value_loss as value_loss
 from .losses import where_teacher_is_right as where_teacher_is_right
 from .projection import Projection as Projection
+from .recipe_parser import RecipeParser as RecipeParser
 from .teacher import cache_teacher_logits as cache_teacher_logits
 from .teacher import check_cached_logits as check_cached_logits
 from .teacher import check_distinct as check_distinct

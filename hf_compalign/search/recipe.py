@@ -1,14 +1,12 @@
 """A search as a file: what to compress, on which rows, to which limits."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hf_compalign._files import read_text, write_text_atomic
+from hf_compalign._recipes import recipe_as_text, recipe_keys
 from hf_compalign._records import built
 from hf_compalign.search.options import SearchOptions
 
@@ -55,8 +53,7 @@ class Recipe(SearchOptions):
     def to_yaml(self) -> str:
         """All keys, resolved."""
         found = {name: value for name, value in asdict(self).items() if name not in _NOT_KEYS}
-        listed = {name: [*value] if isinstance(value, tuple) else value for name, value in found.items()}
-        return str(yaml.safe_dump(listed, sort_keys=False, allow_unicode=True))
+        return recipe_as_text({name: [*value] if isinstance(value, tuple) else value for name, value in found.items()})
 
     def save(self, path: Path) -> None:
         """Write `to_yaml`."""
@@ -84,18 +81,7 @@ def recipe_of(given: Mapping[str, Any], source: str | Path | None = None) -> Rec
 
 def read_recipe(source: str | Path) -> dict[str, Any]:
     """The keys and values of a file, or of a recipe that ships."""
-    try:
-        found = yaml.safe_load(recipe_text(source))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{source} must hold keys and values, such as 'objective: bytes'. Got {type(found).__name__}.")
-    for key in found:
-        if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{source} has an unknown key {key!r}.{hint} Known are {', '.join(KEYS)}.")
-    return found
+    return recipe_keys(recipe_text(source), source, KEYS)
 
 
 def recipe_text(source: str | Path) -> str:

@@ -1,0 +1,99 @@
+"""A training run as a file: what the flags of a script say, in YAML."""
+
+import json
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_compalign._files import read_text, write_text_atomic
+from hf_compalign._recipes import recipe_as_text, recipe_keys
+
+RECIPE_NAME = "recipe.yaml"
+
+
+class RecipeParser:
+    """An `HfArgumentParser` whose flags may also stand in a file, ``--recipe run.yaml``.
+
+    Its keys are the names of the flags, of all dataclasses; a flag on the command line takes the place of a key.
+    ``save`` writes what was said, file and command line together, which makes the same run again.
+
+    Args:
+        types: the dataclasses of the flags, such as `ModelArguments`, `AlignmentArguments`, `CompressionArguments` and
+            ``TrainingArguments``.
+    """
+
+    def __init__(self, types: Sequence[Any]) -> None:
+        self._parser = HfArgumentParser(types, allow_abbrev=False)
+        self._parser.add_argument("--recipe", metavar="FILE", help="Take the flags that are not given from this file.")
+        self.keys = tuple(one.name for of in types for one in fields(of) if one.init)
+        self._said: dict[str, list[str]] = {}
+
+    def parse(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+        """An object of each dataclass.
+
+        Args:
+            argv: the command line; by default that of the process.
+
+        Raises:
+            FileNotFoundError: there is no such recipe.
+            ValueError: it is no YAML of keys and values, or one is unknown; or what the dataclasses refuse.
+        """
+        finder = ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--recipe", type=Path)
+        found, given = finder.parse_known_args(sys.argv[1:] if argv is None else [*argv])
+        flags = [*([] if found.recipe is None else self._flags(found.recipe)), *given]
+        objects = self._parser.parse_args_into_dataclasses(flags)
+        self._said = self._words_of(flags)
+        return tuple(objects[:-1])  # the last is what --recipe would say
+
+    def save(self, args: TrainingArguments) -> None:
+        """Write what was said as recipe.yaml into the output_dir; the first process alone writes."""
+        if not args.should_save:
+            return
+        said = {name: [_typed(word) for word in words] for name, words in self._said.items()}
+        keys = {name: values if len(values) > 1 else values[0] for name, values in said.items()}
+        write_text_atomic(Path(args.output_dir) / RECIPE_NAME, recipe_as_text(keys))
+
+    def _flags(self, path: Path) -> list[str]:
+        """The keys of a file as they would stand on the command line."""
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no recipe {path}. Give a YAML file, such as one of examples/recipes.")
+        text = read_text(path)
+        said = {name: value for name, value in recipe_keys(text, path, self.keys).items() if value is not None}
+        written = yaml.load(text, Loader=yaml.BaseLoader)  # as text: save_strategy: no is a word, not False
+        return [
+            word
+            for name, value in said.items()
+            for word in (f"--{name}", *([json.dumps(value)] if isinstance(value, dict) else _words(written[name])))
+        ]
+
+    def _words_of(self, flags: Sequence[str]) -> dict[str, list[str]]:
+        """Key -> the words of its last flag."""
+        said: dict[str, list[str]] = {}
+        name = ""
+        for word in flags:
+            if not word.startswith("--"):
+                said[name].append(word)
+                continue
+            name, is_set, value = word[2:].partition("=")
+            denied = name not in self.keys  # --no_... of a flag that is on by default
+            name = name.removeprefix("no_") if denied else name
+            said[name] = [value] if is_set else ["false"] if denied else []
+        return {name: words or ["true"] for name, words in said.items()}
+
+
+def _words(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
+def _typed(word: str) -> Any:
+    """A word as YAML has it; what only YAML takes for a truth value, or for nothing, stays a word."""
+    found = yaml.safe_load(word)
+    is_typed = word.lower() in ("true", "false") if isinstance(found, bool) else isinstance(found, int | float | dict)
+    return found if is_typed else word
