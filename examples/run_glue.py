@@ -263,7 +263,7 @@ def compare_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: 
 def prepared(
     texts: Texts, raw: Mapping[str, Dataset], names: Sequence[str], *, data: DataArguments, original: PreTrainedModel
 ) -> dict[str, Dataset]:
-    """The rows to train and evaluate on: with labels, or for the teacher alone; with its answers where these are cached."""
+    """The rows of the training: with labels, or for the teacher alone; and its answers where these are cached."""
     args = texts.args
     splits = {split: texts.labeled(raw[split], names) for split in ("train", "validation") if split in raw}
     if data.transfer_file is not None:
