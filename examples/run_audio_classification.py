@@ -25,7 +25,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, AuditOptions, Columns, audit
+from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, Audit, AuditOptions, Columns, audit
 from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
 from hf_compalign.data import (
@@ -39,6 +39,7 @@ from hf_compalign.data import (
 from hf_compalign.labels import names_of
 from hf_compalign.measure.statistics import task_scores
 from hf_compalign.opening import load_model
+from hf_compalign.ship import write_training_card
 
 
 @dataclass
@@ -95,8 +96,8 @@ def scores(prediction: EvalPrediction) -> dict[str, float]:
     return task_scores(logits.argmax(-1), prediction.label_ids, logits.shape[-1])
 
 
-def audit_saved(args: TrainingArguments, teacher: str, sounds: Sounds, dataset: Dataset) -> None:
-    """Print and save the audit of the saved student against the original, with both models' predictions."""
+def audit_saved(args: TrainingArguments, teacher: str, sounds: Sounds, dataset: Dataset) -> Audit:
+    """The audit of the saved student against the original; it is printed, and saved."""
     options = AuditOptions(
         columns=Columns(audio=sounds.audio_column, label=sounds.label_column),
         processing_class=sounds.extractor,
@@ -105,6 +106,7 @@ def audit_saved(args: TrainingArguments, teacher: str, sounds: Sounds, dataset: 
     found = audit(teacher, args.output_dir, dataset, options=options)
     found.save_with_predictions(args.output_dir)
     print(found)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -166,10 +168,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-        # The proof; only the first process writes it.
-        if trainer.is_world_process_zero():
-            audit_saved(args, teacher, sounds, splits["validation"])
+
+    # The proof, and a card that tells it; only the first process writes.
+    found = None
+    if args.do_eval and trainer.is_world_process_zero():
+        found = audit_saved(args, teacher, sounds, splits["validation"])
     trainer.accelerator.wait_for_everyone()
+    if args.push_to_hub:
+        # With the audit, and with a card that the Trainer drafts; ours takes its place below.
+        trainer.push_to_hub()
+    if found is not None:
+        about = {"task": "audio-classification", "base_model": models.origin} | data.described
+        write_training_card(trainer, found, original, compression=compression, **about)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ from hf_compalign import (
     Columns,
     audit,
     cache_teacher_logits,
-    footprint,
 )
 from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
@@ -56,13 +55,10 @@ from hf_compalign.measure.audit import compare_values
 from hf_compalign.measure.predictions import predict_values
 from hf_compalign.measure.statistics import correlations, task_scores
 from hf_compalign.opening import load_model
-from hf_compalign.report.card import CardDetails, changed_options
-from hf_compalign.ship import write_model_card
+from hf_compalign.ship import write_training_card
 
 GLUE = "nyu-mll/glue"
 VALIDATION = {"mnli": "validation_matched"}  # of the other tasks it is "validation"
-# What the model card says of the training.
-REPORTED = ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "seed")
 
 
 @dataclass
@@ -354,26 +350,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer.push_to_hub()
     if found is not None:
         own_file = data.test_file or data.validation_file
-        details = CardDetails(
+        write_training_card(
+            trainer,
+            found,
+            original,
+            compression=compression,
             task="text-classification",
             base_model=models.origin,
             dataset=Path(own_file).name if own_file else data.source,
             dataset_id=None if own_file else (GLUE if data.task_name else data.dataset_name),
             dataset_config=None if own_file else (data.task_name or data.dataset_config_name),
             dataset_split=split if own_file else VALIDATION.get(data.source, split),
-            name=trainer.hub_model_id,
-            tags=compression.tags,
-            recipe={
-                "Compression": changed_options(compression),
-                "Alignment": {f"{term}_weight": weight for term, weight in alignment.weights().items()}
-                | changed_options(alignment),
-                "Training": {name: getattr(args, name) for name in REPORTED} | {"steps": trainer.state.global_step},
-            },
-            footprints=(footprint(original), footprint(trainer.model)),
         )
-        card = write_model_card(args.output_dir, found, details=details)
-        if args.push_to_hub:
-            card.push_to_hub(trainer.hub_model_id, token=args.hub_token)
 
 
 if __name__ == "__main__":

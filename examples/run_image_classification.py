@@ -35,7 +35,6 @@ from hf_compalign import (
     Columns,
     audit,
     cache_teacher_logits,
-    footprint,
 )
 from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
@@ -53,11 +52,8 @@ from hf_compalign.data import (
 from hf_compalign.labels import names_of
 from hf_compalign.measure.statistics import task_scores
 from hf_compalign.opening import load_model
-from hf_compalign.report.card import CardDetails, changed_options
-from hf_compalign.ship import write_model_card
+from hf_compalign.ship import write_training_card
 
-# What the model card says of the training.
-REPORTED = ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "seed")
 # What random cropping keeps of each side.
 KEPT = 7 / 8
 
@@ -295,26 +291,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer.push_to_hub()
     if found is not None:
         own_data = data.test_file or data.validation or data.train_dir or data.train_file
-        details = CardDetails(
+        write_training_card(
+            trainer,
+            found,
+            original,
+            compression=compression,
             task="image-classification",
             base_model=models.origin,
             dataset=Path(own_data).name if own_data else data.source,
             dataset_id=None if own_data else data.dataset_name,
             dataset_config=None if own_data else data.dataset_config_name,
             dataset_split=split,
-            name=trainer.hub_model_id,
-            tags=compression.tags,
-            recipe={
-                "Compression": changed_options(compression),
-                "Alignment": {f"{term}_weight": weight for term, weight in alignment.weights().items()}
-                | changed_options(alignment),
-                "Training": {name: getattr(args, name) for name in REPORTED} | {"steps": trainer.state.global_step},
-            },
-            footprints=(footprint(original), footprint(trainer.model)),
         )
-        card = write_model_card(args.output_dir, found, details=details)
-        if args.push_to_hub:
-            card.push_to_hub(trainer.hub_model_id, token=args.hub_token)
 
 
 if __name__ == "__main__":

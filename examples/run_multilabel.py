@@ -23,13 +23,14 @@ from transformers import (
     set_seed,
 )
 
-from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, AuditOptions, Columns, audit
+from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, Audit, AuditOptions, Columns, audit
 from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
 from hf_compalign.data import DatasetArguments, existing_column, find_text_columns, tokenized
 from hf_compalign.labels import names_of
 from hf_compalign.measure.statistics import task_scores
 from hf_compalign.opening import load_model
+from hf_compalign.ship import write_training_card
 
 PROBLEM = "multi_label_classification"
 
@@ -81,8 +82,8 @@ def scores(prediction: EvalPrediction) -> dict[str, float]:
     return task_scores(answers.astype(int).ravel(), labels.astype(int).ravel(), 2)
 
 
-def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Dataset) -> None:
-    """Print and save the audit of the saved student against the original, label by label, with both predictions."""
+def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Dataset) -> Audit:
+    """The audit of the saved student against the original, label by label; it is printed, and saved."""
     options = AuditOptions(
         columns=Columns(text=texts.columns, label="labels"),
         processing_class=texts.tokenizer,
@@ -91,6 +92,7 @@ def audit_saved(args: TrainingArguments, teacher: str, texts: Texts, dataset: Da
     found = audit(teacher, args.output_dir, dataset, options=options)
     found.save_with_predictions(args.output_dir)
     print(found)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -147,10 +149,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-        # The proof; only the first process writes it.
-        if trainer.is_world_process_zero():
-            audit_saved(args, teacher, texts, texts.labeled(splits["validation"], names))
+
+    # The proof, and a card that tells it; only the first process writes.
+    found = None
+    if args.do_eval and trainer.is_world_process_zero():
+        found = audit_saved(args, teacher, texts, texts.labeled(splits["validation"], names))
     trainer.accelerator.wait_for_everyone()
+    if args.push_to_hub:
+        # With the audit, and with a card that the Trainer drafts; ours takes its place below.
+        trainer.push_to_hub()
+    if found is not None:
+        about = {"task": "text-classification", "base_model": models.origin} | data.described
+        write_training_card(trainer, found, original, compression=compression, **about)
 
 
 if __name__ == "__main__":

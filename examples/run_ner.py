@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, AuditOptions, Columns, audit
+from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, Audit, AuditOptions, Columns, audit
 from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
 from hf_compalign.data import (
@@ -38,6 +38,7 @@ from hf_compalign.labels import IGNORED, names_of
 from hf_compalign.measure.audit import compare_entities
 from hf_compalign.measure.statistics import task_scores
 from hf_compalign.opening import load_model
+from hf_compalign.ship import write_training_card
 
 
 @dataclass
@@ -89,8 +90,8 @@ def scores(prediction: EvalPrediction) -> dict[str, float]:
     return task_scores(logits.argmax(-1)[known], labels[known], logits.shape[-1])
 
 
-def audit_saved(args: TrainingArguments, teacher: str, words: Words, dataset: Dataset) -> None:
-    """Print and save the audit of the saved student against the original, word by word, and print that of names."""
+def audit_saved(args: TrainingArguments, teacher: str, words: Words, dataset: Dataset) -> Audit:
+    """The audit of the saved student against the original, word by word, printed and saved; names are printed."""
     options = AuditOptions(
         columns=Columns(text=(words.column,), label=words.tags),
         processing_class=words.tokenizer,
@@ -101,6 +102,7 @@ def audit_saved(args: TrainingArguments, teacher: str, words: Words, dataset: Da
     print(found)
     if any(name.startswith("B-") for name in found.label_names):
         print(compare_entities(*found.predictions.values()))
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -155,10 +157,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-        # The proof; only the first process writes it.
-        if trainer.is_world_process_zero():
-            audit_saved(args, teacher, words, splits["validation"])
+
+    # The proof, and a card that tells it; only the first process writes.
+    found = None
+    if args.do_eval and trainer.is_world_process_zero():
+        found = audit_saved(args, teacher, words, splits["validation"])
     trainer.accelerator.wait_for_everyone()
+    if args.push_to_hub:
+        # With the audit, and with a card that the Trainer drafts; ours takes its place below.
+        trainer.push_to_hub()
+    if found is not None:
+        about = {"task": "token-classification", "base_model": models.origin} | data.described
+        write_training_card(trainer, found, original, compression=compression, **about)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,19 @@ def indexed(output):
     return {metric["type"]: metric["value"] for metric in result["metrics"]}, result["dataset"], header
 
 
+def check_card(output, *, items, task, loaded):
+    """The card's numbers are the audit's, and its code opens the model for the task."""
+    values, data, header = indexed(output)
+    card, found = (output / "README.md").read_text(), recomputed_audit(output)
+    assert f"the same {items} of validation." in card
+    assert (header["pipeline_tag"], data["name"][:10]) == (task, "validation")
+    assert values["mismatch_rate"] == pytest.approx(found.metrics["mismatch_rate"])
+    code = re.search(r"```python\n(.*?)```", card, re.S).group(1).replace(f'"{output.name}"', f'"{output}"')
+    known = {}
+    exec(code, known)
+    assert type(known["classify"].model).__name__ == loaded
+
+
 def stored(output, name):
     return json.loads((output / name).read_text())
 
@@ -681,6 +694,7 @@ def test_sounds_are_classified_compressed_and_audited(ast_folder, tmp_path):
     evaluated = stored(tmp_path / "out", "eval_results.json")
     assert evaluated["eval_mismatch_rate"] == pytest.approx(found.metrics["mismatch_rate"])
     assert evaluated["eval_accuracy"] == pytest.approx(found.metrics["accuracy_candidate"])
+    check_card(tmp_path / "out", items="20 examples", task="audio-classification", loaded="ASTForAudioClassification")
     model = transformers.AutoModelForAudioClassification.from_pretrained(tmp_path / "out")
     assert sparsity_of(prunable_weights(model)) == pytest.approx(0.5, abs=1e-2)
 
@@ -742,6 +756,8 @@ def test_words_are_tagged_compressed_and_audited(bert_folder, tagged_files, tmp_
     assert stored(tmp_path, "eval_results.json")["eval_mismatch_rate"] == pytest.approx(found.metrics["mismatch_rate"])
     assert stored(tmp_path, "eval_results.json")["eval_accuracy"] == pytest.approx(found.metrics["accuracy_candidate"])
     assert "entities of the reference in 20 texts the candidate keeps" in capsys.readouterr().out
+    items = f"{found.n} items in 20 examples"
+    check_card(tmp_path, items=items, task="token-classification", loaded="BertForTokenClassification")
     model = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path)
     assert sparsity_of(prunable_weights(model)) == pytest.approx(0.5, abs=1e-3)
 
@@ -778,6 +794,8 @@ def test_several_labels_are_compressed_and_audited_label_by_label(bert_folder, t
         evaluated = stored(tmp_path / "out", "eval_results.json")[f"eval_{name}"]
         assert evaluated == pytest.approx(found.metrics[name if name == "mismatch_rate" else f"{name}_candidate"])
     assert stored(tmp_path / "out", "config.json")["problem_type"] == "multi_label_classification"
+    given_items = "40 items in 20 examples"
+    check_card(tmp_path / "out", items=given_items, task="text-classification", loaded="BertForSequenceClassification")
     with pytest.raises(ValueError, match="Name the columns of the labels with label_column_names, such as toxic"):
         run_multilabel("--model_name_or_path", bert_folder, *given, "--output_dir", tmp_path / "out")
 

@@ -1,6 +1,7 @@
 """Which rows a script trains and evaluates on, as flags beside those of `TrainingArguments`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets import Dataset, load_dataset
@@ -38,6 +39,14 @@ class DatasetArguments:
     def source(self) -> str:
         """What the training data are called."""
         return str(self.dataset_name or self.train_file)
+
+    @property
+    def described(self) -> dict[str, str | None]:
+        """The evaluation data, as a model card names them."""
+        if self.train_file is None:
+            hub = {"dataset_id": self.dataset_name, "dataset_config": self.dataset_config_name}
+            return {"dataset": self.source, "dataset_split": "validation"} | hub
+        return {"dataset": Path(self.validation_file or self.train_file).name, "dataset_split": "validation"}
 
     def load(self, args: "TrainingArguments") -> dict[str, Dataset]:
         """The rows of the splits train and, where there are such data, validation.

@@ -14,3 +14,4 @@ from .hub import WEIGHTS as WEIGHTS
 from .hub import audit_name as audit_name
 from .hub import checked_files as checked_files
 from .hub import push_to_hub as push_to_hub
+from .training import write_training_card as write_training_card
