@@ -29,6 +29,7 @@ HELPERS = {
     "_files",
     "_folders",
     "_formats",
+    "_recipes",
     "_records",
     "_saved",
     "_tables",
