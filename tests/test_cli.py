@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -266,3 +267,7 @@ def test_models_with_other_labels_are_refused_before_one_is_run(place, models, t
     tiny.vit(n_labels=4).save_pretrained(tmp_path / "other")
     message = error_of(call("audit", models[0], tmp_path / "other", "--dataset", place / "rows.parquet"))
     assert "The two models must answer with the same labels. Got 3 labels" in message
+
+
+def test_the_version_is_that_of_the_package():
+    assert call("--version").stdout == f"hf-compalign {version('hf_compalign')}\n"

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import griffe
@@ -35,6 +36,22 @@ def blocks(page, *languages):
         if fence["language"] in languages:
             code = re.sub(rf"^{fence['indent']}", "", fence["code"], flags=re.M)
             yield text.count("\n", 0, fence.start("code")), code
+
+
+def outputs(page):
+    """Lines before a block's code -> the words that the page says it prints, where a block of text follows it."""
+    text, found = page.read_text(), [*_FENCE.finditer(page.read_text())]
+    return {
+        text.count("\n", 0, one.start("code")): words_of(after["code"])
+        for one, after in pairwise(found)
+        if after["language"] == "text" and not text[one.end() : after.start()].strip()
+    }
+
+
+def words_of(text):
+    """Without numbers, which another processor may round otherwise, and what it is called."""
+    by_chance = {"over", "under", "thread", "threads", "avx_vnni"}
+    return {*re.findall(r"\b[A-Za-z_]{3,}\b", text)} - by_chance
 
 
 def pages_with(*languages):
@@ -103,9 +120,10 @@ def test_the_skill_says_when_to_take_it():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("python", "pycon"), ids=_relative)
-def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+def test_the_python_of_a_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"} | (stand_ins(tmp_path) if page in FOR_OWN_MODELS else {})
+    said = {} if page in FOR_OWN_MODELS else outputs(page)
     for line, code in blocks(page, "python", "pycon"):
         if code.lstrip().startswith(">>>"):
             test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), line)
@@ -113,7 +131,12 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
             _run_examples(test, clear_globs=False)
         else:
             # The empty lines give an error's traceback the page's own line numbers.
+            capsys.readouterr()
             exec(compile("\n" * line + code, page, "exec"), names)
+            printed = capsys.readouterr().out
+            # A block that prints nothing has no output: the text behind it is something else.
+            unsaid = said.get(line, set()) - words_of(printed) if printed else {}
+            assert not unsaid, f"{page.name}, line {line}: it printed\n{printed}\nwithout {unsaid}"
 
 
 @pytest.mark.slow
