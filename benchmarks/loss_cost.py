@@ -31,6 +31,7 @@ from hf_compalign.align.parts import values_of
 from hf_compalign.align.terms import TeacherTerms
 from hf_compalign.tasks import Items, hidden_states_of, task_of
 
+PIXELS = 128  # the side of an image to segment
 SKIPPED = 2  # the first steps warm the caches up
 TERMS = ("task", "agreement", "logits", "margin", "kl", "hidden")
 OF_CLASSES = ("agreement", "margin", "kl")
@@ -44,6 +45,7 @@ class Case:
     config: Mapping[str, Any]
     labels: Callable[[int, int], Tensor]  # of batch size and length
     choices: int = 0
+    hidden: bool = True  # whether hidden states are compared
 
 
 def _classes(n: int) -> Callable[[int, int], Tensor]:
@@ -70,7 +72,15 @@ CASES = {
     "question answering": Case(
         "BertForQuestionAnswering", {}, lambda batch, length: torch.randint(0, length, (batch, 2)).sort(1).values
     ),
+    "segmentation, 150 classes": Case(
+        "SegformerForSemanticSegmentation",
+        {"num_labels": 150},
+        lambda batch, length: torch.randint(0, 150, (batch, PIXELS, PIXELS)),
+        hidden=False,
+    ),
     "masked language model": Case("BertForMaskedLM", {}, _of_tokens(30522)),
+    "causal language model": Case("LlamaForCausalLM", {"vocab_size": 30522}, _of_tokens(30522)),
+    "encoder-decoder": Case("T5ForConditionalGeneration", {"vocab_size": 30522}, _of_tokens(30522), hidden=False),
 }
 
 
@@ -80,15 +90,22 @@ def model_of(case: Case, options: argparse.Namespace) -> Any:
     size = {"hidden_size": options.hidden_size, "num_hidden_layers": options.layers}
     size |= {"num_attention_heads": options.hidden_size // 32, "intermediate_size": 4 * options.hidden_size}
     cls = getattr(transformers, case.head)
+    if cls.main_input_name == "pixel_values" and not case.hidden:
+        size = {}  # its own
+    if cls.config_class.model_type == "t5":
+        size = {"d_model": options.hidden_size, "d_kv": 32, "d_ff": 4 * options.hidden_size}
+        size |= {"num_layers": options.layers, "num_heads": options.hidden_size // 32}
     return cls(cls.config_class(**size, **case.config)).train()
 
 
 def batch_of(case: Case, model: Any, options: argparse.Namespace) -> dict[str, Tensor]:
     """Random texts, all of one length, or images."""
     if model.main_input_name == "pixel_values":
-        return {"pixel_values": torch.randn(options.batch_size, 3, model.config.image_size, model.config.image_size)}
+        side = getattr(model.config, "image_size", PIXELS)
+        return {"pixel_values": torch.randn(options.batch_size, 3, side, side)}
     shape = (options.batch_size, *([case.choices] if case.choices else []), options.length)
-    return {"input_ids": torch.randint(1000, 30000, shape), "attention_mask": torch.ones(shape, dtype=torch.long)}
+    inputs = {"input_ids": torch.randint(1000, 30000, shape), "attention_mask": torch.ones(shape, dtype=torch.long)}
+    return inputs | ({"decoder_input_ids": inputs["input_ids"]} if model.config.is_encoder_decoder else {})
 
 
 def terms_of(task: Any) -> dict[str, Callable[[Items, Tensor], Tensor]]:
@@ -125,11 +142,11 @@ def shares(case: Case, options: argparse.Namespace) -> dict[str, float]:
     labels = case.labels(options.batch_size, options.length).to(device)
     task, optimizer = task_of(model), torch.optim.AdamW(model.parameters())
     terms = terms_of(task)
-    found: dict[str, list[float]] = {name: [] for name in (*terms, "hidden")}
+    found: dict[str, list[float]] = {name: [] for name in (*terms, *(["hidden"] if case.hidden else []))}
     for _ in range(options.steps + SKIPPED):
         began = synchronized()
-        outputs = model(**batch, output_hidden_states=True)
-        answer, states = task.answer(outputs), hidden_states_of(outputs)
+        outputs = model(**batch, output_hidden_states=case.hidden)
+        answer, states = task.answer(outputs), hidden_states_of(outputs) if case.hidden else ()
         forward = synchronized() - began
         leaves = [one.detach().requires_grad_() for one in (answer, *states)]
         wanted = [one + 0.1 * torch.randn_like(one) for one in (answer.detach(), *(one.detach() for one in states))]
@@ -141,10 +158,11 @@ def shares(case: Case, options: argparse.Namespace) -> dict[str, float]:
             term(items, task.logits(wanted[0], items.labels)).backward()
             seconds[name] = synchronized() - began
             gradient = leaves[0].grad if name == "logits" else gradient
-        began = synchronized()
-        values = hidden_loss(leaves[1:], wanted[1:], batch.get("attention_mask"))
-        masked_mean(values, torch.ones_like(values, dtype=torch.bool)).backward()
-        seconds["hidden"] = synchronized() - began
+        if case.hidden:
+            began = synchronized()
+            values = hidden_loss(leaves[1:], wanted[1:], batch.get("attention_mask"))
+            masked_mean(values, torch.ones_like(values, dtype=torch.bool)).backward()
+            seconds["hidden"] = synchronized() - began
         began = synchronized()
         answer.backward(gradient)
         optimizer.step()
