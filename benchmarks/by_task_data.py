@@ -82,7 +82,7 @@ def questions(data: Path) -> tuple[Dataset, Dataset]:
 def numbers(data: Path) -> tuple[Dataset, ...]:
     """HateXplain's normal, offensive and hateful as 0, 0.5 and 1."""
     found = []
-    for split, size in (("train", 2500), ("test", None)):
+    for split, size in (("train", 1500), ("test", None)):
         rows = sample(load_file(str(data / "hatexplain" / f"{split}.parquet")), size)
         grade = {"normal": 0.0, "offensive": 0.5, "hatespeech": 1.0}
         names = rows.features["label"].names
@@ -105,7 +105,7 @@ def labels(data: Path) -> tuple[Dataset, ...]:
 def names(data: Path) -> tuple[Dataset, ...]:
     """Phrases of SST-2 among names of people, places and firms, lower case as the phrases are."""
     rng, rows = np.random.default_rng(0), {"tokens": [], "ner_tags": []}
-    texts = parts(load_file(str(data / "sst2" / "train.parquet")), 4500)[0]["sentence"]
+    texts = parts(load_file(str(data / "sst2" / "train.parquet")), 3000)[0]["sentence"]
     for text in texts:
         words, tags = [], []
         for part in rng.permutation(["phrase", "PER", "LOC", "ORG"])[: rng.integers(2, 5)]:
@@ -114,7 +114,7 @@ def names(data: Path) -> tuple[Dataset, ...]:
         rows["tokens"].append(words)
         rows["ner_tags"].append(tags)
     features = Features({"tokens": Sequence(Value("string")), "ner_tags": Sequence(ClassLabel(names=TAGS))})
-    return parts(Dataset.from_dict(rows, features=features), 3000, 1500)
+    return parts(Dataset.from_dict(rows, features=features), 1500, 1500)
 
 
 def _phrase(text: str) -> tuple[list[str], list[str]]:
@@ -160,7 +160,7 @@ def spans(data: Path) -> tuple[Dataset, ...]:
 
 def images(data: Path) -> tuple[Dataset, ...]:
     """Of CIFAR-10."""
-    sizes = {"train": 10_000, "test": 3000}
+    sizes = {"train": 6000, "test": 3000}
     return tuple(sample(load_file(str(data / "cifar10" / f"{split}.parquet")), size) for split, size in sizes.items())
 
 

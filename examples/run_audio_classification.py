@@ -158,12 +158,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         callbacks=compression.callbacks(),
         **with_extractor,
     )
+    parser.save(args)
     metrics = train_student(trainer, models)
     trainer.save_model()
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
-    parser.save(args)
     if args.do_eval:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)

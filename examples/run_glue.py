@@ -325,12 +325,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         compute_metrics=texts.scores,
         callbacks=compression.callbacks(),
     )
+    parser.save(args)
     metrics = train_student(trainer, models)
     trainer.save_model()
     trainer.log_metrics("train", metrics | {"train_samples": len(splits["train"])})
     trainer.save_metrics("train", metrics | {"train_samples": len(splits["train"])})
     trainer.save_state()
-    parser.save(args)
     if args.do_eval and "validation" in splits:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)

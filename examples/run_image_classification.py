@@ -269,12 +269,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         compute_metrics=scores,
         callbacks=compression.callbacks(),
     )
+    parser.save(args)
     metrics = train_student(trainer, models)
     trainer.save_model()
     trainer.log_metrics("train", metrics | {"train_samples": len(train)})
     trainer.save_metrics("train", metrics | {"train_samples": len(train)})
     trainer.save_state()
-    parser.save(args)
     if args.do_eval:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)

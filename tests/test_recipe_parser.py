@@ -85,6 +85,49 @@ def test_only_the_process_that_saves_writes(recipe, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+HARD = [
+    ["--pruning_include", "*attention*", "*ffn*", "--sparsity", "0.5"],
+    ["--run_name", "*best"],
+    ["--run_name", "007"],
+    ["--run_name", "1.10"],
+    ["--run_name", "12:30"],
+    ["--run_name", "{x}"],
+    ["--run_name=--foo"],
+    ["--run_name", "nan"],
+    ["--weight_decay=-1e-5"],
+    ["--lr_scheduler_kwargs", '{"min_lr": 1e-6, "on": true}'],
+    ["--learning-rate", "1e-4", "--do-train", "--no-skip-memory-metrics"],
+]
+
+
+@pytest.mark.parametrize("flags", HARD, ids=lambda flags: flags[-1])
+def test_values_that_are_easily_mistaken_come_back_as_they_were(tmp_path, flags):
+    parser = RecipeParser(TYPES)
+    found = parser.parse([*flags, "--output_dir", str(tmp_path), "--teacher_name_or_path", "x"])
+    parser.save(found[3])
+    assert alike(parsed("--recipe", tmp_path / "recipe.yaml"), found)
+
+
+def test_numbers_in_a_dict_are_numbers(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("lr_scheduler_kwargs: {min_lr: 1e-6}")
+    *_, args = parsed("--recipe", path, "--output_dir", tmp_path, "--teacher_name_or_path", "x")
+    assert args.lr_scheduler_kwargs == {"min_lr": 1e-6}
+
+
+def test_a_token_is_not_written(tmp_path):
+    parser = RecipeParser(TYPES)
+    given = ["--hub_token", "hf_secret", "--output_dir", str(tmp_path / "new"), "--teacher_name_or_path", "x"]
+    *_, args = parser.parse(given)
+    parser.save(args)
+    assert "secret" not in (tmp_path / "new/recipe.yaml").read_text()
+
+
+def test_one_recipe_is_taken(recipe):
+    with pytest.raises(ValueError, match="Give one recipe. Got .*run.yaml, .*run.yaml"):
+        parsed("--recipe", recipe, "--recipe", recipe)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -93,6 +136,9 @@ def test_only_the_process_that_saves_writes(recipe, tmp_path):
         ("sparsity: [", "is not a YAML file"),
         ("sparsity: 2", "sparsity must be"),
         ("recipe: other.yaml", "unknown key 'recipe'"),
+        ("seed: 1\nseed: 2", "has the key 'seed' twice"),
+        ("<<: {seed: 1}", "unknown key '<<'"),
+        ("transfer_kinds: []", "nothing for transfer_kinds: an empty list"),
     ],
 )
 def test_a_recipe_that_says_nothing_sensible_is_refused(tmp_path, text, message):

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import pickle
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +39,8 @@ from hf_compalign.data import tokenized_windows
 from hf_compalign.measure.predictions import predict_values
 from hf_compalign.models import windows_of
 from hf_compalign.opening import load_model
+from hf_compalign.report.card import CardDetails
+from hf_compalign.ship import write_model_card
 
 pytestmark = pytest.mark.numeric
 
@@ -209,6 +213,31 @@ def test_files_and_pairs_that_defer_answer_alike(tmp_path):
     assert found.metrics["cie"] == (first.predicted != second.predicted).sum()
 
 
+def test_outputs_stand_as_in_the_stock_class():
+    windowed, given = model(), batch(rows("windows", 4))
+    outputs = windowed(**given)
+    assert list(outputs) == ["loss", "logits"]
+    assert torch.equal(windowed(**given, return_dict=False)[0], outputs.loss)
+    other = pickle.loads(pickle.dumps(windowed))
+    assert torch.equal(other(**given).logits, outputs.logits)
+    assert type(other) is type(windowed)
+
+
+def test_a_card_says_how_to_ask_it_and_not_how_to_ask_a_part_of_it(tmp_path):
+    windowed, dataset = model(), texts(30)
+    windowed.config.id2label, windowed.config.label2id = ({0: "a", 1: "b", 2: "c"}, {"a": 0, "b": 1, "c": 2})
+    windowed.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    found = audit(windowed, tmp_path, dataset, options=AuditOptions(processing_class=tokenizer()))
+    write_model_card(tmp_path, found, details=CardDetails("text-classification", "base", "texts", name=str(tmp_path)))
+    card = (tmp_path / "README.md").read_text()
+    assert "reads long texts in windows" in card
+    assert "pipeline(" not in card
+    known = {}
+    exec(re.search(r"```python\n(.*?)```", card, re.S).group(1), known)
+    assert len(known["answers"]) == 2
+
+
 # ---- training and compressing ----
 
 
@@ -244,6 +273,60 @@ def test_the_default_alignment_prunes_and_saves_a_model_that_reads_windows(tmp_p
     assert "hidden_loss" in trainer.state.log_history[0]
     answers = [predict(one, texts(16), processing_class=tokenizer()) for one in (model(1), tmp_path)]
     assert trainer.evaluate()["eval_cie"] == (answers[0].predicted != answers[1].predicted).sum()
+
+
+@pytest.mark.parametrize("terms", [{"hidden_weight": 1.0}, {"attention_weight": 1.0}])
+def test_a_short_text_counts_as_much_beside_a_long_one(tmp_path, terms):
+    """One batch of a text of three windows and one of one, and the two accumulated."""
+    ids = [[[5, 6, 7]] * 3, [[8, 9, 10]]]
+    columns = {"input_ids": ids, "attention_mask": [[[1] * 3] * len(row) for row in ids], "labels": [0, 1]}
+    logged = []
+    for size in (2, 1):
+        trainer = AlignedDistillationTrainer(
+            model(2, attn_implementation="eager"),
+            tiny.arguments(
+                tmp_path,
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=2 // size,
+                max_steps=1,
+                logging_steps=1,
+            ),
+            teacher=model(1, attn_implementation="eager"),
+            alignment=AlignmentArguments(preset="logits", **terms),
+            train_dataset=Dataset.from_dict(columns),
+            processing_class=tokenizer(),
+        )
+        trainer.train()
+        logged.append(trainer.state.log_history[0])
+    name = next(iter(terms)).replace("weight", "loss")
+    assert logged[0][name] == pytest.approx(logged[1][name], rel=1e-4)
+
+
+@pytest.mark.parametrize("form", ["collated already", "numpy", "no mask"])
+def test_rows_and_collators_of_every_form_are_read(tmp_path, form):
+    dataset, expected = texts(8), by_hand(model(), texts(8))
+    cut = tokenized_windows(dataset, tokenizer(), ["text"], length=LENGTH, stride=STRIDE).remove_columns("text")
+    reader, collate = tokenizer(), None
+    if form == "collated already":
+        collate = WindowCollator(DataCollatorWithPadding(reader))
+    elif form == "numpy":
+        cut = cut.with_format("numpy")
+    else:
+        reader.model_input_names = ["input_ids"]
+        cut = cut.select_columns(["input_ids", "label"])
+    found = predict(model(), cut, processing_class=reader, data_collator=collate)
+    assert tiny.distance(found.logits, expected) < tiny.ROUNDING
+    trainer = AlignedDistillationTrainer(
+        model(2),
+        tiny.arguments(tmp_path, max_steps=1),
+        teacher=model(1),
+        train_dataset=cut,
+        eval_dataset=cut,
+        processing_class=reader,
+        data_collator=collate,
+    )
+    answers = [predict(one, dataset, processing_class=tokenizer()).predicted for one in (model(1), model(2))]
+    assert trainer.evaluate()["eval_cie"] == (answers[0] != answers[1]).sum()
 
 
 def test_a_model_that_is_made_anew_reads_windows_too(tmp_path):
@@ -309,6 +392,10 @@ def test_texts_that_cannot_be_cut_are_refused():
     dataset = Dataset.from_dict({"question": ["a b c d"], "text": ["d e f g h i j"]})
     with pytest.raises(ValueError, match="4 tokens in the column 'question' leaves no room .* name the longer column"):
         tokenized_windows(dataset, tokenizer(), ["question", "text"], length=LENGTH, stride=STRIDE)
+    fits = tokenized_windows(dataset, tokenizer(), ["question", "text"], length=14, stride=8)
+    assert [len(windows) for windows in fits["input_ids"]] == [1]
+    with pytest.raises(ValueError, match="Windows of 8 tokens, of which 2 are special, cannot share 6: .* at most 5"):
+        tokenized_windows(dataset, tokenizer(), ["text"], length=LENGTH, stride=6)
     slow = tokenizer()
     slow.__class__ = type("Slow", (type(slow),), {"is_fast": False})
     with pytest.raises(ValueError, match="by a fast tokenizer. Got Slow"):
@@ -316,11 +403,58 @@ def test_texts_that_cannot_be_cut_are_refused():
 
 
 def test_a_teacher_that_reads_other_rows_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match="both read long texts in windows, or neither. Got none of the teacher and Win"
-    ):
+    with pytest.raises(ValueError, match="read long texts in windows, or neither: .* Got teacher none, student Win"):
         AlignedDistillationTrainer(
             model(2), tiny.arguments(tmp_path), teacher=zoo.build("bert"), train_dataset=rows("windows", 4)
+        )
+
+
+def test_two_models_that_read_other_parts_of_a_text_are_not_compared():
+    with pytest.raises(ValueError, match="Got reference Windows.length=8, stride=2., candidate none"):
+        audit(model(1), zoo.build("bert"), texts(), options=AuditOptions(processing_class=tokenizer()))
+
+
+def test_rows_of_windows_are_refused_by_a_model_that_reads_none(tmp_path):
+    plain = zoo.build("bert")
+    with pytest.raises(ValueError, match="Each row holds several texts in 'input_ids', .* BertForS.* reads"):
+        predict(plain, rows("windows", 4), processing_class=tokenizer())
+    with pytest.raises(ValueError, match="Each row holds several texts in 'input_ids'"):
+        AlignedDistillationTrainer(
+            plain, tiny.arguments(tmp_path), teacher=zoo.build("bert", seed=1), train_dataset=rows("windows", 4)
+        )
+
+
+def test_whole_texts_are_read_as_they_are_and_that_is_said(caplog):
+    whole = Dataset.from_dict({"input_ids": [[5, 6, 7], [8, 9, 10]]})
+    predict(model(), whole, processing_class=tokenizer())
+    assert "each of these rows holds one text, as it is" in caplog.text
+
+
+def test_a_window_longer_than_the_model_is_named(tmp_path):
+    long = Dataset.from_dict({"input_ids": [[[5] * 50], [[6] * 3]], "labels": [0, 1]})
+    trainer = AlignedDistillationTrainer(
+        model(2), tiny.arguments(tmp_path), teacher=model(1), train_dataset=long, processing_class=tokenizer()
+    )
+    with pytest.raises(ValueError, match="Row [01] of a batch has 50 tokens, and the model has positions for 40"):
+        trainer.train()
+
+
+def test_what_a_training_has_wrapped_is_refused():
+    wrapped = zoo.build("bert")
+    wrapped.forward = wrapped.forward
+    with pytest.raises(ValueError, match="wrapped for a training, by Accelerate. Call read_in_windows before it"):
+        read_in_windows(wrapped, stride=2)
+
+
+def test_texts_are_not_made_up_of_windows(tmp_path):
+    with pytest.raises(ValueError, match="transfer makes texts that are read at once"):
+        AlignedDistillationTrainer(
+            model(2),
+            tiny.arguments(tmp_path),
+            teacher=model(1),
+            alignment=AlignmentArguments(transfer=0.5),
+            train_dataset=rows("windows", 4),
+            processing_class=tokenizer(),
         )
 
 

@@ -14,7 +14,14 @@ from hf_compalign.align.task_checks import check_options
 from hf_compalign.align.teacher import check_cached_logits, check_distinct, trusts_positions
 from hf_compalign.align.vocabulary import check_same_tokens, vocabulary_mark, vocabulary_of
 from hf_compalign.data import check_rows
-from hf_compalign.models import is_unknown, label_column, position_limit, read_labels, windows_of
+from hf_compalign.models import (
+    check_same_reading,
+    check_texts_of_rows,
+    is_unknown,
+    label_column,
+    position_limit,
+    read_labels,
+)
 from hf_compalign.tasks import Task, task_of
 
 logger = logging.getLogger(__name__)
@@ -79,13 +86,7 @@ def check_student_and_teacher(trainer: Any, teacher: PreTrainedModel) -> None:
             f"Teacher and student must do the same task. Got {theirs} and {ours}{of_input}. "
             "Use the original of this student as its teacher."
         )
-    windows = [windows_of(model) for model in (student, teacher)]
-    if (windows[0] is None) != (windows[1] is None):
-        raise ValueError(
-            "Teacher and student must both read long texts in windows, or neither. Got "
-            f"{windows[1] or 'none'} of the teacher and {windows[0] or 'none'} of the student. Call "
-            "read_in_windows on the other one too."
-        )
+    check_same_reading({"teacher": teacher, "student": student})
     check_same_tokens(student, teacher, trainer.processing_class, trainer.data_collator)
     _check_positions(student, teacher, longest=getattr(trainer.processing_class, "model_max_length", inf))
     _check_same_answers(ours, student, teacher)
@@ -133,6 +134,7 @@ def check_datasets(trainer: Any, teacher: LiveTeacher | TeacherEnsemble | None) 
         if hasattr(dataset, "__len__") and len(dataset) == 0:
             raise ValueError(f"The {split} dataset is empty. Give it at least one row.")
         if isinstance(dataset, Dataset):
+            check_texts_of_rows(dataset, trainer.model)
             _check_labels(trainer, dataset, split)
         columns = getattr(dataset, "column_names", None) or ()
         if LOGITS_COLUMN in columns and isinstance(dataset, Dataset):

@@ -75,7 +75,7 @@ class TeacherTerms:
         losses = {}
         for name in self.inner:
             values = self._of_examples[name](*inside, padding)
-            values = values.reshape(len(items.mask), -1).mean(1)  # multiple choice: of each choice
+            values = _mean_over_texts(values.reshape(len(items.mask), -1), padding)
             if self._focus is not None:
                 values = self._focus.of_examples(values, answers, items.labels, items.mask)
             losses[name] = masked_mean(values, torch.ones_like(values, dtype=torch.bool), count)
@@ -89,6 +89,14 @@ class TeacherTerms:
         # Embeddings have no attention.
         layers = None if self._layers is None else [layer - 1 for layer in self._layers[1:]]
         return attention_loss(*_following(student.attentions, teacher.attentions, layers), mask)
+
+
+def _mean_over_texts(values: Tensor, padding: Tensor | None) -> Tensor:
+    """[B]: of values [B, texts], the choices of a question or windows, the mean over those that are no padding."""
+    there = torch.ones_like(values, dtype=torch.bool)
+    if padding is not None and padding.shape[:-1] == values.shape:
+        there = padding.bool().any(-1)
+    return (values * there).sum(1) / there.sum(1).clamp_min(1)
 
 
 def _attribution(student: Inside, teacher: Inside, mask: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from hf_compalign.align.transfer import NEEDS_LIVE_TEACHER, Transfer
 from hf_compalign.align.transfer_images import IMAGE_KINDS, Images
 from hf_compalign.align.transfer_texts import TEXT_KINDS, Texts, Tokens
 from hf_compalign.align.vocabulary import tokenizer_of
-from hf_compalign.models import input_names, position_limit
+from hf_compalign.models import input_names, position_limit, windows_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ def transfer_of(trainer: Any) -> Transfer | None:
             f"transfer makes texts or images that have one class each. Got a model for {trainer.task}. Leave transfer "
             "out."
         )
+    if windows_of(trainer.model) is not None:
+        raise ValueError("transfer makes texts that are read at once. Got a model with windows. Leave transfer out.")
     if not trainer.teachers or LOGITS_COLUMN in (getattr(trainer.train_dataset, "column_names", None) or ()):
         raise ValueError(NEEDS_LIVE_TEACHER)
     images = trainer.task.model_input == "pixel_values"

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from hf_compalign import __version__
+from hf_compalign._extras import installed_versions
 from hf_compalign.cli import audit, compare, compress, demo, env, export, plan, record, report
 
 _FAILURE = 3
+_PACKAGE = "hf_compalign"
 
 app = typer.Typer(
     help="Compress a fine-tuned transformer, and prove, example by example, that it still answers like the original.",
@@ -22,7 +23,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"hf-compalign {__version__}")
+        typer.echo(f"hf-compalign {installed_versions([_PACKAGE])[_PACKAGE]}")
         raise typer.Exit
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from datasets import Dataset, load_dataset
 
 from hf_compalign._trainer import flag
+from hf_compalign._visible import is_hub_id
 from hf_compalign.data.columns import find_label_column
 from hf_compalign.data.rows import load_file, sample
 
@@ -44,7 +45,8 @@ class DatasetArguments:
     def described(self) -> dict[str, str | None]:
         """The evaluation data, as a model card names them."""
         if self.train_file is None:
-            hub = {"dataset_id": self.dataset_name, "dataset_config": self.dataset_config_name}
+            public = self.dataset_name if is_hub_id(str(self.dataset_name)) else None
+            hub = {"dataset_id": public, "dataset_config": self.dataset_config_name}
             return {"dataset": self.source, "dataset_split": "validation"} | hub
         return {"dataset": Path(self.validation_file or self.train_file).name, "dataset_split": "validation"}
 

@@ -19,7 +19,8 @@ def tokenized_windows(dataset: Dataset, tokenizer: Any, columns: Sequence[str], 
         stride: tokens that two windows share.
 
     Raises:
-        ValueError: the tokenizer is a slow one, a column holds no texts, or a first text leaves no room for its second.
+        ValueError: the tokenizer is a slow one, a column holds no texts, the windows get no further, or a first text
+            leaves no room for its second.
     """
     if not tokenizer.is_fast:
         raise ValueError(
@@ -29,16 +30,20 @@ def tokenized_windows(dataset: Dataset, tokenizer: Any, columns: Sequence[str], 
     check_texts(dataset, columns)
     pairs = len(columns) == 2
     special = tokenizer.num_special_tokens_to_add(pair=pairs)
+    if special + stride >= length:
+        raise ValueError(
+            f"Windows of {length} tokens, of which {special} are special, cannot share {stride}: each must get "
+            f"further. Take a stride of at most {length - special - 1}."
+        )
 
     def tokenize(batch: Mapping[str, list[Any]]) -> dict[str, list[list[Any]]]:
         texts = [batch[column] for column in columns]
-        if pairs:
-            first = max(len(ids) for ids in tokenizer(texts[0], add_special_tokens=False)["input_ids"])
-            if first + special + stride >= length:
+        for row in _sizes(texts, tokenizer) if pairs else ():
+            if row[0] + special + stride >= length < sum(row) + special:
                 raise ValueError(
-                    f"A text of {first} tokens in the column {columns[0]!r} leaves no room for that in {columns[1]!r}: "
-                    f"a window has {length}, of which {special} are special and two windows share {stride}. Shorten "
-                    "it, or name the longer column last."
+                    f"A text of {row[0]} tokens in the column {columns[0]!r} leaves no room for that in "
+                    f"{columns[1]!r}: a window has {length}, of which {special} are special and two windows share "
+                    f"{stride}. Shorten it, or name the longer column last."
                 )
         found = tokenizer(
             *texts,
@@ -55,3 +60,9 @@ def tokenized_windows(dataset: Dataset, tokenizer: Any, columns: Sequence[str], 
         return rows
 
     return dataset.with_format(None).map(tokenize, batched=True, desc="Tokenizing")
+
+
+def _sizes(texts: Sequence[list[str]], tokenizer: Any) -> list[tuple[int, ...]]:
+    """How many tokens the two texts of each row have."""
+    found = [[len(ids) for ids in tokenizer(column, add_special_tokens=False)["input_ids"]] for column in texts]
+    return [*zip(*found, strict=True)]

@@ -23,13 +23,17 @@ from .openvino import openvino_core as openvino_core
 from .padding import place_of as place_of
 from .padding import unpadded_answers as unpadded_answers
 from .padding import unpadded_ids as unpadded_ids
+from .pooling import Windows as Windows
+from .pooling import check_same_reading as check_same_reading
 from .pooling import is_windows as is_windows
 from .pooling import window_rows as window_rows
+from .pooling import windows_of as windows_of
 from .processor import cpu_name as cpu_name
 from .processor import instruction_sets as instruction_sets
 from .processors import load_processor as load_processor
 from .running import Collator as Collator
 from .running import check_prepared as check_prepared
+from .running import check_texts_of_rows as check_texts_of_rows
 from .running import default_collator as default_collator
 from .running import forward as forward
 from .running import forward_logits as forward_logits
@@ -52,8 +56,6 @@ from .tokens import token_problem as token_problem
 from .weights import beside as beside
 from .weights import shards_of as shards_of
 from .windows import WindowCollator as WindowCollator
-from .windows import Windows as Windows
 from .windows import collator_for as collator_for
 from .windows import follow_config as follow_config
 from .windows import read_in_windows as read_in_windows
-from .windows import windows_of as windows_of

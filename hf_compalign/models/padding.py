@@ -27,6 +27,10 @@ def unpadded_answers(answers: Tensor, ids: Sequence[list[int]], batch: Mapping[s
 
 def place_of(row: list[int], padded: list[int], task: Task) -> tuple[slice, ...]:
     """Where in the answer to a padded row the row's own stands: behind the padding where that is on the left."""
-    n = len(row)
-    start = 0 if padded[:n] == row else len(padded) - n
-    return (*(slice(None),) * (task.padded_axis or 0), slice(start, start + n))
+    start = starts_at(row, padded)
+    return (*(slice(None),) * (task.padded_axis or 0), slice(start, start + len(row)))
+
+
+def starts_at(row: list[int], padded: list[int]) -> int:
+    """Where a row begins once it is padded: at the front, or behind padding on the left."""
+    return 0 if padded[: len(row)] == row else len(padded) - len(row)

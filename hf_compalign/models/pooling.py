@@ -1,14 +1,65 @@
-"""Batches of texts in windows: as one window after the other, and what is answered to these as answers to the texts."""
+"""Texts in windows: what a config says of them, batches, and what is answered to windows as answers to texts."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hf_compalign._checks import check_whole
+
+# Where a config says it.
+ENTRY = "text_windows"
 IDS, MASK = "input_ids", "attention_mask"
 # What a text has for each of its windows.
-OF_WINDOWS = (IDS, MASK, "token_type_ids")
+OF_WINDOWS = (IDS, MASK, "token_type_ids", "position_ids")
+_FEWEST = 4  # tokens of a window: the special ones of a pair of texts, and one of the text
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a long text is cut: windows of ``length`` tokens, special ones included, of which two share ``stride``."""
+
+    length: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        check_whole("length", self.length, least=_FEWEST)
+        check_whole("stride", self.stride, least=0)
+        if self.stride > self.length - _FEWEST:
+            raise ValueError(
+                f"Two windows of {self.length} tokens cannot share {self.stride}: each must get further. Take a stride "
+                f"of at most {self.length - _FEWEST}."
+            )
+
+
+def windows_of(model: nn.Module) -> Windows | None:
+    """How the config says that the model reads long texts; None where it says nothing.
+
+    Raises:
+        ValueError: what it says is no `Windows`.
+    """
+    entry = getattr(getattr(model, "config", None), ENTRY, None)
+    if entry is None:
+        return None
+    try:
+        return Windows(**entry)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"config.{ENTRY} must hold length and stride. Got {entry!r:.200}. Set it with read_in_windows. ({error})"
+        ) from error
+
+
+def check_same_reading(models: Mapping[str, nn.Module]) -> None:
+    """Raise a ValueError unless all of these models, by what they are called, read long texts in windows, or none."""
+    found = {name: windows_of(model) for name, model in models.items()}
+    if len({windows is None for windows in found.values()}) > 1:
+        said = ", ".join(f"{name} {windows or 'none'}" for name, windows in found.items())
+        raise ValueError(
+            f"Both models must read long texts in windows, or neither: they would see other parts of them. Got {said}. "
+            "Call read_in_windows on the other one too, and save it."
+        )
 
 
 def is_windows(inputs: Mapping[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Run a model on batches of rows."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from hf_compalign.data import LABEL_COLUMNS, check_filled, check_rows, naming_rows
 from hf_compalign.models.devices import device_of, on_device
+from hf_compalign.models.pooling import IDS, windows_of
 from hf_compalign.models.tokens import check_tokens, explaining_tokens
 from hf_compalign.tasks import POSITION_COLUMNS, logits_of, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 """Rows -> a batch of tensors, as a Trainer's data_collator."""
@@ -96,6 +100,29 @@ def forward(model: "PreTrainedModel", batch: Mapping[str, Any], **options: Any) 
         return model(**inputs, **options)
 
 
+def check_texts_of_rows(dataset: Dataset, model: "PreTrainedModel") -> None:
+    """Refuse rows with several texts for a model that reads one; warn where one that reads windows gets whole texts.
+
+    Raises:
+        ValueError: the rows hold windows, and the model reads none.
+    """
+    feature = (dataset.features or {}).get(IDS)
+    if feature is None or task_of(model).has_choices:
+        return
+    several, windows = hasattr(getattr(feature, "feature", None), "feature"), windows_of(model)
+    if several and windows is None:
+        raise ValueError(
+            f"Each row holds several texts in {IDS!r}, such as windows, and {type(model).__name__} reads one. Call "
+            "read_in_windows(model, stride=...), or tokenize without windows."
+        )
+    if windows is not None and not several:
+        logger.warning(
+            "The model reads texts in %s, and each of these rows holds one text, as it is. Cut texts into windows with "
+            "hf_compalign.data.tokenized_windows.",
+            windows,
+        )
+
+
 def check_prepared(dataset: Dataset, model: "PreTrainedModel") -> None:
     """Raise a ValueError if a dataset is empty, lacks the model's inputs, or has a row that the model cannot take."""
     check_rows(dataset)
@@ -109,5 +136,6 @@ def check_prepared(dataset: Dataset, model: "PreTrainedModel") -> None:
             "inputs, first."
         )
     if dataset.format["type"] != "custom":
+        check_texts_of_rows(dataset, model)
         check_filled(dataset, needed)
         check_tokens(dataset, model)

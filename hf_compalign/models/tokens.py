@@ -65,12 +65,11 @@ def token_problem(model: "PreTrainedModel", batch: Mapping[str, Any]) -> str | N
     for name in _NUMBERS:
         ids = batch.get(name)
         if isinstance(ids, Tensor) and ids.device.type == "cpu" and ids.ndim > 1:
-            lengths = np.full(ids.shape[0], ids[0].numel())
-            # Multiple choice has several texts in a row.
-            positions = _positions(model) if ids.ndim == 2 else []
-            found = _problem(name, ids.flatten().numpy(), lengths, model=model, positions=positions)
+            texts = ids.flatten(0, -2)  # a row of multiple choice, or of windows, has several
+            lengths = np.full(len(texts), texts.shape[1])
+            found = _problem(name, texts.flatten().numpy(), lengths, model=model, positions=_positions(model))
             if found is not None:
-                return f"Row {found[0]} of a batch {found[1]}"
+                return f"Row {found[0] * len(ids) // len(texts)} of a batch {found[1]}"
     return None
 
 

@@ -6,40 +6,31 @@ from dataclasses import asdict, dataclass
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from hf_compalign._checks import check_whole
 from hf_compalign._compat import become
-from hf_compalign.models.pooling import IDS, MASK, OF_WINDOWS, flat_windows, is_windows, pooled, spread
+from hf_compalign.models.padding import starts_at
+from hf_compalign.models.pooling import (
+    ENTRY,
+    IDS,
+    MASK,
+    OF_WINDOWS,
+    Windows,
+    flat_windows,
+    is_windows,
+    pooled,
+    spread,
+    windows_of,
+)
 from hf_compalign.models.running import Collator, default_collator
 from hf_compalign.models.tokens import position_limit
 from hf_compalign.tasks import task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# Where a config says it.
-_ENTRY = "text_windows"
-_FEWEST = 4  # tokens of a window: the special ones of a pair of texts, and one of the text
-
-
-@dataclass(frozen=True)
-class Windows:
-    """How a long text is cut: windows of ``length`` tokens, special ones included, of which two share ``stride``."""
-
-    length: int
-    stride: int
-
-    def __post_init__(self) -> None:
-        check_whole("length", self.length, least=_FEWEST)
-        check_whole("stride", self.stride, least=0)
-        if self.stride > self.length - _FEWEST:
-            raise ValueError(
-                f"Two windows of {self.length} tokens cannot share {self.stride}: each must get further. Take a stride "
-                f"of at most {self.length - _FEWEST}."
-            )
 
 
 def read_in_windows(model: "PreTrainedModel", *, length: int | None = None, stride: int) -> "PreTrainedModel":
@@ -58,7 +49,8 @@ def read_in_windows(model: "PreTrainedModel", *, length: int | None = None, stri
         The same model.
 
     Raises:
-        ValueError: it does another task, a length has to be said, or it is longer than the model's positions.
+        ValueError: it does another task, a length has to be said, or it is longer than the model's positions; or
+            Accelerate has wrapped the model.
     """
     task, limit = task_of(model), position_limit(model)
     if task.head != "ForSequenceClassification":
@@ -71,25 +63,13 @@ def read_in_windows(model: "PreTrainedModel", *, length: int | None = None, stri
     windows = Windows(limit if length is None else length, stride)  # type: ignore[arg-type]  # one of them is there
     if limit is not None and windows.length > limit:
         raise ValueError(f"length must be at most {limit}, the positions of the model. Got {length}.")
-    setattr(model.config, _ENTRY, asdict(windows))
-    return follow_config(model)
-
-
-def windows_of(model: nn.Module) -> Windows | None:
-    """How the config says that the model reads long texts; None where it says nothing.
-
-    Raises:
-        ValueError: what it says is no `Windows`.
-    """
-    entry = getattr(getattr(model, "config", None), _ENTRY, None)
-    if entry is None:
-        return None
-    try:
-        return Windows(**entry)
-    except (TypeError, ValueError) as error:
+    if "forward" in vars(model):
         raise ValueError(
-            f"config.{_ENTRY} must hold length and stride. Got {entry!r:.200}. Set it with read_in_windows. ({error})"
-        ) from error
+            f"This {type(model).__name__} is wrapped for a training, by Accelerate. Call read_in_windows before it, or "
+            "load the model again."
+        )
+    setattr(model.config, ENTRY, asdict(windows))
+    return follow_config(model)
 
 
 def follow_config(model: Any) -> Any:
@@ -112,22 +92,30 @@ def _windowed(stock: type) -> type:
         inputs |= {name: value for name, value in given.items() if name != "self"}
         if not is_windows(inputs):
             return stock.forward(self, **inputs)  # type: ignore[attr-defined]
-        labels = inputs.pop("labels", None)
+        labels, in_fields = inputs.pop("labels", None), inputs.pop("return_dict", None)
+        in_fields = getattr(self.config, "return_dict", True) if in_fields is None else in_fields
         flat, places = flat_windows(inputs)
-        outputs = stock.forward(self, **flat | {"return_dict": True})  # type: ignore[attr-defined]
-        for name in ("hidden_states", "attentions"):
-            if outputs.get(name) is not None:
-                # As of several texts in a row, empty windows included.
-                outputs[name] = tuple(spread(layer, places).flatten(0, 1) for layer in outputs[name])
-        outputs["logits"] = pooled(outputs["logits"], places)
+        outputs = stock.forward(self, **flat, return_dict=True)  # type: ignore[attr-defined]
+        found = dict(outputs) | {"logits": pooled(outputs["logits"], places)}
+        for name in {"hidden_states", "attentions"} & found.keys():
+            # As of several texts in a row, empty windows included.
+            found[name] = tuple(spread(layer, places).flatten(0, 1) for layer in found[name])
         if labels is not None:
-            logits = outputs["logits"]
-            outputs["loss"] = self.loss_function(logits=logits, labels=labels, pooled_logits=logits, config=self.config)
-        return outputs
+            logits = found["logits"]
+            loss = self.loss_function(logits=logits, labels=labels, pooled_logits=logits, config=self.config)
+            found = {"loss": loss} | found
+        answer = type(outputs)(**found)
+        return answer if in_fields else answer.to_tuple()
 
-    namespace = {"forward": forward, "takes_windows": True}
+    namespace = {"forward": forward, "takes_windows": True, "__reduce__": lambda self: (_blank, (stock,), vars(self))}
     same = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(stock.__name__, (stock,), namespace | same)
+
+
+def _blank(stock: type) -> Any:
+    """A model without its contents, for pickle, which looks for a class by its name."""
+    cls: Any = _windowed(stock)
+    return cls.__new__(cls)
 
 
 @dataclass(frozen=True)
@@ -143,12 +131,15 @@ class WindowCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The batch of some rows."""
         parts = [_windows_in(row) for row in rows]
-        batch = self.collate([window for part in parts for window in part])
+        windows = [window for part in parts for window in part]
+        batch = dict(self.collate([dict(window) for window in windows]))
+        if MASK not in batch:
+            batch[MASK] = _mask_of([window[IDS] for window in windows], batch[IDS])
         sizes = [len(part) for part in parts]
         firsts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
         found = {name: value[firsts] for name, value in batch.items() if name not in OF_WINDOWS}
-        of_windows = {name: batch[name] for name in OF_WINDOWS if name in batch}
-        of_windows.setdefault(MASK, torch.ones_like(of_windows[IDS]))
+        # A collator that is one of these already has made texts of one window of each.
+        of_windows = {name: batch[name].flatten(0, -2) for name in OF_WINDOWS if name in batch}
         return found | {
             name: pad_sequence([*value.split(sizes)], batch_first=True) for name, value in of_windows.items()
         }
@@ -156,11 +147,21 @@ class WindowCollator:
 
 def _windows_in(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each window; one that was not cut is one window."""
-    if not len(row[IDS]) or not isinstance(row[IDS][0], Sequence | Tensor) or not torch.as_tensor(row[IDS][0]).ndim:
+    if not len(row[IDS]) or not isinstance(row[IDS][0], Sequence | Tensor | np.ndarray) or not np.ndim(row[IDS][0]):
         return [dict(row)]
     rest = {name: value for name, value in row.items() if name not in OF_WINDOWS}
     names = [name for name in OF_WINDOWS if name in row]
     return [rest | {name: row[name][window] for name in names} for window in range(len(row[IDS]))]
+
+
+def _mask_of(texts: Sequence[Any], padded: Tensor) -> Tensor:
+    """1 where a padded text [N, tokens] has its own tokens."""
+    mask = torch.zeros_like(padded)
+    for row, (text, whole) in enumerate(zip(texts, padded.tolist(), strict=True)):
+        own = torch.as_tensor(text).tolist()
+        begin = starts_at(own, whole)
+        mask[row, begin : begin + len(own)] = 1
+    return mask
 
 
 def collator_for(model: nn.Module, processing_class: Any = None, given: Collator | None = None) -> Collator:

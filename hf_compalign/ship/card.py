@@ -40,7 +40,8 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
     path = Path(folder) / "config.json"
     config = PreTrainedConfig.from_json_file(path) if path.is_file() else None
     scheme = (entry_of(config, QUANTIZATION) or {}).get("scheme")
-    return write_card(folder, audit, details=details, scheme=scheme, shrunk=entry_of(config, SHRINK) is not None)
+    shrunk, in_windows = entry_of(config, SHRINK) is not None, hasattr(config, "text_windows")
+    return write_card(folder, audit, details=details, scheme=scheme, shrunk=shrunk, in_windows=in_windows)
 
 
 def with_what_was_done(card: CardDetails, model: PreTrainedModel) -> CardDetails:

@@ -20,7 +20,7 @@ from hf_compalign.measure.predictions import (
     rows_of_items,
     task_of_rows,
 )
-from hf_compalign.models import default_device
+from hf_compalign.models import check_same_reading, default_device
 from hf_compalign.opening import load_model, processor_of
 from hf_compalign.tasks import MEASURED, Task, task_of
 
@@ -73,6 +73,7 @@ def opened_sides(given: Mapping[str, Any], dataset: Dataset | None, options: Aud
     first, *others = (_class_names(side) for side in sides.values())
     for names in others:
         label_order(first, names)
+    check_same_reading({name: side.network for name, side in sides.items() if isinstance(side, Opened)})
     asked = [side for side in sides.values() if isinstance(side, Opened)]
     if asked and dataset is not None:
         for side in sides.values():

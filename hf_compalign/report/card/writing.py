@@ -37,7 +37,13 @@ INDEXED = {
 
 
 def write_card(
-    folder: str | Path, audit: Audit, *, details: CardDetails, scheme: str | None = None, shrunk: bool = False
+    folder: str | Path,
+    audit: Audit,
+    *,
+    details: CardDetails,
+    scheme: str | None = None,
+    shrunk: bool = False,
+    in_windows: bool = False,
 ) -> ModelCard:
     """The card of `hf_compalign.ship.write_model_card`.
 
@@ -47,6 +53,7 @@ def write_card(
         details: as there.
         scheme: how the weights are quantized; None where they are not. Only `load_compressed` opens such a model.
         shrunk: whether the layers have widths of their own. Only `load_compressed` opens such a model too.
+        in_windows: whether long texts are read in windows, which only this package does.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
@@ -73,6 +80,7 @@ def write_card(
         pairs=pairs(details),
         scheme=scheme,
         shrunk=shrunk,
+        in_windows=in_windows,
     )
     write_text_atomic(folder / "README.md", f"{card}\n")
     return card
