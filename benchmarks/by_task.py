@@ -124,8 +124,9 @@ class Result:
             found = json.loads(path.read_text())
             both = (found["reference"]["exact_match"], found["candidate"]["exact_match"])
             return cls(found["n"], found["mismatches"], both)
-        found = json.loads((output / "audit.json").read_text())["metrics"]
-        return cls(found["n"], found["cie"], (found["accuracy_reference"], found["accuracy_candidate"]))
+        found = json.loads((output / "audit.json").read_text())
+        metrics = found["metrics"]
+        return cls(found["n"], metrics["cie"], (metrics["accuracy_reference"], metrics["accuracy_candidate"]))
 
 
 def table(args: argparse.Namespace) -> None:
