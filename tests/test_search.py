@@ -14,6 +14,7 @@ from hf_compalign import (
     SearchOptions,
     compress_model,
     predict,
+    read_in_windows,
 )
 from hf_compalign.measure.audit import ModelInfo, Verdict
 from hf_compalign.measure.statistics import Estimate, upper_bound
@@ -106,7 +107,10 @@ def test_a_search_for_bytes_defers_nothing(model, rows, tmp_path):
     assert found.search.best.measured.size_bytes == min(one.measured.size_bytes for one in promising)
 
 
-def test_cut_models_are_trained_where_there_are_rows(model, rows, tmp_path):
+@pytest.mark.parametrize("windows", [False, True])
+def test_cut_models_are_trained_where_there_are_rows(model, rows, tmp_path, capsys, windows):
+    if windows:
+        model = shipping.saved(tmp_path / "windows", read_in_windows(shipping.model(), length=6, stride=1))
     options = replace(QUICK, int8=False, train_steps=3, train_batch_size=8, deferral=False)
     train = shipping.raw_texts(90).select(range(60, 90))
     found = compress_model(model, rows, tmp_path / "out", limits=LIMIT, train=train, options=options)
@@ -116,6 +120,7 @@ def test_cut_models_are_trained_where_there_are_rows(model, rows, tmp_path):
     assert trained.measured.size_bytes == pytest.approx(cut, rel=0.1)
     assert cut < whole
     assert trained.measured.n == 125  # the rows to train on calibrate too
+    assert not capsys.readouterr().out  # what a command prints there is its result
 
 
 # ---- a search that is cut short ----

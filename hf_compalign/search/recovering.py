@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
 from hf_compalign.align import AlignedDistillationTrainer, AlignmentArguments, last_complete_checkpoint
 from hf_compalign.measure.predictions import Columns, reader_of
+from hf_compalign.models import windows_of
 from hf_compalign.search.setting import Setting
 
 _SAVE_STEPS = 100
-# Half of every batch are inputs made of the batch itself, which only the original can answer.
+# Half of every batch are inputs made of the batch itself, which only the original can answer; but not of windows.
 _TRANSFER = 0.5
 
 
@@ -49,8 +50,9 @@ def recover(student: PreTrainedModel, setting: Setting, folder: Path) -> PreTrai
         processing_class=setting.processor,
         train_dataset=reader.prepared(setting.train, columns),
         teacher=setting.network,
-        alignment=AlignmentArguments(transfer=_TRANSFER),
+        alignment=AlignmentArguments(transfer=0.0 if windows_of(student) else _TRANSFER),
     )
+    trainer.remove_callback(PrinterCallback)  # it would print among what the command prints
     begun = any(folder.glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(folder)) if begun else None)
     return student.eval()
