@@ -123,6 +123,13 @@ def test_cut_models_are_trained_where_there_are_rows(model, rows, tmp_path, caps
     assert not capsys.readouterr().out  # what a command prints there is its result
 
 
+def test_a_training_that_makes_a_model_worse_is_not_taken(model, rows, tmp_path):
+    options = replace(QUICK, int8=False, train_steps=8, learning_rate=0.9, train_batch_size=8, deferral=False)
+    found = compress_model(model, rows, tmp_path / "out", limits=LIMIT, train=shipping.raw_texts(90), options=options)
+    cut, trained = (found.search.of(Step("onnx", cut=0.5, trained=done)).measured for done in (False, True))
+    assert trained.mismatches == cut.mismatches < cut.n / 2
+
+
 # ---- a search that is cut short ----
 
 

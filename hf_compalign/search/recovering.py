@@ -1,5 +1,6 @@
 """Train a cut model to answer like the original again."""
 
+import math
 from pathlib import Path
 
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
@@ -9,7 +10,9 @@ from hf_compalign.measure.predictions import Columns, reader_of
 from hf_compalign.models import windows_of
 from hf_compalign.search.setting import Setting
 
-_SAVE_STEPS = 100
+_MOST_STEPS = 100  # between two looks at the rows that are held back; at least four looks
+# So many rows of the training data, and at most this share, say whether the training helps.
+_HELD_BACK, _SHARE = 512, 0.2
 # Half of every batch are inputs made of the batch itself, which only the original can answer; but not of windows.
 _TRANSFER = 0.5
 
@@ -17,26 +20,36 @@ _TRANSFER = 0.5
 def recover(student: PreTrainedModel, setting: Setting, folder: Path) -> PreTrainedModel:
     """The student, trained on the original's answers alone: labels do not count.
 
+    Some rows are held back, and of the start and a checkpoint every so often the one with the fewest mismatches on them
+    is taken: a cut model that is good already is not made worse.
+
     Args:
         student: the cut model; it is changed.
         setting: the original, the rows to train on, and how long and how fast.
         folder: for checkpoints; a training that was killed goes on from the last.
 
     Raises:
-        ValueError: there are no rows to train on.
+        ValueError: there are no rows to train on, or too few.
     """
-    if setting.train is None:
-        raise ValueError("There are no rows to train a cut model on. Give train=.")
+    if setting.train is None or len(setting.train) < 2:
+        raise ValueError("There are no rows to train a cut model on. Give train=, with two rows or more.")
     options = setting.options
     columns = Columns.of(options.columns)
     reader = reader_of(setting.network, setting.train, processing_class=setting.processor)
+    rows = reader.prepared(setting.train, columns).shuffle(seed=options.seed)
+    every = max(1, min(_MOST_STEPS, options.train_steps // 4))
+    n_held = min(_HELD_BACK, math.ceil(_SHARE * len(rows)))
     args = TrainingArguments(
         output_dir=str(folder),
         max_steps=options.train_steps,
         per_device_train_batch_size=options.train_batch_size,
         learning_rate=options.learning_rate,
         seed=options.seed,
-        save_steps=_SAVE_STEPS,
+        save_steps=every,
+        eval_strategy="steps",
+        eval_steps=every,
+        load_best_model_at_end=True,
+        per_device_eval_batch_size=options.train_batch_size,
         save_total_limit=1,
         # Of images, a transform reads columns that the model does not know.
         remove_unused_columns=setting.task.model_input != "pixel_values",
@@ -48,7 +61,8 @@ def recover(student: PreTrainedModel, setting: Setting, folder: Path) -> PreTrai
         student,
         args,
         processing_class=setting.processor,
-        train_dataset=reader.prepared(setting.train, columns),
+        train_dataset=rows.select(range(n_held, len(rows))),
+        eval_dataset=rows.select(range(n_held)),
         teacher=setting.network,
         alignment=AlignmentArguments(transfer=0.0 if windows_of(student) else _TRANSFER),
     )
