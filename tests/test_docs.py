@@ -137,9 +137,8 @@ def test_the_python_of_a_page_runs_and_prints_what_it_says(page, tmp_path, monke
             # A block that prints nothing has no output: the text behind it is something else.
             unsaid = said.get(line, set()) - words_of(printed) if printed else set()
             # On another processor a sentence of a long output may come to another conclusion.
-            assert len(unsaid) <= 0.05 * len(said.get(line, ())), (
-                f"{page.name}, line {line}: it printed\n{printed}\nwithout {unsaid}"
-            )
+            most = 0.05 * len(said.get(line, ()))
+            assert len(unsaid) <= most, f"{page.name}, line {line}: it printed\n{printed}\nwithout {unsaid}"
 
 
 @pytest.mark.slow
