@@ -8,10 +8,11 @@ import pytest
 import tiny
 import torch
 from commands import call, error_of
+from datasets import Dataset
 from exported import rounded_products, weight_types
 from tiny import NAMED, reviews, tokenizer, without_equal_tensors
 
-from hf_compalign import audit, load_compressed, predict, prune_, shrink_
+from hf_compalign import audit, load_compressed, predict, prune_, read_in_windows, shrink_
 from hf_compalign.compress.export import export_openvino
 from hf_compalign.compress.export import openvino as openvino_export
 from hf_compalign.compress.quantize import quantize_
@@ -313,6 +314,20 @@ def test_a_missing_extra_is_named(saved, tmp_path, monkeypatch, package):
     if package == "openvino":
         with pytest.raises(ImportError, match=r"Running an OpenVINO file needs .*'hf-compalign\[openvino\]'"):
             OpenVinoModel(saved[1].path)
+
+
+def test_long_texts_are_read_in_windows(tmp_path):
+    model = read_in_windows(tiny.bert(**NAMED, vocab_size=len(tiny.WORDS)).eval(), length=8, stride=2)
+    long = Dataset.from_dict({"text": ["good film", "good " * 8 + "a bad book the bad " * 5, "bad " * 3]})
+    export_openvino(model, tmp_path / "out")
+    tokenizer().save_pretrained(tmp_path / "out")
+    expected = predict(model, long, processing_class=tokenizer()).logits
+    found = predict(tmp_path / "out", long).logits
+    error = tiny.distance(found, expected)
+    assert error < 0.05  # in bfloat16 on some CPUs
+    del model.config.text_windows
+    whole = predict(model, long, processing_class=tokenizer()).logits
+    assert tiny.distance(whole[1], expected[1]) > 5 * error
 
 
 def test_nothing_left_and_another_shape_are_refused(tmp_path):

@@ -27,7 +27,6 @@ from hf_compalign import (
     WindowCollator,
     audit,
     export_onnx,
-    export_openvino,
     fit_deferral,
     load_compressed,
     predict,
@@ -144,11 +143,9 @@ def test_it_is_saved_along_and_read_by_whatever_opens_it(tmp_path):
     assert config["text_windows"] == {"length": LENGTH, "stride": STRIDE}
     assert config["architectures"] == ["BertForSequenceClassification"]
     export_onnx(windowed, tmp_path / "onnx")
-    export_openvino(windowed, tmp_path / "openvino")
-    for kind in ("torch", "onnx", "openvino"):
+    for kind in ("torch", "onnx"):
         tokenizer().save_pretrained(tmp_path / kind)
-    for kind, close in (("torch", 1e-5), ("onnx", 1e-5), ("openvino", 0.05)):  # in bfloat16 on some CPUs
-        assert tiny.distance(predict(tmp_path / kind, dataset).logits, expected) < close
+        assert tiny.distance(predict(tmp_path / kind, dataset).logits, expected) < tiny.ROUNDING
     assert type(load_compressed(tmp_path / "torch")).__name__ == "BertForSequenceClassification"
     # Transformers itself opens an ordinary model of the same weights.
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "torch")
