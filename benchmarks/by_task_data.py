@@ -4,12 +4,12 @@ Each function writes train.parquet and validation.parquet into a folder, unless 
 """
 
 import io
-import wave
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from datasets import Audio, ClassLabel, Dataset, Features, Sequence, Value
+from scipy.io import wavfile
 from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
@@ -182,11 +182,7 @@ def sounds(data: Path) -> tuple[Dataset, ...]:
 
 def _wav(heard: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes((np.clip(heard, -1, 1) * 32767).astype("<i2").tobytes())
+    wavfile.write(buffer, RATE, (np.clip(heard, -1, 1) * 32767).astype("<i2"))
     return buffer.getvalue()
 
 

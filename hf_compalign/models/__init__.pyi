@@ -27,6 +27,7 @@ from .pooling import Windows as Windows
 from .pooling import check_same_reading as check_same_reading
 from .pooling import is_windows as is_windows
 from .pooling import window_rows as window_rows
+from .pooling import windows_in as windows_in
 from .pooling import windows_of as windows_of
 from .processor import cpu_name as cpu_name
 from .processor import instruction_sets as instruction_sets

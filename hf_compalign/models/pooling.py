@@ -35,12 +35,17 @@ class Windows:
 
 
 def windows_of(model: nn.Module) -> Windows | None:
-    """How the config says that the model reads long texts; None where it says nothing.
+    """How the config of a model says that it reads long texts; see `windows_in`."""
+    return windows_in(getattr(model, "config", None))
+
+
+def windows_in(config: Any) -> Windows | None:
+    """How a config says that its model reads long texts; None where it says nothing.
 
     Raises:
         ValueError: what it says is no `Windows`.
     """
-    entry = getattr(getattr(model, "config", None), ENTRY, None)
+    entry = getattr(config, ENTRY, None)
     if entry is None:
         return None
     try:

@@ -13,7 +13,7 @@ from hf_compalign._formats import percent
 from hf_compalign.compress import QUANTIZATION, SHRINK, entry_of, prunable_layers, sparsity_of
 from hf_compalign.compress.quantize import quantization_of, scheme_of
 from hf_compalign.measure.audit import Audit
-from hf_compalign.models import is_quantized
+from hf_compalign.models import is_quantized, windows_in
 from hf_compalign.report.card import CardDetails, write_card
 
 # A layer with a larger share of zeros is pruned. Training leaves fewer by chance; 8 bits round some 2 % of the weights
@@ -40,7 +40,7 @@ def write_model_card(folder: str | Path, audit: Audit, *, details: CardDetails) 
     path = Path(folder) / "config.json"
     config = PreTrainedConfig.from_json_file(path) if path.is_file() else None
     scheme = (entry_of(config, QUANTIZATION) or {}).get("scheme")
-    shrunk, in_windows = entry_of(config, SHRINK) is not None, hasattr(config, "text_windows")
+    shrunk, in_windows = entry_of(config, SHRINK) is not None, windows_in(config) is not None
     return write_card(folder, audit, details=details, scheme=scheme, shrunk=shrunk, in_windows=in_windows)
 
 
