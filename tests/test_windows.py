@@ -73,6 +73,12 @@ def stock(windowed):
     return plain
 
 
+def aligned(folder, dataset, **options):
+    """A trainer of one model that reads windows after another."""
+    given = {"teacher": model(1), "processing_class": tokenizer()} | options
+    return AlignedDistillationTrainer(model(2), tiny.arguments(folder), train_dataset=dataset, **given)
+
+
 def by_hand(windowed, dataset):
     """The mean of the logits of each window, asked alone."""
     plain, cut = stock(windowed).eval(), tokenized_windows(dataset, tokenizer(), ["text"], length=LENGTH, stride=STRIDE)
@@ -401,9 +407,7 @@ def test_texts_that_cannot_be_cut_are_refused():
 
 def test_a_teacher_that_reads_other_rows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="read long texts in windows, or neither: .* Got teacher none, student Win"):
-        AlignedDistillationTrainer(
-            model(2), tiny.arguments(tmp_path), teacher=zoo.build("bert"), train_dataset=rows("windows", 4)
-        )
+        aligned(tmp_path, rows("windows", 4), teacher=zoo.build("bert"))
 
 
 def test_two_models_that_read_other_parts_of_a_text_are_not_compared():
@@ -429,9 +433,7 @@ def test_whole_texts_are_read_as_they_are_and_that_is_said(caplog):
 
 def test_a_window_longer_than_the_model_is_named(tmp_path):
     long = Dataset.from_dict({"input_ids": [[[5] * 50], [[6] * 3]], "labels": [0, 1]})
-    trainer = AlignedDistillationTrainer(
-        model(2), tiny.arguments(tmp_path), teacher=model(1), train_dataset=long, processing_class=tokenizer()
-    )
+    trainer = aligned(tmp_path, long)
     with pytest.raises(ValueError, match="Row [01] of a batch has 50 tokens, and the model has positions for 40"):
         trainer.train()
 
@@ -445,14 +447,7 @@ def test_what_a_training_has_wrapped_is_refused():
 
 def test_texts_are_not_made_up_of_windows(tmp_path):
     with pytest.raises(ValueError, match="transfer makes texts that are read at once"):
-        AlignedDistillationTrainer(
-            model(2),
-            tiny.arguments(tmp_path),
-            teacher=model(1),
-            alignment=AlignmentArguments(transfer=0.5),
-            train_dataset=rows("windows", 4),
-            processing_class=tokenizer(),
-        )
+        aligned(tmp_path, rows("windows", 4), alignment=AlignmentArguments(transfer=0.5))
 
 
 def test_reasons_are_not_compared_over_windows(tmp_path):
@@ -460,10 +455,4 @@ def test_reasons_are_not_compared_over_windows(tmp_path):
     with pytest.raises(ValueError, match="Texts that are read in windows are not explained"):
         audit(model(1), model(2), texts(), options=options, attribution=AttributionOptions())
     with pytest.raises(ValueError, match="Gradients of inputs are compared for texts that are read at once"):
-        AlignedDistillationTrainer(
-            model(2),
-            tiny.arguments(tmp_path),
-            teacher=model(1),
-            alignment=AlignmentArguments(attribution_weight=1.0),
-            train_dataset=rows("windows", 4),
-        )
+        aligned(tmp_path, rows("windows", 4), alignment=AlignmentArguments(attribution_weight=1.0))
