@@ -1,15 +1,17 @@
 """CE alone against aligned recovery, task by task, through the example scripts: which answers change, for three seeds.
 
-    python benchmarks/by_task.py run --checkpoint MINILM --data DATA --output OUT [--tasks text names]
-    python benchmarks/by_task.py table --output OUT
+    python benchmarks/by_task.py run --checkpoint MINILM --data DATA --output OUT [--tasks text names] [--recipe FILE]
+    python benchmarks/by_task.py table --output OUT [--recipe FILE]
 
 MINILM is a pretrained encoder of BERT's kind. DATA holds the folders sst2, hatexplain, trec and cifar10, with their
 rows in parquet files; `by_task_data.py` makes the sets of the other tasks from these.
 
 The rule: each task's original is fine-tuned with its labels; then half of its weights are pruned during one epoch, by
 magnitude over all layers, with `--preset labels` and with `--preset default`, all else the same, for seeds 0, 1 and 2.
-Nothing is chosen, so all rows of evaluation count. Fewer is the number of mismatches of the first over that of the
-second: the geometric mean over the seeds, half a mismatch added to both, with Student's 95 % interval over them.
+With a recipe, such as examples/recipes/prune-half.yaml, what is not in COMMON or among the flags of a task is as the
+recipe has it. Nothing is chosen, so all rows of evaluation count. Fewer is the number of mismatches of the first over
+that of the second: the geometric mean over the seeds, half a mismatch added to both, with Student's 95 % interval over
+them.
 
 A run that is there is not run again.
 """
@@ -63,7 +65,11 @@ TASKS = {
         + " ".join(GROUPS),
     ),
     "names": Task("words, 7 tags", "run_ner", "--max_seq_length 64"),
-    "spans": Task("answers in texts", "run_qa", "--max_seq_length 128 --doc_stride 32 --teacher_num_train_epochs 4"),
+    "spans": Task(
+        "answers in texts",
+        "run_qa",
+        "--max_seq_length 128 --doc_stride 32 --teacher_num_train_epochs 12 --teacher_learning_rate 1e-4",
+    ),
     "images": Task(
         "images, 10 classes (CIFAR-10)",
         "run_image_classification",
@@ -79,6 +85,7 @@ TASKS = {
 
 def run(args: argparse.Namespace) -> None:
     """Every run of these tasks, one after the other."""
+    begin = _prefix(args.recipe)
     for name in args.tasks:
         folder = args.output / name
         files = SETS[name](args.data, folder / "data")
@@ -86,16 +93,19 @@ def run(args: argparse.Namespace) -> None:
         for seed in SEEDS:
             for arm, preset in ARMS.items():
                 data = f"--train_file {files[0]} --validation_file {files[1]}"
-                _run(TASKS[name], start, folder, f"{preset}-{seed}", f"{data} --preset {preset} --seed {seed}")
+                data += f" --recipe {args.recipe}" if args.recipe else ""
+                run_name = f"{begin}{preset}-{seed}"
+                _run(TASKS[name], start, folder, run_name, f"{data} --preset {preset} --seed {seed}")
                 print(name, arm, seed, flush=True)
 
 
 def _run(task: Task, start: str, folder: Path, name: str, flags: str) -> None:
-    output, teacher = folder / name, folder / f"{ARMS['CE alone']}-{SEEDS[0]}" / "teacher"
+    output = folder / name
     if (output / "done").is_file():
         return
-    first = teacher.parent == output
-    models = f"--model_name_or_path {start}" if first else f"--teacher_name_or_path {teacher}"
+    # The first run fine-tunes the original, which all others take.
+    teacher = next((path for path in sorted(folder.glob("*/teacher")) if (path.parent / "done").is_file()), None)
+    models = f"--model_name_or_path {start}" if teacher is None else f"--teacher_name_or_path {teacher}"
     given = f"{EXAMPLES / task.script}.py {models} {task.flags} {COMMON} {flags} --output_dir {output}".split()
     log = folder / f"{name}.log"
     with log.open("w") as file:
@@ -133,7 +143,8 @@ def table(args: argparse.Namespace) -> None:
     """What the runs of all tasks that are there say."""
     print(tables.head("items", "how many", "score", "CE alone", "aligned", "fewer"))
     for name, task in TASKS.items():
-        runs = {preset: [args.output / name / f"{preset}-{seed}" for seed in SEEDS] for preset in ARMS.values()}
+        folder, begin = args.output / name, _prefix(args.recipe)
+        runs = {preset: [folder / f"{begin}{preset}-{seed}" for seed in SEEDS] for preset in ARMS.values()}
         if not all((path / "done").is_file() for paths in runs.values() for path in paths):
             continue
         ce, aligned = ([Result.read(path) for path in paths] for paths in runs.values())
@@ -147,6 +158,11 @@ def table(args: argparse.Namespace) -> None:
         low, high = np.exp(middle + np.array([-1, 1]) * stats.t.ppf(0.975, len(SEEDS) - 1) * error)
         fewer = f"{np.exp(middle):.1f} ({low:.1f} to {high:.1f})"
         print(tables.row(task.title, f"{ce[0].items:,}", f"{before:.1%}", *cells, fewer))
+
+
+def _prefix(recipe: Path | None) -> str:
+    """What the names of its runs begin with."""
+    return "" if recipe is None else f"{recipe.stem}-"
 
 
 def _mean(rates: Iterable[float]) -> str:
@@ -165,6 +181,7 @@ def main() -> None:
     printing = verbs.add_parser("table", help="what the runs say, in Markdown")
     printing.set_defaults(verb=table)
     for verb in (running, printing):
+        verb.add_argument("--recipe", type=Path, help="of the training of the students")
         verb.add_argument("--output", type=Path, required=True, help="where the sets, models and results go")
     args = parser.parse_args()
     args.verb(args)

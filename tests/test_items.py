@@ -1,5 +1,7 @@
 """What a model is asked, item by item, where an example has several: words, labels, choices."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import tiny
@@ -21,7 +23,7 @@ from hf_compalign import (
     predict,
 )
 from hf_compalign.measure.predictions import FORMAT_VERSION, ask, reader_of
-from hf_compalign.measure.statistics import upper_bound
+from hf_compalign.measure.statistics import count_ratio_interval, upper_bound
 
 pytestmark = pytest.mark.numeric
 
@@ -234,6 +236,72 @@ def test_texts_are_audited_word_by_word_with_their_contents():
     assert again.metrics["mismatch_rate_upper_bound"] == found.metrics["mismatch_rate_upper_bound"]
 
 
+def test_groups_of_words_are_those_of_their_texts():
+    dataset = sentences(20)
+    lengths = [len(words) for words in dataset["tokens"]]
+    dataset = dataset.add_column("length", [f"{length} words" for length in lengths])
+    options = AuditOptions(columns=Columns(label="tags"), processing_class=tiny.tokenizer())
+    found = audit(tagger(), tagger(seed=2), dataset, groups=["length"], options=options)
+    assert {row.group: row.n for row in found.groups} == {
+        f"{length} words": length * lengths.count(length) for length in dict.fromkeys(lengths)
+    }
+    assert sum(row.mismatches for row in found.groups) == found.metrics["cie"]
+    both = [read(model, dataset) for model in (tagger(), tagger(seed=2))]
+    by_item = [f"{lengths[example]} words" for example in both[0].examples]
+    np.testing.assert_equal(
+        [*map(asdict, audit(*both, groups={"length": by_item}).groups)], [*map(asdict, found.groups)]
+    )
+    in_halves = audit(*both, groups=["start" if item % 2 else "rest" for item in range(len(both[0]))])
+    assert "nan" not in str(in_halves)
+
+
+def test_a_training_reports_the_groups_of_words(tmp_path):
+    dataset = sentences(20)
+    dataset = dataset.add_column("length", ["short" if len(words) < 4 else "long" for words in dataset["tokens"]])
+    options = AuditOptions(columns=Columns(label="tags"), processing_class=tiny.tokenizer())
+    watching = AuditCallback(tagger(), dataset, groups=["length"], options=options)
+    trainer = AlignedDistillationTrainer(
+        tagger(seed=2),
+        tiny.arguments(tmp_path, max_steps=1, eval_strategy="no"),
+        teacher=tagger(),
+        train_dataset=rows("token-classification", 8),
+        data_collator=padded,
+        callbacks=[watching],
+    )
+    trainer.train()
+    trainer.evaluate(rows("token-classification", 8))
+    assert watching.latest.metrics["cie"] > 0
+    alone = audit(tagger(), trainer.model, dataset, groups=["length"], options=options)
+    np.testing.assert_equal([*map(asdict, watching.latest.groups)], [*map(asdict, alone.groups)])
+
+
+def test_candidates_are_compared_over_examples():
+    """One misreads four texts whole, the other one of these and another: a sign test of three texts to one."""
+    reference, candidates = of_items(), {"one": of_items(changed=[1, 2, 3, 4]), "two": of_items(changed=[4, 5])}
+    found = compare_candidates(reference, candidates)
+    assert [row.mismatches for row in found.rows] == [20, 10]
+    for row, candidate in zip(found.rows, candidates.values(), strict=True):
+        alone = audit(reference, candidate)
+        assert [*row.mismatch_rate_interval] == alone.metrics["mismatch_rate_interval"]
+        assert [*row.nfr_interval] == alone.metrics["nfr_interval"]
+    (pair,) = found.pairs
+    assert pair.cie_ratio.value == 2
+    assert pair.p_value == pytest.approx(2 * (1 + 4) / 2**4)
+    whole = [
+        Predictions(one.logits[::5], one.labels[::5], one.ids[::5], one.label_names)
+        for one in (reference, *candidates.values())
+    ]
+    alone = compare_candidates(whole[0], dict(zip(candidates, whole[1:], strict=True)))
+    assert pair.cie_ratio.high == alone.pairs[0].cie_ratio.high == np.inf
+    assert pair.cie_ratio.low == pytest.approx(alone.pairs[0].cie_ratio.low, abs=0.25)
+
+
+def test_a_ratio_to_no_mismatch_is_bounded_by_how_many_examples_there_were():
+    reference, first = of_items(), of_items(changed=[1, 2, 3, 4])
+    (pair,) = compare_candidates(reference, {"one": first, "none": reference}).pairs
+    assert (pair.cie_ratio.low, pair.cie_ratio.high) == count_ratio_interval(4, 0)
+
+
 def test_a_training_counts_the_mismatches_that_its_audit_counts(tmp_path):
     name = "token-classification"
     student, teacher = (CASES[name].model(seed) for seed in (2, 1))
@@ -257,10 +325,6 @@ def test_a_training_counts_the_mismatches_that_its_audit_counts(tmp_path):
 
 def test_what_is_not_known_for_items_that_share_examples_is_refused():
     reference, candidate = of_items(), of_items(changed=[3])
-    with pytest.raises(ValueError, match="groups compares items that are examples of their own, and these share exam"):
-        audit(reference, candidate, groups=["a"] * 200)
-    with pytest.raises(ValueError, match="Candidates are compared on items that are examples of their own, and these"):
-        compare_candidates(reference, {"one": candidate})
     with pytest.raises(ValueError, match="An explanation is of the one class of a text or image. Got a model for tok"):
         attribution_agreement(tagger(), tagger(seed=2), sentences(), processing_class=tiny.tokenizer())
     with pytest.raises(ValueError, match="Each word must have a label. Got 1 for 2 words in row 0. Give the column of"):

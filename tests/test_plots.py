@@ -232,7 +232,7 @@ def test_small_groups_are_hollow_and_it_is_said_why():
     ]
     assert sorted(place for places in hollow for place in places) == [[10.0, 0.83], [10.0, 1.17]]
     assert "hollow: fewer than 30 items, out of the verdict" in panel.get_xlabel()
-    assert "* unlike the items outside the group (Fisher, Holm: p < 0.05)" in panel.get_xlabel()
+    assert "* unlike the items outside the group (p < 0.05 after Holm)" in panel.get_xlabel()
     (panel,) = plot_groups(record(), attribute="length").axes
     assert panel.get_xlabel() == "% of the group's items, with 95 % interval"
 

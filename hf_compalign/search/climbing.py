@@ -20,7 +20,7 @@ from hf_compalign.ship.deployments import Deployment
 from hf_compalign.ship.repair import Part
 
 # Of the smallest limit, how much a file that defers may change itself: more leaves it more answers, less is safer.
-BUDGET_SHARES = (1.0, 0.6, 0.3)
+BUDGET_SHARES = (1.0, 0.8, 0.6, 0.3)
 # A file in INT8 that is not faster than this, against the same in float, is not worth what it changes.
 _FASTER = 1.03
 # How often the limit a cut may change for a stronger one to be tried, with the original behind it.

@@ -22,7 +22,7 @@ from hf_compalign.measure.audit.opened import answers_of, groups_of_items
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.audit.record import Audit
 from hf_compalign.measure.groups import Membership, attributes_of
-from hf_compalign.measure.predictions import Asked, Columns, Predictions, ask, reader_of
+from hf_compalign.measure.predictions import Asked, Columns, Predictions, ask, ids_of, reader_of
 from hf_compalign.models import evaluating, random_state_kept
 from hf_compalign.opening import model_fingerprint
 
@@ -177,10 +177,13 @@ class AuditCallback(TrainerCallback):
             self._asked = ask(reader, self._dataset, columns=options.columns, batch_size=batch_size)
             found = self._asked.answers
             # Columns are read once, not at every evaluation.
-            text = Columns.of(options.columns).text
-            attributes = attributes_of(self._groups, options.bins, self._dataset, text=text)
-            of_rows = any(one.of_rows for one in attributes.values())
-            self._attributes = groups_of_items(attributes, found.ids.tolist() if of_rows else None, self._reference)
+            columns = Columns.of(options.columns)
+            attributes = attributes_of(self._groups, options.bins, self._dataset, text=columns.text)
+            names = None
+            if any(one.of_rows for one in attributes.values()):
+                of_items = found.examples is None
+                names = (found.ids if of_items else ids_of(self._dataset, reader.task, columns)).tolist()
+            self._attributes = groups_of_items(attributes, names, self._reference)
         else:
             found = self._asked.again(model)
         return audit(

@@ -20,8 +20,7 @@ from hf_compalign.measure.statistics import (
     closer_p_value,
     holm,
     paired,
-    rate,
-    wilson_interval,
+    rates_of,
 )
 
 
@@ -32,7 +31,7 @@ class CandidateRow:
     Attributes:
         n: items compared, the same ones for all candidates.
         mismatches: answers that changed, CIE; out of n.
-        mismatch_rate_interval: 95 %, Wilson's, as ``nfr_interval``.
+        mismatch_rate_interval: 95 %, see `rate_interval`, as ``nfr_interval``.
         n_labeled: items with a known label; all that follows is of these, its rates nan without any.
         cie_u: right answers that were lost; ``nfr`` is their share.
         accuracy_change: the candidate's accuracy minus the reference's.
@@ -57,7 +56,7 @@ class PairRow:
 
     Attributes:
         cie_ratio: CIE(first) / CIE(second): above 1 the second keeps more of the reference's answers.
-        p_value: of equal mismatch rates, as `closer_p_value`.
+        p_value: of equal mismatch rates, or of as many examples for each, as `closer_p_value`.
         p_adjusted: the same, adjusted by Holm for the number of pairs.
     """
 
@@ -120,30 +119,27 @@ def compare_candidates(
     (6.0, 0.0625)
 
     ``candidates`` is name -> predictions of a model, paired by id and by class name. The interval of each ratio takes
-    ``n_resamples`` draws of the items, with one seed for all pairs.
+    ``n_resamples`` draws of the items, with one seed for all pairs. Where items share examples, intervals and tests are
+    over these.
 
     Raises:
         ValueError: no candidate, other items, labels or inputs than the reference's, or nothing to compare.
     """
     if not candidates:
         raise ValueError("There is no candidate to compare with the reference. Give at least one, by name.")
-    if reference.examples is not None:
-        raise ValueError(
-            "Candidates are compared on items that are examples of their own, and these share examples: the words of a "
-            "text, say, or several labels. Audit each candidate: audit(reference, candidate)."
-        )
     aligned = same_items(reference, candidates.values())
     labels = aligned.labels[aligned.counted]
+    examples = None if reference.examples is None else reference.examples[aligned.counted]
     truth, *answers = (model.predicted[aligned.counted] for model in aligned.models)
     named = dict(zip(candidates, answers, strict=True))
     names = tuple(combinations(named, 2))
     both = [(truth, named[first], named[second]) for first, second in names]
-    ratios = [cie_ratio(*three, n_resamples=n_resamples, seed=seed) for three in both]
-    p_values = [closer_p_value(*three) for three in both]
+    ratios = [cie_ratio(*three, examples=examples, n_resamples=n_resamples, seed=seed) for three in both]
+    p_values = [closer_p_value(*three, examples=examples) for three in both]
     pairs = zip(names, ratios, p_values, holm(p_values), strict=True)
     return Candidates(
         reference=reference.model,
-        rows=tuple(_row(name, truth, predicted, labels) for name, predicted in named.items()),
+        rows=tuple(_row(name, truth, predicted, labels, examples) for name, predicted in named.items()),
         pairs=tuple(PairRow(*two, ratio, p_value, float(p_adjusted)) for two, ratio, p_value, p_adjusted in pairs),
     )
 
@@ -188,19 +184,20 @@ def _modal(answers: Array) -> Array:
     return votes == votes.max(axis=0)
 
 
-def _row(name: str, reference: Array, predicted: Array, labels: Array) -> CandidateRow:
-    mismatches, n = int((reference != predicted).sum()), len(reference)
+def _row(name: str, reference: Array, predicted: Array, labels: Array, examples: Array | None) -> CandidateRow:
+    rates = rates_of(reference, predicted, labels, examples=examples)
+    changed, lost = rates["mismatch_rate"], rates["nfr"]
     cells = Cells.count(reference, predicted, labels)
     return CandidateRow(
         name=name,
-        n=n,
-        mismatches=mismatches,
-        mismatch_rate=rate(mismatches, n),
-        mismatch_rate_interval=wilson_interval(mismatches, n),
-        n_labeled=cells.n,
-        cie_u=cells.lost,
-        nfr=cells.nfr,
-        nfr_interval=wilson_interval(cells.lost, cells.n),
+        n=changed.n,
+        mismatches=changed.k,
+        mismatch_rate=changed.value,
+        mismatch_rate_interval=changed.interval,
+        n_labeled=lost.n,
+        cie_u=lost.k,
+        nfr=lost.value,
+        nfr_interval=lost.interval,
         accuracy=cells.accuracy_candidate,
         accuracy_change=cells.accuracy_change,
     )

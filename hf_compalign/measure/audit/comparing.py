@@ -78,11 +78,11 @@ def compared(
     examples = None if reference.examples is None else reference.examples[counted]
     both = reference.predicted[counted], candidate.predicted[counted], paired.labels[counted]
     scores = ItemScores.of(reference.logits, candidate.logits, paired.labels, rows=counted)
-    cells = Cells.count(*both)
+    cells, judging = Cells.count(*both), GroupOptions(options.min_group_size)
     rates = rates_of(*both, examples=examples)
     metrics = _metrics(rates, cells, scores, shared=examples is not None) | _task_metrics(both, len(names), examples)
     memberships = {name: [of[item] for item in counted.tolist()] for name, of in memberships.items()}
-    grouped = audit_groups(*both, memberships, n_classes=len(names), options=GroupOptions(options.min_group_size))
+    grouped = audit_groups(*both, memberships, n_classes=len(names), options=judging, examples=examples)
     items = changed_items(reference.ids[counted], both, scores, memberships, most=options.max_items)
     return Audit(
         n=len(counted),

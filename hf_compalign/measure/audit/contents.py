@@ -20,7 +20,7 @@ from hf_compalign.data import (
 )
 from hf_compalign.measure.attribution import AttributionAgreement, Explanation
 from hf_compalign.measure.audit.record import Audit
-from hf_compalign.measure.predictions import Columns
+from hf_compalign.measure.predictions import Columns, rows_of_items
 from hf_compalign.tasks import Task
 
 THUMBNAIL_PIXELS = 96
@@ -42,12 +42,8 @@ def with_contents(
     columns = Columns.of(columns)
     if len(ids) != len(dataset):
         raise ValueError(f"ids must name the rows of the dataset: {len(dataset)} of them. Got {len(ids)}.")
-    place = _rows_of(found, ids)
-    unknown = [item.id for item in found.items if item.id not in place]
-    if unknown:
-        raise ValueError(
-            f"The audit is of other rows: {len(unknown)} of its items are not among the ids, such as {unknown[0]!r}."
-        )
+    items = [item.id for item in found.items]
+    place = dict(zip(items, rows_of_items(items, ids, parts=True), strict=True))
     names = _asked_columns(dataset, task, columns)
     if task.reads_sounds:
         return replace(found, items=_with_files(found, dataset, names[0], place))
@@ -56,12 +52,12 @@ def with_contents(
     # Other columns may be large, or hold images that would be decoded.
     rows = dataset.select_columns(list(names)).select([place[item.id] for item in shown])
     rows = image_files(rows, *names) if of_images else rows
-    items = []
+    filled = []
     for item, row in zip(shown, rows, strict=True):
         asked = [row[name] for name in names]
         kept = {"image": _thumbnail(*asked)} if of_images else {"texts": tuple(map(_shortened, asked))}
-        items.append(replace(item, **kept))
-    found = replace(found, items=(*items, *found.items[len(items) :]))
+        filled.append(replace(item, **kept))
+    found = replace(found, items=(*filled, *found.items[len(filled) :]))
     return replace(found, items=_with_files(found, dataset, names[0], place)) if of_images else found
 
 
@@ -69,15 +65,6 @@ def _with_files(found: Audit, dataset: Dataset, column: str, place: Mapping[str,
     """The changed items with the names of their files."""
     files = _file_names(dataset, column)
     return tuple(replace(item, name=files[place[item.id]]) for item in found.items)
-
-
-def _rows_of(found: Audit, ids: Sequence[str]) -> dict[str, int]:
-    """The row of each changed item: that of its name, or of the row it begins with, as ``<row>/<item>``."""
-    place = {str(name): row for row, name in enumerate(ids)}
-    parts = {item.id: item.id.split("/") for item in found.items if item.id not in place}
-    starts = {name: ["/".join(of[:end]) for end in range(len(of) - 1, 0, -1)] for name, of in parts.items()}
-    rows = {name: next((place[start] for start in of if start in place), None) for name, of in starts.items()}
-    return place | {name: row for name, row in rows.items() if row is not None}
 
 
 def _asked_columns(dataset: Dataset, task: Task, columns: Columns) -> tuple[str, ...]:

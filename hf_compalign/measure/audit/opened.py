@@ -116,14 +116,8 @@ def groups_of_items(
     """Attribute -> the groups of the reference's items; ``ids`` are those of the rows, None without rows.
 
     Raises:
-        ValueError: the items are not of these rows, or share examples.
+        ValueError: the items are not of these rows.
     """
-    if reference.examples is not None:
-        if attributes:
-            raise ValueError(
-                "groups compares items that are examples of their own, and these share examples: the words of a text, "
-                "say, or several labels. Leave groups and bins out."
-            )
-        return {}
-    rows = [] if ids is None else rows_of_items(reference.ids.tolist(), ids)
+    parts = reference.examples is not None
+    rows = [] if ids is None else rows_of_items(reference.ids.tolist(), ids, parts=parts)
     return {name: [one.groups[row] for row in rows] if one.of_rows else one.groups for name, one in attributes.items()}

@@ -11,8 +11,9 @@ from scipy import sparse
 from hf_compalign.measure.groups.gaps import BOUND_LEVEL, MOST_WEIGHTS, gap_lower_bound
 from hf_compalign.measure.groups.options import GroupOptions
 from hf_compalign.measure.groups.record import FairnessRow
+from hf_compalign.measure.groups.sharing import CountedRates
 from hf_compalign.measure.groups.table import MODELS, CountedGroups
-from hf_compalign.measure.statistics import PARITY, RATES, Array, estimate, parity
+from hf_compalign.measure.statistics import PARITY, RATES, Array, divided, estimate, parity
 
 DIFFERENCES = tuple(measure for measure in PARITY if measure.endswith("difference"))
 
@@ -84,11 +85,13 @@ def _bounds(
     """One-sided 95 % lower and upper bounds of the candidate's differences, the worst over the classes."""
     enough = {name: groups.sum(axis=0) > 1 for name, groups in comparable.items()}
     drawn = _drawn_gaps(found, comparable, enough, options)
-    sets: dict[str, list[tuple[Array, Array]]] = {name: [] for name in RATES}
-    for name in RATES:
-        for label in np.flatnonzero(enough[name]):
-            n = found.out_of[name][comparable[name][:, label], label]
-            sets[name].append((np.rint(found.rates["candidate"][name][comparable[name][:, label], label] * n), n))
+    sets = {
+        name: [
+            _rates(found, name, label, np.flatnonzero(comparable[name][:, label]))
+            for label in np.flatnonzero(enough[name]).tolist()
+        ]
+        for name in RATES
+    }
     bounds = {}
     for measure, value in values.items():
         upper = math.nan
@@ -99,46 +102,57 @@ def _bounds(
     return bounds
 
 
+def _rates(found: CountedGroups, name: str, label: int, groups: Array) -> CountedRates:
+    """Of the candidate, for one class and these groups."""
+    if found.answers.kinds.contents is not None:
+        return found.answers.rates(name, label, groups)
+    n = found.out_of[name][groups, label]
+    return CountedRates(np.rint(found.rates["candidate"][name][groups, label] * n).astype(np.int64), n)
+
+
 def _drawn_gaps(
     found: CountedGroups, comparable: Masks, enough: Masks, options: GroupOptions
 ) -> dict[str, NDArray[np.float64]]:
     """Rate -> draws [R] of the candidate's largest gap of any class; -inf without a class of two groups.
 
-    As for `resampled_gaps`, each item has a weight from the unit exponential, and each group one item more that counts
-    against the model: for a class it adds to the highest rate, and to what the lowest is out of.
+    As for `resampled_gaps`, each item or example has a weight from the unit exponential, and each group one more that
+    counts against the model: for a class it adds to the highest rate, and to what the lowest is out of.
     """
     classes = np.flatnonzero(np.any([*enough.values()], axis=0))
-    members, sums = _sums(found, classes)
-    n_groups, n_cells = members.shape[1], members.shape[0]
+    kinds, sums = found.answers.kinds, _sums(found, classes)
+    n_groups = kinds.members.shape[1]
+    of_labeled = kinds.members.multiply(found.answers.labeled[:, np.newaxis]).tocsr()
+    most = {"selection_rate": (kinds.members, 1), "tpr": (sums[2], len(classes)), "fpr": (of_labeled, 1)}
+    largest = {name: kinds.largest(of).reshape(n_groups, width) for name, (of, width) in most.items()}
     generator = np.random.default_rng(options.seed)
     parts: dict[str, list[Array]] = {name: [] for name in RATES}
-    step = max(1, MOST_WEIGHTS // max(1, n_cells + n_groups * len(classes)))
+    step = max(1, MOST_WEIGHTS // max(1, kinds.n_drawn + n_groups * len(classes)))
     for start in range(0, options.n_resamples, step):
         n_draws = min(step, options.n_resamples - start)
-        weights = generator.standard_gamma(found.answers.count, size=(n_draws, n_cells))
+        weights = kinds.weights(n_draws, generator)
         extra = generator.standard_exponential((n_draws, n_groups, 1))
         shape = (n_draws, n_groups, len(classes))
         selected, labeled_selected, positives, hits = ((weights @ of).reshape(shape) for of in sums)
-        n = (weights @ members)[..., np.newaxis]
-        labeled = ((weights * found.answers.labeled) @ members)[..., np.newaxis]
+        n = (weights @ kinds.members)[..., np.newaxis]
+        labeled = ((weights * found.answers.labeled) @ kinds.members)[..., np.newaxis]
         counts = {"selection_rate": (selected, n), "tpr": (hits, positives)}
         counts["fpr"] = (labeled_selected - hits, labeled - positives)
         for name, (k, out_of) in counts.items():
-            taken = comparable[name][:, classes]
-            high = np.where(taken, (k + extra) / (out_of + extra), -np.inf).max(axis=1, initial=-np.inf)
-            low = np.where(taken, k / (out_of + extra), np.inf).min(axis=1, initial=np.inf)
+            taken, more = comparable[name][:, classes], extra * largest[name]
+            high = np.where(taken, divided(k + more, out_of + more), -np.inf).max(axis=1, initial=-np.inf)
+            low = np.where(taken, divided(k, out_of + more), np.inf).min(axis=1, initial=np.inf)
             gaps = np.where(enough[name][classes], high - low, -np.inf)
             parts[name].append(gaps.max(axis=1, initial=-np.inf))
     return {name: np.concatenate(drawn) for name, drawn in parts.items()}
 
 
-def _sums(found: CountedGroups, classes: Array) -> tuple[sparse.csr_array, list[sparse.csr_array]]:
-    """The groups of each kind of item [T, G], and what adds kinds up by group and class [T, G * classes].
+def _sums(found: CountedGroups, classes: Array) -> list[sparse.csr_array]:
+    """What adds kinds up by group and class [T, G * classes].
 
-    The latter are for items by their answer, labeled items by their answer, items by their label, and right answers.
+    They are for items by their answer, labeled items by their answer, items by their label, and right answers.
     """
     answers = found.answers
-    members = found.table.members[answers.pattern]
+    members = answers.kinds.members
     pairs = members.tocoo()
     place = np.full(found.occurs.shape[1] + 1, -1)
     place[classes] = np.arange(len(classes))
@@ -154,4 +168,4 @@ def _sums(found: CountedGroups, classes: Array) -> tuple[sparse.csr_array, list[
         cells = pairs.col[kept] * len(classes) + columns[kept]
         shape = (members.shape[0], members.shape[1] * len(classes))
         sums.append(sparse.csr_array((np.ones(len(cells)), (pairs.row[kept], cells)), shape=shape))
-    return members, sums
+    return sums

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from hf_compalign._extras import needs_extra
 from hf_compalign.measure.groups.fairness import fairness
-from hf_compalign.measure.groups.gaps import exact_p_values, permutation_p_values, resampled_gaps
+from hf_compalign.measure.groups.gaps import group_p_values, permutation_p_values, resampled_gaps
 from hf_compalign.measure.groups.options import GroupOptions
 from hf_compalign.measure.groups.record import Gap, GroupAudit, GroupRates, GroupRow
 from hf_compalign.measure.groups.table import (
@@ -35,7 +35,6 @@ from hf_compalign.measure.statistics import (
     paired,
     rate,
     rate_sizes,
-    wilson_interval,
 )
 
 _BY_CLASS = tuple(f"{name}_{model}" for model in MODELS for name in CLASS_COUNTS)
@@ -49,6 +48,7 @@ def audit_groups(
     *,
     n_classes: int,
     options: GroupOptions | None = None,
+    examples: ArrayLike | None = None,
 ) -> GroupAudit:
     """Compare two models' answers group by group.
 
@@ -60,7 +60,8 @@ def audit_groups(
     (0.5, 'a')
 
     Answers and labels are int [N], in [0, n_classes), a label also -100 where it is unknown. ``groups`` is attribute ->
-    the groups of each item, as `normalized_groups` gives them.
+    the groups of each item, as `normalized_groups` gives them. Where items share ``examples``, int [N], intervals,
+    bounds and tests are over these.
 
     Raises:
         ValueError: not integers of one shape [N], or an answer or a label that is no class.
@@ -69,12 +70,15 @@ def audit_groups(
     chosen = options or GroupOptions()
     r, c, y = paired(reference, candidate, labels)
     check_classes(n_classes, reference=r, candidate=c, labels=y)
+    shared = None if examples is None else np.unique(paired(r, examples)[1], return_inverse=True)[1]
+    if shared is not None and len(shared) == shared.max(initial=-1) + 1:
+        shared = None
     found = [
-        _by_group(attribute, *counted((r, c, y), membership, n_classes=n_classes), n_classes)
+        _by_group(attribute, *counted((r, c, y), membership, n_classes=n_classes, examples=shared), n_classes)
         for attribute, membership in groups.items()
     ]
     return GroupAudit(
-        rows=tuple(row for one in found for row in _rows(one, chosen.min_group_size)),
+        rows=tuple(row for one in found for row in _rows(one, chosen)),
         rates=tuple(rates for one in found for rates in _class_rates(one)),
         gaps=tuple(_gap(one, chosen) for one in found),
         min_group_size=chosen.min_group_size,
@@ -117,31 +121,34 @@ def _group_counts(labels: ArrayLike, _: ArrayLike, *, n_classes: int, **columns:
     return np.concatenate([[np.sum(columns[name]) for name in COUNTS], by_class[:, :n_classes].ravel()])
 
 
-def _rows(found: CountedGroups, min_group_size: int) -> list[GroupRow]:
-    p_values = exact_p_values(found.table, found.counts)
-    adjusted = holm(np.where(found.counts["n"] < min_group_size, np.nan, p_values))
-    counts = (found.counts[name].tolist() for name in COUNTS)
+def _rows(found: CountedGroups, options: GroupOptions) -> list[GroupRow]:
+    p_values = group_p_values(found.table, found.counts, seed=options.seed)
+    adjusted = holm(np.where(found.counts["n"] < options.min_group_size, np.nan, p_values))
+    counts = np.stack([found.counts[name] for name in COUNTS], axis=1).tolist()
+    everyone = np.arange(len(found.table.names))
+    kinds = (("mismatches", "n"), ("lost", "n_labeled"))
+    intervals = (found.table.rates(*kind, everyone).intervals() for kind in kinds)
     return [
         GroupRow(
             attribute=found.attribute,
             group=group,
             n=n,
             n_labeled=n_labeled,
-            small=n < min_group_size,
+            small=n < options.min_group_size,
             mismatches=mismatches,
             mismatch_rate=rate(mismatches, n),
-            mismatch_rate_interval=wilson_interval(mismatches, n),
+            mismatch_rate_interval=changed,
             lost=lost,
             nfr=rate(lost, n_labeled),
-            nfr_interval=wilson_interval(lost, n_labeled),
+            nfr_interval=flipped,
             accuracy_reference=rate(before, n_labeled),
             accuracy_candidate=rate(after, n_labeled),
             accuracy_change=rate(after - before, n_labeled),
             p_value=p_value,
             p_adjusted=p_adjusted,
         )
-        for group, n, mismatches, n_labeled, lost, before, after, p_value, p_adjusted in zip(
-            found.table.names, *counts, p_values.tolist(), adjusted.tolist(), strict=True
+        for group, (n, mismatches, n_labeled, lost, before, after), changed, flipped, p_value, p_adjusted in zip(
+            found.table.names, counts, *intervals, p_values.tolist(), adjusted.tolist(), strict=True
         )
     ]
 

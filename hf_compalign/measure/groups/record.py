@@ -11,9 +11,10 @@ class GroupRow:
 
     Attributes:
         small: fewer items than the minimum, so nothing is concluded.
-        mismatch_rate_interval: 95 % Wilson interval, as ``nfr_interval``.
+        mismatch_rate_interval: 95 % interval, as ``nfr_interval``: Wilson's, or a bootstrap where items share examples.
         lost: items that only the reference has right; ``nfr`` is their share.
-        p_value: Fisher's exact test, two-sided, that mismatches are as frequent in the group as among all other items.
+        p_value: two-sided, that mismatches are as frequent in the group as among all other items: Fisher's exact test,
+            or a permutation of examples, see `hf_compalign.measure.groups.gaps.group_p_values`.
         p_adjusted: by Holm's method, over the groups of the attribute that are not small; nan for a small one.
     """
 

@@ -1,4 +1,4 @@
-"""Items with the same groups and the same outcome in one row with a count: what the statistics of groups read."""
+"""Items with the same groups and the same outcome are of one kind: what the statistics of groups read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from hf_compalign.labels import IGNORED
 from hf_compalign.measure.groups.membership import Bin
+from hf_compalign.measure.groups.sharing import CountedRates, Kinds
 from hf_compalign.measure.statistics import Array, class_counts
 
 COUNTS = ("n", "mismatches", "n_labeled", "lost", "right_reference", "right_candidate")
@@ -28,44 +29,50 @@ def _answer_flags(reference: Array, candidate: Array, labels: Array) -> NDArray[
 
 @dataclass(frozen=True, eq=False)
 class GroupTable:
-    """The items of one attribute in T rows, each with its count: the items of a row are alike in all that matters."""
+    """The items of one attribute by T kinds."""
 
     names: tuple[str, ...]  # the G groups, in the order of their first item, or bins in that of their values
     in_order: bool  # whether they are bins
-    members: sparse.csr_array  # the P different sets of groups that items are in, 0 or 1 [P, G]
-    pattern: NDArray[np.int64]  # the set of each row [T]
+    kinds: Kinds
+    pattern: NDArray[np.int64]  # which set of groups each kind is in [T]
     flags: NDArray[np.bool_]  # `_answer_flags` [T, 6]
-    count: NDArray[np.int64]  # items [T]
 
     @property
     def n_ungrouped(self) -> int:
         """Items in no group."""
-        return int(self.count[self.members.sum(axis=1)[self.pattern] == 0].sum())
+        return int(self.kinds.count[self.kinds.members.sum(axis=1) == 0].sum())
 
     @property
     def mismatched(self) -> NDArray[np.bool_]:
-        """Whether the answers of a row differ, bool [T]."""
-        return np.asarray(self.flags[:, COUNTS.index("mismatches")])
+        """Whether the answers of a kind differ, bool [T]."""
+        return self._flag("mismatches")
+
+    def rates(self, hits: str, among: str, groups: ArrayLike) -> CountedRates:
+        """The rates of these groups, from two of `COUNTS`."""
+        return self.kinds.rates(self._flag(hits), self._flag(among), groups)
+
+    def largest(self, name: str, groups: ArrayLike) -> NDArray[np.float64]:
+        """The most items of one example that count among one of `COUNTS`, in these groups [G]."""
+        return self.kinds.largest(self.kinds.members[:, groups].multiply(self._flag(name)[:, np.newaxis]).tocsr())
+
+    def _flag(self, name: str) -> NDArray[np.bool_]:
+        return np.asarray(self.flags[:, COUNTS.index(name)])
 
 
 @dataclass(frozen=True, eq=False)
 class AnswerTable:
-    """The items by their set of groups, label and the candidate's answer: a row for each of the T that occur."""
+    """The items by their set of groups, label and the candidate's answer: T kinds."""
 
-    pattern: NDArray[np.int64]
+    kinds: Kinds
     label: NDArray[np.int64]  # n_classes where unknown
     answer: NDArray[np.int64]
     labeled: NDArray[np.bool_]
-    count: NDArray[np.int64]
 
-    @classmethod
-    def of(cls, pattern: Array, answer: Array, labels: Array, n_classes: int) -> "AnswerTable":
-        """Count the items of these arrays [N]."""
-        label = np.where(labels == IGNORED, n_classes, labels)
-        keys, count = np.unique((pattern * (n_classes + 1) + label) * n_classes + answer, return_counts=True)
-        rest, answers = np.divmod(keys, n_classes)
-        patterns, found = np.divmod(rest, n_classes + 1)
-        return cls(patterns, found, answers, found < n_classes, count)
+    def rates(self, measure: str, label: int, groups: ArrayLike) -> CountedRates:
+        """One of `RATES` of the candidate for one class against the rest, of these groups."""
+        own = self.label == label
+        among = {"selection_rate": np.ones_like(own), "tpr": own, "fpr": self.labeled & ~own}[measure]
+        return self.kinds.rates(self.answer == label, among, groups)
 
 
 class ClassMargins(NamedTuple):
@@ -90,9 +97,16 @@ class CountedGroups:
 
 
 def counted(
-    answers: tuple[Array, Array, Array], groups: Sequence[tuple[str, ...]], *, n_classes: int
+    answers: tuple[Array, Array, Array],
+    groups: Sequence[tuple[str, ...]],
+    *,
+    n_classes: int,
+    examples: Array | None = None,
 ) -> tuple[GroupTable, AnswerTable, ClassMargins]:
-    """Count the items of the answers (reference, candidate, labels), int [N] each, in [0, n_classes) or -100."""
+    """Count the items of the answers (reference, candidate, labels), int [N] each, in [0, n_classes) or -100.
+
+    ``examples``, int [N] in [0, E), are those of the items if some share one.
+    """
     patterns: dict[tuple[str, ...], int] = {}
     pattern = np.array([patterns.setdefault(names, len(patterns)) for names in groups], dtype=np.int64)
     names = [*dict.fromkeys(chain.from_iterable(patterns))]
@@ -105,14 +119,20 @@ def counted(
     members = sparse.csr_array((np.ones(len(inside)), inside, ends), shape=(len(patterns), len(places)))
     flags = _answer_flags(*answers)
     # One number tells all of a row: sorting numbers is far cheaper than sorting rows.
-    keys, count = np.unique(pattern * (1 << len(COUNTS)) + flags @ _BITS, return_counts=True)
+    keys, kinds = np.unique(pattern * (1 << len(COUNTS)) + flags @ _BITS, return_inverse=True)
     which, codes = np.divmod(keys, 1 << len(COUNTS))
     flagged = (codes[:, np.newaxis] & _BITS) > 0
-    table = GroupTable(tuple(map(str, names)), in_order, members, which, flagged, count)
+    of_flags = Kinds.of(kinds, members[which], examples)
+    table = GroupTable(tuple(map(str, names)), in_order, of_flags, which, flagged)
+    label = np.where(answers[2] == IGNORED, n_classes, answers[2])
+    keys, kinds = np.unique((pattern * (n_classes + 1) + label) * n_classes + answers[1], return_inverse=True)
+    rest, answer = np.divmod(keys, n_classes)
+    which, label = np.divmod(rest, n_classes + 1)
+    answered = AnswerTable(Kinds.of(kinds, members[which], examples), label, answer, label < n_classes)
     pairs = members[pattern].tocoo()
     own = tuple(values[pairs.row] for values in answers)
     margins = _margins(own, flags[pairs.row], pairs.col.astype(np.int64), shape=(len(places), n_classes + 1))
-    return table, AnswerTable.of(pattern, answers[1], answers[2], n_classes), margins
+    return table, answered, margins
 
 
 def _margins(

@@ -50,17 +50,24 @@ def asked_the_same(reference: Predictions, other: Predictions) -> Predictions:
     return other
 
 
-def rows_of_items(items: Sequence[str], names: Sequence[str]) -> list[int]:
+def rows_of_items(items: Sequence[str], names: Sequence[str], *, parts: bool = False) -> list[int]:
     """The row of each item.
 
     Args:
         items: ids of predictions.
         names: of the rows of a dataset, as `ids_of` gives them.
+        parts: whether items may be parts of rows, ``<row>/<item>``; the longest name that fits is the row's.
 
     Raises:
-        ValueError: an item is none of the rows.
+        ValueError: an item is none of the rows, nor a part of one.
     """
     place = {name: row for row, name in enumerate(names)}
+    if parts:
+        for name in items:
+            pieces = [] if name in place else name.split("/")
+            starts = ("/".join(pieces[:end]) for end in range(len(pieces) - 1, 0, -1))
+            if (row := next((place[start] for start in starts if start in place), None)) is not None:
+                place[name] = row
     if unknown := [name for name in items if name not in place]:
         raise ValueError(
             f"The dataset must hold the rows that the predictions are of. {len(unknown)} of their {len(items)} items "

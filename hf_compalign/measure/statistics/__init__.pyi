@@ -16,6 +16,8 @@ from .certainty import rates_of as rates_of
 from .changes import ClassChange as ClassChange
 from .changes import class_changes as class_changes
 from .clusters import cluster_bound as cluster_bound
+from .clusters import example_bounds as example_bounds
+from .clusters import example_interval as example_interval
 from .clusters import rate_bounds as rate_bounds
 from .clusters import rate_interval as rate_interval
 from .comparison import Cells as Cells

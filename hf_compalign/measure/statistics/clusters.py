@@ -8,14 +8,13 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from hf_compalign.measure.statistics.bootstrap import estimate, resampled_counts
 from hf_compalign.measure.statistics.intervals import check_level, exact_bounds, rate, wilson_interval
 
 # The bets of `cluster_bound`: shares of the largest possible one, and how much is put on each.
 _SHARES = 0.5 ** np.arange(12)
-_WEIGHTS = 1.0 / ((np.arange(12) + 1) * (np.arange(12) + 2))
+_LOG_WEIGHTS = -np.log((np.arange(12) + 1) * (np.arange(12) + 2))
 _HALVINGS = 40
 
 
@@ -57,7 +56,7 @@ def _log_capital(p: float, pairs: NDArray[np.float64], n: NDArray[np.int64]) -> 
         return math.inf
     factors = 1 + np.outer(_SHARES * largest, p * m - k)
     with np.errstate(divide="ignore"):  # a factor of 0: that bet is lost
-        return float(special.logsumexp(np.log(factors.clip(min=0.0)) @ n, b=_WEIGHTS))
+        return float(np.logaddexp.reduce(_LOG_WEIGHTS + np.log(factors.clip(min=0.0)) @ n))
 
 
 def rate_bounds(
@@ -72,7 +71,12 @@ def rate_bounds(
     >>> round(low, 4), round(high, 4)
     (0.0051, 0.3942)
     """
-    k, m = _by_example(hits, counted, examples)
+    return example_bounds(*_by_example(hits, counted, examples), level)
+
+
+def example_bounds(hits: ArrayLike, sizes: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """`rate_bounds` from the hits among each example's items, int [G] both."""
+    k, m = np.asarray(hits), np.asarray(sizes)
     if not m.sum():
         return math.nan, math.nan
     if m.max() <= 1:
@@ -86,17 +90,24 @@ def rate_interval(
 ) -> tuple[float, float]:
     """Two-sided 95 % interval of the rate of hits among the counted items, bool [N] both; (nan, nan) without items.
 
-    For items that share ``examples`` [N] it is a percentile bootstrap of examples, and where all items are alike, which
-    every resample would be too, the bounds of `rate_bounds` at 97.5 % each. Other items have a Wilson interval.
+    For items that share ``examples`` [N] it is a percentile bootstrap of examples, and where all examples have one
+    rate, which every resample would have too, the bounds of `rate_bounds` at 97.5 % each. Other items have a Wilson
+    interval.
 
     >>> rate_interval([True, False], [True, True]) == wilson_interval(1, 2)
     True
     """
-    k, m = _by_example(hits, counted, examples)
-    if not m.sum() or m.max() <= 1:
+    return example_interval(*_by_example(hits, counted, examples), seed=seed)
+
+
+def example_interval(hits: ArrayLike, sizes: ArrayLike, *, seed: int = 0) -> tuple[float, float]:
+    """`rate_interval` from the hits among each example's items, int [G] both."""
+    k, m = np.asarray(hits), np.asarray(sizes)
+    k, m = k[m > 0], m[m > 0]
+    if not len(m) or m.max() <= 1:
         return wilson_interval(int(k.sum()), int(m.sum()))
-    if k.sum() in (0, m.sum()):
-        return rate_bounds(hits, counted, examples, level=0.975)
+    if (k * m.sum() == m * k.sum()).all():
+        return example_bounds(k, m, level=0.975)
     # An example matters only through its two counts.
     pairs, counts = np.unique(np.stack([k, m]), axis=1, return_counts=True)
     drawn = resampled_counts(counts, seed=seed)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import sparse
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts
+from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts, resampled_examples
 from hf_compalign.measure.statistics.clusters import rate_interval
 from hf_compalign.measure.statistics.intervals import count_ratio_interval, mcnemar, rate, wilson_interval
 from hf_compalign.measure.statistics.rates import Array
@@ -227,6 +228,7 @@ def cie_ratio(  # noqa: PLR0913 - three models, which items, and how they are dr
     *,
     labels: ArrayLike | None = None,
     runs: ArrayLike | None = None,
+    examples: ArrayLike | None = None,
     n_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -235,7 +237,7 @@ def cie_ratio(  # noqa: PLR0913 - three models, which items, and how they are dr
 
     With labels, it is that of the CIE-U. The interval is a paired percentile bootstrap. A denominator of 0 gives inf,
     and 0 / 0 gives nan. Resamples of 0 / 0 do not count. Where a count is 0, it is 0 in every resample, which would say
-    nothing: the interval is `count_ratio_interval`'s.
+    nothing: the interval is `count_ratio_interval`'s, of items, or of the examples that have any.
 
     >>> cie_ratio([0] * 6, [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]).value
     2.0
@@ -246,6 +248,7 @@ def cie_ratio(  # noqa: PLR0913 - three models, which items, and how they are dr
         candidate: int [N].
         labels: int [N]: count only what the reference had right.
         runs: int [N], the run of each item, where those of several were pooled: items are drawn within their run.
+        examples: int [N], the example of each item, where items share them: these are drawn, with all their items.
         n_resamples: how many draws.
         level: of the interval.
         seed: of the draws.
@@ -258,21 +261,40 @@ def cie_ratio(  # noqa: PLR0913 - three models, which items, and how they are dr
     # An item counts only through which of the two differ, so a draw of N items is a draw of four counts.
     kinds = 3 - 2 * (counted & (b != r)) - (counted & (c != r))
     places = np.zeros_like(r) if runs is None else paired(r, runs)[1]
-    parts = [np.bincount(kinds[places == run], minlength=4) for run in np.unique(places)] or [np.zeros(4, dtype=int)]
+    of = None if examples is None else paired(r, examples)[1]
+    parts = [places == run for run in np.unique(places)] or [places == 0]
     draws = [
-        resampled_counts(part, n_resamples=n_resamples, seed=(seed, run) if run else seed)
+        _redrawn(kinds[part], None if of is None else of[part], n_resamples, (seed, run) if run else seed)
         for run, part in enumerate(parts)
     ]
-    found = estimate(_cie_ratio(np.sum(parts, axis=0)), _cie_ratio(np.sum(draws, axis=0)), level=level)
-    first, second = (int((counted & (model != r)).sum()) for model in (b, c))
+    found = estimate(_cie_ratio(np.bincount(kinds, minlength=4)), _cie_ratio(np.sum(draws, axis=0)), level=level)
+    differ = (counted & (model != r) for model in (b, c))
+    first, second = (sum(_n_examples(one[part], None if of is None else of[part]) for part in parts) for one in differ)
     return found if first and second else Estimate(found.value, *count_ratio_interval(first, second, level))
 
 
-def closer_p_value(reference: ArrayLike, first: ArrayLike, second: ArrayLike) -> float:
+def _redrawn(kinds: Array, examples: Array | None, n_resamples: int, seed: int | tuple[int, ...]) -> Array:
+    """How many of four kinds of items [N] are among those of each draw [n_resamples, 4]."""
+    if examples is None:
+        return resampled_counts(np.bincount(kinds, minlength=4), n_resamples=n_resamples, seed=seed)
+    _, rows = np.unique(examples, return_inverse=True)
+    table = sparse.coo_array((np.ones(len(kinds)), (rows, kinds)), shape=(rows.max(initial=-1) + 1, 4)).tocsr()
+    return resampled_examples(table, n_resamples=n_resamples, seed=seed)
+
+
+def _n_examples(which: Array, examples: Array | None) -> int:
+    """The examples with any of these items, bool [N]; the items where each is an example."""
+    return int(which.sum()) if examples is None else len(np.unique(examples[which]))
+
+
+def closer_p_value(
+    reference: ArrayLike, first: ArrayLike, second: ArrayLike, *, examples: ArrayLike | None = None
+) -> float:
     """Exact two-sided p-value for whether the two keep equally many of the reference's answers, int [N] each.
 
     This is McNemar's test of keeping an answer instead of being right: an item counts if exactly one of the two
-    differs from the reference.
+    differs from the reference. Where items share ``examples`` [N] it is a sign test of these: in as many of them the
+    first has more mismatches as in others the second.
 
     >>> closer_p_value([0] * 9, [0] * 9, [1] * 5 + [0] * 4)
     0.0625
@@ -281,7 +303,11 @@ def closer_p_value(reference: ArrayLike, first: ArrayLike, second: ArrayLike) ->
         ValueError: not integers of one shape [N].
     """
     r, one, other = paired(reference, first, second)
-    return mcnemar(int(((one != r) & (other == r)).sum()), int(((one == r) & (other != r)).sum()))
+    excess = (one != r).astype(int) - (other != r)
+    if examples is not None:
+        _, rows = np.unique(paired(r, examples)[1], return_inverse=True)
+        excess = np.bincount(rows, weights=excess)
+    return mcnemar(int((excess > 0).sum()), int((excess < 0).sum()))
 
 
 def _cie_ratio(counts: Array) -> Any:

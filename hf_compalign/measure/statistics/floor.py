@@ -10,7 +10,7 @@ from hf_compalign._formats import change, interval, p_words, percent
 from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts, resampled_examples
 from hf_compalign.measure.statistics.clusters import rate_interval
 from hf_compalign.measure.statistics.comparison import closer_p_value, paired
-from hf_compalign.measure.statistics.intervals import mcnemar, rate
+from hf_compalign.measure.statistics.intervals import rate
 
 _RISK = 0.05
 
@@ -89,7 +89,6 @@ def seed_floor(
         counts = np.bincount(2 * c_differs + other_differs, minlength=4)
         draws = resampled_counts(counts, n_resamples=n_resamples, seed=seed)
         value, drawn = float(counts[2] - counts[1]) / len(r), (draws[:, 2] - draws[:, 1]) / len(r)
-        p_value = closer_p_value(r, c, other)
     else:
         excess = c_differs.astype(int) - other_differs
         _, places = np.unique(np.asarray(examples), return_inverse=True)
@@ -98,7 +97,6 @@ def seed_floor(
             sparse.csr_array(np.column_stack([of_examples, np.bincount(places)])), n_resamples=n_resamples, seed=seed
         )
         value, drawn = float(excess.mean()), sums[:, 0] / sums[:, 1]
-        p_value = mcnemar(int((of_examples > 0).sum()), int((of_examples < 0).sum()))
     n, mismatches = len(r), int(other_differs.sum())
     return SeedFloor(
         model=model,
@@ -107,5 +105,5 @@ def seed_floor(
         mismatch_rate=rate(mismatches, n),
         mismatch_rate_interval=rate_interval(other_differs, np.ones(n, dtype=bool), examples),
         difference=estimate(value, drawn),
-        p_value=p_value,
+        p_value=closer_p_value(r, c, other, examples=examples),
     )

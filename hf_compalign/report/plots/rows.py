@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 
 
 def plot_classes(audit: AuditLike) -> "Figure":
-    """Mismatch rate and NFR of each class of the labels, with 95 % Wilson intervals.
+    """Mismatch rate and NFR of each class of the labels, with 95 % intervals.
 
     The classes come in the order of the lower end of the NFR's interval, the highest first, so that a class of two
     items does not lead. The figure shows the first 25.
@@ -39,11 +39,11 @@ def plot_classes(audit: AuditLike) -> "Figure":
 
 
 def plot_groups(audit: AuditLike, attribute: str | None = None) -> "Figure":
-    """Mismatch rate and NFR of each group, with 95 % Wilson intervals, and the largest gap between two groups.
+    """Mismatch rate and NFR of each group, with 95 % intervals, and the largest gap between two groups.
 
     Within an attribute the groups come in the order of `plot_classes`, bins in that of their values, the first 25.
     Small groups, which are out of the verdict, are hollow. A star marks a group that mismatches at another rate than
-    the items outside it, by Fisher's exact test with Holm's correction.
+    the items outside it, by the test of `GroupRow` with Holm's correction.
 
     The figure shows one attribute, such as "target", or all, one below the other.
 
@@ -126,7 +126,7 @@ def _notes(rows: Sequence[Row], found: Sequence[Row], min_group_size: int) -> li
     starred = any(number(row["p_adjusted"]) < _SIGNIFICANT for row in rows)
     return [
         f"hollow: fewer than {min_group_size} items, out of the verdict" if hollow else "",
-        f"* unlike the items outside the group (Fisher, Holm: p < {_SIGNIFICANT})" if starred else "",
+        f"* unlike the items outside the group (p < {_SIGNIFICANT} after Holm)" if starred else "",
         _left_out(found, "groups", "the last of the table"),
     ]
 
