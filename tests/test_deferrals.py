@@ -11,13 +11,15 @@ import pytest
 import shipping
 import tiny
 import torch
+from huggingface_hub import ModelCard
 from traced import traced_once
 
-from hf_compalign import Deferral, DeferringModel, audit, fit_deferral, load_compressed, predict
+from hf_compalign import Audit, Deferral, DeferringModel, audit, fit_deferral, load_compressed, predict
 from hf_compalign.measure.footprint import footprint
 from hf_compalign.report.card import CardDetails
 from hf_compalign.ship import ArtifactDetails, checked_files, save_artifact
 from hf_compalign.ship.deferral import Traffic, deferral_name, finding, sureness
+from hf_compalign.ship.deferrals import pair_audit_name, pair_name
 
 DATA = shipping.raw_texts()
 FILE, FLOAT, WEIGHTS = "onnx/model_int8.onnx", "onnx/model.onnx", "model.safetensors"
@@ -100,7 +102,10 @@ def given(root):
 def test_each_lies_beside_its_file_with_names_for_others(made):
     root, deferrals = made
     there = {path.relative_to(root / "small").as_posix() for path in (root / "small").rglob("*") if path.is_file()}
-    assert there - shipping.SENT == {"deferral.json", "onnx/model_int8.deferral.json"}
+    assert there - shipping.SENT == {
+        *("deferral.json", "onnx/model_int8.deferral.json"),
+        *("pair.audit.json", "onnx/model_int8.pair.audit.json"),
+    }
     behind = {FILE: f"org/small/{WEIGHTS}", WEIGHTS: "org-original"}
     for name, deferral in deferrals.items():
         stored = Deferral.load(root / "small" / deferral_name(name))
@@ -108,6 +113,47 @@ def test_each_lies_beside_its_file_with_names_for_others(made):
         assert stored == replace(deferral, candidate=names[0], reference=names[1])
     for path in (root / "small").rglob("*"):
         assert not path.is_file() or str(root).encode() not in path.read_bytes(), path
+
+
+def test_each_pair_is_audited_and_stands_in_the_table(made):
+    root, deferrals = made
+    folder = root / "small"
+    places = {FILE: folder / FILE, WEIGHTS: folder}
+    behind = {FILE: folder, WEIGHTS: root / "org-original"}
+    original = predict(root / "org-original", DATA)
+    card = (folder / "README.md").read_text()
+    for name in deferrals:
+        stored = Audit.load(folder / pair_audit_name(name))
+        alone = audit(original, DeferringModel(places[name], behind[name]), DATA)
+        assert stored.metrics == alone.metrics
+        assert f"| {pair_name(name)} | " in card
+    assert "This is about the weights" in card
+
+
+def test_the_card_and_the_page_begin_with_the_file_that_they_are_about(root, given, tmp_path):
+    """With the file together with what is behind it; one that does not defer stands alone."""
+    deferral = Deferral.load(root / "small" / deferral_name(FILE))
+    for rules, words in (
+        ({FILE: deferral}, f"This is about `{FILE}` with `{WEIGHTS}` behind it, which answers what it is not sure of."),
+        ({}, f"This is about `{FILE}`. All files"),
+    ):
+        folder = tmp_path / str(len(rules))
+        done = save_artifact(
+            root / "changed", folder, deferrals=rules, **given | {"details": replace(details(), about=FILE)}
+        )
+        card = (folder / "README.md").read_text()
+        assert words in card
+        first = done.files[pair_name(FILE) if rules else FILE].audit
+        n = first.n - first.metrics["cie"]
+        assert f"the compressed model answers\n{n} of them like the original" in card
+        page = re.sub("<[^>]+>", "", (folder / "report.html").read_text())
+        assert f"model_int8.onnx{', deferring' * bool(rules)} against org-original" in page
+        assert (
+            ModelCard.load(folder / "README.md").data.eval_results[0].metric_value
+            == first.metrics["accuracy_candidate"]
+        )
+    with pytest.raises(ValueError, match="There is no file 'onnx/model.onnx' in the artifact for the card to be about"):
+        save_artifact(root / "changed", tmp_path / "no", **given | {"details": replace(details(), about=FLOAT)})
 
 
 def test_it_is_found_beside_the_file_and_in_the_folder(made, tmp_path):
@@ -229,7 +275,8 @@ def test_one_of_an_earlier_artifact_does_not_stay_by_accident(made, given, copie
     root, deferrals = made
     given["onnx"] = sorted((root / "exported").glob("*.onnx"))
     message = (
-        "holds deferral.json, onnx/model_int8.deferral.json, which would be no part .* list its file in deferrals="
+        "holds deferral.json, onnx/model_int8.deferral.json, onnx/model_int8.pair.audit.json, pair.audit.json, which "
+        "would be no part .* list its file in deferrals="
     )
     with pytest.raises(ValueError, match=message):
         save_artifact(root / "changed", copied, overwrite=True, **given)

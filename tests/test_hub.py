@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 OF_THE_HUB = {".gitattributes"}
 SURE = "openvino/openvino_model_qint8"  # a file with a deferral
-SENT = shipping.SENT | shipping.SENT_OPENVINO | {f"{SURE}.deferral.json"}
+SENT = shipping.SENT | shipping.SENT_OPENVINO | {f"{SURE}.deferral.json", f"{SURE}.pair.audit.json"}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_a_branch_holds_only_what_the_folder_holds(pushed):
     hub, _ = pushed
     first, second, stale, last = hub.repositories["tester/small"].branches["float"]
     assert set(first.files) == SENT | OF_THE_HUB
-    gone = {f"{SURE}{end}" for end in (".xml", ".bin", ".audit.json", ".deferral.json")}
+    gone = {f"{SURE}{end}" for end in (".xml", ".bin", ".audit.json", ".deferral.json", ".pair.audit.json")}
     assert set(first.files) - set(second.files) == gone | {"onnx/model_int8.onnx", "onnx/model_int8.audit.json"}
     assert set(second.files) <= set(first.files)
     assert set(stale.files) - set(second.files) == {"deferral.json"}

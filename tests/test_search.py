@@ -70,6 +70,10 @@ def test_the_folder_ships_with_the_record_and_loads(done, model, rows):
     assert {"model.safetensors", "README.md", "audit.json", "compression.json"} <= {
         one.name for one in folder.iterdir()
     }
+    # The card is about what was chosen, not about the weights.
+    card = (folder / "README.md").read_text()
+    assert "This is about `onnx/" in card
+    assert f"{found.chosen.n - found.chosen.mismatches} of them like the original" in card
     assert Compression.load(folder / "compression.json").to_dict() == found.to_dict()
     step = next(one.step for one in found.search.tried if one.name == found.chosen.name)
     file = next((folder / "onnx").glob("model.onnx" if not step.int8 else "model_int8.onnx"))
@@ -95,7 +99,9 @@ def test_the_sentence_says_what_was_measured(done):
     found, _, _ = done
     original, chosen = found.proved.rows[:2]
     assert str(found).endswith(found.sentence)
-    assert found.sentence.startswith(f"{chosen.name}: {chosen.speedup[4].value:.1f} times faster")
+    times = chosen.speedup[4].value  # of tiny models it may be below 1
+    words = f"{times:.1f} times faster" if times >= 1 else f"{times:.2f} times as fast"
+    assert found.sentence.startswith(f"{chosen.name}: {words}")
     assert f"{100 * chosen.size_bytes / original.size_bytes:.0f} % of the bytes" in found.sentence
     assert f"at most {100 * chosen.mismatch_rate_bound:.2f} % with 95 % confidence" in found.sentence
 

@@ -1,44 +1,45 @@
 """Train a cut model to answer like the original again."""
 
-import math
 from pathlib import Path
 
+from datasets import Dataset
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
 from hf_compalign.align import AlignedDistillationTrainer, AlignmentArguments, last_complete_checkpoint
+from hf_compalign.data import sample
 from hf_compalign.measure.predictions import Columns, reader_of
 from hf_compalign.models import windows_of
 from hf_compalign.search.setting import Setting
 
-_MOST_STEPS = 100  # between two looks at the rows that are held back; at least four looks
-# So many rows of the training data, and at most this share, say whether the training helps.
-_HELD_BACK, _SHARE = 512, 0.2
+_MOST_STEPS = 100  # between two looks at the rows that choose; at least four looks
+_LOOKED_AT = 1_000  # of these rows
 # Half of every batch are inputs made of the batch itself, which only the original can answer; but not of windows.
 _TRANSFER = 0.5
 
 
-def recover(student: PreTrainedModel, setting: Setting, folder: Path) -> PreTrainedModel:
+def recover(student: PreTrainedModel, setting: Setting, searched: Dataset, folder: Path) -> PreTrainedModel:
     """The student, trained on the original's answers alone: labels do not count.
 
-    Some rows are held back, and of the start and a checkpoint every so often the one with the fewest mismatches on them
-    is taken: a cut model that is good already is not made worse.
+    Of the start and a checkpoint every so often the one with the fewest mismatches on the rows that choose is taken: a
+    cut model that is good already is not made worse. Rows of the training data cannot tell that, since those that the
+    original was trained on are the ones that it is surest of.
 
     Args:
         student: the cut model; it is changed.
         setting: the original, the rows to train on, and how long and how fast.
+        searched: the rows that choose.
         folder: for checkpoints; a training that was killed goes on from the last.
 
     Raises:
-        ValueError: there are no rows to train on, or too few.
+        ValueError: there are no rows to train on.
     """
-    if setting.train is None or len(setting.train) < 2:
-        raise ValueError("There are no rows to train a cut model on. Give train=, with two rows or more.")
+    if not setting.train:
+        raise ValueError("There are no rows to train a cut model on. Give train=, with a row or more.")
     options = setting.options
     columns = Columns.of(options.columns)
     reader = reader_of(setting.network, setting.train, processing_class=setting.processor)
-    rows = reader.prepared(setting.train, columns).shuffle(seed=options.seed)
+    train, judges = (reader.prepared(rows, columns) for rows in (setting.train, sample(searched, _LOOKED_AT)))
     every = max(1, min(_MOST_STEPS, options.train_steps // 4))
-    n_held = min(_HELD_BACK, math.ceil(_SHARE * len(rows)))
     args = TrainingArguments(
         output_dir=str(folder),
         max_steps=options.train_steps,
@@ -61,8 +62,8 @@ def recover(student: PreTrainedModel, setting: Setting, folder: Path) -> PreTrai
         student,
         args,
         processing_class=setting.processor,
-        train_dataset=rows.select(range(n_held, len(rows))),
-        eval_dataset=rows.select(range(n_held)),
+        train_dataset=train,
+        eval_dataset=judges,
         teacher=setting.network,
         alignment=AlignmentArguments(transfer=0.0 if windows_of(student) else _TRANSFER),
     )

@@ -21,6 +21,7 @@ def ship(
     path, form = shop.path(chosen.step), chosen.step.file_format
     files: dict[str, dict[str, Path]] = {"onnx": {}, "openvino": {}}
     files[form][path.stem] = path
+    name = f"{form}/{path.name}"
     if chosen.deferral is not None and found.search.fallback is not None:
         behind = found.search.fallback.step
         files[behind.file_format][f"{shop.path(behind).stem}_original"] = shop.path(behind)
@@ -31,8 +32,9 @@ def ship(
         dataset=judged.rows,
         onnx=files["onnx"],
         openvino=files["openvino"],
-        deferrals={f"{form}/{path.name}": chosen.deferral} if chosen.deferral else {},
+        deferrals={name: chosen.deferral} if chosen.deferral else {},
         details=ArtifactDetails(
+            about=name,
             processing_class=shop.setting.processor,
             columns=shop.setting.options.columns,
             limits=judged.limits,

@@ -64,7 +64,7 @@ class Workshop:
 
     def _trained(self, step: Step) -> PreTrainedModel:
         student, folder = self.weights(step.untrained), self.folder / "training" / _slug(step.weights)
-        return recover(student, self.setting, folder)
+        return recover(student, self.setting, self.searched.rows, folder)
 
     def path(self, step: Step) -> Path:
         """The file of a step."""

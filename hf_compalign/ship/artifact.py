@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,18 @@ from hf_compalign.measure.footprint import Latency, footprint, latencies_on, mac
 from hf_compalign.measure.predictions import Columns, Predictions
 from hf_compalign.models import FileModel, load_processor
 from hf_compalign.opening import Model, load_model, name_of, processor_of
-from hf_compalign.report.card import ORIGINAL, CardDetails, Measured, files_table, wide_files
+from hf_compalign.report.card import ORIGINAL, CardDetails, Deferred, Measured, files_table, wide_files
 from hf_compalign.report.page import write_report
 from hf_compalign.ship.card import with_what_was_done, write_model_card
 from hf_compalign.ship.deferral import Deferral, DeferringModel
-from hf_compalign.ship.deferrals import check_deferrals, refuse_left_deferrals, save_deferrals
+from hf_compalign.ship.deferrals import (
+    check_deferrals,
+    opened_pairs,
+    pair_audit_name,
+    pair_name,
+    refuse_left_deferrals,
+    save_deferrals,
+)
 from hf_compalign.ship.hub import WEIGHTS, audit_name
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.variants import checked_variants, copy_variants, refuse_left_variants
@@ -47,6 +54,8 @@ class ArtifactDetails:
         batch_size: rows at a time for the predictions.
         timed_batch_sizes: the batches whose passes are timed; empty to time nothing.
         n_runs: timed passes of each model and batch.
+        about: the file that the card and the page begin with, by its name in the folder, together with what is behind
+            it if it defers; by default the weights.
     """
 
     card: CardDetails | None = None
@@ -56,6 +65,7 @@ class ArtifactDetails:
     batch_size: int = 32
     timed_batch_sizes: Sequence[int] = (1, 8)
     n_runs: int = 20
+    about: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,8 @@ def save_artifact(  # noqa: PLR0913 - what ships, of which files, and what it is
         openvino: files of `export_openvino` likewise, called `openvino_model` or `openvino_model_<what>`.
         deferrals: which answers of a file count, from `fit_deferral`: name in the folder -> deferral, or its path, such
             as ``{"onnx/model_int8.onnx": deferral}``, or the name of the weights. Each becomes ``<name>.deferral.json``
-            beside its file (``deferral.json`` for the weights), where `DeferringModel` finds it.
+            beside its file (``deferral.json`` for the weights), where `DeferringModel` finds it. The file and what is
+            behind it are audited together too, ``<name>.pair.audit.json``, if that is in the folder or the reference.
         details: what the card says, the processor, limits for the audits, what is timed.
         overwrite: replace files of the same names in the folder, and remove a ``report.html`` of other audits.
 
@@ -141,26 +152,47 @@ def save_artifact(  # noqa: PLR0913 - what ships, of which files, and what it is
         _refuse_other_weights(folder, work, weights)
         places: dict[str, Model] = {weights: work, **{name: work / name for name in variants}}
         check_deferrals(rules, places)
+        _check_about(details.about, places)
+        pairs = opened_pairs(rules, places, None if isinstance(reference, Predictions) else reference)
         card = _card_of(details.card, compressed, reference, folder)
         asking = AuditOptions(details.columns, processor, details.batch_size)
         original = reference_answers(reference, dataset, task=task_of(compressed, CLASSIFIERS), options=asking)
         # A local path says nothing to others.
         original = replace(original, model=public_name(original.model or card.base_model))
+        asked = {name: (place, audit_name(name)) for name, place in places.items()}
+        asked |= {pair_name(name): (pair, pair_audit_name(name)) for name, pair in pairs.items()}
         audits = {}
-        for name, place in places.items():
+        for name, (place, record) in asked.items():
             found = audit(original, place, dataset, limits=details.limits, options=asking)
             audits[name] = replace(found, candidate=replace(found.candidate, model=f"{card.name}/{name}"))
-            audits[name].save(work / audit_name(name))
-        models = {name: (place, processor) for name, place in places.items()}
+            audits[name].save(work / record)
+        models = {name: (place, processor) for name, (place, _) in asked.items()}
         if not isinstance(reference, Predictions):
             models[ORIGINAL] = (reference, processor_of(reference, task_of(compressed, CLASSIFIERS), default=processor))
         device = timing_device(files=bool(variants))
         files = _measured(models, audits, _times(models, dataset, details, device))
         machine = machine_name(device) if details.timed_batch_sizes else ""
-        said = save_deferrals(work, rules, {name: one.candidate for name, one in audits.items()}, original)
-        card = replace(card, files=files, machine=machine, deferrals=said, report=_report(work, files))
-        write_model_card(work, audits[weights], details=with_what_was_done(card, compressed))
+        said = save_deferrals(work, rules, {name: audits[name].candidate for name in places}, original)
+        first, words = _about(details.about, pairs, said) if details.about else (weights, "")
+        card = replace(card, files=files, machine=machine, deferrals=said, about=words)
+        card = replace(card, report=_report(work, files, first))
+        write_model_card(work, audits[first], details=with_what_was_done(card, compressed))
     return Artifact(folder, files, machine)
+
+
+def _check_about(name: str | None, places: Mapping[str, Model]) -> None:
+    if name not in (None, *places):
+        raise ValueError(
+            f"There is no file {name!r} in the artifact for the card to be about. It holds {', '.join(places)}. Name "
+            "one of these in about=."
+        )
+
+
+def _about(name: str, pairs: Collection[str], said: Mapping[str, Deferred]) -> tuple[str, str]:
+    """The audit that the card begins with, and what it is of, in words."""
+    if name not in pairs:
+        return name, f"`{name}`"
+    return pair_name(name), f"`{name}` with `{said[name].behind}` behind it, which answers what it is not sure of"
 
 
 def _refuse_other_weights(folder: Path, work: Path, weights: str) -> None:
@@ -233,17 +265,17 @@ def _measured(
     }
 
 
-def _report(work: Path, files: Mapping[str, Measured]) -> str | None:
-    """Write the page of all files, without texts of the dataset, where the extra `report` is installed."""
+def _report(work: Path, files: Mapping[str, Measured], first: str) -> str | None:
+    """Write the page of all files, one of them first, without texts of the dataset, if the extra `report` is there."""
     # An import that fails for another reason must be seen.
     if importlib.util.find_spec("matplotlib") is None:
         logger.info(
             "%s is left out, as matplotlib is not installed. Install it: pip install 'hf-compalign[report]'", REPORT
         )
         return None
-    original = files[ORIGINAL]
+    original, ordered = files[ORIGINAL], {first: files[first], **files}
     write_report(
-        work / REPORT, [_with_costs(one.audit, original, one) for one in files.values() if one.audit is not None]
+        work / REPORT, [_with_costs(one.audit, original, one) for one in ordered.values() if one.audit is not None]
     )
     return REPORT
 

@@ -5,27 +5,68 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hf_compalign._exported import FORMATS
+from hf_compalign._exported import FORMATS, record_name
+from hf_compalign._files import AUDIT_NAME
 from hf_compalign._visible import public_name
 from hf_compalign.measure.audit import ModelInfo
 from hf_compalign.measure.predictions import Predictions
 from hf_compalign.opening import Model, load_model, model_fingerprint
 from hf_compalign.report.card import Deferred
-from hf_compalign.ship.deferral import DEFERRAL_NAME, Deferral, deferral_name
+from hf_compalign.ship.deferral import DEFERRAL_NAME, Deferral, DeferringModel, deferral_name
+
+PAIR_AUDIT_NAME = f"pair.{AUDIT_NAME}"
 
 logger = logging.getLogger(__name__)
 
 
 def refuse_left_deferrals(folder: Path, names: Mapping[str, Deferral]) -> None:
     """A deferral of an earlier artifact would lie there, and the card would not speak of it."""
-    patterns = [DEFERRAL_NAME, *(f"{one.folder}/*.{DEFERRAL_NAME}" for one in FORMATS)]
+    records = (DEFERRAL_NAME, PAIR_AUDIT_NAME)
+    patterns = [*records, *(f"{one.folder}/*.{record}" for one in FORMATS for record in records)]
     there = {path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern)}
-    left = sorted(there - {*map(deferral_name, names)})
+    left = sorted(there - {*map(deferral_name, names)} - {*map(pair_audit_name, names)})
     if left:
         raise ValueError(
             f"{folder} holds {', '.join(left)}, which would be no part of the new artifact. Remove it, list its file "
             "in deferrals=, or give another folder."
         )
+
+
+def pair_name(name: str) -> str:
+    """What a file and the model behind it are called together.
+
+    >>> pair_name("onnx/model_int8.onnx"), pair_audit_name("onnx/model_int8.onnx")
+    ('onnx/model_int8.onnx, deferring', 'onnx/model_int8.pair.audit.json')
+    """
+    return f"{name}, deferring"
+
+
+def pair_audit_name(name: str) -> str:
+    """The place of the audit of a file and the model behind it."""
+    return record_name(name, PAIR_AUDIT_NAME)
+
+
+def opened_pairs(
+    deferrals: Mapping[str, Deferral], places: Mapping[str, Model], original: Model | None
+) -> dict[str, DeferringModel]:
+    """Each file that defers together with what is behind it, if that is another of the files, a pair or the original.
+
+    Args:
+        deferrals: by the name of the file.
+        places: where each file of the artifact is.
+        original: the model that they are compared with; None where only its answers are known.
+    """
+    models = {name: load_model(place) for name, place in places.items()} if deferrals else {}
+    known = [*models.values(), *([load_model(original)] if deferrals and original is not None else [])]
+    behind = {model_fingerprint(model): model for model in known}
+    pairs: dict[str, DeferringModel] = {}
+    for _ in deferrals:  # in any order: a pair may be behind another
+        for name, deferral in deferrals.items():
+            mark = deferral.behind.model_fingerprint
+            if name not in pairs and mark in behind:
+                pairs[name] = DeferringModel(models[name], behind[mark], deferral)
+                behind[pairs[name].fingerprint] = pairs[name]
+    return pairs
 
 
 def check_deferrals(deferrals: Mapping[str, Deferral], places: Mapping[str, Model]) -> None:

@@ -14,6 +14,7 @@ from hf_compalign.measure.audit import Audit
 from hf_compalign.models import check_belongs
 from hf_compalign.opening import load_model, model_fingerprint
 from hf_compalign.ship.deferral import DEFERRAL_NAME, Deferral, deferral_name
+from hf_compalign.ship.deferrals import PAIR_AUDIT_NAME
 
 CARD = "README.md"
 # An artifact has one of these: the weights as transformers writes them, or small ones that only load_compressed reads.
@@ -65,7 +66,7 @@ def push_to_hub(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     held = api.list_repo_files(repo_id, revision=revision)
     folders = tuple(f"{one.folder}/" for one in FORMATS)
-    ours = [name for name in held if name.startswith(folders) or name == DEFERRAL_NAME]
+    ours = [name for name in held if name.startswith(folders) or name in (DEFERRAL_NAME, PAIR_AUDIT_NAME)]
     stale = [name for name in ours if name not in files]
     additions = [CommitOperationAdd(name, path) for name, path in files.items()]
     deletions = [CommitOperationDelete(name) for name in stale]

@@ -65,6 +65,7 @@ class CardDetails:
         files: the original, as `ORIGINAL`, the weights and each exported file, by name; as `save_artifact` measures
             them.
         deferrals: those of the files that leave some items to another model, by name.
+        about: which of the files the card begins with, in words; by default the weights.
         machine: where they were timed.
         report: the page of `hf_compalign.write_report`, by its name in the folder; the card links it.
 
@@ -86,6 +87,7 @@ class CardDetails:
     base_model_relation: str | None = None
     files: Mapping[str, Measured] = field(default_factory=dict)
     deferrals: Mapping[str, Deferred] = field(default_factory=dict)
+    about: str = ""
     machine: str = ""
     report: str | None = None
 
