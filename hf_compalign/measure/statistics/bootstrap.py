@@ -76,7 +76,7 @@ def resampled_sums(
     *,
     n_cells: int = 1,
     n_resamples: int = 1000,
-    seed: int = 0,
+    seed: int | tuple[int, ...] = 0,
     examples: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """Sums of the values [N, K] over N drawn items, by cell: float64 [n_resamples, n_cells, K].
@@ -109,7 +109,8 @@ def resampled_sums(
     items = _Items(np.column_stack([*split, np.ones(n)])[order], places[order], n_cells)
     # Each block has its own stream of random numbers, so the order of the threads does not matter.
     blocks = row_blocks(n_resamples, 1, block_size=_RESAMPLES)
-    drawn = each_block(lambda b: items.drawn(b.stop - b.start, np.random.default_rng([seed, b.start])), blocks)
+    start = [seed] if isinstance(seed, int) else [*seed]
+    drawn = each_block(lambda b: items.drawn(b.stop - b.start, np.random.default_rng([*start, b.start])), blocks)
     sums = np.concatenate(drawn)[..., :-1]
     return _with_infinite(sums, n_columns) if infinite.any() else sums
 

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import sparse
 
 from hf_compalign.labels import IGNORED
-from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts, resampled_examples
+from hf_compalign.measure.statistics.bootstrap import Estimate, estimate, resampled_counts, resampled_sums
 from hf_compalign.measure.statistics.clusters import rate_interval
 from hf_compalign.measure.statistics.intervals import count_ratio_interval, mcnemar, rate, wilson_interval
 from hf_compalign.measure.statistics.rates import Array
@@ -277,9 +276,8 @@ def _redrawn(kinds: Array, examples: Array | None, n_resamples: int, seed: int |
     """How many of four kinds of items [N] are among those of each draw [n_resamples, 4]."""
     if examples is None:
         return resampled_counts(np.bincount(kinds, minlength=4), n_resamples=n_resamples, seed=seed)
-    _, rows = np.unique(examples, return_inverse=True)
-    table = sparse.coo_array((np.ones(len(kinds)), (rows, kinds)), shape=(rows.max(initial=-1) + 1, 4)).tocsr()
-    return resampled_examples(table, n_resamples=n_resamples, seed=seed)
+    ones = np.ones((len(kinds), 1))
+    return resampled_sums(ones, kinds, n_cells=4, n_resamples=n_resamples, seed=seed, examples=examples)[..., 0]
 
 
 def _n_examples(which: Array, examples: Array | None) -> int:
