@@ -426,8 +426,8 @@ def test_traffic_says_what_became_of_the_items():
     assert (counted.n, counted.answered_rate, counted.changed_rate) == (1000, 0.9, pytest.approx(0.01))
     assert counted.changed_rate_interval == pytest.approx([0.9 * end for end in wilson_interval(1, 90)])
     assert str(counted) == (
-        "The candidate answered 900 of 1,000 items itself: 90.00 %, 95 % interval 87.98 to 91.71 %.\nOf 90 that were "
-        "checked, the reference answers 1 otherwise: 1.00 % of all items, 95 % interval 0.18 to 5.43 %."
+        "The candidate answered 900 of 1,000 rows itself: 90.00 %, 95 % interval 87.98 to 91.71 %.\nOf 90 that were "
+        "checked, the reference answers 1 otherwise: 1.00 % of all rows, 95 % interval 0.18 to 5.43 %."
     )
     assert str(Traffic(1, 1)).endswith("None of these answers were checked.")
     assert counted + Traffic(1, 2, 1, 1) == Traffic(901, 102, 91, 2)

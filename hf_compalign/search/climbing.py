@@ -153,7 +153,7 @@ def _is_int8_faster(step: Step, found: Search) -> bool:
 
 def joined(rule: Deferral, candidate: Predictions, reference: Predictions) -> Predictions:
     """The answers of a pair, from those of both files to the same rows."""
-    itself = rule.answers(candidate.logits)
+    itself = rule.answers(candidate.logits, candidate.examples)
     return replace(candidate, logits=np.where(itself[:, None], candidate.logits, reference.logits))
 
 

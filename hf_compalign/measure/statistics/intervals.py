@@ -16,7 +16,7 @@ def rate(k: float, n: int) -> float:
     return k / n if n else math.nan
 
 
-def wilson_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(k: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Two-sided Wilson score interval of the proportion k / n; (nan, nan) for n = 0.
 
     (k + z^2/2 +- z sqrt(k (n - k) / n + z^2/4)) / (n + z^2)
@@ -225,7 +225,7 @@ def _checked_p_values(p_values: ArrayLike) -> NDArray[np.float64]:
     return p
 
 
-def _check(k: int, n: int, level: float) -> None:
+def _check(k: float, n: int, level: float) -> None:
     if not 0 <= k <= n:
         raise ValueError(f"A proportion k / n needs 0 <= k <= n. Got k = {k} and n = {n}.")
     check_level(level)

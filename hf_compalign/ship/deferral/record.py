@@ -35,9 +35,10 @@ class Deferral(Answered, Saved):
         budget: the largest acceptable share of all items that the candidate answers itself and otherwise than the
             reference.
         confidence: that the share is within the budget, over the choice of the items.
-        bound: what the share is shown to be within with that confidence; at most the budget.
+        bound: what the share is shown to be within with that confidence; at most the budget, and just that where items
+            share examples.
         n: items that the threshold was chosen on.
-        answered: those of them that the candidate answers itself.
+        answered: those of them that the candidate answers itself: of items that share an example, all or none.
         changed: those of the answered ones that the reference answers otherwise.
         mismatches: how many of all items the candidate answers otherwise.
         scores: those that were tried. Each was judged at a confidence of 1 - (1 - confidence) / their number.
@@ -45,6 +46,8 @@ class Deferral(Answered, Saved):
         latency: of one pass of the reference and of the candidate; None when unknown.
         fallback: the model that gets the deferred items, where that is not the reference.
         fallback_changed: how many of all items it answers otherwise than the reference; they count in the bound.
+        examples: how many the items are of, such as texts with several labels each; None where each item is one.
+        answered_examples: those of them that the candidate answers itself; None likewise.
     """
 
     kind = "hf_compalign.deferral"
@@ -65,6 +68,8 @@ class Deferral(Answered, Saved):
     latency: tuple[Latency, Latency] | None = None
     fallback: ModelInfo | None = None
     fallback_changed: int = 0
+    examples: int | None = None
+    answered_examples: int | None = None
 
     def __post_init__(self) -> None:
         check_score(self.score)
@@ -74,6 +79,12 @@ class Deferral(Answered, Saved):
             raise ValueError(
                 "changed cannot be more than answered or mismatches, and these not more than n. Got "
                 f"changed={self.changed}, answered={self.answered}, mismatches={self.mismatches} and n={self.n}."
+            )
+        known = {self.examples is None, self.answered_examples is None}
+        if len(known) > 1 or not 0 <= (self.answered_examples or 0) <= (self.examples or 0) <= self.n:
+            raise ValueError(
+                "examples and answered_examples are known together, the first at most n and the second at most the "
+                f"first. Got examples={self.examples}, answered_examples={self.answered_examples} and n={self.n}."
             )
 
     @property
@@ -93,10 +104,23 @@ class Deferral(Answered, Saved):
         reference, candidate = self.latency
         return candidate.median_ms + (1 - self.answered_rate) * reference.median_ms
 
-    def answers(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-        """Which items the candidate answers itself, bool [N], from its logits [N, C]."""
+    @property
+    def decided(self) -> tuple[int, int]:
+        """How many examples the candidate answers itself, of all; an item may be one."""
+        if self.examples is None or self.answered_examples is None:
+            return self.answered, self.n
+        return self.answered_examples, self.examples
+
+    def answers(
+        self, logits: NDArray[np.floating[Any]], examples: NDArray[np.integer[Any]] | None = None
+    ) -> NDArray[np.bool_]:
+        """Which items the candidate answers itself, bool [N], from its logits [N, C].
+
+        Of items that share ``examples`` [N], all or none: an example is as sure as the least sure of them.
+        """
         # Logits that are nan are greater than nothing, so they are deferred.
-        return sureness(logits, self.score) > (-math.inf if self.threshold is None else self.threshold)
+        sure = sureness(logits, self.score, examples)
+        return sure > (-math.inf if self.threshold is None else self.threshold)
 
     def check_candidate(self, name: str, fingerprint: str) -> None:
         """Refuse it for another candidate than the one that it was fitted for.
@@ -123,14 +147,18 @@ class Deferral(Answered, Saved):
         return given if isinstance(given, cls) else cls.load(given)  # type: ignore[arg-type]  # else it is a path
 
     def __str__(self) -> str:
-        name = self.score.replace("_", " ")
+        name, (answered, of) = self.score.replace("_", " "), self.decided
         where = f"whatever its {name}" if self.threshold is None else f"where its {name} is above {self.threshold:.4g}"
+        what, here = "item", f"Here {count(self.changed)} do"
+        if self.examples is not None:
+            what, here = "example", f"Of {plural(self.n, 'item')} {count(self.changed)} do here"
+            where += "" if self.threshold is None else " for each of their labels"
         lines = [
-            f"The candidate answers {count(self.answered)} of {plural(self.n, 'item')} itself, {where}: "
+            f"The candidate answers {count(answered)} of {plural(of, what)} itself, {where}: "
             f"{percent(self.answered_rate)}, 95 % interval {interval(self.answered_rate_interval)}.",
             f"With {100 * self.confidence:g} % confidence, at most {percent(self.bound)} of all items get another "
             f"answer than the reference's (budget {100 * self.budget:g} %).",
-            f"Here {count(self.changed)} do ({percent(rate(self.changed, self.n))}), and {count(self.mismatches)} "
+            f"{here} ({percent(rate(self.changed, self.n))}), and {count(self.mismatches)} "
             f"where the candidate answers all ({percent(rate(self.mismatches, self.n))}).",
         ]
         if self.fallback is not None:

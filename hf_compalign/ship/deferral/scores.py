@@ -37,8 +37,12 @@ SCORES: Mapping[str, Callable[[_Floats], _Floats]] = {
 }
 
 
-def sureness(logits: NDArray[np.floating[Any]], score: str) -> _Floats:
+def sureness(
+    logits: NDArray[np.floating[Any]], score: str, examples: NDArray[np.integer[Any]] | None = None
+) -> _Floats:
     """How sure each answer is, float64 [N], from logits [N, C].
+
+    Where items share ``examples`` [N], each is as sure as the least sure item of its example.
 
     - ``margin``: the largest logit minus the second.
     - ``max_probability``: max softmax(z) (https://huggingface.co/papers/1610.02136). With two labels it orders items as
@@ -57,7 +61,14 @@ def sureness(logits: NDArray[np.floating[Any]], score: str) -> _Floats:
     check_score(score)
     of = SCORES[score]
     blocks = row_blocks(*logits.shape)
-    return np.concatenate(each_block(lambda rows: of(np.sort(logits[rows].astype(np.float64), axis=1)), blocks))
+    alone = np.concatenate(each_block(lambda rows: of(np.sort(logits[rows].astype(np.float64), axis=1)), blocks))
+    if examples is None:
+        return alone
+    names, places = np.unique(examples, return_inverse=True)
+    least = np.full(len(names), np.inf)
+    with np.errstate(invalid="ignore"):  # nan where one of them is
+        np.minimum.at(least, places, alone)
+    return least[places]
 
 
 def check_score(score: Any) -> None:
