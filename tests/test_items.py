@@ -329,7 +329,7 @@ def test_what_is_not_known_for_items_that_share_examples_is_refused():
         attribution_agreement(tagger(), tagger(seed=2), sentences(), processing_class=tiny.tokenizer())
     with pytest.raises(ValueError, match="Each word must have a label. Got 1 for 2 words in row 0. Give the column of"):
         read(tagger(), Dataset.from_dict({"words": [["a", "film"]], "tags": [[1]]}))
-    with pytest.raises(ValueError, match="A deferral is decided example by example, and these items share examples"):
+    with pytest.raises(ValueError, match="A deferral is decided example by example: give predictions with one item"):
         fit_deferral(reference, candidate, budget=0.2)
     for task in ("fill-mask", "text-generation", "text2text-generation", "image-segmentation"):
         with pytest.raises(ValueError, match=f"do not ask models for {task}, .* evaluate.. says eval_mismatch_rate"):

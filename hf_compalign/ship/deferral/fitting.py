@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_compalign._checks import check_share
-from hf_compalign._formats import percent, plural
 from hf_compalign.measure.audit import ModelInfo
 from hf_compalign.measure.footprint import Latency
-from hf_compalign.measure.predictions import Predictions, same_items
-from hf_compalign.measure.statistics import items_needed, most_within, upper_bound
+from hf_compalign.measure.predictions import YES_NO, Predictions, SameItems, same_items
+from hf_compalign.ship.deferral.choosing import Drawn, check_keepable, lowest_threshold, never_sure
 from hf_compalign.ship.deferral.record import Deferral
 from hf_compalign.ship.deferral.scores import SCORES, check_score, sureness
 
@@ -45,6 +44,15 @@ def fit_deferral(
     With a ``fallback`` that answers the deferred items, in place of the reference, the guarantee is for the pair: what
     the fallback answers otherwise counts against the budget at any threshold, whoever answers it.
 
+    The items of several labels share their text or image, the example, which one of the two models answers as a whole.
+    It is as sure as the least sure of all its labels. P is over the items of examples drawn at random, and the bound is
+    `hf_compalign.measure.statistics.cluster_bound` in place of Clopper-Pearson's: right whatever the labels of an
+    example have to do with each other, given how many of each count. The argument is the same. As t falls no example
+    has fewer items that get through and differ, so R only grows, and so does the bound. Let t* be the lowest threshold
+    with R(t*) <= budget. A lower one is chosen only if its bound is within the budget, and then so are the bounds of
+    all between it and t*, though R exceeds the budget there. Arbitrarily close below t* that has a probability of at
+    most 1 - confidence, as for any threshold fixed in advance.
+
     The guarantee is for items like these: drawn as these were, and not used to train, calibrate or repair the
     candidate. What differs there counts, even if the reference is wrong.
 
@@ -63,42 +71,43 @@ def fit_deferral(
             by default that is the reference.
         budget: the largest acceptable share of all items that get another answer than the reference's.
         confidence: of the guarantee.
-        scores: which to try: ``margin``, ``max_probability``, ``energy``. One alone needs fewer items.
+        scores: which to try: ``margin``, ``max_probability``, ``energy``. One alone needs fewer items, and of several
+            labels the margin is enough: the probability orders them alike, and the energy says little of a no.
         latency: of one pass of the reference and of the candidate, such as `Audit.latency`.
 
     Raises:
-        ValueError: no predictions, other items, labels or inputs on the two sides; a budget or a confidence that is
-            not in (0, 1), an unknown score or none; too few items to show the budget at all; a fallback that exceeds it
-            by itself; or a candidate that differs where it is surest, so that no threshold keeps it.
+        ValueError: no predictions, other items, labels or inputs on the two sides; items that share examples and are
+            not several labels, such as words, since a model in use is not told where words begin; a budget or a
+            confidence that is not in (0, 1), an unknown score or none; too few items to show the budget at all; a
+            fallback that exceeds it by itself; or a candidate that differs where it is surest, so that no threshold
+            keeps it.
     """
     check_share("budget", budget, ends=False)
     check_share("confidence", confidence, ends=False)
     _check({"reference": reference, "candidate": candidate, "fallback": fallback}, latency)
     scores = _checked_scores(scores)
     paired = same_items(reference, [candidate] if fallback is None else [candidate, fallback])
+    examples, counted = _examples_of(paired), paired.counted
     reference, candidate, *_ = paired.models
-    differ, also = ((one.predicted != reference.predicted)[paired.counted] for one in (candidate, paired.models[-1]))
+    differ, also = ((one.predicted != reference.predicted)[counted] for one in (candidate, paired.models[-1]))
     behind = also if fallback is not None else np.zeros_like(differ)
-    n, level = len(differ), 1 - (1 - confidence) / len(scores)
-    most = most_within(budget, n, level)
-    if most < 0:
-        raise ValueError(_too_few(n, budget, confidence, scores))
-    spent = int(behind.sum())
-    if spent > most:
-        raise ValueError(_spent_by_the_fallback(spent, most, n, budget))
-    sure = {score: sureness(candidate.logits, score)[paired.counted] for score in scores}
-    thresholds = {score: _threshold(found, differ & ~behind, most - spent) for score, found in sure.items()}
+    of, level = None if examples is None else examples[counted], 1 - (1 - confidence) / len(scores)
+    drawn = Drawn.of(len(differ), of, budget=float(budget), level=level)
+    check_keepable(drawn, behind, confidence=confidence, scores=scores)
+    # An example is as sure as the least sure of all its items, as in use, whether they count here or not.
+    sure = {score: sureness(candidate.logits, score, examples)[counted] for score in scores}
+    thresholds = {score: lowest_threshold(drawn, found, differ, behind) for score, found in sure.items()}
     answered = {score: found > thresholds[score] for score, found in sure.items()}
     best = max(scores, key=lambda score: int(answered[score].sum()))
     if not answered[best].any():
-        raise ValueError(_never_sure(sure, differ, budget, level))
+        raise ValueError(never_sure(drawn, sure, differ, behind))
     return Deferral(
         score=best,
         threshold=thresholds[best] if math.isfinite(thresholds[best]) else None,
         budget=float(budget),
         confidence=float(confidence),
-        bound=upper_bound(most, n, level),
-        n=n,
+        bound=drawn.promised,
+        n=len(differ),
         answered=int(answered[best].sum()),
         changed=int((answered[best] & differ).sum()),
         mismatches=int(differ.sum()),
@@ -108,14 +117,10 @@ def fit_deferral(
         data_fingerprint=reference.data_fingerprint or candidate.data_fingerprint,
         latency=latency,
         fallback=None if fallback is None else ModelInfo.of(paired.models[-1]),
-        fallback_changed=spent,
+        fallback_changed=int(behind.sum()),
+        examples=None if of is None else len(drawn.sizes),
+        answered_examples=None if of is None else len(np.unique(of[answered[best]])),
     )
-
-
-def _threshold(sure: NDArray[np.float64], differ: NDArray[np.bool_], most: int) -> float:
-    """The lowest threshold with at most so many differing items above it; -inf if there are no more of them."""
-    highest = np.sort(sure[differ])[::-1]
-    return float(highest[most]) if most < len(highest) else -math.inf
 
 
 def _check(sides: dict[str, Any], latency: Any) -> None:
@@ -124,11 +129,6 @@ def _check(sides: dict[str, Any], latency: Any) -> None:
             raise ValueError(
                 f"The {name} must be Predictions. Got {type(side).__name__}. Ask a model with predict(model, dataset)."
             )
-    if sides["reference"].examples is not None:
-        raise ValueError(
-            "A deferral is decided example by example, and these items share examples: the words of a text, say, or "
-            "several labels. Give predictions with one item for each example."
-        )
     if latency is not None and not (isinstance(latency, tuple) and [*map(type, latency)] == [Latency, Latency]):
         raise ValueError(
             f"latency must be two of Latency, the reference's first. Got {latency!r}. "
@@ -145,35 +145,27 @@ def _checked_scores(scores: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(scores))
 
 
-def _too_few(n: int, budget: float, confidence: float, scores: tuple[str, ...]) -> str:
-    doubt = 1 - confidence
-    level = 1 - doubt / len(scores)
-    fewer = ""
-    if len(scores) > 1:
-        alone = items_needed(budget, level=confidence)
-        fewer = f" One score alone, such as scores=[{scores[0]!r}], needs {plural(int(alone), 'item')}."
-    return (
-        f"A budget of {100 * budget:g} % cannot be shown to be kept on so few items: with {plural(n, 'item')} and a "
-        f"confidence of {100 * confidence:g} % you can show at most {percent(upper_bound(0, n, level))}. Give at least "
-        f"{plural(int(items_needed(budget, level=level)), 'item')}, or a budget above that.{fewer}"
-    )
+def _examples_of(paired: SameItems) -> NDArray[np.int64] | None:
+    """The example of each item, [N]; None where each is one.
 
-
-def _spent_by_the_fallback(spent: int, most: int, n: int, budget: float) -> str:
-    return (
-        f"The fallback by itself exceeds the budget of {100 * budget:g} %: it answers {spent} of {plural(n, 'item')} "
-        f"otherwise than the reference, and {most} may. Take one that is closer, such as the reference itself."
-    )
-
-
-def _never_sure(sure: dict[str, NDArray[np.float64]], differ: NDArray[np.bool_], budget: float, level: float) -> str:
-    """What would let the candidate answer the items that it is surest of."""
-    n = len(differ)
-    fewest = min(int(differ[found == found.max()].sum()) for found in sure.values())
-    least = upper_bound(fewest, n, level)
-    more = f"A budget above {percent(least)} lets it answer some." if least < 1 else "No budget lets it answer any."
-    return (
-        f"No threshold keeps a budget of {100 * budget:g} %: of {plural(n, 'item')} the candidate answers "
-        f"{int(differ.sum())} otherwise than the reference, and those that it is surest of are among them. "
-        f"{more} Repair the candidate, or ship the reference."
-    )
+    Raises:
+        ValueError: items share examples and are not several labels, or not all labels of an example.
+    """
+    reference = paired.models[0]
+    examples = next((one.examples for one in paired.models if one.examples is not None), None)
+    if examples is None:
+        return None
+    if reference.label_names != YES_NO or any(one.logits[:, 0].any() for one in paired.models):
+        raise ValueError(
+            "A deferral is decided example by example: give predictions with one item for each example, or those of "
+            "several labels, as predict gives them. Got items that share examples and are answered "
+            f"{' or '.join(reference.label_names)}, such as the words of a text: a model in use is not told where "
+            "words begin, and special tokens and later pieces of words, which nothing was trained for, would decide."
+        )
+    _, sizes = np.unique(examples, return_counts=True)
+    if sizes.min() < sizes.max():
+        raise ValueError(
+            "Every example must have an item for each label, since the least sure of them decides. Got "
+            f"{sizes.min()} to {sizes.max()} items in an example. Mask out those that do not count, and keep them."
+        )
+    return examples
