@@ -565,7 +565,7 @@ def test_another_candidate_is_refused_and_another_reference_is_said(models, capl
     ("change", "message"),
     [
         ({"check_rate": 2}, r"check_rate must be a number in \[0, 1\]. Got 2. Did you mean 0.02\?"),
-        ({"candidate": tiny.vit()}, "must read the same inputs. Got image-classification and text-classification"),
+        ({"candidate": tiny.vit()}, "must have the same task. Got image-classification and text-classification"),
         ({"candidate": tiny.bert(n_labels=2)}, "must answer with the same labels"),
         ({"deferral": "nowhere.json"}, "nowhere.json"),
     ],

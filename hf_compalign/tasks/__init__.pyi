@@ -6,6 +6,7 @@ from .items import are_known as are_known
 from .items import labels_in as labels_in
 from .table import AUDIO_INPUTS as AUDIO_INPUTS
 from .table import CLASSIFIERS as CLASSIFIERS
+from .table import LABELERS as LABELERS
 from .table import MEASURED as MEASURED
 from .table import QUESTIONS as QUESTIONS
 from .table import REGRESSIONS as REGRESSIONS

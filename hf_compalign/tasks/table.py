@@ -190,6 +190,8 @@ TASKS = (
 )
 # One class for each text or image: what everything but the training can do with a model.
 CLASSIFIERS = tuple(task for task in TASKS[:6] if task.problem == SINGLE)
+# The same, or several labels for each.
+LABELERS = tuple(task for task in TASKS[:6] if task.categorical)
 
 # What models can be asked and audited for: those, sounds, and examples with several items each.
 MEASURED = (

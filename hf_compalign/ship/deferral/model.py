@@ -19,7 +19,7 @@ from hf_compalign.opening import load_model, model_fingerprint, name_of
 from hf_compalign.ship.deferral.finding import deferral_beside
 from hf_compalign.ship.deferral.record import Deferral
 from hf_compalign.ship.deferral.traffic import Traffic
-from hf_compalign.tasks import CLASSIFIERS, task_of
+from hf_compalign.tasks import LABELERS, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ class DeferringModel(nn.Module):
     candidate's or the reference's, in the order of the reference's labels. Both read the same inputs: a candidate with
     another tokenizer or image processor would need other ones. Both are put into evaluation mode.
 
+    Both have one class for each text or image, or several labels. Then a row is as sure as the least sure of its
+    labels, and one of the two answers all of them.
+
     Args:
         candidate: the small model, or the path of one.
         reference: the original, or the path of one; or another `DeferringModel`, to ask a second file before the
@@ -38,11 +41,11 @@ class DeferringModel(nn.Module):
         deferral: which answers count, from `fit_deferral`, or the path of its ``deferral.json``; by default the one
             that lies beside the candidate's file or in its folder, as in those of `save_artifact`.
         check_rate: the share of the candidate's answers, drawn at random, that the reference is asked too. They stay
-            the candidate's, and ``traffic`` counts how many differ.
+            the candidate's, and ``traffic`` counts how many differ, of several labels label by label.
         seed: of that draw.
 
     Attributes:
-        traffic: what became of all items so far. Set it to ``Traffic()`` to count anew. That of a reference that defers
+        traffic: what became of all rows so far. Set it to ``Traffic()`` to count anew. That of a reference that defers
             itself has those that it was asked: deferred and checked ones.
         config: the reference's config.
         input_names: the inputs that either takes.
@@ -50,7 +53,7 @@ class DeferringModel(nn.Module):
         path: where the candidate came from, with the tokenizer or image processor; else where the reference did.
 
     Raises:
-        ValueError: the deferral was fitted for another candidate, or there is none; the two read other inputs or have
+        ValueError: the deferral was fitted for another candidate or task, or there is none; the two have other tasks or
             other labels; the check rate is not in [0, 1]; or `load_model` refuses one of them.
     """
 
@@ -68,14 +71,14 @@ class DeferringModel(nn.Module):
         given = None if deferral is None else Deferral.of(deferral)
         self.candidate, self.reference = load_model(candidate), load_model(reference)
         self.deferral = given or deferral_beside(self.candidate)
-        task, other = task_of(self.reference, CLASSIFIERS), task_of(self.candidate, CLASSIFIERS)
-        if task != other:
-            raise ValueError(f"Both models must read the same inputs. Got {other.name} and {task.name}.")
+        self._task, other = (task_of(one, LABELERS) for one in (self.reference, self.candidate))
+        if self._task != other:
+            raise ValueError(f"Both models must have the same task. Got {other} and {self._task}.")
         self.config = self.reference.config
         self._order = label_order(*(names_of(one.config.id2label) for one in (self.reference, self.candidate)))
         self._check_fitted()
-        self.architectures = (f"{type(self).__name__}{task.head}",)
-        self.main_input_name = task.model_input
+        self.architectures = (f"{type(self).__name__}{self._task.head}",)
+        self.main_input_name = self._task.model_input
         self.input_names = tuple(dict.fromkeys([*input_names(self.candidate), *input_names(self.reference)]))
         self.path = name_of(self.candidate) or name_of(self.reference)
         self.traffic = Traffic()
@@ -84,29 +87,32 @@ class DeferringModel(nn.Module):
         self.eval()
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """The logits, float32 [items, labels]; no gradients.
+        """The logits, float32 [rows, labels]; no gradients.
 
         The reference is asked once, for the rows that it answers or checks, and not at all if there are none.
 
         Args:
-            **inputs: tensors or arrays, with a row for each item.
+            **inputs: tensors or arrays, with a row for each text or image.
 
         Raises:
-            ValueError: the main input is missing, an input is unknown, or has no row for each item.
+            ValueError: the main input is missing, an input is unknown, or has no row for each text or image.
         """
         rows = self._rows(inputs)
         logits = forward_logits(self.candidate, rows)
         if self._order is not None:
             logits = logits[:, list(self._order)]
-        sure = torch.from_numpy(self.deferral.answers(logits.cpu().numpy()))
+        items = self._items(logits, rows)
+        sure = self._are_sure(items)
         checked = sure & torch.from_numpy(self._random.random(len(sure)) < self._check_rate)
         asked, changed = ~sure | checked, 0
         if asked.any():
             theirs = forward_logits(self.reference, {name: values[asked] for name, values in rows.items()})
             theirs, deferred = theirs.to(logits.device), ~sure[asked]
-            changed = int((theirs.argmax(-1) != logits[asked].argmax(-1))[~deferred].sum())
+            differ = self._items(theirs, rows).argmax(-1) != items[asked].argmax(-1)
+            changed = int(differ[~deferred].sum())
             logits[~sure] = theirs[deferred]
-        self.traffic += Traffic(int(sure.sum()), int((~sure).sum()), int(checked.sum()), changed)
+        labels = int(checked.sum()) * self.config.num_labels if self._task.yes_or_no else 0
+        self.traffic += Traffic(int(sure.sum()), int((~sure).sum()), int(checked.sum()), changed, labels)
         return {"logits": logits}
 
     def to(self, device: Any) -> "DeferringModel":  # type: ignore[override]  # a module takes more
@@ -139,7 +145,25 @@ class DeferringModel(nn.Module):
         """16 hex digits of both models and of which answers count."""
         return self.deferral.pair_fingerprint(model_fingerprint(self.candidate), model_fingerprint(self.reference))
 
+    def _items(self, logits: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
+        """What is chosen from: the classes [B, C] of each row, or no and yes for each of its labels [B, L, 2]."""
+        return self._task.items(logits, None, rows, self.config).logits
+
+    def _are_sure(self, items: Tensor) -> Tensor:
+        """Which rows the candidate answers itself, bool [B]."""
+        flat = items.reshape(-1, items.shape[-1]).cpu().numpy()
+        each = len(flat) // len(items)
+        sure = self.deferral.answers(flat, np.arange(len(items)).repeat(each))
+        return torch.from_numpy(sure[::each].copy())
+
     def _check_fitted(self) -> None:
+        kinds = {True: "several labels", False: "one class for each example"}
+        several = self._task.yes_or_no
+        if several != (self.deferral.examples is not None):
+            raise ValueError(
+                f"The deferral was fitted for models with {kinds[not several]}, and these have {kinds[several]}. Fit "
+                "it anew on what these predict."
+            )
         for name, fitted in (("candidate", self.deferral.candidate), ("reference", self.deferral.behind)):
             model = getattr(self, name)
             found = model_fingerprint(model)
