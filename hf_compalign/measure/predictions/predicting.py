@@ -31,7 +31,7 @@ from hf_compalign.data import (
     sound_files,
 )
 from hf_compalign.measure.predictions.columns import Columns
-from hf_compalign.measure.predictions.items import RowItems, items_of_rows
+from hf_compalign.measure.predictions.items import RowItems
 from hf_compalign.measure.predictions.predictions import Predictions
 from hf_compalign.measure.predictions.reader import Reader, is_raw, reader_of
 from hf_compalign.measure.predictions.values import Values, values_of
@@ -150,7 +150,7 @@ def ask(
     raw = is_raw(dataset, task)
     raw_hashes = _raw_marks(dataset, task, columns) if raw else []
     dataset = reader.prepared(dataset, columns)
-    items = items_of_rows(given, dataset, task, network.config, columns=columns, tokenizer=reader.processing_class)
+    items = reader.items(given, dataset, columns)
     collate = collator_for(network, reader.processing_class, collate)
     found, own_hashes = _run(network, dataset, collate, batch_size, marked=not raw)
     marks = raw_hashes if raw else own_hashes

@@ -23,6 +23,7 @@ from hf_compalign.data import (
     with_sounds,
 )
 from hf_compalign.measure.predictions.columns import Columns
+from hf_compalign.measure.predictions.items import RowItems, items_of_rows
 from hf_compalign.models import (
     check_prepared,
     checked_device,
@@ -72,6 +73,11 @@ class Reader:
                 dataset = self._tokenized(dataset, columns.text)
         check_prepared(dataset, self.network)
         return dataset
+
+    def items(self, rows: Dataset, prepared: Dataset, columns: Columns) -> RowItems:
+        """The items of these rows, as given and as the model's inputs."""
+        task, config = self.task, self.network.config
+        return items_of_rows(rows, prepared, task, config, columns=columns, tokenizer=self.processing_class)
 
     def batches(self, rows: Dataset, columns: Columns, *, size: int) -> list[dict[str, Any]]:
         """All rows, raw or prepared, as batches of the model's inputs."""
