@@ -16,7 +16,6 @@ from hf_compalign import (
     AuditOptions,
     Columns,
     Predictions,
-    attribution_agreement,
     audit,
     compare_candidates,
     fit_deferral,
@@ -325,8 +324,6 @@ def test_a_training_counts_the_mismatches_that_its_audit_counts(tmp_path):
 
 def test_what_is_not_known_for_items_that_share_examples_is_refused():
     reference, candidate = of_items(), of_items(changed=[3])
-    with pytest.raises(ValueError, match="An explanation is of the one class of a text or image. Got a model for tok"):
-        attribution_agreement(tagger(), tagger(seed=2), sentences(), processing_class=tiny.tokenizer())
     with pytest.raises(ValueError, match="Each word must have a label. Got 1 for 2 words in row 0. Give the column of"):
         read(tagger(), Dataset.from_dict({"words": [["a", "film"]], "tags": [[1]]}))
     with pytest.raises(ValueError, match="A deferral is decided example by example: give predictions with one item"):

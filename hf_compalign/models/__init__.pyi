@@ -21,6 +21,7 @@ from .openvino import OpenVinoModel as OpenVinoModel
 from .openvino import computes_in as computes_in
 from .openvino import openvino_core as openvino_core
 from .padding import place_of as place_of
+from .padding import starts_at as starts_at
 from .padding import unpadded_answers as unpadded_answers
 from .padding import unpadded_ids as unpadded_ids
 from .pooling import Windows as Windows

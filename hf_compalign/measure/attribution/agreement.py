@@ -11,12 +11,13 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from hf_compalign.measure.attribution.items import drawn, items_asked, logits_of_items
 from hf_compalign.measure.attribution.methods import Attribution
 from hf_compalign.measure.attribution.options import AttributionOptions
 from hf_compalign.measure.attribution.pair import Explained, Pair, opened_pair
 from hf_compalign.measure.attribution.record import SIMILARITIES, AttributionAgreement, Explanation, SimilarityRow
 from hf_compalign.measure.attribution.similarity import similarities
-from hf_compalign.measure.predictions import Columns, Predictions, Reader, ids_of, is_raw, predict, same_items
+from hf_compalign.measure.predictions import Columns, Predictions, Reader, RowItems, ids_of, is_raw, predict, same_items
 from hf_compalign.measure.statistics import mean_estimate
 from hf_compalign.models import evaluating
 
@@ -44,8 +45,14 @@ def attribution_agreement(
     of a grid: that of its pixels, summed over the channels. The baseline is 0, the mean color of a normalized image.
     Saliency sums absolute gradients; all other scores are signed.
 
+    What is explained is the logit of the answer. That of a word is the one at its first token, and all tokens of the
+    text have a score for it. A label, answered with yes or no, has one logit, which speaks for yes: no similarity
+    depends on a sign that both share.
+
     The sample is drawn uniformly from all items: "all", the floor and the repeat are means over it. Where it holds
-    few mismatches, more are drawn uniformly from the mismatches. They count for "mismatches" alone.
+    few mismatches, more are drawn uniformly from the mismatches. They count for "mismatches" alone. Where examples have
+    several items, words or labels, examples are drawn, and of each one of its items; nor are two of the mismatches of
+    one example. So what a mean is over is independent, and its interval is one over examples.
 
     The floor is what an unrelated model reaches: the reference against itself with random weights, but for the word
     embeddings. A random head alone would make no unrelated model: what the head of a fine-tuned classifier reads points
@@ -79,15 +86,16 @@ def attribution_agreement(
     with evaluating(pair.reference.network, pair.candidate.network):
         sides = pair.reference, pair.candidate
         ours, theirs = predictions or (_answers(side, dataset, columns) for side in sides)
-        _check_rows(ours, dataset, pair)
+        items = items_asked(pair.reference, dataset, pair.columns)
+        _check_rows(ours, items, dataset, pair)
         same = same_items(ours, [theirs])
         answers = [model.predicted for model in same.models]
         changed = answers[0] != answers[1]
-        sample, more = _sampled(changed, same.counted, pair.options)
-        rows = [*sample, *more]
-        found = {one.row: one for one in pair.explained(dataset, rows, answers[0][rows], n_bounded=len(sample))}
-    explanations = {str(ours.ids[row]): found[row].explanation() for row in rows}
-    return _agreement([found[row] for row in rows], changed[rows], len(sample), pair), explanations
+        sample, more = drawn(changed, same.counted, items, pair.options)
+        chosen = [*sample, *more]
+        found = pair.explained(dataset, logits_of_items(items, chosen, answers[0]), n_bounded=len(sample))
+    explanations = {str(ours.ids[item]): one.explanation() for item, one in zip(chosen, found, strict=True)}
+    return _agreement(found, changed[chosen], len(sample), pair), explanations
 
 
 def explain(
@@ -100,38 +108,46 @@ def explain(
     columns: Columns | None = None,
     options: AttributionOptions | None = None,
 ) -> list[Explanation]:
-    """What both models look at in every row of a dataset, as in `attribution_agreement`.
+    """What both models look at in every item of a dataset, in the order of `predict`, as in `attribution_agreement`.
 
-    ``targets`` are the reference's class to explain in each row, by default its answer. The numbers of items in the
-    options do not matter here.
+    ``targets`` are the reference's class to explain in each item, by default its answer; a label has one logit. The
+    numbers of items in the options do not matter here: each word and each label is explained, so give few rows.
 
     Raises:
-        ValueError: as `attribution_agreement`, or targets that are not one class of the reference for each row.
+        ValueError: as `attribution_agreement`, or targets that are not one class of the reference for each item.
     """
     pair = opened_pair(
         reference, candidate, dataset, processing_class=processing_class, columns=columns, options=options
     )
-    n_rows, n_labels = len(dataset), pair.reference.network.config.num_labels
-    if targets is not None and not (len(targets) == n_rows and all(0 <= target < n_labels for target in targets)):
-        raise ValueError(
-            f"targets must be one class in [0, {n_labels}) for each of the {n_rows} rows. Got {len(targets)}: "
-            f"{list(targets)[:5]}."
-        )
+    items = items_asked(pair.reference, dataset, pair.columns)
+    if targets is not None:
+        _check_targets(targets, items, pair.reference)
     with evaluating(pair.reference.network, pair.candidate.network):
         asked = _answers(pair.reference, dataset, columns).predicted if targets is None else targets
-        found = {one.row: one for one in pair.explained(dataset, range(n_rows), asked)}
-    return [found[row].explanation() for row in range(n_rows)]
+        found = pair.explained(dataset, logits_of_items(items, range(len(items.rows)), asked))
+    return [one.explanation() for one in found]
 
 
 def _answers(side: Reader, dataset: Dataset, columns: Columns | None) -> Predictions:
     return predict(side.network, dataset, processing_class=side.processing_class, columns=columns)
 
 
-def _check_rows(predictions: Predictions, dataset: Dataset, pair: Pair) -> None:
-    task = pair.reference.task
-    if len(predictions) != len(dataset):
-        got = f"{len(predictions)} items"
-    elif is_raw(dataset, task) and predictions.ids.tolist() != ids_of(dataset, task, pair.columns).tolist():
+def _check_targets(targets: Sequence[int], items: RowItems, reference: Reader) -> None:
+    if items.task.yes_or_no:
+        raise ValueError("A label has one logit, which is explained. Leave targets= out.")
+    n, n_labels = len(items.rows), reference.network.config.num_labels
+    if not (len(targets) == n and all(0 <= target < n_labels for target in targets)):
+        raise ValueError(
+            f"targets must be one class in [0, {n_labels}) for each of the {n} "
+            f"{'rows' if items.examples is None else 'items'}. Got {len(targets)}: {list(targets)[:5]}."
+        )
+
+
+def _check_rows(predictions: Predictions, items: RowItems, dataset: Dataset, pair: Pair) -> None:
+    task, n = pair.reference.task, len(items.rows)
+    if len(predictions) != n:
+        got = f"{len(predictions)} items in place of {n}"
+    elif is_raw(dataset, task) and predictions.ids.tolist() != items.ids(ids_of(dataset, task, pair.columns)).tolist():
         got = "those of other rows, or in another order"
     else:
         return
@@ -139,16 +155,6 @@ def _check_rows(predictions: Predictions, dataset: Dataset, pair: Pair) -> None:
         f"predictions must be those of the {len(dataset)} rows of the dataset, in its order. Got {got}. Predict "
         "with both models on this dataset, or leave them out."
     )
-
-
-def _sampled(
-    changed: NDArray[np.bool_], counted: NDArray[np.int64], options: AttributionOptions
-) -> tuple[list[int], list[int]]:
-    """Rows drawn from all that count, and as many more mismatches as are wanted."""
-    order = np.random.default_rng(options.seed).permutation(counted)
-    sample, rest = order[: options.n_items], order[options.n_items :]
-    n_missing = max(0, options.n_mismatches - int(changed[sample].sum()))
-    return sample.tolist(), rest[changed[rest]][:n_missing].tolist()
 
 
 def _agreement(found: list[Explained], changed: NDArray[np.bool_], n_sample: int, pair: Pair) -> AttributionAgreement:

@@ -29,12 +29,13 @@ NOISE = 0.1  # in place of another baseline, as a share of the standard deviatio
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows as one model reads them, and the class whose logit is to explain."""
+    """B rows as one model reads them, and the class or label whose logit is to explain."""
 
     inputs: Mapping[str, Tensor]  # [B, ...], on the model's device
     targets: Tensor  # int64 [B]
     rows: Sequence[int]  # B numbers that seed the noise of each row
     content: Tensor | None = None  # bool [B, L], the tokens that are neither special nor padding; None for images
+    places: Tensor | None = None  # int64 [B], the token whose logit it is; None where the whole row has one
     pad_id: int | None = None  # the token that stands for no word, if there is one
     mask_id: int | None = None  # another one
 
@@ -84,18 +85,23 @@ class Attributor:
             if self.method in INTEGRATED:
                 start = torch.where(content[..., None], self._blank(embedding, batch), values)
 
-        def answer(read: Tensor, *inputs: Tensor) -> Tensor:
-            given = dict(zip(batch.inputs, inputs, strict=True))
+        others = (*batch.inputs.values(), *([] if batch.places is None else [batch.places]))
+
+        def answer(read: Tensor, *beside: Tensor) -> Tensor:
+            given = dict(zip(batch.inputs, beside, strict=False))  # the places may come after them
             hooks = [table.register_forward_hook(partial(_in_place, given["input_ids"], read)) for table in tables]
             try:
-                return self._logits(given)
+                logits = self._logits(given)
             finally:
                 for hook in hooks:
                     hook.remove()
+            if batch.places is None:
+                return logits
+            return logits[torch.arange(len(logits), device=logits.device), beside[-1]]
 
         if self.varied:
             values = self._noised(values, batch.rows, content)
-        found, deltas, differences = self._attributed(answer, values, start, batch, tuple(batch.inputs.values()))
+        found, deltas, differences = self._attributed(answer, values, start, batch, others)
         return found.sum(-1), deltas, differences
 
     def _blank(self, embedding: Any, batch: Batch) -> Tensor:

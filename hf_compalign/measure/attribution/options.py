@@ -26,9 +26,10 @@ class AttributionOptions:
     Attributes:
         method: for texts "layer_integrated_gradients", "saliency" or "input_x_gradient"; for images
             "integrated_gradients", "saliency" or "occlusion". None takes the first.
-        n_items: items drawn at random from all of them.
+        n_items: items drawn at random from all of them; where examples have several, so many examples, and an item of
+            each.
         n_mismatches: items to explain that the models answer differently. Where the sample holds fewer, more are drawn,
-            which count for the mismatches alone.
+            which count for the mismatches alone; no two of the mismatches are of one example.
         top_k: how many of the largest scores "top_k_overlap" compares.
         n_steps: points of the integral of (layer) integrated gradients.
         seed: of the sample, the random weights and the noise.

@@ -1,7 +1,7 @@
-"""Two models explained on the same rows, for the same target: the reference's answer."""
+"""Two models explained on the same rows, for the same logits: those of the reference's answers."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from hf_compalign.data import rows_at
 from hf_compalign.labels import label_order, names_of
+from hf_compalign.measure.attribution.items import Logit
 from hf_compalign.measure.attribution.methods import Attribution, Attributor, Batch, check_installed, randomized
 from hf_compalign.measure.attribution.options import IMAGE, TEXT, AttributionOptions, check_explainable
 from hf_compalign.measure.attribution.record import DECIMALS, Explanation
 from hf_compalign.measure.predictions import Columns, Predictions, Reader, reader_of
-from hf_compalign.models import evaluating, input_names
+from hf_compalign.models import evaluating, input_names, starts_at, unpadded_ids
+from hf_compalign.tasks import Task
 
 # The special tokens in a config, for want of a tokenizer.
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
@@ -26,10 +30,9 @@ _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep
 
 @dataclass(frozen=True)
 class Explained:
-    """One row of the dataset as two models see it."""
+    """One item as two models see it."""
 
-    row: int
-    target: int  # the explained class
+    target: int  # the explained answer
     tokens: tuple[str, ...]  # of a text, those with a score
     reference: Attribution
     candidate: Attribution
@@ -59,25 +62,24 @@ class Pair:
     columns: Columns
     options: AttributionOptions  # with the method
 
-    def explained(
-        self, dataset: Dataset, rows: Sequence[int], targets: ArrayLike, *, n_bounded: int = 0
-    ) -> Iterator[Explained]:
-        """These rows explained for targets among the reference's classes, the shortest texts first.
+    def explained(self, dataset: Dataset, wanted: Sequence[Logit], *, n_bounded: int = 0) -> list[Explained]:
+        """These logits explained, the shortest texts first.
 
-        Both models must be in evaluation mode. The first ``n_bounded`` rows get a floor and a repeat.
+        Both models must be in evaluation mode. The first ``n_bounded`` logits get a floor and a repeat.
         """
-        chosen = dataset.select(list(rows))
+        chosen = dataset.select([one.row for one in wanted])
         ours, theirs = (side.prepared(chosen, self.columns) for side in (self.reference, self.candidate))
-        lengths = _check_same_tokens(ours, theirs) if self.kind == TEXT else [0] * len(rows)
-        order = sorted(range(len(rows)), key=lambda place: (place >= n_bounded, lengths[place]))
-        # No batch has some of the first rows and some of the others.
+        lengths = _check_same_tokens(ours, theirs) if self.kind == TEXT else [0] * len(wanted)
+        order = sorted(range(len(wanted)), key=lambda place: (place >= n_bounded, lengths[place]))
+        # No batch has some of the first logits and some of the others.
         halves, size = (order[:n_bounded], order[n_bounded:]), self.options.batch_size
         parts = [half[start : start + size] for half in halves for start in range(0, len(half), size)]
-        wanted, places, makers = np.asarray(targets), self._target_places(), self._attributors()
+        columns, makers, explained = self._columns(), self._attributors(), {}
         for part in tqdm(parts, desc="Explaining", leave=False):
-            numbers = [rows[place] for place in part]
-            first = self._batch(self.reference, ours, part, wanted[part], numbers)
-            second = self._batch(self.candidate, theirs, part, places[wanted[part]], numbers)
+            asked = [wanted[place] for place in part]
+            moved = [replace(one, column=columns[one.column]) for one in asked]
+            first = self._batch(self.reference, ours, part, asked)
+            second = self._batch(self.candidate, theirs, part, moved)
             self._check_same_size(first, second)
             found = {
                 name: maker.explain(second if name == "candidate" else first)
@@ -87,14 +89,16 @@ class Pair:
             tokens = self._tokens(first)
             for index, place in enumerate(part):
                 scores = {name: items[index] for name, items in found.items()}
-                yield Explained(rows[place], int(wanted[place]), tokens[index], **scores)
+                explained[place] = Explained(wanted[place].answer, tokens[index], **scores)
+        return [explained[place] for place in range(len(wanted))]
 
     def _check_first(self, dataset: Dataset) -> None:
         """Explain the first row in one step: what cannot be explained is refused before all rows are asked."""
         quick = replace(self, options=replace(self.options, n_steps=1))
+        first = Logit(row=0, column=0, place=0 if self.reference.task.label_depth == 1 else None, answer=0)
         try:
             with evaluating(self.reference.network, self.candidate.network):
-                next(quick.explained(dataset, [0], [0]))
+                quick.explained(dataset, [first])
         except ValueError:
             raise
         except Exception as error:
@@ -117,25 +121,24 @@ class Pair:
         weights = randomized(self.reference.network, seed=self.options.seed)
         return found | {"floor": replace(reference, replaced=weights)} if weights else found
 
-    def _target_places(self) -> NDArray[np.int64]:
-        """Where each class of the reference stands among the candidate's."""
+    def _columns(self) -> list[int]:
+        """Where each class or label of the reference stands among the candidate's."""
         ours, theirs = (names_of(side.network.config.id2label) for side in (self.reference, self.candidate))
         order = label_order(ours, theirs)
-        return np.arange(len(ours)) if order is None else np.asarray(order)
+        return [*range(len(ours))] if order is None else [*order]
 
-    def _batch(
-        self, side: Reader, prepared: Dataset, part: list[int], targets: NDArray[np.int64], rows: list[int]
-    ) -> Batch:
+    def _batch(self, side: Reader, prepared: Dataset, part: list[int], asked: list[Logit]) -> Batch:
         known, device = input_names(side.network), side.network.device
         placed = {name: value.to(device) for name, value in side.batch(prepared, part).items() if name in known}
-        asked = torch.as_tensor(targets, device=device)
+        targets, rows = torch.tensor([one.column for one in asked], device=device), [one.row for one in asked]
         if self.kind == IMAGE:
-            return Batch(placed, asked, rows)
+            return Batch(placed, targets, rows)
         special, blanks = _special_ids(side)
         ids = placed["input_ids"]
         is_special = torch.isin(ids, torch.tensor(special, dtype=ids.dtype, device=device))
         content = ~is_special & placed.get("attention_mask", torch.ones_like(ids)).bool()
-        return Batch(placed, asked, rows, content, *blanks)
+        own = unpadded_ids(rows_at(prepared, part, ["input_ids"]), side.task)
+        return Batch(placed, targets, rows, content, _places(asked, own, ids), *blanks)
 
     def _tokens(self, batch: Batch) -> list[tuple[str, ...]]:
         if batch.content is None:
@@ -172,22 +175,12 @@ def opened_pair(
         _check_is_model(model)
     how = {"processing_class": processing_class, "device": options.device}
     sides = [reader_of(model, dataset, **how) for model in (reference, candidate)]
-    for side in sides:
-        if not side.task.is_classifier:
-            raise ValueError(
-                f"An explanation is of the one class of a text or image. Got a model for {side.task}. Leave the "
-                "attribution out."
-            )
-    kinds = [IMAGE if side.task.model_input == "pixel_values" else TEXT for side in sides]
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            f"The two models must answer the same questions. Got {sides[0].task.name} and {sides[1].task.name}."
-        )
-    method = options.method_for(kinds[0])
+    kind = _kind_of(*(side.task for side in sides))
+    method = options.method_for(kind)
     for side in sides:
         check_explainable(side.network, method)
-    pair = Pair(sides[0], sides[1], kinds[0], Columns.of(columns), replace(options, method=method))
-    pair._target_places()  # refuses other labels before anything is computed
+    pair = Pair(sides[0], sides[1], kind, Columns.of(columns), replace(options, method=method))
+    pair._columns()  # refuses other labels before anything is computed
     pair._check_first(dataset)
     return pair
 
@@ -199,6 +192,27 @@ def _check_is_model(model: PreTrainedModel | str | Path | Predictions) -> None:
             f"{what} hold answers, not the model that gave them, and only a model can be explained. Give the model: "
             "a module, its folder or its id on the Hub."
         )
+
+
+def _kind_of(ours: Task, theirs: Task) -> str:
+    """What both models read, if they answer the same questions, and these have explanations."""
+    for task in (ours, theirs):
+        of_labels = task.yes_or_no and not task.reads_sounds
+        if not (task.is_classifier or of_labels or task.label_depth == 1):
+            raise ValueError(
+                "An explanation is of a class of a text or image, of one of its labels, or of the class of a word. Got "
+                f"a model for {task}. Leave the attribution out."
+            )
+    if str(ours) != str(theirs):
+        raise ValueError(f"The two models must answer the same questions. Got {ours} and {theirs}.")
+    return IMAGE if ours.model_input == "pixel_values" else TEXT
+
+
+def _places(asked: list[Logit], own: list[list[int]], ids: Tensor) -> Tensor | None:
+    """Where the tokens that answer stand in padded rows [B, L]; None where whole rows answer."""
+    starts = [starts_at(row, padded) for row, padded in zip(own, ids.tolist(), strict=True)]
+    found = [start + one.place for start, one in zip(starts, asked, strict=True) if one.place is not None]
+    return torch.tensor(found, device=ids.device) if found else None
 
 
 def _check_same_tokens(ours: Dataset, theirs: Dataset) -> list[int]:

@@ -48,7 +48,7 @@ class Explanation:
 
     Attributes:
         kind: "text" or "image".
-        target: the explained class: the reference's answer.
+        target: the explained answer: the reference's class; of a label always 1, yes.
         tokens: of a text, without special tokens and padding; empty for an image.
         shape: of an image, the rows and columns of the grid; None for a text.
         reference: its score of each token or cell of the grid (row by row), the largest of them 1 or -1, rounded to 4
@@ -91,7 +91,7 @@ class AttributionAgreement:
     Attributes:
         kind: "text" or "image".
         method: one of `METHODS`.
-        n_items: items in the sample of all items.
+        n_items: items in the sample of all items; where examples have several, one of each of so many examples.
         n_agreeing: explained items that both models answer alike; ``n_mismatches`` differently.
         top_k: how many of the largest scores "top_k_overlap" compares.
         convergence_delta_reference: mean absolute gap between the sum of the attributions and the difference of the

@@ -66,7 +66,7 @@ def sections_of(found: Row) -> list[Section]:
     made = [answers(found), limits(found), *_if_any(rerun, found["floor"], found), costs(found)]
     made += [changes(found), classes(found), *groups(found), *_if_any(slices_section, found["slices"])]
     made += [*_if_any(calibration, found["calibration"]), *_if_any(margins, found["margins"]), frequencies(found)]
-    made += _if_any(attribution, found["attribution"])
+    made += _if_any(attribution, found["attribution"], found)
     return [section for section in made if section.notes or section.shown(2)]
 
 
@@ -238,17 +238,17 @@ def margins(rows: Sequence[Row]) -> Section:
     return Section("margins", "Where answers change", (table,), lead=(lead,))
 
 
-def attribution(found: Row) -> Section:
+def attribution(found: Row, whole: Row) -> Section:
     """Whether both models look at the same parts of the inputs."""
     rows = [
         (similarity_title(row["similarity"], found["top_k"]), *(_estimate(row[kind]) for kind in _SIMILARITIES))
         for row in found["rows"]
     ]
     scored = "token" if found["kind"] == "text" else "cell of a grid of pixels"
-    beside = compared_with(found)
+    beside, said = compared_with(found), sampled(found, of_examples=whole.get("n_examples") is not None)
     notes = [
         f"How alike the two models' explanations of the reference's answer are ({found['method'].replace('_', ' ')}, a "
-        f"score for each {scored}): of {sampled(found)}. In brackets: 95 % bootstrap intervals.",
+        f"score for each {scored}): of {said}. In brackets: 95 % bootstrap intervals.",
         f"Floor: the reference against {beside['floor']}. Repeat: the reference against {beside['repeat']}. A "
         "candidate above the repeat differs less than two choices of the method do.",
     ]
@@ -262,15 +262,16 @@ def attribution(found: Row) -> Section:
     return Section("attribution", "Do both look at the same things?", (table,), tuple(notes))
 
 
-def sampled(found: Row) -> str:
-    """The items of an attribution agreement: a sample, and mismatches beyond it.
+def sampled(found: Row, *, of_examples: bool = False) -> str:
+    """The items of an attribution agreement: a sample, perhaps of examples with several items; and more mismatches.
 
     >>> sampled({"n_items": 60, "n_agreeing": 56, "n_mismatches": 60, "seed": 0})
     '60 items drawn at random (seed 0; 56 answered alike), and 56 more that the two answer differently'
     """
     n, agreeing = found["n_items"], found["n_agreeing"]
     more = found["n_mismatches"] - (n - agreeing)
-    drawn = f"{plural(n, 'item')} drawn at random (seed {found['seed']}; {agreeing} answered alike)"
+    items = f"an item of each of {plural(n, 'example')}" if of_examples else plural(n, "item")
+    drawn = f"{items} drawn at random (seed {found['seed']}; {agreeing} answered alike)"
     return f"{drawn}, and {more} more that the two answer differently" if more else drawn
 
 

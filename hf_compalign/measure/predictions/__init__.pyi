@@ -1,5 +1,6 @@
 from .columns import Columns as Columns
 from .items import YES_NO as YES_NO
+from .items import RowItems as RowItems
 from .pairing import SameItems as SameItems
 from .pairing import asked_the_same as asked_the_same
 from .pairing import rows_of_items as rows_of_items
