@@ -3,8 +3,8 @@
     python benchmarks/by_task.py run --checkpoint MINILM --data DATA --output OUT [--tasks text names] [--recipe FILE]
     python benchmarks/by_task.py table --output OUT [--recipe FILE]
 
-MINILM is a pretrained encoder of BERT's kind. DATA holds the folders sst2, hatexplain, trec and cifar10, with their
-rows in parquet files; `by_task_data.py` makes the sets of the other tasks from these.
+MINILM is a pretrained encoder of BERT's kind. DATA holds the folders sst2, rte, trec, banking77, hatexplain and cifar10,
+with their rows in parquet files; `by_task_data.py` makes the sets of the other tasks from these.
 
 The rule: each task's original is fine-tuned with its labels; then half of its weights are pruned during one epoch, by
 magnitude over all layers, with `--preset labels` and with `--preset default`, all else the same, for seeds 0, 1 and 2.
@@ -57,6 +57,12 @@ class Task:
 TASKS = {
     "text": Task("phrases, 2 classes (SST-2)", "run_glue", "--max_seq_length 64"),
     "questions": Task("questions, 6 classes (TREC)", "run_glue", "--max_seq_length 64 --teacher_num_train_epochs 4"),
+    "pairs": Task("pairs of texts, 2 classes (RTE)", "run_glue", "--max_seq_length 128 --teacher_num_train_epochs 6"),
+    "intents": Task(
+        "questions, 77 classes (BANKING77)",
+        "run_glue",
+        "--max_seq_length 64 --teacher_num_train_epochs 6 --teacher_learning_rate 1e-4",
+    ),
     "numbers": Task("posts, a number (HateXplain)", "run_glue", "--max_seq_length 64 --tolerance 0.1"),
     "labels": Task(
         "labels of posts (HateXplain)",

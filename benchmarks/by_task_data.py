@@ -1,4 +1,4 @@
-"""The sets of `by_task.py`: rows of SST-2, TREC, HateXplain and CIFAR-10, and what is made of them on the spot.
+"""The sets of `by_task.py`: rows of real data sets, and what is made of them on the spot.
 
 Each function writes train.parquet and validation.parquet into a folder, unless they are there, and returns their paths.
 """
@@ -74,9 +74,9 @@ def phrases(data: Path) -> tuple[Dataset, ...]:
     return parts(load_file(str(data / "sst2" / "train.parquet")), 6000, 3000)
 
 
-def questions(data: Path) -> tuple[Dataset, Dataset]:
-    """TREC as it is."""
-    return load_file(str(data / "trec" / "train.parquet")), load_file(str(data / "trec" / "test.parquet"))
+def as_it_is(name: str, evaluated: str = "test") -> Make:
+    """The training rows of a set, and those of the split to evaluate on."""
+    return lambda data: tuple(load_file(str(data / name / f"{split}.parquet")) for split in ("train", evaluated))
 
 
 def numbers(data: Path) -> tuple[Dataset, ...]:
@@ -216,7 +216,9 @@ def untrained_ast(folder: Path) -> str:
 
 SETS: Mapping[str, Callable[[Path, Path], tuple[Path, Path]]] = {
     "text": kept(phrases),
-    "questions": kept(questions),
+    "questions": kept(as_it_is("trec")),
+    "pairs": kept(as_it_is("rte", evaluated="validation")),
+    "intents": kept(as_it_is("banking77")),
     "numbers": kept(numbers),
     "labels": kept(labels),
     "names": kept(names),
