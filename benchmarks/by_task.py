@@ -3,8 +3,8 @@
     python benchmarks/by_task.py run --checkpoint MINILM --data DATA --output OUT [--tasks text names] [--recipe FILE]
     python benchmarks/by_task.py table --output OUT [--recipe FILE]
 
-MINILM is a pretrained encoder of BERT's kind. DATA holds the folders sst2, rte, trec, banking77, hatexplain and cifar10,
-with their rows in parquet files; `by_task_data.py` makes the sets of the other tasks from these.
+MINILM is a pretrained encoder of BERT's kind. DATA holds the folders sst2, rte, trec, banking77, hatexplain and
+cifar10, with their rows in parquet files; `by_task_data.py` makes the sets of the other tasks from these.
 
 The rule: each task's original is fine-tuned with its labels; then half of its weights are pruned during one epoch, by
 magnitude over all layers, with `--preset labels` and with `--preset default`, all else the same, for seeds 0, 1 and 2.

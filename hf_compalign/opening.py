@@ -16,7 +16,7 @@ from hf_compalign.models import (
     follow_config,
     load_processor,
 )
-from hf_compalign.tasks import CLASSIFIERS, TASKS, Task, task_of
+from hf_compalign.tasks import EXPORTED, TASKS, Task, task_of
 
 __all__ = ["Model", "load_model", "model_fingerprint", "name_of", "open_file", "processor_of"]
 
@@ -43,7 +43,7 @@ def load_model(model: Model) -> "PreTrainedModel":
         if not isinstance(model, str | Path):
             raise ValueError(f"A model is a module, a path or a Hub id. Got {type(model).__name__}.")
         model = _opened(model)
-    task_of(model, CLASSIFIERS if isinstance(model, FileModel) else TASKS)  # files of other tasks are not written
+    task_of(model, EXPORTED if isinstance(model, FileModel) else TASKS)  # files of other tasks are not written
     opened: PreTrainedModel = follow_config(model)
     return opened
 

@@ -230,7 +230,7 @@ def test_a_folder_that_holds_something_is_refused(place, tmp_path, monkeypatch, 
     [
         ("texts", "reviews.csv", ["--text-column", "nope"], "There is no column 'nope'"),
         ("texts", "images.parquet", [], "Cannot tell which columns hold the text"),
-        ("images", "reviews.csv", [], "Cannot tell which column holds the images"),
+        ("images", "reviews.csv", [], "No image processor could be loaded"),
         ("images", "images.parquet", ["--label-column", "nope"], "There is no column 'nope'"),
         ("texts", "wrong.csv", [], "Labels must lie in [0, 3), or be -100 or -1 where unknown. Got 7"),
     ],

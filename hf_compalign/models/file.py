@@ -20,10 +20,13 @@ from hf_compalign.models.audited import check_audited
 from hf_compalign.models.pooling import flat_windows, is_windows, pooled
 from hf_compalign.models.processor import instruction_sets
 from hf_compalign.models.runtime import Runtime, RuntimeSettings
+from hf_compalign.tasks import AUDIO_INPUTS, SPAN_LOGITS, task_of
 
-# The inputs of a classifier of texts or images.
-_KNOWN_INPUTS = ("input_ids", "pixel_values", "attention_mask", "token_type_ids")
-_MAIN_INPUTS = _KNOWN_INPUTS[:2]
+# What is read of texts, images and sounds.
+_MAIN_INPUTS = ("input_ids", "pixel_values", *AUDIO_INPUTS)
+# What is read besides, and what it is where it is not given: nothing is masked, and there is one text.
+_DEFAULTS = {"attention_mask": np.ones_like, "token_type_ids": np.zeros_like}
+_KNOWN_INPUTS = (*_MAIN_INPUTS, *_DEFAULTS)
 _CHUNK_BYTES = 1 << 20
 
 # Where a folder may hold files that answer like a model.
@@ -52,11 +55,12 @@ class Declared:
 
 
 class FileModel(nn.Module, ABC):
-    """A classifier in a file, run by its runtime and called with the arguments that the model had.
+    """A model in a file, run by its runtime and called with the arguments that the model had.
 
-    The inputs must be among input_ids, attention_mask, token_type_ids and pixel_values. They are converted to the
-    declared types; without an attention_mask nothing is masked, and without token_type_ids these are 0. The output
-    named "logits" holds the logits, or else the first output. There are no parameters, and no training.
+    The inputs must be among input_ids, pixel_values, input_values, input_features, attention_mask and token_type_ids.
+    They are converted to the declared types; without an attention_mask nothing is masked, and without token_type_ids
+    these are 0. The outputs "start_logits" and "end_logits" answer questions; else the output named "logits" holds the
+    logits, or the first output. There are no parameters, and no training.
 
     Args:
         path: the file.
@@ -69,7 +73,7 @@ class FileModel(nn.Module, ABC):
         config: the config.
         architectures: the model classes that the config names.
         input_names: the inputs that the file declares.
-        main_input_name: "input_ids" or "pixel_values".
+        main_input_name: "input_ids", "pixel_values", "input_values" or "input_features".
         device: where it runs: the CPU, or after ``.to("cuda")`` a GPU, if the runtime can.
 
     Raises:
@@ -100,7 +104,8 @@ class FileModel(nn.Module, ABC):
         self.input_names = tuple(self._inputs)
         self._check_inputs()
         self.main_input_name = next(name for name in _MAIN_INPUTS if name in self._inputs)
-        self._output = "logits" if "logits" in outputs else next(iter(outputs))
+        first = "logits" if "logits" in outputs else next(iter(outputs))
+        self._outputs = SPAN_LOGITS if outputs.keys() >= {*SPAN_LOGITS} else (first,)
         self.config = self._config_beside() if config is None else config
         named = self.config.architectures
         self.architectures = tuple(named) if isinstance(named, list | tuple) else ()
@@ -109,9 +114,8 @@ class FileModel(nn.Module, ABC):
                 f"The config of {self.path} does not say which class of model it is (its 'architectures' is empty "
                 'or no list). Write it there, like ["BertForSequenceClassification"].'
             )
-        n_logits = outputs[self._output].shape[-1]
-        if isinstance(n_logits, int):
-            self._check_labels(n_logits)
+        self._has_labels = task_of(self).class_axis is not None
+        self._check_labels(outputs[self._outputs[0]].shape[-1])
         names = tuple(f"{one.folder}/{self.path.name}" for one in FORMATS if one.suffix == self.suffix)
         check_audited(Path(record_name(self.path, AUDIT_NAME)), names, self.path, lambda: self.fingerprint)
         self.eval()
@@ -126,7 +130,7 @@ class FileModel(nn.Module, ABC):
 
     @abstractmethod
     def _run(self, feeds: Mapping[str, Any]) -> Any:
-        """The logits of one call of the runtime, as an array."""
+        """What one call of the runtime gives for each of the outputs in use, as arrays."""
 
     @property
     @abstractmethod
@@ -160,7 +164,7 @@ class FileModel(nn.Module, ABC):
         )
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """The logits, [items, labels], on the CPU; no gradients.
+        """The logits, as the model has them: [items, labels] for a classifier; on the CPU, no gradients.
 
         Args:
             **inputs: tensors or arrays; of texts in windows [items, windows, tokens], whose logits are averaged.
@@ -168,7 +172,7 @@ class FileModel(nn.Module, ABC):
         Raises:
             ValueError: the main input is missing, an input is unknown, there is no item, or the file cannot take it.
         """
-        if is_windows(inputs):
+        if is_windows(inputs) and len(self._inputs[self.main_input_name].shape) == 2:
             windows, places = flat_windows(inputs)
             return {"logits": pooled(self(**windows)["logits"], places)}
         if self._threads != self._wanted_threads():
@@ -183,9 +187,9 @@ class FileModel(nn.Module, ABC):
             self._answer({name: _rows(values, start, size) for name, values in feeds.items()})
             for start in range(0, n_items, max(size, 1))
         ]
-        logits = torch.from_numpy(np.concatenate(parts)[:n_items])
-        self._check_labels(logits.shape[-1])
-        return {"logits": logits}
+        found = [torch.from_numpy(np.concatenate(one)[:n_items]) for one in zip(*parts, strict=True)]
+        self._check_labels(found[0].shape[-1])
+        return dict(zip(self._outputs if len(found) > 1 else ("logits",), found, strict=True))
 
     def to(self, device: Any) -> "FileModel":  # type: ignore[override]  # a module takes more
         """Run on that device from now on, or raise a ValueError if the runtime cannot."""
@@ -230,7 +234,7 @@ class FileModel(nn.Module, ABC):
             for name, value in inputs.items()
         }
         main = given[self.main_input_name]
-        filled = {"attention_mask": np.ones(main.shape[:2]), "token_type_ids": np.zeros(main.shape[:2])} | given
+        filled = {name: given[name] if name in given else _DEFAULTS[name](main) for name in self._inputs}
         return {name: filled[name].astype(one.dtype, copy=False) for name, one in self._inputs.items()}
 
     def _reopen(self) -> None:
@@ -245,12 +249,14 @@ class FileModel(nn.Module, ABC):
         unknown = [name for name in self.input_names if name not in _KNOWN_INPUTS]
         if unknown or not any(name in self._inputs for name in _MAIN_INPUTS):
             raise ValueError(
-                f"{self.path} must take inputs among {', '.join(_KNOWN_INPUTS)}, with input_ids or pixel_values. "
-                f"It takes {', '.join(self.input_names) or 'none'}. Export a classifier of texts or images."
+                f"{self.path} must take inputs among {', '.join(_KNOWN_INPUTS)}, with one of the first "
+                f"{len(_MAIN_INPUTS)}. It takes {', '.join(self.input_names) or 'none'}. Export a model with "
+                "export_onnx or export_openvino."
             )
 
-    def _check_labels(self, n_logits: int) -> None:
-        if n_logits != self.config.num_labels:
+    def _check_labels(self, n_logits: Any) -> None:
+        """Refuse a number of logits that is known and not that of the labels; those of positions and choices vary."""
+        if self._has_labels and isinstance(n_logits, int) and n_logits != self.config.num_labels:
             raise ValueError(
                 f"{self.path} answers with {n_logits} logits, but its config has {self.config.num_labels} labels. Put "
                 "the config.json of the exported model beside it."

@@ -23,7 +23,7 @@ _WHAT = "Running an ONNX file"
 
 
 class OnnxModel(FileModel):
-    """A classifier in an ONNX file of any exporter, run by ONNX Runtime; see `FileModel`.
+    """A model in an ONNX file of any exporter, run by ONNX Runtime; see `FileModel`.
 
     It computes in the types that the file declares. After ``.to("cuda")`` it runs on a GPU, if ONNX Runtime was built
     for it.
@@ -100,7 +100,7 @@ class OnnxModel(FileModel):
         return inputs, outputs
 
     def _run(self, feeds: Mapping[str, Any]) -> Any:
-        return self._session.run([self._output], feeds)[0]
+        return self._session.run([*self._outputs], feeds)
 
     def _model(self) -> Any:
         with needs_extra("onnx", what=_WHAT):

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class OpenVinoModel(FileModel):
-    """A classifier in an OpenVINO file (.xml, with its weights in the .bin beside it), run on the CPU; see `FileModel`.
+    """A model in an OpenVINO file (.xml, with its weights in the .bin beside it), run on the CPU; see `FileModel`.
 
     What is not in INT8 is computed in the precision that `export_openvino` wrote into the file, and float32 for files
     that do not say, unless ``settings`` name another. By itself OpenVINO computes any file in bfloat16 on processors
@@ -100,8 +100,8 @@ class OpenVinoModel(FileModel):
         return _ports(self._compiled.inputs), _ports(self._compiled.outputs)
 
     def _run(self, feeds: Mapping[str, Any]) -> Any:
-        position = list(_ports(self._compiled.outputs)).index(self._output)
-        return self._compiled(dict(feeds))[position]
+        found, names = self._compiled(dict(feeds)), [*_ports(self._compiled.outputs)]
+        return [found[names.index(name)] for name in self._outputs]
 
 
 def computes_in(precision: str) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_compalign.models.images import image_channels, image_size
-from hf_compalign.tasks import AUDIO_INPUTS
+from hf_compalign.tasks import AUDIO_INPUTS, TASKS
 
 # The height and width of images where the config names none.
 _IMAGE_SIZE = 224
@@ -15,10 +15,15 @@ _IMAGE_SIZE = 224
 _CHARACTERS = 256
 # How many samples a sound has: a quarter of a second at the usual rate, and more than a step of the convolutions.
 _SAMPLES = 4000
+# How many choices a question has.
+_CHOICES = 3
 
 
 def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = 7) -> dict[str, Tensor]:
-    """Inputs for the model: noise for images and sounds, or random tokens, padded in all texts but the first."""
+    """Inputs for the model: noise for images and sounds, or random tokens, padded in all texts but the first.
+
+    The choices of a question are one text.
+    """
     config: Any = model.config
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
@@ -47,6 +52,8 @@ def sample_inputs(model: nn.Module, *, n_items: int = 2, length: int = 7) -> dic
     inputs = {"input_ids": ids, "attention_mask": mask}
     if getattr(config, "type_vocab_size", 0) > 1 and "token_type_ids" in signature(type(model).forward).parameters:
         inputs["token_type_ids"] = torch.zeros_like(ids)
+    if any(task.has_choices and task.head in type(model).__name__ for task in TASKS):
+        inputs = {name: torch.stack([value] * _CHOICES, dim=1) for name, value in inputs.items()}
     return {name: value.to(device) for name, value in inputs.items()}
 
 

@@ -50,7 +50,7 @@ def compress_model(  # noqa: PLR0913 - a model, its rows, where to, and what to 
     works in ``<output>.search`` beside it. One that was killed goes on from there; one that finds nothing leaves it.
 
     Args:
-        model: the original, a classifier.
+        model: the original, of a task that `audit` takes.
         dataset: rows that the model was not trained on, as `predict` takes them. More rows show smaller rates.
         output: a folder that is empty or not there yet.
         limits: the largest acceptable ``mismatch_rate``, ``nfr``, ``flip_rate`` or ``pfr``, each judged by its 95 %

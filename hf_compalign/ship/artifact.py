@@ -35,7 +35,7 @@ from hf_compalign.ship.deferrals import (
 from hf_compalign.ship.hub import WEIGHTS, audit_name
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.variants import checked_variants, copy_variants, refuse_left_variants
-from hf_compalign.tasks import CLASSIFIERS, task_of
+from hf_compalign.tasks import MEASURED, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def save_artifact(  # noqa: PLR0913 - what ships, of which files, and what it is
         pairs = opened_pairs(rules, places, None if isinstance(reference, Predictions) else reference)
         card = _card_of(details.card, compressed, reference, folder)
         asking = AuditOptions(details.columns, processor, details.batch_size)
-        original = reference_answers(reference, dataset, task=task_of(compressed, CLASSIFIERS), options=asking)
+        original = reference_answers(reference, dataset, task=task_of(compressed, MEASURED), options=asking)
         # A local path says nothing to others.
         original = replace(original, model=public_name(original.model or card.base_model))
         asked = {name: (place, audit_name(name)) for name, place in places.items()}
@@ -168,7 +168,7 @@ def save_artifact(  # noqa: PLR0913 - what ships, of which files, and what it is
             audits[name].save(work / record)
         models = {name: (place, processor) for name, (place, _) in asked.items()}
         if not isinstance(reference, Predictions):
-            models[ORIGINAL] = (reference, processor_of(reference, task_of(compressed, CLASSIFIERS), default=processor))
+            models[ORIGINAL] = (reference, processor_of(reference, task_of(compressed, MEASURED), default=processor))
         device = timing_device(files=bool(variants))
         files = _measured(models, audits, _times(models, dataset, details, device))
         machine = machine_name(device) if details.timed_batch_sizes else ""
@@ -225,7 +225,7 @@ def _torch_model(model: Model) -> PreTrainedModel:
 def _write_model(model: PreTrainedModel, work: Path, processor: Any) -> Any:
     """The model and its processor, which is returned."""
     if processor is None:
-        processor = load_processor(name_of(model), task_of(model, CLASSIFIERS))
+        processor = load_processor(name_of(model), task_of(model, MEASURED))
     model.save_pretrained(work)
     processor.save_pretrained(work)
     return processor
@@ -236,7 +236,7 @@ def _card_of(
 ) -> CardDetails:
     """The details of the card, by default what the model, the reference and the folder tell."""
     base = (reference.model if isinstance(reference, Predictions) else name_of(reference)) or "the original"
-    card = given or CardDetails(task_of(model, CLASSIFIERS).name, base_model=base, dataset="the evaluation data")
+    card = given or CardDetails(task_of(model, MEASURED).name, base_model=base, dataset="the evaluation data")
     return replace(card, name=card.name or folder.resolve().name)
 
 

@@ -12,16 +12,6 @@ from hf_compalign._formats import decimals
 from hf_compalign._tables import Table
 from hf_compalign.compress import load_compressed
 from hf_compalign.compress.export import Export, check_not_exported
-from hf_compalign.data import (
-    check_rows,
-    check_texts,
-    find_image_column,
-    find_label_column,
-    find_text_columns,
-    image_files,
-    label_ids,
-)
-from hf_compalign.labels import names_of
 from hf_compalign.measure.audit import Audit, AuditOptions, audit, checked_limits
 from hf_compalign.measure.footprint import (
     Latency,
@@ -33,13 +23,13 @@ from hf_compalign.measure.footprint import (
     timing_device,
 )
 from hf_compalign.measure.predictions import Columns, Predictions, reader_of
-from hf_compalign.models import check_prepared, load_processor, sample_inputs
+from hf_compalign.models import sample_inputs
 from hf_compalign.opening import load_model, processor_of
 from hf_compalign.ship.formats import EXPORTERS, check_format, particular
 from hf_compalign.ship.frontier import Frontier, frontier_table
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair import RepairOptions, repair_int8
-from hf_compalign.tasks import CLASSIFIERS, task_of
+from hf_compalign.tasks import MEASURED, task_of
 
 TIMED = (1, 8)
 _LENGTH = 32  # of made-up texts, where no data are given
@@ -157,9 +147,9 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     _check(dataset, limits, reference)
     check_not_exported(model)
     network = load_compressed(model)
-    processor = processor_of(model, task_of(network, CLASSIFIERS))
+    processor = processor_of(model, task_of(network))
     if dataset is not None:
-        _check_rows(dataset, network, model, Columns.of(options.columns))
+        _check_rows(dataset, network, processor, Columns.of(options.columns))
     shared = _shared(network, processor, options)
     size_bytes = footprint(network).size_bytes
     asking = AuditOptions(options.columns, processor, options.batch_size)
@@ -181,7 +171,7 @@ def export_audited(  # noqa: PLR0913 - what to export and where, and what to hol
     file, found = load_model(made.path), None
     if dataset is not None:
         answers = reference_answers(
-            network if reference is None else reference, dataset, task=task_of(network, CLASSIFIERS), options=asking
+            network if reference is None else reference, dataset, task=task_of(network, MEASURED), options=asking
         )
         found = audit(answers, file, dataset, limits=limits, options=asking)
     latency = _timed({"torch": network, made.path.name: file}, dataset, asking)
@@ -215,21 +205,10 @@ def _repair_options(options: ExportOptions, shared: Mapping[str, Any]) -> Repair
     )
 
 
-def _check_rows(rows: Dataset, network: PreTrainedModel, model: str | Path, columns: Columns) -> None:
+def _check_rows(rows: Dataset, network: PreTrainedModel, processor: Any, columns: Columns) -> None:
     """What `predict` would refuse too, but before the export."""
-    check_rows(rows)
-    task = task_of(network, CLASSIFIERS)
-    label = find_label_column(rows, columns.label)
-    if label is not None:
-        label_ids(rows, label, names_of(network.config.id2label))
-    if task.model_input in rows.column_names:
-        check_prepared(rows, network)
-        return
-    if task.model_input == "pixel_values":
-        image_files(rows, find_image_column(rows, columns.image))
-    else:
-        check_texts(rows, find_text_columns(rows, columns.text))
-    load_processor(model, task)
+    reader = reader_of(network, rows, processing_class=processor)
+    reader.items(rows, reader.prepared(rows, columns), columns)
 
 
 def _calibration(network: PreTrainedModel, processor: Any, options: ExportOptions) -> list[dict[str, Any]] | None:

@@ -1,3 +1,4 @@
+from .answers import SPAN_LOGITS as SPAN_LOGITS
 from .answers import attentions_of as attentions_of
 from .answers import hidden_states_of as hidden_states_of
 from .answers import logits_of as logits_of
@@ -6,6 +7,7 @@ from .items import are_known as are_known
 from .items import labels_in as labels_in
 from .table import AUDIO_INPUTS as AUDIO_INPUTS
 from .table import CLASSIFIERS as CLASSIFIERS
+from .table import EXPORTED as EXPORTED
 from .table import LABELERS as LABELERS
 from .table import MEASURED as MEASURED
 from .table import QUESTIONS as QUESTIONS

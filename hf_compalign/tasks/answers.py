@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# What a model for question answering calls its outputs.
+SPAN_LOGITS = ("start_logits", "end_logits")
+
 
 def logits_of(outputs: Any) -> Tensor:
     """The logits in a model's outputs, a mapping or a tuple, from a call without labels."""
@@ -19,13 +22,12 @@ def span_logits_of(outputs: Any) -> Tensor:
     Raises:
         ValueError: the model returns no such two.
     """
-    names = ("start_logits", "end_logits")
-    if hasattr(outputs, "keys") and not outputs.keys() >= {*names}:
+    if hasattr(outputs, "keys") and not outputs.keys() >= {*SPAN_LOGITS}:
         raise ValueError(
             f"A model for question answering must return start_logits and end_logits. Got {', '.join(outputs.keys())}. "
             "Use a class whose head gives both for every position, such as XLNetForQuestionAnsweringSimple."
         )
-    start, end = (outputs[name] for name in names) if hasattr(outputs, "keys") else outputs[:2]
+    start, end = (outputs[name] for name in SPAN_LOGITS) if hasattr(outputs, "keys") else outputs[:2]
     return torch.stack([start, end], dim=1)
 
 

@@ -203,6 +203,8 @@ MEASURED = (
 QUESTIONS = tuple(task for task in TASKS if task.name == "question-answering")
 # What answers with numbers.
 REGRESSIONS = tuple(task for task in TASKS if not task.categorical)
+# What can become a file, which all of these functions then ask.
+EXPORTED = (*MEASURED, *QUESTIONS, *REGRESSIONS)
 
 
 def task_of(model: Any, among: Sequence[Task] = TASKS) -> Task:

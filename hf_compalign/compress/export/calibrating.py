@@ -12,6 +12,9 @@ import torch
 from hf_compalign._extras import needs_extra
 from hf_compalign.compress.export.graph import WHAT, load_graph, quiet
 
+# What a graph reads as whole numbers.
+_WHOLE = ("input_ids", "attention_mask", "token_type_ids")
+
 
 def calibrate_graph(path: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
     """The smallest and largest value of each activation of a float file on some batches: ranges for `quantize_graph`.
@@ -67,4 +70,4 @@ def _feed(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     shape = batch.get("input_ids", torch.empty(0)).shape
     filled = {"attention_mask": torch.ones(shape), "token_type_ids": torch.zeros(shape)} | dict(batch)
     arrays = {name: torch.as_tensor(filled[name]).detach().cpu() for name in names}
-    return {name: (value.float() if name == "pixel_values" else value.long()).numpy() for name, value in arrays.items()}
+    return {name: (value.long() if name in _WHOLE else value.float()).numpy() for name, value in arrays.items()}

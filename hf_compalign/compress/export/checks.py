@@ -13,7 +13,7 @@ from hf_compalign._records import built
 from hf_compalign.compress.export.graph import MODES, NO_FILE, graph_layers
 from hf_compalign.compress.sharding import in_shards
 from hf_compalign.models import FileModel, exported_files, input_names
-from hf_compalign.tasks import CLASSIFIERS, task_of
+from hf_compalign.tasks import EXPORTED, task_of
 
 # What some models read of a row besides texts, masks and whole images: places on a page, and patches.
 _MORE_INPUTS = ("bbox", "pixel_attention_mask", "spatial_shapes")
@@ -57,7 +57,7 @@ def check_model(model: Any) -> None:
             f"The model must be one of transformers. Got {type(model).__name__}. Merge adapters into the model first "
             "(merge_and_unload), and take it out of wrappers."
         )
-    task_of(model, CLASSIFIERS)
+    task_of(model, EXPORTED)
     more = [name for name in _MORE_INPUTS if name in input_names(model)]
     if more:
         raise ValueError(

@@ -15,7 +15,7 @@ from hf_compalign.compress.export.checks import check_model, check_neighbors, ch
 from hf_compalign.compress.export.graph import NO_FILE, float_copy
 from hf_compalign.compress.loading import load_compressed
 from hf_compalign.models import FileModel, load_processor, random_state_kept, sample_inputs
-from hf_compalign.tasks import logits_of, task_of
+from hf_compalign.tasks import task_of
 
 FLOAT_NAME = "model.onnx"
 # ONNX Runtime adds in another order than PyTorch: about 1e-6 of the largest logit. More than this is another model.
@@ -153,13 +153,13 @@ def checked_difference(model: Any, file: FileModel, *, exact: bool) -> float:
             is more than rounding makes.
     """
     differences, logits = [0.0], [0.0]
-    model = float_copy(model)
+    model, answer = float_copy(model), task_of(model).answer
     for n_items, length in _TRIALS:
         inputs = sample_inputs(model, n_items=n_items, length=length)
         with random_state_kept(), torch.no_grad():
-            expected: Tensor = logits_of(model(**inputs)).float().cpu()
+            expected: Tensor = answer(model(**inputs)).float().cpu()
         try:
-            got = file(**inputs)["logits"].float()
+            got = answer(file(**inputs)).float()
         except ValueError as error:
             raise ValueError(_unlike(model, file, f"it fails on other inputs. ({error})")) from error
         # NaN differs by more than any number.

@@ -39,14 +39,15 @@ NO_FILE = (
 def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor] | None = None) -> None:
     """Write the model as one ONNX file in float32, for any batch size and, for texts, any length.
 
-    Nodes are named after the module they compute, like ``bert.pooler.dense/Gemm``. The inputs are those of a tokenizer
-    or an image processor, and the output is ``logits``. Weights of more than 2 GB stand beside the file in
+    Nodes are named after the module they compute, like ``bert.pooler.dense/Gemm``. The inputs are those of a
+    tokenizer, an image processor or a feature extractor, and the output is ``logits``, or ``start_logits`` and
+    ``end_logits``. Weights of more than 2 GB stand beside the file in
     ``<name>.onnx_data``. The model stays as it is: a copy is traced, in float32, since ONNX Runtime has no kernels for
     half precision on CPUs. Images have the size that the config names; otherwise any size that the model's operations
     allow.
 
     Args:
-        model: a transformer with a classification head, with its weights on one device.
+        model: a transformer of a task that can be asked, with its weights on one device.
         target: the file.
         sample: inputs to trace the model with; by default made up from its config.
 
@@ -61,7 +62,7 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
         from transformers.exporters import OnnxConfig, OnnxExporter
     inputs = dict(sample_inputs(model) if sample is None else sample)
     dim = torch.export.Dim
-    shapes = {name: dict.fromkeys(range(1 if value.ndim > 2 else 2), dim.DYNAMIC) for name, value in inputs.items()}
+    shapes = {name: dict.fromkeys(range(_n_free(value)), dim.DYNAMIC) for name, value in inputs.items()}
     if "pixel_values" in shapes and image_size(model) is None:
         shapes["pixel_values"] |= {2: dim.AUTO, 3: dim.AUTO}
     with quiet(), random_state_kept(), torch.no_grad():
@@ -78,6 +79,11 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
     tidy_(program)
     large = sum(tensor.const_value.nbytes for tensor in program.graph.initializers.values()) > _MOST_BYTES
     onnx_ir.save(program, str(target), external_data=f"{target.name}_data" if large else None)
+
+
+def _n_free(value: Tensor) -> int:
+    """How many of the first axes may have any length: all of texts and of waves, one of what has a fixed size."""
+    return value.ndim if value.dtype == torch.long or value.ndim == 2 else 1
 
 
 def graph_layers(path: Path, mode: str) -> tuple[str, ...]:

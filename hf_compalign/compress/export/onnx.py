@@ -62,7 +62,7 @@ def export_onnx(  # noqa: PLR0913 - what to export and where, and all that a fil
     `SaturatingModel` says what it does to the answers.
 
     Args:
-        model: a classifier of texts or images, compressed or not, which stays as it is; or its folder or Hub id, whose
+        model: of any task that can be asked, compressed or not, which stays as it is; or its folder or Hub id, whose
             processor is then saved too.
         folder: a folder that is empty or not there yet.
         quantize: None for float32; "dynamic" for activations quantized by their range in each batch; or "static" for

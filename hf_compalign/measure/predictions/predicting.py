@@ -32,6 +32,7 @@ from hf_compalign.data import (
 )
 from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.measure.predictions.items import RowItems
+from hf_compalign.measure.predictions.pairing import rows_of_items
 from hf_compalign.measure.predictions.predictions import Predictions
 from hf_compalign.measure.predictions.reader import Reader, is_raw, reader_of
 from hf_compalign.measure.predictions.values import Values, values_of
@@ -210,7 +211,7 @@ def parts_of(
     Args:
         answers: to all rows, in any order.
         dataset: the rows.
-        parts: the positions of the rows in each part.
+        parts: the positions of the rows in each part, in which each has an item.
         task: of the model that answered.
         columns: where to find what in a raw dataset.
 
@@ -218,14 +219,21 @@ def parts_of(
         ValueError: the answers are to other rows.
     """
     names, marks = checked_rows(answers, dataset, task=task, columns=columns)
-    place = {name: position for position, name in enumerate(answers.ids.tolist())}
+    shared = answers.examples is not None
+    row_of = rows_of_items(answers.ids.tolist(), names, parts=shared)
     found = []
     for rows in parts:
-        positions, own = [place[names[row]] for row in rows], [marks[row] for row in rows]
-        arrays = {name: getattr(answers, name)[positions] for name in ("logits", "labels", "mask")}
-        ids = row_ids(dataset.select(rows), columns.id, own)
+        place = {row: position for position, row in enumerate(rows)}
+        # The items of the part, row by row, and the place of each one's row in it.
+        items = sorted((item for item, row in enumerate(row_of) if row in place), key=lambda item: place[row_of[item]])
+        places, own = [place[row_of[item]] for item in items], [marks[row] for row in rows]
+        of_rows = row_ids(dataset.select(rows), columns.id, own)
+        ends = (str(answers.ids[item]).removeprefix(names[row_of[item]]) for item in items)
+        arrays = {name: getattr(answers, name)[items] for name in ("logits", "labels", "mask")}
+        arrays["ids"] = np.array([f"{of_rows[at]}{end}" for at, end in zip(places, ends, strict=True)])
         fingerprint = combined_fingerprint(own) if answers.data_fingerprint else ""
-        found.append(replace(answers, **arrays, ids=ids, data_fingerprint=fingerprint))
+        examples = np.array(places) if shared else None
+        found.append(replace(answers, **arrays, examples=examples, data_fingerprint=fingerprint))
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_compalign._formats import percent, plural
-from hf_compalign.measure.statistics import example_bounds, items_needed, most_within, upper_bound
+from hf_compalign.measure.statistics import example_bounds, examples_needed, items_needed, most_within, upper_bound
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,8 @@ class Drawn:
         """How many examples show the budget if nothing differs; more of the same sizes, where these differ."""
         if self.single:
             return int(items_needed(self.budget, level=self.level))
-        # The first bet of `cluster_bound` decides: G log(1 - bound) is nearly the same for any G.
         shown = self.bound(np.zeros(len(self.places), dtype=bool))
-        return math.ceil(len(self.sizes) * math.log1p(-shown) / math.log1p(-self.budget))
+        return math.ceil(examples_needed(len(self.sizes), shown, self.budget))
 
     def __str__(self) -> str:
         items = plural(len(self.places), "item")

@@ -30,7 +30,7 @@ from hf_compalign.opening import Model, load_model, processor_of
 from hf_compalign.ship.deferral import DeferringModel, Traffic
 from hf_compalign.ship.deployments.record import Deployment, Deployments
 from hf_compalign.ship.reference import reference_answers
-from hf_compalign.tasks import CLASSIFIERS, task_of
+from hf_compalign.tasks import MEASURED, task_of
 
 _RESAMPLES = 1000
 # Passes of one model before the next has its turn, where each is timed for itself.
@@ -103,7 +103,7 @@ def compare_deployments(
     if not candidates:
         raise ValueError("There is nothing to compare. Give at least one candidate: {'name': model}.")
     opened = {name: _Candidate.of(model, options) for name, model in candidates.items()}
-    task = task_of(next(iter(opened.values())).network, CLASSIFIERS)
+    task = task_of(next(iter(opened.values())).network, MEASURED)
     asking = AuditOptions(options.columns, options.processing_class, options.batch_size)
     answers = reference_answers(reference, dataset, task=task, options=asking)
     rows = []
@@ -129,7 +129,7 @@ class _Candidate:
     def of(cls, model: Model, options: DeploymentOptions) -> "_Candidate":
         network, processor = load_model(model), options.processing_class
         if processor is None:
-            processor = processor_of(model, task_of(network, CLASSIFIERS))
+            processor = processor_of(model, task_of(network, MEASURED))
         return cls(model, network, processor)
 
 

@@ -12,10 +12,12 @@ from datasets import Dataset
 from hf_compalign._formats import plural
 from hf_compalign.measure.audit import Audit, AuditOptions, Verdict, audit
 from hf_compalign.measure.predictions import Columns, Predictions, parts_of
-from hf_compalign.measure.statistics import items_needed, upper_bound
+from hf_compalign.measure.statistics import examples_needed, items_needed, upper_bound
 from hf_compalign.tasks import Task
 
 _SEED = 0
+# How many standard deviations a one-sided 95 % bound is away, of many.
+_DEVIATIONS = 1.645
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,12 @@ class Part:
         """What the audit of a file on other rows lets expect of it here, with a margin of one standard deviation.
 
         With a rate r of m items there, k = ceil(r n + sqrt(r (1 - r) n (1 + n / m))) of the n items here count: the
-        root is the standard deviation of their number from r n, as both parts are samples.
+        root is the standard deviation of their number from r n, as both parts are samples. Where items share examples,
+        the bound there tells that deviation, and is scaled to the items here.
         """
+        expected = _expected if found.n_examples is None else _expected_of_examples
         return tuple(
-            _expected(verdict, n=_size(self.best, verdict.name), m=_size(found, verdict.name))
+            expected(verdict, n=_size(self.best, verdict.name), m=_size(found, verdict.name))
             for verdict in found.limits
         )
 
@@ -88,13 +92,17 @@ def split(
 
 def _check_enough_items(judged: Part, share: float) -> None:
     """Even a file without a mismatch may not pass on few items; say so before the export."""
-    for verdict in judged.best.limits:
+    best = judged.best
+    for verdict in best.limits:
         if not verdict.passed:
-            needed = items_needed(verdict.limit)
-            more = f"Give at least {rows_needed(needed, share):,} items, or" if math.isfinite(needed) else "Give"
+            needed, judge, of = items_needed(verdict.limit), f"{best.n:,}", "items"
+            if best.n_examples is not None:
+                needed = examples_needed(best.n_examples, verdict.upper_bound, verdict.limit)
+                judge, of = f"{best.n:,} of {best.n_examples:,} rows", "rows"
+            more = f"Give at least {rows_needed(needed, share):,} {of}, or" if math.isfinite(needed) else "Give"
             raise ValueError(
                 f"The limit {verdict.name}={verdict.limit:g} cannot be shown to be kept on so few items: "
-                f"{judged.best.n:,} judge, the others are searched on (search_share={share:g}), and even for the "
+                f"{judge} judge, the others are searched on (search_share={share:g}), and even for the "
                 f"reference itself the 95 % upper bound is {verdict.upper_bound:.5f}. {more} a limit above that."
             )
 
@@ -114,6 +122,14 @@ def rows_needed(judged: float, share: float) -> int:
 def _size(found: Audit, limit: str) -> int:
     """How many items a limit is on: those with a label, except for the mismatches."""
     return found.n if limit == "mismatch_rate" else found.n_labeled
+
+
+def _expected_of_examples(verdict: Verdict, *, n: int, m: int) -> Verdict:
+    doubt = verdict.upper_bound - verdict.value
+    margin = doubt / _DEVIATIONS * math.sqrt(1 + m / n) if verdict.value else 0.0
+    # The doubt about many mismatches falls with the root of the items, that about none with the items.
+    bound = min(1.0, verdict.value + margin + doubt * max(m / n, math.sqrt(m / n)))
+    return replace(verdict, upper_bound=bound, passed=bound <= verdict.limit)
 
 
 def _expected(verdict: Verdict, *, n: int, m: int) -> Verdict:

@@ -28,7 +28,7 @@ from hf_compalign.ship.repair.makers import MAKERS
 from hf_compalign.ship.repair.options import RepairOptions
 from hf_compalign.ship.repair.parts import split
 from hf_compalign.ship.repair.search import describe_point, shortened, smallest_float_set
-from hf_compalign.tasks import CLASSIFIERS, task_of
+from hf_compalign.tasks import MEASURED, task_of
 
 Report = Callable[[str], None]
 
@@ -100,7 +100,7 @@ def repair_int8(  # noqa: PLR0913 - what to export and where, and what to hold i
     first, and ``passed`` is False.
 
     Args:
-        model: a classifier, as for `export_onnx` and `export_openvino`.
+        model: of a task that `audit` takes, as for `export_onnx` and `export_openvino`.
         folder: a folder that is empty or not there yet.
         limits: the largest acceptable ``mismatch_rate``, ``nfr``, ``flip_rate`` or ``pfr``; `audit` judges each by its
             95 % upper bound.
@@ -121,7 +121,7 @@ def repair_int8(  # noqa: PLR0913 - what to export and where, and what to hold i
     with staged_folder(folder, overwrite=options.overwrite) as stage, tempfile.TemporaryDirectory(dir=stage) as work:
         network = _opened(model)
         check_neighbors(folder, MAKERS[file_format].name, network)
-        task = task_of(network, CLASSIFIERS)
+        task = task_of(network, MEASURED)
         if options.processing_class is None:
             options = replace(options, processing_class=processor_of(model, task))
         asking = AuditOptions(options.columns, options.processing_class, options.batch_size)

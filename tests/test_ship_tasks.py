@@ -1,0 +1,191 @@
+"""What ships of models whose items share examples: repaired, compared, searched and written like that of any other."""
+
+import json
+
+import numpy as np
+import pytest
+import shipping
+import zoo
+from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+from hf_compalign import SearchOptions, audit, compress_model, predict, save_artifact
+from hf_compalign.compress.export import export_onnx
+from hf_compalign.measure.audit import AuditOptions, Verdict
+from hf_compalign.measure.predictions import Columns, parts_of
+from hf_compalign.measure.statistics import cluster_bound
+from hf_compalign.ship import ArtifactDetails, ExportOptions, export_audited
+from hf_compalign.ship.deployments import DeploymentOptions, compare_deployments
+from hf_compalign.ship.repair import RepairOptions, repair_int8, split
+from hf_compalign.tasks import task_of
+
+pytestmark = pytest.mark.usefixtures("traced_once")
+
+N = 300
+NAMES = shipping.NAMES
+TOKENIZER = shipping.tokenizer()
+COLUMNS = {"words": Columns(text="words", label="tags"), "labels": Columns(label="labels")}
+LIMIT = {"mismatch_rate": 0.2}
+
+
+def model(kind):
+    how = {"vocab_size": len(TOKENIZER), **shipping.NAMED}
+    if kind == "words":
+        return zoo.build("bert", head="ForTokenClassification", **how).eval()
+    return zoo.build("bert", problem_type="multi_label_classification", **how).eval()
+
+
+def rows(kind, n=N):
+    """Texts of 2 to 9 words, each with a tag, or each text with three labels."""
+    texts, rng = shipping.raw_texts(n)["text"], np.random.default_rng(0)
+    if kind == "labels":
+        return Dataset.from_dict({"text": texts, "labels": rng.integers(0, 2, (n, 3)).tolist()})
+    words = [text.split() for text in texts]
+    tags = [rng.integers(0, 3, len(text)).tolist() for text in words]
+    features = Features({"words": Sequence(Value("string")), "tags": Sequence(ClassLabel(names=NAMES))})
+    return Dataset.from_dict({"words": words, "tags": tags}, features=features)
+
+
+def asking(kind):
+    return AuditOptions(COLUMNS[kind], TOKENIZER)
+
+
+@pytest.fixture(params=["words", "labels"])
+def kind(request):
+    return request.param
+
+
+# ---- the answers to some of the rows ----
+
+
+def test_the_answers_to_a_part_are_those_that_predict_gives_to_it_alone(kind):
+    given, network = rows(kind), model(kind)
+    given = Dataset.from_list([*given, *list(given)[:5]], features=given.features)  # some rows twice
+    how = {"processing_class": TOKENIZER, "columns": COLUMNS[kind]}
+    whole = predict(network, given, **how)
+    order = np.random.default_rng(1).permutation(len(given)).tolist()
+    parts = [order[:40], order[40:]]
+    for places, found in zip(
+        parts, parts_of(whole, given, parts, task=task_of(network), columns=COLUMNS[kind]), strict=True
+    ):
+        alone = predict(network, given.select(places), **how)
+        assert np.array_equal(found.ids, alone.ids)
+        assert np.array_equal(found.examples, alone.examples)
+        assert np.array_equal(found.labels, alone.labels)
+        assert np.allclose(found.logits, alone.logits, atol=1e-5)
+        assert found.data_fingerprint == alone.data_fingerprint
+
+
+def parted(kind, limits=LIMIT, n=N):
+    network, given = model(kind), rows(kind, n)
+    answers = predict(network, given, processing_class=TOKENIZER, columns=COLUMNS[kind])
+    return split(given, answers, share=0.5, task=task_of(network), limits=limits, options=asking(kind))
+
+
+def test_both_parts_are_held_to_bounds_over_rows(kind):
+    for part in parted(kind):
+        sizes = np.bincount(part.reference.examples)
+        assert part.best.n_examples == N // 2
+        [verdict] = part.best.limits
+        assert verdict.upper_bound == pytest.approx(cluster_bound(np.zeros_like(sizes), sizes))
+
+
+def test_too_few_rows_are_told_in_rows():
+    with pytest.raises(ValueError, match=r"450 of 150 rows judge, .* Give at least (\S+) rows, or a limit") as refused:
+        parted("labels", {"mismatch_rate": 0.01})
+    needed = int(str(refused.value).split("at least ")[1].split(" ")[0].replace(",", ""))
+    # Every text has three labels, so what is promised can be computed.
+    assert cluster_bound([0] * (needed // 2), [3] * (needed // 2)) <= 0.01
+    assert cluster_bound([0] * (needed // 2 - 8), [3] * (needed // 2 - 8)) > 0.01
+
+
+def test_what_is_expected_of_others_is_what_was_bounded_here_scaled(kind):
+    _, judged = parted(kind)
+    best = judged.best
+    twice = judged.expects(best)[0]
+    assert twice.upper_bound == pytest.approx(best.limits[0].upper_bound)  # none here, as many there
+    few = Verdict("mismatch_rate", 0.2, 0.05, 0.09, passed=True)
+    found = best.__class__(**{**vars(best), "limits": (few,)})
+    [expected] = judged.expects(found)
+    assert expected.upper_bound == pytest.approx(0.05 + 0.04 / 1.645 * np.sqrt(2) + 0.04)
+    assert expected.passed
+
+
+# ---- the verbs ----
+
+
+def test_a_repair_keeps_the_limit_on_rows_that_it_has_not_seen(kind, tmp_path):
+    found = repair_int8(
+        model(kind),
+        tmp_path / "out",
+        limits=LIMIT,
+        dataset=rows(kind),
+        options=RepairOptions(
+            columns=COLUMNS[kind], processing_class=TOKENIZER, timed_batch_sizes=(), max_measurements=3
+        ),
+    )
+    assert found.passed
+    assert found.audit.n_examples == N // 2
+    own = predict(model(kind), rows(kind), processing_class=TOKENIZER, columns=COLUMNS[kind])
+    assert found.n_searched + found.n_judged == len(own)
+
+
+def test_an_export_is_audited_by_words_and_labels(kind, tmp_path):
+    folder = shipping.saved(tmp_path / "model", model(kind))
+    options = ExportOptions(columns=COLUMNS[kind])
+    found = export_audited(folder, tmp_path / "out", rows(kind, 40), limits=LIMIT, options=options)
+    assert found.audit.n_examples == 40
+    assert found.audit.metrics["cie"] == 0
+    assert found.latency["model.onnx"][8].median_ms > 0
+
+
+def test_files_are_compared_by_words_and_labels(kind, tmp_path):
+    network = model(kind)
+    file = export_onnx(network, tmp_path / "out", processing_class=TOKENIZER).path
+    how = DeploymentOptions(COLUMNS[kind], TOKENIZER, n_runs=2, memory=False)
+    found = compare_deployments(network, {"original": network, "file": file}, rows(kind, 40), options=how)
+    assert [row.mismatches for row in found.rows] == [0, 0]
+    assert found.rows[1].n > 100
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """The result of a search for each kind, and its folder."""
+    made = {}
+    options = {"formats": ("onnx",), "cuts": (0.5,), "repair_measurements": 0, "n_runs": 2, "batch_size": 4}
+
+    def done(kind):
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind) / "out"
+            how = SearchOptions(**options, columns=COLUMNS[kind], processing_class=TOKENIZER)
+            made[kind] = compress_model(model(kind), rows(kind), folder, limits=LIMIT, options=how), folder
+        return made[kind]
+
+    return done
+
+
+def test_one_command_finds_a_file_and_proves_it_on_other_rows(searched, kind):
+    found, folder = searched(kind)
+    assert found.passed
+    assert {one.measured.n for one in found.search.tried} == {found.search.tried[0].measured.n}
+    said = json.loads(next((folder / "onnx").glob("*.audit.json")).read_text())
+    assert said["n_examples"] == 120  # a fifth calibrates, and half of the others prove
+    assert said["metrics"]["mismatch_rate_upper_bound"] <= 0.2
+    assert "in 120 examples" in (folder / "README.md").read_text()
+
+
+def test_the_folder_opens_and_answers_alike(searched, kind):
+    _, folder = searched(kind)
+    file = next((folder / "onnx").glob("*.onnx"))
+    found = audit(model(kind), file, rows(kind, 50), options=asking(kind))
+    assert found.metrics["mismatch_rate"] <= 0.2
+
+
+def test_an_artifact_has_an_audit_of_each_file(kind, tmp_path):
+    network = model(kind)
+    file = export_onnx(network, tmp_path / "file", processing_class=TOKENIZER).path
+    details = ArtifactDetails(processing_class=TOKENIZER, columns=COLUMNS[kind], timed_batch_sizes=())
+    made = save_artifact(
+        network, tmp_path / "out", reference=network, dataset=rows(kind, 40), onnx=[file], details=details
+    )
+    assert {one.audit.n_examples for one in made.files.values() if one.audit is not None} == {40}
+    assert task_of(network).name in (tmp_path / "out" / "README.md").read_text()
