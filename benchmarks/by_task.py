@@ -57,11 +57,11 @@ class Task:
 TASKS = {
     "text": Task("phrases, 2 classes (SST-2)", "run_glue", "--max_seq_length 64"),
     "questions": Task("questions, 6 classes (TREC)", "run_glue", "--max_seq_length 64 --teacher_num_train_epochs 4"),
-    "pairs": Task("pairs of texts, 2 classes (RTE)", "run_glue", "--max_seq_length 128 --teacher_num_train_epochs 6"),
+    "pairs": Task("pairs of texts, 2 classes (RTE)", "run_glue", "--max_seq_length 96 --teacher_num_train_epochs 3"),
     "intents": Task(
         "questions, 77 classes (BANKING77)",
         "run_glue",
-        "--max_seq_length 64 --teacher_num_train_epochs 6 --teacher_learning_rate 1e-4",
+        "--max_seq_length 64 --teacher_num_train_epochs 6 --teacher_learning_rate 2e-4",
     ),
     "numbers": Task("posts, a number (HateXplain)", "run_glue", "--max_seq_length 64 --tolerance 0.1"),
     "labels": Task(

@@ -74,9 +74,14 @@ def phrases(data: Path) -> tuple[Dataset, ...]:
     return parts(load_file(str(data / "sst2" / "train.parquet")), 6000, 3000)
 
 
-def as_it_is(name: str, evaluated: str = "test") -> Make:
-    """The training rows of a set, and those of the split to evaluate on."""
-    return lambda data: tuple(load_file(str(data / name / f"{split}.parquet")) for split in ("train", evaluated))
+def as_it_is(name: str, evaluated: str = "test", most: int | None = None) -> Make:
+    """The training rows of a set, perhaps so many of them at random, and those of the split to evaluate on."""
+
+    def make(data: Path) -> tuple[Dataset, Dataset]:
+        train, others = (load_file(str(data / name / f"{split}.parquet")) for split in ("train", evaluated))
+        return sample(train, most), others
+
+    return make
 
 
 def numbers(data: Path) -> tuple[Dataset, ...]:
@@ -218,7 +223,7 @@ SETS: Mapping[str, Callable[[Path, Path], tuple[Path, Path]]] = {
     "text": kept(phrases),
     "questions": kept(as_it_is("trec")),
     "pairs": kept(as_it_is("rte", evaluated="validation")),
-    "intents": kept(as_it_is("banking77")),
+    "intents": kept(as_it_is("banking77", most=5000)),
     "numbers": kept(numbers),
     "labels": kept(labels),
     "names": kept(names),

@@ -1,6 +1,7 @@
 """What ships of models whose items share examples: repaired, compared, searched and written like that of any other."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,7 +91,9 @@ def test_both_parts_are_held_to_bounds_over_rows(kind):
 
 
 def test_too_few_rows_are_told_in_rows():
-    with pytest.raises(ValueError, match=r"450 of 150 rows judge, .* Give at least (\S+) rows, or a limit") as refused:
+    with pytest.raises(
+        ValueError, match=r"450 of 150 examples judge, .* Give at least (\S+) examples, or a limit"
+    ) as refused:
         parted("labels", {"mismatch_rate": 0.01})
     needed = int(str(refused.value).split("at least ")[1].split(" ")[0].replace(",", ""))
     # Every text has three labels, so what is promised can be computed.
@@ -108,6 +111,31 @@ def test_what_is_expected_of_others_is_what_was_bounded_here_scaled(kind):
     [expected] = judged.expects(found)
     assert expected.upper_bound == pytest.approx(0.05 + 0.04 / 1.645 * np.sqrt(2) + 0.04)
     assert expected.passed
+
+
+def test_an_audit_says_how_many_examples_it_takes(kind):
+    found = audit(model(kind), model(kind), rows(kind, 40), limits={"mismatch_rate": 0.02}, options=asking(kind))
+    [verdict] = found.limits
+    assert (verdict.n_examples, verdict.of_what, verdict.passed) == (40, "example", False)
+    text = str(found)
+    assert f"{found.n} items of 40 examples do not show it. At the observed 0.00 % it takes some" in text
+    # Many texts of these sizes show it, and few less do not.
+    sizes = np.bincount(found.predictions["reference"].examples)
+    many, fewer = (np.resize(sizes, int(part * verdict.needed)) for part in (1.1, 0.9))
+    assert cluster_bound(0 * many, many) <= 0.02 < cluster_bound(0 * fewer, fewer)
+
+
+def test_a_search_says_how_many_examples_would_show_it(tmp_path):
+    kind = "labels"
+    how = {"formats": ("onnx",), "cuts": (), "int8": False, "deferral": False, "repair_measurements": 0, "n_runs": 2}
+    near = Verdict("mismatch_rate", 0.2, 0.1, 0.3, passed=False, n_examples=60)
+    assert near.needed == pytest.approx(60 * ((0.3 - 0.1) / (0.2 - 0.1)) ** 2)
+    assert Verdict("mismatch_rate", 0.2, 0.2, 0.3, passed=False, n_examples=60).needed == np.inf
+    options = SearchOptions(**how, columns=COLUMNS[kind], processing_class=TOKENIZER)
+    found = compress_model(model(kind), rows(kind), tmp_path / "out", limits=LIMIT, options=options)
+    tried = tuple(replace(one, measured=replace(one.measured, limits=(near,))) for one in found.search.tried)
+    without = replace(found, search=replace(found.search, tried=tried), judged=(), proved=None)
+    assert "At this rate 240 examples that prove would show it; there are 60." in without.sentence
 
 
 # ---- the verbs ----

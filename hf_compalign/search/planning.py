@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hf_compalign._formats import count, decimals, percent
 from hf_compalign._tables import Table, as_text
 from hf_compalign.measure.footprint import first_batch
-from hf_compalign.measure.statistics import upper_bound
+from hf_compalign.measure.statistics import cluster_bound, upper_bound
 from hf_compalign.models import evaluating, forward_logits
 from hf_compalign.search.options import SearchOptions
 from hf_compalign.search.setting import Setting, setting_of
@@ -73,7 +73,9 @@ def plan_of(
         rows["train"] = len(setting.train)
     asked = {"the original's answers": seconds * len(setting.rows) / _BATCH}
     tried = {step.name: _seconds(step, setting, seconds, searched) for step in setting.steps}
-    return Plan(asked | tried, rows, upper_bound(0, judged))
+    # Where items share examples, that of as many in each.
+    least = cluster_bound([0] * judged, [1] * judged) if setting.task.shares_examples else upper_bound(0, judged)
+    return Plan(asked | tried, rows, least)
 
 
 def _seconds_of_a_pass(setting: Setting) -> float:

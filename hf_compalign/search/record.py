@@ -8,7 +8,7 @@ from hf_compalign._formats import count, decimals, percent, plural
 from hf_compalign._saved import Saved
 from hf_compalign._tables import as_text
 from hf_compalign.measure.audit import Verdict
-from hf_compalign.measure.statistics import items_needed, undominated
+from hf_compalign.measure.statistics import undominated
 from hf_compalign.search.steps import Step
 from hf_compalign.ship.deferral import Deferral
 from hf_compalign.ship.deployments import Deployment, Deployments, unsure_speedups
@@ -170,10 +170,12 @@ class Compression(Saved):
         )
 
     def _help(self, nearest: Deployment) -> str:
-        needed = items_needed(min(self.limits.values()), nearest.mismatch_rate)
-        if math.isinf(needed):
+        tightest = max(nearest.limits, key=lambda one: one.needed)
+        if math.isinf(tightest.needed):
             return "More rows would not help; a larger limit, or rows to train on, would."
-        return f"At this rate {plural(int(needed), 'item')} that prove would show it; there are {count(nearest.n)}."
+        there = count(tightest.n_examples or nearest.n)
+        needed = plural(int(tightest.needed), tightest.of_what)
+        return f"At this rate {needed} that prove would show it; there are {there}."
 
 
 def _speed(times: float) -> str:

@@ -23,7 +23,7 @@ class Point:
         n: items compared.
         mismatches: how many of them it answers differently from the reference.
         mismatch_rate: their share.
-        mismatch_rate_interval: its two-sided 95 % Wilson interval.
+        mismatch_rate_interval: its two-sided 95 % interval, as in an audit.
         limits: the verdict on each limit; in a search the one to expect of the items that judge, with a margin.
         size_bytes: of the file.
         latency: batch size -> latency of one pass; empty where it was not timed.

@@ -98,6 +98,11 @@ class Task:
         return self.problem == MULTI
 
     @property
+    def shares_examples(self) -> bool:
+        """Whether an example may hold several items with classes of their own, such as words."""
+        return self.yes_or_no or self.label_depth == 1
+
+    @property
     def is_classifier(self) -> bool:
         """Whether an example of text or image gets one class of those in the config."""
         return self in CLASSIFIERS

@@ -3,6 +3,7 @@
 import math
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -83,6 +84,7 @@ def compared(
     metrics = _metrics(rates, cells, scores, shared=examples is not None) | _task_metrics(both, len(names), examples)
     memberships = {name: [of[item] for item in counted.tolist()] for name, of in memberships.items()}
     grouped = audit_groups(*both, memberships, n_classes=len(names), options=judging, examples=examples)
+    n_examples = None if examples is None else len(np.unique(examples))
     items = changed_items(reference.ids[counted], both, scores, memberships, most=options.max_items)
     return Audit(
         n=len(counted),
@@ -102,8 +104,10 @@ def compared(
         floor=_floor(answers.get("floor"), paired, both, examples),
         items=items,
         n_items_left_out=metrics["cie"] - len(items),
-        n_examples=None if examples is None else len(np.unique(examples)),
-        limits=tuple(_verdict(name, limit, rates, grouped) for name, limit in limits.items()),
+        n_examples=n_examples,
+        limits=tuple(
+            replace(_verdict(name, limit, rates, grouped), n_examples=n_examples) for name, limit in limits.items()
+        ),
         label_names=names,
         reference=ModelInfo.of(reference),
         candidate=ModelInfo.of(candidate),

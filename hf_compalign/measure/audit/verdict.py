@@ -9,7 +9,7 @@ from hf_compalign._formats import count, percent, plural
 from hf_compalign._records import built
 from hf_compalign._tables import Beyond, Column, Kept, Section, Table
 from hf_compalign._visible import one_line
-from hf_compalign.measure.statistics import RATE_LIMITS, at_best, items_needed
+from hf_compalign.measure.statistics import RATE_LIMITS, at_best, examples_needed, items_needed
 
 WITHIN, UNSHOWN, EXCEEDED = "within", "not shown to be within", "exceeded"
 
@@ -27,6 +27,7 @@ class Verdict:
         lower_bound: one-sided, 95 %: the limit is exceeded when this is beyond it.
         attribute: whose groups decide it, where there are several: the one with the largest upper bound.
         left_out: the groups of the judged attributes that are too small for it, as "attribute: group".
+        n_examples: that the items belong to, where they share examples; None where each item is one.
     """
 
     name: str
@@ -38,6 +39,22 @@ class Verdict:
     lower_bound: float = 0.0
     attribute: str = ""
     left_out: tuple[str, ...] = ()
+    n_examples: int | None = None
+
+    @property
+    def needed(self) -> float:
+        """About how many items, or examples where items share them, show a limited rate at what was observed.
+
+        inf where none do.
+        """
+        if self.n_examples is None:
+            return items_needed(self.limit, self.value)
+        return examples_needed(self.n_examples, self.upper_bound, self.limit, observed=self.value)
+
+    @property
+    def of_what(self) -> str:
+        """What is drawn: an "item", or an "example"."""
+        return "item" if self.n_examples is None else "example"
 
     @property
     def exceeded(self) -> bool:
@@ -173,11 +190,11 @@ def limits(found: Row) -> Section:
 
 def _too_few(found: Row) -> Iterator[str]:
     """What so many items can show at best of each limit on a rate that they neither keep nor exceed."""
-    for row in found["limits"]:
-        if row["name"] in RATE_LIMITS and built(Verdict, row).words == UNSHOWN:
-            n = found["n" if row["name"] == "mismatch_rate" else "n_labeled"]
-            needed = items_needed(row["limit"], row["value"])
-            more = ""
-            if needed < math.inf:
-                more = f" At the observed {percent(row['value'])} it takes some {plural(int(needed), 'item')}."
-            yield f"{row['name']}: {at_best(row['limit'], n)}{more}"
+    for one in (built(Verdict, row) for row in found["limits"]):
+        if one.name in RATE_LIMITS and one.words == UNSHOWN:
+            n = found["n" if one.name == "mismatch_rate" else "n_labeled"]
+            few = f"{plural(n, 'item')} of {plural(one.n_examples or 0, 'example')} do not show it."
+            shown, more = at_best(one.limit, n) if one.n_examples is None else few, ""
+            if one.needed < math.inf:
+                more = f" At the observed {percent(one.value)} it takes some {plural(int(one.needed), one.of_what)}."
+            yield f"{one.name}: {shown}{more}"

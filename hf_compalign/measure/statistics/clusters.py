@@ -48,17 +48,22 @@ def cluster_bound(hits: ArrayLike, sizes: ArrayLike, level: float = 0.95) -> flo
     return float(high)
 
 
-def examples_needed(n: int, shown: float, wanted: float) -> float:
+def examples_needed(n: int, shown: float, wanted: float, *, observed: float = 0.0) -> float:
     """About how many examples without a hit show a `cluster_bound` as low as ``wanted``, if n of such sizes show one.
 
-    The first of its bets decides then, so that n log(1 - bound) is the same for any n; inf for a wanted bound of 0.
+    The first of its bets decides then, so that n log(1 - bound) is the same for any n. Where a rate was ``observed``,
+    the bound comes closer to that with the root of n. inf where no number of them does.
 
-    >>> round(examples_needed(200, cluster_bound([0] * 200, [5] * 200), wanted=0.01), 1)
-    359.6
+    >>> examples_needed(200, cluster_bound([0] * 200, [5] * 200), wanted=0.01)
+    360
     >>> cluster_bound([0] * 360, [5] * 360) <= 0.01 < cluster_bound([0] * 359, [5] * 359)
     True
     """
-    return n * math.log1p(-shown) / math.log1p(-wanted) if wanted else math.inf
+    if wanted <= observed:
+        return math.inf
+    if observed:
+        return math.ceil(round(n * ((shown - observed) / (wanted - observed)) ** 2, 6))
+    return math.ceil(round(n * math.log1p(-shown) / math.log1p(-wanted), 6))
 
 
 def _log_capital(p: float, pairs: NDArray[np.float64], n: NDArray[np.int64]) -> float:

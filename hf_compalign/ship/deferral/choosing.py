@@ -62,7 +62,7 @@ class Drawn:
         if self.single:
             return int(items_needed(self.budget, level=self.level))
         shown = self.bound(np.zeros(len(self.places), dtype=bool))
-        return math.ceil(examples_needed(len(self.sizes), shown, self.budget))
+        return int(examples_needed(len(self.sizes), shown, self.budget))
 
     def __str__(self) -> str:
         items = plural(len(self.places), "item")

@@ -23,8 +23,8 @@ class Deployment:
         n: items compared.
         mismatches: how many of them it answers differently from the reference.
         mismatch_rate: their share.
-        mismatch_rate_interval: its two-sided 95 % Wilson interval.
-        mismatch_rate_bound: its one-sided 95 % Clopper-Pearson bound.
+        mismatch_rate_interval: its two-sided 95 % interval, as in an audit.
+        mismatch_rate_bound: its one-sided 95 % bound, as in an audit.
         accuracy: the share of right answers; nan without labels.
         limits: the verdict on each limit.
         size_bytes: of the weights; of a `DeferringModel` those of both models.

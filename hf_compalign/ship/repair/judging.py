@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from hf_compalign.measure.statistics import items_needed
 from hf_compalign.ship.frontier import Point
 from hf_compalign.ship.repair.parts import rows_needed
 from hf_compalign.ship.repair.search import Found
@@ -53,13 +52,12 @@ def verdict_of(found: Found, judged: Sequence[Point], *, n_layers: int, share: f
     chosen = chosen_of(judged)
     words = _kept(found, chosen, n_layers) if chosen.passed else _not_kept(found, chosen, n_layers)
     differ = f"{chosen.mismatches:,} of {chosen.n:,} answers differ"
-    needed = max((items_needed(one.limit, one.value) for one in chosen.limits if not one.passed), default=math.inf)
-    items = (
-        ""
-        if needed == math.inf
-        else f" At this rate it would take some {rows_needed(needed, share):,} items to show it."
-    )
-    return f"{words} On items that the search has not seen {differ}.{items}"
+    tightest = max((one for one in chosen.limits if not one.passed), key=lambda one: one.needed, default=None)
+    more = ""
+    if tightest is not None and tightest.needed < math.inf:
+        needed = rows_needed(tightest.needed, share)
+        more = f" At this rate it would take some {needed:,} {tightest.of_what}s to show it."
+    return f"{words} On items that the search has not seen {differ}.{more}"
 
 
 def _kept(found: Found, chosen: Point, n_layers: int) -> str:

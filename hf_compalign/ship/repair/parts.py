@@ -12,7 +12,7 @@ from datasets import Dataset
 from hf_compalign._formats import plural
 from hf_compalign.measure.audit import Audit, AuditOptions, Verdict, audit
 from hf_compalign.measure.predictions import Columns, Predictions, parts_of
-from hf_compalign.measure.statistics import examples_needed, items_needed, upper_bound
+from hf_compalign.measure.statistics import upper_bound
 from hf_compalign.tasks import Task
 
 _SEED = 0
@@ -93,17 +93,15 @@ def split(
 def _check_enough_items(judged: Part, share: float) -> None:
     """Even a file without a mismatch may not pass on few items; say so before the export."""
     best = judged.best
-    for verdict in best.limits:
-        if not verdict.passed:
-            needed, judge, of = items_needed(verdict.limit), f"{best.n:,}", "items"
-            if best.n_examples is not None:
-                needed = examples_needed(best.n_examples, verdict.upper_bound, verdict.limit)
-                judge, of = f"{best.n:,} of {best.n_examples:,} rows", "rows"
-            more = f"Give at least {rows_needed(needed, share):,} {of}, or" if math.isfinite(needed) else "Give"
+    for one in best.limits:
+        if not one.passed:
+            of = f" of {plural(best.n_examples, 'example')}" if best.n_examples else ""
+            needed = math.isfinite(one.needed)
+            more = f"Give at least {rows_needed(one.needed, share):,} {one.of_what}s, or" if needed else "Give"
             raise ValueError(
-                f"The limit {verdict.name}={verdict.limit:g} cannot be shown to be kept on so few items: "
-                f"{judge} judge, the others are searched on (search_share={share:g}), and even for the "
-                f"reference itself the 95 % upper bound is {verdict.upper_bound:.5f}. {more} a limit above that."
+                f"The limit {one.name}={one.limit:g} cannot be shown to be kept on so few items: "
+                f"{best.n:,}{of} judge, the others are searched on (search_share={share:g}), and even for the "
+                f"reference itself the 95 % upper bound is {one.upper_bound:.5f}. {more} a limit above that."
             )
 
 
