@@ -208,6 +208,13 @@ def test_the_folder_opens_and_answers_alike(searched, kind):
     assert found.metrics["mismatch_rate"] <= 0.2
 
 
+def test_what_cannot_be_audited_is_not_searched(tmp_path):
+    values = zoo.build("bert", vocab_size=len(TOKENIZER), num_labels=1)
+    options = SearchOptions(formats=("onnx",), processing_class=TOKENIZER)
+    with pytest.raises(ValueError, match="is a regression: .* Ask it with predict_values"):
+        compress_model(values, shipping.raw_texts(), tmp_path / "out", limits=LIMIT, options=options)
+
+
 def test_an_artifact_has_an_audit_of_each_file(kind, tmp_path):
     network = model(kind)
     file = export_onnx(network, tmp_path / "file", processing_class=TOKENIZER).path

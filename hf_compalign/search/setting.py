@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hf_compalign.compress.export import check_not_exported
 from hf_compalign.data import check_rows, combined_fingerprint, sample
 from hf_compalign.measure.audit import AuditOptions, checked_limits
-from hf_compalign.measure.predictions import Columns, ids_of
+from hf_compalign.measure.predictions import Columns, ids_of, reader_of
 from hf_compalign.models import load_processor
 from hf_compalign.opening import load_model, model_fingerprint, name_of
 from hf_compalign.search.options import SearchOptions
@@ -107,6 +107,7 @@ def setting_of(
     network = load_model(model)
     processor = options.processing_class or load_processor(name_of(model), task_of(network))
     check_rows(dataset)
+    reader_of(network, dataset, processing_class=processor)  # refuses what cannot be audited
     for_ranges = calibration if calibration is not None else train
     if for_ranges is None:
         dataset, for_ranges = _parted(dataset, options.calibration_rows)
