@@ -100,11 +100,49 @@ def test_columns_and_lengths_are_found_and_named(where, name):
     assert str(found.rows[0]).startswith(name)
 
 
-def test_items_that_share_examples_are_refused():
+def words_of(rows, changed):
+    """Two answers to each word of the texts: of those changed, the last word alone is answered otherwise."""
+    sizes = [len(text.split()) for text in rows["text"]]
+    of = np.repeat(np.arange(len(rows)), sizes)
+    names = [f"{rows['id'][row]}/{word}" for row, size in enumerate(sizes) for word in range(size)]
+    last = np.append(of[1:] != of[:-1], True)
+    sides = np.zeros(len(of), dtype=int), (last & np.asarray(changed)[of]).astype(int)
+    return [Predictions(np.eye(2)[side], [-100] * len(of), names, ("O", "B"), examples=of) for side in sides]
+
+
+def test_slices_of_items_that_share_examples_are_of_the_examples():
     rows = made_rows(4)
-    both = [replace(one, examples=np.arange(N) // 2) for one in answered(rows, np.zeros(N, dtype=bool))]
-    with pytest.raises(ValueError, match="Slices are of items that are examples of their own, and these share"):
-        find_slices(*both, rows)
+    changed = planted(rows, with_word(rows), 4)
+    found = find_slices(*words_of(rows, changed), rows)
+    assert (found.of_examples, found.n_searched + found.n_tested) == (True, N)
+    alone = find_slices(*answered(rows, changed), rows)
+    assert str(found.rows[0]) == str(alone.rows[0]) == "contains 'not'"
+    assert found.rows[0].mismatches == alone.rows[0].mismatches
+    assert "answers" not in {row.condition.kind for row in found.rows}
+    again = check_slices(found, *words_of(rows, changed), rows)
+    assert (again.of_examples, again.rows[0].n) == (True, with_word(rows).sum())
+    assert again.rows[0].mismatches == (changed & with_word(rows)).sum()
+    with pytest.raises(ValueError, match="told by answers to rows with one item each, and the dataset has none"):
+        check_slices(
+            Slices((replace(found.rows[0], condition=Condition("answers", value="O")),), 0, 0, 1, 0.05),
+            *words_of(rows, changed),
+            rows,
+        )
+
+
+def test_lists_of_words_are_texts_and_their_tags_tell_slices():
+    rows = made_rows(5)
+    tags = [["B" if word == "not" else "O" for word in text.split()] for text in rows["text"]]
+    split = (
+        rows.remove_columns("text")
+        .add_column("words", [text.split() for text in rows["text"]])
+        .add_column("tags", tags)
+    )
+    changed = planted(rows, with_word(rows), 5)
+    found = find_slices(*words_of(rows, changed), split, columns=Columns(text="words"))
+    assert {str(row) for row in found.rows} & {"contains 'not'", "tags is 'B'"}
+    audited = audit(*words_of(rows, changed), split, options=AuditOptions(columns=Columns(text="words"), slices=True))
+    assert "candidates from 600 examples, tested on 600 others" in " ".join(str(audited).split())
 
 
 def test_the_reference_answers_that_change_are_found():

@@ -48,7 +48,8 @@ def failure(found: Row) -> str:
     said, items = outcome(found), first_changed(found)
     lines = [f"The candidate does not answer like the reference: {said.words}", said.happened]
     lines += [f"- {missed(row)}" for row in found["limits"] if not row["passed"]]
-    lines += [f"- {plain(slice_words(row))}" for row in checked_slices(found) if row["worse"]]
+    worse = (row for row in checked_slices(found) if row["worse"])
+    lines += [f"- {plain(slice_words(row, found['slices']))}" for row in worse]
     lines += map(plain, (*limits(found).notes, *changes(found).notes))
     return "\n".join([*lines, f"{items.title}:", as_text(items)] if items.rows else lines)
 

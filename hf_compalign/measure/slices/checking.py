@@ -34,4 +34,5 @@ def check_slices(
     conditions = [row.condition for row in slices.rows]
     members = [features.members(condition) for condition in conditions]
     rows = tested(conditions, members, changed, level=slices.level)
-    return Slices(tuple(rows), 0, len(changed), len(rows), slices.level, checked=True)
+    of_examples = features.answers is None
+    return Slices(tuple(rows), 0, len(changed), len(rows), slices.level, checked=True, of_examples=of_examples)

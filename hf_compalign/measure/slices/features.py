@@ -30,14 +30,14 @@ class Features:
     """The rows of N items, and the reference's answers to them.
 
     Attributes:
-        answers: the two likeliest classes of each [N, 2].
+        answers: the two likeliest classes of each [N, 2]; None where each row has several items.
         label_names: of the classes.
     """
 
     rows: Dataset
     task: Task
     columns: Columns
-    answers: NDArray[np.int64]
+    answers: NDArray[np.int64] | None
     label_names: Sequence[str]
 
     @cached_property
@@ -102,13 +102,8 @@ class Features:
             yield from _cuts("number", column, numbers)
         for name, numbers in self.image_statistics.items():
             yield from _cuts("image", name, numbers)
-        names = self.label_names
-        for n_answers in (1, 2) if len(names) > 2 else (1,):
-            found, sizes = np.unique(self.answers[:, :n_answers], axis=0, return_counts=True)
-            for answers in found[sizes >= least].tolist():
-                yield Condition(
-                    "answers", **dict(zip(("value", "second"), (names[one] for one in answers), strict=False))
-                )
+        if self.answers is not None:
+            yield from _answered(self.answers, self.label_names, least)
 
     def members(self, condition: Condition) -> Mask:
         """Which rows meet a condition [N].
@@ -117,7 +112,7 @@ class Features:
             ValueError: there is no such column, text, image or label.
         """
         if condition.kind == "word":
-            self._check("texts", self._texts)
+            self._check("raw texts", self._texts)
             found = np.zeros(len(self.rows), dtype=bool)
             found[self.words.get(condition.value, [])] = True
             return found
@@ -127,20 +122,22 @@ class Features:
             values = self.values.get(column) or group_membership(self.rows, column)
             return np.array([condition.value in row for row in values])
         if condition.kind == "answers":
+            self._check("answers to rows with one item each", self.answers is not None)
             names, asked = self.label_names, [condition.value, *filter(None, [condition.second])]
             for name in asked:
                 check_name("label", name, names)
             wanted = [names.index(name) for name in asked]
-            return np.asarray((self.answers[:, : len(wanted)] == wanted).all(axis=1))
+            answers = np.asarray(self.answers)[:, : len(wanted)]
+            return np.asarray((answers == wanted).all(axis=1))
         numbers = self._numbers_of(condition)
         return np.asarray(numbers > condition.threshold if condition.above else numbers <= condition.threshold)
 
     def _numbers_of(self, condition: Condition) -> NDArray[np.float64]:
         if condition.kind == "words":
-            self._check("texts", self._texts)
+            self._check("raw texts", self._texts)
             return self.lengths
         if condition.kind == "image":
-            self._check("images", self._image)
+            self._check("raw images", self._image)
             check_name("statistic of images", condition.column, [*self.image_statistics])
             return self.image_statistics[condition.column]
         column = existing_column(self.rows.column_names, condition.column)
@@ -153,7 +150,16 @@ class Features:
 
     def _check(self, what: str, there: object) -> None:
         if not there:
-            raise ValueError(f"A slice is told by raw {what}, and the dataset has none. Give a dataset with them.")
+            raise ValueError(f"A slice is told by {what}, and the dataset has none. Give a dataset with them.")
+
+
+def _answered(answers: NDArray[np.int64], names: Sequence[str], least: int) -> Iterator[Condition]:
+    """Conditions on the likeliest classes [N, 2], and of more than two classes on the likeliest alone too."""
+    for n_answers in (1, 2) if len(names) > 2 else (1,):
+        found, sizes = np.unique(answers[:, :n_answers], axis=0, return_counts=True)
+        for classes in found[sizes >= least].tolist():
+            said = zip(("value", "second"), (names[one] for one in classes), strict=False)
+            yield Condition("answers", **dict(said))
 
 
 def _cuts(kind: str, column: str, numbers: NDArray[np.float64]) -> Iterator[Condition]:

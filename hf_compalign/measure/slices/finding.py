@@ -48,6 +48,9 @@ def find_slices(
     >>> [(str(row), row.mismatch_rate, row.rest_rate) for row in found.rows]
     [("contains 'not'", 1.0, 0.0)]
 
+    Where items share examples, such as the words of a text, examples take their place: one changed where any of its
+    items did. Its words and columns tell slices then, and the reference's answers do not.
+
     Args:
         reference: the model to preserve, or its `Predictions`; as for `hf_compalign.predict`.
         candidate: the model that should answer like it: the same.
@@ -76,6 +79,7 @@ def find_slices(
         n_tested=int((~searched).sum()),
         n_candidates=len(chosen),
         level=options.level,
+        of_examples=features.answers is None,
     )
 
 

@@ -100,6 +100,7 @@ class Slices(Saved):
         n_candidates: how many were tested.
         level: the false discovery rate.
         checked: whether these are checks of slices that were given.
+        of_examples: whether examples with several items were counted, of which one changes where any of its items does.
     """
 
     kind: ClassVar[str] = "hf_compalign.slicing"
@@ -110,6 +111,7 @@ class Slices(Saved):
     n_candidates: int
     level: float
     checked: bool = False
+    of_examples: bool = False
 
     @property
     def passed(self) -> bool:

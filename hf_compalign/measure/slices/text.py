@@ -28,12 +28,15 @@ def slices_section(found: Row) -> Section:
     return Section("slices", "Where answers change more than elsewhere", (table,), (_about(found),))
 
 
-def slice_words(row: Row) -> Words:
-    """What became of a slice, as a part of a sentence."""
-    rates = (
-        f"{percent(row['mismatch_rate'])} of {plural(row['n'], 'item')} changed, {percent(row['rest_rate'])} elsewhere"
-    )
+def slice_words(row: Row, found: Row) -> Words:
+    """What became of one of the slices that were found, as a part of a sentence."""
+    of, elsewhere = plural(row["n"], _what(found)), percent(row["rest_rate"])
+    rates = f"{percent(row['mismatch_rate'])} of {of} changed, {elsewhere} elsewhere"
     return (*_condition(row["condition"]), f": {rates} ({p_words(row['p_adjusted'])})")
+
+
+def _what(found: Row) -> str:
+    return "example" if found.get("of_examples") else "item"
 
 
 def _condition(stored: Row) -> tuple[str, ...]:
@@ -45,10 +48,10 @@ def _verdict(worse: bool) -> str:
 
 
 def _about(found: Row) -> str:
-    level = percent(found["level"], digits=0)
+    level, what = percent(found["level"], digits=0), _what(found)
     if found["checked"]:
-        return f"Slices that were found before, on {plural(found['n_tested'], 'item')}; false discovery rate {level}."
-    tried = f"{plural(found['n_candidates'], 'candidate')} from {plural(found['n_searched'], 'item')}"
+        return f"Slices that were found before, on {plural(found['n_tested'], what)}; false discovery rate {level}."
+    tried = f"{plural(found['n_candidates'], 'candidate')} from {plural(found['n_searched'], what)}"
     where = f"tested on {count(found['n_tested'])} others; false discovery rate {level}."
     none = "" if found["rows"] else "No slice was found. "
     return f"{none}Slices were looked for, not given: {tried}, {where}"

@@ -49,7 +49,7 @@ def _cases(found: Mapping[str, Any]) -> Iterator[ElementTree.Element]:
         message = "" if row["passed"] else f"{built(Verdict, row).words}: {missed(row)}"
         yield _case(found, f"{named(row)} within {percent(row['limit'])}", message)
     for row in checked_slices(found):
-        condition, words = built(Condition, row["condition"]), plain(slice_words(row))
+        condition, words = built(Condition, row["condition"]), plain(slice_words(row, found["slices"]))
         yield _case(found, f"no worse than elsewhere: {condition}", f"worse than elsewhere: {words}" * row["worse"])
 
 
