@@ -211,7 +211,7 @@ def parts_of(
     Args:
         answers: to all rows, in any order.
         dataset: the rows.
-        parts: the positions of the rows in each part, in which each has an item.
+        parts: the positions of the rows in each part.
         task: of the model that answered.
         columns: where to find what in a raw dataset.
 
