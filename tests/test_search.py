@@ -23,7 +23,7 @@ from hf_compalign.search import Plan, Search, Step, Tried, plan_of
 from hf_compalign.search.climbing import joined, why_not
 from hf_compalign.search.working import work_folder
 from hf_compalign.ship.deferral import Deferral
-from hf_compalign.ship.deployments import Deployment
+from hf_compalign.ship.deployments import Deployment, Deployments
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.usefixtures("traced_once")
@@ -314,6 +314,23 @@ def test_the_proof_begins_with_the_safest_and_knows_no_beaten_file():
     assert [one.name for one in found.sequence] == [FLOAT.name, QUARTER.name]
     assert found.best.name == QUARTER.name
     assert found.fallback.name == FLOAT.name
+
+
+def test_a_file_that_gains_nothing_is_said_to_and_what_came_next():
+    whole = tried(FLOAT, mismatches=0, times=1, promises=True, size_bytes=400).measured
+    slow = tried(Step("onnx"), mismatches=0, times=0.99, promises=True, size_bytes=408).measured
+    next_one = tried(INT8, mismatches=8, times=2, promises=True).measured
+    next_one = replace(next_one, limits=(replace(next_one.limits[0], passed=False),))
+    proved = Deployments("m", (whole, slow))
+    found = Compression("m", {"mismatch_rate": 0.01}, Search("latency", 8), (slow, next_one), proved)
+    assert found.passed
+    assert "0.99 times as fast" in found.sentence
+    assert "No file that keeps the limits is faster than the original. Next comes OpenVINO INT8: 8 of" in found.sentence
+    assert "items that prove would show it; there are 1,000." in found.sentence
+    small = replace(found, search=Search("bytes", 8), judged=(slow,))
+    assert small.sentence.endswith("No file that keeps the limits is smaller than the original.")
+    fast = replace(found, proved=Deployments("m", (whole, replace(slow, speedup={8: Estimate(2.0, 2.0, 2.0)}))))
+    assert "No file" not in fast.sentence
 
 
 def test_what_comes_nearest_is_named_where_nothing_keeps_the_limit():

@@ -152,9 +152,19 @@ class Compression(Saved):
             f"{percent(chosen.mismatch_rate)} changed (at most {percent(chosen.mismatch_rate_bound)} with 95 % "
             "confidence)"
         )
-        if chosen.answered_rate == 1:
-            return f"{words}."
-        return f"{words}; the original answers {percent(1 - chosen.answered_rate, digits=1)} of the items."
+        if chosen.answered_rate < 1:
+            words += f"; the original answers {percent(1 - chosen.answered_rate, digits=1)} of the items"
+        return f"{words}.{self._without_gain(original, chosen)}"
+
+    def _without_gain(self, original: Deployment, chosen: Deployment) -> str:
+        """What to say where the chosen file is no better than the original, and which came next; empty where it is."""
+        of_bytes = self.search.objective == "bytes"
+        times = original.size_bytes / chosen.size_bytes if of_bytes else chosen.speedup[self.search.batch_size].value
+        if times > 1:
+            return ""
+        said = f" No file that keeps the limits is {'smaller' if of_bytes else 'faster'} than the original."
+        last = self.judged[-1] if self.judged else chosen
+        return said if last.passed else f"{said} {self._came('Next', last)}"
 
     def _nothing(self) -> str:
         limits = ", ".join(f"{name}={value:g}" for name, value in self.limits.items())
@@ -164,9 +174,12 @@ class Compression(Saved):
             nearest = min((one.measured for one in self.search.tried), key=lambda row: row.mismatch_rate)
         else:
             return f"Nothing keeps {limits}: no file could be made."
+        return f"Nothing keeps {limits}. {self._came('Nearest', nearest)}"
+
+    def _came(self, how: str, one: Deployment) -> str:
         return (
-            f"Nothing keeps {limits}. Nearest comes {nearest.name}: {count(nearest.mismatches)} of {count(nearest.n)} "
-            f"changed, at most {percent(nearest.mismatch_rate_bound)} with 95 % confidence. {self._help(nearest)}"
+            f"{how} comes {one.name}: {count(one.mismatches)} of {count(one.n)} changed, at most "
+            f"{percent(one.mismatch_rate_bound)} with 95 % confidence. {self._help(one)}"
         )
 
     def _help(self, nearest: Deployment) -> str:
