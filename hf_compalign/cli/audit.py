@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 # Options about models or rows.
 _ABOUT_DATA = ["dataset", "config", "split", "text_column", "image_column", "label_column", "id_column", "groups"]
-_ABOUT_DATA += ["bins", "latency", "max_samples", "batch_size", "no_contents", "find_slices", "save_predictions"]
+_ABOUT_DATA += [
+    "pixels_per_image",
+    "bins",
+    "latency",
+    "max_samples",
+    "batch_size",
+    "no_contents",
+    "find_slices",
+    "save_predictions",
+]
 
 
 def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its arguments
@@ -31,6 +40,7 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
+    pixels_per_image: options.PixelsPerImage = None,
     groups: options.Groups = None,
     bins: options.Bins = None,
     min_group_size: options.MinGroupSize = None,

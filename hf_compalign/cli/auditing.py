@@ -72,7 +72,7 @@ def data_columns(given: Mapping[str, Any]) -> "Columns":
     from hf_compalign.measure.predictions import Columns
 
     names = {name: given.get(f"{name}_column") for name in ("text", "image", "label", "id")}
-    return Columns(**names | {"text": names["text"] or None})
+    return Columns(**names | {"text": names["text"] or None}, pixels_per_image=given.get("pixels_per_image"))
 
 
 def write_files(found: "Audit", console: Console, given: Mapping[str, Any]) -> None:

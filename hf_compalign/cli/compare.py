@@ -27,6 +27,7 @@ def compare(  # noqa: PLR0913, PLR0917 - the options of a command are its argume
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
+    pixels_per_image: options.PixelsPerImage = None,
     groups: options.Groups = None,
     bins: options.Bins = None,
     min_group_size: options.MinGroupSize = None,

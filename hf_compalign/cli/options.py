@@ -22,6 +22,9 @@ TextColumn = Annotated[list[str] | None, typer.Option(help="The text; given twic
 ImageColumn = Annotated[str | None, typer.Option(help="The images.")]
 LabelColumn = Annotated[str | None, typer.Option(help="The right answers.")]
 IdColumn = Annotated[str | None, typer.Option(help="A name for each row.")]
+PixelsPerImage = Annotated[
+    int | None, typer.Option(min=1, help="Of segmentation: how many pixels of each image to compare. Default: 256.")
+]
 Groups = Annotated[
     list[str] | None,
     typer.Option(

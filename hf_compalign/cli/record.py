@@ -24,6 +24,7 @@ def record(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
+    pixels_per_image: options.PixelsPerImage = None,
     batch_size: options.BatchSize = None,
     max_samples: options.MaxSamples = None,
 ) -> None:

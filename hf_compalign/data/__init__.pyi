@@ -3,10 +3,12 @@ from .arguments import label_column_of as label_column_of
 from .checks import check_rows as check_rows
 from .columns import ID_COLUMNS as ID_COLUMNS
 from .columns import LABEL_COLUMNS as LABEL_COLUMNS
+from .columns import MAP_COLUMNS as MAP_COLUMNS
 from .columns import existing_column as existing_column
 from .columns import find_audio_column as find_audio_column
 from .columns import find_image_column as find_image_column
 from .columns import find_label_column as find_label_column
+from .columns import find_map_column as find_map_column
 from .columns import find_text_columns as find_text_columns
 from .columns import find_word_column as find_word_column
 from .columns import label_names as label_names
@@ -25,7 +27,9 @@ from .inputs import rows_at as rows_at
 from .inputs import tokenized as tokenized
 from .inputs import tokenized_words as tokenized_words
 from .inputs import with_pixels as with_pixels
+from .maps import with_maps as with_maps
 from .rows import BUILDERS as BUILDERS
+from .rows import LABELS as LABELS
 from .rows import class_names as class_names
 from .rows import label_ids as label_ids
 from .rows import load_file as load_file

@@ -2,10 +2,12 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from datasets import Audio, ClassLabel, Dataset, Image, Value
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")
+MAP_COLUMNS = ("labels", "annotation", "label", "segmentation_map")
 ID_COLUMNS = ("id", "idx", "guid")
 TEXT_PAIRS = (
     ("sentence1", "sentence2"),
@@ -74,12 +76,24 @@ def find_word_column(dataset: Dataset, wanted: Sequence[str] | None = None) -> s
 
 
 def find_image_column(dataset: Dataset, wanted: str | None = None) -> str:
-    """The wanted image column, or the only one of type `Image`.
+    """The wanted image column, or the only one of type `Image`, besides one with a usual name of label maps.
 
     Raises:
         ValueError: there is no wanted column, or not exactly one column of images.
     """
     return _only_column(dataset, wanted, Image)
+
+
+def find_map_column(dataset: Dataset, wanted: str | None = None) -> str | None:
+    """The wanted column of label maps, or one with a usual name that holds images, their paths or lists; else None.
+
+    Raises:
+        ValueError: there is no wanted column.
+    """
+    if wanted is not None:
+        return existing_column(dataset.column_names, wanted)
+    features = dataset.features or {}
+    return next((name for name in MAP_COLUMNS if name in features and _may_hold_maps(features[name])), None)
 
 
 def find_audio_column(dataset: Dataset, wanted: str | None = None) -> str:
@@ -91,10 +105,18 @@ def find_audio_column(dataset: Dataset, wanted: str | None = None) -> str:
     return _only_column(dataset, wanted, Audio)
 
 
+def _may_hold_maps(feature: Any) -> bool:
+    if isinstance(feature, Value):
+        return bool(feature.dtype == "string")
+    return not isinstance(feature, ClassLabel)
+
+
 def _only_column(dataset: Dataset, wanted: str | None, kind: type) -> str:
     if wanted is not None:
         return existing_column(dataset.column_names, wanted)
     found = [name for name, feature in (dataset.features or {}).items() if isinstance(feature, kind)]
+    if len(found) > 1:
+        found = [name for name in found if name not in MAP_COLUMNS] or found
     if len(found) == 1:
         return found[0]
     name = kind.__name__.lower()

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -120,18 +120,30 @@ def with_pixels(dataset: Dataset, processor: Any, column: str, *, n_channels: in
     Raises:
         ValueError: the column holds no images, or a row has none; on access: an image cannot be read.
     """
+    read = pixel_reader(dataset, processor, column, n_channels=n_channels)
+    return image_files(dataset, column).with_transform(lambda batch: batch | read(batch.pop(column)))
+
+
+def pixel_reader(
+    dataset: Dataset, processor: Any, column: str, *, n_channels: int = 3
+) -> Callable[..., dict[str, list[Any]]]:
+    """What makes a model's inputs of values of `image_files`, and of what else the processor is given by name.
+
+    Raises:
+        ValueError: the model takes neither 1 nor 3 channels; when called: an image cannot be read, or the processor
+            does not fit.
+    """
     if n_channels not in _MODES:
         raise ValueError(
             f"Images have 1 or 3 channels here, and the model takes {n_channels}. Give a dataset with its inputs, the "
             "column pixel_values."
         )
-
     stored = getattr(dataset.features[column], "mode", None)
 
-    def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        images = [image_of(value, stored=stored, mode=_MODES[n_channels]) for value in batch.pop(column)]
+    def read(values: Sequence[Any], **given: Any) -> dict[str, list[Any]]:
+        images = [image_of(value, stored=stored, mode=_MODES[n_channels]) for value in values]
         try:
-            inputs = processor(images, return_tensors="np")
+            inputs = processor(images, **given, return_tensors="np")
             pixels = inputs["pixel_values"]
             if pixels.ndim == 4 and pixels.shape[1] != n_channels:
                 raise ValueError(f"It makes {pixels.shape[1]} channels.")
@@ -140,9 +152,9 @@ def with_pixels(dataset: Dataset, processor: Any, column: str, *, n_channels: in
                 f"The image processor does not fit a model that takes images of {plural(n_channels, 'channel')}. Use "
                 f"the one saved beside the model. ({error})"
             ) from error
-        return batch | {name: list(values) for name, values in inputs.items()}
+        return {name: list(values) for name, values in inputs.items()}
 
-    return image_files(dataset, column).with_transform(to_pixels)
+    return read
 
 
 def image_files(dataset: Dataset, column: str) -> Dataset:

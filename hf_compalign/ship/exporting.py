@@ -208,7 +208,9 @@ def _repair_options(options: ExportOptions, shared: Mapping[str, Any]) -> Repair
 def _check_rows(rows: Dataset, network: PreTrainedModel, processor: Any, columns: Columns) -> None:
     """What `predict` would refuse too, but before the export."""
     reader = reader_of(network, rows, processing_class=processor)
-    reader.items(rows, reader.prepared(rows, columns), columns)
+    prepared = reader.prepared(rows, columns)
+    if reader.pixels(rows, columns) is None:  # which are read as they are asked
+        reader.items(rows, prepared, columns)
 
 
 def _calibration(network: PreTrainedModel, processor: Any, options: ExportOptions) -> list[dict[str, Any]] | None:

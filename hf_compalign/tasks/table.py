@@ -88,6 +88,11 @@ class Task:
         return self.name == "multiple-choice"
 
     @property
+    def has_maps(self) -> bool:
+        """Whether the labels of a row are a map, each of whose pixels is an item."""
+        return self.targets is of_pixels
+
+    @property
     def reads_sounds(self) -> bool:
         """Whether what is asked is a sound."""
         return self.model_input in AUDIO_INPUTS
@@ -203,7 +208,7 @@ MEASURED = (
     *CLASSIFIERS,
     *(task for task in TASKS if task.problem == MULTI),
     *(task for task in TASKS if task.reads_sounds and task.problem == SINGLE),
-    *(task for task in TASKS if task.name in ("token-classification", "multiple-choice")),
+    *(task for task in TASKS if task.name in ("token-classification", "multiple-choice", "image-segmentation")),
 )
 QUESTIONS = tuple(task for task in TASKS if task.name == "question-answering")
 # What answers with numbers.

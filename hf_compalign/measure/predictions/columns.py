@@ -1,19 +1,26 @@
-"""Which columns of a raw dataset hold what."""
+"""Which columns of a dataset hold what, and how much of an image is asked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hf_compalign._checks import check_whole
+
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a raw dataset to read. None finds a column by its type and usual names.
+    """What to read of a dataset: which columns, and how many pixels. None finds a column by its type and usual names.
 
     Attributes:
         text: the text column, or the two of a pair.
         image: the column of images, of paths of image files, or of arrays.
         audio: the column of sounds: of WAV files, of their paths, or of lists of floats.
-        label: the column of right answers.
+        label: the column of right answers; for segmentation that of label maps: images, their paths, or lists.
         id: the column that names each row; by default `id`, `idx` or `guid`, else a hash of its text, image or sound.
+        pixels_per_image: for segmentation alone, how many pixels of each image are drawn as items, or all where it has
+            fewer; by default 256. They are the same for every model, and a model is compared on the same number.
+
+    Raises:
+        ValueError: it is no whole number from 1 on.
     """
 
     text: Sequence[str] | None = None
@@ -21,6 +28,7 @@ class Columns:
     audio: str | None = None
     label: str | None = None
     id: str | None = None
+    pixels_per_image: int | None = None
 
     @classmethod
     def of(cls, given: "Columns | None") -> "Columns":
@@ -32,3 +40,5 @@ class Columns:
     def __post_init__(self) -> None:
         if isinstance(self.text, str):
             object.__setattr__(self, "text", (self.text,))
+        if self.pixels_per_image is not None:
+            check_whole("pixels_per_image", self.pixels_per_image, least=1)

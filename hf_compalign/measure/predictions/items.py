@@ -26,7 +26,8 @@ class RowItems:
         labels: int64 [N], `IGNORED` where unknown.
         names: what each item is called within its row, such as the number of a word; None where a row is one item.
         rows: int64 [N], the row of each item.
-        places: int64 [N], where the answer to its row answers it; None where the whole does.
+        places: int64 [N], where the answer to its row answers it; None where the whole does, or holds that of one item
+            after the other.
         classes: what an item may be answered.
     """
 
@@ -51,7 +52,7 @@ class RowItems:
     def logits(self, answers: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """[N, C], from the answers to the rows."""
         if self.places is None:
-            return np.stack(answers)
+            return np.stack(answers) if self.names is None else np.concatenate(answers)
         found = np.stack([answers[row][place] for row, place in zip(self.rows, self.places, strict=True)])
         if self.task.yes_or_no:
             found = np.stack([np.zeros_like(found), found], axis=-1)

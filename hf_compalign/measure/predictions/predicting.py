@@ -33,6 +33,7 @@ from hf_compalign.data import (
 from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.measure.predictions.items import RowItems
 from hf_compalign.measure.predictions.pairing import rows_of_items
+from hf_compalign.measure.predictions.pixels import Pixels
 from hf_compalign.measure.predictions.predictions import Predictions
 from hf_compalign.measure.predictions.reader import Reader, is_raw, reader_of
 from hf_compalign.measure.predictions.values import Values, values_of
@@ -65,10 +66,11 @@ class Asked:
     batch_size: int
     items: RowItems
     answers: Predictions
+    pixels: Pixels | None
 
     def again(self, network: PreTrainedModel) -> Predictions:
         """Run the changed model on the same rows. Its inputs and labels must be the same as before."""
-        answers, _ = _run(network, self.rows, self.collate, self.batch_size, marked=False)
+        answers, _ = _run(network, self.rows, self.collate, self.batch_size, marks=(), pixels=self.pixels)
         return replace(self.answers, logits=self.items.logits(answers), model_fingerprint=model_fingerprint(network))
 
 
@@ -85,7 +87,8 @@ def predict(
     """Run a model on every row, and take its answers item by item.
 
     An item is a text, an image or a sound with one class, or a multiple choice; a word of a text whose tokens have
-    classes; or a text, image or sound and one of several labels. docs/tasks.md says more.
+    classes; a text, image or sound and one of several labels; or, for segmentation, one of 256 pixels drawn from each
+    image, of which ``Columns(pixels_per_image=...)`` asks more or fewer. docs/tasks.md says more.
 
     Args:
         model: a module, a folder written by save_pretrained, a Hub id, an .onnx file or an OpenVINO .xml file.
@@ -131,11 +134,10 @@ def predict_values(
     config, task = reader.network.config, reader.task
     column = find_label_column(dataset, columns.label)
     labels = None if column is None else [*read_labels(dataset, column, task, config)]
-    marks = _raw_marks(dataset, task, columns) if is_raw(dataset, task) else []
+    raw_marks = _raw_marks(dataset, task, columns) if is_raw(dataset, task) else None
     prepared = reader.prepared(dataset, columns)
     collate = collator_for(reader.network, reader.processing_class, data_collator)
-    found, own = _run(reader.network, prepared, collate, batch_size, marked=not marks)
-    marks = marks or own
+    found, marks = _run(reader.network, prepared, collate, batch_size, marks=raw_marks)
     ids, mark = row_ids(prepared, columns.id, marks), combined_fingerprint(marks)
     return values_of(found, ids, labels, task.class_names(config), model=reader.where, data_fingerprint=mark)
 
@@ -148,13 +150,13 @@ def ask(
     check_whole("batch_size", batch_size, least=1)
     given = dataset
     # Two models may prepare the same text or image differently, so hash the raw rows where there are any.
-    raw = is_raw(dataset, task)
-    raw_hashes = _raw_marks(dataset, task, columns) if raw else []
+    raw_marks = _raw_marks(dataset, task, columns) if is_raw(dataset, task) else None
     dataset = reader.prepared(dataset, columns)
-    items = reader.items(given, dataset, columns)
+    pixels = reader.pixels(given, columns)
+    known = pixels or reader.items(given, dataset, columns)
     collate = collator_for(network, reader.processing_class, collate)
-    found, own_hashes = _run(network, dataset, collate, batch_size, marked=not raw)
-    marks = raw_hashes if raw else own_hashes
+    found, marks = _run(network, dataset, collate, batch_size, marks=raw_marks, pixels=pixels)
+    items = known.items() if isinstance(known, Pixels) else known
     answers = Predictions(
         logits=items.logits(found),
         labels=items.labels,
@@ -166,29 +168,40 @@ def ask(
         data_fingerprint=combined_fingerprint(marks),
         runtime=runtime_of(network).asked_by(batch_size),
     )
-    return Asked(dataset, collate, batch_size, items, answers)
+    return Asked(dataset, collate, batch_size, items, answers, pixels)
 
 
 def _run(
-    model: PreTrainedModel, dataset: Dataset, collate: Collator, batch_size: int, *, marked: bool
+    model: PreTrainedModel,
+    dataset: Dataset,
+    collate: Collator,
+    batch_size: int,
+    *,
+    marks: Sequence[str] | None,
+    pixels: Pixels | None = None,
 ) -> tuple[list[np.ndarray], list[str]]:
-    """The answer to each row, without padding, and, if ``marked``, a hash of each row's main input."""
+    """The answer to each row, without padding, or to its ``pixels``; and the marks, by default of the main inputs."""
     known, task = input_names(model), task_of(model)
     main = task.model_input
     order = _longest_first(dataset, main)
     answers: dict[int, np.ndarray] = {}
-    marks: dict[int, str] = {}
+    own = dict(enumerate(marks or ()))
     with evaluating(model):
         for start in tqdm(range(0, len(dataset), batch_size), desc="Predicting", leave=False):
             places = order[start : start + batch_size]
-            inputs = rows_at(dataset, places, known)
-            if marked:
-                marks |= {place: row_fingerprint({main: row[main]}) for place, row in zip(places, inputs, strict=True)}
+            rows = rows_at(dataset, places, known if pixels is None else (*known, *pixels.names))
+            inputs = [{name: row[name] for name in known if name in row} for row in rows]
+            if marks is None:
+                own |= {place: row_fingerprint({main: row[main]}) for place, row in zip(places, inputs, strict=True)}
             ids = unpadded_ids(inputs, task)
             batch = collate(inputs)
-            found = unpadded_answers(forward_logits(model, batch).cpu(), ids, batch, task)
-            answers |= {place: answer.numpy() for place, answer in zip(places, found, strict=True)}
-    return [answers[row] for row in range(len(dataset))], [marks[row] for row in sorted(marks)]
+            found = forward_logits(model, batch)
+            if pixels is None:
+                each = unpadded_answers(found.cpu(), ids, batch, task)
+            else:
+                each = pixels.answers(places, rows, own, found)
+            answers |= {place: answer.numpy() for place, answer in zip(places, each, strict=True)}
+    return [answers[row] for row in range(len(dataset))], [own[row] for row in sorted(own)]
 
 
 def _longest_first(dataset: Dataset, main: str) -> list[int]:

@@ -30,6 +30,12 @@ _EQUAL_ROWS = (
     "Some rows are equal, and nothing but their order tells which is which. Name a column of ids with "
     "columns=Columns(id=...), --id-column on the command line, or predict both on the same dataset."
 )
+# The item of a pixel, as `Pixels` names it.
+_PIXEL = re.compile(r".*/\d+,\d+")
+_OTHER_PIXELS = (
+    "Both models must read images in one size, and be asked as many pixels of each: give one image processor for both "
+    "(processing_class=), and predict both with the same Columns(pixels_per_image=...)."
+)
 _TEXTS = ("model", "model_fingerprint", "data_fingerprint")
 
 
@@ -197,10 +203,12 @@ class Predictions:
         missing = [name for name in theirs if name not in place]
         extra = sorted(place.keys() - set(theirs))
         if missing or extra:
+            of_pixels = any(map(_PIXEL.fullmatch, (*missing, *extra)))
             raise ValueError(
                 "Both predictions must cover the same items. "
                 f"{len(missing)} of the reference's {len(theirs)} items are missing{_examples(missing)}, and "
-                f"{len(extra)} are not in the reference{_examples(extra)}. Predict both on the same dataset."
+                f"{len(extra)} are not in the reference{_examples(extra)}. "
+                + (_OTHER_PIXELS if of_pixels else "Predict both on the same dataset.")
             )
         return np.array([place[name] for name in theirs], dtype=np.int64)
 

@@ -10,20 +10,25 @@ from datasets import Audio, Dataset, Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
 
 from hf_compalign.data import (
+    LABELS,
+    MAP_COLUMNS,
     check_rows,
     find_audio_column,
     find_image_column,
+    find_map_column,
     find_text_columns,
     find_word_column,
     rows_at,
     tokenized,
     tokenized_windows,
     tokenized_words,
+    with_maps,
     with_pixels,
     with_sounds,
 )
 from hf_compalign.measure.predictions.columns import Columns
 from hf_compalign.measure.predictions.items import RowItems, items_of_rows
+from hf_compalign.measure.predictions.pixels import PIXELS_PER_IMAGE, Pixels
 from hf_compalign.models import (
     check_prepared,
     checked_device,
@@ -62,17 +67,37 @@ class Reader:
             if name is not None and kind != other:
                 reads = f"{type(self.network).__name__} reads {kind}"
                 raise ValueError(f"{reads}. Got {name!r} as the {column} column: leave it out.")
+        if columns.pixels_per_image is not None and not self.task.has_maps:
+            raise ValueError(
+                f"pixels_per_image is for models for image segmentation. Got a model for {self.task}: leave it out."
+            )
         if is_raw(dataset, self.task):
             self._check_processor(kind)
             if kind == "images":
-                column, n_channels = find_image_column(dataset, columns.image), image_channels(self.network)
-                dataset = with_pixels(dataset, self.processing_class, column, n_channels=n_channels)
+                dataset = self._with_pixels(dataset, columns)
             elif kind == "sounds":
                 dataset = with_sounds(dataset, self.processing_class, find_audio_column(dataset, columns.audio))
             else:
                 dataset = self._tokenized(dataset, columns.text)
         check_prepared(dataset, self.network)
         return dataset
+
+    def _with_pixels(self, dataset: Dataset, columns: Columns) -> Dataset:
+        column, n_channels = find_image_column(dataset, columns.image), image_channels(self.network)
+        maps = find_map_column(dataset, columns.label) if self.task.has_maps else None
+        if maps is None:
+            return with_pixels(dataset, self.processing_class, column, n_channels=n_channels)
+        return with_maps(dataset, self.processing_class, column, maps, n_channels=n_channels)
+
+    def pixels(self, rows: Dataset, columns: Columns) -> Pixels | None:
+        """What draws pixels of these rows, as given; None where items are no pixels."""
+        if not self.task.has_maps:
+            return None
+        names: tuple[str, ...] = MAP_COLUMNS if columns.label is None else (columns.label,)
+        if is_raw(rows, self.task):
+            names = () if find_map_column(rows, columns.label) is None else (LABELS,)
+        most = columns.pixels_per_image or PIXELS_PER_IMAGE
+        return Pixels(self.task, self.network.config, names, wanted=len(names) == 1, most=most)
 
     def items(self, rows: Dataset, prepared: Dataset, columns: Columns) -> RowItems:
         """The items of these rows, as given and as the model's inputs."""
@@ -165,9 +190,10 @@ def _check_has_classes(network: PreTrainedModel) -> None:
         )
     if task.name not in {one.name for one in MEASURED}:
         raise ValueError(
-            f"predict and audit do not ask models for {task.name}, such as {name}: they would keep the logits of every "
-            "pixel or token. AlignedDistillationTrainer compares two of them as it goes: give the reference as its "
-            "teacher= and the candidate as its model=, and evaluate() says eval_mismatch_rate and eval_kl."
+            f"predict and audit do not ask models for {task.name}, such as {name}: they would keep the logits of the "
+            "whole vocabulary for every token. AlignedDistillationTrainer compares two of them as it goes: give the "
+            "reference as its teacher= and the candidate as its model=, and evaluate() says eval_mismatch_rate and "
+            "eval_kl."
         )
 
 
