@@ -7,10 +7,19 @@ import tiny
 import torch
 from datasets import Dataset
 from tiny import tokenizer
+from transformers import (
+    BeitForSemanticSegmentation,
+    ConvNextConfig,
+    DPTForSemanticSegmentation,
+    SegformerForSemanticSegmentation,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
 
 from hf_compalign import predict
 from hf_compalign.compress.export import export_onnx, export_openvino
 from hf_compalign.measure.predictions import SpanOptions, predict_spans, predict_values
+from hf_compalign.models import sample_inputs
 from hf_compalign.opening import load_model
 from hf_compalign.tasks import EXPORTED, MEASURED, task_of
 
@@ -47,9 +56,9 @@ def answer(name, model):
         return task_of(MODELS[name]).answer(model(**inputs_of(name))).float()
 
 
-def test_all_but_language_models_and_segmentation_become_files():
+def test_all_but_language_models_become_files():
     left = {task_of(MODELS[name]).name for name in {*MODELS} - {*FILED}}
-    assert left == {"fill-mask", "text-generation", "text2text-generation", "image-segmentation"}
+    assert left == {"fill-mask", "text-generation", "text2text-generation"}
 
 
 @pytest.mark.parametrize("name", FILED)
@@ -113,6 +122,62 @@ def test_a_file_of_choices_takes_any_number_of_them(files):
     inputs = {name: value[:, :2] for name, value in inputs_of("multiple-choice").items()}
     with torch.no_grad():
         assert tiny.distance(file(**inputs)["logits"], model(**inputs).logits) <= tiny.ROUNDING
+
+
+def _of_patches(architecture, **config):
+    """Tiny, of images of 32 x 32 in 4 layers of patches of 8 x 8."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 24}
+    made = architecture.config_class(
+        **sizes, image_size=32, patch_size=8, initializer_range=0.2, num_labels=3, **config
+    )
+    return architecture(made).eval()
+
+
+def _upernet():
+    torch.manual_seed(0)
+    stages = [f"stage{number}" for number in range(1, 5)]
+    backbone = ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4, out_features=stages, initializer_range=0.2)
+    sizes = {"hidden_size": 8, "pool_scales": [1, 2], "auxiliary_in_channels": 8, "auxiliary_channels": 8}
+    made = UperNetConfig(backbone_config=backbone, **sizes, initializer_range=0.2, num_labels=3)
+    return UperNetForSemanticSegmentation(made).eval()
+
+
+SEGMENTERS = {
+    "beit": lambda: _of_patches(
+        BeitForSemanticSegmentation, out_indices=[1, 2, 3, 4], pool_scales=[1, 2], auxiliary_channels=8
+    ),
+    "dpt": lambda: _of_patches(
+        DPTForSemanticSegmentation, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8] * 4, fusion_hidden_size=8
+    ),
+    "upernet": _upernet,
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_other_models_for_segmentation_become_files(name, tmp_path):
+    model = SEGMENTERS[name]()
+    made = export_onnx(model, tmp_path / "out")
+    inputs = sample_inputs(model, n_items=3)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    file = load_model(made.path)
+    assert tiny.distance(file(**inputs)["logits"], expected) <= 10 * tiny.ROUNDING
+    file.config.id2label = {0: "a", 1: "b"}
+    with pytest.raises(ValueError, match="answers with 3 logits, but its config has 2 labels"):
+        file(**inputs)
+
+
+def test_what_cannot_be_traced_says_so(tmp_path):
+    class Odd(SegformerForSemanticSegmentation):
+        def forward(self, pixel_values, **given):
+            found = super().forward(pixel_values, **given)
+            if float(found.logits.sum()) > 0:
+                found.logits = found.logits * 2
+            return found
+
+    with pytest.raises(ValueError, match="Odd cannot be exported to ONNX: on made-up inputs"):
+        export_onnx(Odd(MODELS["image-segmentation"].config), tmp_path / "out")
 
 
 def test_a_file_of_other_tasks_is_refused():

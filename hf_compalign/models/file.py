@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,8 +114,8 @@ class FileModel(nn.Module, ABC):
                 f"The config of {self.path} does not say which class of model it is (its 'architectures' is empty "
                 'or no list). Write it there, like ["BertForSequenceClassification"].'
             )
-        self._has_labels = task_of(self).class_axis is not None
-        self._check_labels(outputs[self._outputs[0]].shape[-1])
+        self._class_axis = task_of(self).class_axis
+        self._check_labels(outputs[self._outputs[0]].shape)
         names = tuple(f"{one.folder}/{self.path.name}" for one in FORMATS if one.suffix == self.suffix)
         check_audited(Path(record_name(self.path, AUDIT_NAME)), names, self.path, lambda: self.fingerprint)
         self.eval()
@@ -188,7 +188,7 @@ class FileModel(nn.Module, ABC):
             for start in range(0, n_items, max(size, 1))
         ]
         found = [torch.from_numpy(np.concatenate(one)[:n_items]) for one in zip(*parts, strict=True)]
-        self._check_labels(found[0].shape[-1])
+        self._check_labels(found[0].shape)
         return dict(zip(self._outputs if len(found) > 1 else ("logits",), found, strict=True))
 
     def to(self, device: Any) -> "FileModel":  # type: ignore[override]  # a module takes more
@@ -254,9 +254,10 @@ class FileModel(nn.Module, ABC):
                 "export_onnx or export_openvino."
             )
 
-    def _check_labels(self, n_logits: Any) -> None:
+    def _check_labels(self, shape: Sequence[Any]) -> None:
         """Refuse a number of logits that is known and not that of the labels; those of positions and choices vary."""
-        if self._has_labels and isinstance(n_logits, int) and n_logits != self.config.num_labels:
+        n_logits = None if self._class_axis is None else shape[self._class_axis]
+        if isinstance(n_logits, int) and n_logits != self.config.num_labels:
             raise ValueError(
                 f"{self.path} answers with {n_logits} logits, but its config has {self.config.num_labels} labels. Put "
                 "the config.json of the exported model beside it."
