@@ -24,7 +24,7 @@ from hf_compalign import (
     predict,
 )
 from hf_compalign.measure.audit import Audit
-from hf_compalign.measure.predictions import PIXELS_PER_IMAGE, drawn_places
+from hf_compalign.measure.predictions.pixels import PIXELS_PER_IMAGE, drawn_places
 from hf_compalign.measure.statistics import cluster_bound, rate_interval
 
 pytestmark = pytest.mark.numeric

@@ -86,6 +86,7 @@ def values(answer: Tensor, labels: Tensor) -> Tensor:
 
 def pixels(answer: Tensor, labels: Tensor) -> Tensor:
     """[B, height, width, C] of [B, C, h, w], in the size of the labels: interpolated as in the models' own loss."""
-    whole = as_they_are(answer, labels)
+    # The small map in the order of the result: of any other, every term would copy the large one.
+    whole = as_they_are(answer, labels).contiguous(memory_format=torch.channels_last)
     scaled = F.interpolate(whole, size=labels.shape[-2:], mode="bilinear", align_corners=False)
     return scaled.movedim(1, -1)

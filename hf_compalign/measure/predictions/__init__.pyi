@@ -5,8 +5,6 @@ from .pairing import SameItems as SameItems
 from .pairing import asked_the_same as asked_the_same
 from .pairing import rows_of_items as rows_of_items
 from .pairing import same_items as same_items
-from .pixels import PIXELS_PER_IMAGE as PIXELS_PER_IMAGE
-from .pixels import drawn_places as drawn_places
 from .predicting import Asked as Asked
 from .predicting import ask as ask
 from .predicting import checked_rows as checked_rows
