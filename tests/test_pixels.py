@@ -1,5 +1,7 @@
 """Segmentation, pixel by pixel: which pixels are asked, what is answered there, and what an audit says of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
@@ -24,8 +26,10 @@ from hf_compalign import (
     predict,
 )
 from hf_compalign.measure.audit import Audit
+from hf_compalign.measure.predictions import parts_of
 from hf_compalign.measure.predictions.pixels import PIXELS_PER_IMAGE, drawn_places
 from hf_compalign.measure.statistics import cluster_bound, rate_interval
+from hf_compalign.tasks import task_of
 
 pytestmark = pytest.mark.numeric
 
@@ -231,6 +235,30 @@ def test_a_training_counts_the_mismatches_that_its_audit_counts(tmp_path):
     assert alone.metrics["kl"] == pytest.approx(watching.latest.metrics["kl"])
 
 
+def test_slices_are_of_images_of_which_one_changed_where_a_drawn_pixel_did():
+    dataset, columns = pictures(240, size=(4, 4)), Columns(pixels_per_image=1)
+    found = predict(model(), dataset, processing_class=processor(), columns=columns)
+    assert len(found) == len(np.unique(found.examples)) > 150
+    night = found.examples % 2 == 1
+    changed = replace(found, logits=np.where(night[:, None], found.logits[:, ::-1], found.logits))
+    slices = find_slices(found, changed, dataset, columns=columns)
+    assert (slices.n_searched + slices.n_tested, slices.of_examples) == (len(found), True)
+    assert "night" in str(slices)
+
+
+def test_the_answers_to_a_part_of_the_images_are_those_that_predict_gives_to_it_alone():
+    dataset, how = pictures(10), {"processing_class": processor(24), "columns": Columns(pixels_per_image=50)}
+    whole = predict(model(), dataset, **how)
+    parts = parts_of(whole, dataset, [[7, 2, 5], [0]], task=task_of(model()), columns=how["columns"])
+    for places_of_part, found in zip([[7, 2, 5], [0]], parts, strict=True):
+        alone = predict(model(), dataset.select(places_of_part), **how)
+        assert np.array_equal(found.ids, alone.ids)
+        assert np.array_equal(found.examples, alone.examples)
+        assert np.array_equal(found.labels, alone.labels)
+        assert tiny.distance(found.logits, alone.logits) < tiny.ROUNDING
+        assert found.data_fingerprint == alone.data_fingerprint
+
+
 def test_predictions_of_pixels_are_saved_and_loaded(tmp_path):
     found = predict(model(), pictures(), processing_class=processor())
     found.save(tmp_path / "pixels.npz")
@@ -288,8 +316,6 @@ def test_what_cannot_be_is_refused():
 
 def test_what_is_not_known_for_pixels_is_refused():
     dataset, answers = rows(NAME, 2), [predict(model(seed), rows(NAME, 2)) for seed in (1, 2)]
-    with pytest.raises(ValueError, match="Slices are of items that are examples of their own, and these share examp"):
-        find_slices(*answers, dataset)
     with pytest.raises(ValueError, match="Got a model for image-segmentation. Leave the attribution out."):
         attribution_agreement(model(1), model(2), dataset)
     with pytest.raises(ValueError, match="A deferral is decided example by example: give predictions with one item"):
