@@ -51,7 +51,7 @@ def test_the_background_that_a_processor_leaves_out_counts_for_nothing():
 
 
 def test_a_processor_that_blends_the_ids_is_refused():
-    """That of BEiT scales maps like images in transformers 5.23."""
+    """As that of BEiT, which in transformers 5.23 scales maps like images where there is no torchvision."""
 
     class Blending(SegformerImageProcessorPil):
         def __call__(self, images, **given):
