@@ -119,7 +119,7 @@ def test_predict_spans_asks_a_file_like_the_model(files):
 
 def test_a_file_of_choices_takes_any_number_of_them(files):
     file, model = load_model(files("multiple-choice").path), MODELS["multiple-choice"]
-    inputs = {name: value[:, :2] for name, value in inputs_of("multiple-choice").items()}
+    inputs = {name: value[:, :2].contiguous() for name, value in inputs_of("multiple-choice").items()}
     with torch.no_grad():
         assert tiny.distance(file(**inputs)["logits"], model(**inputs).logits) <= tiny.ROUNDING
 

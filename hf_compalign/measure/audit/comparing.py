@@ -76,7 +76,7 @@ def compared(
     memberships = normalized_groups(groups, len(reference))
     paired = same_items(reference, [answers["candidate"]])
     counted, names, candidate = paired.counted, reference.label_names, paired.models[1]
-    examples = None if reference.examples is None else reference.examples[counted]
+    examples, n_examples = _drawn(reference.examples, counted)
     both = reference.predicted[counted], candidate.predicted[counted], paired.labels[counted]
     scores = ItemScores.of(reference.logits, candidate.logits, paired.labels, rows=counted)
     cells, judging = Cells.count(*both), GroupOptions(options.min_group_size)
@@ -84,7 +84,6 @@ def compared(
     metrics = _metrics(rates, cells, scores, shared=examples is not None) | _task_metrics(both, len(names), examples)
     memberships = {name: [of[item] for item in counted.tolist()] for name, of in memberships.items()}
     grouped = audit_groups(*both, memberships, n_classes=len(names), options=judging, examples=examples)
-    n_examples = None if examples is None else len(np.unique(examples))
     items = changed_items(reference.ids[counted], both, scores, memberships, most=options.max_items)
     return Audit(
         n=len(counted),
@@ -105,9 +104,7 @@ def compared(
         items=items,
         n_items_left_out=metrics["cie"] - len(items),
         n_examples=n_examples,
-        limits=tuple(
-            replace(_verdict(name, limit, rates, grouped), n_examples=n_examples) for name, limit in limits.items()
-        ),
+        limits=tuple(_verdict(name, limit, rates, grouped, n_examples) for name, limit in limits.items()),
         label_names=names,
         reference=ModelInfo.of(reference),
         candidate=ModelInfo.of(candidate),
@@ -115,6 +112,11 @@ def compared(
         versions=_versions(),
         predictions=dict(answers),
     )
+
+
+def _drawn(examples: Any, counted: Any) -> tuple[Any, int | None]:
+    """The examples of the items that count, and how many these are; None where each item is one."""
+    return (None, None) if examples is None else (examples[counted], len(np.unique(examples[counted])))
 
 
 def _versions() -> dict[str, str]:
@@ -194,14 +196,17 @@ def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dic
     return {name: float(limit) for name, limit in limits.items()}
 
 
-def _verdict(name: str, limit: float, rates: Mapping[str, Rate], grouped: GroupAudit) -> Verdict:
+def _verdict(
+    name: str, limit: float, rates: Mapping[str, Rate], grouped: GroupAudit, n_examples: int | None
+) -> Verdict:
     if name in _OF_GROUPS:
-        return _group_verdict(name, limit, grouped)
+        return replace(_group_verdict(name, limit, grouped), n_examples=n_examples)
     found = rates[name]
     if not found.n:
         raise _unlabeled(name)
     lower, upper = found.bounds
-    return Verdict(name, limit, rate(found.k, found.n), upper, upper <= limit, lower_bound=lower)
+    value = rate(found.k, found.n)
+    return Verdict(name, limit, value, upper, upper <= limit, lower_bound=lower, n_examples=n_examples)
 
 
 def _group_verdict(name: str, limit: float, grouped: GroupAudit) -> Verdict:
