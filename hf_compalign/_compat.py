@@ -58,6 +58,11 @@ OVERRIDDEN: Mapping[str, tuple[str, ...]] = {
     # Ends: when Trainer has a public method or event to save more in a checkpoint.
     "_save_optimizer_and_scheduler": ("output_dir",),
     "_load_optimizer_and_scheduler": ("checkpoint",),
+    # Why: the Trainer loads a checkpoint's weights by the names in its file, though `save_pretrained` writes those of
+    #   some models, such as Segformer, under other names; it warns, and goes on with the weights that it had.
+    # Upstream: https://github.com/huggingface/transformers/issues/43701
+    # Ends: when the Trainer turns such names back.
+    "_issue_warnings_after_load": ("load_result",),
     # Why: the Trainer drops columns that the student does not take, such as the teacher's logits. This method fills
     #   `_signature_columns`, the columns to keep.
     # Upstream: https://github.com/huggingface/transformers/issues/43598

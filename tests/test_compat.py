@@ -37,7 +37,7 @@ class Recorded(Trainer):
     """A stock Trainer that notes when it calls what our trainer overrides."""
 
     def note(self, name, *given):
-        folder = next((Path(one) for one in given if one is not None), None)
+        folder = next((Path(one) for one in given if isinstance(one, str | Path)), None)
         complete = folder is not None and (folder / "trainer_state.json").exists()
         self.calls = [*getattr(self, "calls", []), (name, len(given), self.state.global_step, complete)]
 

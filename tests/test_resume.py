@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import every_task
 import killed_run
 import pytest
 import tiny
@@ -46,6 +47,28 @@ def test_resume_equals_uninterrupted(tmp_path, weighting):
         resumed = trained(tmp_path / f"resumed-{step}", weighting=weighting, resume=str(copy))
         assert torch.equal(tiny.flat(whole.model), tiny.flat(resumed.model))
         assert torch.equal(whole.weighting.weights(), resumed.weighting.weights())
+
+
+def test_weights_under_other_names_are_not_passed_over(tmp_path):
+    """transformers saves Segformer under other names than its modules have, and would train on without them."""
+
+    def segformer(**settings):
+        return AlignedDistillationTrainer(
+            every_task.CASES["image-segmentation"].model(1),
+            tiny.arguments(tmp_path, save_steps=1, max_steps=2, remove_unused_columns=False, **settings),
+            teacher=every_task.CASES["image-segmentation"].model(0),
+            train_dataset=every_task.rows("image-segmentation", 8),
+            eval_dataset=every_task.rows("image-segmentation", 8, seed=1),
+            data_collator=every_task.padded,
+        )
+
+    segformer().train()
+    words = r"looks for segformer.stages.* and the file holds segformer.encoder.* from_pretrained does: open the"
+    with pytest.raises(ValueError, match=words):
+        segformer().train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1}
+    with pytest.raises(ValueError, match=words):
+        segformer(**best).train()
 
 
 def test_callback_states_restored_by_the_trainer_do_no_harm(tmp_path):

@@ -1,19 +1,24 @@
 """What ships of models whose items share examples: repaired, compared, searched and written like that of any other."""
 
+import copy
 import json
 from dataclasses import replace
 
+import every_task
 import numpy as np
 import pytest
 import shipping
+import torch
 import zoo
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
 from hf_compalign import SearchOptions, audit, compress_model, predict, save_artifact
 from hf_compalign.compress.export import export_onnx
 from hf_compalign.measure.audit import AuditOptions, Verdict
-from hf_compalign.measure.predictions import Columns, parts_of
+from hf_compalign.measure.predictions import Columns, parts_of, reader_of
 from hf_compalign.measure.statistics import cluster_bound
+from hf_compalign.search.recovering import prepared_for_training, recover
+from hf_compalign.search.setting import setting_of
 from hf_compalign.ship import ArtifactDetails, ExportOptions, export_audited
 from hf_compalign.ship.deployments import DeploymentOptions, compare_deployments
 from hf_compalign.ship.repair import RepairOptions, repair_int8, split
@@ -213,6 +218,45 @@ def test_what_cannot_be_audited_is_not_searched(tmp_path):
     options = SearchOptions(formats=("onnx",), processing_class=TOKENIZER)
     with pytest.raises(ValueError, match="is a regression: .* Ask it with predict_values"):
         compress_model(values, shipping.raw_texts(), tmp_path / "out", limits=LIMIT, options=options)
+
+
+def recovered(tmp_path, network, student, given, **how):
+    """The student, trained for some looks to answer like the network."""
+    shape = {"formats": ("onnx",), "train_steps": 8, "train_batch_size": 8, "learning_rate": 1e-2}
+    options = SearchOptions(**{**shape, "processing_class": TOKENIZER, **how})
+    limits = {"mismatch_rate": 0.9}
+    setting = setting_of(network, given, limits=limits, calibration=given, train=given, options=options)
+    return recover(student, setting, given, tmp_path)
+
+
+def test_cut_models_of_words_and_labels_are_trained_to_answer_alike(kind, tmp_path):
+    network, given = model(kind), rows(kind, 64)
+    student = copy.deepcopy(network)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(student.classifier.weight, std=0.5)
+    before = audit(network, student, given, options=asking(kind)).metrics["cie"]
+    found = recovered(tmp_path, network, student, given, columns=COLUMNS[kind])
+    assert audit(network, found, given, options=asking(kind)).metrics["cie"] < before
+
+
+def test_words_are_told_to_the_trainer_by_their_first_tokens():
+    given = rows("words", 20)
+    reader = reader_of(model("words"), given, processing_class=TOKENIZER)
+    prepared = prepared_for_training(reader, given, COLUMNS["words"])
+    items = reader.items(given, prepared, COLUMNS["words"])
+    for row, labels in enumerate(prepared["labels"]):
+        assert [place for place, label in enumerate(labels) if label >= 0] == items.places[items.rows == row].tolist()
+
+
+@pytest.mark.parametrize("name", ["windows", "multiple-choice"])
+def test_models_of_other_tasks_are_trained_too(name, tmp_path):
+    case = every_task.CASES[name]
+    network, given = case.model(0).eval(), every_task.rows(name, 24)
+    found = recovered(tmp_path, network, case.model(1), given, train_steps=4)
+    [last] = tmp_path.glob("checkpoint-*/trainer_state.json")
+    seen = [row["eval_mismatch_rate"] for row in json.loads(last.read_text())["log_history"] if "eval_loss" in row]
+    answers = [predict(one, given, data_collator=every_task.padded).predicted for one in (network, found)]
+    assert (answers[0] != answers[1]).mean() <= min(seen) + 1e-9
 
 
 def test_an_artifact_has_an_audit_of_each_file(kind, tmp_path):

@@ -1,7 +1,7 @@
 """What a checkpoint says of the alignment that it was made with."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,22 @@ def check_is_checkpoint(folder: Path) -> None:
         raise ValueError(
             f"The checkpoint {folder} has no optimizer.pt: it was saved with save_only_model=True, or the file was "
             f"removed. No run can go on from it. {from_weights}"
+        )
+
+
+def check_loaded(model: Any, missing: Sequence[str], unexpected: Sequence[str]) -> None:
+    """Refuse weights under other names than the model's: they were read, and are nowhere.
+
+    Raises:
+        ValueError: the model lacks some weights, and others are left over.
+    """
+    if missing and unexpected:
+        raise ValueError(
+            f"The weights of the checkpoint were not taken: {type(model).__name__} looks for {missing[0]} and "
+            f"{len(missing) - 1} more, and the file holds {unexpected[0]} and {len(unexpected) - 1} more instead. "
+            "transformers saves some models under other names, and its Trainer does not turn them back "
+            "(https://github.com/huggingface/transformers/issues/43701). from_pretrained does: open the checkpoint "
+            "with that, train anew from it, and leave load_best_model_at_end out."
         )
 
 

@@ -16,7 +16,12 @@ from hf_compalign._compat import loss_is_scaled, prepared
 from hf_compalign._files import write_text_atomic
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.card import complete_card
-from hf_compalign.align.checkpoint import check_resumable, last_complete_checkpoint, restore_weighting
+from hf_compalign.align.checkpoint import (
+    check_loaded,
+    check_resumable,
+    last_complete_checkpoint,
+    restore_weighting,
+)
 from hf_compalign.align.checks import check_datasets, check_setup
 from hf_compalign.align.dropout import switch_dropout_off
 from hf_compalign.align.inner_checks import fitted
@@ -324,6 +329,10 @@ class AlignedDistillationTrainer(TaughtTrainer):
             write_text_atomic(Path(output_dir) / STATE_FILE, json.dumps(state, indent=2))
             if self._projection is not None:
                 save_projection(self._projection, Path(output_dir))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        check_loaded(self.model, load_result.missing_keys, load_result.unexpected_keys)
+        super()._issue_warnings_after_load(load_result)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -44,6 +44,7 @@ def compress(  # noqa: PLR0913, PLR0917 - the options of a command are its argum
     text_column: options.TextColumn = None,
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
+    pixels_per_image: options.PixelsPerImage = None,
     max_samples: options.MaxSamples = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows in a timed batch. Default: 8.")] = None,
     formats: Annotated[

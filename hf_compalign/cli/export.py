@@ -60,6 +60,7 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     text_column: options.TextColumn = None,
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
+    pixels_per_image: options.PixelsPerImage = None,
     batch_size: options.BatchSize = None,
     max_samples: options.MaxSamples = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same names.")] = False,

@@ -1,19 +1,30 @@
 """Train a cut model to answer like the original again."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
+from transformers import (
+    DataCollatorForMultipleChoice,
+    DataCollatorForTokenClassification,
+    PreTrainedModel,
+    PrinterCallback,
+    TrainingArguments,
+)
 
 from hf_compalign.align import AlignedDistillationTrainer, AlignmentArguments, last_complete_checkpoint
-from hf_compalign.data import sample
-from hf_compalign.measure.predictions import Columns, reader_of
+from hf_compalign.data import lengths, sample
+from hf_compalign.labels import IGNORED
+from hf_compalign.measure.predictions import Columns, Reader, reader_of
 from hf_compalign.models import windows_of
 from hf_compalign.search.setting import Setting
+from hf_compalign.tasks import task_of
 
 _MOST_STEPS = 100  # between two looks at the rows that choose; at least four looks
 _LOOKED_AT = 1_000  # of these rows
-# Half of every batch are inputs made of the batch itself, which only the original can answer; but not of windows.
+# Where texts or images have one class each, half of every batch are inputs made of the batch itself, which only the
+# original can answer; but not of windows.
 _TRANSFER = 0.5
 
 
@@ -35,10 +46,11 @@ def recover(student: PreTrainedModel, setting: Setting, searched: Dataset, folde
     """
     if not setting.train:
         raise ValueError("There are no rows to train a cut model on. Give train=, with a row or more.")
-    options = setting.options
-    columns = Columns.of(options.columns)
+    options, columns = setting.options, Columns.of(setting.options.columns)
     reader = reader_of(setting.network, setting.train, processing_class=setting.processor)
-    train, judges = (reader.prepared(rows, columns) for rows in (setting.train, sample(searched, _LOOKED_AT)))
+    train, judges = (
+        prepared_for_training(reader, rows, columns) for rows in (setting.train, sample(searched, _LOOKED_AT))
+    )
     every = max(1, min(_MOST_STEPS, options.train_steps // 4))
     args = TrainingArguments(
         output_dir=str(folder),
@@ -65,9 +77,33 @@ def recover(student: PreTrainedModel, setting: Setting, searched: Dataset, folde
         train_dataset=train,
         eval_dataset=judges,
         teacher=setting.network,
-        alignment=AlignmentArguments(transfer=0.0 if windows_of(student) else _TRANSFER),
+        alignment=AlignmentArguments(transfer=_transfer(student)),
+        data_collator=_collator(setting),
     )
     trainer.remove_callback(PrinterCallback)  # it would print among what the command prints
     begun = any(folder.glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(folder)) if begun else None)
     return student.eval()
+
+
+def prepared_for_training(reader: Reader, rows: Dataset, columns: Columns) -> Dataset:
+    """The model's inputs; of words also which tokens answer them, which labels tell the trainer."""
+    prepared = reader.prepared(rows, columns)
+    if reader.task.label_depth != 1 or "labels" in prepared.column_names:
+        return prepared
+    labels = [[IGNORED] * int(length) for length in lengths(prepared, reader.task.model_input)]
+    items = reader.items(rows, prepared, columns)
+    for row, place in zip(items.rows.tolist(), np.asarray(items.places).tolist(), strict=True):
+        labels[row][place] = 0  # any class: no term reads it
+    return prepared.add_column("labels", labels)
+
+
+def _transfer(student: PreTrainedModel) -> float:
+    return _TRANSFER if task_of(student).is_classifier and not windows_of(student) else 0.0
+
+
+def _collator(setting: Setting) -> Any:
+    """What pads rows with several texts, or with labels of their own length; None for the Trainer's own."""
+    if setting.task.label_depth == 1:
+        return DataCollatorForTokenClassification(setting.processor)
+    return DataCollatorForMultipleChoice(setting.processor) if setting.task.has_choices else None
