@@ -9,6 +9,7 @@ from scipy import sparse
 from hf_compalign.measure.statistics import (
     cluster_bound,
     exact_bounds,
+    examples_needed,
     rate_bounds,
     rate_interval,
     upper_bound,
@@ -105,3 +106,15 @@ def test_examples_are_drawn_whole():
     np.testing.assert_array_equal(sums[:, 1], 10 * sums[:, 0])
     assert sums[:, 0].mean() == pytest.approx(3.0, abs=0.3)
     assert {*sums[:, 0]} <= {float(total) for total in range(7)}
+
+
+def test_how_many_examples_show_a_bound():
+    """Searched for one by one; where a rate was observed, the doubt falls with the root of their number."""
+    for size, wanted in ((1, 0.02), (5, 0.01), (40, 0.05)):
+        found = examples_needed(200, cluster_bound([0] * 200, [size] * 200), wanted)
+        first = next(n for n in range(1, 1000) if cluster_bound([0] * n, [size] * n) <= wanted)
+        assert abs(found - first) <= 1
+    assert examples_needed(100, 0.06, 0.04, observed=0.02) == 400
+    assert examples_needed(100, 0.06, 0.02, observed=0.02) == math.inf
+    assert examples_needed(100, 0.06, 0.0) == math.inf
+    assert examples_needed(100, 0.06, 1.0) == 1

@@ -21,7 +21,7 @@ from hf_compalign import (
     fit_deferral,
     predict,
 )
-from hf_compalign.measure.predictions import FORMAT_VERSION, ask, reader_of
+from hf_compalign.measure.predictions import FORMAT_VERSION, ask, reader_of, rows_of_items
 from hf_compalign.measure.statistics import count_ratio_interval, upper_bound
 
 pytestmark = pytest.mark.numeric
@@ -333,3 +333,14 @@ def test_what_is_not_known_for_items_that_share_examples_is_refused():
             ValueError, match=f"ask models for {task}, .* for every token. .* evaluate.. says eval_mismatch_rate"
         ):
             predict(CASES[task].model(1), sentences())
+
+
+def test_items_are_of_the_row_that_all_of_their_example_begin_with():
+    """A name may hold slashes, and the name of an item may make that of another row."""
+    examples = [0, 0, 1]
+    assert rows_of_items(["a/0", "a/1", "a/1/0"], ["a", "a/1"], examples) == [0, 0, 1]
+    assert rows_of_items(["x/art", "x/sci/tech"], ["x", "x/sci"], [0, 0]) == [0, 0]
+    assert rows_of_items(["x/sci/tech"], ["x", "x/sci"], [7]) == [1]
+    assert rows_of_items(["b", "a"], ["a", "b"]) == [1, 0]
+    with pytest.raises(ValueError, match="1 of their 3 items are not among them, such as 'c/0'"):
+        rows_of_items(["a/0", "c/0", "a/1"], ["a", "b"], [0, 1, 0])

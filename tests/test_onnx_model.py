@@ -295,6 +295,32 @@ def test_other_inputs_are_refused(tmp_path):
             OnnxModel(path)
 
 
+def test_a_number_without_an_axis_is_that_of_the_row(tmp_path):
+    path = handmade(tmp_path, config=text_config(num_labels=1), shape=("b",))
+    graph = onnx.load(path)
+    last = next(node for node in graph.graph.node if node.output == ["logits"])
+    last.input[0] = "flat_sum"
+    graph.graph.node.insert(3, helper.make_node("ReduceSum", ["flat", "axes"], ["flat_sum"], keepdims=0))
+    onnx.save(graph, path)
+    assert OnnxModel(path)(input_ids=torch.tensor([[1, 2], [3, 4], [5, 6]]))["logits"].tolist() == [
+        [3.0],
+        [7.0],
+        [11.0],
+    ]
+
+
+def test_a_mask_that_is_not_given_has_the_axes_that_the_file_declares(tmp_path):
+    path = handmade(tmp_path, input_features=("b", "n", 4), attention_mask=("b", "n"))
+    feeds = OnnxModel(path).feeds({"input_features": np.zeros((2, 3, 4))})
+    assert feeds["attention_mask"].tolist() == [[1] * 3] * 2
+
+
+def test_outputs_of_another_task_than_the_config_s_are_refused(tmp_path):
+    path = handmade(tmp_path, config=text_config(architectures=["BertForQuestionAnswering"]))
+    with pytest.raises(ValueError, match="answers with logits, .* question-answering with start_logits and end_logits"):
+        OnnxModel(path)
+
+
 def test_inputs_that_the_file_does_not_take_are_refused(path):
     ids = torch.tensor([[1, 2]])
     with pytest.raises(ValueError, match="model.onnx takes input_ids, .* needs input_ids. Got pixel_values"):

@@ -235,14 +235,14 @@ def test_a_training_counts_the_mismatches_that_its_audit_counts(tmp_path):
     assert alone.metrics["kl"] == pytest.approx(watching.latest.metrics["kl"])
 
 
-def test_slices_are_of_images_of_which_one_changed_where_a_drawn_pixel_did():
-    dataset, columns = pictures(240, size=(4, 4)), Columns(pixels_per_image=1)
+def test_slices_are_of_images_by_one_pixel_of_each():
+    dataset, columns = pictures(240, size=(4, 4)), Columns(pixels_per_image=9)
     found = predict(model(), dataset, processing_class=processor(), columns=columns)
-    assert len(found) == len(np.unique(found.examples)) > 150
+    assert len(found) > len(np.unique(found.examples)) > 150
     night = found.examples % 2 == 1
     changed = replace(found, logits=np.where(night[:, None], found.logits[:, ::-1], found.logits))
     slices = find_slices(found, changed, dataset, columns=columns)
-    assert (slices.n_searched + slices.n_tested, slices.of_examples) == (len(found), True)
+    assert (slices.n_searched + slices.n_tested, slices.of_examples) == (len(np.unique(found.examples)), True)
     assert "night" in str(slices)
 
 

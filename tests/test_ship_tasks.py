@@ -11,12 +11,14 @@ import shipping
 import torch
 import zoo
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
+from transformers import SegformerImageProcessor
 
 from hf_compalign import SearchOptions, audit, compress_model, predict, save_artifact
 from hf_compalign.compress.export import export_onnx
 from hf_compalign.measure.audit import AuditOptions, Verdict
 from hf_compalign.measure.predictions import Columns, parts_of, reader_of
 from hf_compalign.measure.statistics import cluster_bound
+from hf_compalign.search import plan_of
 from hf_compalign.search.recovering import prepared_for_training, recover
 from hf_compalign.search.setting import setting_of
 from hf_compalign.ship import ArtifactDetails, ExportOptions, export_audited
@@ -211,6 +213,35 @@ def test_the_folder_opens_and_answers_alike(searched, kind):
     file = next((folder / "onnx").glob("*.onnx"))
     found = audit(model(kind), file, rows(kind, 50), options=asking(kind))
     assert found.metrics["mismatch_rate"] <= 0.2
+
+
+def test_cuts_of_models_with_labels_are_tried(searched, kind):
+    found, _ = searched(kind)
+    names = {one.name for one in found.search.tried}
+    assert {"50 % cut, ONNX", "ONNX INT8"} <= names
+    assert not [reason for reason in found.search.left_out.values() if "calibration" in reason]
+
+
+def test_choices_are_searched_too(tmp_path):
+    """They have no names before they are asked, and no pair answers them."""
+    network = every_task.CASES["multiple-choice"].model(0).eval()
+    how = SearchOptions(formats=("onnx",), cuts=(0.5,), repair_measurements=0, n_runs=2, processing_class=TOKENIZER)
+    given = every_task.rows("multiple-choice", 200)
+    found = compress_model(network, given, tmp_path / "out", limits={"mismatch_rate": 0.3}, options=how)
+    assert found.passed
+    assert "ONNX INT8" in {one.name for one in found.search.tried}
+    assert not [name for name in found.search.left_out if name == "ONNX INT8"]
+
+
+def test_a_plan_of_pixels_promises_what_images_can_show():
+    network = every_task.CASES["image-segmentation"].model(0).eval()
+    plan = plan_of(
+        network,
+        every_task.rows("image-segmentation", 100),
+        limits={"mismatch_rate": 0.5},
+        options=SearchOptions(formats=("onnx",), processing_class=SegformerImageProcessor()),
+    )
+    assert plan.least == pytest.approx(cluster_bound([0] * 40, [1] * 40))
 
 
 def test_what_cannot_be_audited_is_not_searched(tmp_path):

@@ -1,7 +1,7 @@
 """Slices: planted ones are found and named, chance finds none, and saved ones are checked on the next candidate."""
 
 import json
-from dataclasses import replace
+import re
 
 import numpy as np
 import pytest
@@ -11,8 +11,9 @@ from datasets import ClassLabel, Dataset, Image
 from PIL import Image as Pictures
 
 from hf_compalign.measure.audit import AuditOptions, audit
-from hf_compalign.measure.predictions import Columns, Predictions, predict
+from hf_compalign.measure.predictions import Columns, Predictions, ids_of, predict
 from hf_compalign.measure.slices import Condition, SliceOptions, Slices, check_slices, find_slices
+from hf_compalign.tasks import MEASURED
 
 N = 1200
 VOCABULARY = [f"word{place}" for place in range(60)]
@@ -100,49 +101,63 @@ def test_columns_and_lengths_are_found_and_named(where, name):
     assert str(found.rows[0]).startswith(name)
 
 
-def words_of(rows, changed):
-    """Two answers to each word of the texts: of those changed, the last word alone is answered otherwise."""
+def words_of(rows, where, seed, *, inside=0.4, outside=0.03):
+    """Two answers to each word of the texts; every word changes for itself, more of them in a slice."""
     sizes = [len(text.split()) for text in rows["text"]]
     of = np.repeat(np.arange(len(rows)), sizes)
     names = [f"{rows['id'][row]}/{word}" for row, size in enumerate(sizes) for word in range(size)]
-    last = np.append(of[1:] != of[:-1], True)
-    sides = np.zeros(len(of), dtype=int), (last & np.asarray(changed)[of]).astype(int)
+    changed = np.random.default_rng(3000 + seed).random(len(of)) < np.where(where, inside, outside)[of]
+    sides = np.zeros(len(of), dtype=int), changed.astype(int)
     return [Predictions(np.eye(2)[side], [-100] * len(of), names, ("O", "B"), examples=of) for side in sides]
 
 
-def test_slices_of_items_that_share_examples_are_of_the_examples():
+def test_slices_of_words_are_found_by_one_word_of_each_text():
     rows = made_rows(4)
-    changed = planted(rows, with_word(rows), 4)
-    found = find_slices(*words_of(rows, changed), rows)
+    found = find_slices(*words_of(rows, with_word(rows), 4), rows)
     assert (found.of_examples, found.n_searched + found.n_tested) == (True, N)
-    alone = find_slices(*answered(rows, changed), rows)
-    assert str(found.rows[0]) == str(alone.rows[0]) == "contains 'not'"
-    assert found.rows[0].mismatches == alone.rows[0].mismatches
-    assert "answers" not in {row.condition.kind for row in found.rows}
-    again = check_slices(found, *words_of(rows, changed), rows)
+    assert str(found.rows[0]) == "contains 'not'"
+    assert 0.25 < found.rows[0].mismatch_rate < 0.55
+    again = check_slices(found, *words_of(rows, with_word(rows), 5), rows)
     assert (again.of_examples, again.rows[0].n) == (True, with_word(rows).sum())
-    assert again.rows[0].mismatches == (changed & with_word(rows)).sum()
-    with pytest.raises(ValueError, match="told by answers to rows with one item each, and the dataset has none"):
-        check_slices(
-            Slices((replace(found.rows[0], condition=Condition("answers", value="O")),), 0, 0, 1, 0.05),
-            *words_of(rows, changed),
-            rows,
-        )
+    assert again.rows[0].worse
+
+
+def test_long_texts_are_not_found_for_having_more_words():
+    """Every word changes alike, so most long texts hold one that does, and few short ones."""
+    n_found = 0
+    for seed in range(10):
+        rows = made_rows(seed)
+        n_found += bool(find_slices(*words_of(rows, np.zeros(N, dtype=bool), seed, outside=0.1), rows).rows)
+    assert n_found <= 1
 
 
 def test_lists_of_words_are_texts_and_their_tags_tell_slices():
     rows = made_rows(5)
-    tags = [["B" if word == "not" else "O" for word in text.split()] for text in rows["text"]]
-    split = (
-        rows.remove_columns("text")
-        .add_column("words", [text.split() for text in rows["text"]])
-        .add_column("tags", tags)
-    )
-    changed = planted(rows, with_word(rows), 5)
-    found = find_slices(*words_of(rows, changed), split, columns=Columns(text="words"))
-    assert {str(row) for row in found.rows} & {"contains 'not'", "tags is 'B'"}
-    audited = audit(*words_of(rows, changed), split, options=AuditOptions(columns=Columns(text="words"), slices=True))
-    assert "candidates from 600 examples, tested on 600 others" in " ".join(str(audited).split())
+    words = [text.split() for text in rows["text"]]
+    answers = words_of(rows, with_word(rows), 5)
+    alone = Dataset.from_dict({"id": rows["id"], "words": words})
+    columns = Columns(text="words")
+    assert "contains 'not'" in {str(row) for row in find_slices(*answers, alone, columns=columns).rows}
+    tagged = alone.add_column("tags", [["B" if word == "not" else "O" for word in text] for text in words])
+    found = {str(row) for row in find_slices(*answers, tagged, columns=columns).rows}
+    assert found & {"contains 'not'", "tags is 'B'"}
+    audited = audit(*answers, tagged, options=AuditOptions(columns=columns, slices=True))
+    assert re.search("candidates? from 600 examples, tested on 600 others", " ".join(str(audited).split()))
+
+
+def test_words_may_be_the_only_column():
+    texts = Dataset.from_dict({"words": [["not" if row % 4 == 0 else "so", f"w{row}"] for row in range(400)]})
+    answers = [predict_words(texts, changed=changed) for changed in (False, True)]
+    assert str(find_slices(*answers, texts).rows[0]) == "contains 'not'"
+
+
+def predict_words(texts, *, changed):
+    """Answers under the names that `predict` gives; those to texts with "not" change."""
+    task = next(task for task in MEASURED if task.label_depth == 1)
+    names = ids_of(texts, task, Columns())
+    sides = [int(changed and row["words"][0] == "not") for row in texts for _ in range(2)]
+    ids = [f"{name}/{word}" for name in names for word in range(2)]
+    return Predictions(np.eye(2)[sides], [-100] * 800, ids, ("O", "B"), examples=np.repeat(np.arange(400), 2))
 
 
 def test_the_reference_answers_that_change_are_found():

@@ -138,9 +138,11 @@ def own_loss(model: nn.Module, batch: Batch) -> Tensor:
     if outputs.get("loss") is not None:
         return outputs.loss
     logits = outputs.get("logits")
+    if logits is not None and problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, (logits.detach() > 0).to(logits.dtype))
     if logits is None or logits.shape[-1] < 2 or problem_type not in (None, "single_label_classification"):
         raise ValueError(
-            f"The calibration data have no labels, and {type(model).__name__} does not predict one class of several, "
+            f"The calibration data have no labels, and {type(model).__name__} does not predict classes, "
             "which could serve as the label. Add the column 'labels', or give loss=, a function of the model and "
             "a batch."
         )

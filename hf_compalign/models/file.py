@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +20,12 @@ from hf_compalign.models.audited import check_audited
 from hf_compalign.models.pooling import flat_windows, is_windows, pooled
 from hf_compalign.models.processor import instruction_sets
 from hf_compalign.models.runtime import Runtime, RuntimeSettings
-from hf_compalign.tasks import AUDIO_INPUTS, SPAN_LOGITS, task_of
+from hf_compalign.tasks import AUDIO_INPUTS, QUESTIONS, SPAN_LOGITS, task_of
 
 # What is read of texts, images and sounds.
 _MAIN_INPUTS = ("input_ids", "pixel_values", *AUDIO_INPUTS)
 # What is read besides, and what it is where it is not given: nothing is masked, and there is one text.
-_DEFAULTS = {"attention_mask": np.ones_like, "token_type_ids": np.zeros_like}
+_DEFAULTS = {"attention_mask": np.ones, "token_type_ids": np.zeros}
 _KNOWN_INPUTS = (*_MAIN_INPUTS, *_DEFAULTS)
 _CHUNK_BYTES = 1 << 20
 
@@ -104,8 +104,6 @@ class FileModel(nn.Module, ABC):
         self.input_names = tuple(self._inputs)
         self._check_inputs()
         self.main_input_name = next(name for name in _MAIN_INPUTS if name in self._inputs)
-        first = "logits" if "logits" in outputs else next(iter(outputs))
-        self._outputs = SPAN_LOGITS if outputs.keys() >= {*SPAN_LOGITS} else (first,)
         self.config = self._config_beside() if config is None else config
         named = self.config.architectures
         self.architectures = tuple(named) if isinstance(named, list | tuple) else ()
@@ -114,7 +112,8 @@ class FileModel(nn.Module, ABC):
                 f"The config of {self.path} does not say which class of model it is (its 'architectures' is empty "
                 'or no list). Write it there, like ["BertForSequenceClassification"].'
             )
-        self._class_axis = task_of(self).class_axis
+        self._task = task_of(self)
+        self._outputs = self._outputs_among(outputs)
         self._check_labels(outputs[self._outputs[0]].shape)
         names = tuple(f"{one.folder}/{self.path.name}" for one in FORMATS if one.suffix == self.suffix)
         check_audited(Path(record_name(self.path, AUDIT_NAME)), names, self.path, lambda: self.fingerprint)
@@ -188,6 +187,8 @@ class FileModel(nn.Module, ABC):
             for start in range(0, n_items, max(size, 1))
         ]
         found = [torch.from_numpy(np.concatenate(one)[:n_items]) for one in zip(*parts, strict=True)]
+        if found[0].ndim == 1 and self.config.num_labels == 1:
+            found = [found[0].unsqueeze(-1)]
         self._check_labels(found[0].shape)
         return dict(zip(self._outputs if len(found) > 1 else ("logits",), found, strict=True))
 
@@ -234,8 +235,10 @@ class FileModel(nn.Module, ABC):
             for name, value in inputs.items()
         }
         main = given[self.main_input_name]
-        filled = {name: given[name] if name in given else _DEFAULTS[name](main) for name in self._inputs}
-        return {name: filled[name].astype(one.dtype, copy=False) for name, one in self._inputs.items()}
+        # Of sounds a mask has fewer axes than the frames.
+        left_out = {name: one for name, one in self._inputs.items() if name not in given}
+        given |= {name: _DEFAULTS[name](main.shape[: len(one.shape)]) for name, one in left_out.items()}
+        return {name: given[name].astype(one.dtype, copy=False) for name, one in self._inputs.items()}
 
     def _reopen(self) -> None:
         self._threads = self._wanted_threads()
@@ -254,9 +257,23 @@ class FileModel(nn.Module, ABC):
                 "export_onnx or export_openvino."
             )
 
+    def _outputs_among(self, outputs: Collection[str]) -> tuple[str, ...]:
+        """The outputs that answer the model's task."""
+        if self._task not in QUESTIONS:
+            return ("logits" if "logits" in outputs else next(iter(outputs)),)
+        if missing := {*SPAN_LOGITS} - {*outputs}:
+            raise ValueError(
+                f"{self.path} answers with {', '.join(outputs)}, and a model for {self._task} with "
+                f"{' and '.join(SPAN_LOGITS)}. There is no {', '.join(sorted(missing))}: put the config.json of the "
+                "exported model beside it."
+            )
+        return SPAN_LOGITS
+
     def _check_labels(self, shape: Sequence[Any]) -> None:
         """Refuse a number of logits that is known and not that of the labels; those of positions and choices vary."""
-        n_logits = None if self._class_axis is None else shape[self._class_axis]
+        axis = self._task.class_axis
+        # The numbers of a regression with one may stand without an axis of their own.
+        n_logits = None if axis is None or len(shape) < 2 else shape[axis]
         if isinstance(n_logits, int) and n_logits != self.config.num_labels:
             raise ValueError(
                 f"{self.path} answers with {n_logits} logits, but its config has {self.config.num_labels} labels. Put "

@@ -18,6 +18,7 @@ from hf_compalign.search.workshop import Workshop
 from hf_compalign.ship.deferral import Deferral, DeferringModel, fit_deferral
 from hf_compalign.ship.deployments import Deployment
 from hf_compalign.ship.repair import Part
+from hf_compalign.tasks import LABELERS
 
 # Of the smallest limit, how much a file that defers may change itself: more leaves it more answers, less is safer.
 BUDGET_SHARES = (1.0, 0.8, 0.6, 0.3)
@@ -101,7 +102,8 @@ class Climber:
     def _deferring(self, alone: Tried, answers: Predictions) -> list[Tried]:
         """The file with that of the whole model behind it, at several budgets; those that can be the best."""
         behind, options = self.found.fallback, self._shop.setting.options
-        if not options.deferral or options.objective == "bytes" or behind is None or alone.step == behind.step:
+        wanted = options.deferral and options.objective == "latency" and self._shop.setting.task in LABELERS
+        if not wanted or behind is None or alone.step == behind.step:
             return []
         theirs, pairs = self._shop.answers(behind.step), []
         for share in BUDGET_SHARES:

@@ -29,7 +29,7 @@ from hf_compalign.ship.formats import EXPORTERS, check_format, particular
 from hf_compalign.ship.frontier import Frontier, frontier_table
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.repair import RepairOptions, repair_int8
-from hf_compalign.tasks import MEASURED, task_of
+from hf_compalign.tasks import EXPORTED, MEASURED, task_of
 
 TIMED = (1, 8)
 _LENGTH = 32  # of made-up texts, where no data are given
@@ -217,7 +217,7 @@ def _calibration(network: PreTrainedModel, processor: Any, options: ExportOption
     rows = options.calibration
     if rows is None:
         return None
-    reader = reader_of(network, rows, processing_class=processor)
+    reader = reader_of(network, rows, processing_class=processor, among=EXPORTED)
     return reader.batches(rows, Columns.of(options.columns), size=_CALIBRATION_BATCH)
 
 

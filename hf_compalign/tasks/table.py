@@ -105,7 +105,7 @@ class Task:
     @property
     def shares_examples(self) -> bool:
         """Whether an example may hold several items with classes of their own, such as words."""
-        return self.yes_or_no or self.label_depth == 1
+        return self.yes_or_no or self.label_depth == 1 or self.has_maps
 
     @property
     def is_classifier(self) -> bool:

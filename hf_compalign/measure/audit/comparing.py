@@ -11,6 +11,7 @@ import numpy as np
 
 from hf_compalign._checks import check_name
 from hf_compalign._extras import installed_versions
+from hf_compalign.labels import IGNORED
 from hf_compalign.measure.audit.items import changed_items
 from hf_compalign.measure.audit.options import AuditOptions
 from hf_compalign.measure.audit.record import Audit, ModelInfo
@@ -76,7 +77,7 @@ def compared(
     memberships = normalized_groups(groups, len(reference))
     paired = same_items(reference, [answers["candidate"]])
     counted, names, candidate = paired.counted, reference.label_names, paired.models[1]
-    examples, n_examples = _drawn(reference.examples, counted)
+    examples = None if reference.examples is None else reference.examples[counted]
     both = reference.predicted[counted], candidate.predicted[counted], paired.labels[counted]
     scores = ItemScores.of(reference.logits, candidate.logits, paired.labels, rows=counted)
     cells, judging = Cells.count(*both), GroupOptions(options.min_group_size)
@@ -103,8 +104,8 @@ def compared(
         floor=_floor(answers.get("floor"), paired, both, examples),
         items=items,
         n_items_left_out=metrics["cie"] - len(items),
-        n_examples=n_examples,
-        limits=tuple(_verdict(name, limit, rates, grouped, n_examples) for name, limit in limits.items()),
+        n_examples=_how_many(examples),
+        limits=_verdicts(limits, rates, grouped, examples, both[2]),
         label_names=names,
         reference=ModelInfo.of(reference),
         candidate=ModelInfo.of(candidate),
@@ -114,9 +115,11 @@ def compared(
     )
 
 
-def _drawn(examples: Any, counted: Any) -> tuple[Any, int | None]:
-    """The examples of the items that count, and how many these are; None where each item is one."""
-    return (None, None) if examples is None else (examples[counted], len(np.unique(examples[counted])))
+def _how_many(examples: Any, labels: Any = None, limit: str = "mismatch_rate") -> int | None:
+    """How many examples the items of a limit are of, for most those with a label; None where each item is one."""
+    if examples is None:
+        return None
+    return len(np.unique(examples if limit == "mismatch_rate" else examples[labels != IGNORED]))
 
 
 def _versions() -> dict[str, str]:
@@ -196,17 +199,22 @@ def checked_limits(limits: Mapping[str, float], *, grouped: bool = False) -> dic
     return {name: float(limit) for name, limit in limits.items()}
 
 
-def _verdict(
-    name: str, limit: float, rates: Mapping[str, Rate], grouped: GroupAudit, n_examples: int | None
-) -> Verdict:
+def _verdicts(
+    limits: Mapping[str, float], rates: Mapping[str, Rate], grouped: GroupAudit, examples: Any, labels: Any
+) -> tuple[Verdict, ...]:
+    """Each limit judged, with the examples [N] that its items are of, if these are shared."""
+    found = (_verdict(name, limit, rates, grouped) for name, limit in limits.items())
+    return tuple(replace(one, n_examples=_how_many(examples, labels, one.name)) for one in found)
+
+
+def _verdict(name: str, limit: float, rates: Mapping[str, Rate], grouped: GroupAudit) -> Verdict:
     if name in _OF_GROUPS:
-        return replace(_group_verdict(name, limit, grouped), n_examples=n_examples)
+        return _group_verdict(name, limit, grouped)
     found = rates[name]
     if not found.n:
         raise _unlabeled(name)
     lower, upper = found.bounds
-    value = rate(found.k, found.n)
-    return Verdict(name, limit, value, upper, upper <= limit, lower_bound=lower, n_examples=n_examples)
+    return Verdict(name, limit, rate(found.k, found.n), upper, upper <= limit, lower_bound=lower)
 
 
 def _group_verdict(name: str, limit: float, grouped: GroupAudit) -> Verdict:

@@ -42,8 +42,7 @@ def with_contents(
     columns = Columns.of(columns)
     if len(ids) != len(dataset):
         raise ValueError(f"ids must name the rows of the dataset: {len(dataset)} of them. Got {len(ids)}.")
-    items = [item.id for item in found.items]
-    place = dict(zip(items, rows_of_items(items, ids, parts=True), strict=True))
+    place = _rows_of(found, ids)
     names = _asked_columns(dataset, task, columns)
     if task.reads_sounds:
         return replace(found, items=_with_files(found, dataset, names[0], place))
@@ -59,6 +58,16 @@ def with_contents(
         filled.append(replace(item, **kept))
     found = replace(found, items=(*filled, *found.items[len(filled) :]))
     return replace(found, items=_with_files(found, dataset, names[0], place)) if of_images else found
+
+
+def _rows_of(found: Audit, ids: Sequence[str]) -> dict[str, int]:
+    """The row of each item; of a loaded audit, of those that changed."""
+    asked = found.predictions.get("reference")
+    if asked is not None:
+        return dict(zip(asked.ids.tolist(), rows_of_items(asked.ids.tolist(), ids, asked.examples), strict=True))
+    items = [item.id for item in found.items]
+    examples = None if found.n_examples is None else range(len(items))
+    return dict(zip(items, rows_of_items(items, ids, examples), strict=True))
 
 
 def _with_files(found: Audit, dataset: Dataset, column: str, place: Mapping[str, int]) -> tuple[Any, ...]:

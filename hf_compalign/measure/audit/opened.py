@@ -70,9 +70,10 @@ def opened_sides(given: Mapping[str, Any], dataset: Dataset | None, options: Aud
             if processor is None and path is not None:
                 processor = processor_of(path, task_of(network))
             sides[name] = Opened(path, network, processor, dataset, options)
-    first, *others = (_class_names(side) for side in sides.values())
-    for names in others:
-        label_order(first, names)
+    # Choices have names once they are asked.
+    known = [names for side in sides.values() if (names := _class_names(side))]
+    for names in known[1:]:
+        label_order(known[0], names)
     check_same_reading({name: side.network for name, side in sides.items() if isinstance(side, Opened)})
     asked = [side for side in sides.values() if isinstance(side, Opened)]
     if asked and dataset is not None:
@@ -118,6 +119,5 @@ def groups_of_items(
     Raises:
         ValueError: the items are not of these rows.
     """
-    parts = reference.examples is not None
-    rows = [] if ids is None else rows_of_items(reference.ids.tolist(), ids, parts=parts)
+    rows = [] if ids is None else rows_of_items(reference.ids.tolist(), ids, reference.examples)
     return {name: [one.groups[row] for row in rows] if one.of_rows else one.groups for name, one in attributes.items()}

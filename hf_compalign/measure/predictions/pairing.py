@@ -1,7 +1,8 @@
 """Bring several models' predictions to the same items, classes and labels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,27 +51,39 @@ def asked_the_same(reference: Predictions, other: Predictions) -> Predictions:
     return other
 
 
-def rows_of_items(items: Sequence[str], names: Sequence[str], *, parts: bool = False) -> list[int]:
+def rows_of_items(items: Sequence[str], names: Sequence[str], examples: Iterable[int] | None = None) -> list[int]:
     """The row of each item.
 
     Args:
         items: ids of predictions.
         names: of the rows of a dataset, as `ids_of` gives them.
-        parts: whether items may be parts of rows, ``<row>/<item>``; the longest name that fits is the row's.
+        examples: the example of each item, where items are parts of rows, ``<row>/<item>``. All of an example are of
+            one row: the longest name that all of them begin with.
 
     Raises:
         ValueError: an item is none of the rows, nor a part of one.
     """
     place = {name: row for row, name in enumerate(names)}
-    if parts:
-        for name in items:
-            pieces = [] if name in place else name.split("/")
-            starts = ("/".join(pieces[:end]) for end in range(len(pieces) - 1, 0, -1))
-            if (row := next((place[start] for start in starts if start in place), None)) is not None:
-                place[name] = row
+    if examples is not None:
+        place = _rows_of_parts(items, [*examples], place)
     if unknown := [name for name in items if name not in place]:
         raise ValueError(
             f"The dataset must hold the rows that the predictions are of. {len(unknown)} of their {len(items)} items "
             f"are not among them, such as {unknown[0]!r}. Give the dataset of the predictions, or predict on this one."
         )
     return [place[name] for name in items]
+
+
+def _rows_of_parts(items: Sequence[str], examples: Sequence[int], rows: Mapping[str, int]) -> dict[str, int]:
+    """The row of each item ``<row>/<item>``: that with the longest name which all items of its example begin with."""
+    shared: dict[int, list[str]] = {}
+    for name, example in zip(items, examples, strict=True):
+        pieces = name.split("/")[:-1]
+        both = zip(shared.get(example, pieces), pieces, strict=False)
+        shared[example] = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], both)]
+    found = {
+        example: next((start for end in range(len(one), 0, -1) if (start := "/".join(one[:end])) in rows), None)
+        for example, one in shared.items()
+    }
+    starts = {name: found[example] for name, example in zip(items, examples, strict=True)}
+    return {name: rows[start] for name, start in starts.items() if start is not None}

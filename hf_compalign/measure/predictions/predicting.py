@@ -233,7 +233,7 @@ def parts_of(
     """
     names, marks = checked_rows(answers, dataset, task=task, columns=columns)
     shared = answers.examples is not None
-    row_of = rows_of_items(answers.ids.tolist(), names, parts=shared)
+    row_of = rows_of_items(answers.ids.tolist(), names, answers.examples)
     found = []
     for rows in parts:
         place = {row: position for position, row in enumerate(rows)}

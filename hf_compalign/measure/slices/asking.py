@@ -12,6 +12,7 @@ from hf_compalign.data import check_rows, find_word_column
 from hf_compalign.measure.predictions import (
     Columns,
     Predictions,
+    SameItems,
     ids_of,
     predict,
     rows_of_items,
@@ -20,6 +21,10 @@ from hf_compalign.measure.predictions import (
 )
 from hf_compalign.measure.slices.features import Features
 
+_SEED = 0
+# A column of its own for a moment.
+_WHOLE = "_whole_texts"
+
 
 def asked(
     reference: Predictions | PreTrainedModel | str | Path,
@@ -27,11 +32,11 @@ def asked(
     dataset: Dataset,
     *,
     columns: Columns | None,
-) -> tuple[Features, NDArray[np.bool_]]:
-    """What is known of each item that counts, and whether its answers differ, bool [N].
+) -> tuple[Features, NDArray[np.bool_], bool]:
+    """What is known of each item that counts, whether its answers differ, bool [N], and whether it is one of several.
 
-    Where items share examples, such as the words of a text, these N are the examples, and the answers to one differ
-    where those to any of its items do.
+    Where items share examples, such as the words of a text, one of each example is drawn at random: long texts are not
+    to be found for having more words that may change.
 
     Raises:
         ValueError: whatever `predict` refuses, or the dataset does not hold the items of the predictions.
@@ -43,19 +48,23 @@ def asked(
         for one in (reference, candidate)
     ]
     paired = same_items(both[0], [both[1]])
-    counted, (first, second) = paired.counted, paired.models
-    task, shared = task_of_rows(dataset, columns), first.examples is not None
+    (first, second), counted = paired.models, _one_of_each(paired)
+    task = task_of_rows(dataset, columns)
     names = ids_of(dataset, task, columns).tolist()
-    places = np.array(rows_of_items(first.ids[counted].tolist(), names, parts=shared))
+    places = np.array(rows_of_items(first.ids.tolist(), names, first.examples))[counted]
     changed = first.predicted[counted] != second.predicted[counted]
-    likeliest = None
-    if shared:
-        places, of = np.unique(places, return_inverse=True)
-        changed = np.bincount(of, weights=changed) > 0
-    else:
-        likeliest = np.argsort(-first.logits[counted].astype(np.float32), axis=1, kind="stable")[:, :2]
+    likeliest = np.argsort(-first.logits[counted].astype(np.float32), axis=1, kind="stable")[:, :2]
     rows, columns = _whole_texts(dataset.with_format(None).select(places), columns)
-    return Features(rows, task, columns, likeliest, first.label_names), changed
+    return Features(rows, task, columns, likeliest, first.label_names), changed, first.examples is not None
+
+
+def _one_of_each(paired: SameItems) -> NDArray[np.int64]:
+    """The items that count, of each example one, in their order."""
+    examples = paired.models[0].examples
+    if examples is None:
+        return paired.counted
+    order = np.random.default_rng(_SEED).permutation(paired.counted)
+    return np.sort(order[np.unique(examples[order], return_index=True)[1]])
 
 
 def _whole_texts(rows: Dataset, columns: Columns) -> tuple[Dataset, Columns]:
@@ -64,4 +73,5 @@ def _whole_texts(rows: Dataset, columns: Columns) -> tuple[Dataset, Columns]:
     if name is None:
         return rows, columns
     texts = [" ".join(words or ()) for words in rows[name]]
-    return rows.remove_columns(name).add_column(name, texts), replace(columns, text=(name,))
+    whole = rows.add_column(_WHOLE, texts).remove_columns(name).rename_column(_WHOLE, name)
+    return whole, replace(columns, text=(name,))

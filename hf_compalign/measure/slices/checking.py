@@ -30,9 +30,8 @@ def check_slices(
     """
     if not slices.rows:
         raise ValueError("There is no slice to check: none was found. Leave it out.")
-    features, changed = asked(reference, candidate, dataset, columns=columns)
+    features, changed, of_examples = asked(reference, candidate, dataset, columns=columns)
     conditions = [row.condition for row in slices.rows]
     members = [features.members(condition) for condition in conditions]
     rows = tested(conditions, members, changed, level=slices.level)
-    of_examples = features.answers is None
     return Slices(tuple(rows), 0, len(changed), len(rows), slices.level, checked=True, of_examples=of_examples)

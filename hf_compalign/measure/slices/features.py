@@ -30,14 +30,14 @@ class Features:
     """The rows of N items, and the reference's answers to them.
 
     Attributes:
-        answers: the two likeliest classes of each [N, 2]; None where each row has several items.
+        answers: the two likeliest classes of each [N, 2].
         label_names: of the classes.
     """
 
     rows: Dataset
     task: Task
     columns: Columns
-    answers: NDArray[np.int64] | None
+    answers: NDArray[np.int64]
     label_names: Sequence[str]
 
     @cached_property
@@ -102,8 +102,13 @@ class Features:
             yield from _cuts("number", column, numbers)
         for name, numbers in self.image_statistics.items():
             yield from _cuts("image", name, numbers)
-        if self.answers is not None:
-            yield from _answered(self.answers, self.label_names, least)
+        names = self.label_names
+        for n_answers in (1, 2) if len(names) > 2 else (1,):
+            found, sizes = np.unique(self.answers[:, :n_answers], axis=0, return_counts=True)
+            for answers in found[sizes >= least].tolist():
+                yield Condition(
+                    "answers", **dict(zip(("value", "second"), (names[one] for one in answers), strict=False))
+                )
 
     def members(self, condition: Condition) -> Mask:
         """Which rows meet a condition [N].
@@ -112,7 +117,7 @@ class Features:
             ValueError: there is no such column, text, image or label.
         """
         if condition.kind == "word":
-            self._check("raw texts", self._texts)
+            self._check("texts", self._texts)
             found = np.zeros(len(self.rows), dtype=bool)
             found[self.words.get(condition.value, [])] = True
             return found
@@ -122,22 +127,20 @@ class Features:
             values = self.values.get(column) or group_membership(self.rows, column)
             return np.array([condition.value in row for row in values])
         if condition.kind == "answers":
-            self._check("answers to rows with one item each", self.answers is not None)
             names, asked = self.label_names, [condition.value, *filter(None, [condition.second])]
             for name in asked:
                 check_name("label", name, names)
             wanted = [names.index(name) for name in asked]
-            answers = np.asarray(self.answers)[:, : len(wanted)]
-            return np.asarray((answers == wanted).all(axis=1))
+            return np.asarray((self.answers[:, : len(wanted)] == wanted).all(axis=1))
         numbers = self._numbers_of(condition)
         return np.asarray(numbers > condition.threshold if condition.above else numbers <= condition.threshold)
 
     def _numbers_of(self, condition: Condition) -> NDArray[np.float64]:
         if condition.kind == "words":
-            self._check("raw texts", self._texts)
+            self._check("texts", self._texts)
             return self.lengths
         if condition.kind == "image":
-            self._check("raw images", self._image)
+            self._check("images", self._image)
             check_name("statistic of images", condition.column, [*self.image_statistics])
             return self.image_statistics[condition.column]
         column = existing_column(self.rows.column_names, condition.column)
@@ -150,16 +153,7 @@ class Features:
 
     def _check(self, what: str, there: object) -> None:
         if not there:
-            raise ValueError(f"A slice is told by {what}, and the dataset has none. Give a dataset with them.")
-
-
-def _answered(answers: NDArray[np.int64], names: Sequence[str], least: int) -> Iterator[Condition]:
-    """Conditions on the likeliest classes [N, 2], and of more than two classes on the likeliest alone too."""
-    for n_answers in (1, 2) if len(names) > 2 else (1,):
-        found, sizes = np.unique(answers[:, :n_answers], axis=0, return_counts=True)
-        for classes in found[sizes >= least].tolist():
-            said = zip(("value", "second"), (names[one] for one in classes), strict=False)
-            yield Condition("answers", **dict(said))
+            raise ValueError(f"A slice is told by raw {what}, and the dataset has none. Give a dataset with them.")
 
 
 def _cuts(kind: str, column: str, numbers: NDArray[np.float64]) -> Iterator[Condition]:

@@ -48,8 +48,8 @@ def find_slices(
     >>> [(str(row), row.mismatch_rate, row.rest_rate) for row in found.rows]
     [("contains 'not'", 1.0, 0.0)]
 
-    Where items share examples, such as the words of a text, examples take their place: one changed where any of its
-    items did. Its words and columns tell slices then, and the reference's answers do not.
+    Where items share examples, such as the words of a text, one of each example is drawn at random, so that no slice is
+    found for having more items that may change. It takes many examples then to find one.
 
     Args:
         reference: the model to preserve, or its `Predictions`; as for `hf_compalign.predict`.
@@ -66,7 +66,7 @@ def find_slices(
         ValueError: whatever `predict` refuses, or the dataset does not hold the items of the predictions.
     """
     options = options or SliceOptions()
-    features, changed = asked(reference, candidate, dataset, columns=columns)
+    features, changed, of_examples = asked(reference, candidate, dataset, columns=columns)
     order = np.random.default_rng(options.seed).permutation(len(changed))
     searched = np.zeros(len(changed), dtype=bool)
     searched[order[: len(order) // 2]] = True
@@ -79,7 +79,7 @@ def find_slices(
         n_tested=int((~searched).sum()),
         n_candidates=len(chosen),
         level=options.level,
-        of_examples=features.answers is None,
+        of_examples=of_examples,
     )
 
 

@@ -100,7 +100,7 @@ class Slices(Saved):
         n_candidates: how many were tested.
         level: the false discovery rate.
         checked: whether these are checks of slices that were given.
-        of_examples: whether examples with several items were counted, of which one changes where any of its items does.
+        of_examples: whether the items are one, drawn at random, of each example with several.
     """
 
     kind: ClassVar[str] = "hf_compalign.slicing"

@@ -36,6 +36,7 @@ def slice_words(row: Row, found: Row) -> Words:
 
 
 def _what(found: Row) -> str:
+    """An item is drawn of each example, so that both are as many."""
     return "example" if found.get("of_examples") else "item"
 
 

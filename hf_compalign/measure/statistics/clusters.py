@@ -59,8 +59,8 @@ def examples_needed(n: int, shown: float, wanted: float, *, observed: float = 0.
     >>> cluster_bound([0] * 360, [5] * 360) <= 0.01 < cluster_bound([0] * 359, [5] * 359)
     True
     """
-    if wanted <= observed:
-        return math.inf
+    if not observed < wanted < 1:
+        return 1 if wanted >= 1 else math.inf
     if observed:
         return math.ceil(round(n * ((shown - observed) / (wanted - observed)) ** 2, 6))
     return math.ceil(round(n * math.log1p(-shown) / math.log1p(-wanted), 6))
