@@ -191,6 +191,7 @@ def test_a_budget_is_told_and_kept(place, tmp_path):
         (["--limit", "mismatches=0.1", "--dataset", "images.parquet"], "There is no limit 'mismatches'"),
         (["--reference", "others"], "There is no --dataset, so --reference would be ignored"),
         (["--image-column", "image"], "There is no --dataset, so --image-column would be ignored"),
+        (["--pixels-per-image", "9"], "There is no --dataset, so --pixels-per-image would be ignored"),
         (
             ["--dataset", "images.parquet", "--max-measurements", "3"],
             "Nothing is repaired without --quantize and --limit, so --max-measurements would be ignored",

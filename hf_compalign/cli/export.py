@@ -150,7 +150,7 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
     """Refuse the options that would have no effect."""
     quantize = given["quantize"]
     if given["dataset"] is None:
-        idle = ["reference", "config", "split", "label_column", "batch_size", "max_samples"]
+        idle = ["reference", "config", "split", "label_column", "pixels_per_image", "batch_size", "max_samples"]
         idle += [] if given["calibration"] else ["text_column", "image_column"]
         options.refuse_ignored("There is no --dataset", given, idle)
     if quantize is None:
