@@ -198,12 +198,12 @@ TASKS = (
         targets=of_decoded_tokens,
     ),
 )
-# One class for each text or image: what everything but the training can do with a model.
+# One class for each text or image: what input gradients and the transfer are for.
 CLASSIFIERS = tuple(task for task in TASKS[:6] if task.problem == SINGLE)
-# The same, or several labels for each.
+# The same, or several labels for each: what may defer to another model.
 LABELERS = tuple(task for task in TASKS[:6] if task.categorical)
 
-# What models can be asked and audited for: those, sounds, and examples with several items each.
+# What models can be asked and audited for: those, sounds, words, choices and pixels.
 MEASURED = (
     *CLASSIFIERS,
     *(task for task in TASKS if task.problem == MULTI),
