@@ -66,10 +66,16 @@ def test_a_processor_that_blends_the_ids_is_refused():
 
 
 def test_what_is_no_label_map_is_refused():
-    with pytest.raises(ValueError, match="A label map holds a class id for each pixel.* Got 6 x 8 x 3 of uint8. Name"):
+    with pytest.raises(
+        ValueError, match="A label map holds a class id for each pixel.* Got 6 x 8 x 3 of uint8 in 'annotation'."
+    ):
         made([image()], Image())[0]
-    with pytest.raises(ValueError, match="The label map cannot be read. Repair it, or leave its row out."):
+    with pytest.raises(
+        ValueError, match="The label map in 'annotation' cannot be read. Repair it, or leave its row out; where"
+    ):
         made([{"bytes": b"no image", "path": None}], Image())[0]
+    with pytest.raises(ValueError, match=r"The label map in 'annotation' cannot be read.*, name another: columns=Col"):
+        made(["a cat on a mat"])[0]
     with pytest.raises(ValueError, match="Row 1 has nothing in the column 'annotation'"):
         made([MAP.tolist(), None])
     with pytest.raises(ValueError, match="ViTImageProcessorPil reads no label maps. Use the image processor saved"):
@@ -88,3 +94,13 @@ def test_the_columns_of_images_and_maps_are_told_apart():
         assert find_map_column(classes.cast_column("labels", kind)) == "annotation"
     with pytest.raises(ValueError, match="There is no column 'annotatoin'.*Did you mean 'annotation'"):
         find_map_column(found, "annotatoin")
+
+
+def test_a_named_column_of_maps_is_not_taken_for_images():
+    found = dataset([Pictures.fromarray(MAP)], Image()).rename_column("annotation", "mask")
+    assert find_image_column(found, labels="mask") == "image"
+    assert find_image_column(found, labels="image") == "mask"
+    with pytest.raises(ValueError, match="0 of them are of type Image, without that of the labels. Name the image col"):
+        find_image_column(found.remove_columns("image"), labels="mask")
+    with pytest.raises(ValueError, match="2 of them are of type Image. Name the image column"):
+        find_image_column(found, labels="other")

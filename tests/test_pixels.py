@@ -183,6 +183,10 @@ def test_raw_images_with_maps_are_read_by_the_image_processor():
     lists = dataset.remove_columns("annotation").add_column(
         "map", [np.array(one).tolist() for one in dataset["annotation"]]
     )
+    masks = dataset.rename_column("annotation", "mask")
+    masked = predict(model(), masks, processing_class=processor(), columns=Columns(label="mask"))
+    assert np.array_equal(masked.labels, found.labels)
+    assert np.array_equal(masked.ids, found.ids)
     named = predict(model(), lists, processing_class=processor(), columns=Columns(label="map"))
     assert np.array_equal(named.labels, found.labels)
 
@@ -310,6 +314,10 @@ def test_what_cannot_be_is_refused():
     classes = dataset.remove_columns("labels").add_column("label", [1, 2])
     with pytest.raises(ValueError, match=r"A label map holds a class id for each pixel.* Got \[\] of .*'label', row 0"):
         predict(model(), classes)
+    for name in ("annotation", "label"):
+        texts = dataset.remove_columns("labels").add_column(name, ["a cat", "a mat"])
+        with pytest.raises(ValueError, match=rf"Got a str in column '{name}', row 0. Name the column of label maps"):
+            predict(model(), texts)
     with pytest.raises(ValueError, match="There is no column 'maps'"):
         predict(model(), dataset, columns=Columns(label="maps"))
 

@@ -75,13 +75,15 @@ def find_word_column(dataset: Dataset, wanted: Sequence[str] | None = None) -> s
     return next((name for name in names if hasattr(features.get(name), "feature")), None)
 
 
-def find_image_column(dataset: Dataset, wanted: str | None = None) -> str:
-    """The wanted image column, or the only one of type `Image`, besides one with a usual name of label maps.
+def find_image_column(dataset: Dataset, wanted: str | None = None, *, labels: str | None = None) -> str:
+    """The wanted image column, or the only one of type `Image`, besides label maps.
+
+    Label maps are what is in the column ``labels``, if it is given, or in one with a usual name.
 
     Raises:
         ValueError: there is no wanted column, or not exactly one column of images.
     """
-    return _only_column(dataset, wanted, Image)
+    return _only_column(dataset, wanted, Image, without=labels)
 
 
 def find_map_column(dataset: Dataset, wanted: str | None = None) -> str | None:
@@ -111,18 +113,21 @@ def _may_hold_maps(feature: Any) -> bool:
     return not isinstance(feature, ClassLabel)
 
 
-def _only_column(dataset: Dataset, wanted: str | None, kind: type) -> str:
+def _only_column(dataset: Dataset, wanted: str | None, kind: type, *, without: str | None = None) -> str:
     if wanted is not None:
         return existing_column(dataset.column_names, wanted)
-    found = [name for name, feature in (dataset.features or {}).items() if isinstance(feature, kind)]
+    of_kind = [name for name, feature in (dataset.features or {}).items() if isinstance(feature, kind)]
+    found = [name for name in of_kind if name != without]
     if len(found) > 1:
         found = [name for name in found if name not in MAP_COLUMNS] or found
     if len(found) == 1:
         return found[0]
     name = kind.__name__.lower()
+    but = ", without that of the labels" if without in of_kind else ""
     raise ValueError(
         f"Cannot tell which column holds the {'images' if kind is Image else 'sounds'}. Got the columns "
-        f"{_listed(dataset.column_names)}; {len(found)} of them are of type {kind.__name__}. Name the {name} column."
+        f"{_listed(dataset.column_names)}; {len(found)} of them are of type {kind.__name__}{but}. "
+        f"Name the {name} column."
     )
 
 

@@ -32,7 +32,7 @@ def with_maps(dataset: Dataset, processor: Any, column: str, maps: str, *, n_cha
     check_filled(dataset, maps)
 
     def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        given = [map_of(value) for value in batch.pop(maps)]
+        given = [map_of(value, maps) for value in batch.pop(maps)]
         try:
             inputs = read(batch.pop(column), segmentation_maps=given)
         except TypeError as error:
@@ -49,8 +49,8 @@ def with_maps(dataset: Dataset, processor: Any, column: str, maps: str, *, n_cha
     return files.with_transform(to_pixels)
 
 
-def map_of(value: Any) -> NDArray[np.int64]:
-    """The class ids [height, width] in a row of label maps: a list, or a file as `image_files` has it.
+def map_of(value: Any, column: str) -> NDArray[np.int64]:
+    """The class ids [height, width] in a row of a column of label maps: a list, or a file as `image_files` has it.
 
     Raises:
         RowError: it cannot be read, or is none.
@@ -60,12 +60,16 @@ def map_of(value: Any) -> NDArray[np.int64]:
     except ImportError:
         raise
     except Exception as error:  # Pillow and its decoders raise anything on files that are damaged
-        raise RowError(f"The label map cannot be read. Repair it, or leave its row out. ({error})") from error
+        raise RowError(
+            f"The label map in {column!r} cannot be read. Repair it, or leave its row out; where the column holds no "
+            "label maps, name another: columns=Columns(label=...), or remove it where there are none. "
+            f"({error})"
+        ) from error
     if found.ndim != 2 or found.dtype.kind not in "iub":
         raise RowError(
             "A label map holds a class id for each pixel, height x width. Got "
-            f"{' x '.join(map(str, found.shape))} of {found.dtype}. Name the column of label maps, and make class ids "
-            "of colors."
+            f"{' x '.join(map(str, found.shape))} of {found.dtype} in {column!r}. Name the column of label maps, "
+            "columns=Columns(label=...), and make class ids of colors."
         )
     return found.astype(np.int64)
 

@@ -81,7 +81,7 @@ def _asked_columns(dataset: Dataset, task: Task, columns: Columns) -> tuple[str,
     if task.reads_sounds:
         return (find_audio_column(dataset, columns.audio),)
     if task.model_input == "pixel_values":
-        return (find_image_column(dataset, columns.image),)
+        return (find_image_column(dataset, columns.image, labels=columns.label),)
     words = find_word_column(dataset, columns.text) if task.label_depth == 1 else None
     return (words,) if words else find_text_columns(dataset, columns.text)
 

@@ -120,12 +120,16 @@ class Pixels:
         if not name:
             size = torch.as_tensor(row[self.task.model_input]).shape[-2:]
             return torch.full(size, IGNORED), torch.ones(size, dtype=torch.bool)
-        given = torch.as_tensor(row[name]).cpu()
-        if given.ndim != 2 or given.is_floating_point():
+        given, where = row[name], f"column {name!r}, row {place}"
+        try:
+            given = torch.as_tensor(given).cpu()
+            got = f"{list(given.shape)} of {given.dtype}"
+        except (TypeError, ValueError, RuntimeError):
+            got = f"a {type(given).__name__}"
+        if not isinstance(given, Tensor) or given.ndim != 2 or given.is_floating_point():
             raise ValueError(
-                f"A label map holds a class id for each pixel, height x width. Got {list(given.shape)} of "
-                f"{given.dtype} in column {name!r}, row {place}. Name the column of label maps: "
-                "columns=Columns(label=...)."
+                f"A label map holds a class id for each pixel, height x width. Got {got} in {where}. Name the column "
+                "of label maps: columns=Columns(label=...), or remove this one where there are none."
             )
         labels, counts = self.task.targets(given, {}, self.config)
         known, n = labels[counts], self.config.num_labels
@@ -133,6 +137,6 @@ class Pixels:
             outside = known[(known < 0) | (known >= n)][0]
             raise ValueError(
                 f"Labels must lie in [0, {n}), or be 255 where a pixel counts for nothing. Got {int(outside)} in "
-                f"column {name!r}, row {place}. Set num_labels= when loading the model, or fix the maps."
+                f"{where}. Set num_labels= when loading the model, or fix the maps."
             )
         return labels, counts

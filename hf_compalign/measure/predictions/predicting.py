@@ -287,7 +287,7 @@ def _raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
     """A hash of the text, image or sound in each row of a raw dataset."""
     rows: Iterable[Mapping[str, Any]]
     if task.model_input == "pixel_values":
-        column = find_image_column(dataset, columns.image)
+        column = find_image_column(dataset, columns.image, labels=columns.label)
         files = image_files(dataset.select_columns([column]), column)
         rows = ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
     elif task.reads_sounds:
