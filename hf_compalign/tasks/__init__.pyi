@@ -10,6 +10,7 @@ from .table import CLASSIFIERS as CLASSIFIERS
 from .table import EXPORTED as EXPORTED
 from .table import LABELERS as LABELERS
 from .table import MEASURED as MEASURED
+from .table import MULTI as MULTI
 from .table import QUESTIONS as QUESTIONS
 from .table import REGRESSIONS as REGRESSIONS
 from .table import TASKS as TASKS

@@ -12,6 +12,7 @@ from hf_compalign._tables import section_as_markdown
 from hf_compalign._visible import is_hub_id, public_name
 from hf_compalign.measure.audit import Audit, findings
 from hf_compalign.measure.footprint import footprint_section
+from hf_compalign.report.card.asking import asking
 from hf_compalign.report.card.details import CardDetails
 from hf_compalign.report.card.files import (
     depending_files,
@@ -78,6 +79,7 @@ def write_card(
         js_options=js_options(details.files),
         openvino_files=precisions(details.files),
         pairs=pairs(details),
+        asking=asking(details.task, name, folder),
         scheme=scheme,
         shrunk=shrunk,
         in_windows=in_windows,
