@@ -23,7 +23,7 @@ from hf_compalign.compress.export import export_onnx, export_openvino
 from hf_compalign.report.card import Measured
 from hf_compalign.ship import write_model_card
 
-pytestmark = pytest.mark.usefixtures("traced_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("traced_once")]
 
 TASKS = {"labels": "text-classification", "one": "text-classification", "words": "token-classification"}
 TASKS |= {"choices": "multiple-choice", "pixels": "image-segmentation", "sounds": "audio-classification"}

@@ -84,7 +84,7 @@ class Features:
     @property
     def _image(self) -> str:
         of_images = self.task.model_input == "pixel_values" and is_raw(self.rows, self.task)
-        return find_image_column(self.rows, self.columns.image) if of_images else ""
+        return find_image_column(self.rows, self.columns.image, labels=self.columns.label) if of_images else ""
 
     @property
     def _others(self) -> list[str]:
