@@ -22,7 +22,9 @@ from hf_compalign.tasks.targets import (
     of_values,
 )
 
-SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+SINGLE = "single_label_classification"
+MULTI = "multi_label_classification"
+REGRESSION = "regression"
 AUDIO_INPUTS = ("input_values", "input_features")
 
 
