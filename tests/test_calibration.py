@@ -174,15 +174,21 @@ def test_without_labels_its_own_predictions(head):
     torch.testing.assert_close(own_loss(model, batch), -logits.softmax(-1).max(-1).values.log().mean())
 
 
+def test_without_labels_the_answer_to_each_label_is_its_own():
+    """The binary cross-entropy of an answer that is right by itself: log(1 + exp(-|z|))."""
+    model = zoo.build("bert", problem_type="multi_label_classification")
+    logits = model(**zoo.inputs(model)).logits
+    torch.testing.assert_close(own_loss(model, zoo.inputs(model)), torch.nn.functional.softplus(-logits.abs()).mean())
+
+
 def test_predictions_that_are_no_classes_need_labels():
     models = [
         zoo.build("bert", num_labels=1),
-        zoo.build("bert", problem_type="multi_label_classification"),
         zoo.build("bert", head="ForQuestionAnswering"),
         BertModel(tiny.bert().config),
     ]
     for model in models:
-        message = f"have no labels, and {type(model).__name__} does not predict one class of several.* or give loss="
+        message = f"have no labels, and {type(model).__name__} does not predict classes.* or give loss="
         with pytest.raises(ValueError, match=message):
             own_loss(model, zoo.inputs(model))
     question_answering = zoo.build("bert", head="ForQuestionAnswering")

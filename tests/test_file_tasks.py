@@ -23,7 +23,7 @@ from hf_compalign.models import sample_inputs
 from hf_compalign.opening import load_model
 from hf_compalign.tasks import EXPORTED, MEASURED, task_of
 
-pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("traced_once")]
+pytestmark = [pytest.mark.numeric, pytest.mark.slow, pytest.mark.usefixtures("traced_once")]
 
 N = 9
 MODELS = {name: case.model(0).eval() for name, case in every_task.CASES.items()}
