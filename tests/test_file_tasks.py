@@ -23,11 +23,13 @@ from hf_compalign.models import sample_inputs
 from hf_compalign.opening import load_model
 from hf_compalign.tasks import EXPORTED, MEASURED, task_of
 
-pytestmark = [pytest.mark.numeric, pytest.mark.slow, pytest.mark.usefixtures("traced_once")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("traced_once")]
 
 N = 9
 MODELS = {name: case.model(0).eval() for name, case in every_task.CASES.items()}
 FILED = [name for name, model in MODELS.items() if task_of(model).name in {task.name for task in EXPORTED}]
+# In INT8 they are as others are, or take long.
+ALIKE = ("regression of two", "image-multi-label", "windows", "image-segmentation")
 ASKED = [name for name in FILED if task_of(MODELS[name]) in MEASURED]
 HOW = {"data_collator": every_task.padded, "batch_size": 4}
 
@@ -77,7 +79,11 @@ def test_openvino_answers_like_the_model_in_float(files, name):
 
 @pytest.mark.parametrize(
     ("name", "export"),
-    [*((name, export_onnx) for name in FILED), ("question-answering", export_openvino), ("windows", export_openvino)],
+    [
+        *((name, export_onnx) for name in FILED if name not in ALIKE),
+        ("question-answering", export_openvino),
+        ("windows", export_openvino),
+    ],
 )
 def test_int8_files_move_the_logits_a_little(files, name, export):
     made = files(name, export, quantize="static", calibration=[inputs_of(name)])

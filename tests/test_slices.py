@@ -125,7 +125,7 @@ def test_slices_of_words_are_found_by_one_word_of_each_text():
 def test_long_texts_are_not_found_for_having_more_words():
     """Every word changes alike, so most long texts hold one that does, and few short ones."""
     n_found = 0
-    for seed in range(10):
+    for seed in range(4):
         rows = made_rows(seed)
         n_found += bool(find_slices(*words_of(rows, np.zeros(N, dtype=bool), seed, outside=0.1), rows).rows)
     assert n_found <= 1
