@@ -114,6 +114,9 @@ def test_weights_are_loaded_with_a_pipeline_where_there_is_one(kind, tmp_path):
     loaded = names["model"] if kind == "choices" else names["classify"].model
     assert type(loaded) is type(model)
     assert ("pipeline" in card) is (kind != "choices")
+    if kind == "labels":
+        (scores,) = names["classify"](["w1 w2"])
+        assert {one["label"] for one in scores} == {*model.config.id2label.values()}
 
 
 @pytest.mark.parametrize("kind", ["one", "labels"])

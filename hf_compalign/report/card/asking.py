@@ -81,6 +81,11 @@ class Asking:
     answer: str = ""
     several: bool = False
 
+    @property
+    def options(self) -> str:
+        """What else a pipeline is told: of a text with several labels to give the score of each, not the best alone."""
+        return ", top_k=None" if self.several and self.reader == _OF_TEXTS.auto_class else ""
+
 
 def asking(task: str, name: str, folder: Path) -> Asking:
     """How a model is asked that has this task and is loaded by this name; its config is in the folder, if anywhere."""
