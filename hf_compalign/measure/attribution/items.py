@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hf_compalign.measure.attribution.options import AttributionOptions
 from hf_compalign.measure.predictions import YES_NO, Columns, Reader, RowItems
+from hf_compalign.measure.statistics import one_of_each
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,8 @@ def drawn(
     if items.examples is not None:
         turns = rng.permutation(items.rows.max() + 1)
         order = order[np.argsort(turns[items.rows[order]], kind="stable")]
-    sample = _one_of_each(order, items)[: options.n_items]
+    sample = one_of_each(order, items.rows)[: options.n_items]
     found = sample[changed[sample]]
     others = order[changed[order] & ~np.isin(items.rows[order], items.rows[found])]
     n_missing = max(0, options.n_mismatches - len(found))
-    return sample.tolist(), _one_of_each(others, items)[:n_missing].tolist()
-
-
-def _one_of_each(order: NDArray[np.int64], items: RowItems) -> NDArray[np.int64]:
-    """The first item of each example."""
-    return order[np.sort(np.unique(items.rows[order], return_index=True)[1])]
+    return sample.tolist(), one_of_each(others, items.rows)[:n_missing].tolist()

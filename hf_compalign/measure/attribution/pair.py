@@ -22,7 +22,7 @@ from hf_compalign.measure.attribution.options import IMAGE, TEXT, AttributionOpt
 from hf_compalign.measure.attribution.record import DECIMALS, Explanation
 from hf_compalign.measure.predictions import Columns, Predictions, Reader, reader_of
 from hf_compalign.models import evaluating, input_names, starts_at, unpadded_ids
-from hf_compalign.tasks import Task
+from hf_compalign.tasks import LABELERS, Task
 
 # The special tokens in a config, for want of a tokenizer.
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
@@ -197,8 +197,7 @@ def _check_is_model(model: PreTrainedModel | str | Path | Predictions) -> None:
 def _kind_of(ours: Task, theirs: Task) -> str:
     """What both models read, if they answer the same questions, and these have explanations."""
     for task in (ours, theirs):
-        of_labels = task.yes_or_no and not task.reads_sounds
-        if not (task.is_classifier or of_labels or task.label_depth == 1):
+        if task not in LABELERS and task.label_depth != 1:
             raise ValueError(
                 "An explanation is of a class of a text or image, of one of its labels, or of the class of a word. Got "
                 f"a model for {task}. Leave the attribution out."

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 from datasets import Audio, Dataset, Image
 
 from hf_compalign.data import (
@@ -61,12 +62,13 @@ def with_contents(
 
 
 def _rows_of(found: Audit, ids: Sequence[str]) -> dict[str, int]:
-    """The row of each item; of a loaded audit, of those that changed."""
-    asked = found.predictions.get("reference")
-    if asked is not None:
-        return dict(zip(asked.ids.tolist(), rows_of_items(asked.ids.tolist(), ids, asked.examples), strict=True))
+    """The row of each item that changed, by all items of its example where they are known."""
     items = [item.id for item in found.items]
-    examples = None if found.n_examples is None else range(len(items))
+    examples: Sequence[int] | None = None if found.n_examples is None else range(len(items))
+    asked = found.predictions.get("reference")
+    if asked is not None and asked.examples is not None:
+        beside = np.isin(asked.examples, asked.examples[np.isin(asked.ids, items)])
+        items, examples = asked.ids[beside].tolist(), asked.examples[beside].tolist()
     return dict(zip(items, rows_of_items(items, ids, examples), strict=True))
 
 

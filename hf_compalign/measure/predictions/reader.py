@@ -83,10 +83,8 @@ class Reader:
         return dataset
 
     def _with_pixels(self, dataset: Dataset, columns: Columns) -> Dataset:
-        column, n_channels = (
-            find_image_column(dataset, columns.image, labels=columns.label),
-            image_channels(self.network),
-        )
+        column = find_image_column(dataset, columns.image, labels=columns.label)
+        n_channels = image_channels(self.network)
         maps = find_map_column(dataset, columns.label) if self.task.has_maps else None
         if maps is None:
             return with_pixels(dataset, self.processing_class, column, n_channels=n_channels)

@@ -20,6 +20,7 @@ from hf_compalign.measure.predictions import (
     task_of_rows,
 )
 from hf_compalign.measure.slices.features import Features
+from hf_compalign.measure.statistics import one_of_each
 
 _SEED = 0
 # A column of its own for a moment.
@@ -48,7 +49,7 @@ def asked(
         for one in (reference, candidate)
     ]
     paired = same_items(both[0], [both[1]])
-    (first, second), counted = paired.models, _one_of_each(paired)
+    (first, second), counted = paired.models, _drawn(paired)
     task = task_of_rows(dataset, columns)
     names = ids_of(dataset, task, columns).tolist()
     places = np.array(rows_of_items(first.ids.tolist(), names, first.examples))[counted]
@@ -58,13 +59,12 @@ def asked(
     return Features(rows, task, columns, likeliest, first.label_names), changed, first.examples is not None
 
 
-def _one_of_each(paired: SameItems) -> NDArray[np.int64]:
+def _drawn(paired: SameItems) -> NDArray[np.int64]:
     """The items that count, of each example one, in their order."""
     examples = paired.models[0].examples
     if examples is None:
         return paired.counted
-    order = np.random.default_rng(_SEED).permutation(paired.counted)
-    return np.sort(order[np.unique(examples[order], return_index=True)[1]])
+    return np.sort(one_of_each(np.random.default_rng(_SEED).permutation(paired.counted), examples))
 
 
 def _whole_texts(rows: Dataset, columns: Columns) -> tuple[Dataset, Columns]:

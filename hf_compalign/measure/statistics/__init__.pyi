@@ -19,6 +19,7 @@ from .clusters import cluster_bound as cluster_bound
 from .clusters import example_bounds as example_bounds
 from .clusters import example_interval as example_interval
 from .clusters import examples_needed as examples_needed
+from .clusters import one_of_each as one_of_each
 from .clusters import rate_bounds as rate_bounds
 from .clusters import rate_interval as rate_interval
 from .comparison import Cells as Cells

@@ -48,6 +48,15 @@ def cluster_bound(hits: ArrayLike, sizes: ArrayLike, level: float = 0.95) -> flo
     return float(high)
 
 
+def one_of_each(order: NDArray[np.int64], examples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first item of each example, of items in some order; ``examples`` [N] says which one an item is of.
+
+    >>> one_of_each(np.array([3, 0, 2, 1]), np.array([7, 7, 8, 8])).tolist()
+    [3, 0]
+    """
+    return order[np.sort(np.unique(examples[order], return_index=True)[1])]
+
+
 def examples_needed(n: int, shown: float, wanted: float, *, observed: float = 0.0) -> float:
     """About how many examples without a hit show a `cluster_bound` as low as ``wanted``, if n of such sizes show one.
 
