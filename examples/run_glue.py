@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, Value, load_dataset
 from transformers import (
@@ -48,6 +49,7 @@ from hf_compalign.data import (
     mix_unlabeled,
     sample,
     tokenized,
+    tokenized_windows,
     with_label_ids,
 )
 from hf_compalign.labels import names_of
@@ -86,7 +88,12 @@ class DataArguments:
     tolerance: float | None = field(
         default=None, metadata={"help": "Of a regression: a change by more, in the unit of the labels, is a mismatch."}
     )
-    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are truncated to so many tokens."})
+    max_seq_length: int = field(
+        default=128, metadata={"help": "Longer texts are truncated to so many tokens, or read in windows of so many."}
+    )
+    doc_stride: int | None = field(
+        default=None, metadata={"help": "Read longer texts in windows that share so many tokens, instead."}
+    )
     pad_to_max_length: bool = field(
         default=False, metadata={"help": "Pad all texts to max_seq_length, not just to the longest of their batch."}
     )
@@ -146,6 +153,7 @@ class Texts:
         self.tokenizer = AutoTokenizer.from_pretrained(models.origin)
         # Saved with the tokenizer, so that whoever loads the model truncates as it was trained.
         self.tokenizer.model_max_length = min(data.max_seq_length, self.tokenizer.model_max_length)
+        self.windows = models.windows(self.tokenizer.model_max_length, data.doc_stride)
         self.collator = DataCollatorWithPadding(
             self.tokenizer,
             padding="max_length" if data.pad_to_max_length else True,
@@ -167,9 +175,9 @@ class Texts:
             )
 
     @property
-    def problem(self) -> dict[str, str]:
-        """What a config has to say of the labels; of classes transformers tells it from their number."""
-        return {"problem_type": "regression"} if self.regression else {}
+    def head(self) -> dict[str, Any]:
+        """What a config has to say of texts and labels; of classes transformers tells it from their number."""
+        return {"windows": self.windows} | ({"problem_type": "regression"} if self.regression else {})
 
     @property
     def scores(self) -> Callable[[EvalPrediction], dict[str, float]]:
@@ -183,6 +191,8 @@ class Texts:
     def tokenized(self, dataset: Dataset) -> Dataset:
         """The dataset with the tokenizer's columns added; one process computes them, the others read them."""
         with self.args.main_process_first(desc="tokenizing"):
+            if self.windows is not None:
+                return tokenized_windows(dataset, self.tokenizer, self.columns, **asdict(self.windows))
             return tokenized(dataset, self.tokenizer, self.columns)
 
     def labeled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -297,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             compute_metrics=texts.scores,
             data_collator=texts.collator,
             processing_class=texts.tokenizer,
-            **texts.problem,
+            **texts.head,
         )
     original = load_model(teacher)
 
@@ -307,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         models.student_name_or_path or teacher,
         names_of(original.config.id2label),
         ignore_mismatched_sizes=models.ignore_mismatched_sizes,
-        **texts.problem,
+        **texts.head,
     )
     names = names_of(student.config.id2label)
     texts.check_labels(raw, names)

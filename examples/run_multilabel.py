@@ -11,7 +11,7 @@ README.md beside this file has more.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from datasets import Dataset
 from transformers import (
@@ -26,7 +26,7 @@ from transformers import (
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, Audit, AuditOptions, Columns, audit
 from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
-from hf_compalign.data import DatasetArguments, existing_column, find_text_columns, tokenized
+from hf_compalign.data import DatasetArguments, existing_column, find_text_columns, tokenized, tokenized_windows
 from hf_compalign.labels import names_of
 from hf_compalign.measure.statistics import task_scores
 from hf_compalign.opening import load_model
@@ -45,7 +45,12 @@ class DataArguments(DatasetArguments):
     text_column_names: list[str] | None = field(
         default=None, metadata={"help": "The text column, or the two of a pair."}
     )
-    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are truncated to so many tokens."})
+    max_seq_length: int = field(
+        default=128, metadata={"help": "Longer texts are truncated to so many tokens, or read in windows of so many."}
+    )
+    doc_stride: int | None = field(
+        default=None, metadata={"help": "Read longer texts in windows that share so many tokens, instead."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,13 +61,14 @@ class DataArguments(DatasetArguments):
 class Texts:
     """Which columns are the texts and their labels, and how they become a model's inputs."""
 
-    def __init__(self, data: DataArguments, train: Dataset, checkpoint: str) -> None:
+    def __init__(self, data: DataArguments, train: Dataset, models: ModelArguments) -> None:
         self.names = tuple(existing_column(train.column_names, name) for name in data.label_column_names)
         rest = train.remove_columns(list(self.names))
         self.columns = find_text_columns(rest, data.text_column_names)
-        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        self.tokenizer = AutoTokenizer.from_pretrained(models.origin)
         # Saved with the tokenizer, so that whoever loads the model truncates as it was trained.
         self.tokenizer.model_max_length = min(data.max_seq_length, self.tokenizer.model_max_length)
+        self.windows = models.windows(self.tokenizer.model_max_length, data.doc_stride)
         self.collator = DataCollatorWithPadding(self.tokenizer)
 
     def labeled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -73,7 +79,10 @@ class Texts:
 
     def prepared(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
         """The same, tokenized."""
-        return tokenized(self.labeled(dataset, names), self.tokenizer, self.columns)
+        rows = self.labeled(dataset, names)
+        if self.windows is not None:
+            return tokenized_windows(rows, self.tokenizer, self.columns, **asdict(self.windows))
+        return tokenized(rows, self.tokenizer, self.columns)
 
 
 def scores(prediction: EvalPrediction) -> dict[str, float]:
@@ -104,8 +113,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(args.seed)
 
     # The original: given, or fine-tuned with the labels alone.
-    texts = Texts(data, splits["train"], models.origin)
+    texts = Texts(data, splits["train"], models)
     teacher = models.teacher_name_or_path
+    head = {"problem_type": PROBLEM, "windows": texts.windows}
     with_tokenizer = {"data_collator": texts.collator, "processing_class": texts.tokenizer, "compute_metrics": scores}
     if teacher is None:
         teacher = fine_tune_teacher(
@@ -114,9 +124,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             auto_class=AutoModelForSequenceClassification,
             names=texts.names,
             recipe={"data": data.source, "rows": data.max_train_samples, "max_seq_length": data.max_seq_length},
-            problem_type=PROBLEM,
             train_dataset=texts.prepared(splits["train"], texts.names),
             eval_dataset=texts.prepared(splits["validation"], texts.names) if "validation" in splits else None,
+            **head,
             **with_tokenizer,
         )
     original = load_model(teacher)
@@ -125,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         models.student_name_or_path or teacher,
         names_of(original.config.id2label),
         ignore_mismatched_sizes=models.ignore_mismatched_sizes,
-        problem_type=PROBLEM,
+        **head,
     )
     names = names_of(student.config.id2label)
     labeled = {split: texts.prepared(rows, names) for split, rows in splits.items()}

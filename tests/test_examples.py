@@ -386,6 +386,30 @@ def test_a_regression_is_compressed_and_its_values_are_compared(bert_folder, tmp
         run_glue(*given, "--tolerance", "1", "--transfer_file", files["train"])
 
 
+def test_long_texts_are_read_in_windows_by_both_models(bert_folder, tmp_path):
+    # The first windows are all the same: who reads no further gives all texts one answer.
+    for name, n in (("train", 48), ("validation", 20)):
+        rows = texts(n, seed=len(name))
+        ends = [" ".join([*[WORDS[-1]] * 9, *text.split()]) for text in rows["sentence"]]
+        rows.remove_columns("sentence").add_column("sentence", ends).to_csv(tmp_path / f"{name}.csv")
+    given = ["--train_file", tmp_path / "train.csv", "--validation_file", tmp_path / "validation.csv", *TRAIN]
+    windows = ["--max_seq_length", "8", "--doc_stride", "2"]
+    start = ["--model_name_or_path", bert_folder, "--cache_teacher", "--sparsity", "0.5"]
+    run_glue(*start, *given, *windows, "--output_dir", tmp_path / "out")
+    for folder in (tmp_path / "out", tmp_path / "out/teacher"):
+        assert stored(folder, "config.json")["text_windows"] == {"length": 8, "stride": 2}
+    answers = Predictions.load(tmp_path / "out/predictions_reference.npz")
+    assert len(np.unique(answers.logits, axis=0)) == 20
+    found = recomputed_audit(tmp_path / "out")
+    assert stored(tmp_path / "out", "eval_results.json")["eval_mismatch_rate"] == found.metrics["mismatch_rate"]
+    # A teacher that is given reads texts as it has learned to.
+    given += ["--teacher_name_or_path", tmp_path / "out/teacher"]
+    run_glue(*given, "--output_dir", tmp_path / "again")
+    assert stored(tmp_path / "again", "config.json")["text_windows"] == {"length": 8, "stride": 2}
+    with pytest.raises(ValueError, match=r"reads long texts as its config says: Windows\(length=8, stride=2\). Got"):
+        run_glue(*given, *windows[:-1], "3", "--output_dir", tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

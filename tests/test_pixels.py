@@ -191,6 +191,17 @@ def test_raw_images_with_maps_are_read_by_the_image_processor():
     assert np.array_equal(named.labels, found.labels)
 
 
+def test_a_model_of_16_bits_is_asked_in_its_precision():
+    network, rows = model().to(torch.bfloat16), large()
+    pixels = torch.tensor(rows["pixel_values"]).to(torch.bfloat16)
+    with torch.no_grad():
+        logits = network(pixel_values=pixels).logits
+    own = F.interpolate(logits, size=(24, 20), mode="bilinear", align_corners=False).float().movedim(1, -1)
+    found = predict(network, rows)
+    assert found.logits.dtype == np.float32
+    assert tiny.distance(found.logits, own[places(found)]) < 2**-7  # of bfloat16
+
+
 def test_without_label_maps_the_pixels_are_those_of_the_image_as_the_model_gets_it():
     found = predict(model(), pictures(labels=False), processing_class=processor())
     assert len(found) == N * 64

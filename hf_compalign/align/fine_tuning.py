@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.learning_rate import suggest_learning_rate
 from hf_compalign.align.trainer import AlignedDistillationTrainer
 from hf_compalign.labels import names_of, places
+from hf_compalign.models import Windows, read_in_windows, windows_in
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,27 @@ class ModelArguments:
         """The checkpoint that all others come from; the tokenizer or image processor is there too."""
         return str(self.teacher_name_or_path or self.model_name_or_path)
 
+    def windows(self, length: int, stride: int | None) -> Windows | None:
+        """How long texts are read: as the teacher's config says, or in these windows if it is fine-tuned first.
+
+        Args:
+            length: tokens of a window, special ones included.
+            stride: tokens that two windows share; None cuts what is longer off.
+
+        Raises:
+            ValueError: the teacher reads them otherwise.
+        """
+        asked = None if stride is None else Windows(length, stride)
+        if self.teacher_name_or_path is None:
+            return asked
+        own = windows_in(AutoConfig.from_pretrained(self.teacher_name_or_path))
+        if asked is not None and own != asked:
+            raise ValueError(
+                f"The teacher reads long texts as its config says: {own or 'it cuts them'}. Got {asked}. Leave "
+                "doc_stride out, or let the teacher be fine-tuned here, from model_name_or_path."
+            )
+        return own
+
 
 def load_for_labels(
     auto_class: Any,
@@ -65,6 +87,7 @@ def load_for_labels(
     *,
     ignore_mismatched_sizes: bool = False,
     problem_type: str | None = None,
+    windows: Windows | None = None,
 ) -> PreTrainedModel:
     """A model whose head answers with these labels: in its own order where it knows them, else in this one.
 
@@ -74,6 +97,7 @@ def load_for_labels(
         names: the label names.
         ignore_mismatched_sizes: start with a new head where the model has one for other labels.
         problem_type: as ``config.problem_type`` has it, such as "multi_label_classification"; None leaves it as it is.
+        windows: in which it reads long texts; None leaves that as it is.
     """
     config = AutoConfig.from_pretrained(str(path))
     own = names_of(config.id2label)
@@ -82,7 +106,8 @@ def load_for_labels(
         config.label2id = {name: index for index, name in enumerate(names)}
     if problem_type is not None:
         config.problem_type = problem_type
-    return auto_class.from_pretrained(str(path), config=config, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    model = auto_class.from_pretrained(str(path), config=config, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    return model if windows is None else read_in_windows(model, **asdict(windows))
 
 
 def fine_tune_teacher(
@@ -93,6 +118,7 @@ def fine_tune_teacher(
     names: Sequence[str],
     recipe: Mapping[str, Any],
     problem_type: str | None = None,
+    windows: Windows | None = None,
     **trainer: Any,
 ) -> str:
     """Fine-tune model_name_or_path with the labels alone, unless that has been done before.
@@ -104,6 +130,7 @@ def fine_tune_teacher(
         names: the label names.
         recipe: what else the teacher depends on, such as its data; plain JSON.
         problem_type: as for `load_for_labels`.
+        windows: the same.
         **trainer: further arguments of `Trainer`, among them train_dataset; with an eval_dataset, the teacher's metrics
             on it are printed, and saved beside it as eval_results.json.
 
@@ -119,6 +146,7 @@ def fine_tune_teacher(
         "num_train_epochs": models.teacher_num_train_epochs,
         "learning_rate": models.teacher_learning_rate,
         "seed": args.seed,
+        "text_windows": None if windows is None else asdict(windows),
     } | dict(recipe)
     done = _is_finished(folder, recipe)
     logger.info(
@@ -130,10 +158,8 @@ def fine_tune_teacher(
     )
     if done:
         return str(folder)
-    mismatched = models.ignore_mismatched_sizes
-    model = load_for_labels(
-        auto_class, models.origin, names, ignore_mismatched_sizes=mismatched, problem_type=problem_type
-    )
+    head: dict[str, Any] = {"ignore_mismatched_sizes": models.ignore_mismatched_sizes, "problem_type": problem_type}
+    model = load_for_labels(auto_class, models.origin, names, windows=windows, **head)
     # The stock Trainer, but with the right loss also under gradient accumulation and in several processes.
     # https://github.com/huggingface/transformers/issues/47688
     labels_alone = AlignmentArguments(preset="labels")

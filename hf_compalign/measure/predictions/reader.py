@@ -1,7 +1,7 @@
 """Open a model with the tokenizer or image processor that reads its rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,7 @@ class Reader:
             )
         texts, windows = find_text_columns(dataset, text), windows_of(self.network)
         if windows is not None:
-            how = {"length": windows.length, "stride": windows.stride}
-            return tokenized_windows(dataset, self.processing_class, texts, **how)
+            return tokenized_windows(dataset, self.processing_class, texts, **asdict(windows))
         return tokenized(dataset, self.processing_class, texts, longest=longest)
 
     def batch(self, prepared: Dataset, places: Sequence[int]) -> Mapping[str, Any]:
