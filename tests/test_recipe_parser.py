@@ -139,6 +139,7 @@ def test_one_recipe_is_taken(recipe):
         ("seed: 1\nseed: 2", "has the key 'seed' twice"),
         ("<<: {seed: 1}", "unknown key '<<'"),
         ("transfer_kinds: []", "nothing for transfer_kinds: an empty list"),
+        ("sparsity: [0.5, 0.6]", r"has a list for sparsity, which takes one value. Got \[0.5, 0.6\]"),
     ],
 )
 def test_a_recipe_that_says_nothing_sensible_is_refused(tmp_path, text, message):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from commands import call, error_of
 from datasets import Audio, Dataset
 from scipy.io import wavfile
 from transformers import (
@@ -99,6 +100,21 @@ def test_two_models_are_audited_on_sounds():
     assert 0 < found.metrics["mismatch_rate"] <= 1
     assert {item.name for item in found.items} <= {f"{row}.wav" for row in range(20)}
     assert all(item.name and not item.texts for item in found.items)
+
+
+def test_the_commands_find_sounds_in_a_named_column(tmp_path):
+    for name, seed in (("old", 0), ("new", 3)):
+        wav2vec2(seed).save_pretrained(tmp_path / name)
+        extractor().save_pretrained(tmp_path / name)
+    old, new, data, baseline = (str(tmp_path / name) for name in ("old", "new", "rows.jsonl", "baseline.npz"))
+    sounds = {"sound": [tone.tolist() for tone in tones(20)], "label": ["low", "high"] * 10}
+    Dataset.from_dict(sounds).to_json(data)
+    found = audit(old, new, Dataset.from_json(data), options=AuditOptions(columns=Columns(audio="sound")))
+    named = ["--dataset", data, "--audio-column", "sound"]
+    assert f"{found.metrics['cie']} of 20" in call("audit", old, new, *named).stdout
+    call("record", old, "--output", baseline, *named)
+    assert f"{found.metrics['cie']} of 20" in call("compare", baseline, new, *named).stdout
+    assert "holds the sounds" in error_of(call("audit", old, new, "--dataset", data))
 
 
 def test_several_labels_of_a_sound_are_as_many_items():

@@ -33,6 +33,7 @@ class RecipeParser:
         self._parser = HfArgumentParser(types, allow_abbrev=False)
         self._parser.add_argument("--recipe", metavar="FILE", help="Take the flags that are not given from this file.")
         self.keys = tuple(one.name for of in types for one in fields(of) if one.init)
+        self._lists = {action.dest for action in self._parser._actions if action.nargs == "+"}
         self._said: dict[str, list[str]] = {}
 
     def parse(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -43,8 +44,8 @@ class RecipeParser:
 
         Raises:
             FileNotFoundError: there is no such recipe.
-            ValueError: it is no YAML of keys and values, one is unknown or empty, or there are several recipes; or what
-                the dataclasses refuse.
+            ValueError: it is no YAML of keys and values, a key is unknown, empty, or has a list for one value, or there
+                are several recipes; or what the dataclasses refuse.
         """
         finder = ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--recipe", type=Path, action="append", default=[])
@@ -76,6 +77,8 @@ class RecipeParser:
         for name, value in said.items():
             if value == []:
                 raise ValueError(f"{path} has nothing for {name}: an empty list. Leave it out.")
+            if isinstance(value, list) and name not in self._lists:
+                raise ValueError(f"{path} has a list for {name}, which takes one value. Got {value}.")
             if isinstance(value, list):
                 flags += [f"--{name}", *written[name]]
             elif value is not None:

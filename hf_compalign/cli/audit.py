@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from hf_compalign.measure.audit import Audit
 
 # Options about models or rows.
-_ABOUT_DATA = ["dataset", "config", "split", "text_column", "image_column", "label_column", "id_column", "groups"]
+_ABOUT_DATA = ["dataset", "config", "split", "text_column", "image_column", "audio_column", "label_column", "id_column"]
 _ABOUT_DATA += [
     "pixels_per_image",
+    "groups",
     "bins",
     "latency",
     "max_samples",
@@ -38,6 +39,7 @@ def audit(  # noqa: PLR0913, PLR0917 - the options of a command are its argument
     split: options.Split = None,
     text_column: options.TextColumn = None,
     image_column: options.ImageColumn = None,
+    audio_column: options.AudioColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
     pixels_per_image: options.PixelsPerImage = None,

@@ -71,7 +71,7 @@ def data_columns(given: Mapping[str, Any]) -> "Columns":
     """The columns that the parameters of a command name."""
     from hf_compalign.measure.predictions import Columns
 
-    names = {name: given.get(f"{name}_column") for name in ("text", "image", "label", "id")}
+    names = {name: given.get(f"{name}_column") for name in ("text", "image", "audio", "label", "id")}
     return Columns(**names | {"text": names["text"] or None}, pixels_per_image=given.get("pixels_per_image"))
 
 

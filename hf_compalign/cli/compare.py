@@ -25,6 +25,7 @@ def compare(  # noqa: PLR0913, PLR0917 - the options of a command are its argume
     split: options.Split = None,
     text_column: options.TextColumn = None,
     image_column: options.ImageColumn = None,
+    audio_column: options.AudioColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
     pixels_per_image: options.PixelsPerImage = None,

@@ -43,6 +43,7 @@ def compress(  # noqa: PLR0913, PLR0917 - the options of a command are its argum
     split: options.Split = None,
     text_column: options.TextColumn = None,
     image_column: options.ImageColumn = None,
+    audio_column: options.AudioColumn = None,
     label_column: options.LabelColumn = None,
     pixels_per_image: options.PixelsPerImage = None,
     max_samples: options.MaxSamples = None,

@@ -59,6 +59,7 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     split: options.Split = None,
     text_column: options.TextColumn = None,
     image_column: options.ImageColumn = None,
+    audio_column: options.AudioColumn = None,
     label_column: options.LabelColumn = None,
     pixels_per_image: options.PixelsPerImage = None,
     batch_size: options.BatchSize = None,
@@ -151,7 +152,7 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
     quantize = given["quantize"]
     if given["dataset"] is None:
         idle = ["reference", "config", "split", "label_column", "pixels_per_image", "batch_size", "max_samples"]
-        idle += [] if given["calibration"] else ["text_column", "image_column"]
+        idle += [] if given["calibration"] else ["text_column", "image_column", "audio_column"]
         options.refuse_ignored("There is no --dataset", given, idle)
     if quantize is None:
         options.refuse_ignored("Without --quantize every layer is in float", given, ["exclude", "portable"])

@@ -20,6 +20,7 @@ ConfigName = Annotated[str | None, typer.Option("--config", help="The dataset's 
 Split = Annotated[str | None, typer.Option(help="Default: test, else validation, else the only one.")]
 TextColumn = Annotated[list[str] | None, typer.Option(help="The text; given twice, a pair of texts.")]
 ImageColumn = Annotated[str | None, typer.Option(help="The images.")]
+AudioColumn = Annotated[str | None, typer.Option(help="The sounds: WAV files, paths, or lists of floats.")]
 LabelColumn = Annotated[str | None, typer.Option(help="The right answers.")]
 IdColumn = Annotated[str | None, typer.Option(help="A name for each row.")]
 PixelsPerImage = Annotated[

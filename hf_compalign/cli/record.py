@@ -22,6 +22,7 @@ def record(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     split: options.Split = None,
     text_column: options.TextColumn = None,
     image_column: options.ImageColumn = None,
+    audio_column: options.AudioColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
     pixels_per_image: options.PixelsPerImage = None,

@@ -28,6 +28,7 @@ class Recipe(SearchOptions):
         split: of the dataset.
         text_column: the text, or the two of a pair.
         image_column: the images.
+        audio_column: the sounds.
         label_column: the right answers.
         pixels_per_image: of segmentation, how many of each image are compared.
         max_samples: at most so many rows of the dataset.
@@ -43,6 +44,7 @@ class Recipe(SearchOptions):
     split: str | None = None
     text_column: tuple[str, ...] | None = None
     image_column: str | None = None
+    audio_column: str | None = None
     label_column: str | None = None
     pixels_per_image: int | None = None
     max_samples: int | None = None
