@@ -18,6 +18,7 @@ os.environ |= {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
+    "PYTHONFAULTHANDLER": "1",  # of the processes that tests start
 }
 for _library in ("HUB", "DATASETS", "EVALUATE", "METRICS", "MODULES"):
     os.environ.pop(f"HF_{_library}_CACHE", None)  # it would win over HF_HOME

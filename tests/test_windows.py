@@ -351,6 +351,15 @@ def test_a_model_that_is_made_anew_reads_windows_too(tmp_path):
     assert len(made) == 2
 
 
+def test_adapters_around_a_model_that_was_loaded_as_stock_read_windows_too():
+    peft = pytest.importorskip("peft")
+    windowed, dataset = model(), texts()
+    config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"])  # changes nothing yet
+    adapted = peft.get_peft_model(stock(windowed), config)
+    found = predict(adapted.eval(), dataset, processing_class=tokenizer())
+    assert tiny.distance(found.logits, by_hand(windowed, dataset)) < tiny.ROUNDING
+
+
 def test_calibration_sees_each_window_with_the_label_of_its_text():
     windowed, given = model(), batch(rows("windows", 5))
     (found,) = calibration_batches([given], windowed)

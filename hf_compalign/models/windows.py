@@ -76,9 +76,10 @@ def follow_config(model: Any) -> Any:
     """The model, which from now on takes windows if its config says so."""
     from transformers import PreTrainedModel
 
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # what PEFT wraps
     # Exported files, and pairs that defer, take them as they are.
-    if isinstance(model, PreTrainedModel) and windows_of(model) and not hasattr(type(model), "takes_windows"):
-        become(model, _windowed(type(model)))  # type: ignore[arg-type]  # a class can be hashed
+    if isinstance(inner, PreTrainedModel) and windows_of(inner) and not hasattr(type(inner), "takes_windows"):
+        become(inner, _windowed(type(inner)))  # type: ignore[arg-type]  # a class can be hashed
     return model
 
 
