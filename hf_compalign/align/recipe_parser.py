@@ -33,7 +33,7 @@ class RecipeParser:
         self._parser = HfArgumentParser(types, allow_abbrev=False)
         self._parser.add_argument("--recipe", metavar="FILE", help="Take the flags that are not given from this file.")
         self.keys = tuple(one.name for of in types for one in fields(of) if one.init)
-        self._lists = {action.dest for action in self._parser._actions if action.nargs == "+"}
+        self._lists = {one.name for of in types for one in fields(of) if "list[" in str(one.type).lower()}
         self._said: dict[str, list[str]] = {}
 
     def parse(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
