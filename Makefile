@@ -19,7 +19,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
-# What starts processes or a browser, and the code of the pages: CI runs it too.
+# What starts processes or a browser or does a whole job, and the code of the pages: CI runs it too.
 test-slow: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal -m slow $(ARGS)
 

@@ -113,9 +113,10 @@ def test_a_search_for_bytes_defers_nothing(model, rows, tmp_path):
     assert found.search.best.measured.size_bytes == min(one.measured.size_bytes for one in promising)
 
 
-def test_cut_models_are_trained_where_there_are_rows(rows, tmp_path, capsys):
-    # In windows; the next test trains one that reads its texts at once.
-    model = shipping.saved(tmp_path / "windows", read_in_windows(shipping.model(), length=6, stride=1))
+@pytest.mark.parametrize("windows", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_cut_models_are_trained_where_there_are_rows(model, rows, tmp_path, capsys, windows):
+    if windows:
+        model = shipping.saved(tmp_path / "windows", read_in_windows(shipping.model(), length=6, stride=1))
     options = replace(QUICK, int8=False, train_steps=3, train_batch_size=8, deferral=False)
     train = shipping.raw_texts(90).select(range(60, 90))
     found = compress_model(model, rows, tmp_path / "out", limits=LIMIT, train=train, options=options)

@@ -198,6 +198,7 @@ def searched(tmp_path_factory):
     return done
 
 
+@pytest.mark.slow
 def test_one_command_finds_a_file_and_proves_it_on_other_rows(searched, kind):
     found, folder = searched(kind)
     assert found.passed
@@ -208,6 +209,7 @@ def test_one_command_finds_a_file_and_proves_it_on_other_rows(searched, kind):
     assert "in 120 examples" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_folder_opens_and_answers_alike(searched, kind):
     _, folder = searched(kind)
     file = next((folder / "onnx").glob("*.onnx"))
@@ -215,6 +217,7 @@ def test_the_folder_opens_and_answers_alike(searched, kind):
     assert found.metrics["mismatch_rate"] <= 0.2
 
 
+@pytest.mark.slow
 def test_cuts_of_models_with_labels_are_tried(searched, kind):
     found, _ = searched(kind)
     names = {one.name for one in found.search.tried}
@@ -222,10 +225,11 @@ def test_cuts_of_models_with_labels_are_tried(searched, kind):
     assert not [reason for reason in found.search.left_out.values() if "calibration" in reason]
 
 
+@pytest.mark.slow
 def test_choices_are_searched_too(tmp_path):
     """They have no names before they are asked, and no pair answers them."""
     network = every_task.CASES["multiple-choice"].model(0).eval()
-    how = SearchOptions(formats=("onnx",), cuts=(), repair_measurements=0, n_runs=2, processing_class=TOKENIZER)
+    how = SearchOptions(formats=("onnx",), cuts=(0.5,), repair_measurements=0, n_runs=2, processing_class=TOKENIZER)
     given = every_task.rows("multiple-choice", 200)
     found = compress_model(network, given, tmp_path / "out", limits={"mismatch_rate": 0.3}, options=how)
     assert found.passed
