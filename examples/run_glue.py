@@ -48,8 +48,7 @@ from hf_compalign.data import (
     load_file,
     mix_unlabeled,
     sample,
-    tokenized,
-    tokenized_windows,
+    tokenized_as_read,
     with_label_ids,
 )
 from hf_compalign.labels import names_of
@@ -191,9 +190,7 @@ class Texts:
     def tokenized(self, dataset: Dataset) -> Dataset:
         """The dataset with the tokenizer's columns added; one process computes them, the others read them."""
         with self.args.main_process_first(desc="tokenizing"):
-            if self.windows is not None:
-                return tokenized_windows(dataset, self.tokenizer, self.columns, **asdict(self.windows))
-            return tokenized(dataset, self.tokenizer, self.columns)
+            return tokenized_as_read(dataset, self.tokenizer, self.columns, windows=self.windows)
 
     def labeled(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
         """Tokenized texts, and labels as the ids of a model with these label names, or as they are if numbers."""

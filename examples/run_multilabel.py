@@ -11,7 +11,7 @@ README.md beside this file has more.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from datasets import Dataset
 from transformers import (
@@ -26,7 +26,7 @@ from transformers import (
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, Audit, AuditOptions, Columns, audit
 from hf_compalign.align import ModelArguments, RecipeParser, fine_tune_teacher, load_for_labels, train_student
 from hf_compalign.compress import CompressionArguments
-from hf_compalign.data import DatasetArguments, existing_column, find_text_columns, tokenized, tokenized_windows
+from hf_compalign.data import DatasetArguments, existing_column, find_text_columns, tokenized_as_read
 from hf_compalign.labels import names_of
 from hf_compalign.measure.statistics import task_scores
 from hf_compalign.opening import load_model
@@ -79,10 +79,7 @@ class Texts:
 
     def prepared(self, dataset: Dataset, names: Sequence[str]) -> Dataset:
         """The same, tokenized."""
-        rows = self.labeled(dataset, names)
-        if self.windows is not None:
-            return tokenized_windows(rows, self.tokenizer, self.columns, **asdict(self.windows))
-        return tokenized(rows, self.tokenizer, self.columns)
+        return tokenized_as_read(self.labeled(dataset, names), self.tokenizer, self.columns, windows=self.windows)
 
 
 def scores(prediction: EvalPrediction) -> dict[str, float]:

@@ -16,8 +16,9 @@ from hf_compalign._trainer import changes, flag
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.learning_rate import suggest_learning_rate
 from hf_compalign.align.trainer import AlignedDistillationTrainer
+from hf_compalign.data import Windows
 from hf_compalign.labels import names_of, places
-from hf_compalign.models import Windows, read_in_windows, windows_in
+from hf_compalign.models import read_in_windows, windows_in
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from hf_compalign.measure.audit import Audit
 
 # Options about models or rows.
-_ABOUT_DATA = ["dataset", "config", "split", "text_column", "image_column", "audio_column", "label_column", "id_column"]
-_ABOUT_DATA += [
+_ABOUT_DATA = [
+    "dataset",
+    "config",
+    "split",
+    "text_column",
+    "image_column",
+    "audio_column",
+    "label_column",
+    "id_column",
     "pixels_per_image",
     "groups",
     "bins",

@@ -40,4 +40,6 @@ from .rows import with_label_ids as with_label_ids
 from .sounds import sound_files as sound_files
 from .sounds import sound_of as sound_of
 from .sounds import with_sounds as with_sounds
+from .windows import Windows as Windows
+from .windows import tokenized_as_read as tokenized_as_read
 from .windows import tokenized_windows as tokenized_windows

@@ -1,11 +1,41 @@
 """Texts cut into windows that overlap."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from datasets import Dataset
 
-from hf_compalign.data.inputs import check_texts
+from hf_compalign._checks import check_whole
+from hf_compalign.data.inputs import check_texts, tokenized
+
+_FEWEST = 4  # tokens of a window: the special ones of a pair of texts, and one of the text
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a long text is cut: windows of ``length`` tokens, special ones included, of which two share ``stride``."""
+
+    length: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        check_whole("length", self.length, least=_FEWEST)
+        check_whole("stride", self.stride, least=0)
+        if self.stride > self.length - _FEWEST:
+            raise ValueError(
+                f"Two windows of {self.length} tokens cannot share {self.stride}: each must get further. Take a stride "
+                f"of at most {self.length - _FEWEST}."
+            )
+
+
+def tokenized_as_read(
+    dataset: Dataset, tokenizer: Any, columns: Sequence[str], *, windows: Windows | None, longest: int | None = None
+) -> Dataset:
+    """`tokenized_windows` for a model that reads such windows, else `tokenized`, with its errors."""
+    if windows is None:
+        return tokenized(dataset, tokenizer, columns, longest=longest)
+    return tokenized_windows(dataset, tokenizer, columns, **asdict(windows))
 
 
 def tokenized_windows(dataset: Dataset, tokenizer: Any, columns: Sequence[str], *, length: int, stride: int) -> Dataset:

@@ -24,7 +24,6 @@ from .padding import place_of as place_of
 from .padding import starts_at as starts_at
 from .padding import unpadded_answers as unpadded_answers
 from .padding import unpadded_ids as unpadded_ids
-from .pooling import Windows as Windows
 from .pooling import check_same_reading as check_same_reading
 from .pooling import is_windows as is_windows
 from .pooling import window_rows as window_rows

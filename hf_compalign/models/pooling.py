@@ -1,37 +1,18 @@
 """Texts in windows: what a config says of them, batches, and what is answered to windows as answers to texts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_compalign._checks import check_whole
+from hf_compalign.data import Windows
 
 # Where a config says it.
 ENTRY = "text_windows"
 IDS, MASK = "input_ids", "attention_mask"
 # What a text has for each of its windows.
 OF_WINDOWS = (IDS, MASK, "token_type_ids", "position_ids")
-_FEWEST = 4  # tokens of a window: the special ones of a pair of texts, and one of the text
-
-
-@dataclass(frozen=True)
-class Windows:
-    """How a long text is cut: windows of ``length`` tokens, special ones included, of which two share ``stride``."""
-
-    length: int
-    stride: int
-
-    def __post_init__(self) -> None:
-        check_whole("length", self.length, least=_FEWEST)
-        check_whole("stride", self.stride, least=0)
-        if self.stride > self.length - _FEWEST:
-            raise ValueError(
-                f"Two windows of {self.length} tokens cannot share {self.stride}: each must get further. Take a stride "
-                f"of at most {self.length - _FEWEST}."
-            )
 
 
 def windows_of(model: nn.Module) -> Windows | None:

@@ -25,13 +25,17 @@ Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 """Rows -> a batch of tensors, as a Trainer's data_collator."""
 
 
+def without_adapters(model: Any) -> Any:
+    """The model that PEFT has wrapped, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def input_names(model: "PreTrainedModel") -> tuple[str, ...]:
     """The arguments of the model's forward without labels, or the inputs that a file declares."""
     declared: tuple[str, ...] | None = getattr(model, "input_names", None)
     if declared is not None:
         return declared
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return _input_names(type(base).forward)
+    return _input_names(type(without_adapters(model)).forward)
 
 
 @cache

@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from hf_compalign._compat import become
+from hf_compalign.data import Windows
 from hf_compalign.models.padding import starts_at
 from hf_compalign.models.pooling import (
     ENTRY,
     IDS,
     MASK,
     OF_WINDOWS,
-    Windows,
     flat_windows,
     is_windows,
     pooled,
     spread,
     windows_of,
 )
-from hf_compalign.models.running import Collator, default_collator
+from hf_compalign.models.running import Collator, default_collator, without_adapters
 from hf_compalign.models.tokens import position_limit
 from hf_compalign.tasks import task_of
 
@@ -76,7 +76,7 @@ def follow_config(model: Any) -> Any:
     """The model, which from now on takes windows if its config says so."""
     from transformers import PreTrainedModel
 
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # what PEFT wraps
+    inner = without_adapters(model)
     # Exported files, and pairs that defer, take them as they are.
     if isinstance(inner, PreTrainedModel) and windows_of(inner) and not hasattr(type(inner), "takes_windows"):
         become(inner, _windowed(type(inner)))  # type: ignore[arg-type]  # a class can be hashed

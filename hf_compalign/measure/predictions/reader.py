@@ -1,7 +1,7 @@
 """Open a model with the tokenizer or image processor that reads its rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from hf_compalign.data import (
     find_text_columns,
     find_word_column,
     rows_at,
-    tokenized,
-    tokenized_windows,
+    tokenized_as_read,
     tokenized_words,
     with_maps,
     with_pixels,
@@ -131,9 +130,7 @@ class Reader:
                 f"{', '.join(dataset.column_names)}. Give rows with input_ids, a list for each choice."
             )
         texts, windows = find_text_columns(dataset, text), windows_of(self.network)
-        if windows is not None:
-            return tokenized_windows(dataset, self.processing_class, texts, **asdict(windows))
-        return tokenized(dataset, self.processing_class, texts, longest=longest)
+        return tokenized_as_read(dataset, self.processing_class, texts, windows=windows, longest=longest)
 
     def batch(self, prepared: Dataset, places: Sequence[int]) -> Mapping[str, Any]:
         """These rows of a prepared dataset as one batch of the model's inputs."""
