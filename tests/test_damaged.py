@@ -35,7 +35,7 @@ from hf_compalign.ship import Frontier, Sensitivity, frontier_table
 from hf_compalign.ship.deferral import Deferral
 from hf_compalign.tasks import CLASSIFIERS
 
-DAMAGES = int(os.environ.get("DAMAGES", "60"))
+MANY, FEW = 60, 20  # few where each read builds a model or a tokenizer
 VALUES = [None, True, -1, 0, 7, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x", "..", [], [1], [[]], {}]
 
 
@@ -46,6 +46,7 @@ class Kind:
     write: Callable[[Path], Path]
     read: Callable[[Path], Any]
     of_ours: str = ""  # the only part of a JSON whose values are damaged; the rest belongs to transformers
+    damages: int = MANY  # how many there are of it
 
 
 def write_predictions(folder):
@@ -178,15 +179,15 @@ LAYER = "bert.encoder.layer.0.attention.self.query"
 KINDS = {
     "alignment": Kind(write_alignment, lambda path: restore_weighting(SoftAdaptWeighting([1.0, 2.0]), path, RECIPE)),
     "recipe": Kind(write_recipe, lambda path: _is_finished(path.parent, {"seed": 1, "data": {"train": ["a", "b"]}})),
-    "pruning": Kind(partial(write_state, PRUNING), lambda path: begun(PRUNING(), path, 2)),
-    "shrinking": Kind(partial(write_state, SHRINKING), lambda path: begun(SHRINKING(), path, 2)),
-    "quantizing": Kind(write_ranges, lambda path: begun(QUANTIZING(), path, 2)),
-    "config": Kind(partial(write_model, "config.json"), read_model, "compression"),
-    "masked": Kind(write_masked, read_model, "compression"),
-    "weights": Kind(partial(write_model, "model.safetensors"), read_model),
-    "index": Kind(partial(write_model, "model.safetensors.index.json", max_shard_size="10KB"), read_model),
-    "tokenizer": Kind(partial(write_tokenizer, "tokenizer.json"), read_tokenizer),
-    "tokenizer config": Kind(partial(write_tokenizer, "tokenizer_config.json"), read_tokenizer),
+    "pruning": Kind(partial(write_state, PRUNING), lambda path: begun(PRUNING(), path, 2), damages=FEW),
+    "shrinking": Kind(partial(write_state, SHRINKING), lambda path: begun(SHRINKING(), path, 2), damages=FEW),
+    "quantizing": Kind(write_ranges, lambda path: begun(QUANTIZING(), path, 2), damages=FEW),
+    "config": Kind(partial(write_model, "config.json"), read_model, "compression", damages=FEW),
+    "masked": Kind(write_masked, read_model, "compression", damages=FEW),
+    "weights": Kind(partial(write_model, "model.safetensors"), read_model, damages=FEW),
+    "index": Kind(partial(write_model, "model.safetensors.index.json", max_shard_size="10KB"), read_model, damages=FEW),
+    "tokenizer": Kind(partial(write_tokenizer, "tokenizer.json"), read_tokenizer, damages=FEW),
+    "tokenizer config": Kind(partial(write_tokenizer, "tokenizer_config.json"), read_tokenizer, damages=FEW),
     "results": Kind(write_results, read_results),
     "predictions": Kind(write_predictions, Predictions.load),
     "audit": Kind(write_audit, read_audit),
@@ -308,8 +309,9 @@ def test_a_damaged_file_is_read_or_refused_in_words(kind, tmp_path):
     KINDS[kind].read(path)
     inside = {".json": partial(values, part=KINDS[kind].of_ours), ".npz": arrays, ".safetensors": headers}
     ways = [bits, inside[path.suffix]]
+    damages = int(os.environ.get("DAMAGES", KINDS[kind].damages))
     became, unnamed = Counter(), []
-    for seed in range(DAMAGES):
+    for seed in range(damages):
         draw = random.Random(seed)
         way = ways[seed % len(ways)]
         path.write_bytes(way(good, draw))
@@ -323,4 +325,4 @@ def test_a_damaged_file_is_read_or_refused_in_words(kind, tmp_path):
             raise AssertionError(f"damage {seed} of {kind}") from error
     assert not unnamed, "the message does not name the file"
     assert became["refused"] > 0
-    print(f"\n{kind}: {became['refused']} of {DAMAGES} damaged files refused, {became['read']} read")
+    print(f"\n{kind}: {became['refused']} of {damages} damaged files refused, {became['read']} read")
