@@ -28,7 +28,7 @@ def test_the_layers_are_found(name):
         assert layer.attention_out.out_features == layer.ffn_out.out_features == 32
 
 
-@pytest.mark.parametrize("name", zoo.KINDS)
+@pytest.mark.parametrize("name", ["bert", "deberta", "modernbert", "vit", "dinov2-swiglu"])
 def test_what_the_output_layers_read_are_the_heads_and_neurons(name):
     model, batch = zoo.build(name), {}
     layer = layers_of(model)[1]

@@ -37,8 +37,9 @@ def check_same(loaded, model):
     assert widths[0] == widths[1]
 
 
-@pytest.mark.parametrize("name", zoo.KINDS)
-@pytest.mark.parametrize("layers", [(0, 1, 2), (0, 2)])
+@pytest.mark.parametrize(
+    ("name", "layers"), [*((name, (0, 2)) for name in zoo.KINDS), ("mpnet", (0, 1, 2)), ("vit", (0, 1, 2))]
+)
 def test_saved_and_loaded_twice(name, layers, tmp_path):
     model = shrunk(name, layers=layers)
     model.save_pretrained(tmp_path / "once")
@@ -123,7 +124,7 @@ def test_equal_widths_need_no_loader(name, tmp_path):
     check_same(load_compressed(tmp_path), model)
 
 
-@pytest.mark.parametrize("name", zoo.KINDS)
+@pytest.mark.parametrize("name", ["bert", "modernbert", "vit"])
 def test_other_widths_are_not_opened_wrongly_without_the_loader(name, tmp_path):
     model = shrunk(name)
     model.save_pretrained(tmp_path)

@@ -158,7 +158,8 @@ def test_embeddings_and_the_classifier_stay_out():
     assert not [name for name in prunable_weights(tiny.vit()) if "embeddings" in name or "classifier" in name]
 
 
-@pytest.mark.parametrize("name", zoo.KINDS)
+# Each has a head by other names.
+@pytest.mark.parametrize("name", ["distilbert", "electra", "deberta-v2-convolution", "modernbert", "beit"])
 def test_only_the_encoder_is_pruned(name):
     model = zoo.build(name)
     names = [weight.removesuffix(".weight") for weight in prunable_weights(model)]

@@ -88,7 +88,7 @@ def test_the_plan_is_read_back_from_its_text():
     assert Removal(zoo.build("bert")).plan_of(saved.plan) == plan
 
 
-@pytest.mark.parametrize("name", zoo.KINDS)
+@pytest.mark.parametrize("name", ["bert", "mpnet", "beit-shared-bias"])
 def test_the_masked_model_answers_like_the_cut_one(name):
     network = zoo.build(name)
     batch = zoo.inputs(network)
