@@ -68,18 +68,30 @@ def test_saved_and_loaded_twice(name, kind, tmp_path):
     assert first["architectures"] == [type(model).__name__]
 
 
-@pytest.mark.parametrize("name", ["torchao-w8", "quanto-w8a8"])
-@pytest.mark.parametrize("kind", ["roberta", "distilbert", "deberta-v2", "modernbert", "beit"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("torchao-w8", "roberta"),
+        ("quanto-w8a8", "distilbert"),
+        ("quanto-w8a8", "deberta-v2"),
+        ("torchao-w8", "modernbert"),
+        ("quanto-w8a8", "beit"),
+    ],
+)
 def test_other_architectures(name, kind, tmp_path):
     model = quantized(name, build(kind))
     model.save_pretrained(tmp_path)
     check_same(load_compressed(tmp_path), model)
 
 
-@pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize(
-    ("kind", "head"),
-    [("bert", "ForMaskedLM"), ("bert", "ForQuestionAnswering"), ("bert", "ForTokenClassification"), ("vit", "Model")],
+    ("name", "kind", "head"),
+    [
+        *((name, "bert", "ForMaskedLM") for name in WAYS),
+        ("torchao-w8a8", "bert", "ForQuestionAnswering"),
+        ("torchao-w8a8", "bert", "ForTokenClassification"),
+        ("torchao-w8a8", "vit", "Model"),
+    ],
 )
 def test_every_task_head(name, kind, head, tmp_path):
     model = quantized(name, build(kind, head=head))
@@ -146,6 +158,9 @@ def test_the_file_is_small(name, tmp_path):
 @pytest.mark.parametrize("name", WAYS)
 def test_half_precision(name, dtype, tmp_path):
     model = quantized(name, build().to(dtype))
+    answer = zoo.answer(model, zoo.inputs(model))
+    assert answer.dtype == dtype
+    assert bool(answer.isfinite().all())
     model.save_pretrained(tmp_path)
     loaded = load_compressed(tmp_path)
     assert loaded.dtype == dtype
@@ -184,8 +199,10 @@ def test_a_float_copy_of_a_prepared_model_saves_no_record(tmp_path):
 # ---- what must not be taken for something else ----
 
 
-@pytest.mark.parametrize("name", [name for name in CONVERTED if name.startswith("torchao")])
-@pytest.mark.parametrize("kind", ["bert", "vit"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, "bert") for name in CONVERTED if name.startswith("torchao")), ("torchao-w8a8", "vit")],
+)
 def test_plain_from_pretrained_opens_the_weights_of_torchao(name, kind, tmp_path):
     model = quantized(name, build(kind))
     model.save_pretrained(tmp_path)
