@@ -1,6 +1,7 @@
 """Tiny models to quantize by any scheme, and how they are prepared, quantized and compared."""
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -14,6 +15,18 @@ ONNX = "onnxruntime-w8a8"
 CONVERTED = [name for name in SCHEMES if name != ONNX]
 # A scheme, the module of its library that an import fails at, and the extra that brings it.
 LIBRARIES = [("torchao-w8", "torchao", "torchao"), ("quanto-w8", "optimum.quanto", "optimum")]
+
+
+def by_scheme(cases: Iterable[Any]) -> list[Any]:
+    """Schemes, or tuples with one, as parameters of a test that computes with the small weights.
+
+    The first time in an environment that those of four bits are unpacked, quanto compiles what does it, which is slow.
+    """
+    found = []
+    for case in cases:
+        values = case if isinstance(case, tuple) else (case,)
+        found.append(pytest.param(*values, marks=[pytest.mark.slow] if "quanto-w4" in values else []))
+    return found
 
 
 def needs(name: str) -> None:

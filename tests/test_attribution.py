@@ -12,6 +12,7 @@ import traced
 import zoo
 from captum.attr import LayerIntegratedGradients
 from datasets import Dataset, Features, Image
+from quantized import CONVERTED, by_scheme
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BartConfig,
@@ -36,7 +37,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_compalign.compress.prune import prune_
-from hf_compalign.compress.quantize import SCHEMES, prepare_, quantizable_layers, quantize_, scheme_of
+from hf_compalign.compress.quantize import prepare_, quantizable_layers, quantize_, scheme_of
 from hf_compalign.compress.shrink import LayerPlan, ShrinkPlan, cut_
 from hf_compalign.measure.attribution import (
     METHODS,
@@ -578,7 +579,7 @@ def test_what_quantized_weights_let_through():
         agreed(reference, both, tiny.texts())
 
 
-@pytest.mark.parametrize("scheme", [name for name in SCHEMES if not name.startswith("onnx")])
+@pytest.mark.parametrize("scheme", by_scheme(CONVERTED))
 def test_a_model_whose_weights_let_gradients_through_is_known_by_its_layers(scheme):
     model = tiny.bert(hidden_size=32, intermediate_size=32)
     quantize_(model, scheme, calibration=tiny.texts(4) if scheme_of(scheme).calibrated else None)

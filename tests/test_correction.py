@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 import zoo
-from quantized import ONNX, build, needs, prepared
+from quantized import ONNX, build, by_scheme, needs, prepared
 
 from hf_compalign import PruningCallback, QuantizationCallback, prune_
 from hf_compalign.compress import reconstruction, rows_into, token_rows
@@ -99,7 +99,7 @@ def test_a_layer_is_the_regression_of_the_originals_output_on_rounded_inputs():
     assert tiny.distance(layer.weight.detach(), before.weight.detach()) > 1e-3
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", by_scheme(SCHEMES))
 def test_every_layers_mean_output_is_that_of_the_original(name):
     if name == "quanto-w8a8" and saturates():
         pytest.skip("torch's product of int8 matrices saturates on a CPU without VNNI")
@@ -108,7 +108,7 @@ def test_every_layers_mean_output_is_that_of_the_original(name):
     torch.testing.assert_close(mean_outputs(model, names), mean_outputs(original, names), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if "w4" in name])
+@pytest.mark.parametrize("name", by_scheme(name for name in SCHEMES if "w4" in name))
 def test_answers_are_closer_to_those_of_the_original(name):
     original, model = corrected(name, build())
     plain = prepared(name)

@@ -11,6 +11,7 @@ import tiny
 import torch
 import traced
 import transformers
+from quantized import by_scheme
 from torch import nn
 
 from hf_compalign.compress.quantize import quantize_
@@ -169,7 +170,7 @@ def test_an_onnx_file_is_weighed_and_timed_like_a_model(tmp_path):
     assert list(both) == ["torch", "onnx"]
 
 
-@pytest.mark.parametrize("scheme", ["torchao-w8", "quanto-w8", "quanto-w4"])
+@pytest.mark.parametrize("scheme", by_scheme(["torchao-w8", "quanto-w8", "quanto-w4"]))
 def test_weights_that_a_library_quantized_are_weighed_as_they_are(tmp_path, scheme):
     model = tiny.bert(hidden_size=64, intermediate_size=64)
     dense = footprint(model)

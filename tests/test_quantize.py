@@ -8,7 +8,7 @@ import tiny
 import torch
 import torch.distributed as dist
 import zoo
-from quantized import CONVERTED, LIBRARIES, ONNX, build, check_alike, needs, prepared, quantized, take_away
+from quantized import CONVERTED, LIBRARIES, ONNX, build, by_scheme, check_alike, needs, prepared, quantized, take_away
 from test_seen import build as build_of
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -145,7 +145,7 @@ def test_a_layer_tied_to_the_embeddings_stays():
 # ---- what is computed ----
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", by_scheme(SCHEMES))
 @pytest.mark.parametrize("kind", ["bert", "vit"])
 def test_quantized_answers_are_close_and_those_of_the_preparation(name, kind, caplog):
     model = build(kind)
@@ -178,7 +178,7 @@ def test_a_cpu_whose_int8_products_overflow_is_told(overflows, monkeypatch, capl
         assert (message in caplog.text) == (overflows and name == "quanto-w8a8")
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", by_scheme(SCHEMES))
 def test_a_prepared_model_trains_its_own_parameters(name):
     model = build()
     parameters = {name: id(value) for name, value in model.named_parameters()}
@@ -206,7 +206,7 @@ def test_a_prepared_model_gives_its_layers_back(name):
     assert torch.equal(zoo.answer(model, zoo.inputs(model)), answer)
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", by_scheme(SCHEMES))
 def test_copies_compute_the_same_and_are_independent(name):
     model = prepared(name)
     batch = zoo.inputs(model)
@@ -224,7 +224,7 @@ def test_copies_compute_the_same_and_are_independent(name):
         assert not shared
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", by_scheme(SCHEMES))
 def test_pruned_weights_stay_zero(name):
     model = build()
     prune_(model, 0.5)
@@ -412,7 +412,7 @@ def test_a_model_that_is_quantized_already_is_refused(name):
                 verb(model)
 
 
-@pytest.mark.parametrize("name", CONVERTED)
+@pytest.mark.parametrize("name", by_scheme(CONVERTED))
 def test_a_converted_model_is_neither_pruned_nor_shrunk(name, tmp_path):
     model = quantized(name)
     model.save_pretrained(tmp_path)

@@ -10,7 +10,7 @@ import tiny
 import torch
 import transformers
 import zoo
-from quantized import CONVERTED, LIBRARIES, ONNX, build, check_alike, needs, prepared, quantized, take_away
+from quantized import CONVERTED, LIBRARIES, ONNX, build, by_scheme, check_alike, needs, prepared, quantized, take_away
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -54,7 +54,7 @@ def check_same(loaded, model):
 # ---- there and back ----
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", by_scheme(SCHEMES))
 @pytest.mark.parametrize("kind", ["bert", "vit"])
 def test_saved_and_loaded_twice(name, kind, tmp_path):
     model = quantized(name, build(kind))
@@ -87,7 +87,7 @@ def test_other_architectures(name, kind, tmp_path):
 @pytest.mark.parametrize(
     ("name", "kind", "head"),
     [
-        *((name, "bert", "ForMaskedLM") for name in WAYS),
+        *by_scheme((name, "bert", "ForMaskedLM") for name in WAYS),
         ("torchao-w8a8", "bert", "ForQuestionAnswering"),
         ("torchao-w8a8", "bert", "ForTokenClassification"),
         ("torchao-w8a8", "vit", "Model"),
@@ -102,7 +102,7 @@ def test_every_task_head(name, kind, head, tmp_path):
         assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
 
 
-@pytest.mark.parametrize("name", [*WAYS, ONNX])
+@pytest.mark.parametrize("name", by_scheme([*WAYS, ONNX]))
 def test_shrunk_and_quantized(name, tmp_path):
     model, all_heads = build(), (0, 1, 2, 3)
     # int4 needs whole groups of 32.
@@ -113,7 +113,7 @@ def test_shrunk_and_quantized(name, tmp_path):
     check_same(load_compressed(tmp_path), model)
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", by_scheme(SCHEMES))
 def test_a_prepared_model_is_saved_as_the_float_model(name, tmp_path):
     plain, model = build(), prepared(name)
     model.save_pretrained(tmp_path / "prepared")
@@ -155,7 +155,7 @@ def test_the_file_is_small(name, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", by_scheme(WAYS))
 def test_half_precision(name, dtype, tmp_path):
     model = quantized(name, build().to(dtype))
     answer = zoo.answer(model, zoo.inputs(model))

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 import torch.distributed as dist
-from quantized import LIBRARIES, ONNX, take_away
+from quantized import LIBRARIES, ONNX, by_scheme, take_away
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from transformers import AutoModelForSequenceClassification, TrainerCallback
@@ -56,7 +56,7 @@ def answers_in_float(tmp_path_factory):
 # ---- the way to the quantized model ----
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", by_scheme(SCHEMES))
 def test_what_is_trained_goes_on_untouched(tmp_path, scheme, answers_in_float):
     """The parameters, what the optimizer keeps of them and the learning rate, across the step of the preparation."""
 
@@ -84,7 +84,7 @@ def test_what_is_trained_goes_on_untouched(tmp_path, scheme, answers_in_float):
         assert not torch.equal(before.seen[6][1][f"{name}.weight"], before.seen[-1][1][f"{name}.weight"])
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", by_scheme(SCHEMES))
 def test_the_model_is_quantized_when_training_ends_and_its_checkpoints_stand_for_it(tmp_path, scheme):
     answers, weights = tiny.Watch(logits), tiny.Watch(lambda network: tiny.flat(network).clone())
     steps = {"save_steps": 3, "logging_steps": 1}
@@ -256,7 +256,7 @@ def test_it_works_in_mixed_precision(tmp_path, scheme):
     assert tiny.distance(mixed, exact) > tiny.ROUNDING
 
 
-@pytest.mark.parametrize("scheme", [ONNX, "torchao-w8a8", "quanto-w4"])
+@pytest.mark.parametrize("scheme", by_scheme([ONNX, "torchao-w8a8", "quanto-w4"]))
 def test_gradient_checkpointing_changes_nothing(tmp_path, scheme):
     plain, checkpointed = (
         losses(tmp_path, QuantizationCallback(scheme, begin=0.5), gradient_checkpointing=on) for on in (False, True)
