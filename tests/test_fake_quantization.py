@@ -24,15 +24,15 @@ from hf_compalign.compress.quantize import (
 pytestmark = pytest.mark.numeric
 
 
-def linear(*, n_in=24, seed=0, bias=True):
-    torch.manual_seed(seed)
+def linear(*, n_in=24, bias=True):
+    torch.manual_seed(0)
     layer = nn.Linear(n_in, 10, bias=bias)
     fake_quantize_(layer)
     return layer
 
 
-def embedding(*, seed=0):
-    torch.manual_seed(seed)
+def embedding():
+    torch.manual_seed(0)
     layer = nn.Embedding(12, 8)
     fake_quantize_(layer)
     return layer
@@ -94,10 +94,9 @@ INPUTS = {
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_linear_layer_computes_what_onnx_runtime_computes(kind, seed, tmp_path):
-    layer = linear(seed=seed)
-    torch.manual_seed(100 + seed)
+def test_a_linear_layer_computes_what_onnx_runtime_computes(kind, tmp_path):
+    layer = linear()
+    torch.manual_seed(100)
     values = INPUTS[kind](torch.randn(17, 24))
     with torch.no_grad():
         layer.weight[3] = 0.0
@@ -113,10 +112,9 @@ def test_a_linear_layer_computes_what_onnx_runtime_computes(kind, seed, tmp_path
     np.testing.assert_allclose(mine, runs, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("shift", [0.0, 5.0, -5.0])
-def test_an_embedding_gives_what_onnx_runtime_gives(seed, shift, tmp_path):
-    layer, ids = embedding(seed=seed), torch.arange(12)
+def test_an_embedding_gives_what_onnx_runtime_gives(shift, tmp_path):
+    layer, ids = embedding(), torch.arange(12)
     with torch.no_grad():
         layer.weight += shift
         mine = layer(ids).numpy()
