@@ -25,7 +25,7 @@ from safetensors.torch import load_file as load_weights
 from hf_compalign.align import suggest_learning_rate, train_student
 from hf_compalign.compress import load_compressed, prunable_weights, sparsity_of
 from hf_compalign.compress.quantize import quantization_of, quantized_layers
-from hf_compalign.data import load_file
+from hf_compalign.data import class_names, find_text_columns, load_file
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.predictions import Predictions, predict
 from hf_compalign.opening import model_fingerprint
@@ -336,8 +336,16 @@ def of_glue(task, *sizes):
     return splits
 
 
-@pytest.mark.parametrize("task", GLUE)
-def test_every_task_of_glue_is_read_by_its_columns_and_labels(task, bert_folder, monkeypatch, tmp_path):
+def test_the_columns_and_classes_of_every_task_of_glue_are_found():
+    for task, (columns, classes) in GLUE.items():
+        (rows,) = of_glue(task, 9)
+        assert find_text_columns(rows) == tuple(columns.split()), task
+        assert classes is None or list(class_names(rows, "label")) == classes, task
+
+
+# A text, a pair, values, and three classes with two validation splits.
+@pytest.mark.parametrize("task", ["cola", "rte", "stsb", "mnli"])
+def test_a_task_of_glue_is_read_by_its_columns_and_labels(task, bert_folder, monkeypatch, tmp_path):
     import run_glue as script
 
     columns, classes = GLUE[task]

@@ -168,7 +168,9 @@ def test_cached_answers_stand_where_a_tokenizer_that_pads_on_the_left_puts_the_t
 
 # The task term of every task is held to the model's own loss above. With GPT-2 the Trainer counts the first token of a
 # text too, which is asked of nobody.
-@pytest.mark.parametrize("name", ["token-classification", "multiple-choice", "text2text-generation", "image-segmentation"])
+@pytest.mark.parametrize(
+    "name", ["token-classification", "multiple-choice", "text2text-generation", "image-segmentation"]
+)
 def test_without_teacher_terms_training_is_that_of_the_stock_trainer(tmp_path, name):
     stock, ours = CASES[name].model(2), CASES[name].model(2)
     dataset, given = rows(name, 8), tiny.arguments(tmp_path, per_device_train_batch_size=4, optim="sgd")
