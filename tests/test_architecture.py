@@ -132,16 +132,23 @@ def room_of(module):
 
 
 @cache
+def nodes(path):
+    """All nodes of the syntax tree of a file, the whole file first."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+def imports_from(path):
+    """The nodes of `from ... import ...`."""
+    return [node for node in nodes(path) if isinstance(node, ast.ImportFrom)]
+
+
+@cache
 def imports(name):
     """Full dotted names a module imports anywhere in it: inside functions and for type checking too."""
-    found = set()
-    for node in ast.walk(ast.parse(MODULES[name].read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{name}, line {node.lineno}: imports are absolute here"
-            found |= {_imported(node.module, alias.name) for alias in node.names}
-    return frozenset(found)
+    path = MODULES[name]
+    plain = {alias.name for node in nodes(path) if isinstance(node, ast.Import) for alias in node.names}
+    absolute = [node for node in imports_from(path) if not node.level]
+    return plain | {_imported(node.module, alias.name) for node in absolute for alias in node.names}
 
 
 def _imported(origin, name):
@@ -160,6 +167,7 @@ def has_stub(name):
     return name in ROOMS and MODULES[name].with_suffix(".pyi").exists()
 
 
+@cache
 def arrows():
     """Every room, and the rooms that modules in it import; the root names everything."""
     found = {room: set() for room in {room_of(name) for name in MODULES if name}}
@@ -174,23 +182,36 @@ def allowed(room, other):
     )
 
 
-@pytest.mark.parametrize("room", sorted(arrows()))
-def test_a_room_imports_only_the_rooms_below_it(room):
-    whole = room.partition(".")[0]
-    assert room in HELPERS or whole in MAY_IMPORT, f"{room} is new: say in MAY_IMPORT what it may import"
-    wrong = {other for other in arrows()[room] if not allowed(room, other)}
-    assert not wrong, f"{room} imports {wrong}. It may import {MAY_IMPORT.get(whole)} and {INSIDE.get(room, ())}"
+def test_imports_are_absolute():
+    relative = [(path, node) for path in MODULES.values() for node in imports_from(path) if node.level]
+    wrong = [f"{path}, line {node.lineno}: imports are absolute here" for path, node in relative]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", sorted(filter(None, MODULES)))
-def test_a_module_imports_other_rooms_by_their_names(name):
+def test_a_room_imports_only_the_rooms_below_it():
+    wrong = []
+    for room, others in sorted(arrows().items()):
+        whole = room.partition(".")[0]
+        if room not in HELPERS and whole not in MAY_IMPORT:
+            wrong.append(f"{room} is new: say in MAY_IMPORT what it may import")
+        elif found := {other for other in others if not allowed(room, other)}:
+            may = f"It may import {MAY_IMPORT.get(whole)} and {INSIDE.get(room, ())}"
+            wrong.append(f"{room} imports {sorted(found)}. {may}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_module_imports_other_rooms_by_their_names():
     """So that files can move inside of a room, and nobody else notices."""
-    assert "hf_compalign" not in own_imports(name), f"{name} imports the package root: name a room"
-    own = f"{room_of(name)}."
-    for other in own_imports(name) - ROOMS - HELPERS - {"opening"}:
-        room = room_of(other)
-        inside = own.startswith(f"{room}.")
-        assert inside or not has_stub(room), f"{name} imports {other}: import it from {room}"
+    wrong = []
+    for name in sorted(filter(None, MODULES)):
+        if "hf_compalign" in own_imports(name):
+            wrong.append(f"{name} imports the package root: name a room")
+        own = f"{room_of(name)}."
+        for other in sorted(own_imports(name) - ROOMS - HELPERS - {"opening"}):
+            room = room_of(other)
+            if has_stub(room) and not own.startswith(f"{room}."):
+                wrong.append(f"{name} imports {other}: import it from {room}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_every_allowance_is_used():
@@ -220,31 +241,29 @@ def _homes(name, other):
     """The modules behind what a module imports from another, or from a room."""
     if not has_stub(other):
         return {other}
-    taken = {
-        alias.name
-        for node in ast.walk(ast.parse(MODULES[name].read_text()))
-        if isinstance(node, ast.ImportFrom) and node.module == OURS + other
-        for alias in node.names
-    }
+    froms = [node for node in imports_from(MODULES[name]) if node.module == OURS + other]
+    taken = {alias.name for node in froms for alias in node.names}
     return {f"{other}.{file}" for file, names in exported(other).items() if names & taken}
 
 
+@cache
 def exported(room):
     """Module -> the names of it that a room gives to others."""
-    tree = ast.parse(MODULES[room].with_suffix(".pyi").read_text())
     found = {}
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom):
-            found.setdefault(node.module, set()).update(alias.name for alias in node.names)
+    for node in imports_from(MODULES[room].with_suffix(".pyi")):
+        found.setdefault(node.module, set()).update(alias.name for alias in node.names)
     return found
 
 
-@pytest.mark.parametrize("room", sorted(filter(has_stub, ROOMS)))
-def test_a_room_gives_what_it_names(room):
-    module = import_module(OURS + room)
-    assert all(hasattr(module, name) for name in module.__all__)
-    # A name like that of a module would be the one or the other, by who was imported first.
-    assert not {name for names in exported(room).values() for name in names} & {*exported(room)}
+def test_a_room_gives_what_it_names():
+    wrong = []
+    for room in sorted(filter(has_stub, ROOMS)):
+        module = import_module(OURS + room)
+        wrong += [f"{room} names {name} and does not have it" for name in module.__all__ if not hasattr(module, name)]
+        # Such a name would be the one or the other, by who was imported first.
+        both = set().union(*exported(room).values()) & {*exported(room)}
+        wrong += [f"{room} gives {name}, which is also the name of a module in it" for name in sorted(both)]
+    assert not wrong, "\n".join(wrong)
 
 
 def _place(name, places):
@@ -255,34 +274,47 @@ def _names(name, dependency):
     return dependency in {full.split(".")[0] for full in imports(name)}
 
 
-@pytest.mark.parametrize("dependency", OPTIONAL)
-def test_an_optional_dependency_is_named_in_its_place_only(dependency):
-    assert {_place(name, OPTIONAL[dependency]) for name in MODULES if _names(name, dependency)} <= OPTIONAL[dependency]
+def test_an_optional_dependency_is_named_in_its_place_only():
+    wrong = []
+    for dependency, places in OPTIONAL.items():
+        others = {_place(name, places) for name in MODULES if _names(name, dependency)} - places
+        wrong += [f"{other} imports {dependency}, which is for {sorted(places)} alone" for other in sorted(others)]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_is_documented_and_short(name):
-    source = MODULES[name].read_text()
-    assert ast.get_docstring(ast.parse(source)), f"{MODULES[name]} has no docstring"
-    assert len(source.splitlines()) < MOST_LINES, f"{MODULES[name]} is long: part it"
+def test_a_module_is_documented_and_short():
+    wrong = []
+    for path in MODULES.values():
+        if not ast.get_docstring(nodes(path)[0]):
+            wrong.append(f"{path} has no docstring")
+        n_lines = len(path.read_text().splitlines())
+        if n_lines >= MOST_LINES:
+            wrong.append(f"{path} has {n_lines} lines: part it")
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_function_is_short(name):
-    for node in ast.walk(ast.parse(MODULES[name].read_text())):
-        if isinstance(node, ast.FunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
-            assert lines <= MOST_LINES_OF_A_FUNCTION, f"{node.name} in {MODULES[name]} has {lines} lines: part it"
+def test_a_function_is_short():
+    wrong = []
+    for path in MODULES.values():
+        for node in nodes(path):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                n_lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                if n_lines > MOST_LINES_OF_A_FUNCTION:
+                    wrong.append(f"{node.name} in {path} has {n_lines} lines: part it")
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", hf_compalign.__all__)
-def test_a_public_name_can_be_imported(name):
-    value = getattr(hf_compalign, name)
-    assert (
-        isinstance(value, str) if name == "__version__" else callable(value) or get_args(value)
-    )  # or a type that has a name
-    assert name in dir(hf_compalign)
+def test_a_public_name_can_be_imported():
+    wrong = []
+    for name in hf_compalign.__all__:
+        value = getattr(hf_compalign, name, None)
+        is_usable = callable(value) or get_args(value)  # a function, a class, or a type that has a name
+        if not (isinstance(value, str) if name == "__version__" else is_usable):
+            wrong.append(f"hf_compalign.{name} is {value!r}")
+        if name not in dir(hf_compalign):
+            wrong.append(f"dir(hf_compalign) lacks {name}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_a_misspelt_name_is_an_attribute_error():
