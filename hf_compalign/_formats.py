@@ -1,4 +1,4 @@
-"""How every text, table, page and card writes numbers: in ASCII, since some terminals have no more."""
+"""How every text, table, page and card writes numbers and lists: in ASCII, since some terminals have no more."""
 
 import math
 import re
@@ -78,9 +78,19 @@ def plural(n: int, one: str, several: str = "") -> str:
     return f"{count(n)} {one if n == 1 else several or f'{one}s'}"
 
 
-def megabytes(size_bytes: Any) -> str:
+def first_of(names: Sequence[str], *, most: int = 3) -> str:
+    """The first names, and how many more there are.
+
+    >>> first_of(["q", "k", "v", "o"])
+    'q, k, v, ... (1 more)'
+    """
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, ... ({len(names) - most} more)"
+
+
+def megabytes(size_bytes: Any, *, digits: int = 2) -> str:
     """Bytes in millions, as in the sizes that the Hub shows."""
-    return decimals(None if size_bytes is None else size_bytes / 1e6, digits=2)
+    return decimals(None if size_bytes is None else size_bytes / 1e6, digits=digits)
 
 
 def ratio(before: float, after: float) -> str:

@@ -5,11 +5,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hf_compalign._formats import first_of
 
 IGNORED = -100  # an unknown label, as in torch and transformers
 
@@ -17,6 +19,8 @@ _UNKNOWN = (IGNORED, -1)  # -1 as in datasets
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 logger = logging.getLogger(__name__)
+
+_shown = partial(first_of, most=8)
 
 
 def names_of(id2label: Mapping[int, str]) -> tuple[str, ...]:
@@ -211,8 +215,3 @@ def _say_trusted(names: tuple[str, ...], classes: tuple[str, ...]) -> None:
         _shown(names),
         _shown(classes),
     )
-
-
-def _shown(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:8])
-    return shown if len(names) <= 8 else f"{shown}, ... ({len(names) - 8} more)"

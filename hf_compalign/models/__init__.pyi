@@ -40,7 +40,6 @@ from .running import forward as forward
 from .running import forward_logits as forward_logits
 from .running import input_names as input_names
 from .running import known_inputs as known_inputs
-from .runtime import PRECISIONS as PRECISIONS
 from .runtime import Runtime as Runtime
 from .runtime import RuntimeSettings as RuntimeSettings
 from .runtime import check_precision as check_precision

@@ -1,6 +1,5 @@
 """How a model is computed, as plain data: what a deployment sets, and what was used."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hf_compalign._checks import check_whole
@@ -75,7 +74,7 @@ class Runtime:
         return replace(self, batch_size=batch_size)
 
 
-def check_precision(precision: str, allowed: Sequence[str] = PRECISIONS) -> None:
-    """Raise a ValueError unless it is one of the allowed."""
-    if precision not in allowed:
-        raise ValueError(f"precision must be {' or '.join(map(repr, allowed))}. Got {precision!r}.")
+def check_precision(precision: str) -> None:
+    """Raise a ValueError unless it is one of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be {' or '.join(map(repr, PRECISIONS))}. Got {precision!r}.")

@@ -1,5 +1,4 @@
 from .compressing import compress_model as compress_model
-from .options import OBJECTIVES as OBJECTIVES
 from .options import SearchOptions as SearchOptions
 from .planning import Plan as Plan
 from .planning import plan_of as plan_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_compalign._formats import decimals, percent
+from hf_compalign._formats import decimals, megabytes, percent
 from hf_compalign.measure.audit import audit
 from hf_compalign.measure.footprint import footprint
 from hf_compalign.measure.predictions import Predictions
@@ -164,5 +164,5 @@ def _line(one: Tried, found: Search) -> str:
     kept = "promises to keep the limits" if one.promises else "does not"
     return (
         f"tried  {one.name}: {row.mismatches} of {row.n} changed, {decimals(found.speedup(one), digits=2)} times as "
-        f"fast, {decimals(row.size_bytes / 1e6, digits=1)} MB; {kept}"
+        f"fast, {megabytes(row.size_bytes, digits=1)} MB; {kept}"
     )

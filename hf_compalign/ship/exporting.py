@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from hf_compalign._formats import decimals
+from hf_compalign._formats import megabytes
 from hf_compalign._tables import Table
 from hf_compalign.compress import load_compressed
 from hf_compalign.compress.export import Export, check_not_exported
@@ -106,7 +106,7 @@ class AuditedExport:
             return frontier_table(self.frontier)
         sizes = {"torch": self.torch_bytes, self.export.path.name: self.export.size_bytes}
         rows = [
-            (name, decimals(sizes[name] / 1e6, digits=1), *(quartiles(latency[size], digits=1) for size in TIMED))
+            (name, megabytes(sizes[name], digits=1), *(quartiles(latency[size], digits=1) for size in TIMED))
             for name, latency in self.latency.items()
         ]
         return Table("Files", ("", "MB", *(f"ms, batch {size}" for size in TIMED)), rows)

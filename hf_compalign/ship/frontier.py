@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_compalign._formats import UNKNOWN, decimals, percent, plural
+from hf_compalign._formats import UNKNOWN, megabytes, percent, plural
 from hf_compalign._saved import Saved
 from hf_compalign._tables import Table
 from hf_compalign.measure.audit import Audit, Verdict
@@ -157,6 +157,6 @@ def frontier_table(frontier: Frontier) -> Table:
             row += [UNKNOWN] * (1 + len(limits))
         else:
             row += [f"{held.mismatches} of {held.n}", *(percent(limit.upper_bound) for limit in held.limits)]
-        row += [decimals(point.size_bytes / 1e6, digits=1), *times_of(point.latency)]
+        row += [megabytes(point.size_bytes, digits=1), *times_of(point.latency)]
         rows.append([*row, _CHOSEN if point.kept == frontier.chosen else ""])
     return Table("Files", columns, rows, words=(len(columns) - 1,))

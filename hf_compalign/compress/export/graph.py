@@ -36,7 +36,7 @@ NO_FILE = (
 )
 
 
-def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor] | None = None) -> None:
+def export_graph(model: nn.Module, target: Path) -> None:
     """Write the model as one ONNX file in float32, for any batch size and, for texts, any length.
 
     Nodes are named after the module they compute, like ``bert.pooler.dense/Gemm``. The inputs are those of a
@@ -49,7 +49,6 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
     Args:
         model: a transformer of a task that can be asked, with its weights on one device.
         target: the file.
-        sample: inputs to trace the model with; by default made up from its config.
 
     Raises:
         ImportError: the extra "onnx" is not installed.
@@ -60,7 +59,7 @@ def export_graph(model: nn.Module, target: Path, *, sample: Mapping[str, Tensor]
         import onnx_ir
         import onnxscript  # noqa: F401
         from transformers.exporters import OnnxConfig, OnnxExporter
-    inputs = dict(sample_inputs(model) if sample is None else sample)
+    inputs = sample_inputs(model)
     dim = torch.export.Dim
     shapes = {name: dict.fromkeys(range(_n_free(value)), dim.DYNAMIC) for name, value in inputs.items()}
     if "pixel_values" in shapes and image_size(model) is None:

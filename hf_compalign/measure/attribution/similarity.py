@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from hf_compalign.measure.attribution.record import SIMILARITIES
+from hf_compalign.measure.statistics import top_overlap
 
 Scores = NDArray[np.float64]
 
@@ -58,11 +59,7 @@ def top_k_overlap(a: ArrayLike, b: ArrayLike, k: int = 5) -> float:
     """
     if k < 1:
         raise ValueError(f"top_k must be at least 1. Got {k}.")
-    first, second = _both(a, b)
-    if len(first) <= k:
-        return math.nan
-    ours, theirs = (np.argsort(-np.abs(scores), kind="stable")[:k] for scores in (first, second))
-    return len(np.intersect1d(ours, theirs)) / k
+    return top_overlap(*map(np.abs, _both(a, b)), top=k)
 
 
 def weighted_jaccard(a: ArrayLike, b: ArrayLike) -> float:

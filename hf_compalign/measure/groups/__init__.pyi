@@ -1,6 +1,5 @@
 from .columns import Attribute as Attribute
 from .columns import attributes_of as attributes_of
-from .fairness import DIFFERENCES as DIFFERENCES
 from .measures import audit_groups as audit_groups
 from .membership import DEFAULT_ATTRIBUTE as DEFAULT_ATTRIBUTE
 from .membership import Membership as Membership

@@ -86,10 +86,8 @@ def _log_capital(p: float, pairs: NDArray[np.float64], n: NDArray[np.int64]) -> 
         return float(np.logaddexp.reduce(_LOG_WEIGHTS + np.log(factors.clip(min=0.0)) @ n))
 
 
-def rate_bounds(
-    hits: ArrayLike, counted: ArrayLike, examples: ArrayLike | None = None, level: float = 0.95
-) -> tuple[float, float]:
-    """One-sided lower and upper bounds of the rate of hits among the counted items, bool [N] both.
+def rate_bounds(hits: ArrayLike, counted: ArrayLike, examples: ArrayLike | None = None) -> tuple[float, float]:
+    """One-sided 95 % lower and upper bounds of the rate of hits among the counted items, bool [N] both.
 
     ``examples`` [N] says which items belong together: then the upper bound is `cluster_bound`, and the lower one that
     of the items that are no hits. Items that share none have Clopper-Pearson bounds. (nan, nan) without items.
@@ -98,7 +96,7 @@ def rate_bounds(
     >>> round(low, 4), round(high, 4)
     (0.0051, 0.3942)
     """
-    return example_bounds(*_by_example(hits, counted, examples), level)
+    return example_bounds(*_by_example(hits, counted, examples))
 
 
 def example_bounds(hits: ArrayLike, sizes: ArrayLike, level: float = 0.95) -> tuple[float, float]:
@@ -112,9 +110,7 @@ def example_bounds(hits: ArrayLike, sizes: ArrayLike, level: float = 0.95) -> tu
     return 1 - cluster_bound(m - k, m, level), cluster_bound(k, m, level)
 
 
-def rate_interval(
-    hits: ArrayLike, counted: ArrayLike, examples: ArrayLike | None = None, *, seed: int = 0
-) -> tuple[float, float]:
+def rate_interval(hits: ArrayLike, counted: ArrayLike, examples: ArrayLike | None = None) -> tuple[float, float]:
     """Two-sided 95 % interval of the rate of hits among the counted items, bool [N] both; (nan, nan) without items.
 
     For items that share ``examples`` [N] it is a percentile bootstrap of examples, and where all examples have one
@@ -124,10 +120,10 @@ def rate_interval(
     >>> rate_interval([True, False], [True, True]) == wilson_interval(1, 2)
     True
     """
-    return example_interval(*_by_example(hits, counted, examples), seed=seed)
+    return example_interval(*_by_example(hits, counted, examples))
 
 
-def example_interval(hits: ArrayLike, sizes: ArrayLike, *, seed: int = 0) -> tuple[float, float]:
+def example_interval(hits: ArrayLike, sizes: ArrayLike) -> tuple[float, float]:
     """`rate_interval` from the hits among each example's items, int [G] both."""
     k, m = np.asarray(hits), np.asarray(sizes)
     k, m = k[m > 0], m[m > 0]
@@ -137,7 +133,7 @@ def example_interval(hits: ArrayLike, sizes: ArrayLike, *, seed: int = 0) -> tup
         return example_bounds(k, m, level=0.975)
     # An example matters only through its two counts.
     pairs, counts = np.unique(np.stack([k, m]), axis=1, return_counts=True)
-    drawn = resampled_counts(counts, seed=seed)
+    drawn = resampled_counts(counts)
     found = estimate(rate(float(k.sum()), int(m.sum())), (drawn @ pairs[0]) / (drawn @ pairs[1]))
     return found.low, found.high
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from hf_compalign._formats import UNKNOWN, count, decimals, interval, percent
+from hf_compalign._formats import UNKNOWN, count, interval, megabytes, percent
 from hf_compalign._saved import Saved
 from hf_compalign._tables import Table, as_text
 from hf_compalign.measure.audit import Audit, Verdict
@@ -137,8 +137,8 @@ class Deployments(Saved):
             ("at most", lambda row: percent(row.mismatch_rate_bound)),
             ("accuracy", lambda row: percent(row.accuracy)),
             ("answers itself", lambda row: "" if row.answered_rate == 1 else percent(row.answered_rate, digits=1)),
-            ("MB", lambda row: decimals(row.size_bytes / 1e6, digits=1)),
-            ("memory, MB", lambda row: _megabytes(row.peak_memory_bytes)),
+            ("MB", lambda row: megabytes(row.size_bytes, digits=1)),
+            ("memory, MB", lambda row: megabytes(row.peak_memory_bytes, digits=0)),
         ]
         for size in self.batch_sizes:
             columns += [
@@ -185,10 +185,6 @@ def unsure_speedups(rows: Iterable[Deployment]) -> str:
         f"Not to be trusted: how many times faster {', '.join(unsure)} is has an interval wider than a quarter of it. "
         "Time on a quiet machine, or with more n_runs."
     )
-
-
-def _megabytes(n_bytes: int | None) -> str:
-    return UNKNOWN if n_bytes is None else decimals(n_bytes / 1e6, digits=0)
 
 
 def _time(row: Deployment, *, size: int) -> str:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_compalign._files import AUDIT_NAME, FRONTIER_NAME, PLOT_NAME
 from hf_compalign._folders import staged_folder
-from hf_compalign._formats import count, plural
+from hf_compalign._formats import count, first_of, plural
 from hf_compalign.compress import load_compressed
 from hf_compalign.compress.export import Export, check_neighbors, check_not_exported
 from hf_compalign.measure.audit import Audit, AuditOptions, checked_limits
@@ -27,7 +27,7 @@ from hf_compalign.ship.repair.judging import chosen_of, fixed_sequence, verdict_
 from hf_compalign.ship.repair.makers import MAKERS
 from hf_compalign.ship.repair.options import RepairOptions
 from hf_compalign.ship.repair.parts import split
-from hf_compalign.ship.repair.search import describe_point, shortened, smallest_float_set
+from hf_compalign.ship.repair.search import describe_point, smallest_float_set
 from hf_compalign.tasks import MEASURED, task_of
 
 Report = Callable[[str], None]
@@ -171,7 +171,7 @@ def _checked(limits: Mapping[str, float]) -> dict[str, float]:
 
 def _layers_line(export: Export) -> str:
     fixed = export.float_layers
-    in_any_case = f"; in float in any case: {shortened(fixed)}" if fixed else ""
+    in_any_case = f"; in float in any case: {first_of(fixed)}" if fixed else ""
     return f"{len(export.quantized_layers)} layers can be INT8 ({export.quantize}){in_any_case}"
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from hf_compalign._formats import megabytes, percent
+from hf_compalign._formats import first_of, megabytes, percent
 from hf_compalign.ship.frontier import Point, Sensitivity
 
 # The layers in float -> the file, measured on all items.
@@ -85,7 +85,7 @@ class _Ledger:
         self._check_budget()
         self.sensitivities[group] = found = probe(group)
         answers = f"{found.flips} of {found.n} answers flip, squared logit error {found.logit_error:.2g}"
-        self._report(f"{self.n_spent:>4}  only {shortened(group)} in INT8: {answers}")
+        self._report(f"{self.n_spent:>4}  only {first_of(group)} in INT8: {answers}")
 
     def order(self) -> list[Sensitivity]:
         """What was tried alone, the most sensitive first."""
@@ -179,12 +179,6 @@ def describe_point(point: Point) -> str:
     return f"{point.mismatches} of {point.n} differ, {bounds}, {megabytes(point.size_bytes)} MB"
 
 
-def shortened(layers: Sequence[str], most: int = 3) -> str:
-    """The names of some layers."""
-    shown = ", ".join(layers[:most])
-    return shown if len(layers) <= most else f"{shown}, ... ({len(layers) - most} more)"
-
-
 def _groups(layers: Sequence[str]) -> list[tuple[str, ...]]:
     """The groups to try alone: of one layer, or of neighbors where there are many. A single one needs no order."""
     size = math.ceil(len(layers) / MOST_GROUPS)
@@ -197,7 +191,7 @@ def _check_known(known: Sequence[Sensitivity], layers: Sequence[str]) -> None:
     if others:
         raise ValueError(
             f"sensitivities must be of the layers of this model, as they are tried alone here. {len(others)} of "
-            f"{len(known)} are of others, such as {shortened(others[0])}. Give those of a repair of this model in this "
+            f"{len(known)} are of others, such as {first_of(others[0])}. Give those of a repair of this model in this "
             "format with the same exclude=, or none."
         )
 
