@@ -12,7 +12,7 @@ import zoo
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, default_data_collator
 
-from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, PruningCallback, prune_
+from hf_compalign import AlignedDistillationTrainer, PruningCallback, prune_
 from hf_compalign.compress import own_loss, prunable_weights, sparsity_of, weight_gradients
 from hf_compalign.compress.prune import CALIBRATED, SCORES, compute_masks
 
@@ -292,39 +292,34 @@ def test_a_gradient_that_overflows_is_not_counted(tmp_path):
 # ---- taylor ----
 
 
-def test_taylor_takes_the_aligned_loss(tmp_path):
-    callback = PruningCallback(0.5, score="taylor", schedule="constant")
-    trainer = aligned(tmp_path, callback, learning_rate=0.0)
+def copied(folder, *callbacks, **settings):
+    """An aligned training whose student is a copy of the teacher: its loss has no slope there."""
+    trainer = AlignedDistillationTrainer(
+        tiny.bert(seed=2),
+        tiny.arguments(folder, **settings),
+        teacher=tiny.bert(seed=2),
+        train_dataset=tiny.texts(),
+        callbacks=[*callbacks],
+    )
+    trainer.train()
+    return trainer
+
+
+def test_taylor_takes_the_models_own_loss(tmp_path):
     model = tiny.bert(seed=2)
     weights, layers = prunable_weights(model), zoo.prunable_layers(model)
-    batch = default_data_collator(list(tiny.texts()))
-    expected = {}
-    for kind, loss in (("aligned", lambda m, b: trainer.compute_loss(m, dict(b))), ("own", own_loss)):
-        gradients = weight_gradients(model, layers, batch, loss)
-        scores = {name: (weight.detach() * gradients[name]).abs() for name, weight in weights.items()}
-        expected[kind] = {name: ~mask for name, mask in compute_masks(scores, 0.5, pattern="global").items()}
-    zeros = zeros_of(trainer.model)
-    assert same(zeros, expected["aligned"])
-    assert not same(zeros, expected["own"])
-    # A plain Trainer after that has no teacher.
-    assert same(zeros_of(plain(tmp_path, callback, learning_rate=0.0).model), expected["own"])
+    gradients = weight_gradients(model, layers, default_data_collator(list(tiny.texts())), own_loss)
+    scores = {name: (weight.detach() * gradients[name]).abs() for name, weight in weights.items()}
+    expected = {name: ~mask for name, mask in compute_masks(scores, 0.5, pattern="global").items()}
+    for run in (plain, aligned, copied):
+        callback = PruningCallback(0.5, score="taylor", schedule="constant")
+        assert same(zeros_of(run(tmp_path, callback, learning_rate=0.0).model), expected)
 
 
-@pytest.mark.parametrize("weighting", ["softadapt", "uncertainty"])
-def test_taylor_does_not_count_as_a_step_of_the_alignment(tmp_path, weighting):
-    def logged(*callbacks):
-        trainer = AlignedDistillationTrainer(
-            tiny.bert(seed=2, dropout=0.1),
-            tiny.arguments(tmp_path, logging_steps=1),
-            teacher=tiny.bert(seed=1),
-            alignment=AlignmentArguments(preset="paper", weighting=weighting, student_dropout=True),
-            train_dataset=tiny.texts(),
-            callbacks=list(callbacks),
-        )
-        trainer.train()
-        logs = trainer.state.log_history[:-1]
-        return [{name: log[name] for name in log if "loss" in name or "weight" in name} for log in logs]
-
-    unpruned, pruned = logged(), logged(PruningCallback(0.5, score="taylor", schedule="linear", begin=0.5, end=1.0))
-    assert unpruned[:7] == pruned[:7]  # pruned after the 7th step for the first time
-    assert unpruned[7:] != pruned[7:]
+def test_where_nothing_moves_magnitude_decides(tmp_path):
+    masks = compute_masks(
+        {n: w.detach().abs() for n, w in prunable_weights(tiny.bert(seed=2)).items()}, 0.5, pattern="global"
+    )
+    callback = PruningCallback(0.5, score="movement", schedule="constant", begin=0.5, end=0.5)
+    trainer = copied(tmp_path, callback, learning_rate=0.0)
+    assert same(zeros_of(trainer.model), {name: ~mask for name, mask in masks.items()})

@@ -1,5 +1,6 @@
 """One number in, one folder out: what is tried, what is proved, what is written, and what a killed search leaves."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import shipping
 import tiny
+import torch
 
 from hf_compalign import (
     Compression,
@@ -15,12 +17,15 @@ from hf_compalign import (
     compress_model,
     predict,
     read_in_windows,
+    shrink_,
 )
 from hf_compalign.measure.audit import ModelInfo, Verdict
 from hf_compalign.measure.statistics import Estimate, upper_bound
 from hf_compalign.models import Runtime
 from hf_compalign.search import Plan, Search, Step, Tried, plan_of
 from hf_compalign.search.climbing import joined, why_not
+from hf_compalign.search.recovering import recover
+from hf_compalign.search.setting import setting_of
 from hf_compalign.search.working import work_folder
 from hf_compalign.ship.deferral import Deferral
 from hf_compalign.ship.deployments import Deployment, Deployments
@@ -114,26 +119,39 @@ def test_a_search_for_bytes_defers_nothing(model, rows, tmp_path):
 
 
 @pytest.mark.parametrize("windows", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_cut_models_are_trained_where_there_are_rows(model, rows, tmp_path, capsys, windows):
+def test_cut_models_are_trained_where_there_are_rows(model, rows, tmp_path, capsys, monkeypatch, windows):
+    def shrink_and_forget_(network, **how):
+        shrink_(network, **how)
+        torch.manual_seed(0)
+        torch.nn.init.normal_(network.classifier.weight, std=0.5)
+
+    monkeypatch.setattr("hf_compalign.search.workshop.shrink_", shrink_and_forget_)
     if windows:
         model = shipping.saved(tmp_path / "windows", read_in_windows(shipping.model(), length=6, stride=1))
-    options = replace(QUICK, int8=False, train_steps=3, train_batch_size=8, deferral=False)
+    options = replace(QUICK, int8=False, train_steps=8, learning_rate=1e-2, train_batch_size=8, deferral=False)
     train = shipping.raw_texts(90).select(range(60, 90))
     found = compress_model(model, rows, tmp_path / "out", limits=LIMIT, train=train, options=options)
     trained = found.search.of(Step("onnx", cut=0.5, trained=True))
     assert trained is not None
-    whole, cut = (found.search.of(Step("onnx", cut=share)).measured.size_bytes for share in (0.0, 0.5))
-    assert trained.measured.size_bytes == pytest.approx(cut, rel=0.1)
-    assert cut < whole
+    whole, cut = (found.search.of(Step("onnx", cut=share)).measured for share in (0.0, 0.5))
+    assert trained.measured.size_bytes == pytest.approx(cut.size_bytes, rel=0.1)
+    assert cut.size_bytes < whole.size_bytes
+    assert trained.measured.mismatches < cut.mismatches
     assert trained.measured.n == 125  # the rows to train on calibrate too
     assert not capsys.readouterr().out  # what a command prints there is its result
 
 
 def test_a_training_that_makes_a_model_worse_is_not_taken(model, rows, tmp_path):
-    options = replace(QUICK, int8=False, train_steps=8, learning_rate=0.9, train_batch_size=8, deferral=False)
-    found = compress_model(model, rows, tmp_path / "out", limits=LIMIT, train=shipping.raw_texts(90), options=options)
-    cut, trained = (found.search.of(Step("onnx", cut=0.5, trained=done)).measured for done in (False, True))
-    assert trained.mismatches == cut.mismatches < cut.n / 2
+    options = replace(QUICK, train_steps=8, learning_rate=0.9, train_batch_size=8)
+    setting = setting_of(model, rows, limits=LIMIT, calibration=None, train=shipping.raw_texts(90), options=options)
+    student = copy.deepcopy(setting.network)  # nothing answers more like the original
+    with pytest.raises(ValueError, match="no checkpoint of 8 steps changes fewer of 250 rows than the cut by itself"):
+        recover(student, setting, rows, tmp_path)
+    # Nor is it trained again when a search that was killed goes on.
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    with pytest.raises(ValueError, match="no checkpoint"):
+        recover(student, setting, rows, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == written
 
 
 # ---- a search that is cut short ----
@@ -292,6 +310,24 @@ def test_a_stronger_cut_is_left_out_where_a_weaker_changes_too_much():
         assert (why_not(HALF, found) is not None) == left_out
         assert why_not(HALF, replace(found, objective="bytes")) is not None
     assert why_not(replace(HALF, trained=True), found) is None
+
+
+def test_int8_is_left_out_where_the_training_was():
+    trained = replace(HALF, trained=True)
+    for left_out in ({}, {trained.name: "no checkpoint is better"}):
+        found = Search("latency", 8, (tried(FLOAT, mismatches=0, times=3, promises=True),), left_out)
+        assert why_not(replace(trained, int8=True), found) == left_out.get(trained.name)
+
+
+def test_what_keeps_the_limits_already_is_not_trained():
+    """But its INT8 may be, where that does not."""
+    rows = [tried(replace(HALF, int8=int8), mismatches=9, times=3, promises=not int8) for int8 in (False, True)]
+    trained = replace(HALF, trained=True)
+    found = Search("latency", 8, (*rows,), {})
+    assert why_not(trained, found) == "it keeps the limits without training"
+    assert (
+        why_not(replace(trained, int8=True), replace(found, left_out={trained.name: why_not(trained, found)})) is None
+    )
 
 
 def test_only_int8_that_would_be_the_best_is_repaired():

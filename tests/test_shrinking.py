@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 import zoo
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
 
 from hf_compalign import AlignedDistillationTrainer
 from hf_compalign._records import built
@@ -237,29 +237,34 @@ def test_calibration_leaves_the_training_alone(tmp_path):
             assert torch.equal(state, other_state)
 
 
-def test_the_loss_that_taylor_asks_can_be_given(tmp_path):
-    asked = []
+def test_a_copy_of_the_teacher_is_judged_by_its_own_loss(tmp_path):
+    """The aligned one has no slope there."""
+    plans = []
+    for how in ({"teacher": model()}, {}):
+        callback = ShrinkCallback(ffn=0.5, schedule="constant")
+        kind = AlignedDistillationTrainer if how else Trainer
+        kind(
+            model(),
+            tiny.arguments(tmp_path, learning_rate=0.0),
+            train_dataset=tiny.texts(),
+            callbacks=[callback],
+            **how,
+        ).train()
+        plans.append(callback.plan)
+    once = shrink_(model(), ffn=0.5, calibration=tiny.texts(), reconstruct=False).plan
+    assert plans == [once, once]
 
-    def loss(network, batch):
-        asked.append(len(batch["labels"]))
-        return network(input_ids=batch["input_ids"]).logits.square().mean()
 
-    callback = ShrinkCallback(ffn=0.5, schedule="constant")
-    callback.use_loss(loss)
-    trained(tmp_path, callback)
-    assert asked == [24]  # all rows of the training data, once
-
-
-def test_what_is_removed_does_not_count_when_others_are_judged(tmp_path):
+def test_what_is_removed_does_not_count_when_others_are_judged(tmp_path, monkeypatch):
     removed = []
 
-    def loss(network, batch):
-        removed.append(sum(int(neurons.sum()) for _, neurons in zero_units(network)))
-        return network(**batch).loss
+    def watched(network, *args, **how):
+        if how["score"] == "taylor":
+            removed.append(sum(int(neurons.sum()) for _, neurons in zero_units(network)))
+        return unit_scores(network, *args, **how)
 
-    callback = ShrinkCallback(ffn=0.5, schedule="linear", every=2)
-    callback.use_loss(loss)
-    trainer(tmp_path, callback, learning_rate=0.1).train()
+    monkeypatch.setattr("hf_compalign.compress.callbacks.shrinking.unit_scores", watched)
+    trainer(tmp_path, ShrinkCallback(ffn=0.5, schedule="linear", every=2), learning_rate=0.1).train()
     assert removed == [0, 16, 32]
 
 

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
 
-from hf_compalign._compat import loss_is_scaled, prepared
+from hf_compalign._compat import loss_is_scaled
 from hf_compalign._files import write_text_atomic
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.card import complete_card
@@ -275,10 +275,6 @@ class AlignedDistillationTrainer(TaughtTrainer):
         if resume_from_checkpoint:
             check_resumable(Path(resume_from_checkpoint), STATE_FILE, self._recipe())
         count_start(self)
-        for callback in self.callback_handler.callbacks:
-            # A compression may choose by what this loss depends on.
-            if hasattr(callback, "use_loss"):
-                callback.use_loss(lambda model, batch: self.compute_loss(model, prepared(self, dict(batch))))
         logger.info("Alignment: %s.", self.alignment)
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         self._raise_if_broken()

@@ -29,6 +29,8 @@ _MUCH = 5
 # Why a step is left out.
 _NOT_FASTER = "INT8 is no faster than float here, and changes more"
 _NOT_WORTH = "a weaker cut already changes too much"
+_NO_TRAINING = "it keeps the limits without training"
+_NOTHING_LEFT = "with so large a budget it answers everything itself"
 _NO_REPAIR = "INT8 without a repair keeps the limits, or would not be the best even if it did"
 
 
@@ -114,6 +116,9 @@ class Climber:
             except ValueError as error:
                 self._leave_out(name, str(error))
                 break  # smaller budgets are harder still
+            if rule.answered_rate == 1:
+                self._leave_out(name, _NOTHING_LEFT)
+                continue
             least = 1 / self.found.speedup(alone) + (1 - rule.answered_rate) / self.found.speedup(behind)
             if self.found.best is not None and least >= self.found.cost(self.found.best):
                 self._leave_out(name, f"it answers {percent(rule.answered_rate)} itself: no faster than what there is")
@@ -138,7 +143,16 @@ def why_not(step: Step, found: Search) -> str | None:
     weaker = (found.of(one.step.in_float) for one in found.tried if 0 < one.step.cut < step.cut)
     if any(_is_too_much(one, found) for one in weaker if one is not None and one.step.trained == step.trained):
         return _NOT_WORTH
-    return None
+    return _why_not_trained(step, found) if step.trained else None
+
+
+def _why_not_trained(step: Step, found: Search) -> str | None:
+    plain = found.of(step.untrained)
+    if plain is not None and plain.promises:
+        return _NO_TRAINING
+    # Of a training that was of no use there is no INT8 either.
+    reason = found.left_out.get(step.in_float.name)
+    return None if reason == _NO_TRAINING else reason
 
 
 def _is_too_much(one: Tried, found: Search) -> bool:

@@ -13,6 +13,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from hf_compalign._formats import plural
 from hf_compalign.align import AlignedDistillationTrainer, AlignmentArguments, last_complete_checkpoint
 from hf_compalign.data import lengths, sample
 from hf_compalign.labels import IGNORED
@@ -31,9 +32,8 @@ _TRANSFER = 0.5
 def recover(student: PreTrainedModel, setting: Setting, searched: Dataset, folder: Path) -> PreTrainedModel:
     """The student, trained on the original's answers alone: labels do not count.
 
-    Of the start and a checkpoint every so often the one with the fewest mismatches on the rows that choose is taken: a
-    cut model that is good already is not made worse. Rows of the training data cannot tell that, since those that the
-    original was trained on are the ones that it is surest of.
+    Of the checkpoints the one with the fewest mismatches on the rows that choose is taken. Rows of the training data
+    cannot tell that, since those that the original was trained on are the ones that it is surest of.
 
     Args:
         student: the cut model; it is changed.
@@ -42,7 +42,7 @@ def recover(student: PreTrainedModel, setting: Setting, searched: Dataset, folde
         folder: for checkpoints; a training that was killed goes on from the last.
 
     Raises:
-        ValueError: there are no rows to train on.
+        ValueError: there are no rows to train on, or no checkpoint has fewer mismatches than the start.
     """
     if not setting.train:
         raise ValueError("There are no rows to train a cut model on. Give train=, with a row or more.")
@@ -83,6 +83,11 @@ def recover(student: PreTrainedModel, setting: Setting, searched: Dataset, folde
     trainer.remove_callback(PrinterCallback)  # it would print among what the command prints
     begun = any(folder.glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(folder)) if begun else None)
+    if trainer.state.best_global_step == 0:
+        raise ValueError(
+            f"no checkpoint of {options.train_steps} steps changes fewer of {plural(len(judges), 'row')} than the cut "
+            "by itself"
+        )
     return student.eval()
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 
-from hf_compalign.compress.calibration import Loss
 from hf_compalign.compress.callbacks.base import CompressionCallback
 from hf_compalign.compress.callbacks.order import join_pruning, leave
 from hf_compalign.compress.callbacks.packing import packed, unpacked
@@ -115,7 +114,6 @@ class PruningCallback(CompressionCallback):
         stages = math.ceil(round(sparsity / STAGE, 6)) if score == "obs" else None
         super().__init__(Timing(schedule, begin, end, every, stages), calibration)
         _check_evidence(self.method, calibration, begins_at_once=self.timing.begins_at_once)
-        self._loss: Loss | None = None
         self._evidence = Evidence()
         self._model: nn.Module = nn.Module()
         self._weights: dict[str, nn.Parameter] = {}
@@ -183,7 +181,6 @@ class PruningCallback(CompressionCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Say so when training ended before the final sparsity."""
         leave(self._model, self)
-        self._loss = None  # that of an aligned trainer is for its own training
         if state.global_step < self.timing.final_step:
             logger.warning(
                 "Training ended at step %d, before the final sparsity of step %d: the model is %.1f %% sparse, not "
@@ -226,11 +223,7 @@ class PruningCallback(CompressionCallback):
         if not self.method.calibrated:
             return Evidence()
         batches = self._batches_for(self._model, train_dataloader, labeled=self.method.differentiates)
-        return Evidence(batches, self._loss)
-
-    def use_loss(self, loss: Loss) -> None:
-        """Let "taylor" differentiate this loss; the aligned trainer hands over its own."""
-        self._loss = loss
+        return Evidence(batches)
 
     def _apply(self) -> None:
         with torch.no_grad():

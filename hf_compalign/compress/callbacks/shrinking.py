@@ -10,7 +10,7 @@ from torch import nn
 from transformers import TrainerState, TrainingArguments
 
 from hf_compalign._trainer import of_first_process
-from hf_compalign.compress.calibration import Batch, Loss
+from hf_compalign.compress.calibration import Batch
 from hf_compalign.compress.callbacks.base import CompressionCallback
 from hf_compalign.compress.callbacks.order import before_cut, join_shrinking, leave
 from hf_compalign.compress.callbacks.removal import Goal, PackedLayer, Removal, narrowed
@@ -97,15 +97,10 @@ class ShrinkCallback(CompressionCallback):
             raise ValueError(
                 "calibration= would be ignored: score='magnitude' and reconstruct=False need no data. Leave it out."
             )
-        self._loss: Loss | None = None
         self._batches: Sequence[Batch] = ()
         self._removal: Removal | None = None
         self._goal: Goal | None = None
         self._finished: weakref.ref[nn.Module] | None = None
-
-    def use_loss(self, loss: Loss) -> None:
-        """Let "taylor" differentiate this loss; the aligned trainer hands over its own."""
-        self._loss = loss
 
     @property
     def plan(self) -> ShrinkPlan | None:
@@ -158,7 +153,6 @@ class ShrinkCallback(CompressionCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Cut the model, unless it is in shards; say so when training ended before all was removed."""
         model = kwargs["model"]
-        self._loss = None  # that of an aligned trainer is for its own training
         self._end(state, model)
         leave(model, self)
 
@@ -201,7 +195,7 @@ class ShrinkCallback(CompressionCallback):
             return
         removal = self._present
         model = removal.model
-        scores = unit_scores(model, self._batches, score=self.score, loss=self._loss)
+        scores = unit_scores(model, self._batches, score=self.score)
         goal = self._goal or self._goal_by(scores, model)
         plan = narrowed(removal.plan, goal, scores, whole=removal.whole, share=share)
         # What processes compute from the same values may differ in the last bits, and so in the order of ties.

@@ -15,7 +15,7 @@ from hf_compalign.compress.prune.masks import check_pattern, check_shapes, compu
 from hf_compalign.compress.prune.second_order import prune_second_order_
 from hf_compalign.compress.quantize import check_not_converted, drop_stale_record_
 from hf_compalign.compress.select import by_output, listed, prunable_layers, prunable_weights, sparsity_of
-from hf_compalign.compress.sharding import laid_out_like, same_everywhere_, whole
+from hf_compalign.compress.sharding import anywhere, laid_out_like, same_everywhere_, whole
 
 # Each score, and the pattern it is meant for.
 PATTERN_OF = {"magnitude": "global", "movement": "global", "taylor": "global", "wanda": "row", "obs": "layer"}
@@ -203,10 +203,10 @@ def _score(
     def weight(name: str) -> Tensor:
         return by_output(layers[name], whole(weights[name]))
 
-    if method.score == "magnitude":
-        return lambda name: scores.magnitude(weight(name))
-    if method.score == "movement":
+    if any(anywhere(evidence.learned.values())):
         return lambda name: by_output(layers[name], whole(evidence.learned[name]))
+    if method.score in {"magnitude", "movement"}:  # of which nothing is learned yet where student and teacher are equal
+        return lambda name: scores.magnitude(weight(name))
     if method.score == "wanda":
         norms = input_norms(model, layers, evidence.batches)
         return lambda name: scores.wanda(weight(name), norms[name])
