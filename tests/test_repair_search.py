@@ -173,7 +173,7 @@ def test_of_files_that_are_all_beyond_the_small_one_is_best_among_equals():
     assert Oracle(layers(0, 0), base=50).search().best.kept == ()
 
 
-@pytest.mark.parametrize(("budget", "kept"), [(1, 0), (2, 6), (5, 6), (8, 6), (9, 3)])
+@pytest.mark.parametrize(("budget", "kept"), [(1, 0), (2, 6), (4, 5), (5, 3), (8, 4), (9, 3)])
 def test_a_spent_budget_leaves_the_best_so_far(budget, kept):
     oracle = Oracle(layers(9, 8, 7, 6, 5, 1))
     lines = []
@@ -184,6 +184,19 @@ def test_a_spent_budget_leaves_the_best_so_far(budget, kept):
     assert len(found.best.kept) == kept
     assert found.best.passed == (kept > 0)
     assert lines[-1] == f"      The budget of {budget} measurements is spent."
+
+
+@pytest.mark.parametrize(("budget", "in_float"), [(8, 10), (16, 4), (24, 2), (None, 1)])
+def test_a_small_budget_tries_larger_groups(budget, in_float):
+    """Of 40 layers one does the harm: with few measurements its neighbors stay in float too, but not all layers."""
+    oracle = Oracle(layers(*[0.01] * 17, 40, *[0.01] * 22))
+    found = oracle.search(max_measurements=budget)
+    assert found.best.passed
+    assert "layer.17" in found.best.kept
+    assert len(found.best.kept) <= in_float
+    again = Oracle(oracle.harm)
+    again.search(max_measurements=budget, known=found.sensitivities)
+    assert not again.probed
 
 
 def test_a_single_layer_is_kept_without_being_tried_alone():

@@ -61,7 +61,7 @@ def compress(  # noqa: PLR0913, PLR0917 - the options of a command are its argum
         typer.Option("--deferral/--no-deferral", help="Let the original answer what a file is not sure of."),
     ] = None,
     repair_measurements: Annotated[
-        int | None, typer.Option(min=0, help="Files that a repair of INT8 may measure; 0: none. Default: 8.")
+        int | None, typer.Option(min=0, help="Files that a repair of INT8 may measure; 0: none. Default: 16.")
     ] = None,
     search_share: Annotated[
         float | None, typer.Option(help="The share of the rows to choose on; the others prove. Default: 0.5.")

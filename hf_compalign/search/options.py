@@ -45,7 +45,7 @@ class SearchOptions:
     int8: bool = True
     cuts: Sequence[float] = (0.25, 0.5)
     deferral: bool = True
-    repair_measurements: int = 8
+    repair_measurements: int = 16
     search_share: float = 0.5
     calibration_rows: int = 512
     train_steps: int = 400

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_compalign._folders import staged_folder
+from hf_compalign._formats import plural
 from hf_compalign.compress import load_compressed
 from hf_compalign.compress.shrink import shrink_
 from hf_compalign.measure.audit import answers_of
@@ -84,7 +86,7 @@ class Workshop:
 
     def _repair(self, step: Step, folder: Path, how: dict[str, Any]) -> None:
         options, searched = self.setting.options, self.searched
-        repair_int8(
+        done = repair_int8(
             self.weights(step),
             folder,
             limits=searched.limits,
@@ -95,6 +97,11 @@ class Workshop:
                 columns=options.columns, max_measurements=options.repair_measurements, timed_batch_sizes=(), **how
             ),
         )
+        if not done.export.quantized_layers:
+            shutil.rmtree(folder)
+            raise ValueError(
+                f"within {plural(options.repair_measurements, 'file')} none with a layer in INT8 keeps the limits"
+            )
 
     def opened(self, step: Step) -> Any:
         """The file of a step as a model."""

@@ -23,7 +23,8 @@ class RepairOptions:
         columns: where to find what in a raw dataset.
         batch_size: rows at a time.
         search_share: the share of the rows to search on, drawn at random but always the same ones; the others judge.
-        max_measurements: stop the search after so many files; None for as many as it takes.
+        max_measurements: stop the search after so many files; None for as many as it takes. With fewer than it would
+            take, layers are tried in larger groups of neighbors.
         sensitivities: those of an earlier repair of this model on this dataset, such as `Frontier.sensitivities`; what
             they are of is not tried alone again.
         probe_rows: rows of the search to try single layers on; the same random ones for all.

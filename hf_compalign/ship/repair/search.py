@@ -62,6 +62,7 @@ class _Ledger:
         report: Report,
     ) -> None:
         self.layers = layers
+        self.groups = _groups(layers, known, budget)
         self.points: dict[frozenset[str], Point] = {}
         self.sensitivities = {one.layers: one for one in known}
         self._n_known = len(self.sensitivities)
@@ -117,10 +118,11 @@ def smallest_float_set(
     """Find few layers to keep in float, so that a file that is INT8 otherwise keeps its limits.
 
     The search measures all layers in INT8 first, then none. If only the second file keeps the limits, it tries each
-    layer alone in INT8 (groups of neighbors, if there are more than `MOST_GROUPS`) and orders them by
-    `sensitivity_shares`. A bisection finds how many from the top must stay in float. Then the search gives layer by
-    layer back to INT8, first those that save most bytes for the least sensitivity, until it has measured that each of
-    the rest is needed. A smaller set may exist all the same: there are 2^layers of them.
+    layer alone in INT8 (groups of neighbors, if there are more than `MOST_GROUPS`, or more than can be tried and
+    ordered with ``max_measurements``) and orders them by `sensitivity_shares`. A bisection finds how many from the top
+    must stay in float. Then the search gives layer by layer back to INT8, first those that save most bytes for the
+    least sensitivity, until it has measured that each of the rest is needed. A smaller set may exist all the same:
+    there are 2^layers of them.
 
     No file is measured twice, and no layer is tried alone twice: nor again where its sensitivity is known.
 
@@ -139,7 +141,6 @@ def smallest_float_set(
         raise ValueError("There is no layer that can be INT8, so there is nothing to keep in float either.")
     if max_measurements is not None and max_measurements < 1:
         raise ValueError(f"max_measurements must be 1 or more, or None for no limit. Got {max_measurements}.")
-    _check_known(known, layers)
     ledger = _Ledger(layers, measure, known=known, budget=max_measurements, report=report)
     complete = True
     try:
@@ -179,14 +180,29 @@ def describe_point(point: Point) -> str:
     return f"{point.mismatches} of {point.n} differ, {bounds}, {megabytes(point.size_bytes)} MB"
 
 
-def _groups(layers: Sequence[str]) -> list[tuple[str, ...]]:
-    """The groups to try alone: of one layer, or of neighbors where there are many. A single one needs no order."""
-    size = math.ceil(len(layers) / MOST_GROUPS)
-    return [tuple(layers[start : start + size]) for start in range(0, len(layers), size)] if len(layers) > size else []
+def _groups(layers: Sequence[str], known: Sequence[Sensitivity], budget: int | None) -> list[tuple[str, ...]]:
+    """The groups to try alone: of one layer, or of neighbors where there are many. A single one needs no order.
+
+    Those of an earlier search, where some are known; else as many as the budget can try and then bisect.
+    """
+    size = max((len(one.layers) for one in known), default=math.ceil(len(layers) / _most_groups(budget)))
+    groups = [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
+    _check_known(known, groups)
+    return groups if len(groups) > 1 else []
 
 
-def _check_known(known: Sequence[Sensitivity], layers: Sequence[str]) -> None:
-    groups = {*_groups(layers)}
+def _most_groups(budget: int | None) -> int:
+    if budget is None:
+        return MOST_GROUPS
+    # Two files are measured before: all in INT8, and all in float.
+    return next((n for n in range(MOST_GROUPS, 1, -1) if 2 + n + _bisections(n) <= budget), 1)
+
+
+def _bisections(n_groups: int) -> int:
+    return math.ceil(math.log2(n_groups))
+
+
+def _check_known(known: Sequence[Sensitivity], groups: Sequence[tuple[str, ...]]) -> None:
     others = [one.layers for one in known if one.layers not in groups]
     if others:
         raise ValueError(
@@ -198,19 +214,19 @@ def _check_known(known: Sequence[Sensitivity], layers: Sequence[str]) -> None:
 
 def _probe(ledger: _Ledger, probe: Probe, seconds: float, report: Report) -> None:
     """Try each group alone, except those that are known; ``seconds`` is what the first file took."""
-    waiting = [group for group in _groups(ledger.layers) if group not in ledger.sensitivities]
+    waiting = [group for group in ledger.groups if group not in ledger.sensitivities]
     for group in waiting:
         start = time.perf_counter()
         ledger.probe(group, probe)
         if group == waiting[0]:  # the first file that had to be made
-            report(_cost(ledger.layers, len(waiting), max(seconds, time.perf_counter() - start)))
+            report(_cost(ledger.groups, len(waiting), max(seconds, time.perf_counter() - start)))
 
 
-def _cost(layers: Sequence[str], n_probes: int, seconds: float) -> str:
-    n_steps = math.ceil(math.log2(len(_groups(layers))))
+def _cost(groups: Sequence[tuple[str, ...]], n_probes: int, seconds: float) -> str:
+    n_steps = _bisections(len(groups))
     return (
         f"      To find what must stay in float takes {n_probes} + {n_steps} measurements (each "
-        f"{'layer' if len(layers) <= MOST_GROUPS else 'group of neighbors'} alone, on a sample; a bisection), about "
+        f"{'layer' if len(groups[0]) == 1 else 'group of neighbors'} alone, on a sample; a bisection), about "
         f"{math.ceil((n_probes + n_steps) * seconds / 60)} min, and one or two more for each layer in float: is it "
         "needed?"
     )
