@@ -52,6 +52,7 @@ from .report.plots import Plotted as Plotted
 from .search import Compression as Compression
 from .search import SearchOptions as SearchOptions
 from .search import compress_model as compress_model
+from .search import load_chosen as load_chosen
 from .ship import Artifact as Artifact
 from .ship import ArtifactDetails as ArtifactDetails
 from .ship import AuditedExport as AuditedExport

@@ -15,6 +15,7 @@ _Kind = TypeVar("_Kind")
 # How the names of what is being written end, and of a folder that is being replaced.
 STAGED, ASIDE = ".tmp", ".old"
 AUDIT_NAME, FRONTIER_NAME, PLOT_NAME = "audit.json", "frontier.json", "frontier.png"
+CHOSEN_NAME = "compression.json"
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """Open any model, and say where it came from."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from torch import nn
 
 from hf_compalign._exported import FORMATS, format_of
+from hf_compalign._files import CHOSEN_NAME
 from hf_compalign.compress import model_fingerprint
 from hf_compalign.models import (
     FileModel,
@@ -22,6 +24,8 @@ __all__ = ["Model", "load_model", "model_fingerprint", "name_of", "open_file", "
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 # A module, a folder written by save_pretrained, a Hub id, or an exported file.
 Model: TypeAlias = Union["PreTrainedModel", str, Path]
@@ -53,6 +57,12 @@ def _opened(where: str | Path) -> Any:
     if path is None:
         from hf_compalign.compress import load_compressed
 
+        if (Path(where) / CHOSEN_NAME).is_file():
+            logger.warning(
+                "%s is a folder of compress_model. This opens its weights of PyTorch; hf_compalign.load_chosen(folder) "
+                "opens what was chosen.",
+                where,
+            )
         return load_compressed(where)
     return open_file(path)
 

@@ -31,11 +31,12 @@ def _assert_same_answers(
     from hf_compalign._visible import cleaned
     from hf_compalign.data import load_file
     from hf_compalign.measure.audit import audit, failure, metrics_beside_fields
+    from hf_compalign.search import as_chosen
 
     if not limits:
         raise ValueError("limits must say what the same answers are, such as {'mismatch_rate': 0.01}. Got none.")
     rows = load_file(dataset) if isinstance(dataset, str | Path) else dataset
-    found = audit(reference, candidate, rows, limits=limits, **options)
+    found = audit(reference, as_chosen(candidate), rows, limits=limits, **options)
     if not found.passed:
         pytest.fail(failure(cleaned(metrics_beside_fields(found.to_dict()))), pytrace=False)
     return found

@@ -14,15 +14,18 @@ from hf_compalign import (
     Compression,
     DeferringModel,
     SearchOptions,
+    audit,
     compress_model,
+    load_chosen,
     predict,
     read_in_windows,
     shrink_,
 )
 from hf_compalign.measure.audit import ModelInfo, Verdict
 from hf_compalign.measure.statistics import Estimate, upper_bound
-from hf_compalign.models import Runtime
-from hf_compalign.search import Plan, Search, Step, Tried, plan_of
+from hf_compalign.models import FileModel, Runtime
+from hf_compalign.opening import load_model
+from hf_compalign.search import Plan, Search, Step, Tried, as_chosen, plan_of
 from hf_compalign.search.climbing import joined, why_not
 from hf_compalign.search.recovering import recover
 from hf_compalign.search.setting import setting_of
@@ -86,6 +89,21 @@ def test_the_folder_ships_with_the_record_and_loads(done, model, rows):
     # Of all rows about as many change as on those that prove: the file is the one that was measured.
     changed = (again.predicted != predict(model, rows).predicted).sum()
     assert changed <= N * (found.chosen.mismatch_rate_bound + 0.1)
+
+
+def test_the_folder_means_what_was_chosen(done, rows, caplog, monkeypatch):
+    """Not the weights of PyTorch beside it, which a command or a test would otherwise hold against the original."""
+    found, _, folder = done
+    chosen = load_chosen(folder)
+    assert isinstance(chosen, DeferringModel if found.chosen.answered_rate < 1 else FileModel)
+    assert as_chosen(str(folder)).path == chosen.path
+    assert as_chosen("a/hub-id") == "a/hub-id"
+    proved = found.chosen.n, found.chosen.mismatches
+    assert audit(found.model, chosen, rows).metrics["cie"] <= proved[1] + N - proved[0]
+    load_model(folder)
+    assert "opens its weights of PyTorch; hf_compalign.load_chosen(folder) opens what was chosen" in caplog.text
+    with pytest.raises(ValueError, match="holds no compression.json, so compress_model did not write it"):
+        load_chosen(folder.parent)
 
 
 def test_what_was_worked_with_is_gone_at_the_end(done):

@@ -44,12 +44,13 @@ def audit_on_rows(
     from hf_compalign.measure.audit import AuditOptions, audit
     from hf_compalign.measure.groups import MIN_GROUP_SIZE
     from hf_compalign.measure.slices import Slices
+    from hf_compalign.search import as_chosen
 
     rows = audited_rows(given, console)
     hush_loading()
     return audit(
         reference,
-        candidate,
+        as_chosen(candidate),
         rows,
         groups=_columns(given["groups"]) if given["groups"] else None,
         limits=limits,

@@ -1,3 +1,5 @@
+from .chosen import as_chosen as as_chosen
+from .chosen import load_chosen as load_chosen
 from .compressing import compress_model as compress_model
 from .options import SearchOptions as SearchOptions
 from .planning import Plan as Plan

@@ -46,13 +46,36 @@ def recover(student: PreTrainedModel, setting: Setting, searched: Dataset, folde
     """
     if not setting.train:
         raise ValueError("There are no rows to train a cut model on. Give train=, with a row or more.")
-    options, columns = setting.options, Columns.of(setting.options.columns)
+    columns = Columns.of(setting.options.columns)
     reader = reader_of(setting.network, setting.train, processing_class=setting.processor)
     train, judges = (
         prepared_for_training(reader, rows, columns) for rows in (setting.train, sample(searched, _LOOKED_AT))
     )
+    trainer = AlignedDistillationTrainer(
+        student,
+        _arguments(setting, folder),
+        processing_class=setting.processor,
+        train_dataset=train,
+        eval_dataset=judges,
+        teacher=setting.network,
+        alignment=AlignmentArguments(transfer=_transfer(student)),
+        data_collator=_collator(setting),
+    )
+    trainer.remove_callback(PrinterCallback)  # it would print among what the command prints
+    begun = any(folder.glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(folder)) if begun else None)
+    if trainer.state.best_global_step == 0:
+        raise ValueError(
+            f"no checkpoint of {setting.options.train_steps} steps changes fewer of {plural(len(judges), 'row')} than "
+            "the cut by itself"
+        )
+    return student.eval()
+
+
+def _arguments(setting: Setting, folder: Path) -> TrainingArguments:
+    options = setting.options
     every = max(1, min(_MOST_STEPS, options.train_steps // 4))
-    args = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(folder),
         max_steps=options.train_steps,
         per_device_train_batch_size=options.train_batch_size,
@@ -70,25 +93,6 @@ def recover(student: PreTrainedModel, setting: Setting, searched: Dataset, folde
         disable_tqdm=True,
         report_to="none",
     )
-    trainer = AlignedDistillationTrainer(
-        student,
-        args,
-        processing_class=setting.processor,
-        train_dataset=train,
-        eval_dataset=judges,
-        teacher=setting.network,
-        alignment=AlignmentArguments(transfer=_transfer(student)),
-        data_collator=_collator(setting),
-    )
-    trainer.remove_callback(PrinterCallback)  # it would print among what the command prints
-    begun = any(folder.glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(str(folder)) if begun else None)
-    if trainer.state.best_global_step == 0:
-        raise ValueError(
-            f"no checkpoint of {options.train_steps} steps changes fewer of {plural(len(judges), 'row')} than the cut "
-            "by itself"
-        )
-    return student.eval()
 
 
 def prepared_for_training(reader: Reader, rows: Dataset, columns: Columns) -> Dataset:

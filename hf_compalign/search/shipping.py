@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+from hf_compalign._files import CHOSEN_NAME
+from hf_compalign.search.chosen import BEHIND
 from hf_compalign.search.record import Compression, Tried
 from hf_compalign.search.workshop import Workshop
 from hf_compalign.ship import ArtifactDetails, save_artifact
 from hf_compalign.ship.repair import Part
-
-RECORD = "compression.json"
 
 
 def ship(
@@ -24,7 +24,7 @@ def ship(
     name = f"{form}/{path.name}"
     if chosen.deferral is not None and found.search.fallback is not None:
         behind = found.search.fallback.step
-        files[behind.file_format][f"{shop.path(behind).stem}_original"] = shop.path(behind)
+        files[behind.file_format][f"{shop.path(behind).stem}{BEHIND}"] = shop.path(behind)
     save_artifact(
         shop.setting.network if chosen.deferral else shop.weights(chosen.step),
         output,
@@ -43,5 +43,5 @@ def ship(
         overwrite=overwrite,
     )
     found = replace(found, folder=str(output))
-    found.save(output / RECORD)
+    found.save(output / CHOSEN_NAME)
     return found
