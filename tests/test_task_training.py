@@ -35,7 +35,18 @@ def terms_for(name):
     return AlignmentArguments(preset=preset, task_weight=1.0)
 
 
-def build(folder, name, *, student=None, teacher="the usual", alignment=None, dataset=None, settings=None, **trainer):
+def build(
+    folder,
+    name,
+    *,
+    student=None,
+    teacher="the usual",
+    alignment=None,
+    dataset=None,
+    settings=None,
+    collate=padded,
+    **trainer,
+):
     case = CASES[name]
     return AlignedDistillationTrainer(
         student or case.model(2),
@@ -43,7 +54,7 @@ def build(folder, name, *, student=None, teacher="the usual", alignment=None, da
         teacher=case.model(1) if teacher == "the usual" else teacher,
         alignment=alignment or terms_for(name),
         train_dataset=rows(name, 8) if dataset is None else dataset,
-        data_collator=padded,
+        data_collator=collate,
         **trainer,
     )
 
@@ -321,7 +332,11 @@ def test_labels_that_are_not_those_of_the_task_are_refused_before_training(tmp_p
             build(tmp_path, name, dataset=dataset)
     without = spans.remove_columns(["start_positions", "end_positions"])
     with pytest.raises(ValueError, match="has no labels .* and the task term is the only one in use"):
-        build(tmp_path, "question-answering", dataset=without, teacher=None, alignment=PLAIN)
+        build(tmp_path, "question-answering", dataset=without, teacher=None, alignment=PLAIN, collate=None)
+    # Collators of the user's own may make labels, which their first batch shows.
+    trainer = build(tmp_path, "question-answering", dataset=without, teacher=None, alignment=PLAIN)
+    with pytest.raises(ValueError, match="has none under 'start_positions' and 'end_positions'. Got input_ids, attent"):
+        trainer.train()
 
 
 def test_what_a_task_cannot_be_trained_with_is_refused(tmp_path):

@@ -513,14 +513,62 @@ def test_gradient_checkpointing_stays_on_with_dropout_off(tmp_path):
     assert not any(m.training for m in student.modules() if isinstance(m, torch.nn.Dropout))
 
 
-def test_labels_under_another_name(tmp_path):
-    named = tiny.texts().rename_column("labels", "sentiment")
-    models = []
-    for dataset, settings in ((tiny.texts(), {}), (named, {"label_names": ["sentiment"]})):
-        trainer = trained(tmp_path, dataset=dataset, settings=settings, eval_dataset=dataset)
-        models.append(tiny.flat(trainer.model))
-        assert "eval_cie_u" in trainer.evaluate()
-    assert torch.equal(*models)
+def unnamed(rows):
+    """A collator that calls a column of its own `labels`."""
+    return default_data_collator([{OWN.get(name, name): value for name, value in row.items()} for row in rows])
+
+
+OWN = {"fine": "labels"}
+
+
+@pytest.mark.parametrize(
+    ("column", "names", "collator"),
+    [("sentiment", True, None), ("label", True, None), ("fine", True, unnamed), ("fine", False, unnamed)],
+)
+def test_labels_under_another_name(tmp_path, column, names, collator):
+    """The default collators, too, call a column `label` by the name that models have for it."""
+    found = []
+    named = {"label_names": [column]} if names else {}
+    settings = {"max_steps": 3, "remove_unused_columns": collator is None}
+    for dataset, more, collate in (
+        (tiny.texts(), {}, None),
+        (tiny.texts().rename_column("labels", column), named, collator),
+    ):
+        options = {"dataset": dataset, "eval_dataset": dataset, "data_collator": collate, "alignment": PLAIN}
+        trainer = trained(tmp_path, settings=settings | more, **options)
+        metrics = trainer.evaluate()
+        found.append((tiny.flat(trainer.model), metrics["eval_loss"], metrics["eval_cie_u"]))
+    (ours, *measured), (theirs, *expected) = found[::-1]
+    assert torch.equal(ours, theirs)
+    assert measured == expected
+
+
+def test_a_training_batch_that_lost_its_labels_is_refused(tmp_path):
+    def without(rows):
+        return default_data_collator([{name: row[name] for name in row if name != "labels"} for row in rows])
+
+    def misnamed(rows):
+        batch = default_data_collator(rows)
+        return {("target" if name == "labels" else name): value for name, value in batch.items()}
+
+    rows, unlabeled = tiny.texts(), tiny.texts(labels=False)
+    message = "a batch of the training has none under 'labels'. Got input_ids, attention_mask.*Let the data_collator"
+    cases = [
+        (message, {"dataset": rows, "data_collator": without, "alignment": PLAIN}),
+        (message, {"dataset": rows, "data_collator": misnamed, "alignment": PAPER}),
+        (message, {"dataset": list(unlabeled), "alignment": PLAIN}),
+        (message, {"dataset": unlabeled, "data_collator": without, "alignment": PLAIN}),
+        (message, {"dataset": unlabeled.with_transform(dict), "alignment": PLAIN}),
+        (
+            "none under 'target' or 'labels'",
+            {"dataset": list(unlabeled), "alignment": PLAIN, "settings": {"label_names": ["target"]}},
+        ),
+    ]
+    for expected, options in cases:
+        trainer = build(tmp_path, **options)
+        with pytest.raises(ValueError, match=expected):
+            trainer.train()
+    assert "eval_cie" in trainer.evaluate(unlabeled)
 
 
 def test_a_transform_may_make_the_labels(tmp_path):

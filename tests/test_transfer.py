@@ -453,6 +453,14 @@ def test_texts_train_with_a_tokenizer_that_pads(tmp_path):
     assert trainer.state.global_step == 3
 
 
+def test_labels_are_taken_from_made_inputs_under_whatever_name(tmp_path):
+    dataset, settings = tiny.texts().rename_column("labels", "label"), {"label_names": ["label"]}
+    trainer = build(tmp_path, dataset=dataset, alignment=AlignmentArguments(transfer=1.0), settings=settings)
+    (batch,), _ = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
+    assert batch["label"].tolist() == [-100] * 4
+    assert "labels" not in batch
+
+
 def test_a_loss_of_the_users_own_may_get_a_step_without_labels(tmp_path):
     def mean(outputs, labels, num_items_in_batch=None):
         return F.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from hf_compalign.align.answered import LOGITS_COLUMN
 from hf_compalign.align.live import LiveTeacher, TeacherEnsemble
 from hf_compalign.align.search import MISMATCHES, SHIFT
-from hf_compalign.align.task_checks import check_options
+from hf_compalign.align.task_checks import check_options, may_make_labels
 from hf_compalign.align.teacher import check_cached_logits, check_distinct, trusts_positions
 from hf_compalign.align.vocabulary import check_same_tokens, vocabulary_mark, vocabulary_of
 from hf_compalign.data import check_rows
@@ -170,13 +170,9 @@ def _check_labels(trainer: Any, dataset: Dataset, split: str) -> None:
         if dataset.format["type"] == "custom":
             return  # the transform may well make other labels of them
         raise ValueError(f"The {split} dataset does not fit the model. {error}") from error
-    made_by_collator = column is None and trainer.task.predicts_tokens
-    if (
-        split == "train"
-        and all(map(is_unknown, labels))
-        and not made_by_collator
-        and not trainer.alignment.needs_teacher
-    ):
+    # Then the first batch tells.
+    made_later = column is None and (dataset.format["type"] == "custom" or may_make_labels(trainer.data_collator))
+    if split == "train" and all(map(is_unknown, labels)) and not made_later and not trainer.alignment.needs_teacher:
         raise ValueError(
             f"The train dataset has no labels (columns: {', '.join(dataset.column_names)}), and the task term is the "
             "only one in use. Add a label column, name it with TrainingArguments(label_names=[...]), or train on "

@@ -1,11 +1,16 @@
 """What of a trainer's options means nothing for its task is refused before any training."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from hf_compalign.tasks import Task
+from transformers import DataCollatorWithPadding, DefaultDataCollator, default_data_collator
+
+from hf_compalign.data import LABEL_COLUMNS
+from hf_compalign.tasks import OF_MODELS, Task
 
 # The terms about classes, which a regression has none of.
 _OF_CLASSES = ("agreement", "margin", "kl")
+_MAKE_NO_LABELS = (DataCollatorWithPadding, DefaultDataCollator)
 
 
 def check_options(task: Task, trainer: Any) -> None:
@@ -38,3 +43,31 @@ def check_options(task: Task, trainer: Any) -> None:
         raise ValueError(
             "label_smoothing_factor spreads a label over the other classes, and a regression has none. Leave it out."
         )
+
+
+def may_make_labels(collator: Any) -> bool:
+    """Whether a collator may give a batch labels that the dataset has no column of: not those of a Trainer's own."""
+    return collator is not default_data_collator and type(collator) not in _MAKE_NO_LABELS
+
+
+def check_unlabeled(trainer: Any, batch: Iterable[str]) -> None:
+    """Refuse a training batch without labels that the task term cannot do without.
+
+    It can where a teacher teaches too, unless the dataset has labels and they got lost on the way.
+
+    Raises:
+        ValueError: what the batch holds instead.
+    """
+    if trainer.compute_loss_func is not None:
+        return  # which may do without
+    columns = getattr(trainer.train_dataset, "column_names", None) or ()
+    lost = {*trainer.label_names, *LABEL_COLUMNS}.intersection(columns)
+    if trainer.alignment.needs_teacher and not lost:
+        return
+    names = [*map(repr, trainer.label_names)]
+    wanted = " and ".join(names) if len(names) > 1 else " or ".join(dict.fromkeys([*names, repr(OF_MODELS)]))
+    raise ValueError(
+        f"The task term needs labels, and a batch of the training has none under {wanted}. Got "
+        f"{', '.join(batch)}. Let the data_collator return them under that name, or name theirs with TrainingArguments("
+        "label_names=[...]). Or train on a teacher's answers alone: AlignmentArguments() with teacher=."
+    )

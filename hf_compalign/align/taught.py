@@ -18,7 +18,7 @@ from hf_compalign.align.labeled import LabeledTrainer
 from hf_compalign.align.live import Answer, LiveTeacher, TeacherEnsemble, live_teacher, loaded_teachers, shares_of
 from hf_compalign.align.start import start_apart
 from hf_compalign.models import Collator, collator_for, input_names
-from hf_compalign.tasks import Task, labels_in
+from hf_compalign.tasks import Task, labels_in, under_name
 
 logger = logging.get_logger(__name__)
 
@@ -100,7 +100,7 @@ class TaughtTrainer(LabeledTrainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Any, Any]:
         """One evaluation batch, as the Trainer does it; both models' answers to each example are noted."""
-        inputs = dict(prepared(self, inputs))
+        inputs = dict(under_name(prepared(self, inputs), self.label_names))
         labels = labels_in(inputs, self.label_names)
         inputs = self._with_decoder_inputs(inputs, labels)
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """The Trainer whose loss keeps the student answering like its teacher."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,14 @@ from hf_compalign.align.parts import values_of
 from hf_compalign.align.projection import Projection, load_projection, save_projection
 from hf_compalign.align.search import closest, distance_metric
 from hf_compalign.align.start import count_start
+from hf_compalign.align.task_checks import check_unlabeled
 from hf_compalign.align.taught import TaughtTrainer
 from hf_compalign.align.teacher import without_fingerprints
 from hf_compalign.align.terms import TeacherTerms
 from hf_compalign.align.transfer_setup import transfer_of
 from hf_compalign.align.weighting import state_as_json
 from hf_compalign.models import explaining_tokens, follow_config
-from hf_compalign.tasks import Items, are_known, labels_in, task_of
+from hf_compalign.tasks import OF_MODELS, Items, are_known, labels_in, task_of, under_name
 
 STATE_FILE = "alignment.json"
 
@@ -121,10 +122,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
         training = model.training
         if training and self.alignment.needs_teacher and not self.alignment.student_dropout:
             switch_dropout_off(model)
-        given, inputs = inputs, dict(inputs)
-        labels = labels_in(inputs, self.label_names)
-        for name in self.label_names:
-            inputs.pop(name, None)
+        given, labels, inputs = self._without_labels(inputs)
         inputs = self._with_decoder_inputs(inputs, labels)
         asked = self._compared.inner if training else ()  # an evaluation is about the answers
         teacher = self._taught(inputs, training=training, asked=asked) if self.alignment.needs_teacher else None
@@ -136,6 +134,8 @@ class AlignedDistillationTrainer(TaughtTrainer):
         n_items, n_labeled, n_examples = (None, None, None) if counts is None else counts[:3]
         found = {}
         if "task" in self._names:
+            if training and labels is None:
+                check_unlabeled(self, given)
             found["task"] = self._task_loss(outputs, items, labels, n_labeled)
         if teacher is not None:
             answers = self.task.logits(teacher.logits, items.labels)
@@ -157,6 +157,12 @@ class AlignedDistillationTrainer(TaughtTrainer):
             self._note(losses)
         # Trainer takes the first of a plain tuple for the loss when it evaluates.
         return (loss, outputs if hasattr(outputs, "keys") else (loss, *outputs)) if return_outputs else loss
+
+    def _without_labels(self, inputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor | None, dict[str, Any]]:
+        """A batch with its labels under the name that is wanted; its labels; and the rest of it."""
+        given = under_name(inputs, self.label_names)
+        rest = {name: value for name, value in given.items() if name not in (*self.label_names, OF_MODELS)}
+        return given, labels_in(given, self.label_names), rest
 
     def _task_loss(self, outputs: Any, items: Items, labels: Tensor | None, count: Tensor | None) -> Tensor:
         if self.compute_loss_func is not None:
@@ -182,6 +188,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
     ) -> tuple[list[Any], Tensor | int]:
         """The batches of an optimizer step and the Trainer's count of them; what the terms are divided by is noted."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = [under_name(batch, self.label_names) for batch in batches]
         if self._transfer is not None:
             batches = self._transfer(batches, self.args.seed, self.state.global_step, self.accelerator)
         self._counts = self._counted(batches)

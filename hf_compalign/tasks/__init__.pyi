@@ -2,9 +2,11 @@ from .answers import SPAN_LOGITS as SPAN_LOGITS
 from .answers import attentions_of as attentions_of
 from .answers import hidden_states_of as hidden_states_of
 from .answers import logits_of as logits_of
+from .items import OF_MODELS as OF_MODELS
 from .items import Items as Items
 from .items import are_known as are_known
 from .items import labels_in as labels_in
+from .items import under_name as under_name
 from .table import AUDIO_INPUTS as AUDIO_INPUTS
 from .table import CLASSIFIERS as CLASSIFIERS
 from .table import EXPORTED as EXPORTED

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from hf_compalign.labels import IGNORED
 
+OF_MODELS = "labels"  # what models call their labels
+
 
 @dataclass(frozen=True)
 class Items:
@@ -37,6 +39,19 @@ def are_known(labels: Tensor) -> Tensor:
     ([True, False], [True, False])
     """
     return ~labels.isnan() if labels.is_floating_point() else labels != IGNORED
+
+
+def under_name(batch: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
+    """The batch with its labels under the one name that is wanted, where a collator calls them as models do.
+
+    The default collators make `labels` of a column `label` or `label_ids`.
+
+    >>> under_name({"labels": [1]}, ["label"]), under_name({"labels": [1], "label": [2]}, ["label"])
+    ({'label': [1]}, {'labels': [1], 'label': [2]})
+    """
+    if len(names) != 1 or batch.get(names[0]) is not None or batch.get(OF_MODELS) is None:
+        return batch
+    return {names[0] if name == OF_MODELS else name: value for name, value in batch.items() if name != names[0]}
 
 
 def labels_in(batch: Mapping[str, Any], names: Sequence[str]) -> Tensor | None:
