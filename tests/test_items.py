@@ -116,6 +116,9 @@ def test_each_label_of_several_is_a_question():
     assert (found.logits[:, 0] == 0).all()
     assert found.predicted.tolist() == (own.flatten() > 0).int().tolist()
     assert found.labels.tolist() == [int(label) for row in dataset["labels"] for label in row]
+    soft = [[0.5 + 0.4 * (2 * label - 1) for label in row] for row in dataset["labels"]]
+    soft = dataset.remove_columns("labels").add_column("labels", soft)
+    assert predict(model, soft, data_collator=padded).labels.tolist() == found.labels.tolist()
     turned = zoo.build("bert", problem_type="multi_label_classification", **TURNED)
     asked = columns_turned(dataset)
     other = predict(turned, asked, data_collator=padded).aligned_to(found)

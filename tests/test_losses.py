@@ -19,6 +19,7 @@ from hf_compalign.align import (
     masked_mean,
     task_loss,
     where_teacher_is_right,
+    yes_no_loss,
 )
 
 shapes = st.tuples(st.integers(1, 5), st.integers(2, 6), st.integers(0, 2**31 - 1))
@@ -87,6 +88,20 @@ def test_label_smoothing_is_torchs():
     student, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
     expected = F.cross_entropy(student, labels, label_smoothing=0.1)
     assert torch.allclose(task_loss(student, None, labels, label_smoothing=0.1).mean(), expected)
+
+
+def test_targets_between_no_and_yes_have_the_binary_cross_entropy():
+    z, share = torch.randn(4, 3), torch.rand(4, 3)
+    student = torch.stack([torch.zeros_like(z), z], dim=-1)
+    expected = F.binary_cross_entropy_with_logits(z, share, reduction="none")
+    assert torch.allclose(yes_no_loss(student, None, share), expected)
+    share[0, 1] = -100
+    values = yes_no_loss(student, None, share)
+    assert values[0, 1] == 0
+    assert torch.allclose(values[1:], expected[1:])
+    hard = torch.tensor([[0, 1, -100]] * 4)
+    flat = F.cross_entropy(student.flatten(0, 1), hard.flatten(), reduction="none")
+    assert torch.equal(yes_no_loss(student, None, hard).flatten(), flat)
 
 
 def test_the_gate_zeroes_items_on_which_the_teacher_is_wrong():

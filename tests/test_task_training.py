@@ -70,6 +70,23 @@ def test_the_task_term_is_the_models_own_loss(tmp_path, name):
     assert tiny.distance(loss_of(trainer, given), own) < tiny.ROUNDING
 
 
+def test_targets_of_several_labels_may_lie_between_no_and_yes(tmp_path):
+    name = "text-multi-label"
+    shares = np.random.default_rng(0).uniform(size=(8, 3)).round(2)
+    dataset = columns_of(rows(name, 8), labels=shares.tolist())
+    settings = {"label_smoothing_factor": 0.4, "per_device_eval_batch_size": 8}
+    with pytest.warns(UserWarning, match="Label smoothing is not compatible with multi-label"):  # so it has no effect
+        trainer = build(tmp_path, name, alignment=PLAIN, dataset=dataset, eval_dataset=dataset, settings=settings)
+    given = batch(dataset)
+    own = trainer.model.train()(**given).loss.item()
+    assert loss_of(trainer, given).item() == pytest.approx(own, rel=1e-5)
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] == pytest.approx(own, rel=1e-5)
+    with torch.no_grad():
+        c, r = ((model.eval()(**given).logits > 0).numpy() for model in (trainer.model, trainer.teacher))
+    assert metrics["eval_cie_u"] == ((c != r) & (r == (shares >= 0.5))).sum() > 0
+
+
 @pytest.mark.parametrize("name", COUNTED)
 def test_one_batch_of_8_equals_4_accumulated_batches_of_2(tmp_path, name):
     results = []
@@ -303,8 +320,8 @@ def test_labels_that_are_not_those_of_the_task_are_refused_before_training(tmp_p
         ),
         (
             "text-multi-label",
-            columns_of(rows("text-multi-label", 2), labels=[[0.5, 0.0, 1.0]] * 2),
-            r"Got \[0.5, 0.0, 1.0\]",
+            columns_of(rows("text-multi-label", 2), labels=[[1.5, 0.0, 1.0]] * 2),
+            r"in between where nobody is sure. Got \[1.5, 0.0, 1.0\] in column 'labels', row 0. Fix that column, or",
         ),
         (
             "regression",

@@ -128,6 +128,18 @@ def test_each_of_several_labels_is_a_question_with_the_binary_cross_entropy():
     assert items(MULTI, z, None).labels.tolist() == [[-100] * 3] * 4
 
 
+def test_targets_between_no_and_yes_count_as_what_they_are_nearer_to():
+    soft = torch.tensor([[0.9, 0.5, 0.1], [0.0, -100.0, 1.0]])
+    found = items(MULTI, torch.zeros(2, 3), soft)
+    assert found.labels.tolist() == [[1, 1, 0], [0, -100, 1]]
+    assert found.labeled.sum() == 5
+    for wrong in (1.5, -1.0, float("nan")):
+        with pytest.raises(
+            ValueError, match=f"in between where nobody is sure.* Got {wrong:g} in a batch. Fix the lab"
+        ):
+            items(MULTI, torch.zeros(1, 2), torch.tensor([[1.0, wrong]]))
+
+
 def test_a_value_is_known_unless_it_is_nan():
     found = items(VALUES, torch.zeros(2, 1), torch.tensor([-100.0, float("nan")]))
     assert found.logits.shape == (2, 1, 1)

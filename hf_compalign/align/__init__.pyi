@@ -26,6 +26,7 @@ from .losses import masked_mean as masked_mean
 from .losses import task_loss as task_loss
 from .losses import value_loss as value_loss
 from .losses import where_teacher_is_right as where_teacher_is_right
+from .losses import yes_no_loss as yes_no_loss
 from .projection import Projection as Projection
 from .recipe_parser import RecipeParser as RecipeParser
 from .teacher import cache_teacher_logits as cache_teacher_logits

@@ -49,6 +49,21 @@ def value_loss(student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tenso
     return (own - torch.where(labels.isnan(), own.detach(), labels)).square()
 
 
+def yes_no_loss(student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of questions, -y log p - (1 - y) log(1 - p) with p = softmax(z_s)[1]; 0 where y is -100.
+
+    The targets y may lie between 0, no, and 1, yes. In nats; at student = teacher it is the teacher's own loss, not 0.
+    The teacher is not used.
+
+    >>> yes_no_loss(torch.zeros(3, 2), None, torch.tensor([1.0, 0.5, -100.0])).tolist()
+    [0.6931471824645996, 0.6931471824645996, 0.0]
+    """
+    no, yes = student.log_softmax(-1).unbind(-1)
+    known = labels != IGNORED
+    share = torch.where(known, labels, 0).to(yes.dtype)
+    return torch.where(known, -(share * yes + (1 - share) * no), torch.zeros_like(yes))
+
+
 def agreement_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, soft: bool = False) -> Tensor:
     """Cross-entropy with the teacher's prediction: -log softmax(z_s)[r], r = argmax z_t.
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from hf_compalign.align.checks import check_datasets, check_setup
 from hf_compalign.align.dropout import switch_dropout_off
 from hf_compalign.align.inner_checks import fitted
 from hf_compalign.align.inside import Watch
-from hf_compalign.align.losses import masked_mean, task_loss, value_loss
+from hf_compalign.align.losses import masked_mean
 from hf_compalign.align.meter import LossGuard, TermMeter
-from hf_compalign.align.parts import values_of
 from hf_compalign.align.projection import Projection, load_projection, save_projection
 from hf_compalign.align.search import closest, distance_metric
 from hf_compalign.align.start import count_start
 from hf_compalign.align.task_checks import check_unlabeled
+from hf_compalign.align.task_term import task_values
 from hf_compalign.align.taught import TaughtTrainer
 from hf_compalign.align.teacher import without_fingerprints
 from hf_compalign.align.terms import TeacherTerms
@@ -174,14 +173,8 @@ class AlignedDistillationTrainer(TaughtTrainer):
             given = items.labels if labels is None else labels
             own: Tensor = self.compute_loss_func(outputs, given, num_items_in_batch=total) * scale
             return own
-        term: Any = value_loss
-        if self.task.categorical:
-            term = partial(task_loss, label_smoothing=self.args.label_smoothing_factor)
-        if self.alignment.needs_teacher:
-            (values,) = values_of([term], items.logits, None, items.labels)
-        else:  # the stock Trainer's own sums
-            values = term(items.logits, None, items.labels)
-        return masked_mean(values, items.labeled, count)
+        how = {"label_smoothing": self.args.label_smoothing_factor, "in_parts": self.alignment.needs_teacher}
+        return masked_mean(task_values(self.task, items, labels, **how), items.labeled, count)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

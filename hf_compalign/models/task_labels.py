@@ -85,11 +85,16 @@ def _check_yes_or_no(values: list[Any], column: str, facts: Mapping[str, Any]) -
     n = facts["n_labels"]
     for row, value in enumerate(values):
         found = np.asarray(value, dtype=object)
-        if found.shape != (n,) or not {*found.tolist()} <= {0, 1, IGNORED}:
+        if found.shape != (n,) or not all(map(_is_share_or_unknown, found.tolist())):
             raise ValueError(
                 f"Labels of several at once are a list of {n} numbers in each row, 1 for each label that holds and 0 "
-                f"for each that does not. Got {value!r:.80} in column {column!r}, row {row}."
+                f"for each that does not, in between where nobody is sure. Got {value!r:.80} in column {column!r}, row "
+                f"{row}. Fix that column, or name another one."
             )
+
+
+def _is_share_or_unknown(label: Any) -> bool:
+    return isinstance(label, int | float) and (0 <= label <= 1 or label == IGNORED)
 
 
 def _check_values(values: list[Any], column: str, facts: Mapping[str, Any]) -> None:

@@ -25,8 +25,23 @@ def of_examples(labels: Tensor | None, inputs: Inputs, config: Any) -> tuple[Ten
 
 
 def of_questions(labels: Tensor | None, inputs: Inputs, config: Any) -> tuple[Tensor, Tensor]:
-    """One question per example and label: floats or whole numbers of 0 and 1, [B, C] -> [B, C]."""
-    labels = _unknown(inputs, config.num_labels) if labels is None else labels.long()
+    """One question per example and label, [B, C] -> [B, C]: 0 or 1, what is nearer to a target in between.
+
+    Raises:
+        ValueError: a target is neither in [0, 1] nor -100.
+    """
+    if labels is None:
+        labels = _unknown(inputs, config.num_labels)
+    else:
+        unknown = labels == IGNORED
+        wrong = ~(unknown | ((labels >= 0) & (labels <= 1)))
+        if wrong.any():
+            raise ValueError(
+                "Labels of several at once are 1 for each label that holds and 0 for each that does not, in between "
+                f"where nobody is sure, and {IGNORED} where nobody knows. Got {labels[wrong][0].item():g} in a batch. "
+                "Fix the labels, or what the data_collator makes of them."
+            )
+        labels = (labels >= 0.5).long().masked_fill(unknown, IGNORED)
     return labels, torch.ones_like(labels, dtype=torch.bool)
 
 

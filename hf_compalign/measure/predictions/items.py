@@ -77,7 +77,9 @@ def items_of_rows(
         return RowItems(task, labels, None, rows, None, classes)
     given = None if column is None else list(read_labels(raw, column, task, config))
     if task.yes_or_no:
-        labels = np.full((n, len(classes)), IGNORED) if given is None else np.array(given).astype(np.int64)
+        found = np.full((n, len(classes)), IGNORED) if given is None else np.array(given)
+        # A target between no and yes is what it is nearer to, as in the trainer's metrics.
+        labels = np.where(found == IGNORED, IGNORED, found >= 0.5)
         places = np.tile(np.arange(len(classes)), n)
         return RowItems(task, labels.ravel(), [*classes] * n, np.repeat(rows, len(classes)), places, YES_NO)
     labels = np.full(n, IGNORED) if given is None else np.array(given, dtype=np.int64)
