@@ -66,8 +66,11 @@ def loss_of(trainer, given):
 @EVERY
 def test_the_task_term_is_the_models_own_loss(tmp_path, name):
     trainer, given = build(tmp_path, name, teacher=None, alignment=PLAIN), batch(rows(name, 8, seed=3))
-    own = trainer.model.train()(**given).loss
+    stock = CASES[name].model(2).train()
+    own = stock(**given).loss
     assert tiny.distance(loss_of(trainer, given), own) < tiny.ROUNDING
+    # Which the model writes down when it sees labels.
+    assert trainer.model.config.problem_type == stock.config.problem_type
 
 
 def test_targets_of_several_labels_may_lie_between_no_and_yes(tmp_path):

@@ -146,6 +146,14 @@ def test_a_value_is_known_unless_it_is_nan():
     assert found.labeled.tolist() == [[True], [False]]
 
 
+def test_several_labels_are_refused_where_there_is_one_class():
+    assert items(TEXT, torch.zeros(2, 3), torch.tensor([[1], [2]])).labels.tolist() == [1, 2]
+    with pytest.raises(
+        ValueError, match=r"Each example has one class.* Got labels of shape \(2, 3\).*set config.problem"
+    ):
+        items(TEXT, torch.zeros(2, 3), torch.zeros(2, 3))
+
+
 def test_a_causal_model_is_asked_for_the_next_token():
     task = task_of(CASES["text-generation"].model(0))
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1]])

@@ -10,6 +10,15 @@ from hf_compalign.align.parts import values_of
 from hf_compalign.tasks import Items, Task
 
 
+def note_problem(task: Task, config: Any) -> None:
+    """Write into a model's config which of its head's problems it learns, as its own loss does when it sees labels.
+
+    Of a config that names none, pipelines take a regression's value for a logit.
+    """
+    if task.problem and getattr(config, "problem_type", "") is None:
+        config.problem_type = task.problem
+
+
 def task_values(
     task: Task, items: Items, labels: Tensor | None, *, label_smoothing: float = 0.0, in_parts: bool = True
 ) -> Tensor:

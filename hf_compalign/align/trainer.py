@@ -31,7 +31,7 @@ from hf_compalign.align.projection import Projection, load_projection, save_proj
 from hf_compalign.align.search import closest, distance_metric
 from hf_compalign.align.start import count_start
 from hf_compalign.align.task_checks import check_unlabeled
-from hf_compalign.align.task_term import task_values
+from hf_compalign.align.task_term import note_problem, task_values
 from hf_compalign.align.taught import TaughtTrainer
 from hf_compalign.align.teacher import without_fingerprints
 from hf_compalign.align.terms import TeacherTerms
@@ -129,6 +129,7 @@ class AlignedDistillationTrainer(TaughtTrainer):
         with explaining_tokens(self.model, inputs), watch:
             outputs = model(**watch.inputs, **watch.options)
         items = self.task.items(self.task.answer(outputs), labels, inputs, self.model.config)
+        note_problem(self.task, self.model.config)
         counts = None if num_items_in_batch is None else self._counts if training else self._counted([given])
         n_items, n_labeled, n_examples = (None, None, None) if counts is None else counts[:3]
         found = {}

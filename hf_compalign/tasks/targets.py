@@ -19,7 +19,17 @@ POSITION_COLUMNS = ("start_positions", "end_positions")
 
 
 def of_examples(labels: Tensor | None, inputs: Inputs, config: Any) -> tuple[Tensor, Tensor]:
-    """One class per example: labels [B] (or [B, 1], as models allow) -> [B]."""
+    """One class per example: labels [B] (or [B, 1], as models allow) -> [B].
+
+    Raises:
+        ValueError: an example has several labels.
+    """
+    if labels is not None and labels.numel() != len(labels):
+        raise ValueError(
+            f"Each example has one class, and so one label. Got labels of shape {tuple(labels.shape)} in a batch. Of a "
+            "model with several labels or numbers for each, set config.problem_type to 'multi_label_classification' or "
+            "'regression'."
+        )
     labels = _unknown(inputs) if labels is None else labels.reshape(len(labels))
     return labels, torch.ones_like(labels, dtype=torch.bool)
 
