@@ -1,5 +1,7 @@
 """Files as datasets, labels as a model's ids, and rows without labels mixed in."""
 
+import math
+
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
@@ -169,6 +171,14 @@ def test_mixing_keeps_every_row_with_its_label():
     assert mixed.to_dict() == mix_unlabeled(train, extra, seed=3).to_dict()
     orders = {tuple(mix_unlabeled(train, extra, seed=seed)["text"]) for seed in range(5)}
     assert len(orders) > 1
+
+
+def test_unlabeled_rows_beside_numbers_have_nan():
+    train = Dataset.from_dict({"text": ["t0", "t1"], "labels": [4.0, -100.0]})
+    mixed = mix_unlabeled(train, Dataset.from_dict({"text": ["u0"]}), seed=3)
+    rows = dict(zip(mixed["text"], mixed["labels"], strict=True))
+    assert math.isnan(rows.pop("u0"))
+    assert rows == {"t0": 4.0, "t1": -100.0}
 
 
 def test_mixing_needs_the_same_inputs():

@@ -353,6 +353,9 @@ def test_labels_that_are_not_those_of_the_task_are_refused_before_training(tmp_p
     without = spans.remove_columns(["start_positions", "end_positions"])
     with pytest.raises(ValueError, match="has no labels .* and the task term is the only one in use"):
         build(tmp_path, "question-answering", dataset=without, teacher=None, alignment=PLAIN, collate=None)
+    nobody_knows = columns_of(rows("regression", 2), labels=[np.nan, np.nan])
+    with pytest.raises(ValueError, match="has no labels .* and the task term is the only one in use"):
+        build(tmp_path, "regression", dataset=nobody_knows, teacher=None, alignment=PLAIN)
     # Collators of the user's own may make labels, which their first batch shows.
     trainer = build(tmp_path, "question-answering", dataset=without, teacher=None, alignment=PLAIN)
     with pytest.raises(ValueError, match="has none under 'start_positions' and 'end_positions'. Got input_ids, attent"):

@@ -17,7 +17,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from hf_compalign.tasks import CLASSIFIERS, TASKS, Items, labels_in, logits_of, task_of
+from hf_compalign.tasks import CLASSIFIERS, TASKS, Items, labels_in, logits_of, say_ignored_is_a_value, task_of
 
 TEXT, MULTI, VALUES = TASKS[:3]
 
@@ -140,10 +140,13 @@ def test_targets_between_no_and_yes_count_as_what_they_are_nearer_to():
             items(MULTI, torch.zeros(1, 2), torch.tensor([[1.0, wrong]]))
 
 
-def test_a_value_is_known_unless_it_is_nan():
-    found = items(VALUES, torch.zeros(2, 1), torch.tensor([-100.0, float("nan")]))
-    assert found.logits.shape == (2, 1, 1)
-    assert found.labeled.tolist() == [[True], [False]]
+def test_a_value_is_known_unless_it_is_nan(caplog):
+    say_ignored_is_a_value.cache_clear()
+    for value, said in ((3.0, 0), (-100.0, 1), (-100.0, 1)):
+        found = items(VALUES, torch.zeros(2, 1), torch.tensor([value, float("nan")]))
+        assert found.logits.shape == (2, 1, 1)
+        assert found.labeled.tolist() == [[True], [False]]
+        assert caplog.text.count("are -100, and are taken for what they are") == said  # once
 
 
 def test_several_labels_are_refused_where_there_is_one_class():

@@ -12,6 +12,7 @@ from hf_compalign import predict
 from hf_compalign.measure.audit import compare_values
 from hf_compalign.measure.predictions import Values, predict_values
 from hf_compalign.measure.statistics import cluster_bound, upper_bound, value_metrics, wilson_interval
+from hf_compalign.tasks import say_ignored_is_a_value
 
 pytestmark = pytest.mark.numeric
 
@@ -21,7 +22,7 @@ def asked(name, seed, n=6):
     return model, dataset, predict_values(model, dataset, data_collator=padded, batch_size=4)
 
 
-def test_a_regression_gives_a_number_for_each_row():
+def test_a_regression_gives_a_number_for_each_row(caplog):
     model, dataset, found = asked("regression", 1)
     given = padded(list(dataset))
     with torch.no_grad():
@@ -31,6 +32,10 @@ def test_a_regression_gives_a_number_for_each_row():
     assert (len(found), found.examples, len(found.data_fingerprint)) == (6, None, 16)
     without = predict_values(model, dataset.remove_columns("labels"), data_collator=padded)
     assert np.isnan(without.labels).all()
+    say_ignored_is_a_value.cache_clear()
+    odd = dataset.remove_columns("labels").add_column("labels", [-100.0, np.nan, *dataset["labels"][2:]])
+    np.testing.assert_allclose(predict_values(model, odd, data_collator=padded).labels, odd["labels"])
+    assert "If nobody knows these, give nan for them" in caplog.text
     raw = predict_values(
         tiny.bert(n_labels=1), tiny.reviews(label=[0.5, 1, 2, 3, 4]), processing_class=tiny.tokenizer()
     )

@@ -1,7 +1,7 @@
 """The loss terms, pure functions with one value per item, and the only reduction.
 
 Every term takes the logits [..., C] of student and teacher and the labels [...], -100 where unknown, and gives [...].
-A regression has its values for logits, [..., 1].
+A regression has its values for logits, [..., 1], and nan for labels that are unknown.
 """
 
 from collections.abc import Callable

@@ -49,11 +49,11 @@ class AlignedDistillationTrainer(TaughtTrainer):
     """A `Trainer` that also trains the student to keep the answers of a frozen teacher.
 
     Everything a `Trainer` takes can be given, by position too, and works as it does there. The loss is the weighted sum
-    of the terms of `AlignmentArguments`, each averaged over its own items: an item whose label is -100, and every item
-    of a dataset without labels, takes part in the teacher's terms alone. Class names are matched with the student's, as
-    in `hf_compalign.predict`; a data_collator gets the student's ids. `evaluate` and `predict` add mismatch_rate,
-    cie, cie_u, agreement and kl against the teacher; the loss they report has the weights of the arguments, also where
-    the training adapts them. https://huggingface.co/papers/2012.01604
+    of the terms of `AlignmentArguments`, each averaged over its own items: an item whose label is -100, or nan in a
+    regression, and every item of a dataset without labels, takes part in the teacher's terms alone. Class names are
+    matched with the student's, as in `hf_compalign.predict`; a data_collator gets the student's ids. `evaluate` and
+    `predict` add mismatch_rate, cie, cie_u, agreement and kl against the teacher; the loss they report has the weights
+    of the arguments, also where the training adapts them. https://huggingface.co/papers/2012.01604
 
     Args:
         model: the student, with a head of one of the tasks (`docs/tasks.md`).

@@ -94,7 +94,8 @@ def mix_unlabeled(dataset: Dataset, unlabeled: Dataset, *, seed: int, share: flo
     """Both datasets' rows, shuffled. Rows of the second get the label `IGNORED`: there, only the teacher teaches.
 
     Args:
-        dataset: input columns and the column `labels` of the model's ids, as by `with_label_ids`.
+        dataset: input columns and the column `labels` of the model's ids, as by `with_label_ids`; or of numbers, beside
+            which the unlabeled rows get nan.
         unlabeled: at least the same input columns; the others are dropped.
         seed: of the shuffle, and of which unlabeled rows are taken.
         share: of the mixed rows that are unlabeled ones, in (0, 1); None takes all of them.
@@ -111,10 +112,11 @@ def mix_unlabeled(dataset: Dataset, unlabeled: Dataset, *, seed: int, share: flo
             "The unlabeled data must have the input columns of the labeled data. Got "
             f"{', '.join(unlabeled.column_names)}; missing: {', '.join(missing)}. Rename its columns."
         )
-    # A ClassLabel refuses -100.
-    labeled = dataset.cast_column(LABELS, Value("int64"))
-    features = labeled.features
-    extra = unlabeled.select_columns(inputs).add_column(LABELS, [IGNORED] * len(unlabeled)).cast(features)
+    numbers = getattr(dataset.features[LABELS], "dtype", "").startswith("float")
+    # A ClassLabel refuses -100, and among the values of a regression it would be one of them.
+    labeled = dataset if numbers else dataset.cast_column(LABELS, Value("int64"))
+    label = np.nan if numbers else IGNORED
+    extra = unlabeled.select_columns(inputs).add_column(LABELS, [label] * len(unlabeled)).cast(labeled.features)
     return concatenate_datasets([labeled, extra]).shuffle(seed=seed)
 
 

@@ -1,5 +1,6 @@
 """The labels of a dataset as each task has them; what is no label of a task is refused."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -9,7 +10,7 @@ from datasets import Dataset
 
 from hf_compalign.data import LABEL_COLUMNS, label_ids, token_label_ids
 from hf_compalign.labels import IGNORED
-from hf_compalign.tasks import POSITION_COLUMNS, Task
+from hf_compalign.tasks import POSITION_COLUMNS, Task, say_ignored_is_a_value
 
 
 def read_labels(dataset: Dataset, column: str, task: Task, config: Any) -> Iterable[Any]:
@@ -33,8 +34,10 @@ def read_labels(dataset: Dataset, column: str, task: Task, config: Any) -> Itera
 
 
 def is_unknown(label: Any) -> bool:
-    """Whether a label, or each of a list of them, is -100."""
-    return all(map(is_unknown, label)) if isinstance(label, list) else label == IGNORED
+    """Whether a label, or each of a list of them, is -100, or the nan of a regression."""
+    if isinstance(label, list):
+        return all(map(is_unknown, label))
+    return label == IGNORED or (isinstance(label, float) and math.isnan(label))
 
 
 def label_column(dataset: Dataset, wanted: Sequence[str]) -> str | None:
@@ -104,8 +107,10 @@ def _check_values(values: list[Any], column: str, facts: Mapping[str, Any]) -> N
         if len(numbers) != n or not all(isinstance(one, int | float) for one in numbers):
             raise ValueError(
                 f"The labels of a regression are {n} number{'s' * (n > 1)} in each row. Got {value!r:.80} in column "
-                f"{column!r}, row {row}. Name the column of the values, or leave out rows without one."
+                f"{column!r}, row {row}. Name the column of the values, or give nan where nobody knows one."
             )
+    if any(one == IGNORED for value in values for one in np.asarray(value).reshape(-1)):
+        say_ignored_is_a_value()
 
 
 def _check_choices(values: list[Any], column: str, facts: Mapping[str, Any]) -> None:

@@ -19,3 +19,4 @@ from .table import TASKS as TASKS
 from .table import Task as Task
 from .table import task_of as task_of
 from .targets import POSITION_COLUMNS as POSITION_COLUMNS
+from .targets import say_ignored_is_a_value as say_ignored_is_a_value

@@ -3,7 +3,9 @@
 Every function is (labels or None, the batch's inputs, the model's config) -> (labels [...], mask [...] of bool).
 """
 
+import logging
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from hf_compalign.labels import IGNORED
 
 Inputs = Mapping[str, Any]
 Targets = Callable[[Tensor | None, Inputs, Any], tuple[Tensor, Tensor]]
+
+logger = logging.getLogger(__name__)
 
 POSITION_COLUMNS = ("start_positions", "end_positions")
 
@@ -56,12 +60,24 @@ def of_questions(labels: Tensor | None, inputs: Inputs, config: Any) -> tuple[Te
 
 
 def of_values(labels: Tensor | None, inputs: Inputs, config: Any) -> tuple[Tensor, Tensor]:
-    """The numbers of a regression, [B] or [B, C] -> [B, C]; nan where unknown."""
+    """The numbers of a regression, [B] or [B, C] -> [B, C]; nan where unknown, and nothing else: -100 is a number."""
     if labels is None:
         labels = _unknown(inputs, config.num_labels).float() * torch.nan
+    elif (labels == IGNORED).any():
+        say_ignored_is_a_value()
     labels = labels if labels.dtype == torch.float64 else labels.float()
     labels = labels.reshape(len(labels), -1)
     return labels, torch.ones_like(labels, dtype=torch.bool)
+
+
+@cache
+def say_ignored_is_a_value() -> None:
+    """Warn once that what marks unknown classes is a number like any other in a regression."""
+    logger.warning(
+        "Values of a regression are %d, and are taken for what they are: it marks the classes that nobody knows, and "
+        "nan the values. If nobody knows these, give nan for them.",
+        IGNORED,
+    )
 
 
 def of_tokens(labels: Tensor | None, inputs: Inputs, config: Any) -> tuple[Tensor, Tensor]:
