@@ -6,7 +6,7 @@ import tiny
 import torch
 import torch.nn.functional as F
 from every_task import CASES, batch, padded, rows
-from transformers import Trainer
+from transformers import MixtralConfig, MixtralForCausalLM, Trainer
 
 from hf_compalign import AlignedDistillationTrainer, AlignmentArguments, cache_teacher_logits
 from hf_compalign.align import hidden_loss, logits_loss
@@ -104,6 +104,67 @@ def test_one_batch_of_8_equals_4_accumulated_batches_of_2(tmp_path, name):
     assert torch.allclose(one, four, atol=1e-5)
     assert not torch.equal(one, tiny.flat(CASES[name].model(2)))
     assert first == pytest.approx(second, rel=1e-4)
+
+
+def mixture(**config):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_local_experts": 4}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 40}
+    routers = {"output_router_logits": True, "router_aux_loss_coef": 0.5, "initializer_range": 0.2}
+    return MixtralForCausalLM(MixtralConfig(**(sizes | heads | routers | config)))
+
+
+def test_the_loss_of_routers_is_part_of_the_models_own(tmp_path):
+    dataset, settings = rows("text-generation", 8), {"gradient_accumulation_steps": 2}
+    options = {"teacher": None, "dataset": dataset, "settings": settings, "alignment": PLAIN}
+    trainer = build(tmp_path, "text-generation", student=mixture(), **options)
+    given = batch(dataset)
+    own = trainer.model.train()(**given)
+    assert own.aux_loss > 0.1
+    assert tiny.distance(loss_of(trainer, given), own.loss) < tiny.ROUNDING
+    # Of several batches it is the mean, as if they were one.
+    batches, count = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, trainer.args.device)
+    found = sum(trainer.compute_loss(trainer.model, one, num_items_in_batch=count) for one in batches)
+    n = [int((one["labels"][:, 1:] != -100).sum()) for one in batches]
+    outputs = [trainer.model(**one) for one in batches]
+    aux = [0.5 * one.aux_loss for one in outputs]
+    plain = sum((one.loss - extra) * k for one, extra, k in zip(outputs, aux, n, strict=True)) / sum(n)
+    assert tiny.distance(found, plain + sum(aux) / 2) < tiny.ROUNDING
+
+
+def test_a_mixture_of_experts_is_evaluated_as_by_the_stock_trainer(tmp_path):
+    dataset, settings = rows("text-generation", 8), {"per_device_eval_batch_size": 8}
+    teacher = mixture(num_hidden_layers=1)
+    options = {"dataset": dataset, "eval_dataset": dataset, "settings": settings, "alignment": PLAIN}
+    trainer = build(tmp_path, "text-generation", student=mixture(), teacher=teacher, **options)
+    metrics = trainer.evaluate()
+    given = batch(dataset)
+    with torch.no_grad():
+        ours, theirs = (model.eval()(**given) for model in (trainer.model, trainer.teacher))
+    assert metrics["eval_loss"] == pytest.approx(ours.loss.item(), rel=1e-5)
+    asked = (given["labels"] != -100)[:, 1:]
+    differ = (ours.logits.argmax(-1) != theirs.logits.argmax(-1))[:, :-1][asked]
+    assert metrics["eval_cie"] == differ.sum() > 0
+
+
+def test_what_a_model_adds_to_its_loss_in_a_way_of_its_own_is_refused_or_said(tmp_path, caplog):
+    model = mixture()
+    del model.router_aux_loss_coef
+    trainer = build(tmp_path, "text-generation", student=model, teacher=None, alignment=PLAIN)
+    with pytest.raises(
+        ValueError, match="MixtralForCausalLM gives a loss of its routers, .* no router_aux_loss_coef or"
+    ):
+        loss_of(trainer, batch(rows("text-generation", 2)))
+    model = CASES["text2text-generation"].model(2)
+    model.config.output_router_logits = True
+    with pytest.raises(ValueError, match="of the routers, which T5ForConditionalGeneration computes from labels alone"):
+        build(tmp_path, "text2text-generation", student=model, alignment=PLAIN)
+    model = CASES["image-segmentation"].model(2)
+    model.auxiliary_head = torch.nn.Identity()
+    build(tmp_path, "image-segmentation", student=model, alignment=AlignmentArguments(preset="logits"))
+    assert "auxiliary head" not in caplog.text
+    build(tmp_path, "image-segmentation", student=model, alignment=PLAIN)
+    assert "adds the loss of an auxiliary head to its own when it sees labels. Here that head is not" in caplog.text
 
 
 @EVERY

@@ -1,5 +1,6 @@
 """What of a trainer's options means nothing for its task is refused before any training."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,6 +8,8 @@ from transformers import DataCollatorWithPadding, DefaultDataCollator, default_d
 
 from hf_compalign.data import LABEL_COLUMNS
 from hf_compalign.tasks import OF_MODELS, Task
+
+logger = logging.getLogger(__name__)
 
 # The terms about classes, which a regression has none of.
 _OF_CLASSES = ("agreement", "margin", "kl")
@@ -25,6 +28,7 @@ def check_options(task: Task, trainer: Any) -> None:
         raise ValueError(
             f"label_names must hold one name. Got {trainer.label_names}. Name the one column with the class labels."
         )
+    _check_own_terms(task, trainer)
     if task.categorical:
         return
     asked = trainer.alignment.weights()
@@ -42,6 +46,24 @@ def check_options(task: Task, trainer: Any) -> None:
     if trainer.args.label_smoothing_factor > 0:
         raise ValueError(
             "label_smoothing_factor spreads a label over the other classes, and a regression has none. Leave it out."
+        )
+
+
+def _check_own_terms(task: Task, trainer: Any) -> None:
+    """Refuse what a model adds to its loss only when it sees labels, and say what is not trained without."""
+    if "task" not in trainer.alignment.weights() or trainer.compute_loss_func is not None:
+        return
+    config, model = trainer.model.config, type(trainer.model).__name__
+    if task.decodes and getattr(config, "output_router_logits", False):
+        raise ValueError(
+            f"output_router_logits=True adds a loss of the routers, which {model} computes from labels alone, and here "
+            "it is called without. Set config.output_router_logits=False, or the task term's task_weight=0."
+        )
+    if task.has_maps and getattr(trainer.model, "auxiliary_head", None) is not None:
+        logger.warning(
+            "%s adds the loss of an auxiliary head to its own when it sees labels. Here that head is not trained: the "
+            "task term is about the answers. Set config.use_auxiliary_head=False to leave it out.",
+            model,
         )
 
 

@@ -9,6 +9,30 @@ from hf_compalign.align.losses import task_loss, value_loss, yes_no_loss
 from hf_compalign.align.parts import values_of
 from hf_compalign.tasks import Items, Task
 
+# What models call the weight of their routers' loss.
+_ROUTER_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
+
+
+def router_loss(model: Any, outputs: Any) -> Tensor | None:
+    """What a mixture of experts adds to its own loss, so that all experts are used; None where it adds nothing.
+
+    It does with ``config.output_router_logits``.
+
+    Raises:
+        ValueError: nothing says how much it counts.
+    """
+    found: Tensor | None = outputs.get("aux_loss") if hasattr(outputs, "get") else None
+    if found is None:
+        return None
+    weight = next((getattr(model, name) for name in _ROUTER_WEIGHTS if hasattr(model, name)), None)
+    if weight is None:
+        raise ValueError(
+            f"{type(model).__name__} gives a loss of its routers, which it adds to its own, and has no "
+            f"{' or '.join(_ROUTER_WEIGHTS)} that says how much it counts. Set config.output_router_logits=False, or "
+            "give your own compute_loss_func=."
+        )
+    return weight * found
+
 
 def note_problem(task: Task, config: Any) -> None:
     """Write into a model's config which of its head's problems it learns, as its own loss does when it sees labels.

@@ -110,7 +110,10 @@ class TaughtTrainer(LabeledTrainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         # With labels the Trainer calls compute_loss, which takes the teacher's answer from here; without, the model.
         batch = inputs if labels is None else {**inputs, LOGITS_COLUMN: teacher.logits}
-        loss, logits, gathered_labels = super().prediction_step(model, batch, False, ignore_keys)
+        ignored = getattr(self.model.config, "keys_to_ignore_at_inference", ["past_key_values"])
+        # A mixture of experts gives the loss of its routers before the logits.
+        ignored = [*(ignored if ignore_keys is None else ignore_keys), "aux_loss"]
+        loss, logits, gathered_labels = super().prediction_step(model, batch, False, ignored)
         answer = self.task.answer(logits if isinstance(logits, tuple) else (logits,))
         items = self.task.items(answer, labels, inputs, self.model.config)
         self._agreement.add(items, self.task.logits(teacher.logits, items.labels), padding_gather(self))

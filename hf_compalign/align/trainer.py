@@ -31,7 +31,7 @@ from hf_compalign.align.projection import Projection, load_projection, save_proj
 from hf_compalign.align.search import closest, distance_metric
 from hf_compalign.align.start import count_start
 from hf_compalign.align.task_checks import check_unlabeled
-from hf_compalign.align.task_term import note_problem, task_values
+from hf_compalign.align.task_term import note_problem, router_loss, task_values
 from hf_compalign.align.taught import TaughtTrainer
 from hf_compalign.align.teacher import without_fingerprints
 from hf_compalign.align.terms import TeacherTerms
@@ -131,12 +131,12 @@ class AlignedDistillationTrainer(TaughtTrainer):
         items = self.task.items(self.task.answer(outputs), labels, inputs, self.model.config)
         note_problem(self.task, self.model.config)
         counts = None if num_items_in_batch is None else self._counts if training else self._counted([given])
-        n_items, n_labeled, n_examples = (None, None, None) if counts is None else counts[:3]
+        n_items, n_examples = (None, None) if counts is None else (counts[0], counts[2])
         found = {}
         if "task" in self._names:
             if training and labels is None:
                 check_unlabeled(self, given)
-            found["task"] = self._task_loss(outputs, items, labels, n_labeled)
+            found["task"] = self._task_loss(outputs, items, labels, counts)
         if teacher is not None:
             answers = self.task.logits(teacher.logits, items.labels)
             found |= self._compared.of_items(items, answers, n_items)
@@ -164,7 +164,8 @@ class AlignedDistillationTrainer(TaughtTrainer):
         rest = {name: value for name, value in given.items() if name not in (*self.label_names, OF_MODELS)}
         return given, labels_in(given, self.label_names), rest
 
-    def _task_loss(self, outputs: Any, items: Items, labels: Tensor | None, count: Tensor | None) -> Tensor:
+    def _task_loss(self, outputs: Any, items: Items, labels: Tensor | None, counts: Tensor | None) -> Tensor:
+        count, batches = (None, 1) if counts is None else (counts[1], counts[3])
         if self.compute_loss_func is not None:
             world = self.accelerator.num_processes
             # A step may be without labels; what is divided by is not 0 then.
@@ -175,7 +176,10 @@ class AlignedDistillationTrainer(TaughtTrainer):
             own: Tensor = self.compute_loss_func(outputs, given, num_items_in_batch=total) * scale
             return own
         how = {"label_smoothing": self.args.label_smoothing_factor, "in_parts": self.alignment.needs_teacher}
-        return masked_mean(task_values(self.task, items, labels, **how), items.labeled, count)
+        loss = masked_mean(task_values(self.task, items, labels, **how), items.labeled, count)
+        of_routers = None if labels is None else router_loss(self.model, outputs)
+        # That is of a batch as a whole, and not of its items.
+        return loss if of_routers is None else loss + of_routers / batches
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
