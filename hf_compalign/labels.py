@@ -97,10 +97,11 @@ def plain_labels(labels: Iterable[Any], *, column: str) -> list[Any]:
     found = [_plain(label) for label in labels]
     kinds = {type(label) for label in found if label is not None}
     if kinds not in (set(), {int}, {str}):
+        several = " Of several labels in each row, set config.problem_type to 'multi_label_classification'."
         raise ValueError(
             f"The labels in column {column!r} must be class ids or names. Got "
             f"{', '.join(sorted(kind.__name__ for kind in kinds))}. Name the label column; a regression is not "
-            "supported."
+            f"supported.{several if list in kinds else ''}"
         )
     return [None if label in _UNKNOWN else label for label in found]
 

@@ -158,6 +158,10 @@ def test_labels_that_are_not_the_models_are_refused_before_training(tmp_path, mo
         ({"train": rows(), "eval_dataset": {"one": rows(), "two": foreign}}, f"two dataset.*{message}"),
         ({"train": with_labels(["a", "z"])}, r"names of the model's labels \(a, b, c\). Got z"),
         ({"train": with_labels([0.5, 1.0])}, "must be class ids or names. Got float"),
+        (
+            {"train": with_labels([[1.0, 0.0, 1.0]] * 2)},
+            "names. Got list.* in each row, set config.problem_type to 'multi_label",
+        ),
     ]
     for given, error in cases:
         with pytest.raises(ValueError, match=error):
