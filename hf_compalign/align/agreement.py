@@ -1,7 +1,6 @@
 """What teacher and student answer in an evaluation, compared item by item."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,8 +8,10 @@ from torch import Tensor
 from transformers.utils import logging
 
 from hf_compalign.align.losses import kl_loss
-from hf_compalign.measure.statistics import Cells, alignment_metrics, upper_bound, value_metrics
-from hf_compalign.tasks import Items
+from hf_compalign.align.parts import values_of
+from hf_compalign.measure.statistics import AlignmentSums, Cells, upper_bound, value_metrics
+from hf_compalign.models import widest_float
+from hf_compalign.tasks import Items, are_known
 
 logger = logging.get_logger(__name__)
 
@@ -21,60 +22,66 @@ Gather = Callable[[Tensor], Tensor]
 class Agreement:
     """The answers of both models to the items of one evaluation after another.
 
+    Of classes nothing but sums is kept: a language model or a segmentation answers millions of items.
+
     Args:
         categorical: whether items have classes, and not values.
     """
 
     def __init__(self, *, categorical: bool = True) -> None:
         self._categorical = categorical
-        self._answers: list[np.ndarray] = []
         self._said = False
+        self.begin()
 
     def begin(self) -> None:
         """Forget the items of the evaluation before."""
-        self._answers = []
+        self._sums: Tensor | None = None
+        self._values: list[np.ndarray] = []
 
     def add(self, items: Items, teacher: Tensor, gather: Gather) -> None:
         """Note the student's items of a batch and the teacher's logits [..., C], of all processes' examples."""
-        if self._categorical:
-            kl = kl_loss(items.logits, teacher, items.labels)
-            columns = [teacher.argmax(-1), items.logits.argmax(-1), items.labels, kl]
-        else:
+        if not self._categorical:
             columns = [teacher.squeeze(-1), items.logits.squeeze(-1)]
-        self._answers.append(gathered_items(columns, items.mask, gather).cpu().numpy())
+            self._values.append(_gathered_items(columns, items.mask, gather).numpy())
+            return
+        (kl,) = values_of([kl_loss], items.logits, teacher, items.labels)
+        reference, candidate, known = teacher.argmax(-1), items.logits.argmax(-1), are_known(items.labels)
+        cells = [kind & known for kind in Cells.kinds(reference, candidate, items.labels)]
+        sums = gathered_sums([items.mask, reference != candidate, *cells, kl], items.mask, gather)
+        self._sums = sums if self._sums is None else self._sums + sums
 
     def metrics(self, *, aligns: bool) -> dict[str, float]:
         """Their agreement, none without items; where the training aligns, a teacher far behind is said once."""
-        if not self._answers:
+        if self._values:
+            return value_metrics(*np.concatenate(self._values).T)
+        if self._sums is None:
             return {}
-        answers = np.concatenate(self._answers).T
-        if not self._categorical:
-            return value_metrics(*answers)
-        reference, candidate, labels = answers[:3].astype(int)
+        *counts, kl = self._sums.tolist()
+        n, mismatches, *kinds = map(int, counts)
+        sums = AlignmentSums(n, mismatches, Cells(*kinds), kl)
         if aligns and not self._said:
-            self._said = _said_if_far_ahead(Cells.count(reference, candidate, labels))
-        return alignment_metrics(reference, candidate, labels, answers[3])
+            self._said = _said_if_far_ahead(sums.cells)
+        return sums.metrics()
 
 
-def gathered_items(columns: list[Tensor], mask: Tensor, gather: Gather) -> Tensor:
-    """[N, K]: K numbers of each item that the mask keeps, of all processes' examples.
+def gathered_sums(columns: Sequence[Tensor], mask: Tensor, gather: Gather) -> Tensor:
+    """[K], float64, on the CPU: the sums of K numbers of each item that the mask keeps, of all processes' examples.
 
-    Examples are gathered whole, since the Trainer's gathering drops the examples that fill up a last batch.
+    Examples are summed up first and gathered whole, since the Trainer's gathering drops the examples that fill up a
+    last batch.
     """
-    rows = torch.stack([column.double() for column in (mask, *columns)], dim=-1)
-    rows = gather(rows.reshape(len(rows), -1, rows.shape[-1]))
-    flat = rows.reshape(-1, rows.shape[-1])
+    dtype = widest_float(mask.device)
+    kept = [torch.where(mask, column, torch.zeros_like(column)) for column in columns]
+    rows = torch.stack([column.reshape(len(mask), -1).sum(1, dtype=dtype) for column in kept], dim=1)
+    return gather(rows).cpu().double().sum(0)
+
+
+def _gathered_items(columns: Sequence[Tensor], mask: Tensor, gather: Gather) -> Tensor:
+    """[N, K], float64, on the CPU: K numbers of each item that the mask keeps, of all processes' examples."""
+    dtype = widest_float(mask.device)
+    rows = torch.stack([column.to(dtype).reshape(len(mask), -1) for column in (mask, *columns)], dim=-1)
+    flat = gather(rows).cpu().double().flatten(0, 1)
     return flat[flat[:, 0] > 0][:, 1:]
-
-
-def padding_gather(trainer: Any) -> Gather:
-    """The Trainer's own gathering, of rows that may have more positions in one process than in another."""
-
-    def gather(rows: Tensor) -> Tensor:
-        found: Tensor = trainer.gather_function(trainer.accelerator.pad_across_processes(rows, dim=1))
-        return found
-
-    return gather
 
 
 def _said_if_far_ahead(cells: Cells) -> bool:

@@ -18,8 +18,9 @@ from hf_compalign._checks import check_whole
 from hf_compalign._compat import twin
 from hf_compalign._formats import count, number
 from hf_compalign._tables import Table, as_text
-from hf_compalign.align.agreement import Agreement, Gather, gathered_items
+from hf_compalign.align.agreement import Agreement, Gather, gathered_sums
 from hf_compalign.align.losses import logits_loss
+from hf_compalign.align.parts import values_of
 from hf_compalign.align.start import answered_by_teacher
 from hf_compalign.align.trainer import AlignedDistillationTrainer
 from hf_compalign.models import random_state_kept
@@ -217,8 +218,8 @@ class _Tally(Agreement):
     def add(self, items: Items, teacher: Tensor, gather: Gather) -> None:
         """Sum up a batch, of all processes' examples."""
         differ = items.logits.argmax(-1) != teacher.argmax(-1)
-        errors = logits_loss(items.logits, teacher, items.labels)
-        self.sums += gathered_items([differ, errors, torch.ones_like(errors)], items.mask, gather).sum(0).cpu()
+        (errors,) = values_of([logits_loss], items.logits, teacher, items.labels)
+        self.sums += gathered_sums([differ, errors, items.mask], items.mask, gather)
 
 
 class _FirstBatches:

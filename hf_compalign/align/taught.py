@@ -10,7 +10,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from hf_compalign._compat import prepared
-from hf_compalign.align.agreement import Agreement, padding_gather
+from hf_compalign.align.agreement import Agreement
 from hf_compalign.align.answered import LOGITS_COLUMN, answered_collator
 from hf_compalign.align.arguments import AlignmentArguments
 from hf_compalign.align.checks import check_student_and_teacher
@@ -116,7 +116,7 @@ class TaughtTrainer(LabeledTrainer):
         loss, logits, gathered_labels = super().prediction_step(model, batch, False, ignored)
         answer = self.task.answer(logits if isinstance(logits, tuple) else (logits,))
         items = self.task.items(answer, labels, inputs, self.model.config)
-        self._agreement.add(items, self.task.logits(teacher.logits, items.labels), padding_gather(self))
+        self._agreement.add(items, self.task.logits(teacher.logits, items.labels), self.gather_function)
         return (loss, None, None) if prediction_loss_only else (loss, logits, gathered_labels)
 
     # A private method of Trainer: `_compat.OVERRIDDEN` says why.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_compalign.compress.calibration import Batch, Loss, loss_of, run_model, token_rows
 from hf_compalign.compress.sharding import in_shards
-from hf_compalign.models import evaluating
+from hf_compalign.models import evaluating, widest_float
 
 Layers = Mapping[str, nn.Module]
 
@@ -153,7 +153,7 @@ class InputStatistics:
     """
 
     def __init__(self, n_features: int, device: torch.device) -> None:
-        dtype = torch.float32 if device.type == "mps" else torch.float64
+        dtype = widest_float(device)
         self.n_tokens = 0
         # Of values less those of `_shifts`: where a feature's mean is large, its variance would be lost in rounding.
         self._shifts = torch.zeros(2, n_features, device=device)

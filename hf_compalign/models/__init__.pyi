@@ -5,6 +5,7 @@ from .devices import default_device as default_device
 from .devices import device_of as device_of
 from .devices import on_device as on_device
 from .devices import runtime_of as runtime_of
+from .devices import widest_float as widest_float
 from .file import FileModel as FileModel
 from .file import exported_files as exported_files
 from .file import file_models as file_models

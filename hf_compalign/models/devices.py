@@ -37,6 +37,15 @@ def checked_device(device: str | torch.device) -> torch.device:
         raise ValueError(f"There is no device {device!r} here. Use one of {', '.join(there)}. ({error})") from error
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """What sums are kept in on a device: float64 where it has that, which Apple's GPUs do not.
+
+    >>> widest_float(torch.device("cpu")), widest_float(torch.device("mps"))
+    (torch.float64, torch.float32)
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def on_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The inputs with their tensors moved."""
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}

@@ -73,7 +73,7 @@ class Attributor:
         else:
             scores, deltas, differences = self._of_texts(batch, batch.content)
             shape, rows = None, [row[kept] for row, kept in zip(scores, batch.content, strict=True)]
-        numbers = (np.asarray(row.detach().double().cpu()) for row in rows)
+        numbers = (np.asarray(row.detach().cpu().double()) for row in rows)
         return [Attribution(row, shape, *about) for row, *about in zip(numbers, deltas, differences, strict=True)]
 
     def _of_texts(self, batch: Batch, content: Tensor) -> tuple[Tensor, list[float], list[float]]:

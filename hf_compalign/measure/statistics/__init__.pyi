@@ -1,3 +1,5 @@
+from .aligned import AlignmentSums as AlignmentSums
+from .aligned import alignment_metrics as alignment_metrics
 from .bias import ClassBias as ClassBias
 from .bias import class_bias as class_bias
 from .blocks import each_block as each_block
@@ -24,7 +26,6 @@ from .clusters import rate_bounds as rate_bounds
 from .clusters import rate_interval as rate_interval
 from .comparison import Cells as Cells
 from .comparison import ClassRow as ClassRow
-from .comparison import alignment_metrics as alignment_metrics
 from .comparison import check_classes as check_classes
 from .comparison import cie_ratio as cie_ratio
 from .comparison import closer_p_value as closer_p_value

@@ -8,7 +8,6 @@ The items on which a compressed model differs are its *compression-identified ex
 them: https://huggingface.co/papers/2012.01604.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +50,13 @@ class Cells:
             ValueError: not integers of one shape [N].
         """
         r, c, y = paired(reference, candidate, labels)
-        before, after, same = r == y, c == y, r == c
-        # In the order of the fields.
-        kinds = (before & after, before & ~after, after & ~before, same & ~before, ~(same | before | after))
-        return cls(*(int((kind & (y != IGNORED)).sum()) for kind in kinds))
+        return cls(*(int((kind & (y != IGNORED)).sum()) for kind in cls.kinds(r, c, y)))
+
+    @staticmethod
+    def kinds(reference: Any, candidate: Any, labels: Any) -> tuple[Any, ...]:
+        """Which items belong to each cell, in the order of the fields: bool [...] of arrays or tensors [...]."""
+        before, after, same = reference == labels, candidate == labels, reference == candidate
+        return before & after, before & ~after, after & ~before, same & ~before, ~(same | before | after)
 
     @property
     def n(self) -> int:
@@ -140,24 +142,6 @@ def proportions(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike) -
     cie = int((r != c).sum())
     overall = {"mismatch_rate": (cie, len(r)), "agreement": (len(r) - cie, len(r))}
     return overall | Cells.count(r, c, y).proportions()
-
-
-def alignment_metrics(reference: ArrayLike, candidate: ArrayLike, labels: ArrayLike, kl: ArrayLike) -> dict[str, float]:
-    """What a training run reports of its student (candidate), with its per-item `kl_divergence` [N].
-
-    Over all items: ``mismatch_rate``, ``cie`` (a count), ``agreement`` and the mean ``kl``; over the labeled ones,
-    if any: ``cie_u`` (a count).
-    """
-    found = proportions(reference, candidate, labels)
-    kl = np.asarray(kl, dtype=np.float64)
-    metrics = {
-        "mismatch_rate": rate(*found["mismatch_rate"]),
-        "cie": float(found["mismatch_rate"][0]),
-        "agreement": rate(*found["agreement"]),
-        "kl": float(kl.mean()) if kl.size else math.nan,
-    }
-    lost, n_labeled = found["nfr"]
-    return metrics | {"cie_u": float(lost)} if n_labeled else metrics
 
 
 @dataclass(frozen=True)
