@@ -4,7 +4,10 @@ tests/test_compat.py checks every entry against the installed versions.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +198,50 @@ def attention_of(model: "nn.Module") -> str | None:
     """
     found: str | None = getattr(getattr(model, "config", None), "_attn_implementation", None)
     return found
+
+
+@contextmanager
+def checkpointed_in_evaluation(layer: "nn.Module") -> "Iterator[None]":
+    """Let a checkpointed layer compute in evaluation mode, in the block and when the backward pass does it again.
+
+    Why: a GradientCheckpointingLayer is checkpointed in training mode only, and many, such as those of BART, then drop
+    out by a function that asks for the mode of the layer itself.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/modeling_layers.py
+    Ends: when a layer is checkpointed in both modes, as its `gradient_checkpointing` says.
+    """
+    own: Any = layer._gradient_checkpointing_func
+
+    def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
+        return own(partial(_in_evaluation, layer, function), *args)
+
+    vars(layer)["_gradient_checkpointing_func"] = checkpoint
+    try:
+        yield
+    finally:
+        vars(layer)["_gradient_checkpointing_func"] = own
+
+
+def _in_evaluation(layer: "nn.Module", function: Callable[..., Any], *args: Any) -> Any:
+    mode, layer.training = layer.training, False
+    try:
+        return function(*args)
+    finally:
+        layer.training = mode
+
+
+def needs_training_mode(module: "nn.Module") -> bool:
+    """Whether a module with `gradient_checkpointing`, but no GradientCheckpointingLayer, needs it for that.
+
+    Why: code on the Hub checkpoints the layers of a stack from the stack, in training mode. So do the stacks of
+    convolutions of wav2vec 2.0 and its like let their inputs have gradients, which a reentrant checkpoint asks for.
+    Others have the flag to switch their cache off.
+    Upstream: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/wav2vec2
+    Ends: when all such code uses GradientCheckpointingLayer, and not reentrantly.
+    """
+    code: Any = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return not {"_gradient_checkpointing_func", "_requires_grad", "checkpoint"}.isdisjoint(
+        getattr(code, "co_names", ())
+    )
 
 
 def dataset_fingerprint(dataset: "Dataset") -> str:

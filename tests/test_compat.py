@@ -12,7 +12,16 @@ import tiny
 import torch
 import zoo
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, BertConfig, DefaultFlowCallback, Trainer, TrainerCallback, TrainerState
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    DefaultFlowCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    Wav2Vec2Config,
+)
+from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
 from transformers.trainer_callback import ExportableState
 
 import hf_compalign
@@ -288,6 +297,29 @@ def test_a_config_says_which_attention_it_has():
     found = [_compat.attention_of(tiny.bert(attn_implementation=name)) for name in ("eager", "sdpa")]
     still(found == ["eager", "sdpa"], "The attention of a model is said elsewhere now.")
     assert _compat.attention_of(torch.nn.Linear(1, 1)) is None
+
+
+def test_a_layer_is_checkpointed_in_training_mode_alone():
+    model, modes, functions = tiny.bert(), [], []
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    layer = model.bert.encoder.layer[0]
+    layer.intermediate.register_forward_hook(lambda *_: modes.append(layer.training))
+    own = layer._gradient_checkpointing_func
+    layer._gradient_checkpointing_func = lambda function, *args: functions.append(function) or own(function, *args)
+    for mode in (True, False):
+        layer.train(mode)(torch.ones(1, 2, 16))
+    still(modes == [True, False] and len(functions) == 1, "Layers are checkpointed in other modes now.")
+    with _compat.checkpointed_in_evaluation(layer.train()):
+        found = layer(torch.ones(1, 2, 16, requires_grad=True))
+    found.sum().backward()
+    still(modes[2:] == [False, False] and len(functions) == 2, "What checkpoints a layer is set elsewhere now.")
+    assert layer.training
+
+
+def test_some_stacks_checkpoint_in_training_mode_themselves():
+    config = Wav2Vec2Config(conv_dim=(8,), conv_stride=(5,), conv_kernel=(10,), num_feat_extract_layers=1)
+    needs = [_compat.needs_training_mode(one) for one in (Wav2Vec2FeatureEncoder(config), tiny.bert().bert.encoder)]
+    still(needs == [True, False], "The convolutions of wav2vec 2.0 let their inputs have gradients in another way now.")
 
 
 def test_a_dataset_has_the_fingerprint_that_map_was_given():

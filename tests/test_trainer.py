@@ -16,6 +16,8 @@ from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
     EarlyStoppingCallback,
+    OPTConfig,
+    OPTForSequenceClassification,
     ReformerConfig,
     ReformerForSequenceClassification,
     ResNetConfig,
@@ -504,13 +506,19 @@ def test_the_teacher_computes_in_the_students_autocast(tmp_path):
 
 
 def test_gradient_checkpointing_stays_on_with_dropout_off(tmp_path):
-    student = tiny.bert(seed=2, dropout=0.3)
-    trainer = trained(tmp_path, student=student, settings={"gradient_checkpointing": True})
-    checkpointed = [m for m in student.modules() if getattr(m, "gradient_checkpointing", False)]
-    assert checkpointed
-    trainer.compute_loss(student.train(), tiny.batch(tiny.texts(2)))
-    assert all(module.training for module in checkpointed)
-    assert not any(m.training for m in student.modules() if isinstance(m, torch.nn.Dropout))
+    """OPT's layers drop out by a function, and not by modules."""
+    sizes = {"hidden_size": 16, "ffn_dim": 32, "word_embed_proj_dim": 16, "num_hidden_layers": 2, "dropout": 0.5}
+    torch.manual_seed(2)
+    student = OPTForSequenceClassification(
+        OPTConfig(vocab_size=40, num_labels=3, num_attention_heads=2, pad_token_id=0, init_std=0.2, **sizes)
+    )
+    runs = []
+    student.model.decoder.layers[0].fc1.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    settings = {"gradient_checkpointing": True, "learning_rate": 0.0, "max_steps": 3, "logging_steps": 1}
+    trainer = trained(tmp_path, student=student, teacher=copy.deepcopy(student), settings=settings)
+    assert [log["logits_loss"] for log in trainer.state.log_history if "loss" in log] == [0, 0, 0]
+    assert runs.count(True) == 6  # and the teacher's without gradients
+    assert student.config.dropout == 0.5
 
 
 def unnamed(rows):

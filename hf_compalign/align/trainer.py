@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hf_compalign.align.checkpoint import (
     restore_weighting,
 )
 from hf_compalign.align.checks import check_datasets, check_setup
-from hf_compalign.align.dropout import switch_dropout_off
+from hf_compalign.align.dropout import without_dropout
 from hf_compalign.align.inner_checks import fitted
 from hf_compalign.align.inside import Watch
 from hf_compalign.align.losses import masked_mean
@@ -119,14 +120,13 @@ class AlignedDistillationTrainer(TaughtTrainer):
     ) -> Any:
         """The weighted sum of the terms; called by the Trainer for training and evaluation."""
         training = model.training
-        if training and self.alignment.needs_teacher and not self.alignment.student_dropout:
-            switch_dropout_off(model)
         given, labels, inputs = self._without_labels(inputs)
         inputs = self._with_decoder_inputs(inputs, labels)
         asked = self._compared.inner if training else ()  # an evaluation is about the answers
         teacher = self._taught(inputs, training=training, asked=asked) if self.alignment.needs_teacher else None
         watch = Watch(self.accelerator.unwrap_model(model), self._of_student(inputs), asked, trained=True)
-        with explaining_tokens(self.model, inputs), watch:
+        drops = not training or not self.alignment.needs_teacher or self.alignment.student_dropout
+        with nullcontext() if drops else without_dropout(model), explaining_tokens(self.model, inputs), watch:
             outputs = model(**watch.inputs, **watch.options)
         items = self.task.items(self.task.answer(outputs), labels, inputs, self.model.config)
         note_problem(self.task, self.model.config)
