@@ -145,7 +145,7 @@ class Texts:
 
     def __init__(self, data: DataArguments, args: TrainingArguments, train: Dataset, models: ModelArguments) -> None:
         self.args = args
-        self.columns = find_text_columns(train, data.text_column_names)
+        self.columns = find_text_columns(train, data.text_column_names, labels=data.label_column_name)
         self.label_column = label_column_of(train, data.label_column_name)
         self.regression = answers_with_numbers(models.teacher_name_or_path, train, self.label_column)
         self._check_options(data)

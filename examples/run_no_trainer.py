@@ -170,7 +170,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def prepared(path: str) -> Dataset:
         rows = load_file(path)
-        texts, label = find_text_columns(rows, args.text_column_names), label_column_of(rows, args.label_column_name)
+        label = label_column_of(rows, args.label_column_name)
+        texts = find_text_columns(rows, args.text_column_names, labels=label)
         rows = with_label_ids(rows.select_columns([*texts, label]), label, names_of(teacher.config.id2label))
         return tokenized(rows, tokenizer, texts, longest=position_limit(teacher)).remove_columns(list(texts))
 

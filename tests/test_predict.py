@@ -223,6 +223,44 @@ def test_columns_are_found_by_type_and_usual_names():
     assert label_names(dataset, "headline") is None
 
 
+@pytest.mark.parametrize(
+    ("columns", "given", "expected"),
+    [
+        # TREC, BoolQ, WikiQA, QNLI, a reranker's, SQuAD
+        ({"question": "what ?", "label-coarse": 1}, {}, ("question",)),
+        ({"question": "what ?", "label": "place", "label_text": "place", "question_id": "Q1"}, {}, ("question",)),
+        ({"question": "what ?", "kind": "place", "row": "r1"}, {"labels": "kind", "ids": "row"}, ("question",)),
+        ({"question": "is it ?", "passage": "it is", "answer": True, "title": "it"}, {}, ("question", "passage")),
+        ({"question": "what ?", "title": "it", "answer": "it", "label": 1}, {}, ("question", "answer")),
+        ({"question": "what ?", "answer": "it", "good": 1}, {"labels": "good"}, ("question", "answer")),
+        ({"question": "what ?", "sentence": "it", "label": 1}, {}, ("question", "sentence")),
+        ({"query": "it", "text": "it is", "label": 1}, {}, ("query", "text")),
+        ({"id": "1", "title": "it", "context": "it is", "question": "what ?"}, {}, ("question", "context")),
+        ({"question": "what ?", "context": ["it", "is"]}, {}, ("question",)),
+    ],
+)
+def test_a_question_is_read_with_the_text_that_goes_with_it(columns, given, expected):
+    dataset = Dataset.from_list([columns])
+    assert find_text_columns(dataset, **given) == expected
+    wide = dataset.cast_column("question", Value("large_string")) if "question" in columns else dataset
+    assert find_text_columns(wide, **given) == expected
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"question": "what ?", "article": "it is", "label": 1},
+        {"question": "what ?", "answer": "it"},  # an answer may be the label
+        {"question": "what ?", "answer": "it", "article": "it is"},
+    ],
+)
+def test_a_question_beside_another_text_is_not_read_alone(columns):
+    rows = Dataset.from_list([columns])
+    with pytest.raises(ValueError, match="Cannot tell which .* Got the columns 'question', .* Name one or two of them"):
+        predict(tiny.bert(), rows, processing_class=tokenizer())
+    assert predict(tiny.bert(), rows, processing_class=tokenizer(), columns=Columns(text="question")).ids.size == 1
+
+
 def test_wanted_columns_must_exist():
     dataset = reviews()
     assert find_text_columns(dataset, ["text"]) == ("text",)

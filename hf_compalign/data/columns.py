@@ -1,6 +1,7 @@
 """Find the input and label columns of a dataset."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,15 +10,20 @@ from datasets import Audio, ClassLabel, Dataset, Image, Value
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 MAP_COLUMNS = ("labels", "annotation", "label", "segmentation_map")
 ID_COLUMNS = ("id", "idx", "guid")
+ANSWER_COLUMN = "answer"
 TEXT_PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("question1", "question2"),
-    ("question", "sentence"),
     ("text", "text_pair"),
+    *(
+        (asked, read)
+        for asked in ("question", "query")
+        for read in ("sentence", "passage", "context", "document", "paragraph", "text", "content", ANSWER_COLUMN)
+    ),
 )
 WORD_COLUMNS = ("tokens", "words")
-TEXT_COLUMNS = ("text", "sentence", "review", "content", "question")
+TEXT_COLUMNS = ("text", "sentence", "review", "content")
 
 
 def find_label_column(dataset: Dataset, wanted: str | None = None) -> str | None:
@@ -36,26 +42,29 @@ def find_label_column(dataset: Dataset, wanted: str | None = None) -> str | None
     return classes[0] if len(classes) == 1 else None
 
 
-def find_text_columns(dataset: Dataset, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+def find_text_columns(
+    dataset: Dataset, wanted: Sequence[str] | None = None, *, labels: str | None = None, ids: str | None = None
+) -> tuple[str, ...]:
     """The wanted text columns, one or a pair with usual names, or the only column of strings.
+
+    Labels and ids are no texts: the columns ``labels`` and ``ids``, if they are given, and those with such names. Most
+    questions have a second text that goes with them, so one is the text only where no other string stands beside it.
 
     Raises:
         ValueError: there is no wanted column, or several may be the text.
     """
     if wanted:
         return tuple(existing_column(dataset.column_names, name) for name in wanted)
-    names = set(dataset.column_names)
+    names = set(dataset.column_names) - {labels, ids}
+    if labels is None and find_label_column(dataset) is None:
+        names.discard(ANSWER_COLUMN)  # it may be the label
     for pair in TEXT_PAIRS:
-        if names.issuperset(pair):
+        if names.issuperset(pair) and all(_holds_strings(dataset.features[name]) for name in pair):
             return pair
     for name in TEXT_COLUMNS:
         if name in names:
             return (name,)
-    strings = [
-        name
-        for name, feature in (dataset.features or {}).items()
-        if isinstance(feature, Value) and feature.dtype == "string" and name not in (*LABEL_COLUMNS, *ID_COLUMNS)
-    ]
+    strings = [name for name in dataset.column_names if name not in (labels, ids) and _may_be_text(dataset, name)]
     if len(strings) == 1:
         return (strings[0],)
     raise ValueError(
@@ -107,9 +116,19 @@ def find_audio_column(dataset: Dataset, wanted: str | None = None) -> str:
     return _only_column(dataset, wanted, Audio)
 
 
+def _may_be_text(dataset: Dataset, name: str) -> bool:
+    """Whether a column holds strings and is called neither a label nor an id, such as `label_text` or `question_id`."""
+    words = re.split(r"[\W_]+", name.lower())
+    return _holds_strings(dataset.features[name]) and {*LABEL_COLUMNS, *ID_COLUMNS}.isdisjoint([name, *words])
+
+
+def _holds_strings(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
 def _may_hold_maps(feature: Any) -> bool:
     if isinstance(feature, Value):
-        return bool(feature.dtype == "string")
+        return _holds_strings(feature)
     return not isinstance(feature, ClassLabel)
 
 

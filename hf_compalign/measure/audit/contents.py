@@ -14,7 +14,6 @@ from datasets import Audio, Dataset, Image
 from hf_compalign.data import (
     find_audio_column,
     find_image_column,
-    find_text_columns,
     find_word_column,
     image_files,
     image_of,
@@ -85,7 +84,7 @@ def _asked_columns(dataset: Dataset, task: Task, columns: Columns) -> tuple[str,
     if task.model_input == "pixel_values":
         return (find_image_column(dataset, columns.image, labels=columns.label),)
     words = find_word_column(dataset, columns.text) if task.label_depth == 1 else None
-    return (words,) if words else find_text_columns(dataset, columns.text)
+    return (words,) if words else columns.texts_in(dataset)
 
 
 def with_attribution(found: Audit, agreement: AttributionAgreement, explanations: Mapping[str, Explanation]) -> Audit:

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from datasets import Dataset
+
 from hf_compalign._checks import check_whole
+from hf_compalign.data import find_text_columns
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,7 @@ class Columns:
             object.__setattr__(self, "text", (self.text,))
         if self.pixels_per_image is not None:
             check_whole("pixels_per_image", self.pixels_per_image, least=1)
+
+    def texts_in(self, dataset: Dataset) -> tuple[str, ...]:
+        """The column or the two that hold the text; a ValueError where several may."""
+        return find_text_columns(dataset, self.text, labels=self.label, ids=self.id)

@@ -22,7 +22,6 @@ from hf_compalign.data import (
     find_audio_column,
     find_image_column,
     find_label_column,
-    find_text_columns,
     find_word_column,
     image_files,
     lengths,
@@ -296,7 +295,7 @@ def _raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
         rows = ({"audio": _content(row[column])} for row in files)
     else:
         words = find_word_column(dataset, columns.text) if task.label_depth == 1 else None
-        rows = dataset.select_columns([words] if words else list(find_text_columns(dataset, columns.text)))
+        rows = dataset.select_columns([words] if words else list(columns.texts_in(dataset)))
     return [row_fingerprint(row) for row in rows]
 
 

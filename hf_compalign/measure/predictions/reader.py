@@ -16,7 +16,6 @@ from hf_compalign.data import (
     find_audio_column,
     find_image_column,
     find_map_column,
-    find_text_columns,
     find_word_column,
     rows_at,
     tokenized_as_read,
@@ -77,7 +76,7 @@ class Reader:
             elif kind == "sounds":
                 dataset = with_sounds(dataset, self.processing_class, find_audio_column(dataset, columns.audio))
             else:
-                dataset = self._tokenized(dataset, columns.text)
+                dataset = self._tokenized(dataset, columns)
         check_prepared(dataset, self.network)
         return dataset
 
@@ -119,17 +118,17 @@ class Reader:
                 f"{type(self.network).__name__} needs {_PROCESSOR[kind]}. Got {type(self.processing_class).__name__}."
             )
 
-    def _tokenized(self, dataset: Dataset, text: Sequence[str] | None) -> Dataset:
+    def _tokenized(self, dataset: Dataset, columns: Columns) -> Dataset:
         longest = position_limit(self.network)
         if self.task.label_depth == 1:
-            words = find_word_column(dataset, text) or find_text_columns(dataset, text)[0]
+            words = find_word_column(dataset, columns.text) or columns.texts_in(dataset)[0]
             return tokenized_words(dataset, self.processing_class, words, longest=longest)
         if self.task.has_choices:
             raise ValueError(
                 "The choices of a question are tokenized before they are asked. Got the columns "
                 f"{', '.join(dataset.column_names)}. Give rows with input_ids, a list for each choice."
             )
-        texts, windows = find_text_columns(dataset, text), windows_of(self.network)
+        texts, windows = columns.texts_in(dataset), windows_of(self.network)
         return tokenized_as_read(dataset, self.processing_class, texts, windows=windows, longest=longest)
 
     def batch(self, prepared: Dataset, places: Sequence[int]) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Value
 from numpy.typing import NDArray
 
 from hf_compalign._checks import check_name
-from hf_compalign.data import ID_COLUMNS, existing_column, find_image_column, find_text_columns, image_files, image_of
+from hf_compalign.data import ID_COLUMNS, existing_column, find_image_column, image_files, image_of
 from hf_compalign.measure.groups import group_membership, text_length
 from hf_compalign.measure.predictions import Columns, is_raw
 from hf_compalign.measure.slices.record import Condition
@@ -79,7 +79,7 @@ class Features:
     @property
     def _texts(self) -> tuple[str, ...]:
         of_texts = self.task.model_input == "input_ids" and is_raw(self.rows, self.task)
-        return find_text_columns(self.rows, self.columns.text) if of_texts else ()
+        return self.columns.texts_in(self.rows) if of_texts else ()
 
     @property
     def _image(self) -> str:
