@@ -215,7 +215,28 @@ def test_another_recipe_does_not_go_on_in_its_place(model, rows, tmp_path):
     ):
         compress_model(model, rows, output, limits={"mismatch_rate": 0.3}, options=QUICK)
     with pytest.raises(ValueError, match=r"another recipe: dataset: "):
-        compress_model(model, rows.select(range(200)), output, limits=LIMIT, options=QUICK)
+        compress_model(model, rows.shuffle(seed=5), output, limits=LIMIT, options=QUICK)
+
+
+@pytest.mark.parametrize("part", ["dataset", "calibration", "train"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows.shuffle(seed=5),
+        lambda rows: rows.map(lambda row: {"text": f"{row['text']} w1"}),
+        lambda rows: rows.map(lambda row: {"label": (row["label"] + 1) % 3}),
+    ],
+    ids=["order", "texts", "labels"],
+)
+def test_a_recipe_tells_what_rows_hold_and_their_order(model, part, change):
+    """Behind the same ids too: with rows in another order, those that chose would prove."""
+    texts = shipping.raw_texts(60).add_column("idx", [*range(60)])
+    given = {
+        name: texts.select(range(at, at + 20)) for at, name in ((0, "dataset"), (20, "calibration"), (40, "train"))
+    }
+    changed = given | {part: change(given[part])}
+    was, now = (setting_of(model, **rows, limits=LIMIT, options=QUICK).recipe() for rows in (given, changed))
+    assert [name for name in was if was[name] != now[name]] == [part]
 
 
 def test_two_searches_do_not_work_in_one_folder(model, rows, tmp_path):

@@ -10,9 +10,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_compalign.compress.export import check_not_exported
-from hf_compalign.data import check_rows, combined_fingerprint, sample
+from hf_compalign.data import check_rows, sample
 from hf_compalign.measure.audit import AuditOptions, checked_limits
-from hf_compalign.measure.predictions import Columns, ids_of, reader_of
+from hf_compalign.measure.predictions import Columns, content_fingerprint, reader_of
 from hf_compalign.models import load_processor
 from hf_compalign.opening import load_model, model_fingerprint, name_of
 from hf_compalign.search.options import SearchOptions
@@ -85,7 +85,8 @@ class Setting:
         return asked | marks | said | {"formats": list(self.options.formats or ())}
 
     def _fingerprint(self, rows: Dataset) -> str:
-        return combined_fingerprint(ids_of(rows, self.task, Columns.of(self.options.columns)).tolist())
+        reader = reader_of(self.network, rows, processing_class=self.processor)
+        return content_fingerprint(reader, rows, Columns.of(self.options.columns))
 
 
 def setting_of(

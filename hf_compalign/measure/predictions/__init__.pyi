@@ -1,4 +1,6 @@
 from .columns import Columns as Columns
+from .content import content_fingerprint as content_fingerprint
+from .content import row_contents as row_contents
 from .items import YES_NO as YES_NO
 from .items import RowItems as RowItems
 from .pairing import SameItems as SameItems

@@ -284,19 +284,21 @@ def _marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
 
 def _raw_marks(dataset: Dataset, task: Task, columns: Columns) -> list[str]:
     """A hash of the text, image or sound in each row of a raw dataset."""
-    rows: Iterable[Mapping[str, Any]]
+    return [row_fingerprint(row) for row in asked_of(dataset, task, columns)]
+
+
+def asked_of(dataset: Dataset, task: Task, columns: Columns) -> Iterable[Mapping[str, Any]]:
+    """The text, image or sound in each row of a raw dataset; of files the bytes, or the path."""
     if task.model_input == "pixel_values":
         column = find_image_column(dataset, columns.image, labels=columns.label)
         files = image_files(dataset.select_columns([column]), column)
-        rows = ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
-    elif task.reads_sounds:
+        return ({"image": row[column]["bytes"] or row[column]["path"]} for row in files)
+    if task.reads_sounds:
         column = find_audio_column(dataset, columns.audio)
         files = sound_files(dataset.select_columns([column]), column)
-        rows = ({"audio": _content(row[column])} for row in files)
-    else:
-        words = find_word_column(dataset, columns.text) if task.label_depth == 1 else None
-        rows = dataset.select_columns([words] if words else list(columns.texts_in(dataset)))
-    return [row_fingerprint(row) for row in rows]
+        return ({"audio": _content(row[column])} for row in files)
+    words = find_word_column(dataset, columns.text) if task.label_depth == 1 else None
+    return dataset.select_columns([words] if words else list(columns.texts_in(dataset)))
 
 
 def _content(sound: Any) -> Any:
