@@ -147,7 +147,7 @@ def test_cut_models_are_trained_where_there_are_rows(model, rows, tmp_path, caps
     if windows:
         model = shipping.saved(tmp_path / "windows", read_in_windows(shipping.model(), length=6, stride=1))
     options = replace(QUICK, int8=False, train_steps=8, learning_rate=1e-2, train_batch_size=8, deferral=False)
-    train = shipping.raw_texts(90).select(range(60, 90))
+    train = shipping.raw_texts(N + 30).select(range(N, N + 30))
     found = compress_model(model, rows, tmp_path / "out", limits=LIMIT, train=train, options=options)
     trained = found.search.of(Step("onnx", cut=0.5, trained=True))
     assert trained is not None
@@ -161,7 +161,8 @@ def test_cut_models_are_trained_where_there_are_rows(model, rows, tmp_path, caps
 
 def test_a_training_that_makes_a_model_worse_is_not_taken(model, rows, tmp_path):
     options = replace(QUICK, train_steps=8, learning_rate=0.9, train_batch_size=8)
-    setting = setting_of(model, rows, limits=LIMIT, calibration=None, train=shipping.raw_texts(90), options=options)
+    train = shipping.raw_texts(N + 90).select(range(N, N + 90))
+    setting = setting_of(model, rows, limits=LIMIT, calibration=None, train=train, options=options)
     student = copy.deepcopy(setting.network)  # nothing answers more like the original
     with pytest.raises(ValueError, match="no checkpoint of 8 steps changes fewer of 250 rows than the cut by itself"):
         recover(student, setting, rows, tmp_path)
@@ -304,6 +305,14 @@ def test_a_plan_names_every_step_and_what_the_rows_can_show(model, rows):
     assert plan.least == pytest.approx(1 - 0.05 ** (1 / 100))
     assert all(seconds > 0 for seconds in plan.steps.values())
     assert "At best they show at most 2.95 %" in str(plan)
+
+
+def test_a_plan_says_which_rows_are_left_out(model, rows):
+    train = shipping.raw_texts(N + 40).select(range(N - 10, N + 40))
+    plan = plan_of(model, rows, limits=LIMIT, train=train, options=QUICK)
+    # Ten rows are the same, and two words of another stand in the dataset too.
+    assert (plan.rows["train"], plan.rows["calibrate"]) == (39, 39)
+    assert str(plan).startswith("left out  11 of the 50 rows of train: they ask what rows of the dataset ask\nRows: ")
 
 
 # ---- what is left out, and the order of the proof ----

@@ -57,14 +57,16 @@ def compress_model(  # noqa: PLR0913 - a model, its rows, where to, and what to 
             upper bound.
         calibration: rows for the ranges of INT8 and for cuts; by default some of ``train``, or else up to a fifth of
             the dataset, which then neither chooses nor proves.
-        train: rows to train cut models on, without which none is.
+        train: rows to train cut models on, without which none is. Of both, rows that ask what a row of the dataset
+            asks are left out.
         options: the rest.
         progress: called with each line of what is done.
 
     Raises:
         ImportError: neither OpenVINO nor ONNX Runtime is installed.
-        ValueError: no limits, or ones that so few rows cannot show; a model or rows that do not fit; a folder that
-            holds something; or a search in it by another process, or of another recipe.
+        ValueError: no limits, or ones that so few rows cannot show; a model or rows that do not fit; most rows to
+            calibrate or train on are among those of the dataset; a folder that holds something; or a search in it by
+            another process, or of another recipe.
     """
     options, report, output = options or SearchOptions(), progress or (lambda line: None), Path(output)
     folder = work_folder(output)
@@ -74,6 +76,8 @@ def compress_model(  # noqa: PLR0913 - a model, its rows, where to, and what to 
     with working_in(folder, setting.recipe()):
         searched, judged = _parts(setting, folder)
         rows = [plural(len(part), "row") for part in (searched.rows, judged.rows, setting.calibration)]
+        for note in setting.notes:
+            report(note)
         report(f"Choosing on {rows[0]}, proving on {rows[1]}, calibrating on {rows[2]}")
         shop = Workshop(setting, folder, searched)
         found = _climbed(shop, judged, report)

@@ -32,17 +32,20 @@ class Plan:
         steps: name -> about how many seconds it takes, if it is not left out.
         rows: what the rows are for -> how many there are.
         least: the smallest upper bound that the rows that prove can show: of a file without a mismatch.
+        notes: lines that say which rows were left out.
     """
 
     steps: Mapping[str, float]
     rows: Mapping[str, int]
     least: float
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         table = Table("Steps", ("step", "minutes"), [(name, _minutes(one)) for name, one in self.steps.items()])
         rows = ", ".join(f"{count(n)} to {what}" for what, n in self.rows.items())
         return "\n".join(
             [
+                *self.notes,
                 f"Rows: {rows}. At best they show at most {percent(self.least)} with 95 % confidence.",
                 as_text(table),
                 f"About {_minutes(sum(self.steps.values()))} minutes, and less where steps are left out.",
@@ -75,7 +78,7 @@ def plan_of(
     tried = {step.name: _seconds(step, setting, seconds, searched) for step in setting.steps}
     # Where items share examples, that of as many in each.
     least = cluster_bound([0] * judged, [1] * judged) if setting.task.shares_examples else upper_bound(0, judged)
-    return Plan(asked | tried, rows, least)
+    return Plan(asked | tried, rows, least, setting.notes)
 
 
 def _seconds_of_a_pass(setting: Setting) -> float:

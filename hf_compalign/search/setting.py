@@ -5,23 +5,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_compalign.compress.export import check_not_exported
-from hf_compalign.data import check_rows, sample
+from hf_compalign.data import check_rows
 from hf_compalign.measure.audit import AuditOptions, checked_limits
 from hf_compalign.measure.predictions import Columns, content_fingerprint, reader_of
 from hf_compalign.models import load_processor
 from hf_compalign.opening import load_model, model_fingerprint, name_of
+from hf_compalign.search.dealing import dealt
 from hf_compalign.search.options import SearchOptions
 from hf_compalign.search.steps import Step, installed_formats, ladder
 from hf_compalign.tasks import Task, task_of
 
-_SEED = 1
-# Without other rows, the most of the given ones that calibrate.
-_CALIBRATION_SHARE = 0.2
 # What a recipe does not depend on, or says in another way.
 _UNSAID = ("processing_class", "overwrite", "formats")
 
@@ -39,6 +36,7 @@ class Setting:
         calibration: rows for ranges and cuts.
         train: rows to train on, or None.
         options: the rest; the formats are those to try.
+        notes: lines that say which rows were left out.
     """
 
     network: PreTrainedModel
@@ -49,6 +47,7 @@ class Setting:
     calibration: Dataset
     train: Dataset | None
     options: SearchOptions
+    notes: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task:
@@ -108,20 +107,14 @@ def setting_of(
     network = load_model(model)
     processor = options.processing_class or load_processor(name_of(model), task_of(network))
     check_rows(dataset)
-    reader_of(network, dataset, processing_class=processor)  # refuses what cannot be audited
-    for_ranges = calibration if calibration is not None else train
-    if for_ranges is None:
-        dataset, for_ranges = _parted(dataset, options.calibration_rows)
-    calibration = sample(for_ranges, options.calibration_rows)
-    return Setting(network, name_of(model), processor, limits, dataset, calibration, train, options)
-
-
-def _parted(dataset: Dataset, most: int) -> tuple[Dataset, Dataset]:
-    """The rows without those that calibrate, and these."""
-    n = min(most, int(_CALIBRATION_SHARE * len(dataset)))
-    if n == 0:
-        raise ValueError(
-            f"A fifth of the rows calibrates, and of {len(dataset)} that is none. Give more rows, or calibration=."
-        )
-    order = np.random.default_rng(_SEED).permutation(len(dataset))
-    return dataset.select(sorted(order[n:].tolist())), dataset.select(sorted(order[:n].tolist()))
+    reader = reader_of(network, dataset, processing_class=processor)  # refuses what cannot be audited
+    found = dealt(
+        reader,
+        dataset,
+        calibration=calibration,
+        train=train,
+        columns=Columns.of(options.columns),
+        most=options.calibration_rows,
+    )
+    rows = (found.rows, found.calibration, found.train)
+    return Setting(network, name_of(model), processor, limits, *rows, options, found.notes)
