@@ -2,18 +2,15 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
 from hf_compalign.cli import options
 from hf_compalign.cli.auditing import data_columns
-from hf_compalign.cli.rows import audited_rows, load_rows
+from hf_compalign.cli.rows import audited_rows, rows_to_make_with
 from hf_compalign.cli.screen import clear_errors, hush, hush_loading, print_json, stderr, stdout
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 # Parameters that are no keys of a recipe, or are said there in another way.
 _NOT_KEYS = ("recipe", "limit", "dry_run", "overwrite", "as_json")
@@ -39,7 +36,7 @@ def compress(  # noqa: PLR0913, PLR0917 - the options of a command are its argum
     recipe: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Take what is not given from this recipe; see `recipes`.")
     ] = None,
-    config: options.ConfigName = None,
+    config: options.ConfigOfAll = None,
     split: options.Split = None,
     text_column: options.TextColumn = None,
     image_column: options.ImageColumn = None,
@@ -94,8 +91,8 @@ def compress(  # noqa: PLR0913, PLR0917 - the options of a command are its argum
         hush_loading()
         rows: dict[str, Any] = {
             "dataset": audited_rows(vars(said), console),
-            "calibration": _rows(said.calibration),
-            "train": _rows(said.train),
+            "calibration": rows_to_make_with(said.calibration, vars(said)),
+            "train": rows_to_make_with(said.train, vars(said)),
             "limits": said.limits,
             "options": SearchOptions(**said.options, columns=data_columns(vars(said)), overwrite=overwrite),
         }
@@ -130,7 +127,3 @@ def recipes(
         width = max(map(len, shipped))
         for one, words in shipped.items():
             typer.echo(f"{one:<{width}}  {words}")
-
-
-def _rows(where: str | None) -> "Dataset | None":
-    return None if where is None else load_rows(where, usual=("train", "validation"))

@@ -11,7 +11,7 @@ from rich.text import Text
 from hf_compalign._tables import as_text
 from hf_compalign.cli import options
 from hf_compalign.cli.auditing import data_columns, print_audit
-from hf_compalign.cli.rows import audited_rows, load_rows
+from hf_compalign.cli.rows import are_audited, audited_rows, rows_to_make_with
 from hf_compalign.cli.screen import clear_errors, hush, print_json, stderr, stdout
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
     reference: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Compare with this model. Default: the model itself.")
     ] = None,
-    config: options.ConfigName = None,
+    config: options.ConfigOfAll = None,
     split: options.Split = None,
     text_column: options.TextColumn = None,
     image_column: options.ImageColumn = None,
@@ -80,13 +80,18 @@ def export(  # noqa: PLR0913, PLR0917 - the options of a command are its argumen
         limits = options.parsed_limits(limit or [])
         _check(file_format, quantize, calibration=calibration, dataset=dataset, limited=bool(limits))
         _refuse_idle(ctx.params)
+        if calibration is not None and are_audited(calibration, ctx.params):
+            raise ValueError(
+                "--calibration and --dataset are the same data, so the audit would judge the file on what made it. "
+                "Calibrate on other data, such as the training data."
+            )
         from hf_compalign.ship import ExportOptions, export_audited
 
         rows = None if dataset is None else audited_rows(ctx.params, console)
         how = ExportOptions(
             quantize=quantize,
             precision=precision,
-            calibration=_calibration(calibration, calibration_rows),
+            calibration=_calibration(ctx.params),
             exclude=exclude or None,
             portable=portable,
             columns=data_columns(ctx.params),
@@ -138,11 +143,6 @@ def _check(
             "--quantize static fixes the ranges of the activations beforehand, on some rows of data. Name them with "
             "--calibration, such as the training data; or use --quantize dynamic, which needs none."
         )
-    elif calibration == dataset:
-        raise ValueError(
-            "--calibration and --dataset are the same data, so the audit would judge the file on what made it. "
-            "Calibrate on other data, such as the training data."
-        )
     if limited and dataset is None:
         raise ValueError("A limit is measured on data. Name them with --dataset.")
 
@@ -166,10 +166,11 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
         options.refuse_ignored("Nothing is repaired without --quantize and --limit", given, ["max_measurements"])
 
 
-def _calibration(dataset: str | None, most: int | None) -> "Dataset | None":
+def _calibration(given: Mapping[str, Any]) -> "Dataset | None":
     from hf_compalign.data import sample
 
-    return None if dataset is None else sample(load_rows(dataset, usual=("train", "validation")), most or 256)
+    rows = rows_to_make_with(given["calibration"], given)
+    return None if rows is None else sample(rows, given["calibration_rows"] or 256)
 
 
 def _print_done(done: "AuditedExport", *, as_json: bool) -> None:

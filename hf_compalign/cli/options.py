@@ -17,6 +17,10 @@ DatasetName = Annotated[
     ),
 ]
 ConfigName = Annotated[str | None, typer.Option("--config", help="The dataset's configuration on the Hub.")]
+ConfigOfAll = Annotated[
+    str | None,
+    typer.Option("--config", help="Of --dataset on the Hub, and of other rows where they are named the same."),
+]
 Split = Annotated[str | None, typer.Option(help="Default: test, else validation, else the only one.")]
 TextColumn = Annotated[list[str] | None, typer.Option(help="The text; given twice, a pair of texts.")]
 ImageColumn = Annotated[str | None, typer.Option(help="The images.")]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _SAVED_DATASET = ("dataset_dict.json", "state.json")
+_AUDITED, _MADE_WITH = ("test", "validation"), ("train", "validation")
 
 
 def audited_rows(given: Mapping[str, Any], console: Console) -> "Dataset":
@@ -23,8 +24,43 @@ def audited_rows(given: Mapping[str, Any], console: Console) -> "Dataset":
     return rows
 
 
+def rows_to_make_with(where: str | None, given: Mapping[str, Any]) -> "Dataset | None":
+    """Rows that a command calibrates or trains on; --config is theirs too where they are of the --dataset."""
+    if where is None:
+        return None
+    return load_rows(where, given["config"] if _is_same(where, given["dataset"]) else None, usual=_MADE_WITH)
+
+
+def are_audited(where: str, given: Mapping[str, Any]) -> bool:
+    """Whether such rows are those of the --dataset: of the same name, and of the same split."""
+    if not _is_same(where, given["dataset"]):
+        return False
+    names = _split_names(where, given["config"])
+    return not names or _choose(names, given["split"], _AUDITED) == _choose(names, None, _MADE_WITH)
+
+
+def _is_same(where: str, dataset: str | None) -> bool:
+    return dataset is not None and Path(where) == Path(dataset)
+
+
+def _split_names(where: str, config: str | None) -> Sequence[str]:
+    """The names of the splits; none where there is but one without a name."""
+    import datasets
+
+    from hf_compalign.data import BUILDERS
+
+    path = Path(where)
+    if path.is_file() or path.suffix in BUILDERS:
+        return ()
+    if any((path / name).is_file() for name in _SAVED_DATASET):
+        saved = _loaded(where, datasets.load_from_disk)
+        return list(saved) if isinstance(saved, dict) else ()
+    names: Sequence[str] = _loaded(where, datasets.get_dataset_split_names, config)
+    return names
+
+
 def load_rows(
-    where: str, config: str | None = None, split: str | None = None, *, usual: Sequence[str] = ("test", "validation")
+    where: str, config: str | None = None, split: str | None = None, *, usual: Sequence[str] = _AUDITED
 ) -> "Dataset":
     """The rows of a file, a saved dataset, a folder of images, or a dataset on the Hub.
 

@@ -24,7 +24,7 @@ class Recipe(SearchOptions):
         dataset: a file, a saved dataset, a folder of images or a Hub name; so are ``calibration`` and ``train``.
         output: the folder of the artifact.
         limits: name -> value.
-        config: the dataset's configuration on the Hub.
+        config: the dataset's configuration on the Hub; that of ``calibration`` and ``train`` too, where these name it.
         split: of the dataset.
         text_column: the text, or the two of a pair.
         image_column: the images.
