@@ -24,7 +24,7 @@ def staged_folder(folder: str | Path, *, overwrite: bool = False, dropped: Colle
     Args:
         folder: where; a link stays one, and leads to the new folder.
         overwrite: replace files of the same name in a folder that holds something, and keep all others.
-        dropped: names in the old folder that go.
+        dropped: names in the old folder that go, such as ``report.html`` or ``onnx/model.onnx``.
 
     Raises:
         ValueError: the folder is a file, or is not empty without ``overwrite``.
@@ -90,13 +90,23 @@ def _keep(old: Path, new: Path, dropped: Collection[str]) -> None:
     """Give the new folder what only the old one holds."""
 
     def replaced(where: str, names: list[str]) -> set[str]:
-        within = new / Path(where).relative_to(old)
+        place = Path(where).relative_to(old)
+        within = new / place
         found = {name for name in names if os.path.lexists(within / name)}
         both = {name for name in found if (within / name).is_dir() and (Path(where) / name).is_dir()}
-        gone = {name for name in names if name in dropped or _is_staged(name, old)} if within == new else set()
-        return (found - both) | gone
+        gone = {name for name in names if (place / name).as_posix() in dropped}
+        staged = {name for name in names if _is_staged(name, old)} if within == new else set()
+        return (found - both) | gone | staged
 
     shutil.copytree(old, new, symlinks=True, ignore=replaced, copy_function=_link, dirs_exist_ok=True)
+    _remove_emptied(new, dropped)
+
+
+def _remove_emptied(folder: Path, dropped: Collection[str]) -> None:
+    """Folders that only held what was dropped go with it."""
+    for parent in {(folder / name).parent for name in dropped} - {folder}:
+        with suppress(OSError):  # it holds something
+            parent.rmdir()
 
 
 def _link(source: str, target: str) -> None:
@@ -131,11 +141,12 @@ def _rename_both(work: Path, folder: Path) -> None:
 def _fill(work: Path, folder: Path, dropped: Collection[str]) -> None:
     """Move the files one by one."""
     folder.mkdir(exist_ok=True)
-    gone = {*dropped} - {*os.listdir(work)}
+    gone = [name for name in dropped if not os.path.lexists(work / name)]
     for made in sorted(work.rglob("*")):
         if made.is_file():
             target = folder / made.relative_to(work)
             target.parent.mkdir(parents=True, exist_ok=True)
             made.replace(target)
-    for name in gone & {*os.listdir(folder)}:
+    for name in gone:
         remove(folder / name)
+    _remove_emptied(folder, gone)

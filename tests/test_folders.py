@@ -75,6 +75,17 @@ def test_an_old_folder_gives_way_and_what_is_not_replaced_stays(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.usefixtures("place", "exchange")
+def test_what_is_dropped_may_lie_deeper_and_takes_its_empty_folder_along(tmp_path):
+    old = OLD | {"openvino/model": "old", "openvino/audit": "old"}
+    put(tmp_path / "out", old)
+    dropped = ["onnx/audit", "onnx/model", "openvino/model", "openvino/audit", "nowhere/card"]
+    with staged_folder(tmp_path / "out", overwrite=True, dropped=dropped) as work:
+        put(work, NEW)
+    assert contents(tmp_path / "out") == {name: text for name, text in AFTER.items() if name != "onnx/audit"}
+    assert not (tmp_path / "out" / "openvino").exists()
+
+
 def put_and_fail(folder):
     with staged_folder(folder, overwrite=True) as work:
         put(work, NEW)

@@ -87,12 +87,18 @@ def test_every_key_is_an_option_of_the_command():
 
 
 def test_the_command_does_the_whole_job_and_saves_its_recipe(place, tmp_path):
+    """Also in the place of an earlier artifact, which had other files."""
+    (tmp_path / "out" / "onnx").mkdir(parents=True)
+    for name in ("audit.json", "onnx/model_int8.onnx", "onnx/model_int8.audit.json", "mine.txt"):
+        (tmp_path / "out" / name).write_text("{}")
     with traced_once():
         done = call(
             "compress", place / "model", "--dataset", place / "rows.parquet", "--recipe", place / "quick.yaml",
-            "--output", tmp_path / "out",
+            "--output", tmp_path / "out", "--overwrite",
         )  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "out" / "onnx").iterdir()} == {"model.onnx", "model.audit.json"}
+    assert (tmp_path / "out" / "mine.txt").read_text() == "{}"
     assert "times" in done.stdout.splitlines()[-1]
     assert "changed" in done.stdout.splitlines()[-1]
     assert "tried  ONNX" in done.stderr

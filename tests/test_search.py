@@ -277,6 +277,13 @@ def test_a_folder_that_holds_something_is_not_touched(model, rows, tmp_path):
         compress_model(model, rows, tmp_path / "out" / "thesis.tex", limits=LIMIT, options=QUICK)
 
 
+def test_what_no_artifact_wrote_is_refused_before_the_search(model, rows, tmp_path):
+    (tmp_path / "out" / "onnx").mkdir(parents=True)
+    (tmp_path / "out" / "onnx" / "mine.onnx").write_text("mine")
+    with pytest.raises(ValueError, match=r"out holds onnx/mine.onnx, which no artifact wrote.* Move it away, or give"):
+        compress_model("no-model", rows, tmp_path / "out", limits=LIMIT, options=replace(QUICK, overwrite=True))
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [

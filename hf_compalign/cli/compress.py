@@ -70,7 +70,7 @@ def compress(  # noqa: PLR0913, PLR0917 - the options of a command are its argum
     seed: Annotated[int | None, typer.Option(help="Of the training. Default: 0.")] = None,
     n_runs: Annotated[int | None, typer.Option(min=1, help="Timed passes of each file. Default: 20.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be tried, and about how long.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same names.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier search wrote there.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Find the fastest file of a model that keeps a limit on changed answers, prove it, and write it as it ships.

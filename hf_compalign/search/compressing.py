@@ -20,6 +20,7 @@ from hf_compalign.search.setting import Setting, setting_of
 from hf_compalign.search.shipping import ship
 from hf_compalign.search.working import work_folder, working_in
 from hf_compalign.search.workshop import Workshop
+from hf_compalign.ship import refuse_foreign_files
 from hf_compalign.ship.repair import Part, split
 
 Report = Callable[[str], None]
@@ -52,7 +53,8 @@ def compress_model(  # noqa: PLR0913 - a model, its rows, where to, and what to 
     Args:
         model: the original, of a task that `audit` takes.
         dataset: rows that the model was not trained on, as `predict` takes them. More rows show smaller rates.
-        output: a folder that is empty or not there yet.
+        output: a folder that is empty or not there yet; with ``options.overwrite`` also one that holds something, of
+            which files of an earlier artifact go.
         limits: the largest acceptable ``mismatch_rate``, ``nfr``, ``flip_rate`` or ``pfr``, each judged by its 95 %
             upper bound.
         calibration: rows for the ranges of INT8 and for cuts; by default some of ``train``, or else up to a fifth of
@@ -72,6 +74,7 @@ def compress_model(  # noqa: PLR0913 - a model, its rows, where to, and what to 
     folder = work_folder(output)
     overwrite = options.overwrite or folder.is_dir()
     check_free(output, overwrite=overwrite)
+    refuse_foreign_files(output)
     setting = setting_of(model, dataset, limits=limits, calibration=calibration, train=train, options=options)
     with working_in(folder, setting.recipe()):
         searched, judged = _parts(setting, folder)

@@ -33,7 +33,7 @@ class SearchOptions:
         n_runs: timed passes of each file.
         columns: where to find what in a raw dataset.
         processing_class: the tokenizer or image processor; by default the one saved beside the model.
-        overwrite: write into a folder that holds something.
+        overwrite: write into a folder that holds something; what an earlier artifact wrote there is replaced or goes.
 
     Raises:
         ValueError: a value out of its range.

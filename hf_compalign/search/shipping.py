@@ -7,7 +7,7 @@ from hf_compalign._files import CHOSEN_NAME
 from hf_compalign.search.chosen import BEHIND
 from hf_compalign.search.record import Compression, Tried
 from hf_compalign.search.workshop import Workshop
-from hf_compalign.ship import ArtifactDetails, save_artifact
+from hf_compalign.ship import ArtifactDetails, artifact_files, save_artifact
 from hf_compalign.ship.repair import Part
 
 
@@ -41,6 +41,7 @@ def ship(
             timed_batch_sizes=sorted({1, shop.setting.options.batch_size}),
         ),
         overwrite=overwrite,
+        dropped=artifact_files(output),
     )
     found = replace(found, folder=str(output))
     found.save(output / CHOSEN_NAME)

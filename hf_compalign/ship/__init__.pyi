@@ -2,6 +2,8 @@ from .artifact import Artifact as Artifact
 from .artifact import ArtifactDetails as ArtifactDetails
 from .artifact import save_artifact as save_artifact
 from .card import write_model_card as write_model_card
+from .earlier import artifact_files as artifact_files
+from .earlier import refuse_foreign_files as refuse_foreign_files
 from .exporting import AuditedExport as AuditedExport
 from .exporting import ExportOptions as ExportOptions
 from .exporting import export_audited as export_audited

@@ -103,6 +103,7 @@ def save_artifact(  # noqa: PLR0913 - what ships, of which files, and what it is
     deferrals: Mapping[str, Deferral | str | Path] | None = None,
     details: ArtifactDetails | None = None,
     overwrite: bool = False,
+    dropped: Collection[str] = (),
 ) -> Artifact:
     """Write a compressed model as it ships, with an audit of each of its files against the original.
 
@@ -128,6 +129,7 @@ def save_artifact(  # noqa: PLR0913 - what ships, of which files, and what it is
             behind it are audited together too, ``<name>.pair.audit.json``, if that is in the folder or the reference.
         details: what the card says, the processor, limits for the audits, what is timed.
         overwrite: replace files of the same names in the folder, and remove a ``report.html`` of other audits.
+        dropped: with ``overwrite``, the names of other files in the folder that go, such as `artifact_files` of it.
 
     Returns:
         The audits, sizes and latencies of all files.
@@ -142,14 +144,14 @@ def save_artifact(  # noqa: PLR0913 - what ships, of which files, and what it is
     checked_limits(details.limits)
     variants = checked_variants({ONNX: onnx, OPENVINO: openvino})
     rules = {name: Deferral.of(deferral) for name, deferral in (deferrals or {}).items()}
-    refuse_left_variants(folder, variants)
-    refuse_left_deferrals(folder, rules)
-    with staged_folder(folder, overwrite=overwrite, dropped=[REPORT]) as work:
+    refuse_left_variants(folder, variants, dropped)
+    refuse_left_deferrals(folder, rules, dropped)
+    with staged_folder(folder, overwrite=overwrite, dropped=[REPORT, *dropped]) as work:
         compressed = _torch_model(model)
         processor = _write_model(compressed, work, details.processing_class)
         copy_variants(variants, work, compressed.config)
         weights = next(name for name in WEIGHTS if (work / name).is_file())
-        _refuse_other_weights(folder, work, weights)
+        _refuse_other_weights(folder, work, weights, dropped)
         places: dict[str, Model] = {weights: work, **{name: work / name for name in variants}}
         check_deferrals(rules, places)
         _check_about(details.about, places)
@@ -195,9 +197,10 @@ def _about(name: str, pairs: Collection[str], said: Mapping[str, Deferred]) -> t
     return pair_name(name), f"`{name}` with `{said[name].behind}` behind it, which answers what it is not sure of"
 
 
-def _refuse_other_weights(folder: Path, work: Path, weights: str) -> None:
+def _refuse_other_weights(folder: Path, work: Path, weights: str, dropped: Collection[str]) -> None:
     """Loaders would pick either, and the audit is of the new weights alone."""
-    left = sorted(path.name for path in folder.glob("model*.safetensors*") if not (work / path.name).exists())
+    there = {path.name for path in folder.glob("model*.safetensors*")} - {*dropped}
+    left = sorted(name for name in there if not (work / name).exists())
     if left:
         raise ValueError(
             f"{folder} holds {', '.join(left)}, other weights than the new {weights}. Remove it, or give another "

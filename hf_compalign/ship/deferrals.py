@@ -1,7 +1,7 @@
 """The deferrals of an artifact: which file leaves some items to which other model."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +19,17 @@ PAIR_AUDIT_NAME = f"pair.{AUDIT_NAME}"
 logger = logging.getLogger(__name__)
 
 
-def refuse_left_deferrals(folder: Path, names: Mapping[str, Deferral]) -> None:
-    """A deferral of an earlier artifact would lie there, and the card would not speak of it."""
+def deferrals_in(folder: Path) -> set[str]:
+    """The deferrals in the folder of an artifact, and the audits of pairs, by their names there."""
     records = (DEFERRAL_NAME, PAIR_AUDIT_NAME)
     patterns = [*records, *(f"{one.folder}/*.{record}" for one in FORMATS for record in records)]
-    there = {path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern)}
-    left = sorted(there - {*map(deferral_name, names)} - {*map(pair_audit_name, names)})
+    return {path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern)}
+
+
+def refuse_left_deferrals(folder: Path, names: Mapping[str, Deferral], dropped: Collection[str] = ()) -> None:
+    """A deferral of an earlier artifact would lie there, and the card would not speak of it, unless it is dropped."""
+    new = {*map(deferral_name, names), *map(pair_audit_name, names)}
+    left = sorted(deferrals_in(folder) - new - {*dropped})
     if left:
         raise ValueError(
             f"{folder} holds {', '.join(left)}, which would be no part of the new artifact. Remove it, list its file "

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -58,11 +58,15 @@ def _check(form: FileFormat, stem: str, path: Path) -> None:
         )
 
 
-def refuse_left_variants(folder: Path, variants: Mapping[str, Path]) -> None:
-    """A file of an earlier artifact would lie there with an audit of another model."""
+def variants_in(folder: Path, forms: Sequence[FileFormat] = FORMATS) -> set[str]:
+    """The exported files in the folder of an artifact, by their names there."""
+    return {f"{form.folder}/{path.name}" for form in forms for path in (folder / form.folder).glob(f"*{form.suffix}")}
+
+
+def refuse_left_variants(folder: Path, variants: Mapping[str, Path], dropped: Collection[str] = ()) -> None:
+    """A file of an earlier artifact would lie there with an audit of another model; those to be dropped will not."""
     for form in FORMATS:
-        there = {f"{form.folder}/{path.name}" for path in (folder / form.folder).glob(f"*{form.suffix}")}
-        if left := sorted(there - variants.keys()):
+        if left := sorted(variants_in(folder, [form]) - variants.keys() - {*dropped}):
             raise ValueError(
                 f"{folder} holds {', '.join(left)}, which would be no part of the new artifact. Remove it, list it in "
                 f"{form.folder}=, or give another folder."
