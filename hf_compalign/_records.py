@@ -96,6 +96,8 @@ def _reader(hint: Any) -> _Reader:
     if origin is tuple:
         readers = [_reader(one) for one in inner if one is not Ellipsis]
         return partial(_row, readers[0]) if inner[-1] is Ellipsis else partial(_columns, readers)
+    if origin is Sequence:
+        return partial(_row, _reader(inner[0]))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return partial(_table, *map(_reader, inner))
     if is_dataclass(hint) and isinstance(hint, type):
@@ -135,7 +137,8 @@ def _table(key: _Reader, value: _Reader, stored: Any) -> Any:
 
 
 def _row(read: _Reader, stored: Any) -> Any:
-    _check("a list", isinstance(stored, (list, tuple)), stored)
+    kind = _SEVERAL.get(read)
+    _check(f"a list of {kind}" if kind else "a list", isinstance(stored, (list, tuple)), stored)
     return tuple(_each((place, read, item) for place, item in enumerate(stored)))
 
 
@@ -185,4 +188,5 @@ def _same(stored: Any) -> Any:
 
 
 _MOST_DIGITS = 18
+_SEVERAL: Mapping[_Reader, str] = {_number: "numbers", _count: "whole numbers", _text: "texts"}
 _LEAF_READERS: Mapping[Any, _Reader] = {float: _number, int: _count, str: _text, bool: _answer}

@@ -56,6 +56,14 @@ def test_a_saved_recipe_is_read_as_it_was(tmp_path):
         ("batch_size: many", "batch_size must be a whole number. Got 'many'"),
         ("objective: speed", "objective must be one of latency, bytes"),
         ("limits: 0.01", "limits must be an object"),
+        ("cuts: 0.25", r"cuts must be a list of numbers. Got 0\.25"),
+        ("cuts: null", "cuts must be a list of numbers. Got None"),
+        ("cuts: none", "cuts must be a list of numbers. Got 'none'"),
+        ("cuts: [quarter]", r"cuts.0 must be a number. Got 'quarter'"),
+        ("cuts: [25]", r"cuts must be .*Did you mean 0\.25"),
+        ("formats: 3", "formats must be a list of texts. Got 3"),
+        ("formats: []", "formats must be a list with some of openvino, onnx. Got"),
+        ("text_column: text", "text_column must be a list of texts. Got 'text'"),
     ],
 )
 def test_a_wrong_file_is_refused_with_what_is_wrong(tmp_path, text, words):
@@ -103,7 +111,7 @@ def test_the_command_does_the_whole_job_and_saves_its_recipe(place, tmp_path):
     assert "changed" in done.stdout.splitlines()[-1]
     assert "tried  ONNX" in done.stderr
     again = recipe_of({}, tmp_path / "out" / "recipe.yaml")
-    assert (again.limits, again.formats, again.model) == ({"mismatch_rate": 0.2}, ["onnx"], str(place / "model"))
+    assert (again.limits, again.formats, again.model) == ({"mismatch_rate": 0.2}, ("onnx",), str(place / "model"))
     said = json.loads((tmp_path / "out" / "compression.json").read_text())
     assert said["kind"] == "hf_compalign.compression"
 
@@ -119,6 +127,9 @@ def test_a_dry_run_writes_nothing(place, tmp_path):
 
 
 def test_bad_input_is_one_line(place, tmp_path):
+    recipe = written(tmp_path, "cuts: 0.25")
+    said = error_of(call("compress", "m", "--dataset", "d", "--output", "o", "--recipe", recipe))
+    assert said == "Error: cuts must be a list of numbers. Got 0.25."
     said = error_of(call("compress", place / "model", "--dataset", place / "rows.parquet", "--output", tmp_path / "o"))
     assert said == "Error: There is no limits. Say it on the command line, or as limits: in the recipe."
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import pytest
@@ -29,6 +29,7 @@ class Outer:
     names: tuple[str, ...] = field(default=())
     sizes: Mapping[int, float] = field(default_factory=dict)
     good: bool = True
+    kinds: Sequence[str] | None = None
 
 
 FULL = Outer(
@@ -83,12 +84,20 @@ def test_more_than_the_fields_is_left_aside_and_less_is_an_error():
         ({"about": {"python": 3}}, "^about.python must be a text. Got 3."),
         ({"sizes": {"x": 1.0}}, "^sizes.x must be a whole number. Got 'x'."),
         ({"sizes": {"8": "x"}}, "^sizes.8 must be a number. Got 'x'."),
+        ({"scores": 0.5}, "^scores must be a list of numbers. Got 0.5."),
+        ({"kinds": "one"}, "^kinds must be a list of texts. Got 'one'."),
+        ({"kinds": ["one", 2]}, "^kinds.1 must be a text. Got 2."),
         ({"good": 1}, "^good must be true or false. Got 1."),
     ],
 )
 def test_what_is_of_another_type_is_an_error_that_says_where(damage, message):
     with pytest.raises(ValueError, match=message):
         built(Outer, plain(FULL) | damage)
+
+
+def test_any_sequence_is_a_tuple_again():
+    assert built(Outer, plain(FULL) | {"kinds": ["one", "other"]}).kinds == ("one", "other")
+    assert built(Outer, plain(FULL) | {"kinds": None}).kinds is None
 
 
 def test_whole_numbers_are_names_again():

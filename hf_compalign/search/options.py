@@ -1,7 +1,8 @@
 """How a search goes about it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from hf_compalign._checks import check_share, check_whole
@@ -60,14 +61,21 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}. Got {self.objective!r}.")
-        unknown = [name for name in self.formats or () if name not in NEEDED]
-        if unknown or self.formats == () or isinstance(self.formats, str):
-            raise ValueError(f"formats must be a list with some of {', '.join(NEEDED)}. Got {self.formats!r}.")
+        formats, cuts = self.formats, self.cuts
+        if formats is not None and not (_is_list(formats) and formats and all(one in [*NEEDED] for one in formats)):
+            raise ValueError(f"formats must be a list with some of {', '.join(NEEDED)}. Got {formats!r}.")
+        if not _is_list(cuts):
+            raise ValueError(f"cuts must be a list of shares, such as [0.25, 0.5], or [] for none. Got {cuts!r}.")
         for name in ("batch_size", "calibration_rows", "train_steps", "train_batch_size", "n_runs"):
             check_whole(name, getattr(self, name), least=1)
         check_whole("repair_measurements", self.repair_measurements, least=0)
         check_share("search_share", self.search_share, ends=False)
-        for cut in self.cuts:
+        check_whole("seed", self.seed, least=0)
+        for cut in cuts:
             check_share("cuts", cut, ends=False)
-        if not 0 < self.learning_rate < 1:
-            raise ValueError(f"learning_rate must be in (0, 1). Got {self.learning_rate}. The default is 1e-4.")
+        if not isinstance(self.learning_rate, Real) or not 0 < self.learning_rate < 1:
+            raise ValueError(f"learning_rate must be in (0, 1). Got {self.learning_rate!r}. The default is 1e-4.")
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Collection) and not isinstance(value, str | Mapping)
