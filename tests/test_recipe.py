@@ -82,7 +82,7 @@ def test_what_is_nowhere_said_is_asked_for():
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_a_recipe_that_ships_says_what_it_is_for_and_is_right(name):
     assert shipped_recipes()[name].endswith(".") or ";" in shipped_recipes()[name]
-    found = recipe_of({key: value for key, value in SAID.items() if key != "limits"}, name)
+    found = recipe_of({key: value for key, value in SAID.items() if key != "limits"} | {"train": "t.csv"}, name)
     assert found.limits["mismatch_rate"] <= 0.01
 
 
@@ -123,6 +123,14 @@ def test_a_dry_run_writes_nothing(place, tmp_path):
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "the original's answers" in done.stdout
+    as_json = call(
+        "compress", place / "model", "--dataset", place / "rows.parquet", "--recipe", place / "quick.yaml",
+        "--output", tmp_path / "out", "--dry-run", "--json",
+    )  # fmt: skip
+    found = json.loads(as_json.stdout)
+    assert (found["rows"], [*found["steps"]]) == (
+        {"choose": 100, "prove": 100, "calibrate": 50}, ["the original's answers", "ONNX"]
+    )  # fmt: skip
     assert [*tmp_path.iterdir()] == []
 
 
@@ -132,6 +140,38 @@ def test_bad_input_is_one_line(place, tmp_path):
     assert said == "Error: cuts must be a list of numbers. Got 0.25."
     said = error_of(call("compress", place / "model", "--dataset", place / "rows.parquet", "--output", tmp_path / "o"))
     assert said == "Error: There is no limits. Say it on the command line, or as limits: in the recipe."
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--recipe", "trained"],
+            "The recipe trained sets train_steps, and there are no rows to train on. Give --train",
+        ),
+        (["--train-steps", "400"], "There is no --train, so --train-steps would be ignored. Leave it out"),
+        (["--seed", "0", "--learning-rate", "0.001"], "no --train, so --learning-rate, --seed would be ignored"),
+        (["--train-batch-size", "8"], "There is no --train, so --train-batch-size would be ignored"),
+        (
+            ["--no-int8", "--repair-measurements", "4"],
+            "Only INT8 is repaired, so --repair-measurements would be ignored",
+        ),
+        (["--for", "bytes", "--deferral"], "so --deferral would be ignored"),
+        (["--limit", "mismatch_rate=0.2"], "--limit names mismatch_rate twice, as 0.01 and 0.2. Leave one out."),
+    ],
+)
+def test_what_would_be_ignored_is_refused(words, message):
+    said = ["--limit", "mismatch_rate=0.01", "--dataset", "nowhere.csv", "--output", "o"]
+    assert message in error_of(call("compress", "m", *said, *words))
+
+
+def test_a_recipe_may_say_what_only_a_training_takes(tmp_path):
+    """One that a run without a training saved says its defaults; with rows to train on, any is right."""
+    recipe_of(SAID).save(tmp_path / "recipe.yaml")
+    assert recipe_of({}, tmp_path / "recipe.yaml").train is None
+    assert recipe_of(SAID | {"train": "t.csv"}, "trained").train_steps == 1000
+    with pytest.raises(ValueError, match="sets learning_rate, seed, and there are no rows to train on"):
+        recipe_of(SAID, written(tmp_path, "seed: 3\nlearning_rate: 0.001"))
 
 
 def test_recipes_are_listed_and_printed():

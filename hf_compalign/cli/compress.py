@@ -1,16 +1,21 @@
 """hf-compalign compress, and the recipes that ship."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
+from hf_compalign._records import plain
 from hf_compalign.cli import options
 from hf_compalign.cli.auditing import data_columns
 from hf_compalign.cli.rows import audited_rows, rows_to_make_with
 from hf_compalign.cli.screen import clear_errors, hush, hush_loading, print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from hf_compalign.search import Recipe
 
 # Parameters that are no keys of a recipe, or are said there in another way.
 _NOT_KEYS = ("recipe", "limit", "dry_run", "overwrite", "as_json")
@@ -88,6 +93,7 @@ def compress(  # noqa: PLR0913, PLR0917 - the options of a command are its argum
         # Of an option that may be repeated, none is an empty list.
         given = {name: value for name, value in ctx.params.items() if name not in _NOT_KEYS and value not in ([], ())}
         said = recipe_of(given | {"limits": options.parsed_limits(limit) if limit else None}, recipe)
+        _refuse_idle(given, said)
         hush_loading()
         rows: dict[str, Any] = {
             "dataset": audited_rows(vars(said), console),
@@ -97,7 +103,8 @@ def compress(  # noqa: PLR0913, PLR0917 - the options of a command are its argum
             "options": SearchOptions(**said.options, columns=data_columns(vars(said)), overwrite=overwrite),
         }
         if dry_run:
-            stdout().print(Text(str(plan_of(said.model, **rows))))
+            plan = plan_of(said.model, **rows)
+            print_json(plain(plan)) if as_json else stdout().print(Text(str(plan)))
             raise typer.Exit
         done = compress_model(
             said.model, output=said.output, **rows, progress=partial(console.print, soft_wrap=True, markup=False)
@@ -127,3 +134,15 @@ def recipes(
         width = max(map(len, shipped))
         for one, words in shipped.items():
             typer.echo(f"{one:<{width}}  {words}")
+
+
+def _refuse_idle(given: Mapping[str, Any], said: "Recipe") -> None:
+    """Refuse the options that would have no effect."""
+    from hf_compalign.search import OF_TRAINING
+
+    if said.train is None:
+        options.refuse_ignored("There is no --train", {name: given[name] is not None for name in OF_TRAINING})
+    if not said.int8:
+        options.refuse_ignored("Only INT8 is repaired", given, ["repair_measurements"])
+    if said.objective == "bytes":
+        options.refuse_ignored("With --for bytes there is nothing behind a file", given, ["deferral"])

@@ -71,15 +71,19 @@ NoContents = Annotated[
 
 def parsed_limits(texts: Sequence[str]) -> dict[str, float]:
     """The limits of a command line: name -> value."""
-    limits = {}
+    limits: dict[str, float] = {}
     for text in texts:
         name, _, value = text.partition("=")
         try:
-            limits[name.strip()] = float(value)
+            limit = float(value)
         except ValueError:
             raise ValueError(
                 f"--limit must be a name and a number, such as mismatch_rate=0.02. Got {text!r}."
             ) from None
+        name = name.strip()
+        if name in limits:
+            raise ValueError(f"--limit names {name} twice, as {limits[name]:g} and {limit:g}. Leave one out.")
+        limits[name] = limit
     return limits
 
 

@@ -5,6 +5,7 @@ from .options import SearchOptions as SearchOptions
 from .planning import Plan as Plan
 from .planning import plan_of as plan_of
 from .recipe import KEYS as KEYS
+from .recipe import OF_TRAINING as OF_TRAINING
 from .recipe import Recipe as Recipe
 from .recipe import recipe_of as recipe_of
 from .recipe import recipe_text as recipe_text

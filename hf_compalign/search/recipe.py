@@ -13,6 +13,8 @@ from hf_compalign.search.options import SearchOptions
 _HERE = Path(__file__).parent / "recipes"
 # What a file cannot say, or says in its own way.
 _NOT_KEYS = ("columns", "processing_class", "overwrite")
+# What has no effect without rows to train on.
+OF_TRAINING = ("train_steps", "train_batch_size", "learning_rate", "seed")
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,20 @@ def recipe_of(given: Mapping[str, Any], source: str | Path | None = None) -> Rec
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not a mapping, has an unknown key or a value of another kind, or the model, the dataset, the
-            output or the limits are nowhere said.
+            output or the limits are nowhere said; or it says how to train, and nothing says on what.
     """
     said = {} if source is None else read_recipe(source)
     found = built(Recipe, {**said, **{name: value for name, value in given.items() if value is not None}})
     for name in ("model", "dataset", "output", "limits"):
         if not getattr(found, name):
             raise ValueError(f"There is no {name}. Say it on the command line, or as {name}: in the recipe.")
+    # A recipe that a run saved says all keys.
+    idle = [name for name in OF_TRAINING if name in said and said[name] != getattr(SearchOptions, name)]
+    if found.train is None and idle:
+        raise ValueError(
+            f"The recipe {source} sets {', '.join(idle)}, and there are no rows to train on. Give --train, or train: "
+            "in the recipe."
+        )
     return found
 
 
