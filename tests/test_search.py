@@ -30,6 +30,7 @@ from hf_compalign.search.climbing import joined, why_not
 from hf_compalign.search.recovering import recover
 from hf_compalign.search.setting import setting_of
 from hf_compalign.search.working import work_folder
+from hf_compalign.search.workshop import _slug
 from hf_compalign.ship.deferral import Deferral
 from hf_compalign.ship.deployments import Deployment, Deployments
 
@@ -354,6 +355,27 @@ def tried(step, *, mismatches, times, promises, answered=1.0, size_bytes=100):
 
 FLOAT, INT8 = Step("openvino"), Step("openvino", int8=True)
 QUARTER, HALF = Step("openvino", cut=0.25), Step("openvino", cut=0.5)
+
+
+def test_no_two_cuts_share_a_name():
+    """By its name a file and its answers are found again."""
+    names = {
+        0.25: "25",
+        0.5: "50",
+        0.12: "12",
+        0.125: "12.5",
+        0.004: "0.4",
+        1e-7: "0.00001",
+        0.29: "29",
+        1 / 3: "33.33333333333333",
+    }
+    names |= {0.57: "57", np.float64(0.3): "30"}
+    assert {cut: Step("onnx", cut=cut, trained=True).weights for cut in names} == {
+        cut: f"{name} % cut and trained" for cut, name in names.items()
+    }
+    slugs = {_slug(Step("onnx", cut=cut).name) for cut in names}
+    assert len(slugs) == len(names)
+    assert _slug(Step("onnx", cut=0.125).name) == "12-5-cut-onnx"
 
 
 def test_int8_of_a_cut_is_left_out_where_int8_is_no_faster():

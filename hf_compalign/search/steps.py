@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from importlib.util import find_spec
 
 from hf_compalign._exported import FORMATS
-from hf_compalign._formats import percent
 
 # What must be installed for each format.
 NEEDED = {"openvino": ("openvino", "nncf", "onnxscript"), "onnx": ("onnxruntime", "onnxscript")}
@@ -34,10 +34,11 @@ class Step:
     def weights(self) -> str:
         """What it is a file of, in words; empty for the model as it is.
 
-        >>> Step("openvino", cut=0.25).weights, Step("openvino", cut=0.5, trained=True).weights
-        ('25 % cut', '50 % cut and trained')
+        >>> Step("openvino", cut=0.125).weights, Step("openvino", cut=0.5, trained=True).weights
+        ('12.5 % cut', '50 % cut and trained')
         """
-        cut = f"{percent(self.cut, digits=0)} cut" if self.cut else ""
+        # All its digits: two cuts of one name would share their files.
+        cut = f"{(100 * Decimal(repr(float(self.cut)))).normalize():f} % cut" if self.cut else ""
         return f"{cut} and trained" if self.trained else cut
 
     @property
