@@ -443,7 +443,7 @@ def test_a_file_that_gains_nothing_is_said_to_and_what_came_next():
     next_one = tried(INT8, mismatches=8, times=2, promises=True).measured
     next_one = replace(next_one, limits=(replace(next_one.limits[0], passed=False),))
     proved = Deployments("m", (whole, slow))
-    found = Compression("m", {"mismatch_rate": 0.01}, Search("latency", 8), (slow, next_one), proved)
+    found = Compression("m", {"mismatch_rate": 0.01}, Search("latency", 8), (slow, next_one), proved, 1000)
     assert found.passed
     assert "0.99 times as fast" in found.sentence
     assert "No file that keeps the limits is faster than the original. Next comes OpenVINO INT8: 8 of" in found.sentence
@@ -456,7 +456,7 @@ def test_a_file_that_gains_nothing_is_said_to_and_what_came_next():
 
 def test_what_comes_nearest_is_named_where_nothing_keeps_the_limit():
     near = tried(FLOAT, mismatches=8, times=3, promises=True).measured
-    found = Compression("m", {"mismatch_rate": 0.01}, Search("latency", 8), (near,), None)
+    found = Compression("m", {"mismatch_rate": 0.01}, Search("latency", 8), (near,), None, 1000)
     assert not found.passed
     assert found.sentence.startswith("Nothing keeps mismatch_rate=0.01. Nearest comes OpenVINO: 8 of 1,000 changed")
     needed = int(found.sentence.split("rate ")[1].split(" items")[0].replace(",", ""))
@@ -465,6 +465,46 @@ def test_what_comes_nearest_is_named_where_nothing_keeps_the_limit():
     beyond = tried(FLOAT, mismatches=20, times=3, promises=True).measured
     assert "More rows would not help" in replace(found, judged=(beyond,)).sentence
     assert "no file could be made" in replace(found, judged=()).sentence
+
+
+def nothing(*tried, n_proving):
+    limits = {verdict.name: verdict.limit for verdict in tried[0].expected}
+    return Compression("m", limits, Search("latency", 8, tried), (), None, n_proving).sentence
+
+
+def expecting(one, **verdict):
+    return replace(one, expected=(replace(one.expected[0], **verdict),))
+
+
+def test_what_promised_too_little_is_said_with_what_was_expected_of_it():
+    """In numbers of the rows that prove, which may be more or fewer than those that choose."""
+    near = expecting(tried(FLOAT, mismatches=8, times=3, promises=False), upper_bound=0.0234)
+    far = expecting(tried(INT8, mismatches=7, times=3, promises=False), upper_bound=0.05)
+    assert nothing(far, near, n_proving=250).startswith(
+        "Nothing keeps mismatch_rate=0.01: no file promised enough to be proved. Nearest comes OpenVINO: 8 of 1,000 "
+        "items that choose changed, so the 250 items that prove are expected to show at most 2.34 % for mismatch_rate. "
+        "At this rate it takes "
+    )
+    needed = int(near.measured.limits[0].needed)
+    assert nothing(near, n_proving=250).endswith(f"takes {needed:,} items that prove, and some more as a margin.")
+    beyond = expecting(tried(FLOAT, mismatches=20, times=3, promises=False), upper_bound=0.04)
+    assert nothing(beyond, n_proving=250).endswith(
+        "More rows would not help; a larger limit, or rows to train on, would."
+    )
+    labeled = expecting(near, name="nfr", n_examples=60)
+    assert "the 30 examples that prove are expected to show at most 2.34 % for nfr" in nothing(labeled, n_proving=30)
+
+
+def test_a_search_that_expects_too_little_counts_the_rows_that_prove(model, rows, tmp_path, monkeypatch):
+    """Of each four rows three choose here."""
+    said = {}
+    monkeypatch.setattr("hf_compalign.search.compressing._climbed", lambda shop, judged, report: said["found"])
+    said["found"] = Search("latency", 8, (tried(FLOAT, mismatches=8, times=3, promises=False),))
+    how = replace(QUICK, search_share=0.75)
+    found = compress_model(model, rows, tmp_path / "out", limits=LIMIT, options=how)
+    assert not found.passed
+    assert found.n_proving == 50
+    assert "so the 50 items that prove are expected to show" in found.sentence
 
 
 def test_joined_answers_are_those_of_the_pair():

@@ -142,7 +142,8 @@ def test_a_search_says_how_many_examples_would_show_it(tmp_path):
     found = compress_model(model(kind), rows(kind), tmp_path / "out", limits=LIMIT, options=options)
     tried = tuple(replace(one, measured=replace(one.measured, limits=(near,))) for one in found.search.tried)
     without = replace(found, search=replace(found.search, tried=tried), judged=(), proved=None)
-    assert "At this rate 240 examples that prove would show it; there are 60." in without.sentence
+    assert without.sentence.endswith("At this rate it takes 240 examples that prove, and some more as a margin.")
+    assert "the 120 examples that prove are expected to show at most" in without.sentence
 
 
 # ---- the verbs ----

@@ -85,7 +85,8 @@ def compress_model(  # noqa: PLR0913 - a model, its rows, where to, and what to 
         shop = Workshop(setting, folder, searched)
         found = _climbed(shop, judged, report)
         proofs, chosen = judged_in_turn(found, shop, judged, report)
-        result = Compression(setting.where, setting.limits, found, proofs, None)
+        n_proving = judged.best.n_examples or judged.best.n
+        result = Compression(setting.where, setting.limits, found, proofs, None, n_proving)
         if chosen is not None:
             result = replace(result, proved=compared(found, chosen, shop, judged))
             result = ship(result, chosen, shop, judged=judged, output=output, overwrite=overwrite)

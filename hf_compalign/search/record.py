@@ -14,6 +14,7 @@ from hf_compalign.ship.deferral import Deferral
 from hf_compalign.ship.deployments import Deployment, Deployments, unsure_speedups
 
 ORIGINAL = "PyTorch"
+_NO_MORE_ROWS = "More rows would not help; a larger limit, or rows to train on, would."
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Tried:
     def promises(self) -> bool:
         """Whether the rows that prove can be expected to show that it keeps every limit."""
         return all(verdict.passed for verdict in self.expected)
+
+    @property
+    def worst(self) -> Verdict:
+        """What is to be expected of the limit that it keeps least."""
+        return max(self.expected, key=lambda verdict: verdict.upper_bound - verdict.limit)
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Compression(Saved):
         judged: on the rows that prove, the files of `Search.sequence` up to the first that does not keep the limits.
         proved: the original, the chosen file and, where it defers, the file behind it, timed on the rows that prove;
             None where nothing keeps the limits.
+        n_proving: how many items prove, or examples where these share some.
         folder: of the artifact; empty without one.
     """
 
@@ -117,6 +124,7 @@ class Compression(Saved):
     search: Search
     judged: tuple[Deployment, ...]
     proved: Deployments | None
+    n_proving: int
     folder: str = ""
 
     @property
@@ -167,14 +175,27 @@ class Compression(Saved):
         return said if last.passed else f"{said} {self._came('Next', last)}"
 
     def _nothing(self) -> str:
-        limits = ", ".join(f"{name}={value:g}" for name, value in self.limits.items())
+        nothing = f"Nothing keeps {', '.join(f'{name}={value:g}' for name, value in self.limits.items())}"
         if self.judged:
-            nearest = self.judged[-1]
-        elif self.search.tried:
-            nearest = min((one.measured for one in self.search.tried), key=lambda row: row.mismatch_rate)
-        else:
-            return f"Nothing keeps {limits}: no file could be made."
-        return f"Nothing keeps {limits}. {self._came('Nearest', nearest)}"
+            return f"{nothing}. {self._came('Nearest', self.judged[-1])}"
+        if not self.search.tried:
+            return f"{nothing}: no file could be made."
+        return f"{nothing}: no file promised enough to be proved. {self._expected()}"
+
+    def _expected(self) -> str:
+        """What the rows that choose let expect of the nearest file on those that prove."""
+        nearest = min(self.search.tried, key=lambda one: one.worst.upper_bound - one.worst.limit)
+        worst, row = nearest.worst, nearest.measured
+        words = (
+            f"Nearest comes {row.name}: {count(row.mismatches)} of {plural(row.n, 'item')} that choose changed, so the "
+            f"{plural(self.n_proving, worst.of_what)} that prove are expected to show at most "
+            f"{percent(worst.upper_bound)} for {worst.name}."
+        )
+        tightest = _tightest(row)
+        if math.isinf(tightest.needed):
+            return f"{words} {_NO_MORE_ROWS}"
+        needed = plural(int(tightest.needed), tightest.of_what)
+        return f"{words} At this rate it takes {needed} that prove, and some more as a margin."
 
     def _came(self, how: str, one: Deployment) -> str:
         return (
@@ -183,12 +204,17 @@ class Compression(Saved):
         )
 
     def _help(self, nearest: Deployment) -> str:
-        tightest = max(nearest.limits, key=lambda one: one.needed)
+        tightest = _tightest(nearest)
         if math.isinf(tightest.needed):
-            return "More rows would not help; a larger limit, or rows to train on, would."
+            return _NO_MORE_ROWS
         there = count(tightest.n_examples or nearest.n)
         needed = plural(int(tightest.needed), tightest.of_what)
         return f"At this rate {needed} that prove would show it; there are {there}."
+
+
+def _tightest(row: Deployment) -> Verdict:
+    """The limit that takes the most rows."""
+    return max(row.limits, key=lambda one: one.needed)
 
 
 def _speed(times: float) -> str:
