@@ -63,13 +63,14 @@ clean:
 	rm -rf site build dist outputs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find hf_compalign tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-# The constraints hold for the whole install: a bare "torch" would bring gigabytes of CUDA to a CPU machine.
+# The constraints hold for the whole install: a bare "torch" would bring gigabytes of CUDA to a CPU machine. Compiling all
+# that is installed takes half a minute; what is imported is compiled then.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --no-compile -c constraints.txt -e ".[dev]"
 	touch $@
 
 .venv-lowest/.ready .venv-newest/.ready: .venv-%/.ready: pyproject.toml constraints-%.txt
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/pip install -c constraints-$*.txt -e ".[all,test]"
+	.venv-$*/bin/pip install --no-compile -c constraints-$*.txt -e ".[all,test]"
 	touch $@
