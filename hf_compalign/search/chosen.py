@@ -38,9 +38,7 @@ def load_chosen(folder: str | Path) -> Any:
     files = [file for one in FORMATS for file in exported_files(folder / one.folder, weights=False)]
     behind = [file for file in files if file.stem.endswith(BEHIND)]
     alone = [file for file in files if file not in behind]
-    pairs = any(
-        one.deferral is not None for one in found.search.tried if found.chosen and one.name == found.chosen.name
-    )
+    pairs = found.proved is not None and len(found.proved.rows) > 2  # the original, the file and the one behind it
     if len(alone) != 1 or len(behind) != pairs:
         names = ", ".join(str(file.relative_to(folder)) for file in files)
         raise ValueError(

@@ -32,6 +32,7 @@ from hf_compalign.ship.deferrals import (
     refuse_left_deferrals,
     save_deferrals,
 )
+from hf_compalign.ship.earlier import weights_in
 from hf_compalign.ship.hub import WEIGHTS, audit_name
 from hf_compalign.ship.reference import reference_answers
 from hf_compalign.ship.variants import checked_variants, copy_variants, refuse_left_variants
@@ -199,8 +200,7 @@ def _about(name: str, pairs: Collection[str], said: Mapping[str, Deferred]) -> t
 
 def _refuse_other_weights(folder: Path, work: Path, weights: str, dropped: Collection[str]) -> None:
     """Loaders would pick either, and the audit is of the new weights alone."""
-    there = {path.name for path in folder.glob("model*.safetensors*")} - {*dropped}
-    left = sorted(name for name in there if not (work / name).exists())
+    left = sorted(name for name in weights_in(folder) - {*dropped} if not (work / name).exists())
     if left:
         raise ValueError(
             f"{folder} holds {', '.join(left)}, other weights than the new {weights}. Remove it, or give another "

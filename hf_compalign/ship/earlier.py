@@ -11,7 +11,11 @@ from hf_compalign.ship.hub import WEIGHTS
 from hf_compalign.ship.variants import variants_in
 
 _RECORDS = (AUDIT_NAME, DEFERRAL_NAME, PAIR_AUDIT_NAME)
-_ALL_WEIGHTS = "model*.safetensors*"
+
+
+def weights_in(folder: Path) -> set[str]:
+    """The files of weights in the folder of an artifact, by their names there."""
+    return {path.name for path in folder.glob("model*.safetensors*")}
 
 
 def artifact_files(folder: Path) -> frozenset[str]:
@@ -42,8 +46,8 @@ def refuse_foreign_files(folder: Path) -> None:
     Raises:
         ValueError: they would lie beside the new files, and no audit would speak of them.
     """
-    weights = {path.name for path in folder.glob(_ALL_WEIGHTS)} - {WEIGHTS[0]}  # which are replaced
-    there = variants_in(folder) | deferrals_in(folder) | weights
+    others = weights_in(folder) - {WEIGHTS[0]}  # which are replaced
+    there = variants_in(folder) | deferrals_in(folder) | others
     if foreign := sorted(there - artifact_files(folder)):
         raise ValueError(
             f"{folder} holds {', '.join(foreign)}, which no artifact wrote, and no audit of the new one would speak of "
